@@ -1,0 +1,15 @@
+//! Reverse operators: from a box of wanted outputs of a layer to the nearest attainable input.
+//!
+//! Every layer implements [`ReverseOperator`] on plain [`faer`] views, one column per sample, in `f32` and `f64`.
+
+mod error;
+mod operator;
+mod range;
+mod report;
+mod target;
+
+pub use error::InverseError;
+pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
+pub use range::Range;
+pub use report::ReverseReport;
+pub use target::{TargetBox, TargetBoxMut};

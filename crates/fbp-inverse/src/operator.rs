@@ -1,0 +1,191 @@
+use faer::dyn_stack::{MemStack, StackReq};
+use faer::{MatMut, MatRef, Par};
+use fbp_linalg::{FeatureShape, LinalgError, Real, expect_finite};
+
+use crate::{InverseError, Range, ReverseReport, TargetBox, TargetBoxMut};
+
+/// One layer that can be run backwards on features: the trait that a new layer inverse implements.
+///
+/// The reverse of a layer `f` at the observed input `x0` with target box `[lo, hi]` and input range `R` is
+///
+/// ```text
+/// argmin_x |x - x0|²   subject to   lo <= f(x) <= hi,  x in R        (attainable)
+/// the nearest to x0 among the minimisers in R of the distance of f(x) to the box   (not attainable)
+/// ```
+///
+/// together with the box of inputs around it that would do as well (a point, if the layer knows no better).
+/// The conformance kit (`testkit::check_reverse_operator`) checks an implementation against this contract.
+///
+/// # Shapes
+/// Inputs are `in_shape().len() × N`, outputs `out_shape().len() × N`, one contiguous column per sample.
+///
+/// # Source
+/// arXiv:2506.07188 for the idea; boxes and ranges are this project's own derivation.
+pub trait ReverseOperator<T: Real>: Send + Sync {
+    /// Name of the layer, used in errors and reports.
+    fn name(&self) -> &str;
+
+    /// Shape of one input feature.
+    fn in_shape(&self) -> FeatureShape;
+
+    /// Shape of one output feature.
+    fn out_shape(&self) -> FeatureShape;
+
+    /// What this layer can produce from inputs within `in_range`: ReLU `[0, ∞)`, affine layers everything.
+    fn out_range(&self, in_range: Range<T>) -> Range<T>;
+
+    /// Workspace of [`forward`](Self::forward) for `batch` samples.
+    fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {
+        let _ = (batch, par);
+        StackReq::EMPTY
+    }
+
+    /// Runs the layer: `output = f(input)`; `output` is write-only.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] if a view has another shape than the layer.
+    fn forward(
+        &self,
+        input: MatRef<'_, T>,
+        output: MatMut<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError>;
+
+    /// Workspace of [`reverse`](Self::reverse) for `batch` samples.
+    fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+        let _ = (batch, par);
+        StackReq::EMPTY
+    }
+
+    /// Writes the nearest preimage of the target box and the box around it into `pass.target_in`.
+    ///
+    /// A sample whose observed output already lies in its target box gets its observed input back bit for bit.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] on other shapes, [`InverseError::Solve`] on NaN, an empty box or a failed solve. An
+    /// unattainable target is no error: the report counts it.
+    fn reverse(
+        &self,
+        pass: ReversePass<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<ReverseReport, InverseError>;
+
+    /// The layer's derivatives, if it has them; needed inside composite blocks and for joint corrections.
+    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
+        None
+    }
+}
+
+/// A layer that also offers products with its Jacobian `J(x)`.
+pub trait DifferentiableOperator<T: Real>: ReverseOperator<T> {
+    /// Workspace of [`jvp`](Self::jvp) and [`vjp`](Self::vjp) for `batch` samples.
+    fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {
+        let _ = (batch, par);
+        StackReq::EMPTY
+    }
+
+    /// `tangent_out = J(at) · tangent_in`, column by column.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] on other shapes.
+    fn jvp(&self, pass: JvpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError>;
+
+    /// `cotangent_in = J(at)ᵀ · cotangent_out`, column by column.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] on other shapes.
+    fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError>;
+}
+
+/// The views of one reverse pass.
+#[derive(Debug)]
+pub struct ReversePass<'a, T> {
+    /// Input of the layer in the forward pass.
+    pub observed_in: MatRef<'a, T>,
+    /// Output of the layer in the forward pass, `f(observed_in)`.
+    pub observed_out: MatRef<'a, T>,
+    /// What the output should have been.
+    pub target_out: TargetBox<'a, T>,
+    /// What the layers below can produce.
+    pub in_range: Range<T>,
+    /// What the input should have been: written by the pass.
+    pub target_in: TargetBoxMut<'a, T>,
+}
+
+/// The views of one Jacobian-vector product.
+#[derive(Debug)]
+pub struct JvpPass<'a, T> {
+    /// Input at which the layer is linearised.
+    pub at: MatRef<'a, T>,
+    /// Direction in input space.
+    pub tangent_in: MatRef<'a, T>,
+    /// Resulting direction in output space; write-only.
+    pub tangent_out: MatMut<'a, T>,
+}
+
+/// The views of one vector-Jacobian product.
+#[derive(Debug)]
+pub struct VjpPass<'a, T> {
+    /// Input at which the layer is linearised.
+    pub at: MatRef<'a, T>,
+    /// Weights on the outputs.
+    pub cotangent_out: MatRef<'a, T>,
+    /// Resulting weights on the inputs; write-only.
+    pub cotangent_in: MatMut<'a, T>,
+}
+
+impl<T: Real> ReversePass<'_, T> {
+    /// Number of samples.
+    pub fn batch(&self) -> usize {
+        self.observed_in.ncols()
+    }
+
+    /// Checks all views once: shapes, contiguous columns, finite observations and points, non-empty boxes.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] or [`InverseError::Solve`], with the name of the layer.
+    pub fn check(&self, layer: &dyn ReverseOperator<T>) -> Result<(), InverseError> {
+        let batch = self.batch();
+        let input = (layer.in_shape().len(), batch);
+        let output = (layer.out_shape().len(), batch);
+        let views = [
+            ("observed_in", self.observed_in, input),
+            ("observed_out", self.observed_out, output),
+            ("target_out.point", self.target_out.point, output),
+            ("target_out.lower", self.target_out.lower, output),
+            ("target_out.upper", self.target_out.upper, output),
+            ("target_in.point", self.target_in.point.as_ref(), input),
+            ("target_in.lower", self.target_in.lower.as_ref(), input),
+            ("target_in.upper", self.target_in.upper.as_ref(), input),
+        ];
+        for (what, view, expected) in views {
+            expect_batch(layer.name(), what, view, expected)?;
+        }
+        let in_layer = || InverseError::in_layer(layer.name());
+        expect_finite("observed_in", self.observed_in).map_err(in_layer())?;
+        expect_finite("observed_out", self.observed_out).map_err(in_layer())?;
+        self.target_out.check().map_err(in_layer())
+    }
+}
+
+/// Checks the shape of a batch view and that its columns are contiguous.
+///
+/// # Errors
+/// [`InverseError::Shape`], or [`InverseError::Solve`] with [`LinalgError::Strided`].
+pub fn expect_batch<T: Real>(
+    layer: &str,
+    what: &'static str,
+    view: MatRef<'_, T>,
+    expected: (usize, usize),
+) -> Result<(), InverseError> {
+    if view.shape() != expected {
+        return Err(InverseError::Shape { layer: layer.to_owned(), what, expected, found: view.shape() });
+    }
+    if view.nrows() > 1 && view.row_stride() != 1 {
+        let source = LinalgError::Strided { what, row_stride: view.row_stride() };
+        return Err(InverseError::Solve { layer: layer.to_owned(), source });
+    }
+    Ok(())
+}

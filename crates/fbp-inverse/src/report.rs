@@ -1,0 +1,53 @@
+/// What one reverse pass did. Counts and sums are over the samples of the call; `Default` is the empty batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ReverseReport {
+    /// Number of samples in the pass.
+    pub samples: usize,
+    /// Samples whose observed output already lay in the target box: their input is returned bit for bit.
+    pub satisfied_before: usize,
+    /// Samples whose remaining violation exceeds the operator's tolerance: their box has no preimage in the range.
+    pub unattained: usize,
+    /// Largest distance of an entry of `f(target_in.point)` to its target interval.
+    pub violation_max: f64,
+    /// Sum over the samples of each sample's largest violation; divide by `samples` for the mean.
+    pub violation_sum: f64,
+    /// `Σ |target_in - observed_in|²` over all samples.
+    pub distance_sq: f64,
+    /// `Σ |observed_in|²` over all samples.
+    pub observed_sq: f64,
+    /// Largest number of iterations that a sample needed; 0 for closed forms.
+    pub iters: usize,
+    /// Largest regularisation weight λ; 0 if nothing was regularised.
+    pub lambda: f64,
+    /// Numerical rank of the linear system; 0 for layers that have none.
+    pub rank: usize,
+}
+
+impl ReverseReport {
+    /// Mean over the samples of each sample's largest violation.
+    pub fn violation_mean(&self) -> f64 {
+        if self.samples == 0 { 0.0 } else { self.violation_sum / self.samples as f64 }
+    }
+
+    /// Distance moved relative to the observed input, `|target_in - observed_in| / |observed_in|` in Frobenius norms.
+    pub fn distance_relative(&self) -> f64 {
+        if self.distance_sq == 0.0 { 0.0 } else { (self.distance_sq / self.observed_sq).sqrt() }
+    }
+
+    /// Combines the reports of two passes of one operator over different samples.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            samples: self.samples + other.samples,
+            satisfied_before: self.satisfied_before + other.satisfied_before,
+            unattained: self.unattained + other.unattained,
+            violation_max: self.violation_max.max(other.violation_max),
+            violation_sum: self.violation_sum + other.violation_sum,
+            distance_sq: self.distance_sq + other.distance_sq,
+            observed_sq: self.observed_sq + other.observed_sq,
+            iters: self.iters.max(other.iters),
+            lambda: self.lambda.max(other.lambda),
+            rank: self.rank.max(other.rank),
+        }
+    }
+}

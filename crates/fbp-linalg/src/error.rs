@@ -1,0 +1,129 @@
+use faer::MatRef;
+
+use crate::Real;
+
+/// What can be wrong with a call of this crate.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinalgError {
+    /// A view has another size than the operation needs.
+    #[error("{what}: expected {} × {}, found {} × {}", expected.0, expected.1, found.0, found.1)]
+    Shape {
+        /// The operation and the argument, for example `"ridge: x"`.
+        what: &'static str,
+        /// Rows and columns that the operation needs.
+        expected: (usize, usize),
+        /// Rows and columns of the argument.
+        found: (usize, usize),
+    },
+    /// A slice has another length than the operation needs.
+    #[error("{what}: expected {expected} values, found {found}")]
+    Length {
+        /// The operation and the argument.
+        what: &'static str,
+        /// Number of values that the operation needs.
+        expected: usize,
+        /// Number of values of the argument.
+        found: usize,
+    },
+    /// A batch view whose columns are not contiguous in memory.
+    #[error("{what}: the columns of a batch must be contiguous (row stride 1), found row stride {row_stride}")]
+    Strided {
+        /// The operation and the argument.
+        what: &'static str,
+        /// Distance in memory between two rows.
+        row_stride: isize,
+    },
+    /// NaN or infinity where a finite number is needed.
+    #[error("{what}: value at row {row}, column {column} is not finite")]
+    NonFinite {
+        /// The operation and the argument.
+        what: &'static str,
+        /// Row of the first value that is not finite.
+        row: usize,
+        /// Its column, the sample.
+        column: usize,
+    },
+    /// A lower bound above its upper bound, or a bound that is NaN.
+    #[error("{what}: lower bound exceeds upper bound (or is NaN) at row {row}, column {column}")]
+    EmptyBox {
+        /// The operation and the argument.
+        what: &'static str,
+        /// Row of the first empty interval.
+        row: usize,
+        /// Its column, the sample.
+        column: usize,
+    },
+    /// A parameter outside its documented range.
+    #[error("parameter {name} = {value} is outside {range}")]
+    Parameter {
+        /// Name of the parameter.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The documented range.
+        range: &'static str,
+    },
+    /// A convolution or pooling geometry that has no output.
+    #[error("{what}: {reason}")]
+    Geometry {
+        /// The operation.
+        what: &'static str,
+        /// What is wrong, with the numbers.
+        reason: String,
+    },
+    /// The system is too large for the only plan that fits it.
+    #[error("{what}: a dense plan of {rows} × {cols} exceeds the limit of {limit} unknowns")]
+    TooLarge {
+        /// The operation.
+        what: &'static str,
+        /// Number of equations.
+        rows: usize,
+        /// Number of unknowns.
+        cols: usize,
+        /// Largest supported number of unknowns.
+        limit: usize,
+    },
+    /// A matrix decomposition broke down.
+    #[error("{what}: the decomposition failed ({reason})")]
+    Decomposition {
+        /// The operation.
+        what: &'static str,
+        /// What broke down, in the words of the decomposition.
+        reason: String,
+    },
+}
+
+/// Compares the shape of an argument with what the operation needs.
+///
+/// # Errors
+/// [`LinalgError::Shape`] if they differ.
+pub fn expect_shape(
+    what: &'static str,
+    found: (usize, usize),
+    expected: (usize, usize),
+) -> Result<(), LinalgError> {
+    if found == expected { Ok(()) } else { Err(LinalgError::Shape { what, expected, found }) }
+}
+
+/// Checks that every value of a view is finite.
+///
+/// The common, finite case is one vectorised sweep; only on failure is the position looked for.
+///
+/// # Errors
+/// [`LinalgError::NonFinite`] with the first position otherwise.
+pub fn expect_finite<T: Real>(what: &'static str, view: MatRef<'_, T>) -> Result<(), LinalgError> {
+    for column in 0..view.ncols() {
+        let col = view.col(column);
+        let finite = match col.try_as_col_major() {
+            // x·0 is 0 for finite x and NaN otherwise, so one sum tells.
+            Some(dense) => dense.as_slice().iter().fold(T::ZERO, |sum, &x| sum + x * T::ZERO) == T::ZERO,
+            None => (0..view.nrows()).all(|row| col[row].is_finite()),
+        };
+        if !finite {
+            let row = (0..view.nrows()).find(|&row| !col[row].is_finite()).unwrap_or(0);
+            return Err(LinalgError::NonFinite { what, row, column });
+        }
+    }
+    Ok(())
+}
