@@ -96,10 +96,9 @@ fn reverse_blocks<T: Real, K: SampleReverse<T>>(
     let (left, right) = split_pass(pass);
     let (left, right) = match par {
         Par::Seq => (reverse_blocks(kernel, left, grain, par), reverse_blocks(kernel, right, grain, par)),
-        Par::Rayon(_) => rayon::join(
-            || reverse_blocks(kernel, left, grain, par),
-            || reverse_blocks(kernel, right, grain, par),
-        ),
+        Par::Rayon(_) => {
+            rayon::join(|| reverse_blocks(kernel, left, grain, par), || reverse_blocks(kernel, right, grain, par))
+        }
     };
     left.merge(right)
 }
@@ -189,7 +188,15 @@ pub(crate) fn is_within<T: Real>(values: &[T], lower: &[T], upper: &[T]) -> bool
 /// Largest distance of a value to its interval; infinite if a value is NaN.
 #[inline(always)]
 pub(crate) fn violation_of<T: Real>(values: &[T], lower: &[T], upper: &[T]) -> T {
-    let distance = |y: T, lo: T, hi: T| if y < lo { lo - y } else if y <= hi { T::ZERO } else { above(y, hi) };
+    let distance = |y: T, lo: T, hi: T| {
+        if y < lo {
+            lo - y
+        } else if y <= hi {
+            T::ZERO
+        } else {
+            above(y, hi)
+        }
+    };
     if is_within(values, lower, upper) {
         return T::ZERO;
     }

@@ -8,7 +8,9 @@ use super::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, map_columns,
     reverse_columns, violation_of,
 };
-use crate::{DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass};
+use crate::{
+    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
+};
 
 /// Flattening: the identity, from a feature of any shape to a vector.
 ///
@@ -43,7 +45,8 @@ impl<T: Real> FlattenReverse<T> {
         if in_shape.len() == out_shape.len() {
             return Ok(Self { name, in_shape, out_shape, scalar: PhantomData });
         }
-        let reason = format!("{in_shape} cannot be read as {out_shape}: {} and {} entries", in_shape.len(), out_shape.len());
+        let reason =
+            format!("{in_shape} cannot be read as {out_shape}: {} and {} entries", in_shape.len(), out_shape.len());
         Err(InverseError::Layer { layer: name, reason })
     }
 }

@@ -11,7 +11,9 @@ use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
     largest_magnitude, map_columns, reverse_columns,
 };
-use crate::{DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass};
+use crate::{
+    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
+};
 
 /// Entries whose violations are collected before they are reduced.
 const BLOCK: usize = 128;

@@ -9,7 +9,9 @@ use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, map_columns,
     reverse_columns,
 };
-use crate::{DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass};
+use crate::{
+    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
+};
 
 /// Max-pooling over disjoint windows and its exact reverse.
 ///

@@ -54,7 +54,9 @@ impl DisjointWindows {
         // A stride is of no consequence along an axis that has room for one window only.
         let fits = (sh == kh || rows == 1) && (sw == kw || cols == 1);
         if !fits || ph != 0 || pw != 0 {
-            return fail(format!("only disjoint pooling windows (stride = kernel, no padding) can be reversed: {geometry}"));
+            return fail(format!(
+                "only disjoint pooling windows (stride = kernel, no padding) can be reversed: {geometry}"
+            ));
         }
         Ok(Self { in_shape, out_shape, kernel: [kh, kw] })
     }
