@@ -3,12 +3,17 @@
 //! Every layer implements [`ReverseOperator`] on plain [`faer`] views, one column per sample, in `f32` and `f64`.
 
 mod error;
+mod layers;
 mod operator;
 mod range;
 mod report;
 mod target;
 
 pub use error::InverseError;
+pub use layers::{
+    Activation, ActivationReverse, EmbeddingPass, EmbeddingReport, FlattenReverse, MaxPoolReverse, OutputEmbedding,
+    PoolWindow,
+};
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
 pub use range::Range;
 pub use report::ReverseReport;
