@@ -98,11 +98,7 @@ pub enum LinalgError {
 ///
 /// # Errors
 /// [`LinalgError::Shape`] if they differ.
-pub fn expect_shape(
-    what: &'static str,
-    found: (usize, usize),
-    expected: (usize, usize),
-) -> Result<(), LinalgError> {
+pub fn expect_shape(what: &'static str, found: (usize, usize), expected: (usize, usize)) -> Result<(), LinalgError> {
     if found == expected { Ok(()) } else { Err(LinalgError::Shape { what, expected, found }) }
 }
 

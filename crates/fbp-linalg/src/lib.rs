@@ -5,6 +5,8 @@
 //! immutable and `Send + Sync`, and are applied to every batch in `f32` or `f64` with the caller's scratch memory.
 
 mod error;
+#[cfg(any(test, feature = "testkit"))]
+pub mod qp_oracle;
 mod report;
 mod scalar;
 mod shape;
