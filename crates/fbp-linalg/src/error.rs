@@ -98,11 +98,7 @@ pub enum LinalgError {
 ///
 /// # Errors
 /// [`LinalgError::Shape`] if they differ.
-pub fn expect_shape(
-    what: &'static str,
-    found: (usize, usize),
-    expected: (usize, usize),
-) -> Result<(), LinalgError> {
+pub fn expect_shape(what: &'static str, found: (usize, usize), expected: (usize, usize)) -> Result<(), LinalgError> {
     if found == expected { Ok(()) } else { Err(LinalgError::Shape { what, expected, found }) }
 }
 
@@ -132,11 +128,7 @@ pub fn expect_finite<T: Real>(what: &'static str, view: MatRef<'_, T>) -> Result
 ///
 /// # Errors
 /// [`LinalgError::EmptyBox`] with the first position otherwise.
-pub fn expect_box<T: Real>(
-    what: &'static str,
-    lower: MatRef<'_, T>,
-    upper: MatRef<'_, T>,
-) -> Result<(), LinalgError> {
+pub fn expect_box<T: Real>(what: &'static str, lower: MatRef<'_, T>, upper: MatRef<'_, T>) -> Result<(), LinalgError> {
     for column in 0..lower.ncols() {
         let (low, high) = (lower.col(column), upper.col(column));
         let ordered = match (low.try_as_col_major(), high.try_as_col_major()) {
@@ -147,7 +139,8 @@ pub fn expect_box<T: Real>(
         };
         if !ordered {
             // "Not ordered" rather than "greater", so that NaN counts as empty.
-            let row = (0..lower.nrows()).position(|row| low[row].partial_cmp(&high[row]).is_none_or(|order| order.is_gt()));
+            let row =
+                (0..lower.nrows()).position(|row| low[row].partial_cmp(&high[row]).is_none_or(|order| order.is_gt()));
             return Err(LinalgError::EmptyBox { what, row: row.unwrap_or(0), column });
         }
     }

@@ -7,13 +7,15 @@
 mod boxed;
 mod error;
 mod parallel;
+#[cfg(any(test, feature = "testkit"))]
+pub mod qp_oracle;
 mod report;
 mod scalar;
 mod shape;
 
 pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan};
-pub use parallel::{SplitBatch, for_each_part, parts_scratch};
 pub use error::{LinalgError, column, column_mut, expect_box, expect_finite, expect_shape};
+pub use parallel::{SplitBatch, for_each_part, parts_scratch};
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::Real;
 pub use shape::FeatureShape;

@@ -61,9 +61,8 @@ impl<T: Real> Sample<'_, T> {
         let (low, high) = self.bounds;
         let inside = self.start.iter().fold(true, |inside, &v| inside & (low <= v) & (v <= high));
         inside
-            && (0..self.image.len()).fold(true, |inside, i| {
-                inside & (self.lower[i] <= self.image[i]) & (self.image[i] <= self.upper[i])
-            })
+            && (0..self.image.len())
+                .fold(true, |inside, i| inside & (self.lower[i] <= self.image[i]) & (self.image[i] <= self.upper[i]))
     }
 }
 
