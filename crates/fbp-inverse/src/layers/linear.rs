@@ -106,12 +106,7 @@ impl<T: Real> ReverseOperator<T> for LinearReverse<T> {
         self.affine.reverse_scratch(batch, par)
     }
 
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        par: Par,
-        stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         self.affine.reverse(self, pass, par, stack)
     }
 

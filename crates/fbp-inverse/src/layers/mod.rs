@@ -1,0 +1,6 @@
+//! One reverse operator per layer.
+
+mod affine;
+mod linear;
+
+pub use linear::LinearReverse;
