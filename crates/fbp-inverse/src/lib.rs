@@ -14,7 +14,10 @@ pub use chain::{
     BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, Margins, ReverseChain, TargetMode,
 };
 pub use error::InverseError;
-pub use layers::LinearReverse;
+pub use layers::{
+    Activation, ActivationReverse, Conv2dReverse, EmbeddingPass, EmbeddingReport, FlattenReverse, LinearReverse,
+    MaxPoolReverse, OutputEmbedding, PoolWindow,
+};
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
 pub use range::Range;
 pub use report::ReverseReport;
