@@ -120,3 +120,79 @@ impl<'d> Batcher<'d> {
         Some(Batch { indices, images, labels })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fbp_linalg::FeatureShape;
+
+    use super::*;
+
+    fn numbered(samples: u8) -> Dataset {
+        let images = (0..samples).flat_map(|i| [i; 4]).collect();
+        let labels = (0..samples).map(|i| i % 5).collect();
+        Dataset::new("numbered", FeatureShape::image(1, 2, 2), 5, images, labels).unwrap()
+    }
+
+    fn bytes() -> Normalization {
+        Normalization::new(vec![0.0], vec![1.0 / 255.0]).unwrap()
+    }
+
+    #[test]
+    fn a_pass_gives_every_sample_once_with_its_own_label() {
+        let data = numbered(23);
+        let mut batches = Batcher::of_all(&data, &bytes(), 10).unwrap();
+        assert_eq!((batches.samples(), batches.batches()), (23, 3));
+        for epoch in 0..3 {
+            batches.shuffle(9, epoch);
+            let (mut seen, mut sizes) = (Vec::new(), Vec::new());
+            while let Some(batch) = batches.next_batch(Par::Seq) {
+                sizes.push(batch.len());
+                assert_eq!(batch.images.len(), 4 * batch.len());
+                for ((&index, image), &label) in batch.indices.iter().zip(batch.images.chunks(4)).zip(batch.labels) {
+                    assert_eq!((image, label), ([index as f32; 4].as_slice(), index as u32 % 5));
+                    seen.push(index);
+                }
+            }
+            assert_eq!(sizes, [10, 10, 3]);
+            assert!(batches.next_batch(Par::Seq).is_none(), "the end is the end");
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..23));
+        }
+    }
+
+    #[test]
+    fn the_order_of_an_epoch_does_not_depend_on_the_epochs_before() {
+        let data = numbered(20);
+        let mut one = Batcher::new(&data, (0..15).collect(), &bytes(), 4).unwrap();
+        let mut other = one.clone();
+        one.shuffle(3, 0);
+        one.next_batch(Par::Seq);
+        one.shuffle(3, 1);
+        other.shuffle(3, 1);
+        assert_eq!(one.order, other.order);
+        assert_eq!(one.next_batch(Par::Seq).unwrap().images, other.next_batch(Par::Seq).unwrap().images);
+        other.rewind();
+        assert_eq!(other.next_batch(Par::Seq).unwrap().indices, &one.order[..4]);
+    }
+
+    #[test]
+    fn faulty_requests_are_refused() {
+        let (data, bytes) = (numbered(3), bytes());
+        let new = |indices: &[usize], norm, size| Batcher::new(&data, indices.to_vec(), norm, size).unwrap_err();
+        assert!(matches!(new(&[0, 3], &bytes, 2), DataError::Index { index: 3, len: 3, .. }));
+        assert!(matches!(new(&[], &bytes, 2), DataError::Empty { .. }));
+        assert!(matches!(new(&[0], &bytes, 0), DataError::Parameter { .. }));
+        let two = Normalization::new(vec![0.0; 2], vec![1.0; 2]).unwrap();
+        assert!(matches!(new(&[0], &two, 2), DataError::Length { .. }));
+        // A batch larger than the data takes no more memory than the data.
+        assert_eq!(Batcher::of_all(&data, &bytes, usize::MAX).unwrap().images.len(), 12);
+    }
+
+    #[test]
+    fn can_be_shared_between_threads() {
+        fn assert_send_sync<T: Send + Sync>() {}
+        assert_send_sync::<Batcher<'_>>();
+        assert_send_sync::<Dataset>();
+        assert_send_sync::<DataError>();
+    }
+}

@@ -158,3 +158,64 @@ impl From<Normalization> for Unchecked {
         Self { mean, std }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fbp_linalg::FeatureShape;
+
+    use super::*;
+
+    #[test]
+    fn bounds_are_checked() {
+        for std in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-60, 1e60] {
+            let error = Normalization::new(vec![0.0], vec![std]).unwrap_err();
+            assert!(matches!(error, DataError::Parameter { name: "std", .. }), "std {std}: {error}");
+        }
+        for mean in [f64::NAN, f64::INFINITY, 1e60] {
+            let error = Normalization::new(vec![mean], vec![1.0]).unwrap_err();
+            assert!(matches!(error, DataError::Parameter { name: "mean", .. }), "mean {mean}: {error}");
+        }
+        assert!(matches!(Normalization::new(vec![], vec![]), Err(DataError::Length { .. })));
+        assert!(matches!(Normalization::new(vec![0.0], vec![1.0; 2]), Err(DataError::Length { .. })));
+    }
+
+    #[test]
+    fn statistics_are_those_of_the_pixels() {
+        let images = vec![0, 255, 10, 10, 255, 0, 10, 40];
+        let data = Dataset::new("two channels", FeatureShape::image(2, 1, 2), 2, images, vec![0, 1]).unwrap();
+        let norm = Normalization::from_images(&data).unwrap();
+        let close = |found: f64, wanted: f64| (found - wanted).abs() <= 4.0 * f64::EPSILON * wanted;
+        assert!(close(norm.mean()[0], 0.5) && close(norm.std()[0], 0.5), "{norm:?}");
+        // 10, 10, 10, 40: mean 17.5, squared deviations 3 · 7.5² + 22.5², standard deviation √168.75.
+        assert!(close(norm.mean()[1], 17.5 / 255.0) && close(norm.std()[1], 168.75_f64.sqrt() / 255.0), "{norm:?}");
+    }
+
+    #[test]
+    fn one_grey_value_is_an_error() {
+        let data = Dataset::new("grey", FeatureShape::vector(2), 2, vec![3, 1, 4, 1], vec![0, 1]).unwrap();
+        let error = Normalization::from_images(&data).unwrap_err();
+        assert!(matches!(error, DataError::Constant { channel: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn survives_json_and_is_checked_on_the_way_back() {
+        let norm = Normalization::fashion_mnist();
+        let text = serde_json::to_string(&norm).unwrap();
+        assert_eq!(text, r#"{"mean":[0.286],"std":[0.353]}"#);
+        assert_eq!(serde_json::from_str::<Normalization>(&text).unwrap(), norm);
+        assert_eq!(norm, Normalization::new(vec![0.2860], vec![0.3530]).unwrap());
+        assert!(serde_json::from_str::<Normalization>(r#"{"mean":[0.3],"std":[0.0]}"#).is_err());
+    }
+
+    #[test]
+    fn brightness_undoes_the_normalisation() {
+        let norm = Normalization::fashion_mnist();
+        let mut out = [0.0; 256];
+        norm.apply(&(0..=255).collect::<Vec<_>>(), &mut out);
+        for (pixel, &value) in (0_u8..=255).zip(&out) {
+            let brightness = norm.brightness(0, value).unwrap();
+            assert!((brightness * 255.0 - f64::from(pixel)).abs() <= 4.0 * 255.0 * f64::from(f32::EPSILON));
+        }
+        assert_eq!(norm.brightness(1, 0.0), None);
+    }
+}
