@@ -97,6 +97,16 @@ pub enum ModelError {
         /// Number of classes.
         classes: usize,
     },
+    /// A setting outside its documented range.
+    #[error("{name} = {value} is outside {range}")]
+    Parameter {
+        /// Name of the setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The documented range.
+        range: &'static str,
+    },
     /// An operation on tensors failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -109,14 +119,15 @@ pub enum ModelError {
         source: LinalgError,
     },
     /// The reverse operator of a layer cannot be built.
-    #[error("stage {stage}, layer {layer}: {source}")]
-    Reverse {
-        /// Name of the stage.
-        stage: String,
-        /// Position of the layer in its stage, from 0.
-        layer: usize,
-        /// The error of the operator.
-        source: InverseError,
+    #[error(transparent)]
+    Reverse(#[from] InverseError),
+    /// A layer without one of its tensors.
+    #[error("layer {layer} has no {parameter}")]
+    MissingParameter {
+        /// Full name of the layer.
+        layer: String,
+        /// Name of the tensor.
+        parameter: String,
     },
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -146,7 +157,10 @@ pub enum CheckpointFault {
     #[error("not a complete safetensors file ({0})")]
     Format(String),
     /// The metadata name no architecture.
-    #[error("no architecture in its metadata (key {:?}), so it was not written by this software", crate::checkpoint::NETWORK_KEY)]
+    #[error(
+        "no architecture in its metadata (key {:?}), so it was not written by this software",
+        crate::checkpoint::NETWORK_KEY
+    )]
     NoArchitecture,
     /// The architecture in the metadata cannot be read.
     #[error("its architecture cannot be used: {0}")]

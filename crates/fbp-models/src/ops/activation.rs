@@ -113,55 +113,180 @@ const GELU_CUBE: f32 = 0.044_715;
 
 fn evaluate(function: Activation, x: &[f32], y: &mut [f32]) {
     match function {
-        Activation::Relu => map(x, y, #[inline(always)] |x| if x <= 0.0 { 0.0 } else { x }),
-        Activation::Relu6 => map(x, y, #[inline(always)] |x| limit(x, 0.0, 6.0)),
-        Activation::LeakyRelu { slope } => map(x, y, #[inline(always)] |x| if x > 0.0 { x } else { slope * x }),
-        Activation::HardTanh { min, max } => map(x, y, #[inline(always)] |x| limit(x, min, max)),
-        Activation::Tanh => map(x, y, #[inline(always)] |x| math::tanh(x)),
-        Activation::Sigmoid => map(x, y, #[inline(always)] |x| math::sigmoid(x)),
-        Activation::HardSigmoid => map(x, y, #[inline(always)] |x| limit(x + 3.0, 0.0, 6.0) / 6.0),
-        Activation::Elu { alpha } => map(x, y, |x| if x > 0.0 { x } else { alpha * x.exp_m1() }),
+        Activation::Relu => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| if x <= 0.0 { 0.0 } else { x },
+        ),
+        Activation::Relu6 => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| limit(x, 0.0, 6.0),
+        ),
+        Activation::LeakyRelu { slope } => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| if x > 0.0 { x } else { slope as f32 * x },
+        ),
+        Activation::HardTanh { min, max } => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| limit(x, min as f32, max as f32),
+        ),
+        Activation::Tanh => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| math::tanh(x),
+        ),
+        Activation::Sigmoid => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| math::sigmoid(x),
+        ),
+        Activation::HardSigmoid => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| limit(x + 3.0, 0.0, 6.0) / 6.0,
+        ),
+        Activation::Elu { alpha } => map(x, y, |x| if x > 0.0 { x } else { alpha as f32 * x.exp_m1() }),
         Activation::Softplus => map(x, y, |x| (-x.abs()).exp().ln_1p() + if x < 0.0 { 0.0 } else { x }),
         Activation::Gelu => map(x, y, |x| x * normal_distribution(x)),
-        Activation::GeluTanh => map(x, y, #[inline(always)] |x| {
-            0.5 * x * (1.0 + math::tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)))
-        }),
-        Activation::Silu => map(x, y, #[inline(always)] |x| x * math::sigmoid(x)),
-        Activation::HardSwish => map(x, y, #[inline(always)] |x| x * limit(x + 3.0, 0.0, 6.0) / 6.0),
-        Activation::Mish => map(x, y, #[inline(always)] |x| x * tanh_softplus(x)),
+        Activation::GeluTanh => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| 0.5 * x * (1.0 + math::tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x))),
+        ),
+        Activation::Silu => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| x * math::sigmoid(x),
+        ),
+        Activation::HardSwish => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| x * limit(x + 3.0, 0.0, 6.0) / 6.0,
+        ),
+        Activation::Mish => map(
+            x,
+            y,
+            #[inline(always)]
+            |x| x * tanh_softplus(x),
+        ),
     }
 }
 
 fn differentiate(function: Activation, at: Point<'_>, out: &mut [f32]) {
     match function {
-        Activation::Relu => map_slope(at, out, #[inline(always)] |x, _| if x > 0.0 { 1.0 } else { 0.0 }),
-        Activation::Relu6 => map_slope(at, out, #[inline(always)] |x, _| inside(x, 0.0, 6.0)),
-        Activation::LeakyRelu { slope } => map_slope(at, out, #[inline(always)] |x, _| if x > 0.0 { 1.0 } else { slope }),
-        Activation::HardTanh { min, max } => map_slope(at, out, #[inline(always)] |x, _| inside(x, min, max)),
-        Activation::Tanh => map_slope(at, out, #[inline(always)] |_, y| 1.0 - y * y),
-        Activation::Sigmoid => map_slope(at, out, #[inline(always)] |_, y| y * (1.0 - y)),
-        Activation::HardSigmoid => map_slope(at, out, #[inline(always)] |x, _| inside(x, -3.0, 3.0) / 6.0),
-        Activation::Elu { alpha } => map_slope(at, out, #[inline(always)] |x, y| if x > 0.0 { 1.0 } else { y + alpha }),
-        Activation::Softplus => map_slope(at, out, #[inline(always)] |x, _| math::sigmoid(x)),
+        Activation::Relu => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| if x > 0.0 { 1.0 } else { 0.0 },
+        ),
+        Activation::Relu6 => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| inside(x, 0.0, 6.0),
+        ),
+        Activation::LeakyRelu { slope } => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| if x > 0.0 { 1.0 } else { slope as f32 },
+        ),
+        Activation::HardTanh { min, max } => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| inside(x, min as f32, max as f32),
+        ),
+        Activation::Tanh => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |_, y| 1.0 - y * y,
+        ),
+        Activation::Sigmoid => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |_, y| y * (1.0 - y),
+        ),
+        Activation::HardSigmoid => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| inside(x, -3.0, 3.0) / 6.0,
+        ),
+        Activation::Elu { alpha } => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, y| if x > 0.0 { 1.0 } else { y + alpha as f32 },
+        ),
+        Activation::Softplus => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| math::sigmoid(x),
+        ),
         Activation::Gelu => map_slope(at, out, |x, _| {
-            let density = (-0.5 * x * x).exp() * (0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2);
+            let density =
+                (-0.5 * x * x).exp() * (0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2);
             normal_distribution(x) + x * density
         }),
-        Activation::GeluTanh => map_slope(at, out, #[inline(always)] |x, _| {
-            let t = math::tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x)
-        }),
-        Activation::Silu => map_slope(at, out, #[inline(always)] |x, _| {
-            let s = math::sigmoid(x);
-            s * (1.0 + x * (1.0 - s))
-        }),
-        Activation::HardSwish => map_slope(at, out, #[inline(always)] |x, _| {
-            if x < -3.0 { 0.0 } else if x > 3.0 { 1.0 } else { x / 3.0 + 0.5 }
-        }),
-        Activation::Mish => map_slope(at, out, #[inline(always)] |x, _| {
-            let t = tanh_softplus(x);
-            t + x * (1.0 - t * t) * math::sigmoid(x)
-        }),
+        Activation::GeluTanh => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| {
+                let t = math::tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x)
+            },
+        ),
+        Activation::Silu => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| {
+                let s = math::sigmoid(x);
+                s * (1.0 + x * (1.0 - s))
+            },
+        ),
+        Activation::HardSwish => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| {
+                if x < -3.0 {
+                    0.0
+                } else if x > 3.0 {
+                    1.0
+                } else {
+                    x / 3.0 + 0.5
+                }
+            },
+        ),
+        Activation::Mish => map_slope(
+            at,
+            out,
+            #[inline(always)]
+            |x, _| {
+                let t = tanh_softplus(x);
+                t + x * (1.0 - t * t) * math::sigmoid(x)
+            },
+        ),
     }
 }
 
@@ -191,12 +316,24 @@ mod tests {
         match function {
             Activation::Relu => x.max(0.0),
             Activation::Relu6 => x.clamp(0.0, 6.0),
-            Activation::LeakyRelu { slope } => if x >= 0.0 { x } else { x * f64::from(slope) },
-            Activation::HardTanh { min, max } => x.clamp(min.into(), max.into()),
+            Activation::LeakyRelu { slope } => {
+                if x >= 0.0 {
+                    x
+                } else {
+                    x * slope
+                }
+            }
+            Activation::HardTanh { min, max } => x.clamp(min, max),
             Activation::Tanh => x.tanh(),
             Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Activation::HardSigmoid => (x / 6.0 + 0.5).clamp(0.0, 1.0),
-            Activation::Elu { alpha } => if x > 0.0 { x } else { f64::from(alpha) * x.exp_m1() },
+            Activation::Elu { alpha } => {
+                if x > 0.0 {
+                    x
+                } else {
+                    alpha * x.exp_m1()
+                }
+            }
             Activation::Softplus => softplus(x),
             Activation::Gelu => x * 0.5 * (1.0 + libm::erf(x / 2.0_f64.sqrt())),
             Activation::GeluTanh => {

@@ -37,11 +37,7 @@ impl Conv2dKernel {
     /// Kernel of a checked geometry.
     pub fn new(geometry: Conv2dGeometry) -> Self {
         let shared = Arc::new(Shared { conv: Conv2d::new(geometry), scratch: ScratchPool::default() });
-        Self {
-            plain: Arc::new(Box::new(Op(shared.clone()))),
-            biased: Arc::new(Box::new(Op(shared.clone()))),
-            shared,
-        }
+        Self { plain: Arc::new(Box::new(Op(shared.clone()))), biased: Arc::new(Box::new(Op(shared.clone()))), shared }
     }
 
     /// The geometry.
@@ -86,7 +82,13 @@ impl Shared {
         usize::try_from(self.conv.geometry().flops(batch) / 2).unwrap_or(usize::MAX)
     }
 
-    fn forward(&self, batch: usize, input: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+    fn forward(
+        &self,
+        batch: usize,
+        input: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
         let mut output = vec![0.0; batch * self.conv.geometry().out_len()];
         let par = par_for(self.work(batch));
         let args = ConvForward { input, weight, bias, output: &mut output };
@@ -112,7 +114,13 @@ impl Shared {
         self.scratch.with(req, |stack| self.conv.weight_grad(args, par, stack)).map_err(Error::wrap)
     }
 
-    fn backward(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
         let batch = self.batch(x.dims(), weight.dims())?;
         let grad = grad.contiguous()?;
         let bias = bias.filter(|bias| bias.track_op());

@@ -12,10 +12,11 @@ mod math;
 mod max_pool2d;
 mod scratch;
 mod softmax;
-mod window;
 #[cfg(test)]
 mod testing;
+mod window;
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 use faer::Par;
 use rayon::prelude::*;

@@ -74,11 +74,6 @@ mod tests {
         let tol = 16.0 * f64::from(f32::EPSILON);
         assert_close("value", &ours, &theirs, tol);
         let weights = random(&[9, 7], 2);
-        assert_close(
-            "gradient",
-            &gradients(&ours, &weights, &[&x])[0],
-            &gradients(&theirs, &weights, &[&x])[0],
-            tol,
-        );
+        assert_close("gradient", &gradients(&ours, &weights, &[&x])[0], &gradients(&theirs, &weights, &[&x])[0], tol);
     }
 }

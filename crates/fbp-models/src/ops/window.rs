@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 
 use crate::spec::Pair;
 
@@ -76,10 +76,5 @@ impl Planes {
 
     pub(super) fn out_len(&self) -> usize {
         self.out_h * self.out_w
-    }
-
-    pub(super) fn out_dims(&self, input: &Tensor) -> [usize; 4] {
-        let dims = input.dims();
-        [dims[0], dims[1], self.out_h, self.out_w]
     }
 }

@@ -8,14 +8,14 @@ pub enum Activation {
     /// `x` for `x >= 0`, else `slope · x`
     LeakyRelu {
         /// Slope of the negative side.
-        slope: f32,
+        slope: f64,
     },
     /// `x` limited to `[min, max]`
     HardTanh {
         /// Lower end.
-        min: f32,
+        min: f64,
         /// Upper end.
-        max: f32,
+        max: f64,
     },
     /// `tanh x`
     Tanh,
@@ -26,7 +26,7 @@ pub enum Activation {
     /// `x` for `x > 0`, else `alpha · (exp(x) - 1)`
     Elu {
         /// Scale of the negative side.
-        alpha: f32,
+        alpha: f64,
     },
     /// `ln(1 + exp(x))`
     Softplus,

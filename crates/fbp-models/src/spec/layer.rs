@@ -46,16 +46,16 @@ pub enum LayerSpec {
     LeakyRelu {
         /// Slope of the negative side; 0.01 by default.
         #[serde(default = "default_slope")]
-        slope: f32,
+        slope: f64,
     },
     /// [`Activation::HardTanh`]
     HardTanh {
         /// Lower end; -1 by default.
         #[serde(default = "minus_one")]
-        min: f32,
+        min: f64,
         /// Upper end; 1 by default.
         #[serde(default = "plus_one")]
-        max: f32,
+        max: f64,
     },
     /// [`Activation::Tanh`]
     Tanh {},
@@ -67,7 +67,7 @@ pub enum LayerSpec {
     Elu {
         /// Scale of the negative side; 1 by default.
         #[serde(default = "plus_one")]
-        alpha: f32,
+        alpha: f64,
     },
     /// [`Activation::Softplus`]
     Softplus {},
@@ -212,13 +212,13 @@ fn yes() -> bool {
 fn is_yes(flag: &bool) -> bool {
     *flag
 }
-fn default_slope() -> f32 {
+fn default_slope() -> f64 {
     0.01
 }
-fn minus_one() -> f32 {
+fn minus_one() -> f64 {
     -1.0
 }
-fn plus_one() -> f32 {
+fn plus_one() -> f64 {
     1.0
 }
 fn default_eps() -> f64 {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use activation::Activation;
 pub use layer::LayerSpec;
 pub use pair::Pair;
+pub(crate) use plan::param_name;
 pub use plan::{FeatureDims, LayerPlan, NetworkPlan, ParamInit, ParamPlan, StagePlan};
 
 use crate::ModelError;
@@ -122,7 +123,8 @@ impl NetworkSpec {
     /// is unknown, has unknown keys or does not fit; [`ModelError::Stage`] and [`ModelError::Network`] as in
     /// [`plan`](Self::plan).
     pub fn from_toml(text: &str) -> Result<Self, ModelError> {
-        let syntax = |e: toml::de::Error| ModelError::Syntax { format: "TOML", reason: e.to_string().trim().to_owned() };
+        let syntax =
+            |e: toml::de::Error| ModelError::Syntax { format: "TOML", reason: e.to_string().trim().to_owned() };
         Self::from_raw(toml::from_str::<RawNetwork<toml::Value>>(text).map_err(syntax)?)
     }
 

@@ -1,6 +1,7 @@
 //! Sizes of one layer: what comes out, and which tensors it has.
 
-use fbp_linalg::FeatureShape;
+use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
+use fbp_linalg::{FeatureShape, LinalgError};
 
 use super::plan::MAX_LEN;
 use super::{FeatureDims, LayerPlan, LayerSpec, Pair, ParamInit, ParamPlan};
@@ -15,7 +16,7 @@ impl LayerSpec {
     fn outline(&self, input: FeatureDims) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
         let FeatureShape { channels, height, width } = input.shape;
         match self {
-            Self::Conv2d { .. } => self.conv2d(input),
+            &Self::Conv2d { bias, .. } => self.plan_conv2d(input, bias),
             &Self::Linear { out_features, bias } => {
                 if !input.flat {
                     return Err(format!("takes a flat feature, but gets {input}; put a flatten layer before it"));
@@ -31,7 +32,7 @@ impl LayerSpec {
                 if padding.h >= kernel.h || padding.w >= kernel.w {
                     return Err(format!("padding {padding} must be smaller than the window, {kernel}"));
                 }
-                let out = windows(input, *kernel, stride, *padding, Pair::both(1))?;
+                let out = windows(input, *kernel, stride, *padding)?;
                 Ok((FeatureDims::image(channels, out.h, out.w), Vec::new()))
             }
             Self::GlobalAvgPool2d {} => {
@@ -67,22 +68,23 @@ impl LayerSpec {
         }
     }
 
-    fn conv2d(&self, input: FeatureDims) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
-        let &Self::Conv2d { out_channels, kernel, stride, padding, dilation, groups, bias } = self else {
-            return Err("is no convolution".into());
+    /// Checked geometry of a convolution.
+    pub(crate) fn conv2d_geometry(&self, input: FeatureShape) -> Result<Conv2dGeometry, LinalgError> {
+        let &Self::Conv2d { out_channels, kernel, stride, padding, dilation, groups, .. } = self else {
+            return Err(LinalgError::Geometry { what: self.kind(), reason: "it is no convolution".into() });
         };
+        let params = Conv2dParams::new(input, out_channels, kernel.dims()).stride(stride.dims());
+        params.padding(padding.dims()).dilation(dilation.dims()).groups(groups).check()
+    }
+
+    fn plan_conv2d(&self, input: FeatureDims, bias: bool) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
         image(input)?;
-        positive("out_channels", out_channels)?;
-        positive("groups", groups)?;
-        let in_channels = input.shape.channels;
-        if in_channels % groups != 0 || out_channels % groups != 0 {
-            return Err(format!("{groups} groups do not divide {in_channels} input and {out_channels} output channels"));
-        }
-        let out = windows(input, kernel, stride, padding, dilation)?;
-        within("output", &[out_channels, out.h, out.w])?;
-        let dims = vec![out_channels, in_channels / groups, kernel.h, kernel.w];
-        let fan_in = within("weight", &dims)? / out_channels;
-        Ok((FeatureDims::image(out_channels, out.h, out.w), weight_and_bias(dims, fan_in, bias)))
+        let geometry = self.conv2d_geometry(input.shape).map_err(|e| e.to_string())?;
+        let FeatureShape { channels, height, width } = geometry.out_shape();
+        within("output", &[channels, height, width])?;
+        let dims = geometry.weight_shape().to_vec();
+        let fan_in = within("weight", &dims)? / channels;
+        Ok((FeatureDims::image(channels, height, width), weight_and_bias(dims, fan_in, bias)))
     }
 }
 
@@ -110,20 +112,17 @@ fn within(what: &str, dims: &[usize]) -> Result<usize, String> {
     len.filter(|&len| len <= MAX_LEN).ok_or_else(|| format!("{what} of shape {dims:?} is too large"))
 }
 
-/// Number of windows per axis, `⌊(in + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1`.
-fn windows(input: FeatureDims, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Result<Pair, String> {
-    for (name, pair) in [("kernel", kernel), ("stride", stride), ("dilation", dilation)] {
-        positive(name, pair.h.min(pair.w))?;
-    }
-    let axis = |size: usize, kernel: usize, stride: usize, padding: usize, dilation: usize| {
+/// Number of windows per axis, `⌊(in + 2·padding - kernel) / stride⌋ + 1`.
+fn windows(input: FeatureDims, kernel: Pair, stride: Pair, padding: Pair) -> Result<Pair, String> {
+    positive("stride", stride.h.min(stride.w))?;
+    let axis = |size: usize, kernel: usize, stride: usize, padding: usize| {
         let padded = padding.checked_mul(2)?.checked_add(size)?;
-        let reach = (kernel - 1).checked_mul(dilation)?.checked_add(1)?;
-        Some(padded.checked_sub(reach)? / stride + 1)
+        Some(padded.checked_sub(kernel)? / stride + 1)
     };
-    let h = axis(input.shape.height, kernel.h, stride.h, padding.h, dilation.h);
-    let w = axis(input.shape.width, kernel.w, stride.w, padding.w, dilation.w);
+    let h = axis(input.shape.height, kernel.h, stride.h, padding.h);
+    let w = axis(input.shape.width, kernel.w, stride.w, padding.w);
     match (h, w) {
         (Some(h), Some(w)) => within("output", &[input.shape.channels, h, w]).map(|_| Pair { h, w }),
-        _ => Err(format!("a window of {kernel} (dilation {dilation}) does not fit into {input} with padding {padding}")),
+        _ => Err(format!("a window of {kernel} does not fit into {input} with padding {padding}")),
     }
 }

@@ -142,7 +142,7 @@ impl NetworkSpec {
         if self.stages.is_empty() {
             return Err(network("it has no stages".into()));
         }
-        let mut feature = FeatureDims::image(channels, height, width);
+        let mut feature = self.input_dims();
         let mut names = HashSet::new();
         let mut stages = Vec::with_capacity(self.stages.len());
         for spec in &self.stages {
@@ -161,6 +161,12 @@ impl NetworkSpec {
         }
         Ok(NetworkPlan { stages })
     }
+
+    /// What one input looks like.
+    pub fn input_dims(&self) -> FeatureDims {
+        let [channels, height, width] = self.input;
+        FeatureDims::image(channels, height, width)
+    }
 }
 
 impl StageSpec {
@@ -178,7 +184,8 @@ impl StageSpec {
         }
         let mut layers = Vec::with_capacity(self.layers.len());
         for (layer, spec) in self.layers.iter().enumerate() {
-            let named = |reason| ModelError::Layer { stage: self.name.clone(), layer, kind: spec.kind().into(), reason };
+            let named =
+                |reason| ModelError::Layer { stage: self.name.clone(), layer, kind: spec.kind().into(), reason };
             let plan = spec.plan(feature).map_err(named)?;
             feature = plan.output;
             layers.push(plan);
