@@ -205,8 +205,10 @@ mod tests {
         let mut candle = candle_nn::AdamW::new(vec![b.clone()], theirs).unwrap();
         for step in 0..50 {
             let weights = random(&[7, 5], 100 + step);
-            let loss =
-                |x: &Var| ((x.as_tensor() - &weights).unwrap().sqr().unwrap() * &weights).unwrap().sum_all().unwrap();
+            let loss = |x: &Var| {
+                let squares = (x.as_tensor() - &weights).unwrap().sqr().unwrap();
+                (squares * &weights).unwrap().sum_all().unwrap()
+            };
             ours.backward_step(&loss(&a)).unwrap();
             candle.backward_step(&loss(&b)).unwrap();
         }

@@ -220,8 +220,8 @@ mod tests {
 
     #[test]
     fn agrees_with_candle() {
-        // candle: one number per setting, and gradients for one group only.
-        let params = |c, size, co, k| Conv2dParams::new(FeatureShape::image(c, size, size + 1), co, [k, k]);
+        // candle: one number per setting, and gradients for square images and one group only.
+        let params = |c, size, co, k| Conv2dParams::new(FeatureShape::image(c, size, size), co, [k, k]);
         let cases = [
             (5, params(1, 12, 3, 5), 1, 0, 1),
             (4, params(3, 9, 4, 3).padding([1, 1]), 1, 1, 1),

@@ -13,7 +13,7 @@ mod max_pool2d;
 mod scratch;
 mod softmax;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod window;
 
 use candle_core::backend::BackendStorage;

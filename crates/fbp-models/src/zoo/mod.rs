@@ -6,10 +6,10 @@
 //! | `simple-cnn-mnist-v1` | 1×28×28 | conv 5×5 1→2, pool, conv 5×5 2→4, pool, linear 64→10 | 906 |
 //! | `simple-cnn-mnist-v2` | 1×28×28 | conv 5×5 1→3, pool, conv 5×5 3→3, pool, linear 48→10 | 796 |
 //! | `cnn-mnist-large` | 1×28×28 | conv 5×5 1→10, pool, conv 5×5 10→20, pool, linear 320→64→10 | 26,474 |
-//! | `simple-cnn-cifar-v1` | 3×32×32 | channels 3→5→10→15, linear 240→128→10 | 34,333 |
+//! | `simple-cnn-cifar-v1` | 3×32×32 | channels 3→5→10→15, linear 240→128→10 | 34,343 |
 //! | `simple-cnn-cifar-v2` | 3×32×32 | channels 3→10→10→10, linear 160→128→10 | 24,478 |
 //! | `simple-cnn-cifar-v3` | 3×32×32 | channels 3→15→10→5, linear 80→128→10 | 14,613 |
-//! | `simple-cnn-cifar-v4` | 3×32×32 | channels 3→5→10→15, linear 240→64→10 | 18,269 |
+//! | `simple-cnn-cifar-v4` | 3×32×32 | channels 3→5→10→15, linear 240→64→10 | 18,279 |
 //! | `simple-cnn-cifar-v5` | 3×32×32 | channels 3→15→10→5, linear 80→64→10 | 8,789 |
 //!
 //! The CIFAR networks are conv 5×5, pool, conv 3×3, pool, conv 3×3, linear, linear. Every convolution and every linear
