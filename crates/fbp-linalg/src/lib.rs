@@ -4,12 +4,15 @@
 //! `(C·H·W) × N` matrix and crosses over without a copy. Plans are built once from the weights (in `f64`), are
 //! immutable and `Send + Sync`, and are applied to every batch in `f32` or `f64` with the caller's scratch memory.
 
+pub mod conv2d;
 mod error;
 #[cfg(any(test, feature = "testkit"))]
 pub mod qp_oracle;
 mod report;
 mod scalar;
 mod shape;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 
 pub use error::{LinalgError, expect_finite, expect_shape};
 pub use report::{SolveReport, SolveSide, StopReason};
