@@ -5,7 +5,9 @@
 //! immutable and `Send + Sync`, and are applied to every batch in `f32` or `f64` with the caller's scratch memory.
 
 pub mod conv2d;
+pub mod dense;
 mod error;
+mod params;
 #[cfg(any(test, feature = "testkit"))]
 pub mod qp_oracle;
 mod report;
@@ -15,6 +17,7 @@ mod shape;
 pub mod testkit;
 
 pub use error::{LinalgError, expect_finite, expect_shape};
+pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::Real;
 pub use shape::FeatureShape;

@@ -34,12 +34,12 @@ impl<'a, T: Real> AffineSolve<'a, T> {
         if let Some(observed_out) = self.observed_out {
             expect_batch("affine: observed_out", observed_out, (rows, batch))?;
         }
-        expect_batch("affine: solution", self.solution.rb(), (cols, batch))
+        expect_batch("affine: solution", self.solution.as_ref(), (cols, batch))
     }
 
     /// The same pass for a shorter borrow.
     pub(super) fn by_ref(&mut self) -> AffineSolve<'_, T> {
-        AffineSolve { solution: self.solution.rb_mut(), ..*self }
+        AffineSolve { solution: self.solution.as_mut(), ..*self }
     }
 
     /// The first `at` samples and the others.
@@ -55,11 +55,7 @@ impl<'a, T: Real> AffineSolve<'a, T> {
     }
 }
 
-fn expect_batch<T: Real>(
-    what: &'static str,
-    view: MatRef<'_, T>,
-    expected: (usize, usize),
-) -> Result<(), LinalgError> {
+fn expect_batch<T: Real>(what: &'static str, view: MatRef<'_, T>, expected: (usize, usize)) -> Result<(), LinalgError> {
     expect_shape(what, view.shape(), expected)?;
     // The stride of a view with at most one row is never used.
     if view.nrows() > 1 && view.row_stride() != 1 {
