@@ -1,2 +1,46 @@
-//! x
-fn main(){}
+//! Tasks of this repository: `cargo xtask demo | fetch | bench | check`.
+//!
+//! This program links no crate of the workspace: it starts programs and reads the files that they write.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
+
+mod command;
+mod error;
+mod fetch;
+mod manifest;
+mod mini;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use error::TaskError;
+
+/// Tasks of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Fetch(fetch::Arguments),
+    #[command(hide = true)]
+    MakeMini(mini::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Fetch(arguments) => fetch::run(&arguments),
+        Task::MakeMini(arguments) => mini::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
