@@ -4,17 +4,19 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
 
+mod check;
 mod command;
 mod error;
 mod fetch;
+mod layering;
 mod manifest;
 mod mini;
+mod sources;
 mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use error::TaskError;
 
 /// Tasks of this repository.
 #[derive(Parser)]
@@ -26,6 +28,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    Check(check::Arguments),
     Fetch(fetch::Arguments),
     #[command(hide = true)]
     MakeMini(mini::Arguments),
@@ -33,6 +36,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
+        Task::Check(arguments) => check::run(&arguments),
         Task::Fetch(arguments) => fetch::run(&arguments),
         Task::MakeMini(arguments) => mini::run(&arguments),
     };
