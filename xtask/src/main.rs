@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
 
+mod bench;
 mod check;
 mod command;
 mod error;
@@ -28,6 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    Bench(bench::Arguments),
     Check(check::Arguments),
     Fetch(fetch::Arguments),
     #[command(hide = true)]
@@ -36,6 +38,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Check(arguments) => check::run(&arguments),
         Task::Fetch(arguments) => fetch::run(&arguments),
         Task::MakeMini(arguments) => mini::run(&arguments),
