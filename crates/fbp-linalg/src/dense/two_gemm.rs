@@ -79,17 +79,20 @@ impl<T: Real> TwoGemm<T> {
     }
 
     pub(super) fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
-        let split = Split::of(batch, par);
-        let one = self.panel_scratch(split.width);
-        if split.workers == 1 { one } else { StackReq::new::<u8>(split.workers * one.unaligned_bytes_required()) }
+        batch_scratch(batch, par, |width| self.panel_scratch(width))
+    }
+
+    /// Workspace that is enough for every plan of a `rows × cols` matrix.
+    pub(super) fn largest_scratch((rows, cols): (usize, usize), batch: usize, par: Par) -> StackReq {
+        let rank = rows.min(cols);
+        batch_scratch(batch, par, |width| sizes_scratch::<T>([rows, rows, cols, rank, rank], width))
     }
 
     fn panel_scratch(&self, width: usize) -> StackReq {
         let (rows, cols) = self.weight.shape();
         let rank = self.inner.nrows();
         let total = if self.ridge == Some(GramSide::Dual) { rank } else { 0 };
-        let sizes = [rows, rows, cols, rank, total];
-        StackReq::all_of(&sizes.map(|size| temp_mat_scratch::<T>(size, width)))
+        sizes_scratch::<T>([rows, rows, cols, rank, total], width)
     }
 
     pub(super) fn solve(
@@ -252,6 +255,8 @@ impl<T: Real> TwoGemm<T> {
             let (missed, length) = (sum_of_squares(rest).sqrt(), sum_of_squares(target).sqrt());
             finite &= missed.is_finite();
             let violation = max_abs(rest).to_f64();
+            report.violation_sum += violation;
+            report.satisfied += usize::from(max_abs(column(temps.wanted.as_ref(), j)) == T::ZERO);
             // target = observed + wanted, so these two bound the size of both outputs.
             let scale = max_abs(target).to_f64().max(max_abs(column(temps.wanted.as_ref(), j)).to_f64());
             report.residual_relative =
@@ -282,6 +287,16 @@ impl Split {
         let width = batch.div_ceil(workers).clamp(1, PANEL);
         Self { workers, width, inner_par: if workers == 1 { par } else { Par::Seq } }
     }
+}
+
+fn batch_scratch(batch: usize, par: Par, panel: impl Fn(usize) -> StackReq) -> StackReq {
+    let split = Split::of(batch, par);
+    let one = panel(split.width);
+    if split.workers == 1 { one } else { StackReq::new::<u8>(split.workers * one.unaligned_bytes_required()) }
+}
+
+fn sizes_scratch<T: Real>(sizes: [usize; 5], width: usize) -> StackReq {
+    StackReq::all_of(&sizes.map(|size| temp_mat_scratch::<T>(size, width)))
 }
 
 /// Finds what made a batch fail: an input, or an overflow on the way to the solution.
