@@ -6,6 +6,7 @@
 
 pub mod conv2d;
 mod error;
+mod lanes;
 mod report;
 mod scalar;
 mod shape;
@@ -13,6 +14,7 @@ mod shape;
 pub mod testkit;
 
 pub use error::{LinalgError, expect_finite, expect_shape};
+pub use lanes::Lanes;
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::Real;
 pub use shape::FeatureShape;

@@ -1,7 +1,8 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::{Conv2dGeometry, adjoint, forward, weight_grad};
+use super::correlate::{CorrelateArgs, Correlation};
+use super::{Conv2dGeometry, plan, weight_grad};
 use crate::{LinalgError, Real};
 
 /// Arguments of [`Conv2d::forward`].
@@ -79,12 +80,14 @@ pub struct ConvWeightGrad<'a, T> {
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     geometry: Conv2dGeometry,
+    forward: Correlation,
+    adjoint: Correlation,
 }
 
 impl Conv2d {
     /// Kernel object of a geometry.
     pub fn new(geometry: Conv2dGeometry) -> Self {
-        Self { geometry }
+        Self { geometry, forward: plan::forward(&geometry), adjoint: plan::adjoint(&geometry) }
     }
 
     /// The geometry.
@@ -94,7 +97,7 @@ impl Conv2d {
 
     /// Scratch memory of [`forward`](Self::forward) for `batch` samples.
     pub fn forward_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        forward::scratch::<T>(self, batch, par)
+        self.forward.scratch::<T>(batch, par)
     }
 
     /// Applies the convolution to every sample of a batch.
@@ -117,13 +120,14 @@ impl Conv2d {
         if let Some(bias) = args.bias {
             expect_len("conv2d: bias", bias.len(), g.out_shape().channels)?;
         }
-        forward::run(self, args, par, stack);
+        let ConvForward { input, weight, bias, output } = args;
+        self.forward.run(CorrelateArgs { input, weight, bias, output }, par, stack);
         Ok(())
     }
 
     /// Scratch memory of [`adjoint`](Self::adjoint) for `batch` samples.
     pub fn adjoint_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        adjoint::scratch::<T>(self, batch, par)
+        self.adjoint.scratch::<T>(batch, par)
     }
 
     /// Applies the transposed linear map to every sample: the gradient with respect to the input.
@@ -143,7 +147,8 @@ impl Conv2d {
         let batch = batch_of("conv2d: cotangent", args.cotangent.len(), g.out_len())?;
         expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
         expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
-        adjoint::run(self, args, par, stack);
+        let ConvAdjoint { cotangent: input, weight, input_grad: output } = args;
+        self.adjoint.run(CorrelateArgs { input, weight, bias: None, output }, par, stack);
         Ok(())
     }
 
