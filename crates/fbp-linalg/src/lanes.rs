@@ -18,11 +18,11 @@ pub trait Lanes: Copy {
     /// Writes to the first scalars of a slice that has at least [`lanes`](Self::lanes) of them.
     fn store<S: Simd>(simd: S, slice: &mut [Self], value: Self::Vector<S>);
     /// `a + b`.
-    fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    fn add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// `a·b + c`, fused where the instruction set can.
-    fn mul_add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
+    fn mul_add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
     /// Sum of all lanes.
-    fn reduce_sum<S: Simd>(simd: S, value: Self::Vector<S>) -> Self;
+    fn sum_lanes<S: Simd>(simd: S, value: Self::Vector<S>) -> Self;
 }
 
 /// Most scalars that a register of any supported instruction set holds (sixteen `f32` in AVX-512).
@@ -55,11 +55,11 @@ macro_rules! impl_lanes {
                 S::$split_mut(&mut slice[..S::$lanes]).0[0] = value;
             }
             #[inline(always)]
-            fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+            fn add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
                 simd.$add(a, b)
             }
             #[inline(always)]
-            fn mul_add<S: Simd>(
+            fn mul_add_lanes<S: Simd>(
                 simd: S,
                 a: Self::Vector<S>,
                 b: Self::Vector<S>,
@@ -68,7 +68,7 @@ macro_rules! impl_lanes {
                 simd.$mul_add(a, b, c)
             }
             #[inline(always)]
-            fn reduce_sum<S: Simd>(simd: S, value: Self::Vector<S>) -> Self {
+            fn sum_lanes<S: Simd>(simd: S, value: Self::Vector<S>) -> Self {
                 simd.$reduce_sum(value)
             }
         }

@@ -8,6 +8,7 @@
 mod correlate;
 mod dense;
 mod geometry;
+mod gram_tile;
 mod kernel;
 #[cfg(any(test, feature = "testkit"))]
 pub mod naive;

@@ -3,6 +3,7 @@
 use super::Conv2dGeometry;
 use super::correlate::{Correlation, Job, Tap};
 use super::source::{Axis, Source, TapCell};
+use super::weight_grad::{Vectors, WeightGrad};
 use crate::FeatureShape;
 use crate::lanes::MAX_LANES;
 
@@ -139,6 +140,25 @@ pub(super) fn adjoint(g: &Conv2dGeometry) -> Correlation {
         group_stride: g.out_channels_per_group() * ci * kh * kw,
     };
     plan.fastest()
+}
+
+/// The weight gradient. Along pixels, rows must follow each other without a gap, as they do in the cotangent.
+pub(super) fn weight_grad(g: &Conv2dGeometry) -> WeightGrad {
+    let (input, output) = (g.in_shape(), g.out_shape());
+    let vectors = Vectors::choose(g.out_channels_per_group());
+    let rows = AxisPlan::forward(g, 0, output.height).compact();
+    let cols = AxisPlan::forward(g, 1, output.width);
+    let cols = if vectors == Vectors::Pixels { cols.shifted() } else { cols.compact() };
+    let source = Source::new(input, rows.axis, cols.axis, true);
+    let mut offsets = Vec::with_capacity(g.weight_len() / output.channels);
+    for channel in 0..g.in_channels_per_group() {
+        for (_, row) in rows.taps.iter().flatten() {
+            for (_, col) in cols.taps.iter().flatten() {
+                offsets.push(channel * source.channel_len() + source.offset(*row, *col));
+            }
+        }
+    }
+    WeightGrad { vectors, source, offsets, input, output, groups: g.groups() }
 }
 
 struct Plan {

@@ -95,7 +95,7 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Sized<'_, T, C, V> {
             for c in 0..C {
                 let weight = T::splat(simd, weights[c]);
                 for v in 0..V {
-                    acc[c][v] = T::mul_add(simd, weight, x[v], acc[c][v]);
+                    acc[c][v] = T::mul_add_lanes(simd, weight, x[v], acc[c][v]);
                 }
             }
         }
