@@ -8,6 +8,8 @@ mod operator;
 mod range;
 mod report;
 mod target;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use error::InverseError;
 pub use layers::{

@@ -1,5 +1,7 @@
 //! Oracles and conformance of the layer inverses.
 
+mod broken;
+mod conformance;
 mod embedding;
 mod max_pool;
 mod passes;
