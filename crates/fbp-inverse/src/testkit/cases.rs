@@ -62,7 +62,7 @@ impl<T: Real> Case<T> {
         let range = Range::new(T::from_f64(range.0), T::from_f64(range.1));
         let mut random = rng(seed);
         // Every second round on a grid, so that entries tie and lie on kinks.
-        let grid = if seed as usize / KINDS.len() % 2 == 1 { Some(check.scale / 4.0) } else { None };
+        let grid = (seed as usize / KINDS.len() == 1).then_some(check.scale / 4.0);
         let size = (op.in_shape().len(), check.batch);
         let mut draw = || {
             let unit = uniform_mat::<f64>(size.0, size.1, 0.0, 1.0, &mut random);
@@ -86,7 +86,7 @@ impl<T: Real> Case<T> {
                 1 => (wanted - if heads { width } else { T::ZERO }, wanted + width * width),
                 2 if heads => (T::NEG_INFINITY, wanted + width * half),
                 2 => (wanted - width * half, T::INFINITY),
-                3 if j % 2 == 0 => (y.min(wanted), y + width),
+                3 if j.is_multiple_of(2) => (y.min(wanted), y + width),
                 3 => (wanted, wanted + width),
                 4 => {
                     let middle = wanted + noise[(i, j)] * size;

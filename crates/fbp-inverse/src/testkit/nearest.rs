@@ -87,10 +87,7 @@ impl<T: Real> Place<'_, T> {
         let mut tries: Vec<Candidate> = vec![
             ("all lower ends", corner(&|_, lo, _| lo)),
             ("all upper ends", corner(&|_, _, hi| hi)),
-            (
-                "the point of the box nearest to the observed input",
-                corner(&|i, lo, hi| self.observed[i].max(lo).min(hi)),
-            ),
+            ("the point of the box nearest to the observed input", corner(&|i, lo, hi| self.observed[i].clip(lo, hi))),
         ];
         let mut random = rng(n as u64);
         for _ in 0..16 {
@@ -219,7 +216,7 @@ impl<T: Real> Place<'_, T> {
             // All active rows; all but one; random rows; random entries.
             let keep_row = |k: usize| match attempt {
                 0 => true,
-                a if a <= count.min(6) => k != (a - 1) * count / count.min(6).max(1),
+                a if a <= count.min(6) => k != (a - 1) * count / count.clamp(1, 6),
                 a if a % 2 == 0 => draw[n + k] < 0.5,
                 _ => true,
             };
