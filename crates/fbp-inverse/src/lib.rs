@@ -2,6 +2,7 @@
 //!
 //! Every layer implements [`ReverseOperator`] on plain [`faer`] views, one column per sample, in `f32` and `f64`.
 
+mod chain;
 mod error;
 mod layers;
 mod operator;
@@ -11,10 +12,13 @@ mod target;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
+pub use chain::{
+    BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, Margins, ReverseChain, TargetMode,
+};
 pub use error::InverseError;
 pub use layers::{
-    Activation, ActivationReverse, EmbeddingPass, EmbeddingReport, FlattenReverse, MaxPoolReverse, OutputEmbedding,
-    PoolWindow,
+    Activation, ActivationReverse, Conv2dReverse, EmbeddingPass, EmbeddingReport, FlattenReverse, LinearReverse,
+    MaxPoolReverse, OutputEmbedding, PoolWindow,
 };
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
 pub use range::Range;

@@ -1,4 +1,4 @@
-use faer::reborrow::ReborrowMut;
+use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef};
 use fbp_linalg::{LinalgError, Real, expect_box, expect_finite};
 
@@ -58,9 +58,14 @@ impl<'a, T: Real> TargetBoxMut<'a, T> {
         TargetBoxMut { point: self.point.rb_mut(), lower: self.lower.rb_mut(), upper: self.upper.rb_mut() }
     }
 
+    /// Sets both ends of the box to the point, for layers that pin their input down.
+    pub fn collapse_to_point(&mut self) {
+        self.lower.copy_from(self.point.rb());
+        self.upper.copy_from(self.point.rb());
+    }
+
     /// A read-only view of what was written.
     pub fn rb(&self) -> TargetBox<'_, T> {
-        use faer::reborrow::Reborrow;
         TargetBox { point: self.point.rb(), lower: self.lower.rb(), upper: self.upper.rb() }
     }
 }

@@ -1,4 +1,4 @@
-use faer::{MatMut, MatRef};
+use faer::MatRef;
 
 use crate::Real;
 
@@ -145,32 +145,4 @@ pub fn expect_box<T: Real>(what: &'static str, lower: MatRef<'_, T>, upper: MatR
         }
     }
     Ok(())
-}
-
-/// One sample of a batch as a contiguous slice.
-///
-/// # Errors
-/// [`LinalgError::Strided`] if the rows of the view are not next to each other.
-pub fn column<'a, T: Real>(what: &'static str, view: MatRef<'a, T>, index: usize) -> Result<&'a [T], LinalgError> {
-    let row_stride = view.row_stride();
-    match view.col(index).try_as_col_major() {
-        Some(dense) => Ok(dense.as_slice()),
-        None => Err(LinalgError::Strided { what, row_stride }),
-    }
-}
-
-/// One sample of a batch as a contiguous mutable slice.
-///
-/// # Errors
-/// [`LinalgError::Strided`] if the rows of the view are not next to each other.
-pub fn column_mut<'a, T: Real>(
-    what: &'static str,
-    view: MatMut<'a, T>,
-    index: usize,
-) -> Result<&'a mut [T], LinalgError> {
-    let row_stride = view.row_stride();
-    match view.col_mut(index).try_as_col_major_mut() {
-        Some(dense) => Ok(dense.as_slice_mut()),
-        None => Err(LinalgError::Strided { what, row_stride }),
-    }
 }
