@@ -6,7 +6,7 @@ use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
 use faer::mat::AsMatMut;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::columns::{all_finite, column, column_mut, max_abs, step, subtract, sum_of_squares};
+use super::columns::{Extent, Finite, column, column_mut, subtract};
 use super::factor::System;
 use crate::dense::{AffineSolve, GramSide, SystemFacts};
 use crate::{LinalgError, Real, SolveConfig, SolveReport, SolveSide, expect_finite};
@@ -238,28 +238,43 @@ impl<T: Real> TwoGemm<T> {
         temps: &mut Temps<'_, T>,
         par: Par,
     ) -> Result<SolveReport, NotFinite> {
-        let batch = pass.batch();
-        let mut finite = true;
-        for j in 0..batch {
-            let solution = column_mut(pass.solution.as_mut(), j);
-            step(solution, column(pass.observed_in, j), column_mut(temps.moved.as_mut(), j));
-            finite &= all_finite(solution);
-        }
+        let arch = pulp::Arch::new();
+        let mut finite = Finite::new();
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for j in 0..pass.batch() {
+                    let moved = column_mut(temps.moved.as_mut(), j);
+                    finite.step(column_mut(pass.solution.as_mut(), j), column(pass.observed_in, j), moved);
+                }
+            },
+        );
         self.residual(temps.wanted.as_ref(), temps.moved.as_ref(), temps.rest.as_mut(), par);
+        let report = arch.dispatch(
+            #[inline(always)]
+            || self.measure(&pass, temps),
+        );
+        if finite.holds() { report.ok_or(NotFinite) } else { Err(NotFinite) }
+    }
+
+    /// What is left of the wanted corrections; `None` if it is not finite.
+    #[inline(always)]
+    fn measure(&self, pass: &AffineSolve<'_, T>, temps: &Temps<'_, T>) -> Option<SolveReport> {
         let mut report = SolveReport::direct(self.side, self.facts.rank);
-        for j in 0..batch {
-            let (rest, target) = (column(temps.rest.as_ref(), j), column(pass.target, j));
-            let (missed, length) = (sum_of_squares(rest).sqrt(), sum_of_squares(target).sqrt());
-            finite &= missed.is_finite();
-            let violation = max_abs(rest).to_f64();
-            // target = observed + wanted, so these two bound the size of both outputs.
-            let scale = max_abs(target).to_f64().max(max_abs(column(temps.wanted.as_ref(), j)).to_f64());
-            report.residual_relative =
-                report.residual_relative.max(if length > 0.0 { missed / length } else { missed });
-            report.violation_max = report.violation_max.max(violation);
-            report.unattained += usize::from(violation > self.attained_tol * scale);
+        let mut finite = true;
+        for j in 0..pass.batch() {
+            let missed = Extent::of(column(temps.rest.as_ref(), j));
+            let target = Extent::of(column(pass.target, j));
+            let wanted = Extent::of(column(temps.wanted.as_ref(), j));
+            finite &= missed.squares.is_finite();
+            let length = if target.squares > 0.0 { target.squares.sqrt() } else { 1.0 };
+            report.residual_relative = report.residual_relative.max(missed.squares.sqrt() / length);
+            report.violation_max = report.violation_max.max(missed.largest);
+            // The observed output is the target less what was wanted, so these two bound the size of both outputs.
+            let scale = target.largest.max(wanted.largest);
+            report.unattained += usize::from(missed.largest > self.attained_tol * scale);
         }
-        if finite { Ok(report) } else { Err(NotFinite) }
+        finite.then_some(report)
     }
 }
 
