@@ -56,22 +56,27 @@ impl<T: Real> Finite<T> {
         let (v, v_rest) = v[..len].as_chunks_mut::<LANES>();
         let (v0, v0_rest) = v0[..len].as_chunks::<LANES>();
         let (d, d_rest) = d[..len].as_chunks_mut::<LANES>();
+        let mut seen = self.0;
         for ((v, v0), d) in v.iter_mut().zip(v0).zip(d) {
-            self.step_lanes(v, v0, d);
+            for i in 0..LANES {
+                (v[i], d[i]) = stepped(v0[i], d[i]);
+                // 0 for finite values and NaN otherwise.
+                seen[i] += v[i] * T::ZERO;
+            }
         }
-        self.step_lanes(v_rest, v0_rest, d_rest);
+        for ((v, &v0), d) in v_rest.iter_mut().zip(v0_rest).zip(d_rest) {
+            (*v, *d) = stepped(v0, *d);
+            seen[0] += *v * T::ZERO;
+        }
+        self.0 = seen;
     }
+}
 
-    #[inline(always)]
-    fn step_lanes(&mut self, v: &mut [T], v0: &[T], d: &mut [T]) {
-        for (((seen, v), &v0), d) in self.0.iter_mut().zip(v).zip(v0).zip(d) {
-            let moved = v0 + *d;
-            *v = if *d == T::ZERO { v0 } else { moved };
-            *d = *v - v0;
-            // 0 for finite values and NaN otherwise.
-            *seen += *v * T::ZERO;
-        }
-    }
+#[inline(always)]
+fn stepped<T: Real>(v0: T, d: T) -> (T, T) {
+    let moved = v0 + d;
+    let v = if d == T::ZERO { v0 } else { moved };
+    (v, v - v0)
 }
 
 /// Size of the entries of one column.
@@ -87,17 +92,18 @@ impl Extent {
     #[inline(always)]
     pub(super) fn of<T: Real>(x: &[T]) -> Self {
         let (mut squares, mut largest) = ([0.0; LANES], [T::ZERO; LANES]);
-        let mut look = |values: &[T]| {
-            for ((squares, largest), &x) in squares.iter_mut().zip(&mut largest).zip(values) {
-                *squares += x.to_f64() * x.to_f64();
-                *largest = if x.abs() > *largest { x.abs() } else { *largest };
-            }
-        };
         let (chunks, rest) = x.as_chunks::<LANES>();
         for chunk in chunks {
-            look(chunk);
+            for i in 0..LANES {
+                let (wide, size) = (chunk[i].to_f64(), chunk[i].abs());
+                squares[i] += wide * wide;
+                largest[i] = if size > largest[i] { size } else { largest[i] };
+            }
         }
-        look(rest);
+        for &x in rest {
+            squares[0] += x.to_f64() * x.to_f64();
+            largest[0] = if x.abs() > largest[0] { x.abs() } else { largest[0] };
+        }
         let larger = |x: T, y: &T| if *y > x { *y } else { x };
         Self { squares: squares.iter().sum(), largest: largest.iter().fold(T::ZERO, larger).to_f64() }
     }

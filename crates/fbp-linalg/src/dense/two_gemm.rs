@@ -239,33 +239,58 @@ impl<T: Real> TwoGemm<T> {
         par: Par,
     ) -> Result<SolveReport, NotFinite> {
         let arch = pulp::Arch::new();
-        let mut finite = Finite::new();
-        arch.dispatch(
-            #[inline(always)]
-            || {
-                for j in 0..pass.batch() {
-                    let moved = column_mut(temps.moved.as_mut(), j);
-                    finite.step(column_mut(pass.solution.as_mut(), j), column(pass.observed_in, j), moved);
-                }
-            },
-        );
+        let solution = pass.solution.as_mut();
+        let finite = arch.dispatch(Step { solution, observed_in: pass.observed_in, moved: temps.moved.as_mut() });
         self.residual(temps.wanted.as_ref(), temps.moved.as_ref(), temps.rest.as_mut(), par);
-        let report = arch.dispatch(
-            #[inline(always)]
-            || self.measure(&pass, temps),
-        );
-        if finite.holds() { report.ok_or(NotFinite) } else { Err(NotFinite) }
+        let (wanted, rest) = (temps.wanted.as_ref(), temps.rest.as_ref());
+        let measured = arch.dispatch(Measure { wanted, rest, target: pass.target, attained_tol: self.attained_tol });
+        match measured {
+            Some(measured) if finite => Ok(SolveReport { side: self.side, rank: self.facts.rank, ..measured }),
+            _ => Err(NotFinite),
+        }
     }
+}
 
-    /// What is left of the wanted corrections; `None` if it is not finite.
+/// `solution <- observed_in + moved`, and `moved` the difference that is left after rounding; whether all is finite.
+struct Step<'a, T> {
+    solution: MatMut<'a, T>,
+    observed_in: MatRef<'a, T>,
+    moved: MatMut<'a, T>,
+}
+
+impl<T: Real> pulp::WithSimd for Step<'_, T> {
+    type Output = bool;
+
     #[inline(always)]
-    fn measure(&self, pass: &AffineSolve<'_, T>, temps: &Temps<'_, T>) -> Option<SolveReport> {
-        let mut report = SolveReport::direct(self.side, self.facts.rank);
+    fn with_simd<S: pulp::Simd>(mut self, _: S) -> bool {
+        let mut finite = Finite::new();
+        for j in 0..self.observed_in.ncols() {
+            let (solution, moved) = (column_mut(self.solution.as_mut(), j), column_mut(self.moved.as_mut(), j));
+            finite.step(solution, column(self.observed_in, j), moved);
+        }
+        finite.holds()
+    }
+}
+
+/// What is left of the wanted corrections, as a report; `None` if it is not finite.
+struct Measure<'a, T> {
+    wanted: MatRef<'a, T>,
+    rest: MatRef<'a, T>,
+    target: MatRef<'a, T>,
+    attained_tol: f64,
+}
+
+impl<T: Real> pulp::WithSimd for Measure<'_, T> {
+    type Output = Option<SolveReport>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Option<SolveReport> {
+        let mut report = SolveReport::direct(SolveSide::Nearest, 0);
         let mut finite = true;
-        for j in 0..pass.batch() {
-            let missed = Extent::of(column(temps.rest.as_ref(), j));
-            let target = Extent::of(column(pass.target, j));
-            let wanted = Extent::of(column(temps.wanted.as_ref(), j));
+        for j in 0..self.target.ncols() {
+            let missed = Extent::of(column(self.rest, j));
+            let target = Extent::of(column(self.target, j));
+            let wanted = Extent::of(column(self.wanted, j));
             finite &= missed.squares.is_finite();
             let length = if target.squares > 0.0 { target.squares.sqrt() } else { 1.0 };
             report.residual_relative = report.residual_relative.max(missed.squares.sqrt() / length);
