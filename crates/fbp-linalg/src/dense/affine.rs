@@ -1,3 +1,4 @@
+use faer::dyn_stack::StackReq;
 use faer::{MatRef, Par};
 
 use super::factor::{Factors, System};
@@ -69,6 +70,11 @@ impl<T: Real> AffinePlan<T> {
             AffineRecipe::Ridge(_) => ridge::build(&system, facts, config.lambda(), par)?,
         };
         Ok(Self { core: TwoGemm::new(&system, build, config), recipe })
+    }
+
+    /// Workspace in bytes that is enough for any plan of an `m × n` matrix, before one is built.
+    pub fn largest_scratch(shape: (usize, usize), batch: usize, par: Par) -> StackReq {
+        TwoGemm::<T>::largest_scratch(shape, batch, par)
     }
 
     /// How the system is solved.

@@ -79,17 +79,20 @@ impl<T: Real> TwoGemm<T> {
     }
 
     pub(super) fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
-        let split = Split::of(batch, par);
-        let one = self.panel_scratch(split.width);
-        if split.workers == 1 { one } else { StackReq::new::<u8>(split.workers * one.unaligned_bytes_required()) }
+        batch_scratch(batch, par, |width| self.panel_scratch(width))
+    }
+
+    /// Workspace that is enough for every plan of a `rows × cols` matrix.
+    pub(super) fn largest_scratch((rows, cols): (usize, usize), batch: usize, par: Par) -> StackReq {
+        let rank = rows.min(cols);
+        batch_scratch(batch, par, |width| sizes_scratch::<T>([rows, rows, cols, rank, rank], width))
     }
 
     fn panel_scratch(&self, width: usize) -> StackReq {
         let (rows, cols) = self.weight.shape();
         let rank = self.inner.nrows();
         let total = if self.ridge == Some(GramSide::Dual) { rank } else { 0 };
-        let sizes = [rows, rows, cols, rank, total];
-        StackReq::all_of(&sizes.map(|size| temp_mat_scratch::<T>(size, width)))
+        sizes_scratch::<T>([rows, rows, cols, rank, total], width)
     }
 
     pub(super) fn solve(
@@ -295,6 +298,8 @@ impl<T: Real> pulp::WithSimd for Measure<'_, T> {
             let length = if target.squares > 0.0 { target.squares.sqrt() } else { 1.0 };
             report.residual_relative = report.residual_relative.max(missed.squares.sqrt() / length);
             report.violation_max = report.violation_max.max(missed.largest);
+            report.violation_sum += missed.largest;
+            report.satisfied += usize::from(wanted.largest == 0.0);
             // The observed output is the target less what was wanted, so these two bound the size of both outputs.
             let scale = target.largest.max(wanted.largest);
             report.unattained += usize::from(missed.largest > self.attained_tol * scale);
@@ -322,6 +327,16 @@ impl Split {
         let width = batch.div_ceil(workers).clamp(1, PANEL);
         Self { workers, width, inner_par: if workers == 1 { par } else { Par::Seq } }
     }
+}
+
+fn batch_scratch(batch: usize, par: Par, panel: impl Fn(usize) -> StackReq) -> StackReq {
+    let split = Split::of(batch, par);
+    let one = panel(split.width);
+    if split.workers == 1 { one } else { StackReq::new::<u8>(split.workers * one.unaligned_bytes_required()) }
+}
+
+fn sizes_scratch<T: Real>(sizes: [usize; 5], width: usize) -> StackReq {
+    StackReq::all_of(&sizes.map(|size| temp_mat_scratch::<T>(size, width)))
 }
 
 /// Finds what made a batch fail: an input, or an overflow on the way to the solution.

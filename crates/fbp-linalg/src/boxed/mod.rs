@@ -1,0 +1,8 @@
+//! Box-constrained nearest points.
+mod newton;
+mod plan;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan};
