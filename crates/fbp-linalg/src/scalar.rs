@@ -4,11 +4,14 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use faer::traits::RealField;
 
+use crate::lanes::Lanes;
+
 /// The two scalars that every solver and kernel of this project works in: `f32` and `f64`.
 ///
 /// Set-up is always done in `f64`; `Real` is the type of the features that plans are applied to.
 pub trait Real:
     RealField
+    + Lanes
     + Copy
     + Default
     + Display
