@@ -159,7 +159,7 @@ pub(super) fn table(entries: &[Entry]) -> String {
     let mut text = String::from("| task | program | median | 95 % interval | rate | ours is faster by |\n");
     text.push_str("|---|---|---:|---:|---:|---:|\n");
     for entry in entries {
-        let rate = entry.work.as_ref().map_or("–".to_owned(), |work| rate(work));
+        let rate = entry.work.as_ref().map_or("–".to_owned(), rate);
         let faster = times_faster(entry, entries).map_or("–".to_owned(), |times| format!("{times:.1}×"));
         let interval = format!("{} … {}", time(entry.lower_seconds), time(entry.upper_seconds));
         let (name, median) = (entry.name(), time(entry.median_seconds));

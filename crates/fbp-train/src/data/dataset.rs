@@ -266,7 +266,7 @@ mod tests {
     fn normalising_checks_its_arguments() {
         let data = counting(3);
         let two = Normalization::new(vec![0.0; 2], vec![1.0; 2]).unwrap();
-        let mut out = vec![0.0; 12];
+        let mut out = [0.0; 12];
         let mut run =
             |indices: &[usize], norm, len: usize| data.normalise_into(indices, norm, &mut out[..len], Par::Seq);
         assert!(matches!(run(&[3], &two, 12), Err(DataError::Index { .. })));
