@@ -1,1 +1,12 @@
-//! placeholder
+//! Post-training against reconstructed feature targets: data, targets, objectives, records, reports.
+
+mod atomic;
+mod error;
+mod identity;
+pub mod record;
+mod settings;
+pub mod store;
+
+pub use error::TrainError;
+pub use identity::{DataIdentity, file_sha256};
+pub use settings::{Embedding, Objective, TargetMode};
