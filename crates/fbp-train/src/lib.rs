@@ -4,6 +4,8 @@ mod atomic;
 mod error;
 mod identity;
 pub mod record;
+pub mod records;
+pub mod report;
 mod settings;
 pub mod store;
 

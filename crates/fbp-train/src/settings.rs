@@ -35,6 +35,26 @@ pub enum Objective {
     Local,
 }
 
+/// How the learning rate changes over a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Not at all.
+    Constant,
+    /// Half a cosine, from the full rate at the first step to nearly zero at the last.
+    Cosine,
+}
+
+impl Schedule {
+    /// Factor of the learning rate at `step` of `steps`, counted from 0.
+    pub fn factor(self, step: usize, steps: usize) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps.max(1) as f64).cos()),
+        }
+    }
+}
+
 macro_rules! display_as_value {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {
@@ -46,4 +66,25 @@ macro_rules! display_as_value {
     )*};
 }
 
-display_as_value!(TargetMode, Embedding, Objective);
+display_as_value!(TargetMode, Embedding, Objective, Schedule);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosine_falls_from_one_towards_zero() {
+        assert_eq!(Schedule::Constant.factor(99, 100), 1.0);
+        let factors: Vec<f64> = (0..100).map(|step| Schedule::Cosine.factor(step, 100)).collect();
+        assert_eq!(factors[0], 1.0);
+        assert!((factors[50] - 0.5).abs() < 1e-12);
+        assert!(factors.is_sorted_by(|a, b| a > b) && factors[99] > 0.0);
+    }
+
+    #[test]
+    fn settings_print_as_they_are_typed() {
+        assert_eq!(TargetMode::Attainable.to_string(), "attainable");
+        assert_eq!(Embedding::MaxAssign.to_string(), "max-assign");
+        assert_eq!(serde_json::to_string(&Embedding::MaxAssign).unwrap(), "\"max-assign\"");
+    }
+}
