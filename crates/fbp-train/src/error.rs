@@ -108,6 +108,9 @@ pub enum TrainError {
         /// In the words of the plotting library.
         reason: String,
     },
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
     /// The worker threads cannot be started.
     #[error("cannot start the worker threads: try a smaller --threads")]
     Threads(#[from] rayon::ThreadPoolBuildError),

@@ -29,7 +29,7 @@ pub fn write_report(runs: &Runs, folder: &Path) -> Result<[PathBuf; 2], TrainErr
     prepare_folder(folder)?;
     let (page, summary) = (folder.join(PAGE_FILE), folder.join(SUMMARY_FILE));
     write_atomic(&page, page::render(runs)?.as_bytes())?;
-    crate::record::write_json(&summary, &Summary::of(runs))?;
+    crate::json::write_json(&summary, &Summary::of(runs))?;
     Ok([page, summary])
 }
 

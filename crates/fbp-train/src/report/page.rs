@@ -4,7 +4,7 @@ use super::html::{duration, escape, grouped, percent, points, push, table};
 use super::picture::{Picture, Scale};
 use super::statistics::{Group, Spread};
 use crate::TrainError;
-use crate::records::{Example, ExampleFeature, StageReport, TargetsReport};
+use crate::record::{Example, ExampleFeature, StageReport, TargetsReport};
 use crate::settings::{Embedding, TargetMode};
 
 /// The classes of Fashion-MNIST, in the order of its labels.

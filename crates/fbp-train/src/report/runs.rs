@@ -2,8 +2,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::TrainError;
-use crate::record::read_json;
-use crate::records::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
+use crate::json::read_json;
+use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
 
 /// Record of the pretraining in a folder of runs.
 pub const PRETRAIN_FILE: &str = "pretrain.json";

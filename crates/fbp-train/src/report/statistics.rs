@@ -1,4 +1,4 @@
-use crate::records::PostTrainRecord;
+use crate::record::PostTrainRecord;
 use crate::settings::Objective;
 
 /// Mean and spread of some numbers.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::identity::DataIdentity;
-use crate::record::write_json;
-use crate::records::*;
+use crate::json::write_json;
+use crate::record::*;
 use crate::settings::*;
 
 fn data() -> DataIdentity {

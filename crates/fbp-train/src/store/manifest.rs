@@ -123,7 +123,7 @@ impl Manifest {
 
     /// The settings that differ from those of `other`, for an error message; empty if none do.
     pub(super) fn differences(&self, other: &Self) -> String {
-        crate::record::differences(&self.params, &other.params)
+        crate::json::differences(&self.params, &other.params)
     }
 }
 

@@ -173,7 +173,7 @@ impl StoreWriter {
     /// # Errors
     /// [`TrainError::Write`].
     pub fn finish<R: Serialize>(&self, report: &R) -> Result<(), TrainError> {
-        crate::record::write_json(&self.folder.join(REPORT_FILE), report)
+        crate::json::write_json(&self.folder.join(REPORT_FILE), report)
     }
 
     /// The statistics of a store that was finished before.
@@ -181,7 +181,7 @@ impl StoreWriter {
     /// # Errors
     /// [`TrainError::Json`] if they cannot be understood, [`TrainError::Read`].
     pub fn finished<R: DeserializeOwned>(&self) -> Result<Option<R>, TrainError> {
-        crate::record::read_json(&self.folder.join(REPORT_FILE), "report of a target store")
+        crate::json::read_json(&self.folder.join(REPORT_FILE), "report of a target store")
     }
 
     /// Writes another file into the folder of the store.
