@@ -1,0 +1,7 @@
+//! Pooling over disjoint windows.
+
+mod max;
+mod window;
+
+pub use max::MaxPoolReverse;
+pub use window::PoolWindow;

@@ -1,0 +1,5 @@
+//! Box-constrained nearest points.
+mod newton;
+mod plan;
+mod rows;
+pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan};

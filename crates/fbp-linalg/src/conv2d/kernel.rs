@@ -1,0 +1,225 @@
+use faer::Par;
+use faer::dyn_stack::{MemStack, StackReq};
+
+use super::{Conv2dGeometry, adjoint, forward, weight_grad};
+use crate::{LinalgError, Real};
+
+/// Arguments of [`Conv2d::forward`].
+///
+/// # Shapes
+/// `input`: `[N, C, H, W]`; `weight`: `[out_channels, C / groups, kernel height, kernel width]`; `bias`:
+/// `[out_channels]`; `output` (overwritten): `[N, out_channels, out height, out width]`. All row-major.
+#[derive(Debug)]
+pub struct ConvForward<'a, T> {
+    /// Features before the layer.
+    pub input: &'a [T],
+    /// Weights of the layer.
+    pub weight: &'a [T],
+    /// Bias per output channel; `None` is zero.
+    pub bias: Option<&'a [T]>,
+    /// Features after the layer; whatever it held is lost.
+    pub output: &'a mut [T],
+}
+
+/// Arguments of [`Conv2d::adjoint`].
+///
+/// # Shapes
+/// `cotangent`: as the output of the forward pass; `input_grad` (overwritten): as its input.
+#[derive(Debug)]
+pub struct ConvAdjoint<'a, T> {
+    /// Gradient with respect to the output.
+    pub cotangent: &'a [T],
+    /// Weights of the layer.
+    pub weight: &'a [T],
+    /// Gradient with respect to the input; whatever it held is lost.
+    pub input_grad: &'a mut [T],
+}
+
+/// Arguments of [`Conv2d::weight_grad`].
+///
+/// # Shapes
+/// `input` and `cotangent`: as the input and the output of the forward pass; `weight_grad` and `bias_grad`
+/// (overwritten): as its weights and its bias. Both gradients are sums over the batch.
+#[derive(Debug)]
+pub struct ConvWeightGrad<'a, T> {
+    /// Features before the layer.
+    pub input: &'a [T],
+    /// Gradient with respect to the output.
+    pub cotangent: &'a [T],
+    /// Gradient with respect to the weights; whatever it held is lost.
+    pub weight_grad: &'a mut [T],
+    /// Gradient with respect to the bias, if wanted; whatever it held is lost.
+    pub bias_grad: Option<&'a mut [T]>,
+}
+
+/// Kernel object of one convolution geometry: immutable, `Send + Sync`, shared by every batch and both scalars.
+///
+/// With weights `w`, stride `s`, padding `p` and dilation `d` (written for one axis and one group)
+/// `y[o, i] = b[o] + Σ_{c,k} w[o, c, k] x[c, i·s + k·d - p]`, where `x` is 0 outside the image.
+///
+/// The number of samples follows from the length of the slices. Nothing is allocated: scratch memory comes from the
+/// caller, who asks the `*_scratch` methods for its size once.
+///
+/// ```
+/// use faer::{Par, dyn_stack::{MemBuffer, MemStack}};
+/// use fbp_linalg::{FeatureShape, conv2d::{Conv2d, Conv2dParams, ConvForward}};
+///
+/// let geometry = Conv2dParams::new(FeatureShape::image(1, 2, 3), 1, [1, 2]).check()?;
+/// let conv = Conv2d::new(geometry);
+/// let mut output = [0.0_f32; 4];
+/// let mut memory = MemBuffer::new(conv.forward_scratch::<f32>(1, Par::Seq));
+/// conv.forward(
+///     ConvForward { input: &[1., 2., 4., 3., 5., 9.], weight: &[-1., 1.], bias: None, output: &mut output },
+///     Par::Seq,
+///     MemStack::new(&mut memory),
+/// )?;
+/// assert_eq!(output, [1., 2., 2., 4.]);
+/// # Ok::<(), fbp_linalg::LinalgError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    geometry: Conv2dGeometry,
+}
+
+impl Conv2d {
+    /// Kernel object of a geometry.
+    pub fn new(geometry: Conv2dGeometry) -> Self {
+        Self { geometry }
+    }
+
+    /// The geometry.
+    pub const fn geometry(&self) -> &Conv2dGeometry {
+        &self.geometry
+    }
+
+    /// Scratch memory of [`forward`](Self::forward) for `batch` samples.
+    pub fn forward_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        forward::scratch::<T>(self, batch, par)
+    }
+
+    /// Applies the convolution to every sample of a batch.
+    ///
+    /// # Errors
+    /// [`LinalgError::Length`] if a slice does not have the documented shape.
+    ///
+    /// # Panics
+    /// If `stack` holds less than [`forward_scratch`](Self::forward_scratch).
+    pub fn forward<T: Real>(
+        &self,
+        args: ConvForward<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let g = &self.geometry;
+        let batch = batch_of("conv2d: input", args.input.len(), g.in_len())?;
+        expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
+        expect_len("conv2d: output", args.output.len(), batch * g.out_len())?;
+        if let Some(bias) = args.bias {
+            expect_len("conv2d: bias", bias.len(), g.out_shape().channels)?;
+        }
+        forward::run(self, args, par, stack);
+        Ok(())
+    }
+
+    /// Scratch memory of [`adjoint`](Self::adjoint) for `batch` samples.
+    pub fn adjoint_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        adjoint::scratch::<T>(self, batch, par)
+    }
+
+    /// Applies the transposed linear map to every sample: the gradient with respect to the input.
+    ///
+    /// # Errors
+    /// [`LinalgError::Length`] if a slice does not have the documented shape.
+    ///
+    /// # Panics
+    /// If `stack` holds less than [`adjoint_scratch`](Self::adjoint_scratch).
+    pub fn adjoint<T: Real>(
+        &self,
+        args: ConvAdjoint<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let g = &self.geometry;
+        let batch = batch_of("conv2d: cotangent", args.cotangent.len(), g.out_len())?;
+        expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
+        expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
+        adjoint::run(self, args, par, stack);
+        Ok(())
+    }
+
+    /// Scratch memory of [`weight_grad`](Self::weight_grad) for `batch` samples.
+    pub fn weight_grad_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        weight_grad::scratch::<T>(self, batch, par)
+    }
+
+    /// Gradients with respect to the weights and, if wanted, the bias, summed over the batch; 0 for an empty batch.
+    ///
+    /// # Errors
+    /// [`LinalgError::Length`] if a slice does not have the documented shape.
+    ///
+    /// # Panics
+    /// If `stack` holds less than [`weight_grad_scratch`](Self::weight_grad_scratch).
+    pub fn weight_grad<T: Real>(
+        &self,
+        args: ConvWeightGrad<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let g = &self.geometry;
+        let batch = batch_of("conv2d: input", args.input.len(), g.in_len())?;
+        expect_len("conv2d: cotangent", args.cotangent.len(), batch * g.out_len())?;
+        expect_len("conv2d: weight gradient", args.weight_grad.len(), g.weight_len())?;
+        if let Some(bias_grad) = &args.bias_grad {
+            expect_len("conv2d: bias gradient", bias_grad.len(), g.out_shape().channels)?;
+        }
+        weight_grad::run(self, args, par, stack);
+        Ok(())
+    }
+}
+
+pub(super) fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), LinalgError> {
+    if found == expected { Ok(()) } else { Err(LinalgError::Length { what, expected, found }) }
+}
+
+/// Number of samples in a slice; the error names the next larger whole number of samples.
+fn batch_of(what: &'static str, found: usize, sample: usize) -> Result<usize, LinalgError> {
+    let batch = found.div_ceil(sample);
+    expect_len(what, found, batch * sample).map(|()| batch)
+}
+
+/// One output row under one tap: products of `weight` with `input[j·s - shift]` for the columns `cols`.
+pub(super) struct TapRow {
+    pub(super) weight: usize,
+    pub(super) input: usize,
+    pub(super) shift: usize,
+    pub(super) output: usize,
+    pub(super) cols: std::ops::Range<usize>,
+}
+
+impl Conv2d {
+    pub(super) fn for_each_row(&self, mut visit: impl FnMut(TapRow)) {
+        let g = &self.geometry;
+        let (input, output) = (g.in_shape(), g.out_shape());
+        let [co_all, ci, kh, kw] = g.weight_shape();
+        let co = g.out_channels_per_group();
+        let ([sh, sw], [dh, dw], [ph, pw]) = (g.stride(), g.dilation(), g.padding());
+        for o in 0..co_all {
+            for (c, k, l) in (0..ci).flat_map(|c| (0..kh).flat_map(move |k| (0..kw).map(move |l| (c, k, l)))) {
+                let first = pw.saturating_sub(l * dw).div_ceil(sw);
+                let end = (input.width + pw).saturating_sub(l * dw).div_ceil(sw).min(output.width);
+                for i in 0..output.height {
+                    let Some(row) = (i * sh + k * dh).checked_sub(ph).filter(|&row| row < input.height) else {
+                        continue;
+                    };
+                    visit(TapRow {
+                        weight: ((o * ci + c) * kh + k) * kw + l,
+                        input: ((o / co * ci + c) * input.height + row) * input.width + l * dw,
+                        shift: pw,
+                        output: (o * output.height + i) * output.width,
+                        cols: first.min(end)..end,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The one two-dimensional convolution of this project: forward, adjoint and weight gradient on plain slices.
+//!
+//! What is called a convolution here is, as everywhere in deep learning, a correlation: the kernel is not mirrored.
+//! Any stride, padding and dilation, each per axis, and groups; `f32` and `f64`; batches in row-major
+//! `[N, C, H, W]` order. [`Conv2dParams`] describes one, [`Conv2dGeometry`] is the checked description,
+//! [`Conv2d`] the kernel object that is built once and applied to every batch with the caller's scratch memory.
+
+mod adjoint;
+mod dense;
+mod forward;
+mod geometry;
+mod kernel;
+#[cfg(any(test, feature = "testkit"))]
+pub mod naive;
+#[cfg(test)]
+mod tests;
+mod weight_grad;
+
+pub use geometry::{Conv2dGeometry, Conv2dParams};
+pub use kernel::{Conv2d, ConvAdjoint, ConvForward, ConvWeightGrad};
