@@ -6,8 +6,10 @@
 
 mod boxed;
 pub mod conv2d;
+pub mod dense;
 mod error;
 mod parallel;
+mod params;
 #[cfg(any(test, feature = "testkit"))]
 pub mod qp_oracle;
 mod report;
@@ -20,6 +22,7 @@ mod views;
 pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape};
 pub use parallel::{SplitBatch, for_each_part, parts_scratch};
+pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::Real;
 pub use shape::FeatureShape;

@@ -3,6 +3,8 @@
 mod correct;
 mod report;
 mod reverse;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod workspace;
 

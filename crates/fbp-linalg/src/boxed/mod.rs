@@ -2,4 +2,7 @@
 mod newton;
 mod plan;
 mod rows;
+#[cfg(test)]
+mod tests;
+
 pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan};

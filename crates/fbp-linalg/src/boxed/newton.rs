@@ -20,6 +20,9 @@ use faer::{MatMut, Par};
 use super::rows::{GramSelection, SystemRows};
 use crate::Real;
 
+/// Newton steps that may overshoot the maximum along their direction; later ones must raise the dual.
+const FREE_STEPS: usize = 20;
+
 /// Caps and tolerances of the dual solver; all finite.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NewtonLimits {
@@ -27,13 +30,19 @@ pub(super) struct NewtonLimits {
     pub(super) newton_steps: usize,
     /// Moves of the proximal centre per sample.
     pub(super) outer_steps: usize,
+    /// Proximal weight ε relative to the mean squared row norm. Any value gives the same limit: a small one needs
+    /// fewer moves of the centre, a large one keeps the multipliers of infeasible problems, about `violation/ε`,
+    /// small enough for their rounding.
+    pub(super) proximal_weight: f64,
+    /// The distance to the box has settled when a move of the centre leaves more than this share of it.
+    pub(super) settled_ratio: f64,
 }
 
 /// The exact dual solver for one matrix.
 #[derive(Clone, Debug)]
 pub(super) struct DualNewton<T> {
     rows: SystemRows<T>,
-    /// Proximal weight ε, relative to the mean squared row norm.
+    /// Proximal weight ε.
     epsilon: T,
     /// Largest row norm, for tolerances.
     row_norm: T,
@@ -107,8 +116,7 @@ impl<T: Real> DualNewton<T> {
             largest = largest.max(norm_sq);
         }
         let mean = if sum > 0.0 { sum / a.nrows() as f64 } else { 1.0 };
-        // ε well above rounding in the Gram matrix, well below its useful eigenvalues; any value gives the same limit.
-        let epsilon = T::from_f64(mean) * T::EPSILON * T::from_f64(64.0);
+        let epsilon = T::from_f64(mean * limits.proximal_weight);
         Self { rows, epsilon, row_norm: T::from_f64(largest.sqrt()), limits }
     }
 
@@ -180,13 +188,15 @@ impl<T: Real> DualNewton<T> {
         stack: &mut MemStack,
     ) -> SampleOutcome {
         let tolerance = self.tolerance(&sample);
-        let mut outcome = SampleOutcome { tolerance: tolerance.to_f64(), ..Default::default() };
+        let mut outcome = SampleOutcome::default();
         let mut least = T::INFINITY;
         let mut violation = T::INFINITY;
         self.move_to_lambda(&sample, solution, work);
-        for outer in 0..self.limits.outer_steps {
+        for _ in 0..self.limits.outer_steps {
             let inner_converged = self.inner(&sample, solution, work, tolerance, &mut outcome, stack);
             violation = worst_violation(&sample, work.image);
+            let tolerance = tolerance + self.rounding(work.lambda);
+            outcome.tolerance = tolerance.to_f64();
             if violation <= tolerance {
                 outcome.converged = true;
                 break;
@@ -194,13 +204,13 @@ impl<T: Real> DualNewton<T> {
             if !inner_converged {
                 break;
             }
-            // Infeasible: the violation has settled at its smallest value.
-            let settled = violation >= least * T::from_f64(0.999) && outer >= 3;
-            if settled {
+            // The distance to the box never grows; where it no longer shrinks, the problem is infeasible.
+            let distance = squared_distance(&sample, work.image).sqrt();
+            if distance >= least * T::from_f64(self.limits.settled_ratio) {
                 outcome.converged = true;
                 break;
             }
-            least = least.min(violation);
+            least = distance;
             work.centre.copy_from_slice(work.lambda);
         }
         outcome.violation = violation.to_f64();
@@ -220,14 +230,14 @@ impl<T: Real> DualNewton<T> {
     ) -> bool {
         loop {
             let worst = self.dual_gradient(sample, work.lambda, work.image, work.centre, work.gradient);
-            if worst <= tolerance * T::from_f64(0.5) {
+            if worst <= tolerance * T::from_f64(0.5) + self.rounding(work.lambda) {
                 return true;
             }
             if outcome.iters == self.limits.newton_steps {
                 return false;
             }
             outcome.iters += 1;
-            if !self.newton_step(sample, solution, work, outcome.iters == 1, stack) {
+            if !self.newton_step(sample, solution, work, outcome.iters, stack) {
                 return false;
             }
         }
@@ -277,42 +287,109 @@ impl<T: Real> DualNewton<T> {
         sample: &Sample<'_, T>,
         solution: &mut [T],
         work: &mut Work<'_, T>,
-        first: bool,
+        steps: usize,
         stack: &mut MemStack,
     ) -> bool {
-        let size = self.select(sample, work, first);
+        let size = self.select(sample, work, steps == 1);
         if !self.direction(size, work, stack) {
             return false;
         }
         work.previous.copy_from_slice(work.lambda);
-        let mut slope = T::ZERO;
-        for i in 0..work.step.len() {
-            slope = slope + work.step[i] * work.gradient[i];
+        let slope = inner_product(work.step, work.gradient);
+        for i in 0..work.lambda.len() {
+            let next = work.previous[i] + work.step[i];
+            // A multiplier that changes sides, or leaves zero on the wrong one, stops at zero.
+            let crossed =
+                next * work.previous[i] < T::ZERO || next * work.gradient[i] < T::ZERO && work.previous[i] == T::ZERO;
+            let equality = sample.lower[i] == sample.upper[i];
+            work.lambda[i] = if crossed && !equality { T::ZERO } else { next };
         }
-        let mut length = T::ONE;
-        for _ in 0..30 {
-            for i in 0..work.lambda.len() {
-                let next = work.previous[i] + length * work.step[i];
-                // A multiplier that changes sides stops at zero, unless its row is an equality.
-                let crossed = next * work.previous[i] < T::ZERO && sample.lower[i] != sample.upper[i];
-                let wrong_side = (next > T::ZERO && sample.lower[i] == T::NEG_INFINITY)
-                    || (next < T::ZERO && sample.upper[i] == T::INFINITY);
-                work.lambda[i] = if crossed || wrong_side { T::ZERO } else { next };
+        // The dual is concave, so its slope at the end of the step tells whether the step went too far. A small
+        // overshoot usually pays, but without end it could go round in circles.
+        let overshoot = if steps <= FREE_STEPS { T::from_f64(0.5) } else { T::ZERO };
+        if self.slope_at_lambda(sample, solution, work) >= -overshoot * slope {
+            return true;
+        }
+        self.guarded_step(size, sample, solution, work, stack)
+    }
+
+    /// The step for kinks and degenerate rows: blocked rows are left out, no multiplier crosses zero, and the slope
+    /// of the dual along the step is brought near zero. Every such step raises the dual.
+    #[cold]
+    #[inline(never)]
+    fn guarded_step(
+        &self,
+        mut size: usize,
+        sample: &Sample<'_, T>,
+        solution: &mut [T],
+        work: &mut Work<'_, T>,
+        stack: &mut MemStack,
+    ) -> bool {
+        // `work.trial` held the gradient of the rejected step; `work.gradient` is still that of `work.previous`.
+        loop {
+            let kept = drop_blocked_rows(sample, work);
+            if kept == size {
+                break;
             }
-            self.move_to_lambda(sample, solution, work);
-            // The dual is concave: its slope along the step tells whether the step went too far.
-            self.dual_gradient(sample, work.lambda, work.image, work.centre, work.trial);
-            let mut end_slope = T::ZERO;
-            for i in 0..work.lambda.len() {
-                end_slope = end_slope + work.trial[i] * (work.lambda[i] - work.previous[i]);
+            size = kept;
+            if size == 0 || !self.direction(size, work, stack) {
+                return false;
             }
-            if end_slope >= -T::from_f64(0.5) * length * slope {
+        }
+        let slope = inner_product(work.step, work.gradient);
+        let mut longest = T::ONE;
+        let mut blocker = None;
+        for i in 0..work.step.len() {
+            let inequality = sample.lower[i] != sample.upper[i];
+            if inequality && work.previous[i] * work.step[i] < T::ZERO && -work.previous[i] / work.step[i] < longest {
+                longest = -work.previous[i] / work.step[i];
+                blocker = Some(i);
+            }
+        }
+        let (mut low, mut high) = (T::ZERO, longest);
+        let mut length = longest;
+        for _ in 0..80 {
+            for i in 0..work.lambda.len() {
+                work.lambda[i] = work.previous[i] + length * work.step[i];
+            }
+            if let (Some(blocker), true) = (blocker, length == longest) {
+                work.lambda[blocker] = T::ZERO;
+            }
+            let end = self.slope_at_lambda(sample, solution, work) / length;
+            if end < T::ZERO {
+                high = length;
+            } else if end > T::from_f64(0.5) * slope && length < longest {
+                low = length;
+            } else {
                 return true;
             }
-            let shrink = (slope * length / (slope * length - end_slope)).max(T::from_f64(0.1));
-            length = length * shrink.min(T::from_f64(0.7));
+            length = if low == T::ZERO {
+                high * T::from_f64(0.03)
+            } else if high > low * T::from_f64(16.0) {
+                (low * high).sqrt()
+            } else {
+                (low + high) * T::from_f64(0.5)
+            };
         }
-        false
+        low > T::ZERO
+    }
+
+    /// Moves to `work.lambda` and returns the slope of the dual there, along the way from `work.previous`.
+    #[inline(always)]
+    fn slope_at_lambda(&self, sample: &Sample<'_, T>, solution: &mut [T], work: &mut Work<'_, T>) -> T {
+        self.move_to_lambda(sample, solution, work);
+        self.dual_gradient(sample, work.lambda, work.image, work.centre, work.trial);
+        let mut slope = T::ZERO;
+        for i in 0..work.lambda.len() {
+            let mut gradient = work.trial[i];
+            if work.lambda[i] == T::ZERO && work.previous[i] != T::ZERO {
+                // The way ends at the kink of this row: its slope is the one on the side that it came from.
+                let goal = if work.previous[i] > T::ZERO { sample.lower[i] } else { sample.upper[i] };
+                gradient = goal - work.image[i] + self.epsilon * work.centre[i];
+            }
+            slope = slope + gradient * (work.lambda[i] - work.previous[i]);
+        }
+        slope
     }
 
     /// Fills `work.free`, `work.position`; returns the number of selected rows.
@@ -375,6 +452,13 @@ impl<T: Real> DualNewton<T> {
         work.step.iter().all(|step| step.is_finite())
     }
 
+    /// Rounding of the image of `v0 + Aᵀλ`.
+    #[inline(always)]
+    fn rounding(&self, lambda: &[T]) -> T {
+        let sum = lambda.iter().fold(T::ZERO, |sum, &weight| sum + weight.abs());
+        T::EPSILON * self.row_norm * self.row_norm * sum
+    }
+
     /// Violations below this are rounding: it grows with the row norm, the point and the length of a row.
     #[inline(always)]
     fn tolerance(&self, sample: &Sample<'_, T>) -> T {
@@ -389,6 +473,38 @@ impl<T: Real> DualNewton<T> {
         }
         T::EPSILON * T::from_f64(16.0) * (self.row_norm * start_sq.sqrt() + image)
     }
+}
+
+/// Takes rows that would leave zero against their gradient out of the selection; returns how many are left.
+fn drop_blocked_rows<T: Real>(sample: &Sample<'_, T>, work: &mut Work<'_, T>) -> usize {
+    let mut size = 0;
+    for i in 0..work.position.len() {
+        if work.position[i] == u32::MAX {
+            continue;
+        }
+        let blocked = work.previous[i] == T::ZERO
+            && work.step[i] * work.gradient[i] < T::ZERO
+            && sample.lower[i] != sample.upper[i];
+        work.position[i] = if blocked { u32::MAX } else { size };
+        size += u32::from(!blocked);
+    }
+    size as usize
+}
+
+#[inline(always)]
+fn inner_product<T: Real>(a: &[T], b: &[T]) -> T {
+    a.iter().zip(b).fold(T::ZERO, |sum, (&a, &b)| sum + a * b)
+}
+
+/// Squared Euclidean distance of `image` to its box.
+#[inline(always)]
+fn squared_distance<T: Real>(sample: &Sample<'_, T>, image: &[T]) -> T {
+    let mut sum = T::ZERO;
+    for i in 0..image.len() {
+        let gap = image[i].clip(sample.lower[i], sample.upper[i]) - image[i];
+        sum = sum + gap * gap;
+    }
+    sum
 }
 
 /// Largest distance of a row of `image` to its box.

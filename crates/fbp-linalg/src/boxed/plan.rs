@@ -22,8 +22,20 @@ pub struct BoxedPlan<T> {
 /// Largest number of rows or columns of a [`BoxedPlan`].
 pub const BOXED_LIMIT: usize = 4096;
 
-const FAST: NewtonLimits = NewtonLimits { newton_steps: 60, outer_steps: 40 };
-const CAREFUL: NewtonLimits = NewtonLimits { newton_steps: 400, outer_steps: 60 };
+/// Limits of the first try, in the scalar of the batch.
+fn fast_limits<T: Real>() -> NewtonLimits {
+    NewtonLimits { newton_steps: 30, outer_steps: 20, proximal_weight: 64.0 * T::EPSILON.to_f64(), settled_ratio: 0.9 }
+}
+
+/// Limits of the second try, always in `f64`.
+fn careful_limits() -> NewtonLimits {
+    NewtonLimits {
+        newton_steps: 1000,
+        outer_steps: 400,
+        proximal_weight: f64::EPSILON.sqrt(),
+        settled_ratio: 1.0 - 1e-8,
+    }
+}
 
 /// The views of one box-constrained solve.
 #[derive(Debug)]
@@ -87,7 +99,7 @@ impl<T: Real> BoxedPlan<T> {
             return Err(LinalgError::TooLarge { what: "boxed nearest point", rows, cols, limit: BOXED_LIMIT });
         }
         expect_finite("boxed: A", a)?;
-        Ok(Self { fast: DualNewton::new(a, FAST), careful: DualNewton::new(a, CAREFUL) })
+        Ok(Self { fast: DualNewton::new(a, fast_limits::<T>()), careful: DualNewton::new(a, careful_limits()) })
     }
 
     /// Number of rows `m` and columns `n` of `A`.
@@ -181,113 +193,5 @@ impl<T: Real> BoxedPlan<T> {
         // The data of the sample carry the rounding of `T`, so nothing below that counts as a violation.
         outcome.tolerance *= T::EPSILON.to_f64() / f64::EPSILON;
         outcome
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use faer::Mat;
-    use faer::dyn_stack::MemBuffer;
-    fn rngf(s: &mut u64) -> f64 {
-        *s ^= *s << 13;
-        *s ^= *s >> 7;
-        *s ^= *s << 17;
-        (*s >> 11) as f64 / (1u64 << 53) as f64
-    }
-    fn normal(s: &mut u64) -> f64 {
-        (0..12).map(|_| rngf(s)).sum::<f64>() - 6.0
-    }
-    fn conv(ci: usize, co: usize, k: usize, h: usize, s: &mut u64) -> Mat<f64> {
-        let o = h - k + 1;
-        let mut a = Mat::zeros(co * o * o, ci * h * h);
-        let w: Vec<f64> = (0..co * ci * k * k).map(|_| normal(s) / ((ci * k * k) as f64).sqrt()).collect();
-        for c in 0..co {
-            for d in 0..ci {
-                for y in 0..o {
-                    for x in 0..o {
-                        for p in 0..k {
-                            for q in 0..k {
-                                a[(c * o * o + y * o + x, d * h * h + (y + p) * h + x + q)] =
-                                    w[((c * ci + d) * k + p) * k + q];
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        a
-    }
-    fn run<T: Real>(ci: usize, co: usize, h: usize, n: usize) {
-        let mut s = 88172645463325252u64;
-        let k = 5;
-        let o = h - k + 1;
-        let a = conv(ci, co, k, h, &mut s);
-        let plan = BoxedPlan::<T>::new(a.as_ref()).unwrap();
-        let nn = ci * h * h;
-        let m = co * o * o;
-        let v0 = Mat::from_fn(nn, n, |_, _| normal(&mut s).max(0.0));
-        let b = -0.1;
-        let w0 = &a * &v0;
-        let mut lo = Mat::from_fn(m, n, |_, _| f64::NEG_INFINITY);
-        let mut hi = Mat::from_fn(m, n, |_, _| f64::INFINITY);
-        for j in 0..n {
-            for c in 0..co {
-                for y in 0..o / 2 {
-                    for x in 0..o / 2 {
-                        let idx = |p: usize, q: usize| c * o * o + (2 * y + p) * o + 2 * x + q;
-                        let all = [idx(0, 0), idx(0, 1), idx(1, 0), idx(1, 1)];
-                        let best = *all.iter().max_by(|&&p, &&q| w0[(p, j)].total_cmp(&w0[(q, j)])).unwrap();
-                        let t = ((w0[(best, j)] + b).max(0.0)
-                            + 0.2 * normal(&mut s) * if rngf(&mut s) < 0.7 { 1.0 } else { 0.0 })
-                        .max(0.0);
-                        for i in all {
-                            hi[(i, j)] = t - b;
-                        }
-                        if t > 0.0 {
-                            lo[(best, j)] = t - b;
-                        }
-                    }
-                }
-            }
-        }
-        let cv = |m: &Mat<f64>| Mat::from_fn(m.nrows(), m.ncols(), |i, j| T::from_f64(m[(i, j)]));
-        let (v0, w0, lo, hi) = (cv(&v0), cv(&w0), cv(&lo), cv(&hi));
-        let mut out = Mat::<T>::zeros(nn, n);
-        let mut mem = MemBuffer::new(plan.solve_scratch(n, Par::Seq));
-        let t = std::time::Instant::now();
-        let r = plan
-            .solve(
-                BoxedPass {
-                    observed_in: v0.as_ref(),
-                    observed_out: w0.as_ref(),
-                    lower: lo.as_ref(),
-                    upper: hi.as_ref(),
-                    bounds: (T::ZERO, T::INFINITY),
-                    solution: out.as_mut(),
-                },
-                Par::Seq,
-                MemStack::new(&mut mem),
-            )
-            .unwrap();
-        let dt = t.elapsed();
-        let d = &out - &v0;
-        eprintln!(
-            "{} {ci}->{co} h{h}: {:?} per sample, mean iters {:.2}, viol {:e}, unattained {}, dist {:.4} {:?}",
-            T::NAME,
-            dt / n as u32,
-            r.iters,
-            r.violation_max,
-            r.unattained,
-            (d.norm_l2().to_f64() / v0.norm_l2().to_f64()),
-            r.stop
-        );
-    }
-    #[test]
-    fn speed() {
-        run::<f32>(3, 3, 12, 200);
-        run::<f64>(3, 3, 12, 200);
-        run::<f32>(10, 20, 12, 4);
-        run::<f64>(10, 20, 12, 4);
     }
 }

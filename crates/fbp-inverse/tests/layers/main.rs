@@ -1,0 +1,5 @@
+//! Oracles and conformance of the layer inverses.
+
+mod embedding;
+mod max_pool;
+mod passes;
