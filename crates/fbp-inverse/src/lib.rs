@@ -9,6 +9,8 @@ mod operator;
 mod range;
 mod report;
 mod target;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use chain::{
     BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, Margins, ReverseChain, TargetMode,

@@ -8,6 +8,7 @@ mod boxed;
 pub mod conv2d;
 pub mod dense;
 mod error;
+mod lanes;
 mod parallel;
 mod params;
 #[cfg(any(test, feature = "testkit"))]
@@ -19,8 +20,9 @@ mod shape;
 pub mod testkit;
 mod views;
 
-pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan};
+pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape};
+pub use lanes::Lanes;
 pub use parallel::{SplitBatch, for_each_part, parts_scratch};
 pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};

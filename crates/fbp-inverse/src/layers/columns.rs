@@ -158,7 +158,7 @@ impl<T: Real, K: SampleReverse<T>> NullaryFnOnce for ReverseBlock<'_, '_, T, K> 
                 outcome.violation = T::ZERO;
             }
             let violation = outcome.violation.to_f64();
-            report.unattained += usize::from(!(outcome.violation <= outcome.tolerance));
+            report.unattained += usize::from(outcome.violation > outcome.tolerance);
             report.violation_max = report.violation_max.max(violation);
             report.violation_sum += violation;
             let (distance, observed) = squared_norms(target.point, sample.observed_in);

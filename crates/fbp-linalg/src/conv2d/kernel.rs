@@ -1,7 +1,9 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::{Conv2dGeometry, adjoint, forward, weight_grad};
+use super::correlate::{CorrelateArgs, Correlation};
+use super::weight_grad::WeightGrad;
+use super::{Conv2dGeometry, plan};
 use crate::{LinalgError, Real};
 
 /// Arguments of [`Conv2d::forward`].
@@ -79,12 +81,20 @@ pub struct ConvWeightGrad<'a, T> {
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     geometry: Conv2dGeometry,
+    forward: Correlation,
+    adjoint: Correlation,
+    weight_grad: WeightGrad,
 }
 
 impl Conv2d {
     /// Kernel object of a geometry.
     pub fn new(geometry: Conv2dGeometry) -> Self {
-        Self { geometry }
+        Self {
+            geometry,
+            forward: plan::forward(&geometry),
+            adjoint: plan::adjoint(&geometry),
+            weight_grad: plan::weight_grad(&geometry),
+        }
     }
 
     /// The geometry.
@@ -94,7 +104,7 @@ impl Conv2d {
 
     /// Scratch memory of [`forward`](Self::forward) for `batch` samples.
     pub fn forward_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        forward::scratch::<T>(self, batch, par)
+        self.forward.scratch::<T>(batch, par)
     }
 
     /// Applies the convolution to every sample of a batch.
@@ -117,13 +127,14 @@ impl Conv2d {
         if let Some(bias) = args.bias {
             expect_len("conv2d: bias", bias.len(), g.out_shape().channels)?;
         }
-        forward::run(self, args, par, stack);
+        let ConvForward { input, weight, bias, output } = args;
+        self.forward.run(CorrelateArgs { input, weight, bias, output }, par, stack);
         Ok(())
     }
 
     /// Scratch memory of [`adjoint`](Self::adjoint) for `batch` samples.
     pub fn adjoint_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        adjoint::scratch::<T>(self, batch, par)
+        self.adjoint.scratch::<T>(batch, par)
     }
 
     /// Applies the transposed linear map to every sample: the gradient with respect to the input.
@@ -143,13 +154,14 @@ impl Conv2d {
         let batch = batch_of("conv2d: cotangent", args.cotangent.len(), g.out_len())?;
         expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
         expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
-        adjoint::run(self, args, par, stack);
+        let ConvAdjoint { cotangent: input, weight, input_grad: output } = args;
+        self.adjoint.run(CorrelateArgs { input, weight, bias: None, output }, par, stack);
         Ok(())
     }
 
     /// Scratch memory of [`weight_grad`](Self::weight_grad) for `batch` samples.
     pub fn weight_grad_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        weight_grad::scratch::<T>(self, batch, par)
+        self.weight_grad.scratch::<T>(batch, par)
     }
 
     /// Gradients with respect to the weights and, if wanted, the bias, summed over the batch; 0 for an empty batch.
@@ -172,7 +184,7 @@ impl Conv2d {
         if let Some(bias_grad) = &args.bias_grad {
             expect_len("conv2d: bias gradient", bias_grad.len(), g.out_shape().channels)?;
         }
-        weight_grad::run(self, args, par, stack);
+        self.weight_grad.run(args, par, stack);
         Ok(())
     }
 }
@@ -185,41 +197,4 @@ pub(super) fn expect_len(what: &'static str, found: usize, expected: usize) -> R
 fn batch_of(what: &'static str, found: usize, sample: usize) -> Result<usize, LinalgError> {
     let batch = found.div_ceil(sample);
     expect_len(what, found, batch * sample).map(|()| batch)
-}
-
-/// One output row under one tap: products of `weight` with `input[j·s - shift]` for the columns `cols`.
-pub(super) struct TapRow {
-    pub(super) weight: usize,
-    pub(super) input: usize,
-    pub(super) shift: usize,
-    pub(super) output: usize,
-    pub(super) cols: std::ops::Range<usize>,
-}
-
-impl Conv2d {
-    pub(super) fn for_each_row(&self, mut visit: impl FnMut(TapRow)) {
-        let g = &self.geometry;
-        let (input, output) = (g.in_shape(), g.out_shape());
-        let [co_all, ci, kh, kw] = g.weight_shape();
-        let co = g.out_channels_per_group();
-        let ([sh, sw], [dh, dw], [ph, pw]) = (g.stride(), g.dilation(), g.padding());
-        for o in 0..co_all {
-            for (c, k, l) in (0..ci).flat_map(|c| (0..kh).flat_map(move |k| (0..kw).map(move |l| (c, k, l)))) {
-                let first = pw.saturating_sub(l * dw).div_ceil(sw);
-                let end = (input.width + pw).saturating_sub(l * dw).div_ceil(sw).min(output.width);
-                for i in 0..output.height {
-                    let Some(row) = (i * sh + k * dh).checked_sub(ph).filter(|&row| row < input.height) else {
-                        continue;
-                    };
-                    visit(TapRow {
-                        weight: ((o * ci + c) * kh + k) * kw + l,
-                        input: ((o / co * ci + c) * input.height + row) * input.width + l * dw,
-                        shift: pw,
-                        output: (o * output.height + i) * output.width,
-                        cols: first.min(end)..end,
-                    });
-                }
-            }
-        }
-    }
 }

@@ -5,15 +5,18 @@
 //! `[N, C, H, W]` order. [`Conv2dParams`] describes one, [`Conv2dGeometry`] is the checked description,
 //! [`Conv2d`] the kernel object that is built once and applied to every batch with the caller's scratch memory.
 
-mod adjoint;
+mod correlate;
 mod dense;
-mod forward;
 mod geometry;
+mod gram_tile;
 mod kernel;
 #[cfg(any(test, feature = "testkit"))]
 pub mod naive;
+mod plan;
+mod source;
 #[cfg(test)]
 mod tests;
+mod tile;
 mod weight_grad;
 
 pub use geometry::{Conv2dGeometry, Conv2dParams};

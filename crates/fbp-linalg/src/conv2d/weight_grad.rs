@@ -1,30 +1,290 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
 
-use super::{Conv2d, ConvWeightGrad};
-use crate::Real;
+use super::ConvWeightGrad;
+use super::correlate::{Chunks, blocks, chunks};
+use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
+use super::source::Source;
+use crate::lanes::MAX_LANES;
+use crate::{FeatureShape, Real};
 
-pub(super) fn scratch<T: Real>(_conv: &Conv2d, _batch: usize, _par: Par) -> StackReq {
-    StackReq::EMPTY
+/// Cached bytes that the images of one block may take: half of the second-level cache of a small core.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Most images of one block; more would no longer make the sums at its end any cheaper.
+const BLOCK_IMAGES: usize = 32;
+
+/// Which way the products `g[o, i] · x[t, i]` (output channel, tap, pixel) are vectorised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vectors {
+    /// Along the pixels; every weight ends with a sum over lanes.
+    Pixels,
+    /// Along the output channels, after a transposition of the cotangent.
+    Channels,
 }
 
-pub(super) fn run<T: Real>(conv: &Conv2d, args: ConvWeightGrad<'_, T>, _par: Par, _stack: &mut MemStack) {
-    let g = conv.geometry();
-    let (ni, no) = (g.in_len(), g.out_len());
-    let grad = args.weight_grad;
-    grad.fill(T::ZERO);
-    for (x, y) in args.input.chunks_exact(ni).zip(args.cotangent.chunks_exact(no)) {
-        conv.for_each_row(|row| {
-            let dot = |j: usize| x[row.input + j * g.stride()[1] - row.shift] * y[row.output + j];
-            grad[row.weight] += row.cols.clone().map(dot).sum::<T>();
-        });
+impl Vectors {
+    /// Output channels, if they fill at least four fifths of the widest vectors.
+    pub(super) fn choose(out_per_group: usize) -> Self {
+        if out_per_group.next_multiple_of(MAX_LANES) * 4 <= out_per_group * 5 { Self::Channels } else { Self::Pixels }
     }
-    if let Some(bias_grad) = args.bias_grad {
-        bias_grad.fill(T::ZERO);
-        for y in args.cotangent.chunks_exact(no) {
-            for (sum, plane) in bias_grad.iter_mut().zip(y.chunks_exact(g.out_shape().plane())) {
-                *sum += plane.iter().copied().sum::<T>();
+}
+
+/// Sums of products of the cotangent with shifted inputs.
+#[derive(Clone, Debug)]
+pub(super) struct WeightGrad {
+    pub(super) vectors: Vectors,
+    pub(super) source: Source,
+    /// Cells of the taps of one output channel, in the order of its weights.
+    pub(super) offsets: Vec<usize>,
+    pub(super) input: FeatureShape,
+    pub(super) output: FeatureShape,
+    pub(super) groups: usize,
+}
+
+impl WeightGrad {
+    fn out_per_group(&self) -> usize {
+        self.output.channels / self.groups
+    }
+
+    /// Output channels of one group, rounded up to whole vectors.
+    fn padded_channels(&self) -> usize {
+        self.out_per_group().next_multiple_of(MAX_LANES)
+    }
+
+    /// Cells of one transposed cotangent `[group][pixel][channel]`.
+    fn transposed_len(&self) -> usize {
+        match self.vectors {
+            Vectors::Pixels => 0,
+            Vectors::Channels => self.groups * self.output.plane() * self.padded_channels(),
+        }
+    }
+
+    /// Cells of one partial sum: `[channel][tap]` along pixels, `[group][tap][channel]` along channels.
+    fn partial_len(&self) -> usize {
+        match self.vectors {
+            Vectors::Pixels => self.output.channels * self.offsets.len(),
+            Vectors::Channels => self.groups * self.offsets.len() * self.padded_channels(),
+        }
+    }
+
+    /// Images that are packed before the tiles run over them.
+    fn block_images<T>(&self, chunk: usize) -> usize {
+        let source = self.source.packed_len().max(self.input.len());
+        let bytes = size_of::<T>() * (source + self.transposed_len().max(self.output.len()));
+        (BLOCK_BYTES / bytes).clamp(1, BLOCK_IMAGES).min(chunk)
+    }
+
+    /// Scratch of one thread: partial sums of weights and biases, packed images, transposed cotangents.
+    fn thread_len<T>(&self, chunk: usize) -> usize {
+        let image = self.source.packed_len() + self.transposed_len();
+        self.partial_len() + self.output.channels + self.block_images::<T>(chunk) * image
+    }
+
+    pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        let chunks = chunks(batch, par);
+        StackReq::new::<T>(chunks.count * self.thread_len::<T>(chunks.size))
+    }
+
+    /// Sums over the whole batch; the lengths of the slices have been checked.
+    pub(super) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, par: Par, stack: &mut MemStack) {
+        let (in_len, out_len) = (self.input.len(), self.output.len());
+        let chunks = chunks(args.input.len() / in_len, par);
+        let Chunks { count, size } = chunks;
+        let thread_len = self.thread_len::<T>(size);
+        let (mut scratch, _) = stack.make_with::<T>(count * thread_len, |_| T::ZERO);
+        let simd = pulp::Arch::new();
+        let bias = args.bias_grad.is_some();
+        let work = |((input, cotangent), scratch): ((_, _), _)| {
+            simd.dispatch(Samples { plan: self, input, cotangent, scratch, bias });
+        };
+        if count == 1 {
+            work(((args.input, args.cotangent), &mut scratch));
+        } else if count > 1 {
+            let images = args.input.par_chunks(size * in_len).zip(args.cotangent.par_chunks(size * out_len));
+            images.zip(scratch.par_chunks_mut(thread_len)).for_each(work);
+        }
+        // Always in the order of the samples, so that equal numbers of threads give equal bits.
+        args.weight_grad.fill(T::ZERO);
+        for partial in scratch.chunks_exact(thread_len) {
+            self.add_partial(partial, args.weight_grad);
+        }
+        if let Some(bias_grad) = args.bias_grad {
+            bias_grad.fill(T::ZERO);
+            for partial in scratch.chunks_exact(thread_len) {
+                bias_grad.iter_mut().zip(&partial[self.partial_len()..]).for_each(|(sum, &part)| *sum += part);
             }
         }
+    }
+
+    fn add_partial<T: Real>(&self, partial: &[T], weight_grad: &mut [T]) {
+        if self.vectors == Vectors::Pixels {
+            weight_grad.iter_mut().zip(partial).for_each(|(sum, &part)| *sum += part);
+            return;
+        }
+        let (taps, padded) = (self.offsets.len(), self.padded_channels());
+        let groups = weight_grad.chunks_exact_mut(self.out_per_group() * taps).zip(partial.chunks_exact(taps * padded));
+        for (weights, partial) in groups {
+            for (channel, weights) in weights.chunks_exact_mut(taps).enumerate() {
+                let column = partial[channel..].iter().step_by(padded);
+                weights.iter_mut().zip(column).for_each(|(sum, &part)| *sum += part);
+            }
+        }
+    }
+}
+
+/// The samples of one thread.
+struct Samples<'a, T> {
+    plan: &'a WeightGrad,
+    input: &'a [T],
+    cotangent: &'a [T],
+    scratch: &'a mut [T],
+    bias: bool,
+}
+
+impl<T: Real> WithSimd for Samples<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let plan = self.plan;
+        let (in_len, out_len) = (plan.input.len(), plan.output.len());
+        let images = plan.block_images::<T>(self.input.len() / in_len);
+        let (partial, scratch) = self.scratch.split_at_mut(plan.partial_len());
+        let (bias, scratch) = scratch.split_at_mut(plan.output.channels);
+        let (packed, transposed) = scratch.split_at_mut(images * plan.source.packed_len());
+        for (input, cotangent) in self.input.chunks(images * in_len).zip(self.cotangent.chunks(images * out_len)) {
+            let source = plan.pack(input, packed);
+            match plan.vectors {
+                Vectors::Pixels => plan.dots(simd, source, cotangent, partial),
+                Vectors::Channels => {
+                    plan.transpose(cotangent, transposed);
+                    plan.outer_products(simd, source, transposed, partial);
+                }
+            }
+            if self.bias {
+                for cotangent in cotangent.chunks_exact(out_len) {
+                    for (sum, plane) in bias.iter_mut().zip(cotangent.chunks_exact(plan.output.plane())) {
+                        *sum += simd.vectorize(Sum(plane));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Packed images of one block.
+#[derive(Clone, Copy)]
+struct Packed<'a, T> {
+    cells: &'a [T],
+    /// Distance between two images.
+    stride: usize,
+    count: usize,
+}
+
+impl WeightGrad {
+    #[inline(always)]
+    fn pack<'a, T: Real>(&self, input: &'a [T], packed: &'a mut [T]) -> Packed<'a, T> {
+        let (in_len, packed_len) = (self.input.len(), self.source.packed_len());
+        let count = input.len() / in_len;
+        if packed_len == 0 {
+            return Packed { cells: input, stride: in_len, count };
+        }
+        for (image, packed) in input.chunks_exact(in_len).zip(packed.chunks_exact_mut(packed_len)) {
+            self.source.pack(image, packed);
+        }
+        Packed { cells: packed, stride: packed_len, count }
+    }
+
+    /// Adds `Σ_i g[o, i] x[t, i]` to `partial`.
+    #[inline(always)]
+    fn dots<T: Real, S: Simd>(&self, simd: S, source: Packed<'_, T>, cotangent: &[T], partial: &mut [T]) {
+        let (taps, pixels) = (self.offsets.len(), self.output.plane());
+        let group_len = self.input.channels / self.groups * self.source.channel_len();
+        for group in 0..self.groups {
+            for channels in blocks(self.out_per_group(), dot_shape::<S>(usize::MAX).0) {
+                let first = group * self.out_per_group() + channels.start;
+                for tile in blocks(taps, dot_shape::<S>(channels.len()).1) {
+                    DotTile {
+                        a: &cotangent[first * pixels..],
+                        a_image: self.output.len(),
+                        b: &source.cells[group * group_len..],
+                        b_image: source.stride,
+                        offsets: &self.offsets[tile.clone()],
+                        images: source.count,
+                        pixels,
+                        out: &mut partial[first * taps + tile.start..],
+                        out_stride: taps,
+                    }
+                    .run(simd, channels.len());
+                }
+            }
+        }
+    }
+
+    /// Transposes every cotangent to `[group][pixel][channel]`.
+    #[inline(always)]
+    fn transpose<T: Real>(&self, cotangent: &[T], transposed: &mut [T]) {
+        let (pixels, channels, padded) = (self.output.plane(), self.out_per_group(), self.padded_channels());
+        let groups = cotangent.chunks_exact(channels * pixels).zip(transposed.chunks_exact_mut(pixels * padded));
+        for (from, to) in groups {
+            for (i, to) in to.chunks_exact_mut(padded).enumerate() {
+                let column = from[i..].iter().step_by(pixels);
+                to.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+            }
+        }
+    }
+
+    /// Adds `Σ_i x[t, i] g[i, o]` to `partial`.
+    #[inline(always)]
+    fn outer_products<T: Real, S: Simd>(&self, simd: S, source: Packed<'_, T>, cotangent: &[T], partial: &mut [T]) {
+        let (taps, padded) = (self.offsets.len(), self.padded_channels());
+        let group_len = self.input.channels / self.groups * self.source.channel_len();
+        let vectors = padded / T::lanes::<S>();
+        for group in 0..self.groups {
+            let partial = &mut partial[group * taps * padded..][..taps * padded];
+            for vectors in blocks(vectors, outer_shape::<S>().1) {
+                for tile in blocks(taps, outer_shape::<S>().0) {
+                    OuterTile {
+                        a: &source.cells[group * group_len..],
+                        a_image: source.stride,
+                        a_pitch: self.source.pitch(),
+                        offsets: &self.offsets[tile.clone()],
+                        b: &cotangent[group * self.output.plane() * padded..],
+                        b_image: self.transposed_len(),
+                        b_pitch: padded,
+                        first: vectors.start * T::lanes::<S>(),
+                        images: source.count,
+                        grid: [self.output.height, self.output.width],
+                        out: &mut partial[tile.start * padded..],
+                    }
+                    .run(simd, vectors.len());
+                }
+            }
+        }
+    }
+}
+
+/// Sum of a slice, in four interleaved rows of lanes.
+struct Sum<'a, T>(&'a [T]);
+
+impl<T: Real> WithSimd for Sum<'_, T> {
+    type Output = T;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> T {
+        let lanes = T::lanes::<S>();
+        let mut acc = [T::splat(simd, T::ZERO); 4];
+        let (blocks, rest) = self.0.split_at(self.0.len() / (4 * lanes) * (4 * lanes));
+        for block in blocks.chunks_exact(4 * lanes) {
+            for (acc, part) in acc.iter_mut().zip(block.chunks_exact(lanes)) {
+                *acc = T::add_lanes(simd, *acc, T::load(simd, part));
+            }
+        }
+        for (acc, part) in acc.iter_mut().zip(rest.chunks(lanes)) {
+            *acc = T::add_lanes(simd, *acc, T::load_partial(simd, part));
+        }
+        T::sum_lanes(simd, T::add_lanes(simd, T::add_lanes(simd, acc[0], acc[1]), T::add_lanes(simd, acc[2], acc[3])))
     }
 }

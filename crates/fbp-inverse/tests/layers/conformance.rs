@@ -1,0 +1,72 @@
+//! Every layer against the conformance kit, in both scalars.
+
+use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
+use fbp_inverse::{Activation, ActivationReverse, FlattenReverse, MaxPoolReverse, PoolWindow, ReverseOperator};
+use fbp_linalg::{FeatureShape, Real};
+
+fn conforms<T: Real>(layer: &dyn ReverseOperator<T>, check: &ReverseCheck) {
+    check_reverse_operator(layer, check).unwrap_or_else(|error| panic!("{}: {error}", T::NAME));
+    check_derivatives(layer, check).unwrap_or_else(|error| panic!("{}: {error}", T::NAME));
+}
+
+fn activations() -> Vec<Activation> {
+    vec![
+        Activation::Relu,
+        Activation::Relu6,
+        Activation::LeakyRelu { slope: 0.1 },
+        Activation::LeakyRelu { slope: 2.0 },
+        Activation::HardTanh { min: -0.75, max: 1.25 },
+        Activation::HardSigmoid,
+    ]
+}
+
+fn activations_conform<T: Real>() {
+    let shape = FeatureShape::image(2, 3, 3);
+    for activation in activations() {
+        // Exact first, then with the default tolerance, which may violate a target by as much.
+        let exact = ActivationReverse::<T>::new(format!("{activation:?}"), activation, shape).unwrap();
+        let relaxed = exact.clone();
+        let exact = exact.with_tolerance(0.0).unwrap();
+        conforms(&exact, &ReverseCheck::new());
+        let multiple = 2.0 * ActivationReverse::<T>::DEFAULT_TOLERANCE / T::EPSILON.to_f64();
+        conforms(&relaxed, &ReverseCheck::new().tolerance(multiple));
+    }
+}
+
+#[test]
+fn activations_conform_f64() {
+    activations_conform::<f64>();
+}
+
+#[test]
+fn activations_conform_f32() {
+    activations_conform::<f32>();
+}
+
+fn pools_conform<T: Real>() {
+    for (shape, window) in [
+        (FeatureShape::image(2, 4, 4), [2, 2]),
+        (FeatureShape::image(2, 5, 7), [2, 2]),
+        (FeatureShape::image(1, 7, 6), [3, 2]),
+        (FeatureShape::image(3, 3, 4), [3, 4]),
+    ] {
+        let pool = MaxPoolReverse::<T>::new("max pool", shape, PoolWindow::disjoint(window[0], window[1])).unwrap();
+        conforms(&pool, &ReverseCheck::new());
+    }
+}
+
+#[test]
+fn pools_conform_f64() {
+    pools_conform::<f64>();
+}
+
+#[test]
+fn pools_conform_f32() {
+    pools_conform::<f32>();
+}
+
+#[test]
+fn flatten_conforms() {
+    conforms(&FlattenReverse::<f64>::new("flatten", FeatureShape::image(2, 3, 4)), &ReverseCheck::new());
+    conforms(&FlattenReverse::<f32>::new("flatten", FeatureShape::image(2, 3, 4)), &ReverseCheck::new());
+}

@@ -1,0 +1,317 @@
+use faer::Par;
+use faer::dyn_stack::{MemStack, StackReq};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::source::{Source, copy_short};
+use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors};
+use crate::lanes::MAX_LANES;
+use crate::{FeatureShape, Real};
+
+/// One product of a correlation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tap {
+    /// Offset of its cells in the source of a group.
+    pub(super) offset: usize,
+    /// Its weight for the first output channel of the first group.
+    pub(super) weight: usize,
+}
+
+/// Output pixels that share their taps: all of them in a forward pass, those of one phase of the stride in an adjoint.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    /// Offsets of the taps in the source of a group.
+    offsets: Vec<usize>,
+    /// Index of their weights for the first output channel of the first group.
+    weights: Vec<usize>,
+    /// Rows and columns of output pixels.
+    grid: [usize; 2],
+    /// First pixel in a plane of the output.
+    origin: usize,
+    /// Distance of rows and columns in a plane of the output.
+    step: [usize; 2],
+}
+
+impl Job {
+    pub(super) fn new(taps: impl Iterator<Item = Tap>, grid: [usize; 2], origin: usize, step: [usize; 2]) -> Self {
+        let (offsets, weights) = taps.map(|tap| (tap.offset, tap.weight)).unzip();
+        Self { offsets, weights, grid, origin, step }
+    }
+
+    /// Cells from the first to the last output pixel, garbage between the rows included.
+    fn span(&self, pitch: usize) -> usize {
+        (self.grid[0] - 1) * pitch + self.grid[1]
+    }
+
+    /// How to cut the pixels into vectors of `lanes`.
+    fn sweep(&self, pitch: usize, lanes: usize) -> Sweep {
+        let [rows, cols] = self.grid;
+        let flat = self.span(pitch);
+        let row_wise = Sweep { rows, cols, pitch, target: Target::Stage };
+        let all = Sweep { rows: 1, cols: flat, pitch: flat, target: Target::Stage };
+        if cols == self.step[0] && cols == pitch && self.step[1] == 1 && flat >= lanes {
+            return Sweep { target: Target::Output { pitch: flat }, ..all };
+        }
+        // A row that is written from registers saves one load and one store per vector.
+        let taps = self.offsets.len();
+        let direct = cols >= lanes && self.step[1] == 1;
+        if direct && rows * cols.div_ceil(lanes) * taps <= flat.div_ceil(lanes) * (taps + 2) {
+            return Sweep { target: Target::Output { pitch: self.step[0] }, ..row_wise };
+        }
+        all
+    }
+}
+
+/// A way through the pixels of a job: `rows` runs of `cols` cells.
+#[derive(Clone, Copy, Debug)]
+struct Sweep {
+    rows: usize,
+    cols: usize,
+    pitch: usize,
+    target: Target,
+}
+
+/// Where register tiles are written.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// To the output, with this distance between runs.
+    Output { pitch: usize },
+    /// To scratch, in the layout of the source; the pixels are copied from there.
+    Stage,
+}
+
+/// Weighted sums of shifted images: what forward and adjoint have in common.
+///
+/// Every group of `out_channels / groups` output planes is a sum over the taps of its jobs, read from the group's
+/// channels of the [`Source`].
+#[derive(Clone, Debug)]
+pub(super) struct Correlation {
+    pub(super) source: Source,
+    pub(super) jobs: Vec<Job>,
+    pub(super) input: FeatureShape,
+    pub(super) output: FeatureShape,
+    pub(super) groups: usize,
+    /// Distance between the weights of two output channels of a group.
+    pub(super) channel_stride: usize,
+    /// Distance between the weights of two groups.
+    pub(super) group_stride: usize,
+}
+
+/// Slices of one call.
+pub(super) struct CorrelateArgs<'a, T> {
+    pub(super) input: &'a [T],
+    pub(super) weight: &'a [T],
+    pub(super) bias: Option<&'a [T]>,
+    pub(super) output: &'a mut [T],
+}
+
+impl Correlation {
+    fn out_per_group(&self) -> usize {
+        self.output.channels / self.groups
+    }
+
+    fn weight_len(&self) -> usize {
+        self.output.channels * self.jobs.iter().map(|job| job.offsets.len()).sum::<usize>()
+    }
+
+    /// Cells of one staged output plane.
+    fn stage_plane(&self) -> usize {
+        self.jobs.iter().map(|job| job.span(self.source.pitch())).max().unwrap_or(0).max(MAX_LANES)
+    }
+
+    /// Scratch of one thread.
+    fn thread_len(&self) -> usize {
+        self.source.packed_len() + MAX_CHANNELS.min(self.out_per_group()) * self.stage_plane()
+    }
+
+    pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        let chunks = chunks(batch, par).count;
+        StackReq::new::<T>(self.weight_len()).and(StackReq::new::<T>(chunks * self.thread_len()))
+    }
+
+    /// Runs every job on every sample; the lengths of the slices have been checked.
+    pub(super) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, par: Par, stack: &mut MemStack) {
+        let (in_len, out_len) = (self.input.len(), self.output.len());
+        let chunks = chunks(args.input.len() / in_len, par);
+        if chunks.count == 0 {
+            return;
+        }
+        let (mut weights, stack) = stack.make_with(self.weight_len(), |_| T::ZERO);
+        self.pack_weights(args.weight, &mut weights);
+        let weights = &*weights;
+        let thread_len = self.thread_len();
+        let (mut scratch, _) = stack.make_with::<T>(chunks.count * thread_len, |_| T::ZERO);
+        let simd = pulp::Arch::new();
+        let work = |((input, output), scratch): ((_, _), _)| {
+            simd.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch });
+        };
+        let (input, output) = (chunks.size * in_len, chunks.size * out_len);
+        if chunks.count == 1 {
+            work(((args.input, args.output), &mut scratch));
+        } else {
+            let images = args.input.par_chunks(input).zip(args.output.par_chunks_mut(output));
+            images.zip(scratch.par_chunks_mut(thread_len)).for_each(work);
+        }
+    }
+
+    /// Weights in the order in which the register tiles read them: `[group][job][block][tap][channel]`.
+    fn pack_weights<T: Real>(&self, weight: &[T], mut packed: &mut [T]) {
+        for group in 0..self.groups {
+            for job in &self.jobs {
+                for block in blocks(self.out_per_group(), MAX_CHANNELS) {
+                    let first = group * self.group_stride + block.start * self.channel_stride;
+                    let part;
+                    (part, packed) = packed.split_at_mut(job.weights.len() * block.len());
+                    for (tap, part) in job.weights.iter().zip(part.chunks_exact_mut(block.len())) {
+                        let column = weight[first + tap..].iter().step_by(self.channel_stride);
+                        part.iter_mut().zip(column).for_each(|(to, from)| *to = *from);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rough time for one sample, in cycles, to compare layouts.
+    pub(super) fn cost(&self) -> usize {
+        let pitch = self.source.pitch();
+        let job = |job: &Job| {
+            let sweep = job.sweep(pitch, MAX_LANES);
+            let copies = match sweep.target {
+                Target::Output { .. } => 0,
+                Target::Stage => job.grid[0] * (4 + 2 * job.grid[1].div_ceil(MAX_LANES)),
+            };
+            sweep.rows * sweep.cols.div_ceil(MAX_LANES) * (job.offsets.len() + 1) + copies
+        };
+        self.source.pack_cost() + self.output.channels * self.jobs.iter().map(job).sum::<usize>()
+    }
+}
+
+/// A batch cut into runs of samples, one per thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunks {
+    pub(super) count: usize,
+    pub(super) size: usize,
+}
+
+/// Cuts a batch into as many runs as there are threads, as equal as possible.
+pub(super) fn chunks(batch: usize, par: Par) -> Chunks {
+    let size = batch.div_ceil(par.degree().max(1)).max(1);
+    Chunks { count: batch.div_ceil(size), size }
+}
+
+/// Cuts `len` into the fewest runs of at most `most`, as equal as possible.
+#[inline(always)]
+pub(super) fn blocks(len: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let count = len.div_ceil(most);
+    let mut start = 0;
+    (0..count).map(move |i| {
+        let end = start + len / count + usize::from(i < len % count);
+        std::mem::replace(&mut start, end)..end
+    })
+}
+
+/// The samples of one thread.
+struct Samples<'a, T> {
+    plan: &'a Correlation,
+    input: &'a [T],
+    output: &'a mut [T],
+    weights: &'a [T],
+    bias: Option<&'a [T]>,
+    scratch: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Samples<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let plan = self.plan;
+        let (packed, stage) = self.scratch.split_at_mut(plan.source.packed_len());
+        let samples = self.input.chunks_exact(plan.input.len()).zip(self.output.chunks_exact_mut(plan.output.len()));
+        for (input, output) in samples {
+            let src = plan.source.pack(input, packed);
+            let group_len = plan.input.channels / plan.groups * plan.source.channel_len();
+            let mut weights = self.weights;
+            for group in 0..plan.groups {
+                for job in &plan.jobs {
+                    let src = &src[group * group_len..];
+                    let sweep = job.sweep(plan.source.pitch(), T::lanes::<S>());
+                    for block in blocks(plan.out_per_group(), MAX_CHANNELS) {
+                        let first = group * plan.out_per_group() + block.start;
+                        let part;
+                        (part, weights) = weights.split_at(job.offsets.len() * block.len());
+                        let init = self.bias.map_or(&[][..], |bias| &bias[first..]);
+                        let block = Block { job, sweep, src, weights: part, init, channels: block.len() };
+                        let out = &mut output[first * plan.output.plane()..];
+                        block.run(simd, plan, out, stage);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The output channels of one register tile.
+struct Block<'a, T> {
+    job: &'a Job,
+    sweep: Sweep,
+    src: &'a [T],
+    weights: &'a [T],
+    init: &'a [T],
+    channels: usize,
+}
+
+impl<T: Real> Block<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, plan: &Correlation, out: &mut [T], stage: &mut [T]) {
+        let (sweep, plane) = (self.sweep, plan.output.plane());
+        match sweep.target {
+            Target::Output { pitch } => self.tiles(simd, &mut out[self.job.origin..], plane, pitch),
+            Target::Stage => {
+                let stage_plane = plan.stage_plane();
+                self.tiles(simd, stage, stage_plane, sweep.pitch);
+                for (from, to) in stage.chunks_exact(stage_plane).zip(out.chunks_exact_mut(plane)).take(self.channels) {
+                    self.unstage(from, plan.source.pitch(), to);
+                }
+            }
+        }
+    }
+
+    /// Runs through the vectors of the sweep, as many at a time as registers allow.
+    #[inline(always)]
+    fn tiles<S: Simd>(&self, simd: S, out: &mut [T], plane: usize, out_pitch: usize) {
+        let (sweep, lanes) = (self.sweep, T::lanes::<S>());
+        let last = sweep.cols.saturating_sub(lanes);
+        let (mut row, mut col) = (0, 0);
+        for tile in blocks(sweep.rows * sweep.cols.div_ceil(lanes), max_vectors::<S>(self.channels)) {
+            let (mut reads, mut writes) = ([0; MAX_VECTORS], [0; MAX_VECTORS]);
+            for (read, write) in reads.iter_mut().zip(&mut writes).take(tile.len()) {
+                // The last vector of a run overlaps its neighbour.
+                *read = row * sweep.pitch + col.min(last);
+                *write = row * out_pitch + col.min(last);
+                col += lanes;
+                if col >= sweep.cols {
+                    (row, col) = (row + 1, 0);
+                }
+            }
+            let (reads, writes) = (&reads[..tile.len()], &writes[..tile.len()]);
+            let (src, offsets, weights, init) = (self.src, &self.job.offsets[..], self.weights, self.init);
+            Tile { src, offsets, weights, init, reads, writes, out, plane }.run(simd, self.channels);
+        }
+    }
+
+    /// Copies the pixels of one plane from scratch to where they belong.
+    #[inline(always)]
+    fn unstage(&self, from: &[T], pitch: usize, to: &mut [T]) {
+        let ([rows, cols], [row_step, col_step]) = (self.job.grid, self.job.step);
+        for row in 0..rows {
+            let from = &from[row * pitch..][..cols];
+            let to = &mut to[self.job.origin + row * row_step..];
+            if col_step == 1 {
+                copy_short(&mut to[..cols], from);
+            } else {
+                to.iter_mut().step_by(col_step).zip(from).for_each(|(to, from)| *to = *from);
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Register tiles of the weight gradient: many sums of products over the pixels of a block of images.
+
+use pulp::{Simd, WithSimd};
+
+use crate::Real;
+
+/// Most output channels and most taps of a [`DotTile`] with that many channels.
+///
+/// 24 accumulators of 32 registers, or 12 of 16, leave room for the operands.
+pub(super) const fn dot_shape<S: Simd>(channels: usize) -> (usize, usize) {
+    if S::REGISTER_COUNT >= 32 {
+        (4, if channels <= 3 { 8 } else { 6 })
+    } else {
+        match channels {
+            1 => (3, 8),
+            2 => (3, 5),
+            _ => (3, 4),
+        }
+    }
+}
+
+/// Most taps and most vectors of channels of an [`OuterTile`].
+pub(super) const fn outer_shape<S: Simd>() -> (usize, usize) {
+    if S::REGISTER_COUNT >= 32 { (6, 4) } else { (6, 2) }
+}
+
+/// `out[c][t] += Σ a[c, i] b[offsets[t] + i]` over the pixels `i` of every image; vectors run along the pixels.
+pub(super) struct DotTile<'a, T> {
+    /// Planes of `pixels` values, one per channel.
+    pub(super) a: &'a [T],
+    /// Distance between two images of `a`.
+    pub(super) a_image: usize,
+    pub(super) b: &'a [T],
+    pub(super) b_image: usize,
+    pub(super) offsets: &'a [usize],
+    pub(super) images: usize,
+    pub(super) pixels: usize,
+    pub(super) out: &'a mut [T],
+    /// Distance between the results of two channels.
+    pub(super) out_stride: usize,
+}
+
+impl<T: Real> DotTile<'_, T> {
+    #[inline(always)]
+    pub(super) fn run<S: Simd>(self, simd: S, channels: usize) {
+        match channels {
+            1 => self.run_channels::<S, 1>(simd),
+            2 => self.run_channels::<S, 2>(simd),
+            3 => self.run_channels::<S, 3>(simd),
+            _ => self.run_channels::<S, 4>(simd),
+        }
+    }
+
+    #[inline(always)]
+    fn run_channels<S: Simd, const C: usize>(self, simd: S) {
+        let most = dot_shape::<S>(C).1;
+        match self.offsets.len() {
+            1 => simd.vectorize(Dot::<T, C, 1>(self)),
+            2 => simd.vectorize(Dot::<T, C, 2>(self)),
+            3 => simd.vectorize(Dot::<T, C, 3>(self)),
+            4 => simd.vectorize(Dot::<T, C, 4>(self)),
+            5 if most >= 5 => simd.vectorize(Dot::<T, C, 5>(self)),
+            6 if most >= 6 => simd.vectorize(Dot::<T, C, 6>(self)),
+            7 if most >= 7 => simd.vectorize(Dot::<T, C, 7>(self)),
+            8 if most >= 8 => simd.vectorize(Dot::<T, C, 8>(self)),
+            taps => debug_assert!(false, "no tile of {C} channels and {taps} taps"),
+        }
+    }
+}
+
+struct Dot<'a, T, const C: usize, const V: usize>(DotTile<'a, T>);
+
+impl<T: Real, const C: usize, const V: usize> WithSimd for Dot<'_, T, C, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let tile = self.0;
+        let Some(offsets) = tile.offsets.first_chunk::<V>() else { return };
+        let (lanes, pixels) = (T::lanes::<S>(), tile.pixels);
+        let zero = T::splat(simd, T::ZERO);
+        let mut acc = [[zero; V]; C];
+        for image in 0..tile.images {
+            let (a, b) = (&tile.a[image * tile.a_image..], &tile.b[image * tile.b_image..]);
+            let mut a_planes = [a; C];
+            let mut b_planes = [b; V];
+            for (c, plane) in a_planes.iter_mut().enumerate() {
+                *plane = &a[c * pixels..][..pixels];
+            }
+            for (plane, offset) in b_planes.iter_mut().zip(offsets) {
+                *plane = &b[*offset..][..pixels];
+            }
+            let whole = pixels / lanes * lanes;
+            let mut i = 0;
+            while i < whole {
+                let mut x = [zero; C];
+                for c in 0..C {
+                    x[c] = T::load(simd, &a_planes[c][i..][..lanes]);
+                }
+                for v in 0..V {
+                    let y = T::load(simd, &b_planes[v][i..][..lanes]);
+                    for c in 0..C {
+                        acc[c][v] = T::mul_add_lanes(simd, x[c], y, acc[c][v]);
+                    }
+                }
+                i += lanes;
+            }
+            if whole < pixels {
+                // Zeros on both sides: what lies behind the last pixel may not even be finite.
+                for v in 0..V {
+                    let y = T::load_partial(simd, &b_planes[v][whole..]);
+                    for c in 0..C {
+                        let x = T::load_partial(simd, &a_planes[c][whole..]);
+                        acc[c][v] = T::mul_add_lanes(simd, x, y, acc[c][v]);
+                    }
+                }
+            }
+        }
+        for c in 0..C {
+            for v in 0..V {
+                tile.out[c * tile.out_stride + v] += T::sum_lanes(simd, acc[c][v]);
+            }
+        }
+    }
+}
+
+/// `out[t][c] += Σ a[offsets[t] + i] b[i, c]` over the pixels `i` of every image; vectors run along the channels `c`.
+pub(super) struct OuterTile<'a, T> {
+    pub(super) a: &'a [T],
+    /// Distance between two images of `a`.
+    pub(super) a_image: usize,
+    /// Distance between two rows of an image of `a`.
+    pub(super) a_pitch: usize,
+    pub(super) offsets: &'a [usize],
+    /// `[pixel][channel]`.
+    pub(super) b: &'a [T],
+    pub(super) b_image: usize,
+    /// Distance between two pixels of `b`, and between the results of two taps.
+    pub(super) b_pitch: usize,
+    /// First channel.
+    pub(super) first: usize,
+    pub(super) images: usize,
+    /// Rows and columns of pixels.
+    pub(super) grid: [usize; 2],
+    pub(super) out: &'a mut [T],
+}
+
+impl<T: Real> OuterTile<'_, T> {
+    #[inline(always)]
+    pub(super) fn run<S: Simd>(self, simd: S, vectors: usize) {
+        match vectors {
+            1 => self.run_vectors::<S, 1>(simd),
+            2 => self.run_vectors::<S, 2>(simd),
+            3 if outer_shape::<S>().1 >= 3 => self.run_vectors::<S, 3>(simd),
+            _ if outer_shape::<S>().1 >= 4 => self.run_vectors::<S, 4>(simd),
+            _ => debug_assert!(false, "no tile of {vectors} vectors"),
+        }
+    }
+
+    #[inline(always)]
+    fn run_vectors<S: Simd, const V: usize>(self, simd: S) {
+        match self.offsets.len() {
+            1 => simd.vectorize(Outer::<T, 1, V>(self)),
+            2 => simd.vectorize(Outer::<T, 2, V>(self)),
+            3 => simd.vectorize(Outer::<T, 3, V>(self)),
+            4 => simd.vectorize(Outer::<T, 4, V>(self)),
+            5 => simd.vectorize(Outer::<T, 5, V>(self)),
+            _ => simd.vectorize(Outer::<T, 6, V>(self)),
+        }
+    }
+}
+
+struct Outer<'a, T, const C: usize, const V: usize>(OuterTile<'a, T>);
+
+impl<T: Real, const C: usize, const V: usize> WithSimd for Outer<'_, T, C, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let tile = self.0;
+        let Some(offsets) = tile.offsets.first_chunk::<C>() else { return };
+        let lanes = T::lanes::<S>();
+        let zero = T::splat(simd, T::ZERO);
+        let mut acc = [[zero; V]; C];
+        let [rows, cols] = tile.grid;
+        for image in 0..tile.images {
+            let (a, b) = (&tile.a[image * tile.a_image..], &tile.b[image * tile.b_image..]);
+            for row in 0..rows {
+                let mut a_rows = [a; C];
+                for (cells, offset) in a_rows.iter_mut().zip(offsets) {
+                    *cells = &a[offset + row * tile.a_pitch..][..cols];
+                }
+                let pixels = b[row * cols * tile.b_pitch..].chunks_exact(tile.b_pitch).take(cols);
+                for (i, pixel) in pixels.enumerate() {
+                    let pixel = &pixel[tile.first..][..V * lanes];
+                    let mut y = [zero; V];
+                    for v in 0..V {
+                        y[v] = T::load(simd, &pixel[v * lanes..][..lanes]);
+                    }
+                    for c in 0..C {
+                        let x = T::splat(simd, a_rows[c][i]);
+                        for v in 0..V {
+                            acc[c][v] = T::mul_add_lanes(simd, x, y[v], acc[c][v]);
+                        }
+                    }
+                }
+            }
+        }
+        for c in 0..C {
+            for v in 0..V {
+                let out = &mut tile.out[c * tile.b_pitch + tile.first + v * lanes..][..lanes];
+                let sum = T::add_lanes(simd, T::load(simd, out), acc[c][v]);
+                T::store(simd, out, sum);
+            }
+        }
+    }
+}

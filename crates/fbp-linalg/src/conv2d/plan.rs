@@ -1,0 +1,229 @@
+//! Which cells and weights every output pixel needs, and in which layout they are read.
+
+use super::Conv2dGeometry;
+use super::correlate::{Correlation, Job, Tap};
+use super::source::{Axis, Source, TapCell};
+use super::weight_grad::{Vectors, WeightGrad};
+use crate::FeatureShape;
+use crate::lanes::MAX_LANES;
+
+/// Output pixels `origin, origin + step, ...` of one axis, and the taps that they need.
+struct Phase {
+    origin: usize,
+    count: usize,
+    /// Index of a tap in the kernel and the first cell that it needs, in pixels of the source.
+    taps: Vec<(usize, isize)>,
+}
+
+/// One axis of a correlation, before its cells are laid out.
+struct AxisPlan {
+    phases: Vec<Phase>,
+    /// Distance between the cells of two neighbouring outputs of a phase, in pixels of the source.
+    read_step: usize,
+    /// Distance between two neighbouring outputs of a phase.
+    write_step: usize,
+}
+
+/// A layout of the cells of an axis, with the place of every tap of every phase.
+struct AxisLayout {
+    axis: Axis,
+    taps: Vec<Vec<(usize, TapCell)>>,
+}
+
+impl AxisPlan {
+    /// `y[i] = Σ_k w[k] x[i·s + k·d - p]`.
+    fn forward(g: &Conv2dGeometry, axis: usize, out_size: usize) -> Self {
+        let first = |k: usize| (k * g.dilation()[axis]) as isize - g.padding()[axis] as isize;
+        let taps = (0..g.kernel()[axis]).map(|k| (k, first(k))).collect();
+        Self { phases: vec![Phase { origin: 0, count: out_size, taps }], read_step: g.stride()[axis], write_step: 1 }
+    }
+
+    /// `x[i] = Σ w[k] y[j]` over `i + p = j·s + k·d`. Pixels `i = s·q + φ - p` of phase `φ` share their taps, those with
+    /// `k·d = φ (mod s)`, and read `y[q - (k·d - φ)/s]`.
+    fn adjoint(g: &Conv2dGeometry, axis: usize, in_size: usize) -> Self {
+        let (stride, padding, dilation) = (g.stride()[axis], g.padding()[axis], g.dilation()[axis]);
+        let phase = |phase: usize| {
+            let first = padding.saturating_sub(phase).div_ceil(stride);
+            let origin = stride * first + phase - padding;
+            let taps = (0..g.kernel()[axis]).filter(|k| k * dilation % stride == phase);
+            Phase {
+                origin,
+                count: in_size.saturating_sub(origin).div_ceil(stride),
+                taps: taps.map(|k| (k, first as isize - (k * dilation / stride) as isize)).collect(),
+            }
+        };
+        let phases = (0..stride).map(phase).filter(|phase| phase.count > 0).collect();
+        Self { phases, read_step: 1, write_step: stride }
+    }
+
+    /// Every cell once: one variant per residue of the first cells modulo the step.
+    fn compact(&self) -> AxisLayout {
+        let step = self.read_step as isize;
+        let firsts = || self.phases.iter().flat_map(|phase| phase.taps.iter().map(|tap| tap.1));
+        let mut starts: Vec<isize> = Vec::new();
+        for first in firsts() {
+            match starts.iter_mut().find(|start| (**start - first) % step == 0) {
+                Some(start) => *start = first.min(*start),
+                None => starts.push(first),
+            }
+        }
+        self.lay_out(starts, |starts, first| {
+            let variant = starts.iter().position(|start| (start - first) % step == 0).unwrap_or(0);
+            TapCell { variant, shift: ((first - starts[variant]) / step) as usize }
+        })
+    }
+
+    /// Every tap with its own copy of its cells, so that the rows of a plane follow each other without a gap.
+    fn shifted(&self) -> AxisLayout {
+        let mut starts: Vec<isize> = Vec::new();
+        for (_, first) in self.phases.iter().flat_map(|phase| &phase.taps) {
+            if !starts.contains(first) {
+                starts.push(*first);
+            }
+        }
+        self.lay_out(starts, |starts, first| TapCell {
+            variant: starts.iter().position(|start| *start == first).unwrap_or(0),
+            shift: 0,
+        })
+    }
+
+    fn lay_out(&self, mut starts: Vec<isize>, cell: impl Fn(&[isize], isize) -> TapCell) -> AxisLayout {
+        if starts.is_empty() {
+            starts.push(0);
+        }
+        let taps: Vec<Vec<_>> = self
+            .phases
+            .iter()
+            .map(|phase| phase.taps.iter().map(|&(k, first)| (k, cell(&starts, first))).collect())
+            .collect();
+        let ends = self
+            .phases
+            .iter()
+            .zip(&taps)
+            .map(|(phase, taps)| phase.count + taps.iter().map(|(_, cell)| cell.shift).max().unwrap_or(0));
+        let cells = ends.max().unwrap_or(1);
+        AxisLayout { axis: Axis { starts, step: self.read_step, cells }, taps }
+    }
+}
+
+/// The forward pass as a correlation over the input.
+pub(super) fn forward(g: &Conv2dGeometry) -> Correlation {
+    let [_, ci, kh, kw] = g.weight_shape();
+    let out = g.out_shape();
+    let plan = Plan {
+        input: g.in_shape(),
+        output: out,
+        groups: g.groups(),
+        rows: AxisPlan::forward(g, 0, out.height),
+        cols: AxisPlan::forward(g, 1, out.width),
+        kernel_width: kw,
+        sum_stride: kh * kw,
+        channel_stride: ci * kh * kw,
+        group_stride: g.out_channels_per_group() * ci * kh * kw,
+    };
+    plan.fastest()
+}
+
+/// The adjoint as a correlation over the cotangent.
+pub(super) fn adjoint(g: &Conv2dGeometry) -> Correlation {
+    let [_, ci, kh, kw] = g.weight_shape();
+    let input = g.in_shape();
+    let plan = Plan {
+        input: g.out_shape(),
+        output: input,
+        groups: g.groups(),
+        rows: AxisPlan::adjoint(g, 0, input.height),
+        cols: AxisPlan::adjoint(g, 1, input.width),
+        kernel_width: kw,
+        sum_stride: ci * kh * kw,
+        channel_stride: kh * kw,
+        group_stride: g.out_channels_per_group() * ci * kh * kw,
+    };
+    plan.fastest()
+}
+
+/// The weight gradient. Along pixels, rows must follow each other without a gap, as they do in the cotangent.
+pub(super) fn weight_grad(g: &Conv2dGeometry) -> WeightGrad {
+    let (input, output) = (g.in_shape(), g.out_shape());
+    let vectors = Vectors::choose(g.out_channels_per_group());
+    let rows = AxisPlan::forward(g, 0, output.height).compact();
+    let cols = AxisPlan::forward(g, 1, output.width);
+    let cols = if vectors == Vectors::Pixels { cols.shifted() } else { cols.compact() };
+    let source = Source::new(input, rows.axis, cols.axis, true);
+    let mut offsets = Vec::with_capacity(g.weight_len() / output.channels);
+    for channel in 0..g.in_channels_per_group() {
+        for (_, row) in rows.taps.iter().flatten() {
+            for (_, col) in cols.taps.iter().flatten() {
+                offsets.push(channel * source.channel_len() + source.offset(*row, *col));
+            }
+        }
+    }
+    WeightGrad { vectors, source, offsets, input, output, groups: g.groups() }
+}
+
+struct Plan {
+    input: FeatureShape,
+    output: FeatureShape,
+    groups: usize,
+    rows: AxisPlan,
+    cols: AxisPlan,
+    kernel_width: usize,
+    /// Distance between the weights of two channels that are summed over.
+    sum_stride: usize,
+    channel_stride: usize,
+    group_stride: usize,
+}
+
+impl Plan {
+    /// The layout with the lowest estimated time.
+    fn fastest(&self) -> Correlation {
+        let compact = self.correlation(&self.rows.compact(), &self.cols.compact());
+        let shifted = self.correlation(&self.rows.compact(), &self.cols.shifted());
+        if shifted.cost() < compact.cost() { shifted } else { compact }
+    }
+
+    fn correlation(&self, rows: &AxisLayout, cols: &AxisLayout) -> Correlation {
+        let pitch = cols.axis.cells;
+        let counts = |axis: &AxisPlan| axis.phases.iter().map(|phase| phase.count).min().unwrap_or(0);
+        let long_reads = (counts(&self.rows).max(1) - 1) * pitch + counts(&self.cols) >= MAX_LANES;
+        let source = Source::new(self.input, rows.axis.clone(), cols.axis.clone(), long_reads);
+        let phases = |axis: &'_ AxisPlan| (0..axis.phases.len()).collect::<Vec<_>>();
+        let mut jobs = Vec::new();
+        for i in phases(&self.rows) {
+            for j in phases(&self.cols) {
+                jobs.push(self.job(
+                    &source,
+                    (&self.rows.phases[i], &rows.taps[i]),
+                    (&self.cols.phases[j], &cols.taps[j]),
+                ));
+            }
+        }
+        Correlation {
+            source,
+            jobs,
+            input: self.input,
+            output: self.output,
+            groups: self.groups,
+            channel_stride: self.channel_stride,
+            group_stride: self.group_stride,
+        }
+    }
+
+    fn job(&self, source: &Source, row: (&Phase, &[(usize, TapCell)]), col: (&Phase, &[(usize, TapCell)])) -> Job {
+        let mut taps = Vec::new();
+        for channel in 0..self.input.channels / self.groups {
+            for &(k, row) in row.1 {
+                for &(l, col) in col.1 {
+                    taps.push(Tap {
+                        offset: channel * source.channel_len() + source.offset(row, col),
+                        weight: channel * self.sum_stride + k * self.kernel_width + l,
+                    });
+                }
+            }
+        }
+        let width = self.output.width;
+        let origin = row.0.origin * width + col.0.origin;
+        let step = [self.rows.write_step * width, self.cols.write_step];
+        Job::new(taps.into_iter(), [row.0.count, col.0.count], origin, step)
+    }
+}

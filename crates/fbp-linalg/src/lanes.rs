@@ -1,0 +1,101 @@
+use pulp::Simd;
+
+/// Vectors of a scalar under any instruction set that [`pulp`] knows, for kernels generic over `f32` and `f64`.
+///
+/// Every function is inlined into the caller, which must run inside [`Simd::vectorize`].
+pub trait Lanes: Copy {
+    /// A register full of scalars.
+    type Vector<S: Simd>: Copy;
+
+    /// Number of scalars in a register.
+    fn lanes<S: Simd>() -> usize;
+    /// All lanes the same.
+    fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S>;
+    /// The first scalars of a slice that has at least [`lanes`](Self::lanes) of them.
+    fn load<S: Simd>(simd: S, slice: &[Self]) -> Self::Vector<S>;
+    /// All scalars of a slice that has at most [`lanes`](Self::lanes) of them, then zeros.
+    fn load_partial<S: Simd>(simd: S, slice: &[Self]) -> Self::Vector<S>;
+    /// Writes to the first scalars of a slice that has at least [`lanes`](Self::lanes) of them.
+    fn store<S: Simd>(simd: S, slice: &mut [Self], value: Self::Vector<S>);
+    /// `a + b`.
+    fn add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// `a·b + c`, fused where the instruction set can.
+    fn mul_add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
+    /// Sum of all lanes.
+    fn sum_lanes<S: Simd>(simd: S, value: Self::Vector<S>) -> Self;
+}
+
+/// Most scalars that a register of any supported instruction set holds (sixteen `f32` in AVX-512).
+pub(crate) const MAX_LANES: usize = 16;
+
+macro_rules! impl_lanes {
+    ($scalar:ident, $vector:ident, $lanes:ident, $split:ident, $split_mut:ident,
+     $splat:ident, $partial:ident, $add:ident, $mul_add:ident, $reduce_sum:ident) => {
+        impl Lanes for $scalar {
+            type Vector<S: Simd> = S::$vector;
+
+            #[inline(always)]
+            fn lanes<S: Simd>() -> usize {
+                S::$lanes
+            }
+            #[inline(always)]
+            fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S> {
+                simd.$splat(value)
+            }
+            #[inline(always)]
+            fn load<S: Simd>(_: S, slice: &[Self]) -> Self::Vector<S> {
+                S::$split(&slice[..S::$lanes]).0[0]
+            }
+            #[inline(always)]
+            fn load_partial<S: Simd>(simd: S, slice: &[Self]) -> Self::Vector<S> {
+                simd.$partial(slice)
+            }
+            #[inline(always)]
+            fn store<S: Simd>(_: S, slice: &mut [Self], value: Self::Vector<S>) {
+                S::$split_mut(&mut slice[..S::$lanes]).0[0] = value;
+            }
+            #[inline(always)]
+            fn add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+                simd.$add(a, b)
+            }
+            #[inline(always)]
+            fn mul_add_lanes<S: Simd>(
+                simd: S,
+                a: Self::Vector<S>,
+                b: Self::Vector<S>,
+                c: Self::Vector<S>,
+            ) -> Self::Vector<S> {
+                simd.$mul_add(a, b, c)
+            }
+            #[inline(always)]
+            fn sum_lanes<S: Simd>(simd: S, value: Self::Vector<S>) -> Self {
+                simd.$reduce_sum(value)
+            }
+        }
+    };
+}
+
+impl_lanes!(
+    f32,
+    f32s,
+    F32_LANES,
+    as_simd_f32s,
+    as_mut_simd_f32s,
+    splat_f32s,
+    partial_load_f32s,
+    add_f32s,
+    mul_add_e_f32s,
+    reduce_sum_f32s
+);
+impl_lanes!(
+    f64,
+    f64s,
+    F64_LANES,
+    as_simd_f64s,
+    as_mut_simd_f64s,
+    splat_f64s,
+    partial_load_f64s,
+    add_f64s,
+    mul_add_e_f64s,
+    reduce_sum_f64s
+);
