@@ -108,6 +108,21 @@ pub enum TrainError {
         /// In the words of the plotting library.
         reason: String,
     },
+    /// The loss is no number any more.
+    #[error("the training diverged in epoch {epoch}: try a smaller --learning-rate")]
+    Diverged {
+        /// Number of the epoch, from 1.
+        epoch: usize,
+    },
+    /// The network, its description or its checkpoint cannot be used.
+    #[error(transparent)]
+    Model(#[from] fbp_models::ModelError),
+    /// A feature cannot be reversed.
+    #[error("targets cannot be computed")]
+    Inverse(#[from] fbp_inverse::InverseError),
+    /// A tensor operation failed.
+    #[error("tensor operation")]
+    Tensor(#[from] candle_core::Error),
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),

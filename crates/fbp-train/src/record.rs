@@ -1,5 +1,6 @@
 //! What each command writes down: one JSON record per run.
 
+use fbp_models::NetworkSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::DataIdentity;
@@ -10,6 +11,8 @@ use crate::settings::{Embedding, Objective, Schedule, TargetMode};
 pub struct PretrainSettings {
     /// Name of the network.
     pub model: String,
+    /// The network itself: a name alone does not tell what a file describes.
+    pub network: NetworkSpec,
     /// The training data.
     pub data: DataIdentity,
     /// Passes over the training data.
@@ -108,8 +111,8 @@ pub struct PostTrainSettings {
     pub mode: Objective,
     /// The transitional stage; stages above it are frozen.
     pub stage: String,
-    /// Weight of the distance to the targets.
-    pub alpha: f64,
+    /// Weight of the distance to the targets; none if nothing else is minimised.
+    pub alpha: Option<f64>,
     /// Seed of the order of the samples.
     pub seed: u64,
     /// Passes over the training data.

@@ -1,7 +1,23 @@
 use std::fmt;
+use std::ops::RangeBounds;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// Checks a parameter against its range; NaN is outside of every range.
+///
+/// # Errors
+/// [`TrainError::Parameter`].
+pub(crate) fn check<V: PartialOrd + fmt::Display>(
+    name: &'static str,
+    value: V,
+    allowed: impl RangeBounds<V>,
+    range: &'static str,
+) -> Result<(), TrainError> {
+    if allowed.contains(&value) { Ok(()) } else { Err(TrainError::Parameter { name, value: value.to_string(), range }) }
+}
 
 /// Which preimages the reverse pass looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

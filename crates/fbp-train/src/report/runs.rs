@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::path::Path;
 
@@ -18,7 +19,8 @@ const RECORD_PREFIX: &str = "post-train_";
 pub fn record_name(settings: &PostTrainSettings) -> String {
     // Stage names come from the network and may hold what file names may not.
     let stage: String = settings.stage.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '-' }).collect();
-    format!("{RECORD_PREFIX}{}_{stage}_alpha{}_seed{}", settings.mode, settings.alpha, settings.seed)
+    let alpha = settings.alpha.map(|alpha| format!("_alpha{alpha}")).unwrap_or_default();
+    format!("{RECORD_PREFIX}{}_{stage}{alpha}_seed{}", settings.mode, settings.seed)
 }
 
 /// All records of one folder.
@@ -44,14 +46,7 @@ impl Runs {
         let pretrain: Option<PretrainRecord> = read_json(&folder.join(PRETRAIN_FILE), "pretraining record")?;
         let targets: Option<TargetsReport> = read_json(&folder.join(TARGETS_FILE), "report of targets")?;
         let examples = read_json(&folder.join(EXAMPLES_FILE), "list of examples")?.unwrap_or_default();
-        let mut post_train = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(TrainError::reading(folder))? {
-            let path = entry.map_err(TrainError::reading(folder))?.path();
-            let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
-            if name.starts_with(RECORD_PREFIX) && name.ends_with(".json") {
-                post_train.extend(read_json::<PostTrainRecord>(&path, "post-training record")?);
-            }
-        }
+        let post_train = post_train_records(folder)?;
         if post_train.is_empty() && pretrain.is_none() && targets.is_none() {
             let reason = "no records here: make some with `fbp post-train --out` and name that folder".into();
             return Err(TrainError::NoRecords { folder: folder.to_owned(), reason });
@@ -60,6 +55,31 @@ impl Runs {
         runs.check_one_start(folder)?;
         runs.sort();
         Ok(runs)
+    }
+
+    /// Checks that a new run belongs with those in a folder: same checkpoint, same targets.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] if it does not, [`TrainError::Json`] for a file that is no record, [`TrainError::Read`].
+    pub fn check_same_origin(folder: &Path, settings: &PostTrainSettings) -> Result<(), TrainError> {
+        for other in post_train_records(folder)?.iter().map(|record| &record.settings) {
+            let targets = [&other.targets, &settings.targets];
+            let what = if other.checkpoint_sha256 != settings.checkpoint_sha256 {
+                "another checkpoint"
+            } else if let [Some(other), Some(own)] = targets
+                && other != own
+            {
+                "other targets"
+            } else {
+                continue;
+            };
+            return Err(TrainError::Mismatch {
+                left: "this run".into(),
+                right: format!("those in {}", folder.display()),
+                reason: format!("they belong to {what}; name another folder with --out"),
+            });
+        }
+        Ok(())
     }
 
     fn check_one_start(&self, folder: &Path) -> Result<(), TrainError> {
@@ -100,7 +120,7 @@ impl Runs {
             let (a, b) = (&a.settings, &b.settings);
             (place(&a.stage).cmp(&place(&b.stage)))
                 .then((a.mode as u8).cmp(&(b.mode as u8)))
-                .then(a.alpha.total_cmp(&b.alpha))
+                .then(a.alpha.partial_cmp(&b.alpha).unwrap_or(Ordering::Equal))
                 .then(a.seed.cmp(&b.seed))
         });
     }
@@ -111,4 +131,17 @@ impl Runs {
         let post_train = self.post_train.iter().map(|run| (&run.settings.model, &run.settings.data));
         pretrain.chain(post_train).next().map_or(("unknown", "unknown"), |(model, data)| (model, &data.name))
     }
+}
+
+/// The records of all post-training runs in a folder, in any order.
+fn post_train_records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(TrainError::reading(folder))? {
+        let path = entry.map_err(TrainError::reading(folder))?.path();
+        let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+        if name.starts_with(RECORD_PREFIX) && name.ends_with(".json") {
+            records.extend(read_json::<PostTrainRecord>(&path, "post-training record")?);
+        }
+    }
+    Ok(records)
 }

@@ -27,7 +27,7 @@ impl Spread {
 pub(super) struct Group<'a> {
     pub(super) stage: &'a str,
     pub(super) mode: Objective,
-    pub(super) alpha: f64,
+    pub(super) alpha: Option<f64>,
     pub(super) runs: Vec<&'a PostTrainRecord>,
 }
 
@@ -48,15 +48,15 @@ impl<'a> Group<'a> {
 
     /// Whether this is plain fine-tuning.
     pub(super) fn is_baseline(&self) -> bool {
-        self.mode == Objective::Joint && self.alpha == 0.0
+        self.mode == Objective::Joint && self.alpha == Some(0.0)
     }
 
     /// What a line of a chart or table is called.
     pub(super) fn label(&self) -> String {
-        match self.mode {
-            Objective::Local => "targets alone (local)".into(),
-            Objective::Joint if self.alpha == 0.0 => "α = 0 (plain fine-tuning)".into(),
-            Objective::Joint => format!("α = {}", self.alpha),
+        match self.alpha {
+            None => "targets alone (local)".into(),
+            Some(0.0) => "α = 0 (plain fine-tuning)".into(),
+            Some(alpha) => format!("α = {alpha}"),
         }
     }
 

@@ -62,8 +62,8 @@ pub struct StageSummary {
 pub struct PostTrainSummary {
     /// The transitional stage.
     pub stage: String,
-    /// Weight of the distance to the targets.
-    pub alpha: f64,
+    /// Weight of the distance to the targets; none if nothing else was minimised.
+    pub alpha: Option<f64>,
     /// Seed.
     pub seed: u64,
     /// What was minimised; left out for the joint objective.

@@ -12,6 +12,7 @@ fn pretrain() -> PretrainRecord {
     PretrainRecord {
         settings: PretrainSettings {
             model: "simple-cnn-mnist-v2".into(),
+            network: fbp_models::zoo::spec("simple-cnn-mnist-v2").unwrap(),
             data: data(),
             epochs: 2,
             batch: 256,
@@ -64,7 +65,7 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
             targets: Some("t".repeat(64)),
             mode: Objective::Joint,
             stage: stage.into(),
-            alpha,
+            alpha: Some(alpha),
             seed,
             epochs: 2,
             batch: 256,

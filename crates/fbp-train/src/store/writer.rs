@@ -184,12 +184,12 @@ impl StoreWriter {
         crate::json::read_json(&self.folder.join(REPORT_FILE), "report of a target store")
     }
 
-    /// Writes another file into the folder of the store.
+    /// Writes a JSON file into the folder of the store.
     ///
     /// # Errors
     /// [`TrainError::Write`].
-    pub fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<(), TrainError> {
-        write_atomic(&self.folder.join(name), bytes)
+    pub fn write_json_beside<R: Serialize>(&self, name: &str, value: &R) -> Result<(), TrainError> {
+        crate::json::write_json(&self.folder.join(name), value)
     }
 }
 
