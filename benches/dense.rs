@@ -39,7 +39,8 @@ fn solve(criterion: &mut Criterion) {
     let mut rng = rng(2);
     for (rows, cols) in SHAPES {
         let weight = normal_mat::<f32>(rows, cols, &mut rng);
-        let plan = AffinePlan::<f32>::new(weight.as_ref(), None, &SolveConfig::default(), Par::Seq).unwrap();
+        let plan = AffinePlan::<f32>::new(weight.as_ref(), None, &SolveConfig::default(), Par::Seq);
+        let plan = plan.expect("random weights are finite");
         let observed_in = normal_mat::<f32>(cols, BATCH, &mut rng);
         let observed_out = &weight * &observed_in;
         let target = normal_mat::<f32>(rows, BATCH, &mut rng);

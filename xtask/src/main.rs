@@ -7,6 +7,7 @@
 mod bench;
 mod check;
 mod command;
+mod demo;
 mod error;
 mod fetch;
 mod layering;
@@ -31,6 +32,7 @@ struct Arguments {
 enum Task {
     Bench(bench::Arguments),
     Check(check::Arguments),
+    Demo(demo::Arguments),
     Fetch(fetch::Arguments),
     #[command(hide = true)]
     MakeMini(mini::Arguments),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Check(arguments) => check::run(&arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::Fetch(arguments) => fetch::run(&arguments),
         Task::MakeMini(arguments) => mini::run(&arguments),
     };

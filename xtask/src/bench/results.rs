@@ -111,10 +111,11 @@ fn read(estimates: &Path) -> Result<Entry, TaskError> {
             let amount = amount.as_f64()?;
             Some(Work { amount, unit: unit.to_lowercase(), per_second: amount / median_seconds })
         });
+        let (id, parameter) = program_and_size(text("function_id"), text("value_str"));
         Some(Entry {
             group: text("group_id")?,
-            id: text("function_id").unwrap_or_else(|| OURS.to_owned()),
-            parameter: text("value_str"),
+            id,
+            parameter,
             median_seconds,
             lower_seconds: nanoseconds(interval.get("lower_bound")?)?,
             upper_seconds: nanoseconds(interval.get("upper_bound")?)?,
@@ -125,6 +126,16 @@ fn read(estimates: &Path) -> Result<Entry, TaskError> {
         path: estimates.to_owned(),
         reason: "not the form that criterion 0.8 writes".to_owned(),
     })
+}
+
+/// Tells which of criterion's two names is the program and which the size: both orders are in use.
+fn program_and_size(function: Option<String>, value: Option<String>) -> (String, Option<String>) {
+    let is_program = |name: &String| name == OURS || ["candle", "rival-"].iter().any(|start| name.starts_with(start));
+    match (function, value) {
+        (Some(size), Some(program)) if is_program(&program) && !is_program(&size) => (program, Some(size)),
+        (Some(program), size) => (program, size),
+        (None, size) => (OURS.to_owned(), size),
+    }
 }
 
 /// How many times faster ours is than `entry`, if `entry` is a rival of ours in the same task.
@@ -159,7 +170,7 @@ pub(super) fn table(entries: &[Entry]) -> String {
     let mut text = String::from("| task | program | median | 95 % interval | rate | ours is faster by |\n");
     text.push_str("|---|---|---:|---:|---:|---:|\n");
     for entry in entries {
-        let rate = entry.work.as_ref().map_or("–".to_owned(), |work| rate(work));
+        let rate = entry.work.as_ref().map_or("–".to_owned(), rate);
         let faster = times_faster(entry, entries).map_or("–".to_owned(), |times| format!("{times:.1}×"));
         let interval = format!("{} … {}", time(entry.lower_seconds), time(entry.upper_seconds));
         let (name, median) = (entry.name(), time(entry.median_seconds));
@@ -250,6 +261,19 @@ mod tests {
         assert_eq!(value["entries"].as_array().unwrap().len(), 4);
         assert_eq!(value["quick"], true);
         assert!(value["context"]["cores"].as_u64().unwrap() >= 1);
+    }
+
+    #[test]
+    fn program_and_size_are_told_apart() {
+        let split = |function: Option<&str>, value: Option<&str>| {
+            let (program, size) = program_and_size(function.map(str::to_owned), value.map(str::to_owned));
+            format!("{program} {}", size.unwrap_or_default())
+        };
+        assert_eq!(split(Some("ours"), Some("64x320")), "ours 64x320");
+        assert_eq!(split(Some("64x320"), Some("ours")), "ours 64x320");
+        assert_eq!(split(Some("64x320"), Some("rival-qr")), "rival-qr 64x320");
+        assert_eq!(split(Some("candle"), None), "candle ");
+        assert_eq!(split(None, Some("7")), "ours 7");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Sample<'a, T> {
     pub(super) upper: &'a [T],
     /// Bounds `l` and `u` of every entry of `v`.
     pub(super) bounds: (T, T),
+    /// Multipliers to start from; zero if `None`.
+    pub(super) multipliers: Option<&'a [T]>,
 }
 
 impl<T: Real> Sample<'_, T> {
@@ -191,6 +193,12 @@ impl<T: Real> DualNewton<T> {
         let mut outcome = SampleOutcome::default();
         let mut least = T::INFINITY;
         let mut violation = T::INFINITY;
+        for (i, &weight) in sample.multipliers.unwrap_or(&[]).iter().enumerate() {
+            let wrong_side = (weight > T::ZERO && sample.lower[i] == T::NEG_INFINITY)
+                || (weight < T::ZERO && sample.upper[i] == T::INFINITY);
+            work.lambda[i] = if wrong_side { T::ZERO } else { weight };
+            work.centre[i] = work.lambda[i];
+        }
         self.move_to_lambda(&sample, solution, work);
         for _ in 0..self.limits.outer_steps {
             let inner_converged = self.inner(&sample, solution, work, tolerance, &mut outcome, stack);
@@ -290,7 +298,7 @@ impl<T: Real> DualNewton<T> {
         steps: usize,
         stack: &mut MemStack,
     ) -> bool {
-        let size = self.select(sample, work, steps == 1);
+        let size = self.select(sample, work, steps == 1 && sample.multipliers.is_none());
         if !self.direction(size, work, stack) {
             return false;
         }

@@ -1,7 +1,10 @@
 use faer::dyn_stack::{MemStack, StackReq};
+use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
+use faer::mat::AsMatMut;
 use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef, Par};
 
+use super::admm::AdmmPlan;
 use super::newton::{DualNewton, NewtonLimits, Sample, SampleOutcome};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{
@@ -17,10 +20,31 @@ use crate::{
 pub struct BoxedPlan<T> {
     fast: DualNewton<T>,
     careful: DualNewton<f64>,
+    admm: Option<AdmmPlan<T>>,
 }
 
 /// Largest number of rows or columns of a [`BoxedPlan`].
 pub const BOXED_LIMIT: usize = 4096;
+
+/// Samples that the batched iteration handles together.
+const PANEL: usize = 32;
+
+/// How a [`BoxedPlan`] solves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoxedRecipe {
+    /// The exact dual solver, sample by sample: every step factorises a matrix of the order of the active rows.
+    Newton,
+    /// Batched ADMM first, so that the exact solver starts near the solution and needs few of its steps.
+    AdmmThenNewton,
+}
+
+impl BoxedRecipe {
+    /// Chooses from the sizes alone. The threshold is measured, see `benches/boxed.rs`.
+    pub const fn choose(rows: usize, cols: usize) -> Self {
+        let _ = cols;
+        if rows <= 512 { Self::Newton } else { Self::AdmmThenNewton }
+    }
+}
 
 /// Limits of the first try, in the scalar of the batch.
 fn fast_limits<T: Real>() -> NewtonLimits {
@@ -99,7 +123,16 @@ impl<T: Real> BoxedPlan<T> {
             return Err(LinalgError::TooLarge { what: "boxed nearest point", rows, cols, limit: BOXED_LIMIT });
         }
         expect_finite("boxed: A", a)?;
-        Ok(Self { fast: DualNewton::new(a, fast_limits::<T>()), careful: DualNewton::new(a, careful_limits()) })
+        let admm = match BoxedRecipe::choose(rows, cols) {
+            BoxedRecipe::Newton => None,
+            BoxedRecipe::AdmmThenNewton => Some(AdmmPlan::new(a)?),
+        };
+        Ok(Self { fast: DualNewton::new(a, fast_limits::<T>()), careful: DualNewton::new(a, careful_limits()), admm })
+    }
+
+    /// How the plan solves.
+    pub fn recipe(&self) -> BoxedRecipe {
+        if self.admm.is_some() { BoxedRecipe::AdmmThenNewton } else { BoxedRecipe::Newton }
     }
 
     /// Number of rows `m` and columns `n` of `A`.
@@ -113,9 +146,18 @@ impl<T: Real> BoxedPlan<T> {
         StackReq::any_of(&[self.fast.scratch(), widened.and(self.careful.scratch())])
     }
 
+    /// Workspace of one thread.
+    fn part_scratch(&self) -> StackReq {
+        let sample = self.sample_scratch();
+        match &self.admm {
+            None => sample,
+            Some(admm) => temp_mat_scratch::<T>(self.shape().0, PANEL).and(sample.or(admm.scratch(PANEL))),
+        }
+    }
+
     /// Workspace of [`solve`](Self::solve) for `batch` samples.
     pub fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
-        parts_scratch(self.sample_scratch(), batch, par)
+        parts_scratch(self.part_scratch(), batch, par)
     }
 
     /// Writes the nearest point of every sample.
@@ -143,37 +185,64 @@ impl<T: Real> BoxedPlan<T> {
         }
         let run = |part: BoxedPass<'_, T>, stack: &mut MemStack| self.solve_part(part, stack);
         let merge = |left: Result<SolveReport, LinalgError>, right| Ok(left?.merge(right?));
-        for_each_part(pass, self.sample_scratch(), par, stack, &run, &merge)
+        for_each_part(pass, self.part_scratch(), par, stack, &run, &merge)
     }
 
+    /// Solves the samples of one thread.
     fn solve_part(&self, mut pass: BoxedPass<'_, T>, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
-        let (m, n) = self.shape();
-        let mut report = SolveReport::direct(SolveSide::Boxed, m.min(n));
-        for index in 0..pass.batch() {
-            let sample = Sample {
-                start: column("boxed: observed_in", pass.observed_in, index)?,
-                image: column("boxed: observed_out", pass.observed_out, index)?,
-                lower: column("boxed: lower", pass.lower, index)?,
-                upper: column("boxed: upper", pass.upper, index)?,
-                bounds: pass.bounds,
-            };
-            let solution = column_mut("boxed: solution", pass.solution.rb_mut(), index)?;
-            if sample.is_feasible() {
-                solution.copy_from_slice(sample.start);
-                report.satisfied += 1;
-                continue;
+        let mut report = SolveReport::direct(SolveSide::Boxed, self.shape().0.min(self.shape().1));
+        let Some(admm) = &self.admm else {
+            for index in 0..pass.batch() {
+                report = report.merge(self.solve_sample(&mut pass, index, None, stack)?);
             }
-            let mut outcome = self.fast.solve(sample, solution, stack);
-            if !outcome.converged || outcome.violation > outcome.tolerance {
-                outcome = self.solve_carefully(sample, solution, stack);
+            return Ok(report);
+        };
+        while pass.batch() > 0 {
+            let width = PANEL.min(pass.batch());
+            let (mut panel, rest) = pass.split_at(width);
+            let (mut lambda, stack) = temp_mat_zeroed::<T, _, _>(self.shape().0, width, stack);
+            let mut lambda = lambda.as_mat_mut();
+            admm.multipliers(&panel, lambda.as_mut(), Par::Seq, stack);
+            for index in 0..width {
+                let start = column("boxed: multipliers", lambda.as_ref(), index)?;
+                report = report.merge(self.solve_sample(&mut panel, index, Some(start), stack)?);
             }
-            report.iters = report.iters.max(outcome.iters);
-            report.violation_max = report.violation_max.max(outcome.violation);
-            report.violation_sum += outcome.violation;
-            report.unattained += usize::from(outcome.violation > outcome.tolerance);
-            let stop = if outcome.converged { StopReason::Converged } else { StopReason::MaxIterations };
-            report.stop = report.stop.worse(stop);
+            pass = rest;
         }
+        Ok(report)
+    }
+
+    fn solve_sample(
+        &self,
+        pass: &mut BoxedPass<'_, T>,
+        index: usize,
+        multipliers: Option<&[T]>,
+        stack: &mut MemStack,
+    ) -> Result<SolveReport, LinalgError> {
+        let mut report = SolveReport::direct(SolveSide::Boxed, 0);
+        let sample = Sample {
+            start: column("boxed: observed_in", pass.observed_in, index)?,
+            image: column("boxed: observed_out", pass.observed_out, index)?,
+            lower: column("boxed: lower", pass.lower, index)?,
+            upper: column("boxed: upper", pass.upper, index)?,
+            bounds: pass.bounds,
+            multipliers,
+        };
+        let solution = column_mut("boxed: solution", pass.solution.rb_mut(), index)?;
+        if sample.is_feasible() {
+            solution.copy_from_slice(sample.start);
+            report.satisfied = 1;
+            return Ok(report);
+        }
+        let mut outcome = self.fast.solve(sample, solution, stack);
+        if !outcome.converged || outcome.violation > outcome.tolerance {
+            outcome = self.solve_carefully(sample, solution, stack);
+        }
+        report.stop = if outcome.converged { StopReason::Converged } else { StopReason::MaxIterations };
+        report.iters = outcome.iters;
+        report.violation_max = outcome.violation;
+        report.violation_sum = outcome.violation;
+        report.unattained = usize::from(outcome.violation > outcome.tolerance);
         Ok(report)
     }
 
@@ -185,7 +254,7 @@ impl<T: Real> BoxedPlan<T> {
         let (upper, stack) = stack.collect(sample.upper.iter().map(|v| v.to_f64()));
         let (mut wide, stack) = stack.make_with(solution.len(), |_| 0.0);
         let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
-        let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds };
+        let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
         let mut outcome = self.careful.solve(widened, &mut wide, stack);
         for (narrow, &wide) in solution.iter_mut().zip(wide.iter()) {
             *narrow = T::from_f64(wide);

@@ -2,8 +2,8 @@ use faer::{MatMut, MatRef};
 
 use crate::Real;
 
-/// Independent partial sums per column, so that the loops below vectorise.
-const LANES: usize = 16;
+/// Independent partial results, so that the loops below vectorise.
+const LANES: usize = 8;
 
 /// Column `j` of a view with contiguous columns.
 pub(super) fn column<T: Real>(view: MatRef<'_, T>, j: usize) -> &[T] {
@@ -28,55 +28,85 @@ pub(super) fn column_mut<T: Real>(view: MatMut<'_, T>, j: usize) -> &mut [T] {
 }
 
 /// `d <- x - y`.
+#[inline(always)]
 pub(super) fn subtract<T: Real>(d: &mut [T], x: &[T], y: &[T]) {
     for ((d, &x), &y) in d.iter_mut().zip(x).zip(y) {
         *d = x - y;
     }
 }
 
-/// `v <- v0 + d` and `d <- v - v0`, the step that was really made; `v0` keeps its bits where `d` is zero.
-pub(super) fn step<T: Real>(v: &mut [T], v0: &[T], d: &mut [T]) {
-    for ((v, &v0), d) in v.iter_mut().zip(v0).zip(d) {
-        *v = if *d == T::ZERO { v0 } else { v0 + *d };
-        *d = *v - v0;
+/// Remembers whether it has seen a value that is not finite.
+#[derive(Clone, Copy)]
+pub(super) struct Finite<T>([T; LANES]);
+
+impl<T: Real> Finite<T> {
+    pub(super) fn new() -> Self {
+        Self([T::ZERO; LANES])
+    }
+
+    /// Whether every value seen was finite.
+    pub(super) fn holds(&self) -> bool {
+        self.0.iter().all(|x| x.is_finite())
+    }
+
+    /// `v <- v0 + d` and `d <- v - v0`, the step that was really made; `v0` keeps its bits where `d` is zero.
+    #[inline(always)]
+    pub(super) fn step(&mut self, v: &mut [T], v0: &[T], d: &mut [T]) {
+        let len = v.len().min(v0.len()).min(d.len());
+        let (v, v_rest) = v[..len].as_chunks_mut::<LANES>();
+        let (v0, v0_rest) = v0[..len].as_chunks::<LANES>();
+        let (d, d_rest) = d[..len].as_chunks_mut::<LANES>();
+        let mut seen = self.0;
+        for ((v, v0), d) in v.iter_mut().zip(v0).zip(d) {
+            for i in 0..LANES {
+                (v[i], d[i]) = stepped(v0[i], d[i]);
+                // 0 for finite values and NaN otherwise.
+                seen[i] += v[i] * T::ZERO;
+            }
+        }
+        for ((v, &v0), d) in v_rest.iter_mut().zip(v0_rest).zip(d_rest) {
+            (*v, *d) = stepped(v0, *d);
+            seen[0] += *v * T::ZERO;
+        }
+        self.0 = seen;
     }
 }
 
-/// Whether no value is infinite or NaN.
-pub(super) fn all_finite<T: Real>(x: &[T]) -> bool {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [T::ZERO; LANES];
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            // 0 for finite x and NaN otherwise.
-            *lane += x * T::ZERO;
-        }
-    }
-    lanes.iter().chain(rest).all(|x| x.is_finite())
+#[inline(always)]
+fn stepped<T: Real>(v0: T, d: T) -> (T, T) {
+    let moved = v0 + d;
+    let v = if d == T::ZERO { v0 } else { moved };
+    (v, v - v0)
 }
 
-/// `Σ x_i²`, summed in `f64`.
-pub(super) fn sum_of_squares<T: Real>(x: &[T]) -> f64 {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += x.to_f64() * x.to_f64();
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>()
+/// Size of the entries of one column.
+#[derive(Clone, Copy)]
+pub(super) struct Extent {
+    /// `Σ x_i²`, summed in `f64`; not finite if a value is not.
+    pub(super) squares: f64,
+    /// Largest magnitude, 0 for no values; NaN is skipped.
+    pub(super) largest: f64,
 }
 
-/// Largest magnitude; 0 for no values. NaN is skipped: it shows in [`sum_of_squares`].
-pub(super) fn max_abs<T: Real>(x: &[T]) -> T {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [T::ZERO; LANES];
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x.abs() > *lane { x.abs() } else { *lane };
+impl Extent {
+    #[inline(always)]
+    pub(super) fn of<T: Real>(x: &[T]) -> Self {
+        let (mut squares, mut largest) = ([0.0; LANES], [T::ZERO; LANES]);
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                let (wide, size) = (chunk[i].to_f64(), chunk[i].abs());
+                squares[i] += wide * wide;
+                largest[i] = if size > largest[i] { size } else { largest[i] };
+            }
         }
+        for &x in rest {
+            squares[0] += x.to_f64() * x.to_f64();
+            largest[0] = if x.abs() > largest[0] { x.abs() } else { largest[0] };
+        }
+        let larger = |x: T, y: &T| if *y > x { *y } else { x };
+        Self { squares: squares.iter().sum(), largest: largest.iter().fold(T::ZERO, larger).to_f64() }
     }
-    lanes.iter().chain(rest).fold(T::ZERO, |largest, x| largest.max(x.abs()))
 }
 
 #[cfg(test)]
@@ -85,19 +115,23 @@ mod tests {
 
     #[test]
     fn reductions_see_every_position() {
-        for len in [0, 1, 15, 16, 17, 40] {
+        for len in [0, 1, 7, 8, 9, 20] {
             let ones = vec![1.0_f32; len];
-            assert!(all_finite(&ones));
-            assert_eq!(sum_of_squares(&ones), len as f64);
+            assert_eq!(Extent::of(&ones).squares, len as f64);
             for at in 0..len {
                 let mut spoilt = ones.clone();
                 spoilt[at] = -3.0;
-                assert_eq!(max_abs(&spoilt), 3.0);
-                assert_eq!(sum_of_squares(&spoilt), len as f64 + 8.0);
+                assert_eq!(Extent::of(&spoilt).largest, 3.0);
+                assert_eq!(Extent::of(&spoilt).squares, len as f64 + 8.0);
                 for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                     spoilt[at] = bad;
-                    assert!(!all_finite(&spoilt));
-                    assert!(!sum_of_squares(&spoilt).is_finite());
+                    assert!(!Extent::of(&spoilt).squares.is_finite());
+                    let mut finite = Finite::new();
+                    finite.step(&mut vec![0.0; len], &ones, &mut ones.clone());
+                    assert!(finite.holds());
+                    finite.step(&mut vec![0.0; len], &ones, &mut spoilt.clone());
+                    finite.step(&mut vec![0.0; len], &ones, &mut ones.clone());
+                    assert!(!finite.holds());
                 }
             }
         }
@@ -107,7 +141,7 @@ mod tests {
     fn a_zero_step_keeps_the_bits() {
         let v0 = [-0.0_f32, 1.0, f32::MIN_POSITIVE / 2.0, 1.0];
         let (mut v, mut d) = ([f32::NAN; 4], [0.0, -0.0, 0.0, 1e-9]);
-        step(&mut v, &v0, &mut d);
+        Finite::new().step(&mut v, &v0, &mut d);
         assert_eq!(v.map(f32::to_bits), v0.map(f32::to_bits));
         assert_eq!(d, [0.0; 4], "a step lost to rounding was not made");
     }

@@ -6,7 +6,7 @@ use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
 use faer::mat::AsMatMut;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::columns::{all_finite, column, column_mut, max_abs, step, subtract, sum_of_squares};
+use super::columns::{Extent, Finite, column, column_mut, subtract};
 use super::factor::System;
 use crate::dense::{AffineSolve, GramSide, SystemFacts};
 use crate::{LinalgError, Real, SolveConfig, SolveReport, SolveSide, expect_finite};
@@ -241,30 +241,70 @@ impl<T: Real> TwoGemm<T> {
         temps: &mut Temps<'_, T>,
         par: Par,
     ) -> Result<SolveReport, NotFinite> {
-        let batch = pass.batch();
-        let mut finite = true;
-        for j in 0..batch {
-            let solution = column_mut(pass.solution.as_mut(), j);
-            step(solution, column(pass.observed_in, j), column_mut(temps.moved.as_mut(), j));
-            finite &= all_finite(solution);
-        }
+        let arch = pulp::Arch::new();
+        let solution = pass.solution.as_mut();
+        let finite = arch.dispatch(Step { solution, observed_in: pass.observed_in, moved: temps.moved.as_mut() });
         self.residual(temps.wanted.as_ref(), temps.moved.as_ref(), temps.rest.as_mut(), par);
-        let mut report = SolveReport::direct(self.side, self.facts.rank);
-        for j in 0..batch {
-            let (rest, target) = (column(temps.rest.as_ref(), j), column(pass.target, j));
-            let (missed, length) = (sum_of_squares(rest).sqrt(), sum_of_squares(target).sqrt());
-            finite &= missed.is_finite();
-            let violation = max_abs(rest).to_f64();
-            report.violation_sum += violation;
-            report.satisfied += usize::from(max_abs(column(temps.wanted.as_ref(), j)) == T::ZERO);
-            // target = observed + wanted, so these two bound the size of both outputs.
-            let scale = max_abs(target).to_f64().max(max_abs(column(temps.wanted.as_ref(), j)).to_f64());
-            report.residual_relative =
-                report.residual_relative.max(if length > 0.0 { missed / length } else { missed });
-            report.violation_max = report.violation_max.max(violation);
-            report.unattained += usize::from(violation > self.attained_tol * scale);
+        let (wanted, rest) = (temps.wanted.as_ref(), temps.rest.as_ref());
+        let measured = arch.dispatch(Measure { wanted, rest, target: pass.target, attained_tol: self.attained_tol });
+        match measured {
+            Some(measured) if finite => Ok(SolveReport { side: self.side, rank: self.facts.rank, ..measured }),
+            _ => Err(NotFinite),
         }
-        if finite { Ok(report) } else { Err(NotFinite) }
+    }
+}
+
+/// `solution <- observed_in + moved`, and `moved` the difference that is left after rounding; whether all is finite.
+struct Step<'a, T> {
+    solution: MatMut<'a, T>,
+    observed_in: MatRef<'a, T>,
+    moved: MatMut<'a, T>,
+}
+
+impl<T: Real> pulp::WithSimd for Step<'_, T> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, _: S) -> bool {
+        let mut finite = Finite::new();
+        for j in 0..self.observed_in.ncols() {
+            let (solution, moved) = (column_mut(self.solution.as_mut(), j), column_mut(self.moved.as_mut(), j));
+            finite.step(solution, column(self.observed_in, j), moved);
+        }
+        finite.holds()
+    }
+}
+
+/// What is left of the wanted corrections, as a report; `None` if it is not finite.
+struct Measure<'a, T> {
+    wanted: MatRef<'a, T>,
+    rest: MatRef<'a, T>,
+    target: MatRef<'a, T>,
+    attained_tol: f64,
+}
+
+impl<T: Real> pulp::WithSimd for Measure<'_, T> {
+    type Output = Option<SolveReport>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Option<SolveReport> {
+        let mut report = SolveReport::direct(SolveSide::Nearest, 0);
+        let mut finite = true;
+        for j in 0..self.target.ncols() {
+            let missed = Extent::of(column(self.rest, j));
+            let target = Extent::of(column(self.target, j));
+            let wanted = Extent::of(column(self.wanted, j));
+            finite &= missed.squares.is_finite();
+            let length = if target.squares > 0.0 { target.squares.sqrt() } else { 1.0 };
+            report.residual_relative = report.residual_relative.max(missed.squares.sqrt() / length);
+            report.violation_max = report.violation_max.max(missed.largest);
+            report.violation_sum += missed.largest;
+            report.satisfied += usize::from(wanted.largest == 0.0);
+            // The observed output is the target less what was wanted, so these two bound the size of both outputs.
+            let scale = target.largest.max(wanted.largest);
+            report.unattained += usize::from(missed.largest > self.attained_tol * scale);
+        }
+        finite.then_some(report)
     }
 }
 

@@ -15,8 +15,8 @@ pub enum DataError {
         /// The names there are.
         known: String,
     },
-    /// A known data set whose files are in none of the places looked at.
-    #[error("{name} is not there (looked for {}): {remedy}", list(places))]
+    /// A known data set of which no place looked at has all files.
+    #[error("{name} is not there or not complete (looked for {}): {remedy}", list(places))]
     NotFound {
         /// Name of the data set.
         name: String,

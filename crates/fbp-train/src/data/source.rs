@@ -1,6 +1,6 @@
-use std::env;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{env, fs};
 
 use super::dataset::check_labels;
 use super::{DataError, Dataset, Normalization, idx};
@@ -128,7 +128,10 @@ impl DataSource {
     /// The folder with the files: the first place that has one of this name.
     fn find(&self, places: &[PathBuf]) -> Result<PathBuf, DataError> {
         let remedy = match self {
-            Self::Idx(folder) => return Ok(folder.clone()),
+            // Opening it tells a folder that is not there from one that lacks a file.
+            Self::Idx(folder) => {
+                return fs::read_dir(folder).map(|_| folder.clone()).map_err(DataError::at(folder));
+            }
             Self::FashionMnist => "run `cargo xtask fetch fashion-mnist`, or name its place with --data-dir",
             Self::FashionMnistMini => {
                 "it ships with the repository in datasets/: run inside it, or name the place with --data-dir"
@@ -136,8 +139,9 @@ impl DataSource {
         };
         let name = self.to_string();
         let candidates: Vec<_> = places.iter().map(|place| place.join(&name)).collect();
-        // A folder that holds none of the files is what an interrupted fetch may leave: the data are not there.
-        let found = candidates.iter().find(|folder| TRAIN.iter().chain(&TEST).any(|file| find(folder, file).is_some()));
+        // An interrupted fetch leaves a folder with some of the files.
+        let is_complete = |folder: &&PathBuf| TRAIN.iter().chain(&TEST).all(|file| find(folder, file).is_some());
+        let found = candidates.iter().find(is_complete);
         match found {
             Some(folder) => Ok(folder.clone()),
             None => Err(DataError::NotFound { name, places: candidates, remedy }),
