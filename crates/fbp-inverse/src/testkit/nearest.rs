@@ -272,6 +272,7 @@ impl<T: Real> Place<'_, T> {
         let tolerance = check.tolerance * eps * self.sample.output_size(0);
         let (violation, miss) = (self.sample.violation(0, &self.output), self.sample.distance(0, &self.output));
         let missed = violation > tolerance;
+        let judged = !check.points_only || self.sample.lower == self.sample.upper;
         // Where the outputs are flat, many inputs round to one output; the gap to a missed target grows with the square
         // of a move across it, so that moves of `√eps · miss` do not show.
         let pivot = orthonormal(surface.rows.iter().cloned()).1;
@@ -284,7 +285,7 @@ impl<T: Real> Place<'_, T> {
             ledger.expect("a missed target is missed by as little as possible", !better, || {
                 format!("{}: {what} misses by {gap:e}, the answer by {miss:e}", self.sample.origin)
             })?;
-            let nearer = distance < moved - slack;
+            let nearer = judged && distance < moved - slack;
             let does_as_well = if missed { gap <= miss } else { self.sample.excess(output, &self.output) == 0.0 };
             let nearly = !missed && self.sample.violation(0, output) <= violation + tolerance;
             // What misses a little more may be nearer, but not than the answer for a target that it meets.

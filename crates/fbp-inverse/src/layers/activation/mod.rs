@@ -1,7 +1,7 @@
 //! Elementwise activations.
 
 mod dispatch;
-mod elementary;
+pub(in crate::layers) mod elementary;
 mod increasing;
 mod kind;
 mod operator;
