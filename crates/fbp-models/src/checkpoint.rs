@@ -52,7 +52,7 @@ pub struct Checkpoint {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn save(path: &Path, network: &Network, metadata: &BTreeMap<String, String>) -> Result<(), ModelError> {
-    let bytes = encode(network, metadata)?;
+    let bytes = to_bytes(network, metadata)?;
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -74,8 +74,13 @@ fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// The bytes of a checkpoint. Keys are sorted, so that equal contents give equal files.
-fn encode(network: &Network, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, ModelError> {
+/// The bytes of a checkpoint, for callers that have their own way to write files. Keys are sorted, so that equal contents
+/// give equal files.
+///
+/// # Errors
+/// [`ModelError::Syntax`] if the description cannot be written as JSON, [`ModelError::Tensor`] for a tensor that is not
+/// `f32` on the CPU.
+pub fn to_bytes(network: &Network, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, ModelError> {
     let mut entries: Map<String, Value> = metadata.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     entries.insert(NETWORK_KEY.to_owned(), json!(network.spec().to_json()?));
     let mut header = Map::from_iter([("__metadata__".to_owned(), Value::Object(entries))]);
