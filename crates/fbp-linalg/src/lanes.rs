@@ -6,6 +6,8 @@ use pulp::Simd;
 pub trait Lanes: Copy {
     /// A register full of scalars.
     type Vector<S: Simd>: Copy;
+    /// A truth value per lane.
+    type Mask<S: Simd>: Copy;
 
     /// Number of scalars in a register.
     fn lanes<S: Simd>() -> usize;
@@ -17,6 +19,10 @@ pub trait Lanes: Copy {
     fn load_partial<S: Simd>(simd: S, slice: &[Self]) -> Self::Vector<S>;
     /// Writes to the first scalars of a slice that has at least [`lanes`](Self::lanes) of them.
     fn store<S: Simd>(simd: S, slice: &mut [Self], value: Self::Vector<S>);
+    /// The lanes `start..end`; bounds above the number of lanes are cut off.
+    fn mask_lanes<S: Simd>(simd: S, start: usize, end: usize) -> Self::Mask<S>;
+    /// The lanes of a mask, zero elsewhere, whatever was there.
+    fn keep_lanes<S: Simd>(simd: S, mask: Self::Mask<S>, value: Self::Vector<S>) -> Self::Vector<S>;
     /// `a + b`.
     fn add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// `a·b + c`, fused where the instruction set can.
@@ -29,10 +35,13 @@ pub trait Lanes: Copy {
 pub(crate) const MAX_LANES: usize = 16;
 
 macro_rules! impl_lanes {
-    ($scalar:ident, $vector:ident, $lanes:ident, $split:ident, $split_mut:ident,
-     $splat:ident, $partial:ident, $add:ident, $mul_add:ident, $reduce_sum:ident) => {
+    (
+        $scalar:ident, $vector:ident, $mask:ident, $lanes:ident, $split:ident, $split_mut:ident, $splat:ident,
+        $partial:ident, $between:ident, $select:ident, $add:ident, $mul_add:ident, $reduce_sum:ident
+    ) => {
         impl Lanes for $scalar {
             type Vector<S: Simd> = S::$vector;
+            type Mask<S: Simd> = S::$mask;
 
             #[inline(always)]
             fn lanes<S: Simd>() -> usize {
@@ -53,6 +62,14 @@ macro_rules! impl_lanes {
             #[inline(always)]
             fn store<S: Simd>(_: S, slice: &mut [Self], value: Self::Vector<S>) {
                 S::$split_mut(&mut slice[..S::$lanes]).0[0] = value;
+            }
+            #[inline(always)]
+            fn mask_lanes<S: Simd>(simd: S, start: usize, end: usize) -> Self::Mask<S> {
+                simd.$between(start.min(S::$lanes) as _, end.min(S::$lanes) as _).mask()
+            }
+            #[inline(always)]
+            fn keep_lanes<S: Simd>(simd: S, mask: Self::Mask<S>, value: Self::Vector<S>) -> Self::Vector<S> {
+                simd.$select(mask, value, simd.$splat(0.0))
             }
             #[inline(always)]
             fn add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
@@ -78,11 +95,14 @@ macro_rules! impl_lanes {
 impl_lanes!(
     f32,
     f32s,
+    m32s,
     F32_LANES,
     as_simd_f32s,
     as_mut_simd_f32s,
     splat_f32s,
     partial_load_f32s,
+    mask_between_m32s,
+    select_f32s,
     add_f32s,
     mul_add_e_f32s,
     reduce_sum_f32s
@@ -90,11 +110,14 @@ impl_lanes!(
 impl_lanes!(
     f64,
     f64s,
+    m64s,
     F64_LANES,
     as_simd_f64s,
     as_mut_simd_f64s,
     splat_f64s,
     partial_load_f64s,
+    mask_between_m64s,
+    select_f64s,
     add_f64s,
     mul_add_e_f64s,
     reduce_sum_f64s

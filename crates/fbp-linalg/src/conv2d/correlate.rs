@@ -3,10 +3,15 @@ use faer::dyn_stack::{MemStack, StackReq};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::source::{Source, copy_short};
+use super::source::{Packed, Source, copy_short};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
+
+/// Bytes of packed images that go through the register tiles together: half of the second-level cache of a small core.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Vectors of pixels that amortise what a register tile costs beside its products.
+const TILE_VECTORS: usize = 24;
 
 /// One product of a correlation.
 #[derive(Clone, Copy, Debug)]
@@ -52,13 +57,19 @@ impl Job {
         if cols == self.step[0] && cols == pitch && self.step[1] == 1 && flat >= lanes {
             return Sweep { target: Target::Output { pitch: flat }, ..all };
         }
-        // A row that is written from registers saves one load and one store per vector.
-        let taps = self.offsets.len();
-        let direct = cols >= lanes && self.step[1] == 1;
-        if direct && rows * cols.div_ceil(lanes) * taps <= flat.div_ceil(lanes) * (taps + 2) {
-            return Sweep { target: Target::Output { pitch: self.step[0] }, ..row_wise };
-        }
-        all
+        let direct = Sweep { target: Target::Output { pitch: self.step[0] }, ..row_wise };
+        let possible = cols >= lanes && self.step[1] == 1;
+        if possible && self.sweep_cost(direct, lanes) <= self.sweep_cost(all, lanes) { direct } else { all }
+    }
+
+    /// Rough time of one output plane, in cycles: one product per tap and one store for every vector, and the copies
+    /// from scratch.
+    fn sweep_cost(&self, sweep: Sweep, lanes: usize) -> usize {
+        let copies = match sweep.target {
+            Target::Output { .. } => 0,
+            Target::Stage => self.grid[0] * (4 + 2 * self.grid[1].div_ceil(lanes)),
+        };
+        sweep.rows * sweep.cols.div_ceil(lanes) * (self.offsets.len() + 1) + copies
     }
 }
 
@@ -119,31 +130,46 @@ impl Correlation {
         self.jobs.iter().map(|job| job.span(self.source.pitch())).max().unwrap_or(0).max(MAX_LANES)
     }
 
+    /// Cells of the staged output planes of one image.
+    fn stage_image(&self) -> usize {
+        MAX_CHANNELS.min(self.out_per_group()) * self.stage_plane()
+    }
+
+    /// Images that go through the register tiles together: enough to fill the tiles where images are small, and to use
+    /// weights that do not fit the cache for several images at a time.
+    fn block_images<T>(&self, chunk: usize) -> usize {
+        let bytes = size_of::<T>() * (self.source.packed_len() + self.stage_image()).max(self.input.len());
+        let vectors = (self.output.plane() / self.jobs.len()).div_ceil(MAX_LANES);
+        let wanted =
+            if self.weight_len() * size_of::<T>() > BLOCK_BYTES { usize::MAX } else { TILE_VECTORS.div_ceil(vectors) };
+        (BLOCK_BYTES / bytes).min(wanted).max(1).min(chunk)
+    }
+
     /// Scratch of one thread.
-    fn thread_len(&self) -> usize {
-        self.source.packed_len() + MAX_CHANNELS.min(self.out_per_group()) * self.stage_plane()
+    fn thread_len<T>(&self, chunk: usize) -> usize {
+        self.block_images::<T>(chunk) * (self.source.packed_len() + self.stage_image())
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let chunks = chunks(batch, par).count;
-        StackReq::new::<T>(self.weight_len()).and(StackReq::new::<T>(chunks * self.thread_len()))
+        let chunks = chunks(batch, par);
+        let threads = chunks.count * self.thread_len::<T>(chunks.size);
+        StackReq::new::<T>(self.weight_len()).and(StackReq::new::<T>(threads))
     }
 
     /// Runs every job on every sample; the lengths of the slices have been checked.
-    pub(super) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, par: Par, stack: &mut MemStack) {
+    pub(super) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
         let (in_len, out_len) = (self.input.len(), self.output.len());
-        let chunks = chunks(args.input.len() / in_len, par);
+        let chunks = chunks(args.input.len() / in_len, exec.par);
         if chunks.count == 0 {
             return;
         }
         let (mut weights, stack) = stack.make_with(self.weight_len(), |_| T::ZERO);
         self.pack_weights(args.weight, &mut weights);
         let weights = &*weights;
-        let thread_len = self.thread_len();
+        let thread_len = self.thread_len::<T>(chunks.size);
         let (mut scratch, _) = stack.make_with::<T>(chunks.count * thread_len, |_| T::ZERO);
-        let simd = pulp::Arch::new();
         let work = |((input, output), scratch): ((_, _), _)| {
-            simd.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch });
+            exec.arch.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch });
         };
         let (input, output) = (chunks.size * in_len, chunks.size * out_len);
         if chunks.count == 1 {
@@ -174,16 +200,16 @@ impl Correlation {
     /// Rough time for one sample, in cycles, to compare layouts.
     pub(super) fn cost(&self) -> usize {
         let pitch = self.source.pitch();
-        let job = |job: &Job| {
-            let sweep = job.sweep(pitch, MAX_LANES);
-            let copies = match sweep.target {
-                Target::Output { .. } => 0,
-                Target::Stage => job.grid[0] * (4 + 2 * job.grid[1].div_ceil(MAX_LANES)),
-            };
-            sweep.rows * sweep.cols.div_ceil(MAX_LANES) * (job.offsets.len() + 1) + copies
-        };
+        let job = |job: &Job| job.sweep_cost(job.sweep(pitch, MAX_LANES), MAX_LANES);
         self.source.pack_cost() + self.output.channels * self.jobs.iter().map(job).sum::<usize>()
     }
+}
+
+/// On what a call runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exec {
+    pub(super) arch: pulp::Arch,
+    pub(super) par: Par,
 }
 
 /// A batch cut into runs of samples, one per thread.
@@ -226,24 +252,24 @@ impl<T: Real> WithSimd for Samples<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let plan = self.plan;
-        let (packed, stage) = self.scratch.split_at_mut(plan.source.packed_len());
-        let samples = self.input.chunks_exact(plan.input.len()).zip(self.output.chunks_exact_mut(plan.output.len()));
-        for (input, output) in samples {
-            let src = plan.source.pack(input, packed);
-            let group_len = plan.input.channels / plan.groups * plan.source.channel_len();
+        let (in_len, out_len) = (plan.input.len(), plan.output.len());
+        let images = plan.block_images::<T>(self.input.len() / in_len);
+        let (packed, stage) = self.scratch.split_at_mut(images * plan.source.packed_len());
+        let group_len = plan.input.channels / plan.groups * plan.source.channel_len();
+        for (input, output) in self.input.chunks(images * in_len).zip(self.output.chunks_mut(images * out_len)) {
+            let src = plan.source.pack(simd, input, packed);
             let mut weights = self.weights;
             for group in 0..plan.groups {
+                let src = Packed { cells: &src.cells[group * group_len..], ..src };
                 for job in &plan.jobs {
-                    let src = &src[group * group_len..];
                     let sweep = job.sweep(plan.source.pitch(), T::lanes::<S>());
                     for block in blocks(plan.out_per_group(), MAX_CHANNELS) {
                         let first = group * plan.out_per_group() + block.start;
                         let part;
                         (part, weights) = weights.split_at(job.offsets.len() * block.len());
                         let init = self.bias.map_or(&[][..], |bias| &bias[first..]);
-                        let block = Block { job, sweep, src, weights: part, init, channels: block.len() };
-                        let out = &mut output[first * plan.output.plane()..];
-                        block.run(simd, plan, out, stage);
+                        let block = Block { plan, job, sweep, src, weights: part, init, channels: block.len() };
+                        block.run(simd, &mut output[first * plan.output.plane()..], stage);
                     }
                 }
             }
@@ -251,27 +277,39 @@ impl<T: Real> WithSimd for Samples<'_, T> {
     }
 }
 
-/// The output channels of one register tile.
+/// The output channels of one register tile, for a block of images.
 struct Block<'a, T> {
+    plan: &'a Correlation,
     job: &'a Job,
     sweep: Sweep,
-    src: &'a [T],
+    src: Packed<'a, T>,
     weights: &'a [T],
     init: &'a [T],
     channels: usize,
 }
 
+/// Distances in what register tiles write to.
+struct Strides {
+    image: usize,
+    plane: usize,
+    row: usize,
+}
+
 impl<T: Real> Block<'_, T> {
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, plan: &Correlation, out: &mut [T], stage: &mut [T]) {
-        let (sweep, plane) = (self.sweep, plan.output.plane());
-        match sweep.target {
-            Target::Output { pitch } => self.tiles(simd, &mut out[self.job.origin..], plane, pitch),
+    fn run<S: Simd>(&self, simd: S, out: &mut [T], stage: &mut [T]) {
+        let (image, plane) = (self.plan.output.len(), self.plan.output.plane());
+        match self.sweep.target {
+            Target::Output { pitch } => {
+                self.tiles(simd, &mut out[self.job.origin..], &Strides { image, plane, row: pitch });
+            }
             Target::Stage => {
-                let stage_plane = plan.stage_plane();
-                self.tiles(simd, stage, stage_plane, sweep.pitch);
-                for (from, to) in stage.chunks_exact(stage_plane).zip(out.chunks_exact_mut(plane)).take(self.channels) {
-                    self.unstage(from, plan.source.pitch(), to);
+                let (from_image, from_plane) = (self.plan.stage_image(), self.plan.stage_plane());
+                self.tiles(simd, stage, &Strides { image: from_image, plane: from_plane, row: self.sweep.pitch });
+                for (from, to) in stage.chunks_exact(from_image).zip(out.chunks_mut(image)).take(self.src.count) {
+                    for (from, to) in from.chunks_exact(from_plane).zip(to.chunks_mut(plane)).take(self.channels) {
+                        self.unstage(from, to);
+                    }
                 }
             }
         }
@@ -279,33 +317,46 @@ impl<T: Real> Block<'_, T> {
 
     /// Runs through the vectors of the sweep, as many at a time as registers allow.
     #[inline(always)]
-    fn tiles<S: Simd>(&self, simd: S, out: &mut [T], plane: usize, out_pitch: usize) {
+    fn tiles<S: Simd>(&self, simd: S, out: &mut [T], strides: &Strides) {
         let (sweep, lanes) = (self.sweep, T::lanes::<S>());
         let last = sweep.cols.saturating_sub(lanes);
-        let (mut row, mut col) = (0, 0);
-        for tile in blocks(sweep.rows * sweep.cols.div_ceil(lanes), max_vectors::<S>(self.channels)) {
+        let vectors = self.src.count * sweep.rows * sweep.cols.div_ceil(lanes);
+        let (mut image, mut row, mut col) = (0, 0, 0);
+        for tile in blocks(vectors, max_vectors::<S>(self.channels)) {
             let (mut reads, mut writes) = ([0; MAX_VECTORS], [0; MAX_VECTORS]);
             for (read, write) in reads.iter_mut().zip(&mut writes).take(tile.len()) {
                 // The last vector of a run overlaps its neighbour.
-                *read = row * sweep.pitch + col.min(last);
-                *write = row * out_pitch + col.min(last);
+                let col_or_last = col.min(last);
+                *read = image * self.src.stride + row * sweep.pitch + col_or_last;
+                *write = image * strides.image + row * strides.row + col_or_last;
                 col += lanes;
                 if col >= sweep.cols {
                     (row, col) = (row + 1, 0);
+                    if row == sweep.rows {
+                        (image, row) = (image + 1, 0);
+                    }
                 }
             }
-            let (reads, writes) = (&reads[..tile.len()], &writes[..tile.len()]);
-            let (src, offsets, weights, init) = (self.src, &self.job.offsets[..], self.weights, self.init);
-            Tile { src, offsets, weights, init, reads, writes, out, plane }.run(simd, self.channels);
+            let tile = Tile {
+                src: self.src.cells,
+                offsets: &self.job.offsets,
+                weights: self.weights,
+                init: self.init,
+                reads: &reads[..tile.len()],
+                writes: &writes[..tile.len()],
+                out,
+                plane: strides.plane,
+            };
+            tile.run(simd, self.channels);
         }
     }
 
     /// Copies the pixels of one plane from scratch to where they belong.
     #[inline(always)]
-    fn unstage(&self, from: &[T], pitch: usize, to: &mut [T]) {
+    fn unstage(&self, from: &[T], to: &mut [T]) {
         let ([rows, cols], [row_step, col_step]) = (self.job.grid, self.job.step);
         for row in 0..rows {
-            let from = &from[row * pitch..][..cols];
+            let from = &from[row * self.plan.source.pitch()..][..cols];
             let to = &mut to[self.job.origin + row * row_step..];
             if col_step == 1 {
                 copy_short(&mut to[..cols], from);

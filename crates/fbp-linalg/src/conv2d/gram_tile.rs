@@ -90,35 +90,59 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Dot<'_, T, C, V> {
             for (plane, offset) in b_planes.iter_mut().zip(offsets) {
                 *plane = &b[*offset..][..pixels];
             }
-            let whole = pixels / lanes * lanes;
-            let mut i = 0;
-            while i < whole {
-                let mut x = [zero; C];
-                for c in 0..C {
-                    x[c] = T::load(simd, &a_planes[c][i..][..lanes]);
-                }
-                for v in 0..V {
-                    let y = T::load(simd, &b_planes[v][i..][..lanes]);
-                    for c in 0..C {
-                        acc[c][v] = T::mul_add_lanes(simd, x[c], y, acc[c][v]);
+            if pixels < lanes {
+                for (v, y) in b_planes.iter().enumerate() {
+                    let y = T::load_partial(simd, y);
+                    for (c, x) in a_planes.iter().enumerate() {
+                        acc[c][v] = T::mul_add_lanes(simd, T::load_partial(simd, x), y, acc[c][v]);
                     }
                 }
+                continue;
+            }
+            let mut i = 0;
+            while i + lanes <= pixels {
+                let planes = Planes { a: &a_planes, b: &b_planes, at: i };
+                planes.accumulate::<S, false>(simd, 0, &mut acc);
                 i += lanes;
             }
-            if whole < pixels {
-                // Zeros on both sides: what lies behind the last pixel may not even be finite.
-                for v in 0..V {
-                    let y = T::load_partial(simd, &b_planes[v][whole..]);
-                    for c in 0..C {
-                        let x = T::load_partial(simd, &a_planes[c][whole..]);
-                        acc[c][v] = T::mul_add_lanes(simd, x, y, acc[c][v]);
-                    }
-                }
+            if i < pixels {
+                // The last vector overlaps its neighbour, whose pixels must not count twice.
+                let planes = Planes { a: &a_planes, b: &b_planes, at: pixels - lanes };
+                planes.accumulate::<S, true>(simd, i + lanes - pixels, &mut acc);
             }
         }
         for c in 0..C {
             for v in 0..V {
                 tile.out[c * tile.out_stride + v] += T::sum_lanes(simd, acc[c][v]);
+            }
+        }
+    }
+}
+
+/// One vector of pixels of a [`DotTile`].
+struct Planes<'a, 'b, T, const C: usize, const V: usize> {
+    a: &'b [&'a [T]; C],
+    b: &'b [&'a [T]; V],
+    /// First pixel.
+    at: usize,
+}
+
+impl<T: Real, const C: usize, const V: usize> Planes<'_, '_, T, C, V> {
+    /// Adds the products; where `SKIP`, without those of the first `skip` lanes.
+    #[inline(always)]
+    fn accumulate<S: Simd, const SKIP: bool>(self, simd: S, skip: usize, acc: &mut [[T::Vector<S>; V]; C]) {
+        let lanes = T::lanes::<S>();
+        let mut x = [T::splat(simd, T::ZERO); C];
+        for c in 0..C {
+            x[c] = T::load(simd, &self.a[c][self.at..][..lanes]);
+            if SKIP {
+                x[c] = T::keep_lanes(simd, T::mask_lanes(simd, skip, lanes), x[c]);
+            }
+        }
+        for v in 0..V {
+            let y = T::load(simd, &self.b[v][self.at..][..lanes]);
+            for c in 0..C {
+                acc[c][v] = T::mul_add_lanes(simd, x[c], y, acc[c][v]);
             }
         }
     }

@@ -1,7 +1,7 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::correlate::{CorrelateArgs, Correlation};
+use super::correlate::{CorrelateArgs, Correlation, Exec};
 use super::weight_grad::WeightGrad;
 use super::{Conv2dGeometry, plan};
 use crate::{LinalgError, Real};
@@ -81,6 +81,7 @@ pub struct ConvWeightGrad<'a, T> {
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     geometry: Conv2dGeometry,
+    arch: pulp::Arch,
     forward: Correlation,
     adjoint: Correlation,
     weight_grad: WeightGrad,
@@ -91,10 +92,17 @@ impl Conv2d {
     pub fn new(geometry: Conv2dGeometry) -> Self {
         Self {
             geometry,
+            arch: pulp::Arch::new(),
             forward: plan::forward(&geometry),
             adjoint: plan::adjoint(&geometry),
             weight_grad: plan::weight_grad(&geometry),
         }
+    }
+
+    /// The same kernel on another instruction set of this machine.
+    #[cfg(test)]
+    pub(super) fn on(self, arch: pulp::Arch) -> Self {
+        Self { arch, ..self }
     }
 
     /// The geometry.
@@ -128,7 +136,7 @@ impl Conv2d {
             expect_len("conv2d: bias", bias.len(), g.out_shape().channels)?;
         }
         let ConvForward { input, weight, bias, output } = args;
-        self.forward.run(CorrelateArgs { input, weight, bias, output }, par, stack);
+        self.forward.run(CorrelateArgs { input, weight, bias, output }, Exec { arch: self.arch, par }, stack);
         Ok(())
     }
 
@@ -155,7 +163,7 @@ impl Conv2d {
         expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
         expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
         let ConvAdjoint { cotangent: input, weight, input_grad: output } = args;
-        self.adjoint.run(CorrelateArgs { input, weight, bias: None, output }, par, stack);
+        self.adjoint.run(CorrelateArgs { input, weight, bias: None, output }, Exec { arch: self.arch, par }, stack);
         Ok(())
     }
 
@@ -184,7 +192,7 @@ impl Conv2d {
         if let Some(bias_grad) = &args.bias_grad {
             expect_len("conv2d: bias gradient", bias_grad.len(), g.out_shape().channels)?;
         }
-        self.weight_grad.run(args, par, stack);
+        self.weight_grad.run(args, Exec { arch: self.arch, par }, stack);
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
-use crate::FeatureShape;
+use pulp::{Simd, WithSimd};
+
 use crate::lanes::MAX_LANES;
+use crate::{FeatureShape, Real};
 
 /// Cells of one axis of a packed image.
 ///
@@ -17,13 +19,12 @@ impl Axis {
         self.starts == [0] && self.step == 1 && self.cells == size
     }
 
-    /// Cells of a variant that lie inside an image of `size` pixels.
-    fn inside(&self, variant: usize, size: usize) -> std::ops::Range<usize> {
-        let start = self.starts[variant];
-        let first = (-start).max(0) as usize;
-        let first = first.div_ceil(self.step).min(self.cells);
-        let end = (size as isize - start).max(0) as usize;
-        first..end.div_ceil(self.step).clamp(first, self.cells)
+    /// First cell of a variant that lies inside an image of `size` pixels, its pixel, and the number of such cells.
+    fn inside(&self, start: isize, size: usize) -> (usize, usize, usize) {
+        let first = start.min(0).unsigned_abs().div_ceil(self.step);
+        let pixel = (start + (first * self.step) as isize) as usize;
+        let count = size.saturating_sub(pixel).div_ceil(self.step);
+        (first, pixel, count.min(self.cells.saturating_sub(first)))
     }
 }
 
@@ -42,20 +43,48 @@ pub(super) struct Source {
     image: FeatureShape,
     rows: Axis,
     cols: Axis,
+    /// Pixels of every variant, in the order of the cells.
+    patches: Vec<Patch>,
     in_place: bool,
+}
+
+/// The cells of one variant that are pixels of a channel.
+#[derive(Clone, Debug)]
+struct Patch {
+    /// First cell of the channel and first pixel of its plane.
+    cell: usize,
+    pixel: usize,
+    rows: usize,
+    cols: usize,
 }
 
 impl Source {
     /// A layout; `long_reads` says that every run of reads is at least a vector long.
     pub(super) fn new(image: FeatureShape, rows: Axis, cols: Axis, long_reads: bool) -> Self {
         let in_place = long_reads && rows.is_identity(image.height) && cols.is_identity(image.width);
-        Self { image, rows, cols, in_place }
+        let mut patches = Vec::with_capacity(rows.starts.len() * cols.starts.len());
+        for (i, &row_start) in rows.starts.iter().enumerate() {
+            let (row, y, row_count) = rows.inside(row_start, image.height);
+            for (j, &col_start) in cols.starts.iter().enumerate() {
+                let (col, x, col_count) = cols.inside(col_start, image.width);
+                let plane = i * cols.starts.len() + j;
+                patches.push(Patch {
+                    cell: (plane * rows.cells + row) * cols.cells + col,
+                    pixel: y * image.width + x,
+                    rows: row_count,
+                    cols: col_count,
+                });
+            }
+        }
+        patches.retain(|patch| patch.rows > 0 && patch.cols > 0);
+        Self { image, rows, cols, patches, in_place }
     }
 
-    /// Rough time to pack one image, in cycles: a constant per row and per block of a row.
+    /// Rough time to pack one image, in cycles: a constant per row and per vector of a row.
     pub(super) fn pack_cost(&self) -> usize {
-        let rows = self.image.channels * self.rows.starts.len() * self.cols.starts.len() * self.rows.cells;
-        if self.in_place { 0 } else { rows * (4 + 2 * self.cols.cells.div_ceil(MAX_LANES)) }
+        let vector = if self.cols.step == 1 { 2 } else { 2 * MAX_LANES };
+        let patch = |patch: &Patch| patch.rows * (4 + vector * patch.cols.div_ceil(MAX_LANES));
+        if self.in_place { 0 } else { self.image.channels * self.patches.iter().map(patch).sum::<usize>() }
     }
 
     /// Distance between two rows of cells.
@@ -79,43 +108,55 @@ impl Source {
         if self.in_place { 0 } else { self.image.channels * self.channel_len() + MAX_LANES }
     }
 
-    /// The image in the layout of this source.
+    /// A block of images in the layout of this source.
     ///
-    /// `scratch` has [`packed_len`](Self::packed_len) cells that were zero before the first image; what lies outside
-    /// the image is never written, and so stays zero.
+    /// `scratch` has [`packed_len`](Self::packed_len) cells per image that were zero before the first block; nothing but
+    /// zero is written to a cell that lies outside its image.
     #[inline(always)]
-    pub(super) fn pack<'a, T: Copy>(&self, image: &'a [T], scratch: &'a mut [T]) -> &'a [T] {
+    pub(super) fn pack<'a, T: Real, S: Simd>(&self, simd: S, images: &'a [T], scratch: &'a mut [T]) -> Packed<'a, T> {
+        let count = images.len() / self.image.len();
         if self.in_place {
-            return image;
+            return Packed { cells: images, stride: self.image.len(), count };
         }
-        let planes = image.chunks_exact(self.image.plane()).zip(scratch.chunks_exact_mut(self.channel_len()));
-        for (plane, packed) in planes {
-            self.pack_channel(plane, packed);
-        }
-        scratch
+        simd.vectorize(Pack { source: self, images, cells: scratch });
+        Packed { cells: scratch, stride: self.packed_len(), count }
     }
+}
+
+/// A block of packed images.
+#[derive(Clone, Copy)]
+pub(super) struct Packed<'a, T> {
+    pub(super) cells: &'a [T],
+    /// Distance between two images.
+    pub(super) stride: usize,
+    pub(super) count: usize,
+}
+
+struct Pack<'a, T> {
+    source: &'a Source,
+    images: &'a [T],
+    cells: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Pack<'_, T> {
+    type Output = ();
 
     #[inline(always)]
-    fn pack_channel<T: Copy>(&self, plane: &[T], packed: &mut [T]) {
-        let (height, width) = (self.image.height, self.image.width);
-        let mut packed = packed.chunks_exact_mut(self.rows.cells * self.cols.cells);
-        for (row_variant, &row_start) in self.rows.starts.iter().enumerate() {
-            let rows = self.rows.inside(row_variant, height);
-            for (col_variant, &col_start) in self.cols.starts.iter().enumerate() {
-                let cols = self.cols.inside(col_variant, width);
-                let Some(grid) = packed.next() else { return };
-                if cols.is_empty() {
-                    continue;
-                }
-                let first = (col_start + (cols.start * self.cols.step) as isize) as usize;
-                for row in rows.clone() {
-                    let y = (row_start + (row * self.rows.step) as isize) as usize;
-                    let cells = &mut grid[row * self.cols.cells..][cols.clone()];
-                    let pixels = &plane[y * width + first..(y + 1) * width];
-                    match self.cols.step {
-                        1 => copy_short(cells, &pixels[..cells.len()]),
-                        2 => copy_strided::<T, 2>(cells, pixels),
-                        step => cells.iter_mut().zip(pixels.iter().step_by(step)).for_each(|(cell, &x)| *cell = x),
+    fn with_simd<S: Simd>(self, simd: S) {
+        let source = self.source;
+        let (image_len, plane, channel_len) = (source.image.len(), source.image.plane(), source.channel_len());
+        for image in 0..self.images.len() / image_len {
+            for channel in 0..source.image.channels {
+                let pixels = &self.images[image * image_len + channel * plane..];
+                let cells = &mut self.cells[image * source.packed_len() + channel * channel_len..];
+                for patch in &source.patches {
+                    let (cells, pixels) = (&mut cells[patch.cell..], &pixels[patch.pixel..]);
+                    match source.cols.step {
+                        1 => source.copy_rows(simd, patch, cells, pixels),
+                        2 => source.copy_rows_strided(patch, cells, pixels, copy_strided::<T, 2>),
+                        step => source.copy_rows_strided(patch, cells, pixels, |cells, pixels| {
+                            cells.iter_mut().zip(pixels.iter().step_by(step)).for_each(|(cell, &x)| *cell = x);
+                        }),
                     }
                 }
             }
@@ -123,15 +164,52 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Copies the rows of a patch with whole vectors.
+    ///
+    /// The last vector of a row ends with zeros, which fall on cells outside the image, or on pixels that are written
+    /// later: patches and rows follow each other in the order of the cells.
+    #[inline(always)]
+    fn copy_rows<T: Real, S: Simd>(&self, simd: S, patch: &Patch, cells: &mut [T], pixels: &[T]) {
+        let lanes = T::lanes::<S>();
+        let whole = (patch.cols - 1) / lanes * lanes;
+        let end = T::mask_lanes(simd, 0, patch.cols - whole);
+        let (pitch, step) = (self.cols.cells, self.rows.step * self.image.width);
+        for row in 0..patch.rows {
+            let (to, from) = (&mut cells[row * pitch..], &pixels[row * step..]);
+            if from.len() < whole + lanes {
+                to[..patch.cols].copy_from_slice(&from[..patch.cols]);
+                continue;
+            }
+            let (to, from) = (&mut to[..whole + lanes], &from[..whole + lanes]);
+            let mut i = 0;
+            while i < whole {
+                T::store(simd, &mut to[i..], T::load(simd, &from[i..]));
+                i += lanes;
+            }
+            T::store(simd, &mut to[whole..], T::keep_lanes(simd, end, T::load(simd, &from[whole..])));
+        }
+    }
+
+    #[inline(always)]
+    fn copy_rows_strided<T: Real>(&self, patch: &Patch, cells: &mut [T], pixels: &[T], copy: impl Fn(&mut [T], &[T])) {
+        let row_len = (patch.cols - 1) * self.cols.step + 1;
+        for row in 0..patch.rows {
+            let cells = &mut cells[row * self.cols.cells..][..patch.cols];
+            copy(cells, &pixels[row * self.rows.step * self.image.width..][..row_len]);
+        }
+    }
+}
+
 /// Copies every `STEP`-th pixel; a constant step lets the compiler use shuffles.
 #[inline(always)]
 fn copy_strided<T: Copy, const STEP: usize>(to: &mut [T], from: &[T]) {
-    let (whole, _) = from.as_chunks::<STEP>();
+    let (whole, rest) = from.as_chunks::<STEP>();
     for (cell, pixels) in to.iter_mut().zip(whole) {
         *cell = pixels[0];
     }
-    if let Some(cell) = to.get_mut(whole.len()) {
-        *cell = from[whole.len() * STEP];
+    if let (Some(cell), Some(pixel)) = (to.get_mut(whole.len()), rest.first()) {
+        *cell = *pixel;
     }
 }
 

@@ -4,9 +4,9 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::correlate::{Chunks, blocks, chunks};
+use super::correlate::{Chunks, Exec, blocks, chunks};
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
-use super::source::Source;
+use super::source::{Packed, Source};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
@@ -88,16 +88,15 @@ impl WeightGrad {
     }
 
     /// Sums over the whole batch; the lengths of the slices have been checked.
-    pub(super) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, par: Par, stack: &mut MemStack) {
+    pub(super) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, exec: Exec, stack: &mut MemStack) {
         let (in_len, out_len) = (self.input.len(), self.output.len());
-        let chunks = chunks(args.input.len() / in_len, par);
+        let chunks = chunks(args.input.len() / in_len, exec.par);
         let Chunks { count, size } = chunks;
         let thread_len = self.thread_len::<T>(size);
         let (mut scratch, _) = stack.make_with::<T>(count * thread_len, |_| T::ZERO);
-        let simd = pulp::Arch::new();
         let bias = args.bias_grad.is_some();
         let work = |((input, cotangent), scratch): ((_, _), _)| {
-            simd.dispatch(Samples { plan: self, input, cotangent, scratch, bias });
+            exec.arch.dispatch(Samples { plan: self, input, cotangent, scratch, bias });
         };
         if count == 1 {
             work(((args.input, args.cotangent), &mut scratch));
@@ -155,7 +154,7 @@ impl<T: Real> WithSimd for Samples<'_, T> {
         let (bias, scratch) = scratch.split_at_mut(plan.output.channels);
         let (packed, transposed) = scratch.split_at_mut(images * plan.source.packed_len());
         for (input, cotangent) in self.input.chunks(images * in_len).zip(self.cotangent.chunks(images * out_len)) {
-            let source = plan.pack(input, packed);
+            let source = plan.source.pack(simd, input, packed);
             match plan.vectors {
                 Vectors::Pixels => plan.dots(simd, source, cotangent, partial),
                 Vectors::Channels => {
@@ -174,29 +173,7 @@ impl<T: Real> WithSimd for Samples<'_, T> {
     }
 }
 
-/// Packed images of one block.
-#[derive(Clone, Copy)]
-struct Packed<'a, T> {
-    cells: &'a [T],
-    /// Distance between two images.
-    stride: usize,
-    count: usize,
-}
-
 impl WeightGrad {
-    #[inline(always)]
-    fn pack<'a, T: Real>(&self, input: &'a [T], packed: &'a mut [T]) -> Packed<'a, T> {
-        let (in_len, packed_len) = (self.input.len(), self.source.packed_len());
-        let count = input.len() / in_len;
-        if packed_len == 0 {
-            return Packed { cells: input, stride: in_len, count };
-        }
-        for (image, packed) in input.chunks_exact(in_len).zip(packed.chunks_exact_mut(packed_len)) {
-            self.source.pack(image, packed);
-        }
-        Packed { cells: packed, stride: packed_len, count }
-    }
-
     /// Adds `Σ_i g[o, i] x[t, i]` to `partial`.
     #[inline(always)]
     fn dots<T: Real, S: Simd>(&self, simd: S, source: Packed<'_, T>, cotangent: &[T], partial: &mut [T]) {
