@@ -21,6 +21,9 @@ pub struct ChainGoal<'a, T> {
     /// The wanted output: `out × N`.
     pub target_out: TargetBox<'a, T>,
     /// For classifiers: what counts as reached. Without it, the box itself does.
+    ///
+    /// In mode [`Attainable`](TargetMode::Attainable) the target is then widened to all outputs that do as well: the
+    /// label's logit may be larger than its target, and the others anything that keeps the margin to that target.
     pub margins: Option<Margins<'a>>,
 }
 
@@ -31,6 +34,22 @@ pub struct Margins<'a> {
     pub labels: &'a [usize],
     /// The wanted margin, at least 0.
     pub margin: f64,
+}
+
+impl Margins<'_> {
+    /// Widens the box of one sample to all outputs that keep the margin to the lower end of the label's interval.
+    fn widen<T: Real>(&self, sample: usize, lower: &mut [T], upper: &mut [T]) {
+        let label = self.labels[sample];
+        let cap = lower[label] - T::from_f64(self.margin);
+        for class in 0..lower.len() {
+            if class == label {
+                upper[class] = T::INFINITY;
+            } else {
+                lower[class] = T::NEG_INFINITY;
+                upper[class] = upper[class].max(cap);
+            }
+        }
+    }
 }
 
 impl<T: Real> ReverseChain<T> {
@@ -54,7 +73,7 @@ impl<T: Real> ReverseChain<T> {
         report.samples = work.batch;
         self.open_samples(&goal, work);
         report.satisfied = work.batch - work.open.len();
-        self.start_targets(&goal, work);
+        self.start_targets(&goal, mode, work);
         let last = self.operators.len();
         for k in (0..last).rev() {
             // Operators alternate between the two box buffers; operator `last - 1` reads the first.
@@ -108,7 +127,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Starts every target from the observed feature and gathers the goal of the open samples.
-    fn start_targets(&self, goal: &ChainGoal<'_, T>, work: &mut ChainWorkspace<T>) {
+    fn start_targets(&self, goal: &ChainGoal<'_, T>, mode: TargetMode, work: &mut ChainWorkspace<T>) {
         for (boundary, &k) in self.starts.iter().enumerate() {
             let observed = work.features[k].view(work.lens[k], work.batch);
             work.targets[boundary].view_mut(work.lens[k], work.batch).copy_from(observed);
@@ -120,6 +139,10 @@ impl<T: Real> ReverseChain<T> {
                 boxes.point.column_mut(rows, slot)[row] = goal.target_out.point[(row, sample)];
                 boxes.lower.column_mut(rows, slot)[row] = goal.target_out.lower[(row, sample)];
                 boxes.upper.column_mut(rows, slot)[row] = goal.target_out.upper[(row, sample)];
+            }
+            if let (Some(margins), TargetMode::Attainable) = (goal.margins, mode) {
+                let (lower, upper) = (boxes.lower.column_mut(rows, slot), boxes.upper.column_mut(rows, slot));
+                margins.widen(sample, lower, upper);
             }
         }
         scatter(&work.open, &work.boxes[0].point, &mut work.targets[self.boundaries() - 1], rows);

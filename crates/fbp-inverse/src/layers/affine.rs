@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{Mat, MatRef, Par};
 use fbp_linalg::dense::{AffinePlan, AffineSolve};
-use fbp_linalg::{BoxedPass, BoxedPlan, LinalgError, Real, SolveConfig, SolveReport, column};
+use fbp_linalg::{BoxedPass, BoxedPlan, LinalgError, Real, SolveConfig, SolveReport, column, column_mut};
 
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
@@ -34,7 +34,9 @@ impl<T: Real> AffineReverse<T> {
 
     pub(super) fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
         let points = AffinePlan::<T>::largest_scratch(self.a.shape(), batch, par);
-        self.boxed.solve_scratch(batch, par).or(points)
+        let (m, n) = self.a.shape();
+        let widen = StackReq::all_of(&[StackReq::new::<[f64; 2]>(m).array(2), StackReq::new::<[bool; 2]>(n)]);
+        self.boxed.solve_scratch(batch, par).or(points).or(widen)
     }
 
     /// The reverse pass of the layer that owns these plans.
@@ -49,6 +51,7 @@ impl<T: Real> AffineReverse<T> {
         let solved = self.solve(&mut pass, par, stack).map_err(InverseError::in_layer(layer.name()))?;
         let moved = distance(&pass).map_err(InverseError::in_layer(layer.name()))?;
         pass.target_in.collapse_to_point();
+        self.widen(&mut pass, stack).map_err(InverseError::in_layer(layer.name()))?;
         Ok(ReverseReport {
             samples: pass.batch(),
             satisfied_before: solved.satisfied,
@@ -85,6 +88,87 @@ impl<T: Real> AffineReverse<T> {
         self.boxed.solve(problem, par, stack)
     }
 }
+
+impl<T: Real> AffineReverse<T> {
+    /// Opens the box of every moved sample towards inputs that would do as well.
+    ///
+    /// An entry may grow or fall if that brings no tight row closer to its end; all moves together share the slack of
+    /// the other rows, so every combination of them stays in the target box. Samples with a row that wants a single
+    /// number, or that missed their box, keep the point.
+    fn widen(&self, pass: &mut ReversePass<'_, T>, stack: &mut MemStack) -> Result<(), LinalgError> {
+        if pass.in_range.is_everything() && is_point(&pass.target_out) {
+            return Ok(());
+        }
+        let (m, n) = self.a.shape();
+        let (mut slack, stack) = stack.make_with(m, |_| [0.0_f64; 2]);
+        let (mut harm, stack) = stack.make_with(m, |_| [0.0_f64; 2]);
+        let (mut moves, _) = stack.make_with(n, |_| [false; 2]);
+        for sample in 0..pass.batch() {
+            let observed = column("observed_in", pass.observed_in, sample)?;
+            let low = column("target_out.lower", pass.target_out.lower, sample)?;
+            let high = column("target_out.upper", pass.target_out.upper, sample)?;
+            let point = column("target_in.point", pass.target_in.point.as_ref(), sample)?;
+            if point == observed || low.iter().zip(high).any(|(low, high)| low == high) {
+                continue;
+            }
+            let start = column("observed_out", pass.observed_out, sample)?;
+            slack.iter_mut().zip(start).for_each(|(slack, image)| *slack = [image.to_f64(); 2]);
+            for (j, (&v, &v0)) in point.iter().zip(observed).enumerate().filter(|(_, (v, v0))| v != v0) {
+                let moved = (v - v0).to_f64();
+                slack.iter_mut().zip(self.a.col_as_slice(j)).for_each(|(image, a)| image[0] += a * moved);
+            }
+            for (slack, (low, high)) in slack.iter_mut().zip(low.iter().zip(high)) {
+                *slack = [slack[0] - low.to_f64(), high.to_f64() - slack[0]];
+            }
+            let Some(reach) = self.reach(&slack, &mut harm, &mut moves) else { continue };
+            let lower = column_mut("target_in.lower", pass.target_in.lower.as_mut(), sample)?;
+            let upper = column_mut("target_in.upper", pass.target_in.upper.as_mut(), sample)?;
+            let reach = T::from_f64(reach);
+            for (j, [falls, grows]) in moves.iter().enumerate() {
+                if *falls {
+                    lower[j] = pass.in_range.clip(lower[j] - reach).min(lower[j]);
+                }
+                if *grows {
+                    upper[j] = pass.in_range.clip(upper[j] + reach).max(upper[j]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How far every allowed move may go; `moves[j]` says whether entry `j` may fall and grow. `None` if no move is
+    /// possible. `slack[i]` is the distance of row `i` to its lower and upper end.
+    fn reach(&self, slack: &[[f64; 2]], harm: &mut [[f64; 2]], moves: &mut [[bool; 2]]) -> Option<f64> {
+        let finite = slack.iter().flatten().copied().filter(|slack| slack.is_finite());
+        let (least, most) = finite.fold((f64::INFINITY, 0.0_f64), |(least, most), s| (least.min(s), most.max(s)));
+        let tight = TIGHT_SHARE * most;
+        if least < -tight || most == 0.0 {
+            return None;
+        }
+        harm.fill([0.0; 2]);
+        for (j, moves) in moves.iter_mut().enumerate() {
+            let column = self.a.col_as_slice(j);
+            // A falling entry lowers rows with a > 0 and raises the others; a growing one the other way round.
+            let side = |a: f64, grows: bool| usize::from((a > 0.0) == grows);
+            for (grows, allowed) in [false, true].into_iter().zip(moves.iter_mut()) {
+                let mut hurt = column.iter().zip(slack).filter(|(a, _)| **a != 0.0);
+                *allowed = hurt.all(|(&a, slack)| slack[side(a, grows)] > tight);
+                if *allowed {
+                    for (&a, harm) in column.iter().zip(harm.iter_mut()).filter(|(a, _)| **a != 0.0) {
+                        harm[side(a, grows)] += a.abs();
+                    }
+                }
+            }
+        }
+        let pairs = slack.iter().flatten().zip(harm.iter().flatten()).filter(|(_, harm)| **harm > 0.0);
+        let reach = pairs.map(|(slack, harm)| slack / harm).fold(f64::INFINITY, f64::min);
+        // Half of the slack, so that rounding cannot use it up.
+        moves.iter().flatten().any(|allowed| *allowed).then_some(0.5 * reach)
+    }
+}
+
+/// Rows whose slack is below this share of the largest slack of the sample count as tight.
+const TIGHT_SHARE: f64 = 0.05;
 
 /// Whether every interval of the box is a single number.
 fn is_point<T: Real>(target: &TargetBox<'_, T>) -> bool {
