@@ -52,15 +52,18 @@ fn from_labels_to_a_report() {
     let record = world.json("runs/post-train_joint_conv1_alpha0.3_seed5.json");
     assert_eq!(record["test_accuracy"].as_array().unwrap().len(), 3);
     assert_eq!(accuracy(&record["test_accuracy_before"]), before);
-    let distances: Vec<f64> = record["target_distance"].as_array().unwrap().iter().map(accuracy).collect();
-    assert!(distances.is_sorted_by(|a, b| a > b), "the features approach their targets: {distances:?}");
+    world.ok(&post_train_arguments("c.safetensors", "t", "30", "runs"));
+    let strong = world.json("runs/post-train_joint_conv1_alpha30_seed5.json");
+    let last = |record: &serde_json::Value, list: &str| accuracy(&record[list][2]);
+    assert!(last(&strong, "weight") > last(&record, "weight"), "{strong} {record}");
+    assert!(last(&strong, "target_distance") < last(&record, "target_distance"), "{strong} {record}");
     let plain = world.json("runs/post-train_joint_conv1_alpha0_seed5.json");
     assert_eq!(plain["target_distance"].as_array().unwrap().len(), 0);
 
     world.ok("report --runs runs --out page --json s.json");
     let summary = world.json("page/summary.json");
     assert_eq!(summary, world.json("s.json"));
-    assert_eq!(summary["post_train"].as_array().unwrap().len(), 3);
+    assert_eq!(summary["post_train"].as_array().unwrap().len(), 4);
     assert_eq!(summary["post_train"][0]["alpha"], 0.0);
     assert_eq!(summary["pretrain"]["test_accuracy"], pretrain["test_accuracy"]);
     assert_eq!(summary["targets"]["stages"][1]["name"], "conv2");

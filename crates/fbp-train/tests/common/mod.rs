@@ -10,8 +10,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
-pub const TRAIN: usize = 400;
-pub const TEST: usize = 120;
+pub(crate) const TRAIN: usize = 400;
+pub(crate) const TEST: usize = 120;
 const SIDE: usize = 12;
 const CLASSES: usize = 3;
 
@@ -35,12 +35,12 @@ layers = [{ type = "flatten" }, { type = "linear", out_features = 3 }]
 "#;
 
 /// A folder with data and the description of a network.
-pub struct World {
+pub(crate) struct World {
     folder: TempDir,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let world = Self { folder };
         std::fs::create_dir(world.path("data")).unwrap();
@@ -50,19 +50,19 @@ impl World {
         world
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The program with arguments separated by blanks, started in the folder.
-    pub fn command(&self, arguments: &str) -> Command {
+    pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fbp"));
         command.args(arguments.split_whitespace()).current_dir(self.folder.path()).env_remove("RUST_LOG");
         command
     }
 
     /// Runs the program, which must succeed; its standard output.
-    pub fn ok(&self, arguments: &str) -> String {
+    pub(crate) fn ok(&self, arguments: &str) -> String {
         let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
         let error = String::from_utf8_lossy(&stderr);
         assert!(status.success(), "fbp {arguments}: {error}");
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// Runs the program, which must fail with one line that contains all of `parts`.
-    pub fn fails(&self, arguments: &str, parts: &[&str]) {
+    pub(crate) fn fails(&self, arguments: &str, parts: &[&str]) {
         let Output { status, stderr, .. } = self.command(arguments).output().unwrap();
         let error = String::from_utf8(stderr).unwrap();
         assert_eq!(status.code(), Some(1), "fbp {arguments}: {error}");
@@ -82,30 +82,30 @@ impl World {
         }
     }
 
-    pub fn pretrain(&self, out: &str) {
+    pub(crate) fn pretrain(&self, out: &str) {
         self.ok(&format!(
             "pretrain --model small.toml --data idx:data --classes 3 --epochs 4 --batch 32 --learning-rate 0.003 \
              --seed 3 --threads 2 --out {out}"
         ));
     }
 
-    pub fn targets(&self, checkpoint: &str, out: &str) -> String {
+    pub(crate) fn targets(&self, checkpoint: &str, out: &str) -> String {
         self.ok(&targets_arguments(checkpoint, out))
     }
 
-    pub fn json(&self, name: &str) -> serde_json::Value {
+    pub(crate) fn json(&self, name: &str) -> serde_json::Value {
         let text = std::fs::read_to_string(self.path(name)).unwrap();
         serde_json::from_str(&text).unwrap()
     }
 }
 
-pub fn targets_arguments(checkpoint: &str, out: &str) -> String {
+pub(crate) fn targets_arguments(checkpoint: &str, out: &str) -> String {
     format!(
         "targets --checkpoint {checkpoint} --data idx:data --classes 3 --margin 1 --shard-size 24 --threads 2 --out {out}"
     )
 }
 
-pub fn post_train_arguments(checkpoint: &str, targets: &str, alpha: &str, out: &str) -> String {
+pub(crate) fn post_train_arguments(checkpoint: &str, targets: &str, alpha: &str, out: &str) -> String {
     format!(
         "post-train --checkpoint {checkpoint} --targets {targets} --data idx:data --classes 3 --mode joint \
          --stage conv1 --alpha {alpha} --epochs 3 --batch 32 --learning-rate 0.001 --seed 5 --threads 2 --out {out}"
@@ -136,7 +136,7 @@ fn write_part(folder: &Path, [images, labels]: [&str; 2], count: usize, seed: u6
 }
 
 /// Names and contents of the files of a folder, sorted; without time-dependent reports.
-pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -149,7 +149,7 @@ pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// A record without what depends on the time that it took.
-pub fn timeless(mut record: serde_json::Value) -> serde_json::Value {
+pub(crate) fn timeless(mut record: serde_json::Value) -> serde_json::Value {
     if let Some(fields) = record.as_object_mut() {
         fields.retain(|name, _| !name.contains("second"));
     }
