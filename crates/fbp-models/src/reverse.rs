@@ -58,3 +58,6 @@ impl Network {
         Ok(ReverseChain::new(stages, self.range_below(first, input)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,13 +123,14 @@ impl<T: Real> Place<'_, T> {
         })
     }
 
-    /// Distance that the layer moves if the target box is widened to take in `output`.
-    fn moved_for(&self, output: &[f64], ledger: &Ledger) -> Result<f64, ConformanceError> {
+    /// Distance that the layer moves if the target box is widened to take in `output`, or is that point only.
+    fn moved_for(&self, output: &[f64], points_only: bool, ledger: &Ledger) -> Result<f64, ConformanceError> {
         let mut wider = self.sample.sample(0);
         for (i, &y) in output.iter().enumerate() {
             let y = T::from_f64(y);
-            wider.lower[(i, 0)] = wider.lower[(i, 0)].min(y);
-            wider.upper[(i, 0)] = wider.upper[(i, 0)].max(y);
+            wider.lower[(i, 0)] = if points_only { y } else { wider.lower[(i, 0)].min(y) };
+            wider.upper[(i, 0)] = if points_only { y } else { wider.upper[(i, 0)].max(y) };
+            wider.point[(i, 0)] = wider.output[(i, 0)].clip(wider.lower[(i, 0)], wider.upper[(i, 0)]);
         }
         let answer = wider.reverse(self.op, Conditions::PLAIN);
         let answer = answer.map_err(|error| ledger.failure("reverse works", format!("{}: {error}", wider.origin)))?;
@@ -274,9 +275,9 @@ impl<T: Real> Place<'_, T> {
         let missed = violation > tolerance;
         let judged = !check.points_only || self.sample.lower == self.sample.upper;
         // Where the outputs are flat, many inputs round to one output; the gap to a missed target grows with the square
-        // of a move across it, so that moves of `√eps · miss` do not show.
+        // of a move across it, so that moves of `√eps · miss` do not show; and what misses may do so by the tolerance more.
         let pivot = orthonormal(surface.rows.iter().cloned()).1;
-        let hidden = if missed { check.nearest * eps.sqrt() * miss } else { 0.0 };
+        let hidden = if missed { check.nearest * eps.sqrt() * miss + 8.0 * tolerance / pivot } else { 0.0 };
         let slack = self.slack(check, moved) + 8.0 * eps * self.sample.output_size(0) / pivot + hidden;
         for ((what, x), output) in tried.0.iter().zip(tried.1) {
             let x = self.clip(x);
@@ -290,7 +291,9 @@ impl<T: Real> Place<'_, T> {
             let nearly = !missed && self.sample.violation(0, output) <= violation + tolerance;
             // What misses a little more may be nearer, but not than the answer for a target that it meets.
             let nearer = nearer
-                && (does_as_well || nearly && self.moved_for(output, ledger)? > distance + self.slack(check, moved));
+                && (does_as_well
+                    || nearly
+                        && self.moved_for(output, check.points_only, ledger)? > distance + self.slack(check, moved));
             ledger.expect("no nearer input does as well", !nearer, || {
                 let gains = |i: &usize| (self.point[*i] - self.observed[*i]).abs() - (x[*i] - self.observed[*i]).abs();
                 let entry = (0..x.len()).max_by(|a, b| gains(a).total_cmp(&gains(b))).unwrap_or(0);

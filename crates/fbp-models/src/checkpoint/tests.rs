@@ -27,7 +27,7 @@ fn fault_of(bytes: &[u8]) -> CheckpointFault {
 
 /// A checkpoint with its tensors changed by `change`, written by the safetensors library.
 fn changed(change: impl Fn(&mut BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>)) -> Vec<u8> {
-    let bytes = encode(&network("simple-cnn-mnist-v2", 3), &BTreeMap::new()).unwrap();
+    let bytes = to_bytes(&network("simple-cnn-mnist-v2", 3), &BTreeMap::new()).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let owned = |t: TensorView<'_>| (t.dtype(), t.shape().to_vec(), t.data().to_vec());
@@ -64,7 +64,7 @@ fn a_saved_network_comes_back_bit_for_bit() {
 
 #[test]
 fn other_software_can_read_it() {
-    let bytes = encode(&network("mlp", 1), &BTreeMap::new()).unwrap();
+    let bytes = to_bytes(&network("mlp", 1), &BTreeMap::new()).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.tensor("fc1.1.weight").unwrap().shape(), [128, 784]);
     assert_eq!(file.len(), 6);
@@ -75,7 +75,7 @@ fn files_that_are_no_checkpoints_are_refused() {
     assert!(matches!(fault_of(b""), CheckpointFault::Format(_)));
     assert!(matches!(fault_of(b"hello, world, this is text"), CheckpointFault::Format(_)));
     assert!(matches!(fault_of(&u64::MAX.to_le_bytes()), CheckpointFault::Format(_)));
-    let whole = encode(&network("simple-cnn-mnist-v1", 1), &BTreeMap::new()).unwrap();
+    let whole = to_bytes(&network("simple-cnn-mnist-v1", 1), &BTreeMap::new()).unwrap();
     for cut in [7, 8, 20, whole.len() / 2, whole.len() - 1] {
         assert!(matches!(fault_of(&whole[..cut]), CheckpointFault::Format(_)), "cut at {cut}");
     }
@@ -133,7 +133,7 @@ fn tensors_are_checked() {
 
 #[test]
 fn corrupt_headers_never_panic() {
-    let whole = encode(&network("simple-cnn-mnist-v1", 1), &BTreeMap::new()).unwrap();
+    let whole = to_bytes(&network("simple-cnn-mnist-v1", 1), &BTreeMap::new()).unwrap();
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let folder = folder();
     let path = folder.path().join("c.safetensors");

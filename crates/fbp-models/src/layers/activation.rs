@@ -32,7 +32,7 @@ impl Layer for ActivationLayer {
     }
 
     fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        inverse(self.function).map_or(in_range, |f| f.image(in_range))
+        self.function.image(in_range)
     }
 
     fn reverse_operator(
@@ -40,15 +40,6 @@ impl Layer for ActivationLayer {
         name: &str,
         in_shape: FeatureShape,
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        Ok(Box::new(ActivationReverse::new(name, inverse(self.function)?, in_shape)?))
+        Ok(Box::new(ActivationReverse::new(name, self.function, in_shape)?))
     }
-}
-
-fn inverse(f: Activation) -> Result<fbp_inverse::Activation, fbp_inverse::InverseError> {
-    use fbp_inverse::Activation as A;
-    Ok(match f {
-        Activation::Relu => A::Relu,
-        Activation::Relu6 => A::Relu6,
-        _ => return Err(fbp_inverse::InverseError::Layer { layer: "x".into(), reason: "TEMPORARY".into() }),
-    })
 }

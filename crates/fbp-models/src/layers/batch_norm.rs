@@ -1,5 +1,5 @@
 use candle_core::{Tensor, Var};
-use fbp_inverse::{InverseError, ReverseOperator};
+use fbp_inverse::{BatchNormReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use super::LayerVars;
@@ -86,7 +86,6 @@ impl Layer for BatchNormLayer {
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
         let (scale, shift) = self.affine(LayerPass::FIXED)?;
         let (scale, shift) = (scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?);
-        let _ = (scale, shift, in_shape);
-        Err(InverseError::Layer { layer: name.to_owned(), reason: "TEMPORARY".into() }.into())
+        Ok(Box::new(BatchNormReverse::from_affine(name, in_shape, scale, shift)?))
     }
 }

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use fbp_inverse::{InverseError, MaxPoolReverse, PoolWindow, Range, ReverseOperator};
+use fbp_inverse::{AvgPoolReverse, MaxPoolReverse, PoolWindow, Range, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use crate::ops::{self, Window};
@@ -82,8 +82,7 @@ impl Layer for AvgPool2dLayer {
         name: &str,
         in_shape: FeatureShape,
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        let _ = in_shape;
-        Err(InverseError::Layer { layer: name.to_owned(), reason: "TEMPORARY".into() }.into())
+        Ok(Box::new(AvgPoolReverse::new(name, in_shape, reverse_window(self.window))?))
     }
 }
 
@@ -109,8 +108,7 @@ impl Layer for GlobalAvgPool2dLayer {
         name: &str,
         in_shape: FeatureShape,
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        let _ = in_shape;
-        Err(InverseError::Layer { layer: name.to_owned(), reason: "TEMPORARY".into() }.into())
+        Ok(Box::new(AvgPoolReverse::global(name, in_shape)?))
     }
 }
 

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use fbp_inverse::{InverseError, Range, ReverseOperator};
+use fbp_inverse::{Range, ReverseOperator, SoftmaxReverse};
 use fbp_linalg::FeatureShape;
 
 use crate::{Layer, LayerPass, ModelError, ops};
@@ -26,7 +26,6 @@ impl Layer for SoftmaxLayer {
         name: &str,
         in_shape: FeatureShape,
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        let _ = in_shape;
-        Err(InverseError::Layer { layer: name.to_owned(), reason: "TEMPORARY".into() }.into())
+        Ok(Box::new(SoftmaxReverse::new(name, in_shape)))
     }
 }

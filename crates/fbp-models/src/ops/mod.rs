@@ -9,7 +9,6 @@ mod conv2d;
 mod conv_pool;
 mod cross_entropy;
 mod linear;
-mod math;
 mod max_pool2d;
 mod scratch;
 mod softmax;

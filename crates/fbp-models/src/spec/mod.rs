@@ -1,6 +1,5 @@
 //! Networks as data: the one description used in TOML files, in checkpoints and in the zoo.
 
-mod activation;
 mod layer;
 mod outline;
 mod pair;
@@ -11,7 +10,7 @@ mod tests;
 use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize};
 
-pub use activation::Activation;
+pub use fbp_inverse::Activation;
 pub use layer::LayerSpec;
 pub use pair::Pair;
 pub(crate) use plan::param_name;

@@ -61,9 +61,9 @@ impl LayerSpec {
             Self::Softmax {} if !input.flat => {
                 Err(format!("takes a flat feature, but gets {input}; put a flatten layer before it"))
             }
-            other => match other.activation().and_then(super::Activation::fault) {
-                Some(reason) => Err(reason),
-                None => Ok((input, Vec::new())),
+            other => match other.activation().map(|function| function.check()) {
+                Some(Err(fault)) => Err(fault.to_string()),
+                _ => Ok((input, Vec::new())),
             },
         }
     }

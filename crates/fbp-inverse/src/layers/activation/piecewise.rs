@@ -13,7 +13,7 @@ impl<T: Real> IncreasingMap<T> for Relu {
 
     #[inline(always)]
     fn value(self, x: T) -> T {
-        if x > T::ZERO { x } else { T::ZERO }
+        if x <= T::ZERO { T::ZERO } else { x }
     }
 
     #[inline(always)]

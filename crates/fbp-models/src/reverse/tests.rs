@@ -1,0 +1,160 @@
+use candle_core::Tensor;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::{Mat, Par};
+use fbp_inverse::{ChainGoal, EmbeddingPass, Margins, OutputEmbedding, ReverseOperator, TargetBox, TargetMode};
+
+use super::*;
+use crate::bridge::{tensor_from_matrix, with_matrix};
+use crate::ops::testing::{assert_close, random};
+use crate::{LayerPass, NetworkSpec, Stage, zoo};
+
+/// Every kind of layer in a geometry that can be reversed.
+const ALL: &str = r#"
+    name = "all"
+    input = [2, 13, 12]
+    classes = 5
+    [[stages]]
+    name = "a"
+    layers = [
+        { type = "conv2d", out_channels = 4, kernel = [3, 2], padding = [1, 0], groups = 2 }, { type = "batch_norm" },
+        { type = "leaky_relu", slope = 0.1 }, { type = "max_pool2d", kernel = [2, 3] }, { type = "gelu" },
+        { type = "elu" }, { type = "softplus" }, { type = "hard_swish" }, { type = "silu" }, { type = "mish" },
+    ]
+    [[stages]]
+    name = "b"
+    layers = [
+        { type = "gelu_tanh" }, { type = "conv2d", out_channels = 6, kernel = 2, stride = 2, bias = false },
+        { type = "tanh" }, { type = "avg_pool2d", kernel = [3, 1] }, { type = "sigmoid" },
+        { type = "global_avg_pool2d" }, { type = "hard_sigmoid" },
+    ]
+    [[stages]]
+    name = "c"
+    layers = [
+        { type = "flatten" }, { type = "linear", out_features = 7 }, { type = "relu6" }, { type = "hard_tanh" },
+        { type = "relu" }, { type = "linear", out_features = 5, bias = false }, { type = "softmax" },
+    ]
+"#;
+
+fn all_layers() -> Network {
+    let mut network = Network::new(&NetworkSpec::from_toml(ALL).unwrap(), 11).unwrap();
+    // Running statistics that are not those of a fresh layer.
+    network.set_batch_statistics(true);
+    network.forward(&((random(&[30, 2, 13, 12], 1) * 2.0).unwrap() + 0.5).unwrap()).unwrap();
+    network.set_batch_statistics(false);
+    network
+}
+
+fn run(operators: &[Box<dyn ReverseOperator<f32>>], input: &Tensor) -> Mat<f32> {
+    let mut feature = with_matrix(input, |m| m.to_owned()).unwrap();
+    for operator in operators {
+        let mut output = Mat::zeros(operator.out_shape().len(), feature.ncols());
+        let mut memory = MemBuffer::new(operator.forward_scratch(feature.ncols(), Par::Seq));
+        operator.forward(feature.as_ref(), output.as_mut(), Par::Seq, MemStack::new(&mut memory)).unwrap();
+        feature = output;
+    }
+    feature
+}
+
+/// The stage as it is described, layer by layer without changing places.
+fn as_described(stage: &Stage, input: &Tensor) -> Tensor {
+    stage.layers().iter().fold(input.clone(), |x, layer| layer.forward(&x, LayerPass::FIXED).unwrap())
+}
+
+#[test]
+fn operators_and_stages_and_descriptions_give_the_same_features() {
+    let small = |name: &str| Network::new(&zoo::spec(name).unwrap(), 3).unwrap();
+    for network in [all_layers(), small("simple-cnn-mnist-v2"), small("simple-cnn-mnist-v2-tanh")] {
+        let x = random(&network.spec().input_dims().tensor_dims(7), 5);
+        let trace = network.forward_recorded(&x).unwrap();
+        let chain = network.operators(0..network.stages().len()).unwrap();
+        for (index, (stage, described)) in chain.iter().zip(network.stages()).enumerate() {
+            assert_eq!(stage.name, described.name());
+            let input = trace.stage_input(index).unwrap();
+            let output = tensor_from_matrix(run(&stage.operators, input).as_ref(), described.output()).unwrap();
+            let what = format!("{} {}", network.spec().name, stage.name);
+            assert_close(&what, &output, trace.stage_output(index).unwrap(), 4e-6);
+            assert_close(&what, &as_described(described, input), trace.stage_output(index).unwrap(), 4e-6);
+        }
+    }
+}
+
+#[test]
+fn relu_and_pooling_commute_bit_for_bit() {
+    let network = Network::new(&zoo::spec("simple-cnn-mnist-v2").unwrap(), 3).unwrap();
+    let x = random(&[20, 1, 28, 28], 5);
+    let stage = &network.stages()[0];
+    let [conv, relu, pool] = stage.layers() else { panic!("three layers") };
+    let run = |order: [&Box<dyn crate::Layer>; 3]| {
+        let y = order.iter().fold(x.clone(), |x, layer| layer.forward(&x, LayerPass::FIXED).unwrap());
+        y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(run([conv, relu, pool]), run([conv, pool, relu]));
+}
+
+#[test]
+fn operators_come_in_the_order_in_which_layers_run() {
+    let network = all_layers();
+    let names = |stage: usize| {
+        let chain = network.operators(stage..stage + 1).unwrap();
+        chain[0].operators.iter().map(|op| op.name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(0)[..5], ["a.0.conv2d", "a.1.batch_norm", "a.3.max_pool2d", "a.2.leaky_relu", "a.4.gelu"]);
+    assert_eq!(names(1)[..4], ["b.0.gelu_tanh", "b.1.conv2d", "b.2.tanh", "b.3.avg_pool2d"]);
+    assert!(network.operators(2..4).is_err());
+}
+
+#[test]
+fn ranges_are_those_of_the_operators() {
+    let network = all_layers();
+    let mut below = Range::new(-1.0, 1.0);
+    for (index, stage) in network.operators(0..3).unwrap().iter().enumerate() {
+        assert_eq!(network.range_below(index, Range::new(-1.0, 1.0)).unwrap(), below);
+        for operator in &stage.operators {
+            below = operator.out_range(below);
+        }
+    }
+    assert_eq!(network.range_below(3, Range::new(-1.0, 1.0)).unwrap(), below);
+    let small = Network::new(&zoo::spec("simple-cnn-mnist-v2").unwrap(), 3).unwrap();
+    assert_eq!(small.range_below(1, Range::EVERYTHING).unwrap(), Range::new(0.0, f32::INFINITY));
+    assert!(small.range_below(4, Range::EVERYTHING).is_err());
+}
+
+#[test]
+fn layers_without_an_inverse_are_named() {
+    let overlapping =
+        ALL.replace("{ type = \"max_pool2d\", kernel = [2, 3] }", "{ type = \"max_pool2d\", kernel = 3, stride = 2 }");
+    let overlapping = overlapping.replace("kernel = [3, 1]", "kernel = [2, 1]");
+    let network = Network::new(&NetworkSpec::from_toml(&overlapping).unwrap(), 1).unwrap();
+    let Err(error) = network.operators(0..1) else { panic!("overlapping windows") };
+    assert!(matches!(error, ModelError::Reverse(_)) && error.to_string().contains("a.3.max_pool2d"), "{error}");
+}
+
+#[test]
+fn reconstructed_features_are_classified_as_their_labels() {
+    const MARGIN: f64 = 0.5;
+    let network = Network::new(&zoo::spec("simple-cnn-mnist-v2").unwrap(), 3).unwrap();
+    let n = 24;
+    let x = random(&[n, 1, 28, 28], 7);
+    let labels: Vec<usize> = (0..n).map(|i| i % 10).collect();
+    let trace = network.forward_recorded(&x).unwrap();
+    let chain = network.reverse_chain(1, Range::EVERYTHING).unwrap();
+    let mut work = chain.workspace(n, Par::Seq);
+    let logits =
+        with_matrix(trace.stage_input(1).unwrap(), |input| chain.forward(input, &mut work).unwrap().to_owned());
+    let logits = logits.unwrap();
+    let (mut target, mut satisfied) = (Mat::<f32>::zeros(10, n), vec![false; n]);
+    let pass =
+        EmbeddingPass { logits: logits.as_ref(), labels: &labels, target: target.as_mut(), satisfied: &mut satisfied };
+    OutputEmbedding::Margin(MARGIN).embed(pass, Par::Seq).unwrap();
+    let target_out = TargetBox::point(target.as_ref());
+    let goal = ChainGoal { target_out, margins: Some(Margins { labels: &labels, margin: MARGIN }) };
+    chain.reverse(goal, TargetMode::Attainable, &mut work).unwrap();
+    let mut right = 0;
+    for boundary in 0..2 {
+        let stage = boundary + 1;
+        let target = tensor_from_matrix(chain.target(boundary, &work), network.stages()[stage].input()).unwrap();
+        let logits = network.forward_from(stage, &target).unwrap().to_vec2::<f32>().unwrap();
+        right += logits.iter().zip(&labels).filter(|(row, label)| row.iter().all(|v| *v <= row[**label])).count();
+    }
+    assert_eq!(right, 2 * n);
+}
