@@ -164,7 +164,9 @@ mod tests {
                     assert!((0.7071..1.4143).contains(&mantissa.to_f64()), "{m} · 2^{k}: mantissa {mantissa}");
                     // In two steps, because 2^1024 is no double.
                     let rest = 2.0_f64.powi((exponent.to_f64() * 0.5) as i32);
-                    let back = mantissa.to_f64() * rest * 2.0_f64.powi(exponent.to_f64() as i32 - (exponent.to_f64() * 0.5) as i32);
+                    let back = mantissa.to_f64()
+                        * rest
+                        * 2.0_f64.powi(exponent.to_f64() as i32 - (exponent.to_f64() * 0.5) as i32);
                     assert_eq!(back, x.to_f64(), "{m} · 2^{k}");
                 }
             }

@@ -5,6 +5,7 @@ use fbp_inverse::{Range, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use crate::ModelError;
+use crate::ops::Window;
 
 /// How a layer is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +54,27 @@ pub trait Layer: fmt::Debug + Send + Sync {
 
     /// Whether the layer can change places with such a function: true for max-pooling.
     fn commutes_with_nondecreasing(&self) -> bool {
-        false
+        self.max_pool_window().is_some()
     }
 
     /// What the layer can produce from inputs within `in_range`; every number, unless it says otherwise.
     fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
         let _ = in_range;
         Range::EVERYTHING
+    }
+
+    /// The window, if the layer is a max-pooling.
+    fn max_pool_window(&self) -> Option<Window> {
+        None
+    }
+
+    /// Runs the layer and then max-pooling as one operation; `None` if there is no such operation.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+        let _ = (x, window, pass);
+        Ok(None)
     }
 
     /// The layer's inverse for its present parameters, under the given name.

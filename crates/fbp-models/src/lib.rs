@@ -12,6 +12,7 @@ pub mod checkpoint;
 mod error;
 mod layer;
 mod layers;
+mod memory;
 mod network;
 pub mod ops;
 mod optim;

@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::layers::{self, LayerVars};
+use crate::memory::keep_freed_memory;
 use crate::spec::{FeatureDims, LayerPlan, ParamInit, ParamPlan, StagePlan, param_name};
 use crate::{Layer, LayerPass, ModelError, NetworkSpec};
 
@@ -115,6 +116,7 @@ impl Network {
         spec: &NetworkSpec,
         source: &mut dyn FnMut(&str, &ParamPlan) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
+        keep_freed_memory();
         let mut input = spec.input_dims();
         let mut stages = Vec::new();
         for plan in spec.plan()?.stages {
@@ -378,8 +380,14 @@ impl Stage {
 
     fn forward(&self, batch: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
         let mut x = self.accept(batch)?;
-        for step in &self.steps {
-            x = self.layers[step.layer].forward(&x, pass)?;
+        let mut steps = self.steps.iter().map(|step| &self.layers[step.layer]).peekable();
+        while let Some(layer) = steps.next() {
+            let window = steps.peek().and_then(|next| next.max_pool_window());
+            let pooled = window.map(|window| layer.forward_pooled(&x, window, pass)).transpose()?.flatten();
+            if pooled.is_some() {
+                steps.next();
+            }
+            x = pooled.map_or_else(|| layer.forward(&x, pass), Ok)?;
         }
         Ok(x)
     }

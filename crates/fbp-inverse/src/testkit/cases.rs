@@ -61,7 +61,7 @@ impl<T: Real> Case<T> {
         let origin = format!("range [{}, {}], seed {seed} (targets: {})", range.0, range.1, KINDS[kind]);
         let range = Range::new(T::from_f64(range.0), T::from_f64(range.1));
         let mut random = rng(seed);
-        // Every second round on a grid, so that entries tie and lie on kinks.
+        // In the second round on a grid, so that entries tie and lie on kinks.
         let grid = (seed as usize / KINDS.len() == 1).then_some(check.scale / 4.0);
         let size = (op.in_shape().len(), check.batch);
         let mut draw = || {

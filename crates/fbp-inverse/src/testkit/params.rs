@@ -9,6 +9,7 @@
 /// | `seeds` | 12 | number of random batches per range |
 /// | `batch` | 5 | samples per batch |
 /// | `attains` | true | whether targets that have a preimage must be attained |
+/// | `points_only` | false | whether the answer has to be the nearest for point targets only |
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReverseCheck {
     pub(super) ranges: Vec<(f64, f64)>,
@@ -18,12 +19,22 @@ pub struct ReverseCheck {
     pub(super) seeds: u64,
     pub(super) batch: usize,
     pub(super) attains: bool,
+    pub(super) points_only: bool,
 }
 
 impl Default for ReverseCheck {
     fn default() -> Self {
         let ranges = vec![(f64::NEG_INFINITY, f64::INFINITY), (0.0, f64::INFINITY), (-1.0, 1.0)];
-        Self { ranges, scale: 2.0, tolerance: 512.0, nearest: 4.0, seeds: 12, batch: 5, attains: true }
+        Self {
+            ranges,
+            scale: 2.0,
+            tolerance: 512.0,
+            nearest: 4.0,
+            seeds: 12,
+            batch: 5,
+            attains: true,
+            points_only: false,
+        }
     }
 }
 
@@ -67,6 +78,12 @@ impl ReverseCheck {
     #[must_use]
     pub fn batch(self, batch: usize) -> Self {
         Self { batch, ..self }
+    }
+
+    /// Looks for nearer inputs only where the target is a point: for layers that are not exact for wider boxes.
+    #[must_use]
+    pub fn nearest_for_points_only(self) -> Self {
+        Self { points_only: true, ..self }
     }
 
     /// Accepts that the layer misses targets that have a preimage, as long as its report says so.

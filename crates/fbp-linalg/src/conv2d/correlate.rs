@@ -10,6 +10,8 @@ use crate::{FeatureShape, Real};
 
 /// Bytes of packed images that go through the register tiles together: half of the second-level cache of a small core.
 const BLOCK_BYTES: usize = 256 << 10;
+/// Alignment of scratch memory in bytes: loads that cross cache lines take twice as long.
+pub(super) const CACHE_LINE: usize = 64;
 /// Vectors of pixels that amortise what a register tile costs beside its products.
 const TILE_VECTORS: usize = 24;
 
@@ -127,7 +129,7 @@ impl Correlation {
 
     /// Cells of one staged output plane.
     fn stage_plane(&self) -> usize {
-        self.jobs.iter().map(|job| job.span(self.source.pitch())).max().unwrap_or(0).max(MAX_LANES)
+        self.jobs.iter().map(|job| job.span(self.source.pitch())).max().unwrap_or(0).next_multiple_of(MAX_LANES)
     }
 
     /// Cells of the staged output planes of one image.
@@ -153,7 +155,7 @@ impl Correlation {
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let chunks = chunks(batch, par);
         let threads = chunks.count * self.thread_len::<T>(chunks.size);
-        StackReq::new::<T>(self.weight_len()).and(StackReq::new::<T>(threads))
+        StackReq::new::<T>(self.weight_len()).and(StackReq::new_aligned::<T>(threads, CACHE_LINE))
     }
 
     /// Runs every job on every sample; the lengths of the slices have been checked.
@@ -167,7 +169,7 @@ impl Correlation {
         self.pack_weights(args.weight, &mut weights);
         let weights = &*weights;
         let thread_len = self.thread_len::<T>(chunks.size);
-        let (mut scratch, _) = stack.make_with::<T>(chunks.count * thread_len, |_| T::ZERO);
+        let (mut scratch, _) = stack.make_aligned_with::<T>(chunks.count * thread_len, CACHE_LINE, |_| T::ZERO);
         let work = |((input, output), scratch): ((_, _), _)| {
             exec.arch.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch });
         };

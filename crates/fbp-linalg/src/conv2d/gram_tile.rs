@@ -26,10 +26,11 @@ pub(super) const fn outer_shape<S: Simd>() -> (usize, usize) {
 
 /// `out[c][t] += Σ a[c, i] b[offsets[t] + i]` over the pixels `i` of every image; vectors run along the pixels.
 pub(super) struct DotTile<'a, T> {
-    /// Planes of `pixels` values, one per channel.
     pub(super) a: &'a [T],
     /// Distance between two images of `a`.
     pub(super) a_image: usize,
+    /// Distance between two channels of `a`.
+    pub(super) a_plane: usize,
     pub(super) b: &'a [T],
     pub(super) b_image: usize,
     pub(super) offsets: &'a [usize],
@@ -85,7 +86,7 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Dot<'_, T, C, V> {
             let mut a_planes = [a; C];
             let mut b_planes = [b; V];
             for (c, plane) in a_planes.iter_mut().enumerate() {
-                *plane = &a[c * pixels..][..pixels];
+                *plane = &a[c * tile.a_plane..][..pixels];
             }
             for (plane, offset) in b_planes.iter_mut().zip(offsets) {
                 *plane = &b[*offset..][..pixels];

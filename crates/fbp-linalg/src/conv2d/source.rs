@@ -105,7 +105,8 @@ impl Source {
 
     /// Scratch for one packed image, with room for a vector that starts at the last cell; 0 if read in place.
     pub(super) fn packed_len(&self) -> usize {
-        if self.in_place { 0 } else { self.image.channels * self.channel_len() + MAX_LANES }
+        let cells = self.image.channels * self.channel_len() + MAX_LANES;
+        if self.in_place { 0 } else { cells.next_multiple_of(MAX_LANES) }
     }
 
     /// A block of images in the layout of this source.

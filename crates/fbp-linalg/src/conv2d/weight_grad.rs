@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::correlate::{Chunks, Exec, blocks, chunks};
+use super::correlate::{CACHE_LINE, Chunks, Exec, blocks, chunks};
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
 use super::source::{Packed, Source};
 use crate::lanes::MAX_LANES;
@@ -12,6 +12,10 @@ use crate::{FeatureShape, Real};
 
 /// Cached bytes that the images of one block may take: half of the second-level cache of a small core.
 const BLOCK_BYTES: usize = 256 << 10;
+/// What an image may take of the first-level cache of a small core.
+const FIRST_LEVEL_BYTES: usize = 24 << 10;
+/// Channels that are transposed together.
+const TRANSPOSED: usize = 8;
 /// Most images of one block; more would no longer make the sums at its end any cheaper.
 const BLOCK_IMAGES: usize = 32;
 
@@ -24,18 +28,13 @@ pub(super) enum Vectors {
     Channels,
 }
 
-impl Vectors {
-    /// Output channels, if they fill at least four fifths of the widest vectors.
-    pub(super) fn choose(out_per_group: usize) -> Self {
-        if out_per_group.next_multiple_of(MAX_LANES) * 4 <= out_per_group * 5 { Self::Channels } else { Self::Pixels }
-    }
-}
-
 /// Sums of products of the cotangent with shifted inputs.
 #[derive(Clone, Debug)]
 pub(super) struct WeightGrad {
     pub(super) vectors: Vectors,
     pub(super) source: Source,
+    /// Layout of the cotangent along pixels: with the pitch of the source, and zeros where the source has garbage.
+    pub(super) cotangent: Source,
     /// Cells of the taps of one output channel, in the order of its weights.
     pub(super) offsets: Vec<usize>,
     pub(super) input: FeatureShape,
@@ -53,10 +52,36 @@ impl WeightGrad {
         self.out_per_group().next_multiple_of(MAX_LANES)
     }
 
-    /// Cells of one transposed cotangent `[group][pixel][channel]`.
-    fn transposed_len(&self) -> usize {
+    /// Cells from the first to the last pixel of a cotangent, the zeros between rows included.
+    fn span(&self) -> usize {
+        (self.output.height - 1) * self.source.pitch() + self.output.width
+    }
+
+    /// Rough time for one sample, in cycles, to compare layouts.
+    ///
+    /// The constants were measured on a core with 512-bit vectors. Along pixels, both operands of every product are
+    /// loaded, which takes half as long again as the products, and more than twice as long where an image does not fit
+    /// the first-level cache; starting a tile on an image and the sums over lanes cost three products per weight.
+    pub(super) fn cost(&self) -> usize {
+        let weights = self.output.channels * self.offsets.len();
+        let products = match self.vectors {
+            Vectors::Pixels => {
+                let cells = self.input.channels * self.source.channel_len() + self.output.len();
+                let halves = if size_of::<f32>() * cells <= FIRST_LEVEL_BYTES { 3 } else { 5 };
+                self.cotangent.pack_cost() + weights * (halves * self.span().div_ceil(MAX_LANES) / 2 + 3)
+            }
+            Vectors::Channels => {
+                let vectors = self.groups * self.padded_channels() / MAX_LANES;
+                self.output.plane() * (vectors * self.offsets.len() + 2 * self.output.channels)
+            }
+        };
+        self.source.pack_cost() + products
+    }
+
+    /// Cells of one packed or transposed cotangent, `[group][pixel][channel]` where transposed.
+    fn cotangent_len(&self) -> usize {
         match self.vectors {
-            Vectors::Pixels => 0,
+            Vectors::Pixels => self.cotangent.packed_len(),
             Vectors::Channels => self.groups * self.output.plane() * self.padded_channels(),
         }
     }
@@ -72,19 +97,19 @@ impl WeightGrad {
     /// Images that are packed before the tiles run over them.
     fn block_images<T>(&self, chunk: usize) -> usize {
         let source = self.source.packed_len().max(self.input.len());
-        let bytes = size_of::<T>() * (source + self.transposed_len().max(self.output.len()));
+        let bytes = size_of::<T>() * (source + self.cotangent_len().max(self.output.len()));
         (BLOCK_BYTES / bytes).clamp(1, BLOCK_IMAGES).min(chunk)
     }
 
     /// Scratch of one thread: partial sums of weights and biases, packed images, transposed cotangents.
     fn thread_len<T>(&self, chunk: usize) -> usize {
-        let image = self.source.packed_len() + self.transposed_len();
-        self.partial_len() + self.output.channels + self.block_images::<T>(chunk) * image
+        let image = self.source.packed_len() + self.cotangent_len();
+        (self.partial_len() + self.output.channels).next_multiple_of(MAX_LANES) + self.block_images::<T>(chunk) * image
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let chunks = chunks(batch, par);
-        StackReq::new::<T>(chunks.count * self.thread_len::<T>(chunks.size))
+        StackReq::new_aligned::<T>(chunks.count * self.thread_len::<T>(chunks.size), CACHE_LINE)
     }
 
     /// Sums over the whole batch; the lengths of the slices have been checked.
@@ -93,7 +118,7 @@ impl WeightGrad {
         let chunks = chunks(args.input.len() / in_len, exec.par);
         let Chunks { count, size } = chunks;
         let thread_len = self.thread_len::<T>(size);
-        let (mut scratch, _) = stack.make_with::<T>(count * thread_len, |_| T::ZERO);
+        let (mut scratch, _) = stack.make_aligned_with::<T>(count * thread_len, CACHE_LINE, |_| T::ZERO);
         let bias = args.bias_grad.is_some();
         let work = |((input, cotangent), scratch): ((_, _), _)| {
             exec.arch.dispatch(Samples { plan: self, input, cotangent, scratch, bias });
@@ -151,15 +176,19 @@ impl<T: Real> WithSimd for Samples<'_, T> {
         let (in_len, out_len) = (plan.input.len(), plan.output.len());
         let images = plan.block_images::<T>(self.input.len() / in_len);
         let (partial, scratch) = self.scratch.split_at_mut(plan.partial_len());
-        let (bias, scratch) = scratch.split_at_mut(plan.output.channels);
-        let (packed, transposed) = scratch.split_at_mut(images * plan.source.packed_len());
+        let sums = (plan.partial_len() + plan.output.channels).next_multiple_of(MAX_LANES);
+        let (bias, scratch) = scratch.split_at_mut(sums - plan.partial_len());
+        let (packed, packed_cotangent) = scratch.split_at_mut(images * plan.source.packed_len());
         for (input, cotangent) in self.input.chunks(images * in_len).zip(self.cotangent.chunks(images * out_len)) {
             let source = plan.source.pack(simd, input, packed);
             match plan.vectors {
-                Vectors::Pixels => plan.dots(simd, source, cotangent, partial),
+                Vectors::Pixels => {
+                    let cotangent = plan.cotangent.pack(simd, cotangent, packed_cotangent);
+                    plan.dots(simd, source, cotangent, partial);
+                }
                 Vectors::Channels => {
-                    plan.transpose(cotangent, transposed);
-                    plan.outer_products(simd, source, transposed, partial);
+                    plan.transpose(cotangent, packed_cotangent);
+                    plan.outer_products(simd, source, packed_cotangent, partial);
                 }
             }
             if self.bias {
@@ -176,21 +205,22 @@ impl<T: Real> WithSimd for Samples<'_, T> {
 impl WeightGrad {
     /// Adds `Σ_i g[o, i] x[t, i]` to `partial`.
     #[inline(always)]
-    fn dots<T: Real, S: Simd>(&self, simd: S, source: Packed<'_, T>, cotangent: &[T], partial: &mut [T]) {
-        let (taps, pixels) = (self.offsets.len(), self.output.plane());
+    fn dots<T: Real, S: Simd>(&self, simd: S, source: Packed<'_, T>, cotangent: Packed<'_, T>, partial: &mut [T]) {
+        let (taps, plane) = (self.offsets.len(), self.cotangent.channel_len());
         let group_len = self.input.channels / self.groups * self.source.channel_len();
         for group in 0..self.groups {
             for channels in blocks(self.out_per_group(), dot_shape::<S>(usize::MAX).0) {
                 let first = group * self.out_per_group() + channels.start;
                 for tile in blocks(taps, dot_shape::<S>(channels.len()).1) {
                     DotTile {
-                        a: &cotangent[first * pixels..],
-                        a_image: self.output.len(),
+                        a: &cotangent.cells[first * plane..],
+                        a_image: cotangent.stride,
+                        a_plane: plane,
                         b: &source.cells[group * group_len..],
                         b_image: source.stride,
                         offsets: &self.offsets[tile.clone()],
                         images: source.count,
-                        pixels,
+                        pixels: self.span(),
                         out: &mut partial[first * taps + tile.start..],
                         out_stride: taps,
                     }
@@ -206,9 +236,22 @@ impl WeightGrad {
         let (pixels, channels, padded) = (self.output.plane(), self.out_per_group(), self.padded_channels());
         let groups = cotangent.chunks_exact(channels * pixels).zip(transposed.chunks_exact_mut(pixels * padded));
         for (from, to) in groups {
-            for (i, to) in to.chunks_exact_mut(padded).enumerate() {
-                let column = from[i..].iter().step_by(pixels);
-                to.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+            for first in (0..channels).step_by(TRANSPOSED) {
+                let to = to[first..].chunks_mut(padded);
+                if first + TRANSPOSED <= channels {
+                    // Eight rows at a time: every cache line of the result is touched once.
+                    let rows: [&[T]; TRANSPOSED] = std::array::from_fn(|c| &from[(first + c) * pixels..][..pixels]);
+                    for (i, to) in to.enumerate() {
+                        if let Some(to) = to.first_chunk_mut::<TRANSPOSED>() {
+                            *to = std::array::from_fn(|c| rows[c][i]);
+                        }
+                    }
+                } else {
+                    for (i, to) in to.enumerate() {
+                        let column = from[first * pixels + i..].iter().step_by(pixels);
+                        to.iter_mut().zip(column).for_each(|(to, &from)| *to = from);
+                    }
+                }
             }
         }
     }
@@ -229,7 +272,7 @@ impl WeightGrad {
                         a_pitch: self.source.pitch(),
                         offsets: &self.offsets[tile.clone()],
                         b: &cotangent[group * self.output.plane() * padded..],
-                        b_image: self.transposed_len(),
+                        b_image: self.cotangent_len(),
                         b_pitch: padded,
                         first: vectors.start * T::lanes::<S>(),
                         images: source.count,

@@ -3,7 +3,7 @@ use fbp_inverse::{Conv2dReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use super::{LayerVars, bias_values};
-use crate::ops::{Conv2dKernel, with_values};
+use crate::ops::{Conv2dKernel, Window, with_values};
 use crate::spec::LayerPlan;
 use crate::{Layer, LayerPass, ModelError};
 
@@ -30,6 +30,11 @@ impl Layer for Conv2dLayer {
     fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
         Ok(self.kernel.apply(&x.contiguous()?, &pass.tensor(&self.weight), bias.as_ref())?)
+    }
+
+    fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+        let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
+        Ok(self.kernel.apply_pooled(&x.contiguous()?, &pass.tensor(&self.weight), bias.as_ref(), window)?)
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {

@@ -35,8 +35,8 @@ impl Layer for MaxPool2dLayer {
         Ok(ops::max_pool2d(&x.contiguous()?, self.window)?)
     }
 
-    fn commutes_with_nondecreasing(&self) -> bool {
-        true
+    fn max_pool_window(&self) -> Option<Window> {
+        Some(self.window)
     }
 
     fn out_range(&self, in_range: Range<f32>) -> Range<f32> {

@@ -13,14 +13,15 @@ use super::{par_for, values, with_values};
 /// layer, whose input is data, costs no adjoint. Scratch memory is kept between calls.
 #[derive(Clone)]
 pub struct Conv2dKernel {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     plain: Arc<Box<dyn CustomOp2 + Send + Sync>>,
     biased: Arc<Box<dyn CustomOp3 + Send + Sync>>,
 }
 
-struct Shared {
-    conv: Conv2d,
-    scratch: ScratchPool,
+/// What all calls of one layer share.
+pub(super) struct Shared {
+    pub(super) conv: Conv2d,
+    pub(super) scratch: ScratchPool,
 }
 
 struct Op(Arc<Shared>);
@@ -63,7 +64,7 @@ impl Conv2dKernel {
 
 impl Shared {
     /// Checks the dimensions and gives the size of the batch.
-    fn batch(&self, x: &[usize], weight: &[usize]) -> Result<usize> {
+    pub(super) fn batch(&self, x: &[usize], weight: &[usize]) -> Result<usize> {
         let geometry = self.conv.geometry();
         let shape = geometry.in_shape();
         match x {
@@ -78,7 +79,7 @@ impl Shared {
         }
     }
 
-    fn work(&self, batch: usize) -> usize {
+    pub(super) fn work(&self, batch: usize) -> usize {
         usize::try_from(self.conv.geometry().flops(batch) / 2).unwrap_or(usize::MAX)
     }
 

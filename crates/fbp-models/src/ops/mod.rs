@@ -6,6 +6,7 @@ mod activation;
 mod avg_pool2d;
 mod batch_norm;
 mod conv2d;
+mod conv_pool;
 mod cross_entropy;
 mod linear;
 mod math;

@@ -57,11 +57,8 @@ const EXP_SHORT: [f64; 6] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 
 #[inline(always)]
 fn reduced_exp<T: Real>(x: T) -> (T, T) {
     // Adding this rounds to an integer, by the spacing of numbers of its size.
-    let (shift, low, high) = if is_short::<T>() {
-        (12_582_912.0, -87.3, 88.3)
-    } else {
-        (6_755_399_441_055_744.0, -708.3, 709.0)
-    };
+    let (shift, low, high) =
+        if is_short::<T>() { (12_582_912.0, -87.3, 88.3) } else { (6_755_399_441_055_744.0, -708.3, 709.0) };
     let x = x.clip(T::from_f64(low), T::from_f64(high));
     let k = x.mul_add(T::from_f64(std::f64::consts::LOG2_E), T::from_f64(shift)) - T::from_f64(shift);
     let (ln_2_high, ln_2_low) = ln_2::<T>();

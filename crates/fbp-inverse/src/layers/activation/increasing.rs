@@ -27,7 +27,18 @@ pub(crate) trait IncreasingMap<T: Real>: Copy + Send + Sync {
 #[derive(Clone, Copy)]
 pub(crate) struct Increasing<M>(pub(crate) M);
 
+/// What the entries of a sample share: the image of the range, and where the flat ends begin.
+#[derive(Clone, Copy)]
+pub(crate) struct IncreasingContext<T> {
+    range: Range<T>,
+    image: Range<T>,
+    bottom: T,
+    top: T,
+}
+
 impl<T: Real, M: IncreasingMap<T>> ScalarMap<T> for Increasing<M> {
+    type Context = IncreasingContext<T>;
+
     #[inline(always)]
     fn value(self, x: T) -> T {
         self.0.value(x)
@@ -57,27 +68,27 @@ impl<T: Real, M: IncreasingMap<T>> ScalarMap<T> for Increasing<M> {
     }
 
     #[inline(always)]
-    fn preimage(self, entry: Entry<T>, setting: Setting<T>, image: Range<T>) -> Preimage<T> {
-        let Setting { range, tolerance } = setting;
-        let (bottom, top) = (self.0.infimum() + tolerance, self.0.supremum() - tolerance);
+    fn context(self, setting: Setting<T>) -> IncreasingContext<T> {
+        let (least, most) = (self.0.infimum(), self.0.supremum());
+        let rounding = T::from_f64(8.0) * T::EPSILON * self.0.output_scale().unwrap_or(T::ZERO);
+        let tolerance = if M::ATTAINS_ENDS { setting.tolerance } else { setting.tolerance.max(rounding) };
+        let image = self.image(setting.range);
+        IncreasingContext { range: setting.range, image, bottom: least + tolerance, top: most - tolerance }
+    }
+
+    #[inline(always)]
+    fn preimage<const POINT: bool>(self, entry: Entry<T>, context: &IncreasingContext<T>) -> Preimage<T> {
+        let IncreasingContext { range, image, bottom, top } = *context;
         let (lo, hi) = (image.clip(entry.lower), image.clip(entry.upper));
-        let (inner_lo, inner_hi) = if M::ATTAINS_ENDS {
-            (lo, hi)
+        let (lower, upper) = if M::ATTAINS_ENDS {
+            let lower = self.0.inverse(lo);
+            (lower, if POINT { lower } else { self.0.inverse(hi) })
         } else {
-            (if lo > top { top } else { lo }, if hi < bottom { bottom } else { hi })
+            let lower = self.0.inverse(lo.clip(bottom, top));
+            (lower, if POINT { lower } else { self.0.inverse(hi.clip(bottom, top)) })
         };
-        let lower = if lo > bottom { self.0.inverse(inner_lo) } else { T::NEG_INFINITY };
-        let upper = if hi < top { self.0.inverse(inner_hi) } else { T::INFINITY };
-        let lower = range.clip(lower);
-        let upper = range.clip(upper);
-        let upper = if upper < lower { lower } else { upper };
-        let observed = entry.observed_in;
-        let satisfied =
-            (entry.lower <= entry.observed_out) & (entry.observed_out <= entry.upper) & range.contains(observed);
-        Preimage {
-            point: if satisfied { observed } else { observed.clip(lower, upper) },
-            lower: if satisfied & (observed < lower) { observed } else { lower },
-            upper: if satisfied & (observed > upper) { observed } else { upper },
-        }
+        let lower = if lo > bottom { lower } else { T::NEG_INFINITY };
+        let upper = if hi < top { upper } else { T::INFINITY };
+        Preimage::nearest(entry, range, range.clip(lower), range.clip(upper))
     }
 }

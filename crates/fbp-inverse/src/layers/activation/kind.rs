@@ -1,7 +1,5 @@
 use fbp_linalg::Real;
 
-use super::increasing::Increasing;
-use super::piecewise::{HardSigmoid, HardTanh, Leaky, Relu};
 use crate::{InverseError, Range};
 
 /// An elementwise activation function.
@@ -24,8 +22,29 @@ pub enum Activation {
         /// Largest output.
         max: f64,
     },
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `1 / (1 + e⁻ˣ)`.
+    Sigmoid,
     /// `x / 6 + 1/2` clipped to `[0, 1]`.
     HardSigmoid,
+    /// `x` for `x > 0`, else `alpha (eˣ - 1)`, with finite `alpha > 0`.
+    Elu {
+        /// Distance of the lower end of the range from 0.
+        alpha: f64,
+    },
+    /// `ln(1 + eˣ)`.
+    Softplus,
+    /// `x Φ(x)` with the distribution function `Φ` of the normal distribution.
+    Gelu,
+    /// GELU with the tanh approximation, `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    GeluTanh,
+    /// `x / (1 + e⁻ˣ)`, also called swish.
+    Silu,
+    /// `x · clip(x / 6 + 1/2, 0, 1)`.
+    HardSwish,
+    /// `x tanh(ln(1 + eˣ))`.
+    Mish,
 }
 
 /// What one entry of a reverse pass is given.
@@ -46,7 +65,7 @@ pub(crate) struct Preimage<T> {
     pub(crate) upper: T,
 }
 
-/// What all entries of a sample share.
+/// What is asked of all entries of a sample.
 #[derive(Clone, Copy)]
 pub(crate) struct Setting<T> {
     pub(crate) range: Range<T>,
@@ -54,52 +73,45 @@ pub(crate) struct Setting<T> {
     pub(crate) tolerance: T,
 }
 
-/// One activation as code: every method is branch-free and inlined into a vectorised loop.
+impl<T: Real> Preimage<T> {
+    /// The point of `[lower, upper]` nearest to the observed input. An entry whose output is met already keeps its
+    /// input bit for bit, and the interval is widened by the rounding that it may have missed it by.
+    #[inline(always)]
+    pub(crate) fn nearest(entry: Entry<T>, range: Range<T>, lower: T, upper: T) -> Self {
+        let upper = if upper < lower { lower } else { upper };
+        let (x, y) = (entry.observed_in, entry.observed_out);
+        let met = (entry.lower <= y) & (y <= entry.upper) & range.contains(x);
+        Self {
+            point: if met { x } else { x.clip(lower, upper) },
+            lower: if met & (x < lower) { x } else { lower },
+            upper: if met & (x > upper) { x } else { upper },
+        }
+    }
+}
+
+/// One activation as code: what is called per entry is branch-free and inlined into a vectorised loop.
 pub(crate) trait ScalarMap<T: Real>: Copy + Send + Sync {
+    /// What all entries of a sample share.
+    type Context: Copy;
+
     fn value(self, x: T) -> T;
     fn slope(self, x: T) -> T;
     /// Exact image of an interval of inputs; ends may be infinite.
     fn image(self, range: Range<T>) -> Range<T>;
     /// Scale of the outputs that tolerances refer to; `None` if it is that of the feature.
     fn output_scale(self) -> Option<T>;
-    fn preimage(self, entry: Entry<T>, setting: Setting<T>, image: Range<T>) -> Preimage<T>;
+    fn context(self, setting: Setting<T>) -> Self::Context;
+    /// The preimage of one entry; with `POINT` the ends of the target interval are known to be equal.
+    fn preimage<const POINT: bool>(self, entry: Entry<T>, context: &Self::Context) -> Preimage<T>;
 }
-
-/// Runs `$body` with `$map` bound to the code of the activation.
-macro_rules! with_map {
-    ($activation:expr, $scalar:ty, $map:ident => $body:expr) => {
-        match $activation {
-            Activation::Relu => {
-                let $map = Increasing(Relu);
-                $body
-            }
-            Activation::Relu6 => {
-                let $map = Increasing(HardTanh { min: <$scalar>::ZERO, max: <$scalar>::from_f64(6.0) });
-                $body
-            }
-            Activation::LeakyRelu { slope } => {
-                let $map = Increasing(Leaky { slope: <$scalar>::from_f64(slope) });
-                $body
-            }
-            Activation::HardTanh { min, max } => {
-                let $map = Increasing(HardTanh { min: <$scalar>::from_f64(min), max: <$scalar>::from_f64(max) });
-                $body
-            }
-            Activation::HardSigmoid => {
-                let $map = Increasing(HardSigmoid);
-                $body
-            }
-        }
-    };
-}
-pub(super) use with_map;
 
 impl Activation {
     /// Whether a larger input never gives a smaller output, so that the activation commutes with max-pooling.
     pub fn is_nondecreasing(&self) -> bool {
         match *self {
             Self::LeakyRelu { slope } => slope >= 0.0,
-            Self::Relu | Self::Relu6 | Self::HardTanh { .. } | Self::HardSigmoid => true,
+            Self::Gelu | Self::GeluTanh | Self::Silu | Self::HardSwish | Self::Mish => false,
+            _ => true,
         }
     }
 
@@ -113,12 +125,8 @@ impl Activation {
             Self::LeakyRelu { slope } if !slope.is_finite() => fail("slope", slope, "(-∞, ∞)"),
             Self::HardTanh { min, .. } if !min.is_finite() => fail("min", min, "(-∞, ∞)"),
             Self::HardTanh { min, max } if !(min < max && max.is_finite()) => fail("max", max, "(min, ∞)"),
+            Self::Elu { alpha } if !(alpha > 0.0 && alpha.is_finite()) => fail("alpha", alpha, "(0, ∞)"),
             _ => Ok(()),
         }
-    }
-
-    /// Exact image of an interval of inputs.
-    pub fn image<T: Real>(&self, range: Range<T>) -> Range<T> {
-        with_map!(*self, T, map => map.image(range))
     }
 }

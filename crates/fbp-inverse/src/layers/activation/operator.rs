@@ -1,19 +1,16 @@
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
-use super::increasing::Increasing;
-use super::kind::{Activation, Entry, ScalarMap, Setting, with_map};
-use super::piecewise::{HardSigmoid, HardTanh, Leaky, Relu};
+use super::kind::{Activation, Entry, ScalarMap, Setting};
 use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
-    largest_magnitude, map_columns, reverse_columns,
+    largest_magnitude,
 };
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
+use crate::{DifferentiableOperator, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, VjpPass};
 
 /// Entries whose violations are collected before they are reduced.
 const BLOCK: usize = 128;
@@ -72,7 +69,8 @@ impl<T: Real> ActivationReverse<T> {
     }
 }
 
-struct Forward<M>(M);
+/// Forward kernel.
+pub(super) struct Forward<M>(pub(super) M);
 
 impl<T: Real, M: ScalarMap<T>> SampleMap<T> for Forward<M> {
     #[inline(always)]
@@ -84,7 +82,7 @@ impl<T: Real, M: ScalarMap<T>> SampleMap<T> for Forward<M> {
 }
 
 /// Multiplies by the slope: the Jacobian is diagonal, so this is both the product with it and with its transpose.
-struct Slope<M>(M);
+pub(super) struct Slope<M>(pub(super) M);
 
 impl<T: Real, M: ScalarMap<T>> SampleMap<T> for Slope<M> {
     #[inline(always)]
@@ -95,9 +93,10 @@ impl<T: Real, M: ScalarMap<T>> SampleMap<T> for Slope<M> {
     }
 }
 
-struct Reverse<M, T> {
-    map: M,
-    tolerance: T,
+/// Reverse kernel.
+pub(super) struct Reverse<M, T> {
+    pub(super) map: M,
+    pub(super) tolerance: T,
 }
 
 impl<T: Real, M: ScalarMap<T>> SampleReverse<T> for Reverse<M, T> {
@@ -105,32 +104,52 @@ impl<T: Real, M: ScalarMap<T>> SampleReverse<T> for Reverse<M, T> {
     fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
         let largest = largest_magnitude(sample.observed_out);
         let tolerance = self.tolerance * self.map.output_scale().unwrap_or(largest);
-        let setting = Setting { range: sample.in_range, tolerance };
-        let image = self.map.image(sample.in_range);
+        let context = self.map.context(Setting { range: sample.in_range, tolerance });
         let mut violation = T::ZERO;
         for start in (0..target.point.len()).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(target.point.len());
-            let inputs = sample.observed_in[block.clone()].iter().zip(&sample.observed_out[block.clone()]);
-            let ends = sample.lower[block.clone()].iter().zip(&sample.upper[block.clone()]);
-            let outputs = target.point[block.clone()].iter_mut().zip(&mut target.lower[block.clone()]);
-            let outputs = outputs.zip(&mut target.upper[block]);
-            let mut distances = [T::ZERO; BLOCK];
-            for ((((&observed_in, &observed_out), (&lower, &upper)), ((point, low), high)), distance) in
-                inputs.zip(ends).zip(outputs).zip(&mut distances)
-            {
-                let entry = Entry { observed_in, observed_out, lower, upper };
-                let preimage = self.map.preimage(entry, setting, image);
-                let y = self.map.value(preimage.point);
-                let short = if y < lower { lower - y } else { T::ZERO };
-                *distance = if y > upper { y - upper } else { short };
-                (*point, *low, *high) = (preimage.point, preimage.lower, preimage.upper);
-            }
-            let worst = largest_magnitude(&distances);
+            let is_point = is_same(&sample.lower[block.clone()], &sample.upper[block.clone()]);
+            let worst = if is_point {
+                reverse_block::<T, M, true>(self.map, &context, block, (sample, target))
+            } else {
+                reverse_block::<T, M, false>(self.map, &context, block, (sample, target))
+            };
             violation = if worst > violation { worst } else { violation };
         }
         let rounding = T::from_f64(32.0) * T::EPSILON * (largest + self.map.output_scale().unwrap_or(T::ZERO));
         Outcome { violation, tolerance: tolerance + rounding }
     }
+}
+
+#[inline(always)]
+fn is_same<T: Real>(lower: &[T], upper: &[T]) -> bool {
+    lower.iter().zip(upper).fold(true, |same, (lo, hi)| same & (lo == hi))
+}
+
+/// Reverses a block of entries and returns their largest violation.
+#[inline(always)]
+fn reverse_block<T: Real, M: ScalarMap<T>, const POINT: bool>(
+    map: M,
+    context: &M::Context,
+    block: Range<usize>,
+    (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
+) -> T {
+    let inputs = sample.observed_in[block.clone()].iter().zip(&sample.observed_out[block.clone()]);
+    let ends = sample.lower[block.clone()].iter().zip(&sample.upper[block.clone()]);
+    let outputs = target.point[block.clone()].iter_mut().zip(&mut target.lower[block.clone()]);
+    let outputs = outputs.zip(&mut target.upper[block]);
+    let mut distances = [T::ZERO; BLOCK];
+    for ((((&observed_in, &observed_out), (&lower, &upper)), ((point, low), high)), distance) in
+        inputs.zip(ends).zip(outputs).zip(&mut distances)
+    {
+        let entry = Entry { observed_in, observed_out, lower, upper };
+        let preimage = map.preimage::<POINT>(entry, context);
+        let y = map.value(preimage.point);
+        let short = if y < lower { lower - y } else { T::ZERO };
+        *distance = if y > upper { y - upper } else { short };
+        (*point, *low, *high) = (preimage.point, preimage.lower, preimage.upper);
+    }
+    largest_magnitude(&distances)
 }
 
 impl<T: Real> ReverseOperator<T> for ActivationReverse<T> {
@@ -146,7 +165,7 @@ impl<T: Real> ReverseOperator<T> for ActivationReverse<T> {
         self.shape
     }
 
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
+    fn out_range(&self, in_range: crate::Range<T>) -> crate::Range<T> {
         self.activation.image(in_range)
     }
 
@@ -158,8 +177,7 @@ impl<T: Real> ReverseOperator<T> for ActivationReverse<T> {
         _stack: &mut MemStack,
     ) -> Result<(), InverseError> {
         check_forward(self, input, output.as_ref())?;
-        let pass = MapPass { first: input, second: input, out: output };
-        with_map!(self.activation, T, map => map_columns(&Forward(map), pass, par));
+        self.activation.forward_columns(MapPass { first: input, second: input, out: output }, par);
         Ok(())
     }
 
@@ -170,8 +188,7 @@ impl<T: Real> ReverseOperator<T> for ActivationReverse<T> {
         _stack: &mut MemStack,
     ) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        let tolerance = T::from_f64(self.tolerance);
-        Ok(with_map!(self.activation, T, map => reverse_columns(&Reverse { map, tolerance }, pass, par)))
+        Ok(self.activation.reverse_columns(T::from_f64(self.tolerance), pass, par))
     }
 
     fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
@@ -183,14 +200,14 @@ impl<T: Real> DifferentiableOperator<T> for ActivationReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let pass = MapPass { first: pass.at, second: pass.tangent_in, out: pass.tangent_out };
-        with_map!(self.activation, T, map => map_columns(&Slope(map), pass, par));
+        self.activation.slope_columns(pass, par);
         Ok(())
     }
 
     fn vjp(&self, pass: VjpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_vjp(self, &pass)?;
         let pass = MapPass { first: pass.at, second: pass.cotangent_out, out: pass.cotangent_in };
-        with_map!(self.activation, T, map => map_columns(&Slope(map), pass, par));
+        self.activation.slope_columns(pass, par);
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use fbp_linalg::Real;
 
 use super::increasing::IncreasingMap;
+use super::valley::ValleyMap;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Relu;
@@ -145,4 +146,99 @@ impl<T: Real> IncreasingMap<T> for Leaky<T> {
     fn output_scale(self) -> Option<T> {
         None
     }
+}
+
+/// Slope `< 0` below zero: a valley at 0.
+#[derive(Clone, Copy)]
+pub(crate) struct Folded<T> {
+    pub(crate) slope: T,
+}
+
+impl<T: Real> ValleyMap<T> for Folded<T> {
+    const ATTAINS_LEFT_END: bool = true;
+
+    #[inline(always)]
+    fn value(self, x: T) -> T {
+        if x > T::ZERO { x } else { x * self.slope }
+    }
+
+    #[inline(always)]
+    fn slope(self, x: T) -> T {
+        if x > T::ZERO { T::ONE } else { self.slope }
+    }
+
+    fn minimum(self) -> (T, T) {
+        (T::ZERO, T::ZERO)
+    }
+
+    fn left_end(self) -> T {
+        T::INFINITY
+    }
+
+    #[inline(always)]
+    fn right_inverse(self, y: T) -> T {
+        y
+    }
+
+    #[inline(always)]
+    fn left_inverse(self, y: T) -> T {
+        y / self.slope
+    }
+
+    fn output_scale(self) -> Option<T> {
+        None
+    }
+}
+
+/// `x · clip(x / 6 + 1/2, 0, 1)`, with its minimum -3/8 at -3/2.
+#[derive(Clone, Copy)]
+pub(crate) struct HardSwish;
+
+impl<T: Real> ValleyMap<T> for HardSwish {
+    const ATTAINS_LEFT_END: bool = true;
+
+    #[inline(always)]
+    fn value(self, x: T) -> T {
+        x * (x * T::from_f64(1.0 / 6.0) + T::from_f64(0.5)).clip(T::ZERO, T::ONE)
+    }
+
+    #[inline(always)]
+    fn slope(self, x: T) -> T {
+        let three = T::from_f64(3.0);
+        let inner = x * T::from_f64(1.0 / 3.0) + T::from_f64(0.5);
+        let right = if x < three { inner } else { T::ONE };
+        if x > -three { right } else { T::ZERO }
+    }
+
+    fn minimum(self) -> (T, T) {
+        (T::from_f64(-1.5), T::from_f64(-0.375))
+    }
+
+    fn left_end(self) -> T {
+        T::ZERO
+    }
+
+    #[inline(always)]
+    fn right_inverse(self, y: T) -> T {
+        // (-3 + √(9 + 24y)) / 2 without cancellation near 0.
+        let three = T::from_f64(3.0);
+        let inner = T::from_f64(12.0) * y / (three + discriminant(y));
+        if y < three { inner } else { y }
+    }
+
+    #[inline(always)]
+    fn left_inverse(self, y: T) -> T {
+        T::from_f64(-0.5) * (T::from_f64(3.0) + discriminant(y))
+    }
+
+    fn output_scale(self) -> Option<T> {
+        Some(T::from_f64(0.375))
+    }
+}
+
+/// `√(9 + 24y)`.
+#[inline(always)]
+fn discriminant<T: Real>(y: T) -> T {
+    let square = y * T::from_f64(24.0) + T::from_f64(9.0);
+    (if square > T::ZERO { square } else { T::ZERO }).sqrt()
 }

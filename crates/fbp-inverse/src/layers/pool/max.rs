@@ -88,18 +88,6 @@ fn argmax<T: Real>(windows: &DisjointWindows, input: &[T], corner: usize) -> usi
     best
 }
 
-/// Calls `visit` with the corner of every window, in the order of the outputs.
-#[inline(always)]
-fn for_each_window(windows: &DisjointWindows, mut visit: impl FnMut(usize, usize)) {
-    let FeatureShape { channels, height, width } = windows.out_shape;
-    for index in 0..channels * height {
-        let corner = windows.corner(index / height, index % height, 0);
-        for col in 0..width {
-            visit(index * width + col, corner + col * windows.kernel[1]);
-        }
-    }
-}
-
 /// Reverse kernel.
 struct Reverse<'a>(&'a DisjointWindows);
 
@@ -209,7 +197,7 @@ fn reverse_row<T: Real>(
 /// Largest distance of a window's maximum to its interval, recomputed from `point`.
 fn violation<T: Real>(windows: &DisjointWindows, sample: &Sample<'_, T>, point: &[T]) -> T {
     let mut worst = T::ZERO;
-    for_each_window(windows, |index, corner| {
+    windows.for_each_window(|index, corner| {
         let largest = point[argmax(windows, point, corner)];
         worst = worst.max(sample.lower[index] - largest).max(largest - sample.upper[index]);
     });
@@ -222,7 +210,7 @@ struct Gather<'a>(&'a DisjointWindows);
 impl<T: Real> SampleMap<T> for Gather<'_> {
     #[inline(always)]
     fn map_sample(&self, at: &[T], tangent: &[T], out: &mut [T]) {
-        for_each_window(self.0, |index, corner| out[index] = tangent[argmax(self.0, at, corner)]);
+        self.0.for_each_window(|index, corner| out[index] = tangent[argmax(self.0, at, corner)]);
     }
 }
 
@@ -233,7 +221,7 @@ impl<T: Real> SampleMap<T> for Scatter<'_> {
     #[inline(always)]
     fn map_sample(&self, at: &[T], cotangent: &[T], out: &mut [T]) {
         out.fill(T::ZERO);
-        for_each_window(self.0, |index, corner| out[argmax(self.0, at, corner)] = cotangent[index]);
+        self.0.for_each_window(|index, corner| out[argmax(self.0, at, corner)] = cotangent[index]);
     }
 }
 

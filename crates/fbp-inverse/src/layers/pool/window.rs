@@ -68,6 +68,23 @@ impl DisjointWindows {
         (channel * self.in_shape.height + row * kh) * self.in_shape.width + col * kw
     }
 
+    /// Number of sites of one window.
+    pub(crate) const fn sites(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Calls `visit` with the index and the corner of every window, in the order of the outputs.
+    #[inline(always)]
+    pub(crate) fn for_each_window(&self, mut visit: impl FnMut(usize, usize)) {
+        let FeatureShape { channels, height, width } = self.out_shape;
+        for index in 0..channels * height {
+            let corner = self.corner(index / height, index % height, 0);
+            for col in 0..width {
+                visit(index * width + col, corner + col * self.kernel[1]);
+            }
+        }
+    }
+
     /// Calls `visit` with the index ranges of one feature that lie in no window.
     #[inline(always)]
     pub(crate) fn for_each_leftover(&self, mut visit: impl FnMut(std::ops::Range<usize>)) {
