@@ -292,3 +292,49 @@ impl Means {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_of_the_options_holds() {
+        let ok = PostTrainOptions::default();
+        assert!(ok.check().is_ok());
+        assert!(PostTrainOptions { alpha: 0.0, ..ok }.check().is_ok());
+        let faulty = [
+            PostTrainOptions { alpha: -1e-9, ..ok },
+            PostTrainOptions { alpha: f64::NAN, ..ok },
+            PostTrainOptions { alpha: f64::INFINITY, ..ok },
+            PostTrainOptions { epochs: 0, ..ok },
+            PostTrainOptions { batch: 0, ..ok },
+            PostTrainOptions { learning_rate: 0.0, ..ok },
+            PostTrainOptions { learning_rate: f64::NAN, ..ok },
+            PostTrainOptions { weight_decay: -1.0, ..ok },
+            PostTrainOptions { validation: 1.0, ..ok },
+        ];
+        for options in faulty {
+            assert!(matches!(options.check(), Err(TrainError::Parameter { .. })), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn only_plain_fine_tuning_needs_no_targets() {
+        let with = |objective, alpha| PostTrainOptions { objective, alpha, ..PostTrainOptions::default() };
+        assert!(!with(Objective::Joint, 0.0).uses_targets());
+        assert!(with(Objective::Joint, 1e-3).uses_targets());
+        assert!(with(Objective::Local, 0.0).uses_targets());
+    }
+
+    #[test]
+    fn means_weigh_batches_by_their_samples_and_leave_out_what_was_not_evaluated() {
+        let mut means = Means::default();
+        means.add(&Losses { cross_entropy: Some(1.0), ..Losses::default() }, 3);
+        means.add(&Losses { cross_entropy: Some(5.0), ..Losses::default() }, 1);
+        let mut curves = PostTrainCurves::default();
+        means.store(&mut curves);
+        assert_eq!((curves.cross_entropy, curves.target_distance), (vec![2.0], vec![]));
+        means.add(&Losses { distance: Some(f64::NAN), ..Losses::default() }, 1);
+        assert!(!means.finite());
+    }
+}

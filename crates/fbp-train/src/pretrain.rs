@@ -149,3 +149,28 @@ fn epoch_line(epoch: usize, epochs: usize, loss: f64, validation: Option<&f64>) 
     let accuracy = validation.map(|accuracy| format!(", validation accuracy {:.2} %", 100.0 * accuracy));
     format!("epoch {epoch} of {epochs}: loss {loss:.4}{}", accuracy.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_of_the_options_holds() {
+        let ok = PretrainOptions::default();
+        assert!(ok.check().is_ok());
+        let faulty = [
+            PretrainOptions { epochs: 0, ..ok },
+            PretrainOptions { batch: 0, ..ok },
+            PretrainOptions { learning_rate: 0.0, ..ok },
+            PretrainOptions { learning_rate: 1.01, ..ok },
+            PretrainOptions { learning_rate: f64::NAN, ..ok },
+            PretrainOptions { weight_decay: -1e-9, ..ok },
+            PretrainOptions { weight_decay: 10.1, ..ok },
+            PretrainOptions { validation: -0.1, ..ok },
+            PretrainOptions { validation: 1.0, ..ok },
+        ];
+        for options in faulty {
+            assert!(matches!(options.check(), Err(TrainError::Parameter { .. })), "{options:?}");
+        }
+    }
+}

@@ -49,7 +49,7 @@ fn draw(lines: &[Line], svg: &mut String) -> Result<(), String> {
         .margin(6)
         .margin_right(12)
         .x_label_area_size(36)
-        .y_label_area_size(52)
+        .y_label_area_size(64)
         .build_cartesian_2d(0.0..epochs, low..high)
         .map_err(|error| error.to_string())?;
     chart

@@ -16,22 +16,25 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// A table; the cells are HTML, the first cell of a row is its heading.
+/// A table; headings and cells are HTML, headings without markup; the first cell of a row is its heading.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let mut html = String::from("<div class=\"scroll\"><table><thead><tr>");
+    let mut html = String::from("<table><thead><tr>");
     for heading in headings {
         push(&mut html, format_args!("<th scope=\"col\">{heading}</th>"));
     }
     html.push_str("</tr></thead><tbody>");
     for row in rows {
         html.push_str("<tr>");
-        for (index, cell) in row.iter().enumerate() {
-            let tag = if index == 0 { ("<th scope=\"row\">", "</th>") } else { ("<td>", "</td>") };
-            push(&mut html, format_args!("{}{cell}{}", tag.0, tag.1));
+        for (index, (cell, heading)) in row.iter().zip(headings).enumerate() {
+            match index {
+                0 => push(&mut html, format_args!("<th scope=\"row\">{cell}</th>")),
+                // Narrow screens show a row as a list, each cell behind its heading.
+                _ => push(&mut html, format_args!("<td data-label=\"{heading}\">{cell}</td>")),
+            }
         }
         html.push_str("</tr>");
     }
-    html.push_str("</tbody></table></div>\n");
+    html.push_str("</tbody></table>\n");
     html
 }
 

@@ -154,8 +154,8 @@ fn post_train_section(html: &mut String, runs: &Runs) -> Result<(), TrainError> 
     html.push_str(&table(&headings, &rows));
     html.push_str(
         "<p class=\"small\">Accuracy on the test images, mean ± standard deviation over the seeds. <b>Against α = 0</b>: \
-         difference after the last epoch to the run with the same seed, in percentage points. With few seeds a difference \
-         smaller than its spread means nothing.</p>\n",
+         difference after the last epoch to the run with the same seed, in percentage points. With few seeds small \
+         differences mean nothing.</p>\n",
     );
     for group in &groups {
         if let Some(text) = baseline_of(group, &groups).and_then(|baseline| verdict(group, baseline)) {
@@ -195,11 +195,12 @@ fn verdict(group: &Group<'_>, baseline: &Group<'_>) -> Option<String> {
     let gain = group.against(baseline)?;
     let plain = baseline.accuracy(baseline.epochs())?.mean - baseline.accuracy(0)?.mean;
     let (gain_text, plain_text) = (points(gain.mean), points(plain));
-    let clear = group.runs.len() > 1 && gain.mean.abs() > gain.deviation;
+    let pairs = group.runs.len().min(baseline.runs.len());
+    let clear = gain.differs_from_zero(pairs);
     Some(match (clear, gain.mean > 0.0, plain > 0.0) {
         (false, ..) => format!(
-            "{gain_text} against plain fine-tuning (which changed the accuracy by {plain_text}): not more than the spread \
-             over the seeds, so no difference was shown."
+            "{gain_text} against plain fine-tuning (which changed the accuracy by {plain_text}): within what \
+             chance explains over {pairs} seeds (t-test, 5 %), so no difference was shown."
         ),
         (true, true, true) => {
             format!(
@@ -226,7 +227,8 @@ fn examples_section(html: &mut String, runs: &Runs, data: &str) {
     html.push_str(
         "<p>Training images that the network got wrong. For each layer: the features as they were, as they should have \
          been, and the difference of the two, all on the same colour scale. Each small square is one channel of the \
-         layer. Where the difference is coloured, the layer would have had to say something else.</p>\n",
+         layer. Where the difference is coloured, the layer would have had to say something else. The \
+         strength of a colour grows with the square root of the value, so that small values show.</p>\n",
     );
     let limits: Vec<(String, f32)> = runs.stages().into_iter().map(|stage| limit_of(stage, &runs.examples)).collect();
     for (stage, limit) in limits.iter().filter(|(_, limit)| *limit > 0.0) {
@@ -259,7 +261,9 @@ fn example_rows(html: &mut String, example: &Example, limits: &[(String, f32)], 
     let (label, predicted) = (class_name(data, example.label), class_name(data, example.predicted));
     push(
         html,
-        format_args!("<div class=\"example\"><h3>A {label}, taken for a {predicted}</h3><div class=\"pictures\">\n"),
+        format_args!(
+            "<div class=\"example\"><h3>Label: {label}. The network said: {predicted}.</h3><div class=\"pictures\">\n"
+        ),
     );
     let image = Picture::of_feature(&example.image, example.shape, Scale::Grey);
     let text = format!("the image: {label}");
@@ -288,7 +292,7 @@ fn feature_row(html: &mut String, feature: &ExampleFeature, limit: f32) {
     push(html, format_args!("<p><b>{stage}</b>, moved by {}</p><div class=\"pictures\">\n", percent(moved, 1)));
     for (what, values) in [("observed", &feature.observed), ("target", &feature.target), ("difference", &difference)] {
         let picture = Picture::of_feature(values, feature.shape, scale);
-        let zoom = (160 / picture.width.max(1)).clamp(2, 12);
+        let zoom = (200 / picture.width.max(1)).clamp(2, 14);
         let image = picture.html(scale, zoom, &format!("{what} features of {stage}"));
         push(html, format_args!("<figure>{image}<figcaption>{what}</figcaption></figure>\n"));
     }

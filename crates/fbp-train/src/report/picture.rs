@@ -21,7 +21,8 @@ pub(super) struct Picture {
 pub(super) enum Scale {
     /// Grey from 0 (white) to 1 (black), as printed images are.
     Grey,
-    /// Blue for `-limit`, white for 0, red for `limit`.
+    /// Blue for `-limit`, white for 0, red for `limit`; strength grows with the square root of the value, so that small
+    /// differences show beside large features.
     Diverging {
         /// Value of the strongest colour.
         limit: f32,
@@ -32,7 +33,7 @@ impl Scale {
     fn index(self, value: f32) -> u8 {
         let unit = match self {
             Self::Grey => value,
-            Self::Diverging { limit } if limit > 0.0 => 0.5 + 0.5 * value / limit,
+            Self::Diverging { limit } if limit > 0.0 => 0.5 + 0.5 * (value.abs() / limit).sqrt().copysign(value),
             Self::Diverging { .. } => 0.5,
         };
         // 1..=255; 128 is the middle. NaN becomes the gap.
@@ -183,6 +184,7 @@ mod tests {
     fn scales_have_white_in_the_middle_and_their_ends_at_the_limit() {
         let scale = Scale::Diverging { limit: 2.0 };
         assert_eq!([-9.0, -2.0, 0.0, 2.0, f32::NAN].map(|v| scale.index(v)), [1, 1, 128, 255, 0]);
+        assert_eq!([-0.5, 0.5].map(|v| scale.index(v)), [65, 192], "a quarter of the limit has half the strength");
         assert_eq!(scale.palette()[128], [255, 255, 255]);
         assert_eq!(Scale::Grey.palette()[1], [255, 255, 255]);
         assert_eq!(Scale::Grey.palette()[255], [0, 0, 0]);

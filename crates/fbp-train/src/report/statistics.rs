@@ -22,6 +22,19 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// Whether the mean of `n` differences is different from 0 by a two-sided t-test at the 5 % level.
+    pub(super) fn differs_from_zero(&self, n: usize) -> bool {
+        /// Quantiles at 97.5 % of Student's t distribution with 1 to 30 degrees of freedom.
+        const T: [f64; 30] = [
+            12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+            2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+        ];
+        let quantile = n.checked_sub(2).map(|index| T.get(index).copied().unwrap_or(2.042));
+        quantile.is_some_and(|t| self.mean.abs() > t * self.deviation / (n as f64).sqrt())
+    }
+}
+
 /// The runs of one stage, objective and α, one for each seed.
 #[derive(Clone, Debug)]
 pub(super) struct Group<'a> {
@@ -112,5 +125,14 @@ mod tests {
         assert!((spread.deviation - (7.0_f64 / 3.0).sqrt()).abs() < 1e-15);
         assert_eq!(Spread::of(&[3.0]), Some(Spread { mean: 3.0, deviation: 0.0 }));
         assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn few_runs_show_only_large_differences() {
+        // t = mean √n / deviation: 2.6 for three runs (needs 4.3), 4.5 for nine (needs 2.3).
+        let spread = Spread { mean: 1.5, deviation: 1.0 };
+        assert!(!spread.differs_from_zero(3) && spread.differs_from_zero(9));
+        assert!(!spread.differs_from_zero(1) && !spread.differs_from_zero(0));
+        assert!(spread.differs_from_zero(1000));
     }
 }

@@ -163,7 +163,7 @@ fn page_is_one_file_that_needs_no_network() {
     assert_eq!(html.matches("<svg").count(), 2, "one chart for each stage");
     // The image and three pictures for each of two stages, and a legend for each stage.
     assert_eq!(html.matches("data:image/png;base64,").count(), 1 + 6 + 2);
-    assert!(html.contains("A shirt, taken for a T-shirt/top"));
+    assert!(html.contains("Label: shirt. The network said: T-shirt/top."));
     assert!(html.contains("99.960 %") && html.contains("+1.00 pp"));
     assert!(html.contains("on top of the +1.04 pp of plain fine-tuning"));
     for tag in ["div", "figure", "table", "svg", "p", "h2", "h3", "span"] {
