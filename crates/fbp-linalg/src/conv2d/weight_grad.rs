@@ -4,9 +4,10 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::correlate::{CACHE_LINE, Chunks, Exec, blocks, chunks};
+use super::correlate::{CACHE_LINE, Chunks, Exec, chunks};
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
 use super::source::{Packed, Source};
+use super::tile::tile_ranges;
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
@@ -121,7 +122,7 @@ impl WeightGrad {
         let (mut scratch, _) = stack.make_aligned_with::<T>(count * thread_len, CACHE_LINE, |_| T::ZERO);
         let bias = args.bias_grad.is_some();
         let work = |((input, cotangent), scratch): ((_, _), _)| {
-            exec.arch.dispatch(Samples { plan: self, input, cotangent, scratch, bias });
+            T::sum_products(exec.arch, Samples { plan: self, input, cotangent, scratch, bias });
         };
         if count == 1 {
             work(((args.input, args.cotangent), &mut scratch));
@@ -159,7 +160,7 @@ impl WeightGrad {
 }
 
 /// The samples of one thread.
-struct Samples<'a, T> {
+pub struct Samples<'a, T> {
     plan: &'a WeightGrad,
     input: &'a [T],
     cotangent: &'a [T],
@@ -209,9 +210,9 @@ impl WeightGrad {
         let (taps, plane) = (self.offsets.len(), self.cotangent.channel_len());
         let group_len = self.input.channels / self.groups * self.source.channel_len();
         for group in 0..self.groups {
-            for channels in blocks(self.out_per_group(), dot_shape::<S>(usize::MAX).0) {
+            for channels in tile_ranges(self.out_per_group(), dot_shape::<S>(usize::MAX).0) {
                 let first = group * self.out_per_group() + channels.start;
-                for tile in blocks(taps, dot_shape::<S>(channels.len()).1) {
+                for tile in tile_ranges(taps, dot_shape::<S>(channels.len()).1) {
                     DotTile {
                         a: &cotangent.cells[first * plane..],
                         a_image: cotangent.stride,
@@ -264,8 +265,8 @@ impl WeightGrad {
         let vectors = padded / T::lanes::<S>();
         for group in 0..self.groups {
             let partial = &mut partial[group * taps * padded..][..taps * padded];
-            for vectors in blocks(vectors, outer_shape::<S>().1) {
-                for tile in blocks(taps, outer_shape::<S>().0) {
+            for vectors in tile_ranges(vectors, outer_shape::<S>().1) {
+                for tile in tile_ranges(taps, outer_shape::<S>().0) {
                     OuterTile {
                         a: &source.cells[group * group_len..],
                         a_image: source.stride,
