@@ -1,5 +1,4 @@
 //! Register tiles of a correlation.
-#![expect(clippy::needless_range_loop, reason = "constant ranges over several arrays are unrolled")]
 
 use std::ops::Range;
 

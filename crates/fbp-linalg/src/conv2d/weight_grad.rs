@@ -13,8 +13,6 @@ use crate::{FeatureShape, Real};
 
 /// Cached bytes that the images of one block may take: half of the second-level cache of a small core.
 const BLOCK_BYTES: usize = 256 << 10;
-/// What an image may take of the first-level cache of a small core.
-const FIRST_LEVEL_BYTES: usize = 24 << 10;
 /// Channels that are transposed together.
 const TRANSPOSED: usize = 8;
 /// Most images of one block; more would no longer make the sums at its end any cheaper.
@@ -60,17 +58,12 @@ impl WeightGrad {
 
     /// Rough time for one sample, in cycles, to compare layouts.
     ///
-    /// The constants were measured on a core with 512-bit vectors. Along pixels, both operands of every product are
-    /// loaded, which takes half as long again as the products, and more than twice as long where an image does not fit
-    /// the first-level cache; starting a tile on an image and the sums over lanes cost three products per weight.
+    /// The constants were measured on a core with 512-bit vectors: along pixels, an eighth more than the products, and
+    /// two products per weight to start a tile on an image and to sum over lanes.
     pub(super) fn cost(&self) -> usize {
         let weights = self.output.channels * self.offsets.len();
         let products = match self.vectors {
-            Vectors::Pixels => {
-                let cells = self.input.channels * self.source.channel_len() + self.output.len();
-                let halves = if size_of::<f32>() * cells <= FIRST_LEVEL_BYTES { 3 } else { 5 };
-                self.cotangent.pack_cost() + weights * (halves * self.span().div_ceil(MAX_LANES) / 2 + 3)
-            }
+            Vectors::Pixels => self.cotangent.pack_cost() + weights * (9 * self.span().div_ceil(MAX_LANES) / 8 + 2),
             Vectors::Channels => {
                 let vectors = self.groups * self.padded_channels() / MAX_LANES;
                 self.output.plane() * (vectors * self.offsets.len() + 2 * self.output.channels)
