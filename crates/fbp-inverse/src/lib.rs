@@ -2,13 +2,24 @@
 //!
 //! Every layer implements [`ReverseOperator`] on plain [`faer`] views, one column per sample, in `f32` and `f64`.
 
+mod chain;
 mod error;
+mod layers;
 mod operator;
 mod range;
 mod report;
 mod target;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
+pub use chain::{
+    BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, Margins, ReverseChain, TargetMode,
+};
 pub use error::InverseError;
+pub use layers::{
+    Activation, ActivationReverse, AvgPoolReverse, BatchNormReverse, BatchNormStatistics, Conv2dReverse, EmbeddingPass,
+    EmbeddingReport, FlattenReverse, LinearReverse, MaxPoolReverse, OutputEmbedding, PoolWindow, SoftmaxReverse,
+};
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
 pub use range::Range;
 pub use report::ReverseReport;

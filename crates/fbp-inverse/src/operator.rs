@@ -65,12 +65,7 @@ pub trait ReverseOperator<T: Real>: Send + Sync {
     /// # Errors
     /// [`InverseError::Shape`] on other shapes, [`InverseError::Solve`] on NaN, an empty box or a failed solve. An
     /// unattainable target is no error: the report counts it.
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        par: Par,
-        stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError>;
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError>;
 
     /// The layer's derivatives, if it has them; needed inside composite blocks and for joint corrections.
     fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {

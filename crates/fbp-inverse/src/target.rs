@@ -1,6 +1,6 @@
-use faer::reborrow::ReborrowMut;
+use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef};
-use fbp_linalg::{LinalgError, Real, expect_finite};
+use fbp_linalg::{LinalgError, Real, expect_box, expect_finite};
 
 /// What a layer's output should be: per entry an interval `[lower, upper]` and the preferred point in it.
 ///
@@ -48,19 +48,7 @@ impl<'a, T: Real> TargetBox<'a, T> {
     /// [`LinalgError::NonFinite`] or [`LinalgError::EmptyBox`] with the first position.
     pub fn check(&self) -> Result<(), LinalgError> {
         expect_finite("target_out", self.point)?;
-        for column in 0..self.lower.ncols() {
-            let (lower, upper) = (self.lower.col(column), self.upper.col(column));
-            let mut valid = true;
-            for row in 0..self.lower.nrows() {
-                valid &= lower[row] <= upper[row];
-            }
-            if !valid {
-                let empty = |&row: &usize| !(lower[row] <= upper[row]);
-                let row = (0..self.lower.nrows()).find(empty).unwrap_or(0);
-                return Err(LinalgError::EmptyBox { what: "target_out", row, column });
-            }
-        }
-        Ok(())
+        expect_box("target_out", self.lower, self.upper)
     }
 }
 
@@ -70,9 +58,14 @@ impl<'a, T: Real> TargetBoxMut<'a, T> {
         TargetBoxMut { point: self.point.rb_mut(), lower: self.lower.rb_mut(), upper: self.upper.rb_mut() }
     }
 
+    /// Sets both ends of the box to the point, for layers that pin their input down.
+    pub fn collapse_to_point(&mut self) {
+        self.lower.copy_from(self.point.rb());
+        self.upper.copy_from(self.point.rb());
+    }
+
     /// A read-only view of what was written.
     pub fn rb(&self) -> TargetBox<'_, T> {
-        use faer::reborrow::Reborrow;
         TargetBox { point: self.point.rb(), lower: self.lower.rb(), upper: self.upper.rb() }
     }
 }

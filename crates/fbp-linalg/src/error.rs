@@ -112,13 +112,36 @@ pub fn expect_finite<T: Real>(what: &'static str, view: MatRef<'_, T>) -> Result
     for column in 0..view.ncols() {
         let col = view.col(column);
         let finite = match col.try_as_col_major() {
-            // x·0 is 0 for finite x and NaN otherwise, so one sum tells.
-            Some(dense) => dense.as_slice().iter().fold(T::ZERO, |sum, &x| sum + x * T::ZERO) == T::ZERO,
+            // `&` does not stop early, so this vectorises.
+            Some(dense) => dense.as_slice().iter().fold(true, |finite, x| finite & x.is_finite()),
             None => (0..view.nrows()).all(|row| col[row].is_finite()),
         };
         if !finite {
             let row = (0..view.nrows()).find(|&row| !col[row].is_finite()).unwrap_or(0);
             return Err(LinalgError::NonFinite { what, row, column });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that no bound is NaN and that every lower bound is at most its upper bound.
+///
+/// # Errors
+/// [`LinalgError::EmptyBox`] with the first position otherwise.
+pub fn expect_box<T: Real>(what: &'static str, lower: MatRef<'_, T>, upper: MatRef<'_, T>) -> Result<(), LinalgError> {
+    for column in 0..lower.ncols() {
+        let (low, high) = (lower.col(column), upper.col(column));
+        let ordered = match (low.try_as_col_major(), high.try_as_col_major()) {
+            (Some(low), Some(high)) => {
+                low.as_slice().iter().zip(high.as_slice()).fold(true, |ordered, (low, high)| ordered & (low <= high))
+            }
+            _ => (0..lower.nrows()).all(|row| low[row] <= high[row]),
+        };
+        if !ordered {
+            // "Not ordered" rather than "greater", so that NaN counts as empty.
+            let row =
+                (0..lower.nrows()).position(|row| low[row].partial_cmp(&high[row]).is_none_or(|order| order.is_gt()));
+            return Err(LinalgError::EmptyBox { what, row: row.unwrap_or(0), column });
         }
     }
     Ok(())

@@ -4,17 +4,28 @@
 //! `(C·H·W) × N` matrix and crosses over without a copy. Plans are built once from the weights (in `f64`), are
 //! immutable and `Send + Sync`, and are applied to every batch in `f32` or `f64` with the caller's scratch memory.
 
+mod boxed;
 pub mod conv2d;
+pub mod dense;
 mod error;
 mod lanes;
+mod parallel;
+mod params;
+#[cfg(any(test, feature = "testkit"))]
+pub mod qp_oracle;
 mod report;
 mod scalar;
 mod shape;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
+mod views;
 
-pub use error::{LinalgError, expect_finite, expect_shape};
+pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe};
+pub use error::{LinalgError, expect_box, expect_finite, expect_shape};
 pub use lanes::Lanes;
+pub use parallel::{SplitBatch, for_each_part, parts_scratch};
+pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::Real;
 pub use shape::FeatureShape;
+pub use views::{batch_slice, batch_slice_mut, column, column_mut};

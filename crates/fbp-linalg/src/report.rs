@@ -22,6 +22,18 @@ pub enum StopReason {
     MaxIterations,
 }
 
+impl StopReason {
+    /// The less favourable of two reasons.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::MaxIterations, _) | (_, Self::MaxIterations) => Self::MaxIterations,
+            (Self::Converged, _) | (_, Self::Converged) => Self::Converged,
+            (Self::Direct, Self::Direct) => Self::Direct,
+        }
+    }
+}
+
 /// What a solve did, with the remaining error recomputed from the data it was given.
 ///
 /// Numbers are worst cases over the samples of the call. `Default` is the report of an empty batch.
@@ -41,7 +53,11 @@ pub struct SolveReport {
     pub residual_relative: f64,
     /// Largest distance of an entry of `Av + b` to its box (equal to the largest residual for point targets).
     pub violation_max: f64,
-    /// Samples whose `violation_max` exceeds the tolerance of the solve.
+    /// Sum over the samples of each sample's largest violation; divide by the batch size for the mean.
+    pub violation_sum: f64,
+    /// Samples whose given point already solved the problem: it is returned bit for bit.
+    pub satisfied: usize,
+    /// Samples whose largest violation exceeds the tolerance of the solve.
     pub unattained: usize,
 }
 
@@ -56,6 +72,8 @@ impl SolveReport {
             lambda: 0.0,
             residual_relative: 0.0,
             violation_max: 0.0,
+            violation_sum: 0.0,
+            satisfied: 0,
             unattained: 0,
         }
     }
@@ -63,19 +81,16 @@ impl SolveReport {
     /// Worst case of two reports on different samples of one plan.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
-        let stop = match (self.stop, other.stop) {
-            (StopReason::MaxIterations, _) | (_, StopReason::MaxIterations) => StopReason::MaxIterations,
-            (StopReason::Converged, _) | (_, StopReason::Converged) => StopReason::Converged,
-            _ => StopReason::Direct,
-        };
         Self {
             side: other.side,
-            stop,
+            stop: self.stop.worse(other.stop),
             iters: self.iters.max(other.iters),
             rank: self.rank.max(other.rank),
             lambda: self.lambda.max(other.lambda),
             residual_relative: self.residual_relative.max(other.residual_relative),
             violation_max: self.violation_max.max(other.violation_max),
+            violation_sum: self.violation_sum + other.violation_sum,
+            satisfied: self.satisfied + other.satisfied,
             unattained: self.unattained + other.unattained,
         }
     }

@@ -58,6 +58,16 @@ pub trait Real:
     fn min(self, other: Self) -> Self;
     /// The larger value; if one is NaN, the other.
     fn max(self, other: Self) -> Self;
+    /// `self · factor + addend`, rounded once; a single instruction where the processor has it.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// `2^self` for integral `self` from the exponent of the smallest normal number to that of the largest.
+    ///
+    /// Made of integer operations without a branch, so that loops over it vectorise; other arguments give nonsense.
+    fn exp2_integral(self) -> Self;
+    /// `(m, k)` with `self = m · 2^k`, `m` in `[√½, √2)` and `k` integral, for positive normal numbers.
+    ///
+    /// Vectorises like [`exp2_integral`](Self::exp2_integral).
+    fn split_exponent(self) -> (Self, Self);
     /// The nearest point of `[lower, upper]`; needs `lower <= upper`. Unlike `f32::clamp` it never panics.
     #[inline(always)]
     fn clip(self, lower: Self, upper: Self) -> Self {
@@ -67,7 +77,7 @@ pub trait Real:
 }
 
 macro_rules! impl_real {
-    ($scalar:ident) => {
+    ($scalar:ident, $bits:ident) => {
         impl Real for $scalar {
             const NAME: &'static str = stringify!($scalar);
             const EPSILON: Self = $scalar::EPSILON;
@@ -108,9 +118,66 @@ macro_rules! impl_real {
             fn max(self, other: Self) -> Self {
                 $scalar::max(self, other)
             }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, addend: Self) -> Self {
+                $scalar::mul_add(self, factor, addend)
+            }
+            #[inline(always)]
+            fn exp2_integral(self) -> Self {
+                const MANTISSA: u32 = $scalar::MANTISSA_DIGITS - 1;
+                const BIAS: $scalar = ($scalar::MAX_EXP - 1) as $scalar;
+                // At this size the spacing is 1, so that an integral sum stands in the lowest bits.
+                const SHIFT: $scalar = 1.5 * (1_u64 << MANTISSA) as $scalar;
+                $scalar::from_bits((self + (SHIFT + BIAS)).to_bits() << MANTISSA)
+            }
+            #[inline(always)]
+            fn split_exponent(self) -> (Self, Self) {
+                const MANTISSA: u32 = $scalar::MANTISSA_DIGITS - 1;
+                const BIAS: $scalar = ($scalar::MAX_EXP - 1) as $scalar;
+                const SHIFT: $scalar = (1_u64 << MANTISSA) as $scalar;
+                const ROOT_HALF: $bits = (std::f64::consts::FRAC_1_SQRT_2 as $scalar).to_bits();
+                const ONE: $bits = (1.0 as $scalar).to_bits();
+                let moved = self.to_bits().wrapping_add(ONE - ROOT_HALF);
+                let exponent = $scalar::from_bits((moved >> MANTISSA) | SHIFT.to_bits()) - (SHIFT + BIAS);
+                let mantissa = $scalar::from_bits((moved & ((1 << MANTISSA) - 1)) + ROOT_HALF);
+                (mantissa, exponent)
+            }
         }
     };
 }
 
-impl_real!(f32);
-impl_real!(f64);
+impl_real!(f32, u32);
+impl_real!(f64, u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exponents<T: Real>(range: std::ops::RangeInclusive<i32>) {
+        let smallest = *range.start();
+        for k in range {
+            let power = T::from_f64(f64::from(k)).exp2_integral();
+            assert_eq!(power.to_f64(), 2.0_f64.powi(k), "2^{k} in {}", T::NAME);
+            for m in [0.75, 1.0, 1.25, 1.5, 1.96875] {
+                let x = power * T::from_f64(m);
+                let (mantissa, exponent) = x.split_exponent();
+                let is_normal = m >= 1.0 || k > smallest;
+                if is_normal {
+                    assert!((0.7071..1.4143).contains(&mantissa.to_f64()), "{m} · 2^{k}: mantissa {mantissa}");
+                    // In two steps, because 2^1024 is no double.
+                    let rest = 2.0_f64.powi((exponent.to_f64() * 0.5) as i32);
+                    let back = mantissa.to_f64()
+                        * rest
+                        * 2.0_f64.powi(exponent.to_f64() as i32 - (exponent.to_f64() * 0.5) as i32);
+                    assert_eq!(back, x.to_f64(), "{m} · 2^{k}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exponents_of_both_scalars() {
+        exponents::<f32>(-126..=127);
+        exponents::<f64>(-1022..=1023);
+    }
+}

@@ -1,1 +1,26 @@
-//! placeholder
+//! Post-training against reconstructed feature targets: data, targets, objectives, records, reports.
+
+mod atomic;
+pub mod cli;
+pub mod data;
+mod error;
+mod evaluate;
+mod identity;
+mod json;
+mod metrics;
+mod objective;
+mod post_train;
+mod pretrain;
+pub mod progress;
+pub mod record;
+pub mod report;
+mod settings;
+pub mod store;
+pub mod targets;
+
+pub use error::TrainError;
+pub use evaluate::{EvalSet, frozen_rest_accuracy};
+pub use identity::{DataIdentity, file_sha256};
+pub use post_train::{PostTrainCurves, PostTrainOptions, post_train, transitional_stage, transitional_stages};
+pub use pretrain::{PretrainOptions, Pretrained, pretrain};
+pub use settings::{Embedding, Objective, Schedule, TargetMode};

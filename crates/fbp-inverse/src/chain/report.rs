@@ -1,0 +1,82 @@
+use crate::ReverseReport;
+
+/// What a reverse pass did at one boundary.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BoundaryReport {
+    /// `Σ |target - observed|²` over all samples.
+    pub distance_sq: f64,
+    /// `Σ |observed|²` over all samples.
+    pub observed_sq: f64,
+    /// Samples whose reconstructed feature, pushed through the frozen rest, missed the goal at first.
+    pub missed: usize,
+    /// Missed samples that the joint correction brought to the goal.
+    pub corrected: usize,
+    /// Samples that still miss the goal.
+    pub unattained: usize,
+    /// Largest remaining violation of the goal at the output of the frozen rest.
+    pub violation_max: f64,
+    /// Sum of the remaining violations over the samples.
+    pub violation_sum: f64,
+}
+
+impl BoundaryReport {
+    /// Distance of the targets from the observed features, relative to the latter, in Frobenius norms.
+    pub fn distance_relative(&self) -> f64 {
+        if self.distance_sq == 0.0 { 0.0 } else { (self.distance_sq / self.observed_sq).sqrt() }
+    }
+
+    /// Combines reports over different samples.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            distance_sq: self.distance_sq + other.distance_sq,
+            observed_sq: self.observed_sq + other.observed_sq,
+            missed: self.missed + other.missed,
+            corrected: self.corrected + other.corrected,
+            unattained: self.unattained + other.unattained,
+            violation_max: self.violation_max.max(other.violation_max),
+            violation_sum: self.violation_sum + other.violation_sum,
+        }
+    }
+}
+
+/// What a reverse pass did: one entry per boundary and per operator. `Default` is the empty report.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChainReport {
+    /// Samples in the pass.
+    pub samples: usize,
+    /// Samples whose observed output met the goal: every target is the observed feature.
+    pub satisfied: usize,
+    /// One report per boundary, from the input of the chain to its output.
+    pub boundaries: Vec<BoundaryReport>,
+    /// One report per operator, over the samples that were not satisfied.
+    pub operators: Vec<ReverseReport>,
+}
+
+impl ChainReport {
+    /// An empty report for a chain of this size.
+    pub(super) fn empty(boundaries: usize, operators: usize) -> Self {
+        Self {
+            boundaries: vec![BoundaryReport::default(); boundaries],
+            operators: vec![ReverseReport::default(); operators],
+            ..Self::default()
+        }
+    }
+
+    /// Combines reports of one chain over different samples; an empty report changes nothing.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        if self.boundaries.is_empty() {
+            return other;
+        }
+        self.samples += other.samples;
+        self.satisfied += other.satisfied;
+        for (own, other) in self.boundaries.iter_mut().zip(other.boundaries) {
+            *own = own.merge(other);
+        }
+        for (own, other) in self.operators.iter_mut().zip(other.operators) {
+            *own = own.merge(other);
+        }
+        self
+    }
+}

@@ -1,0 +1,173 @@
+use faer::{Mat, Par};
+use fbp_linalg::conv2d::Conv2dParams;
+use fbp_linalg::testkit::{for_seeds, normal_mat};
+use fbp_linalg::{FeatureShape, Real};
+
+use super::*;
+use crate::{
+    Activation, ActivationReverse, Conv2dReverse, EmbeddingPass, FlattenReverse, LinearReverse, MaxPoolReverse,
+    OutputEmbedding, PoolWindow, TargetBox,
+};
+
+const BATCH: usize = 24;
+
+/// The part of a small convolutional classifier above its first stage, with random weights.
+fn small_rest<T: Real>(rng: &mut rand_chacha::ChaCha8Rng) -> ReverseChain<T> {
+    let input = FeatureShape::image(3, 8, 8);
+    let geometry = Conv2dParams::new(input, 3, [3, 3]).check().unwrap();
+    let scaled = |rows: usize, cols: usize, rng: &mut _| {
+        let weight = normal_mat::<T>(rows, cols, rng);
+        Mat::from_fn(rows, cols, |i, j| weight[(i, j)] / T::from_f64((cols as f64).sqrt()))
+    };
+    let kernel = scaled(3, 27, rng);
+    let kernel: Vec<T> = (0..81).map(|i| kernel[(i / 27, i % 27)]).collect();
+    let conv = Conv2dReverse::new("conv", geometry, &kernel, &[T::from_f64(0.1); 3]).unwrap();
+    let pool = MaxPoolReverse::new("pool", geometry.out_shape(), PoolWindow::disjoint(2, 2)).unwrap();
+    let pooled = FeatureShape::image(3, 3, 3);
+    let relu = ActivationReverse::new("relu", Activation::Relu, pooled).unwrap();
+    let flatten = FlattenReverse::new("flatten", pooled);
+    let linear = LinearReverse::new("linear", scaled(5, 27, rng).as_ref(), &[T::ZERO; 5]).unwrap();
+    let body = ChainStage {
+        name: "conv".into(),
+        operators: vec![Box::new(conv) as Box<dyn ReverseOperator<T>>, Box::new(pool), Box::new(relu)],
+    };
+    let head = ChainStage { name: "out".into(), operators: vec![Box::new(flatten), Box::new(linear)] };
+    ReverseChain::new(vec![body, head], Range::new(T::ZERO, T::INFINITY)).unwrap()
+}
+
+struct Run<T> {
+    targets: Vec<Mat<T>>,
+    observed: Vec<Mat<T>>,
+    report: ChainReport,
+    pushed: Vec<Vec<Vec<T>>>,
+}
+
+fn run<T: Real>(chain: &ReverseChain<T>, input: &Mat<T>, labels: &[usize], mode: TargetMode, par: Par) -> Run<T> {
+    let batch = input.ncols();
+    let mut work = chain.workspace(batch, par);
+    let logits = chain.forward(input.as_ref(), &mut work).unwrap().to_owned();
+    let mut goal = Mat::zeros(logits.nrows(), batch);
+    let mut satisfied = vec![false; batch];
+    let pass = EmbeddingPass { logits: logits.as_ref(), labels, target: goal.as_mut(), satisfied: &mut satisfied };
+    OutputEmbedding::Margin(1.0).embed(pass, par).unwrap();
+    let margins = Some(Margins { labels, margin: 1.0 });
+    let goal = ChainGoal { target_out: TargetBox::point(goal.as_ref()), margins };
+    let report = chain.reverse(goal, mode, &mut work).unwrap();
+    let boundaries = 0..chain.boundaries();
+    Run {
+        targets: boundaries.clone().map(|b| chain.target(b, &work).to_owned()).collect(),
+        observed: boundaries.clone().map(|b| chain.observed(b, &work).to_owned()).collect(),
+        pushed: boundaries.map(|b| (0..batch).map(|s| chain.pushed(b, s, &work).to_vec()).collect()).collect(),
+        report,
+    }
+}
+
+fn problem<T: Real>(rng: &mut rand_chacha::ChaCha8Rng) -> (ReverseChain<T>, Mat<T>, Vec<usize>) {
+    let chain = small_rest::<T>(rng);
+    let input = normal_mat::<T>(192, BATCH, rng);
+    let input = Mat::from_fn(192, BATCH, |i, j| input[(i, j)].max(T::ZERO));
+    (chain, input, (0..BATCH).map(|sample| sample % 5).collect())
+}
+
+fn attainable_targets_are_right<T: Real>() {
+    for_seeds(4, |rng| {
+        let (chain, input, labels) = problem::<T>(rng);
+        let run = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
+        assert!(run.report.satisfied < BATCH, "the problem must leave something to do");
+        for (boundary, report) in run.report.boundaries.iter().enumerate() {
+            assert_eq!(report.unattained, 0, "boundary {boundary}: {report:?}");
+            for (sample, (output, &label)) in run.pushed[boundary].iter().zip(&labels).enumerate() {
+                let rival = (0..5).filter(|&c| c != label).map(|c| output[c].to_f64()).fold(f64::MIN, f64::max);
+                assert!(output[label].to_f64() - rival >= 0.98, "boundary {boundary}, sample {sample}: {output:?}");
+            }
+        }
+        let lowest = |mat: &Mat<T>| mat.col_iter().flat_map(|c| c.iter()).fold(T::ZERO, |low, &v| low.min(v));
+        assert!(lowest(&run.targets[0]) >= T::ZERO && lowest(&run.targets[1]) >= T::ZERO, "targets leave the range");
+    });
+}
+
+#[test]
+fn attainable_targets_are_right_in_single_precision() {
+    attainable_targets_are_right::<f32>();
+}
+
+#[test]
+fn attainable_targets_are_right_in_double_precision() {
+    attainable_targets_are_right::<f64>();
+}
+
+#[test]
+fn satisfied_samples_keep_their_features() {
+    for_seeds(4, |rng| {
+        let (chain, input, _) = problem::<f32>(rng);
+        let mut work = chain.workspace(BATCH, Par::Seq);
+        let logits = chain.forward(input.as_ref(), &mut work).unwrap().to_owned();
+        let goal = ChainGoal { target_out: TargetBox::point(logits.as_ref()), margins: None };
+        let report = chain.reverse(goal, TargetMode::Attainable, &mut work).unwrap();
+        assert_eq!(report.satisfied, BATCH);
+        for boundary in 0..chain.boundaries() {
+            assert_eq!(chain.target(boundary, &work), chain.observed(boundary, &work));
+            assert_eq!(report.boundaries[boundary].distance_sq, 0.0);
+        }
+    });
+}
+
+#[test]
+fn a_batch_gives_what_its_samples_give() {
+    for_seeds(2, |rng| {
+        let (chain, input, labels) = problem::<f64>(rng);
+        let whole = run(&chain, &input, &labels, TargetMode::Attainable, Par::rayon(2));
+        for sample in 0..BATCH {
+            let alone = input.subcols(sample, 1).to_owned();
+            let alone = run(&chain, &alone, &labels[sample..=sample], TargetMode::Attainable, Par::Seq);
+            for boundary in 0..chain.boundaries() {
+                let (alone, whole) = (&alone.targets[boundary], whole.targets[boundary].col(sample));
+                let gap = (0..alone.nrows()).map(|i| (alone[(i, 0)] - whole[i]).abs()).fold(0.0, f64::max);
+                assert!(gap <= 1e4 * f64::EPSILON * alone.norm_max(), "boundary {boundary}, sample {sample}: {gap:e}");
+            }
+        }
+    });
+}
+
+#[test]
+fn point_targets_leave_the_range_and_are_not_corrected() {
+    for_seeds(2, |rng| {
+        let (chain, input, labels) = problem::<f64>(rng);
+        let run = run(&chain, &input, &labels, TargetMode::Point, Par::Seq);
+        assert!(run.report.boundaries.iter().all(|boundary| boundary.corrected == 0));
+        assert!(run.targets[1].col_iter().flat_map(|c| c.iter()).any(|&v| v < 0.0));
+        let moved = &run.targets[1] - &run.observed[1];
+        let relative = moved.norm_l2() / run.observed[1].norm_l2();
+        assert!((relative - run.report.boundaries[1].distance_relative()).abs() < 1e-12);
+    });
+}
+
+#[test]
+fn bad_goals_are_refused() {
+    let mut rng = fbp_linalg::testkit::rng(0);
+    let (chain, input, _) = problem::<f32>(&mut rng);
+    let mut work = chain.workspace(BATCH, Par::Seq);
+    let too_many = Mat::zeros(192, BATCH + 1);
+    assert!(matches!(chain.forward(too_many.as_ref(), &mut work), Err(InverseError::Shape { .. })));
+    let mut goal = chain.forward(input.as_ref(), &mut work).unwrap().to_owned();
+    let labels = vec![5; BATCH];
+    let margins = Some(Margins { labels: &labels, margin: 1.0 });
+    let wrong = ChainGoal { target_out: TargetBox::point(goal.as_ref()), margins };
+    let error = chain.reverse(wrong, TargetMode::Attainable, &mut work);
+    assert!(matches!(error, Err(InverseError::Label { sample: 0, label: 5, classes: 5 })));
+    goal[(2, 3)] = f32::NAN;
+    let nan = ChainGoal { target_out: TargetBox::point(goal.as_ref()), margins: None };
+    assert!(matches!(chain.reverse(nan, TargetMode::Attainable, &mut work), Err(InverseError::Solve { .. })));
+}
+
+#[test]
+fn stages_that_do_not_fit_are_refused() {
+    let layer = |rows, cols| {
+        Box::new(LinearReverse::<f64>::new("fc", Mat::zeros(rows, cols).as_ref(), &vec![0.0; rows]).unwrap())
+    };
+    let stage =
+        |name: &str, layer| ChainStage { name: name.into(), operators: vec![layer as Box<dyn ReverseOperator<f64>>] };
+    let stages = vec![stage("a", layer(3, 4)), stage("b", layer(2, 5))];
+    assert!(matches!(ReverseChain::new(stages, Range::EVERYTHING), Err(InverseError::Chain { .. })));
+    assert!(matches!(ReverseChain::<f64>::new(vec![], Range::EVERYTHING), Err(InverseError::Layer { .. })));
+}

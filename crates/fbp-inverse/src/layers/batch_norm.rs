@@ -1,0 +1,259 @@
+use faer::dyn_stack::MemStack;
+use faer::{MatMut, MatRef, Par};
+use fbp_linalg::{FeatureShape, LinalgError, Real};
+
+use super::columns::{
+    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
+    largest_magnitude, map_columns, reverse_columns, violation_of,
+};
+use crate::{
+    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
+};
+
+/// Batch normalisation in evaluation mode, an affine map `y = a x + c` per channel, and its exact reverse.
+///
+/// Boxes map to boxes, their ends exchanged where `a < 0`. A channel with `|a| <= eps · max |a|` is constant up to
+/// rounding: its inputs keep their value and may be anything in the range, and what its output misses is reported.
+///
+/// # Shapes
+/// `[C, H, W]` to the same; one scale and one shift per channel. Vectors are `[C, 1, 1]`.
+///
+/// # Source
+/// Own derivation.
+#[derive(Clone, Debug)]
+pub struct BatchNormReverse<T> {
+    name: String,
+    shape: FeatureShape,
+    scale: Vec<T>,
+    shift: Vec<T>,
+    /// Scales up to this count as 0.
+    negligible: T,
+}
+
+/// Parameters and running statistics of a batch normalisation, one value per channel.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNormStatistics<'a, T> {
+    /// Learned scale `γ`.
+    pub weight: &'a [T],
+    /// Learned shift `β`.
+    pub bias: &'a [T],
+    /// Running mean.
+    pub mean: &'a [T],
+    /// Running variance.
+    pub variance: &'a [T],
+    /// Added to the variance, `> 0` if a variance is 0.
+    pub epsilon: f64,
+}
+
+impl<T: Real> BatchNormReverse<T> {
+    /// Batch normalisation of features of the given shape: `a = γ / √(variance + ε)`, `c = β - a · mean`.
+    ///
+    /// # Errors
+    /// [`InverseError::Solve`] if a slice does not have one value per channel or `a` or `c` is not finite.
+    pub fn new(
+        name: impl Into<String>,
+        shape: FeatureShape,
+        statistics: BatchNormStatistics<'_, T>,
+    ) -> Result<Self, InverseError> {
+        let name = name.into();
+        let BatchNormStatistics { weight, bias, mean, variance, epsilon } = statistics;
+        for (what, values) in [("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)] {
+            expect_channels(&name, what, values, shape)?;
+        }
+        let scale: Vec<f64> =
+            weight.iter().zip(variance).map(|(g, v)| g.to_f64() / (v.to_f64() + epsilon).sqrt()).collect();
+        let shift = scale.iter().zip(mean).zip(bias).map(|((a, m), b)| T::from_f64(b.to_f64() - a * m.to_f64()));
+        let shift = shift.collect();
+        Self::from_affine(name, shape, scale.into_iter().map(T::from_f64).collect(), shift)
+    }
+
+    /// Any per-channel map `y = scale · x + shift`.
+    ///
+    /// # Errors
+    /// [`InverseError::Solve`] if a vector does not have one value per channel or a value is not finite.
+    pub fn from_affine(
+        name: impl Into<String>,
+        shape: FeatureShape,
+        scale: Vec<T>,
+        shift: Vec<T>,
+    ) -> Result<Self, InverseError> {
+        let name = name.into();
+        for (what, values) in [("scale", &scale), ("shift", &shift)] {
+            expect_channels(&name, what, values, shape)?;
+            if let Some(row) = values.iter().position(|value| !value.is_finite()) {
+                return Err(InverseError::in_layer(&name)(LinalgError::NonFinite { what, row, column: 0 }));
+            }
+        }
+        let negligible = T::EPSILON * largest_magnitude(&scale);
+        Ok(Self { name, shape, scale, shift, negligible })
+    }
+}
+
+fn expect_channels<T>(layer: &str, what: &'static str, values: &[T], shape: FeatureShape) -> Result<(), InverseError> {
+    let (expected, found) = (shape.channels, values.len());
+    if found == expected {
+        return Ok(());
+    }
+    Err(InverseError::in_layer(layer)(LinalgError::Length { what, expected, found }))
+}
+
+/// `a x + c` (with `shift`) or `a x` (the Jacobian and its transpose).
+struct Affine<'a, T> {
+    layer: &'a BatchNormReverse<T>,
+    with_shift: bool,
+}
+
+impl<T: Real> SampleMap<T> for Affine<'_, T> {
+    #[inline(always)]
+    fn map_sample(&self, input: &[T], _second: &[T], out: &mut [T]) {
+        let (scale, shift) = (&self.layer.scale, &self.layer.shift);
+        let plane = self.layer.shape.plane();
+        if plane == 1 {
+            for (((out, &x), &a), &c) in out.iter_mut().zip(input).zip(scale).zip(shift) {
+                *out = x * a + if self.with_shift { c } else { T::ZERO };
+            }
+            return;
+        }
+        let planes = out.chunks_exact_mut(plane).zip(input.chunks_exact(plane));
+        for ((out, input), (&a, &c)) in planes.zip(scale.iter().zip(shift)) {
+            let c = if self.with_shift { c } else { T::ZERO };
+            for (out, &x) in out.iter_mut().zip(input) {
+                *out = x * a + c;
+            }
+        }
+    }
+}
+
+/// Reverse kernel.
+struct Reverse<'a, T>(&'a BatchNormReverse<T>);
+
+/// One channel, or one entry.
+#[derive(Clone, Copy)]
+struct Channel<T> {
+    scale: T,
+    shift: T,
+    is_constant: bool,
+    range: Range<T>,
+}
+
+impl<T: Real> Channel<T> {
+    /// `(point, lower, upper)`.
+    #[inline(always)]
+    fn reverse(self, x0: T, y0: T, lo: T, hi: T) -> (T, T, T) {
+        let (low, high) = ((lo - self.shift) / self.scale, (hi - self.shift) / self.scale);
+        let flips = self.scale < T::ZERO;
+        let (low, high) = if flips { (high, low) } else { (low, high) };
+        let lower = if self.is_constant { self.range.lower } else { self.range.clip(low) };
+        let upper = if self.is_constant { self.range.upper } else { self.range.clip(high) };
+        let met = (lo <= y0) & (y0 <= hi) & self.range.contains(x0);
+        let point = if met { x0 } else { x0.clip(lower, upper) };
+        (point, if point < lower { point } else { lower }, if point > upper { point } else { upper })
+    }
+}
+
+impl<T: Real> SampleReverse<T> for Reverse<'_, T> {
+    #[inline(always)]
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
+        let layer = self.0;
+        let channel = |c: usize| Channel {
+            scale: layer.scale[c],
+            shift: layer.shift[c],
+            is_constant: layer.scale[c].abs() <= layer.negligible,
+            range: sample.in_range,
+        };
+        let plane = layer.shape.plane();
+        for c in 0..layer.shape.channels {
+            let (channel, block) = (channel(c), c * plane..(c + 1) * plane);
+            let inputs = sample.observed_in[block.clone()].iter().zip(&sample.observed_out[block.clone()]);
+            let ends = sample.lower[block.clone()].iter().zip(&sample.upper[block.clone()]);
+            let outputs = target.point[block.clone()].iter_mut().zip(&mut target.lower[block.clone()]);
+            let outputs = outputs.zip(&mut target.upper[block]);
+            for (((&x0, &y0), (&lo, &hi)), ((point, lower), upper)) in inputs.zip(ends).zip(outputs) {
+                (*point, *lower, *upper) = channel.reverse(x0, y0, lo, hi);
+            }
+        }
+        let mut violation = T::ZERO;
+        let mut reached = [T::ZERO; 64];
+        for start in (0..target.point.len()).step_by(64) {
+            let block = start..(start + 64).min(target.point.len());
+            let reached = &mut reached[..block.len()];
+            for (y, i) in reached.iter_mut().zip(block.clone()) {
+                *y = target.point[i] * layer.scale[i / plane] + layer.shift[i / plane];
+            }
+            violation = violation.max(violation_of(reached, &sample.lower[block.clone()], &sample.upper[block]));
+        }
+        // Rounding of a x and of c, which may cancel.
+        let size = largest_magnitude(sample.observed_out) + largest_magnitude(&layer.shift);
+        Outcome { violation, tolerance: T::from_f64(16.0) * T::EPSILON * (size + violation) }
+    }
+}
+
+impl<T: Real> ReverseOperator<T> for BatchNormReverse<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn in_shape(&self) -> FeatureShape {
+        self.shape
+    }
+
+    fn out_shape(&self) -> FeatureShape {
+        self.shape
+    }
+
+    fn out_range(&self, in_range: Range<T>) -> Range<T> {
+        let ends = self.scale.iter().zip(&self.shift).map(|(&a, &c)| {
+            // 0 · ∞ is the constant, not NaN.
+            let at = |x: T| if a == T::ZERO { c } else { a * x + c };
+            let (low, high) = (at(in_range.lower), at(in_range.upper));
+            Range::new(low.min(high), low.max(high))
+        });
+        ends.reduce(|all, channel| Range::new(all.lower.min(channel.lower), all.upper.max(channel.upper)))
+            .unwrap_or(Range::EVERYTHING)
+    }
+
+    fn forward(
+        &self,
+        input: MatRef<'_, T>,
+        output: MatMut<'_, T>,
+        par: Par,
+        _stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        check_forward(self, input, output.as_ref())?;
+        let pass = MapPass { first: input, second: input, out: output };
+        map_columns(&Affine { layer: self, with_shift: true }, pass, par);
+        Ok(())
+    }
+
+    fn reverse(
+        &self,
+        pass: ReversePass<'_, T>,
+        par: Par,
+        _stack: &mut MemStack,
+    ) -> Result<ReverseReport, InverseError> {
+        pass.check(self)?;
+        Ok(reverse_columns(&Reverse(self), pass, par))
+    }
+
+    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
+        Some(self)
+    }
+}
+
+impl<T: Real> DifferentiableOperator<T> for BatchNormReverse<T> {
+    fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
+        check_jvp(self, &pass)?;
+        let JvpPass { tangent_in, tangent_out, .. } = pass;
+        let pass = MapPass { first: tangent_in, second: tangent_in, out: tangent_out };
+        map_columns(&Affine { layer: self, with_shift: false }, pass, par);
+        Ok(())
+    }
+
+    fn vjp(&self, pass: VjpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
+        check_vjp(self, &pass)?;
+        let VjpPass { cotangent_out, cotangent_in, .. } = pass;
+        let pass = MapPass { first: cotangent_out, second: cotangent_out, out: cotangent_in };
+        map_columns(&Affine { layer: self, with_shift: false }, pass, par);
+        Ok(())
+    }
+}

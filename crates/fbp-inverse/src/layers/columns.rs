@@ -1,0 +1,320 @@
+use faer::reborrow::ReborrowMut;
+use faer::{MatMut, MatRef, Par};
+use fbp_linalg::Real;
+use pulp::{Arch, NullaryFnOnce};
+
+use crate::{InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, TargetBoxMut, VjpPass};
+use crate::{TargetBox, expect_batch};
+
+/// Lanes that a vectorised loop handles together: two AVX2 registers of `f32`, four of `f64`.
+pub(crate) const LANES: usize = 16;
+
+/// Entries that one task of a batch should have at least, so that splitting pays.
+const GRAIN: usize = 1 << 15;
+
+/// One sample of a reverse pass.
+pub(crate) struct Sample<'a, T> {
+    pub(crate) observed_in: &'a [T],
+    pub(crate) observed_out: &'a [T],
+    pub(crate) lower: &'a [T],
+    pub(crate) upper: &'a [T],
+    pub(crate) in_range: Range<T>,
+}
+
+/// The box of one sample, write-only.
+pub(crate) struct SampleBox<'a, T> {
+    pub(crate) point: &'a mut [T],
+    pub(crate) lower: &'a mut [T],
+    pub(crate) upper: &'a mut [T],
+}
+
+/// What is left of the violation of one sample, and how much of it counts as rounding.
+pub(crate) struct Outcome<T> {
+    pub(crate) violation: T,
+    pub(crate) tolerance: T,
+}
+
+/// The reverse of one sample, for layers whose samples are independent and need no workspace.
+///
+/// Called inside a `pulp` dispatch: implementations are `#[inline(always)]`, so that their loops use wide registers.
+pub(crate) trait SampleReverse<T: Real>: Sync {
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T>;
+}
+
+/// A function of one sample, `out = f(a)` or `out = f(a, b)`; see [`SampleReverse`] for the inlining.
+pub(crate) trait SampleMap<T: Real>: Sync {
+    fn map_sample(&self, first: &[T], second: &[T], out: &mut [T]);
+}
+
+/// Column `j` as a slice; `expect_batch` has made sure that columns are contiguous.
+#[inline(always)]
+pub(crate) fn column<T: Real>(view: MatRef<'_, T>, j: usize) -> &[T] {
+    match view.col(j).try_as_col_major() {
+        Some(dense) => dense.as_slice(),
+        None if view.nrows() == 0 => &[],
+        // A single row may have any row stride.
+        None => std::slice::from_ref(view.get(0, j)),
+    }
+}
+
+/// Column `j` as a mutable slice.
+#[inline(always)]
+pub(crate) fn column_mut<'a, T: Real>(view: &'a mut MatMut<'_, T>, j: usize) -> &'a mut [T] {
+    let view = view.rb_mut();
+    if view.nrows() > 1 || view.row_stride() == 1 {
+        match view.col_mut(j).try_as_col_major_mut() {
+            Some(dense) => dense.as_slice_mut(),
+            None => &mut [],
+        }
+    } else if view.nrows() == 0 {
+        &mut []
+    } else {
+        std::slice::from_mut(view.get_mut(0, j))
+    }
+}
+
+/// Runs `layer` on every sample of the pass, checked before; the caller has called `pass.check`.
+pub(crate) fn reverse_columns<T: Real, K: SampleReverse<T>>(
+    kernel: &K,
+    pass: ReversePass<'_, T>,
+    par: Par,
+) -> ReverseReport {
+    let len = pass.observed_in.nrows().max(pass.observed_out.nrows()).max(1);
+    reverse_blocks(kernel, pass, (GRAIN / len).max(1), par)
+}
+
+/// Halves the batch down to blocks of `grain` samples. The tree does not depend on `par`, so neither do the sums.
+fn reverse_blocks<T: Real, K: SampleReverse<T>>(
+    kernel: &K,
+    pass: ReversePass<'_, T>,
+    grain: usize,
+    par: Par,
+) -> ReverseReport {
+    if pass.batch() <= grain {
+        return Arch::new().dispatch(ReverseBlock { kernel, pass });
+    }
+    let (left, right) = split_pass(pass);
+    let (left, right) = match par {
+        Par::Seq => (reverse_blocks(kernel, left, grain, par), reverse_blocks(kernel, right, grain, par)),
+        Par::Rayon(_) => {
+            rayon::join(|| reverse_blocks(kernel, left, grain, par), || reverse_blocks(kernel, right, grain, par))
+        }
+    };
+    left.merge(right)
+}
+
+fn split_pass<T: Real>(pass: ReversePass<'_, T>) -> (ReversePass<'_, T>, ReversePass<'_, T>) {
+    let (batch, middle) = (pass.batch(), pass.batch() / 2);
+    let (point, point_right) = pass.target_in.point.split_at_col_mut(middle);
+    let (lower, lower_right) = pass.target_in.lower.split_at_col_mut(middle);
+    let (upper, upper_right) = pass.target_in.upper.split_at_col_mut(middle);
+    let left = ReversePass {
+        observed_in: pass.observed_in.subcols(0, middle),
+        observed_out: pass.observed_out.subcols(0, middle),
+        target_out: pass.target_out.columns(0, middle),
+        in_range: pass.in_range,
+        target_in: TargetBoxMut { point, lower, upper },
+    };
+    let right = ReversePass {
+        observed_in: pass.observed_in.subcols(middle, batch - middle),
+        observed_out: pass.observed_out.subcols(middle, batch - middle),
+        target_out: pass.target_out.columns(middle, batch - middle),
+        in_range: pass.in_range,
+        target_in: TargetBoxMut { point: point_right, lower: lower_right, upper: upper_right },
+    };
+    (left, right)
+}
+
+struct ReverseBlock<'k, 'a, T, K> {
+    kernel: &'k K,
+    pass: ReversePass<'a, T>,
+}
+
+impl<T: Real, K: SampleReverse<T>> NullaryFnOnce for ReverseBlock<'_, '_, T, K> {
+    type Output = ReverseReport;
+
+    #[inline(always)]
+    fn call(self) -> ReverseReport {
+        let mut pass = self.pass;
+        let mut report = ReverseReport { samples: pass.batch(), ..ReverseReport::default() };
+        for j in 0..pass.batch() {
+            let TargetBox { lower, upper, .. } = pass.target_out;
+            let sample = Sample {
+                observed_in: column(pass.observed_in, j),
+                observed_out: column(pass.observed_out, j),
+                lower: column(lower, j),
+                upper: column(upper, j),
+                in_range: pass.in_range,
+            };
+            let mut target = SampleBox {
+                point: column_mut(&mut pass.target_in.point, j),
+                lower: column_mut(&mut pass.target_in.lower, j),
+                upper: column_mut(&mut pass.target_in.upper, j),
+            };
+            let mut outcome = self.kernel.reverse_sample(&sample, &mut target);
+            if is_within(sample.observed_out, sample.lower, sample.upper) {
+                report.satisfied_before += 1;
+                keep_observed(sample.observed_in, &mut target);
+                outcome.violation = T::ZERO;
+            }
+            let violation = outcome.violation.to_f64();
+            report.unattained += usize::from(outcome.violation > outcome.tolerance);
+            report.violation_max = report.violation_max.max(violation);
+            report.violation_sum += violation;
+            let (distance, observed) = squared_norms(target.point, sample.observed_in);
+            report.distance_sq += distance;
+            report.observed_sq += observed;
+        }
+        report
+    }
+}
+
+/// Returns the observed input bit for bit and makes sure that it lies in its box.
+#[inline(always)]
+fn keep_observed<T: Real>(observed: &[T], target: &mut SampleBox<'_, T>) {
+    target.point.copy_from_slice(observed);
+    for ((lower, upper), &x) in target.lower.iter_mut().zip(target.upper.iter_mut()).zip(observed) {
+        *lower = if x < *lower { x } else { *lower };
+        *upper = if x > *upper { x } else { *upper };
+    }
+}
+
+/// Whether `lower <= values <= upper` everywhere.
+#[inline(always)]
+pub(crate) fn is_within<T: Real>(values: &[T], lower: &[T], upper: &[T]) -> bool {
+    values.iter().zip(lower).zip(upper).fold(true, |inside, ((&y, &lo), &hi)| inside & (lo <= y) & (y <= hi))
+}
+
+/// Largest distance of a value to its interval; infinite if a value is NaN.
+#[inline(always)]
+pub(crate) fn violation_of<T: Real>(values: &[T], lower: &[T], upper: &[T]) -> T {
+    let distance = |y: T, lo: T, hi: T| {
+        if y < lo {
+            lo - y
+        } else if y <= hi {
+            T::ZERO
+        } else {
+            above(y, hi)
+        }
+    };
+    if is_within(values, lower, upper) {
+        return T::ZERO;
+    }
+    let distances = values.iter().zip(lower).zip(upper).map(|((&y, &lo), &hi)| distance(y, lo, hi));
+    distances.fold(T::ZERO, |worst, d| if d > worst { d } else { worst })
+}
+
+#[inline(always)]
+fn above<T: Real>(y: T, hi: T) -> T {
+    if y.is_nan() { T::INFINITY } else { y - hi }
+}
+
+/// Largest absolute value, 0 for an empty slice.
+#[inline(always)]
+pub(crate) fn largest_magnitude<T: Real>(values: &[T]) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x.abs() > *lane { x.abs() } else { *lane };
+        }
+    }
+    let largest = |worst: T, &x: &T| if x.abs() > worst { x.abs() } else { worst };
+    rest.iter().fold(lanes.iter().fold(T::ZERO, largest), largest)
+}
+
+/// `(Σ (point - observed)², Σ observed²)`, accumulated in `f64`.
+#[inline(always)]
+pub(crate) fn squared_norms<T: Real>(point: &[T], observed: &[T]) -> (f64, f64) {
+    const WIDTH: usize = 8;
+    let (mut distance, mut norm) = ([0.0_f64; WIDTH], [0.0_f64; WIDTH]);
+    let (points, points_rest) = point.as_chunks::<WIDTH>();
+    let (inputs, inputs_rest) = observed.as_chunks::<WIDTH>();
+    for (point, observed) in points.iter().zip(inputs) {
+        for k in 0..WIDTH {
+            let (x, x0) = (point[k].to_f64(), observed[k].to_f64());
+            distance[k] += (x - x0) * (x - x0);
+            norm[k] += x0 * x0;
+        }
+    }
+    for (k, (x, x0)) in points_rest.iter().zip(inputs_rest).enumerate() {
+        let (x, x0) = (x.to_f64(), x0.to_f64());
+        distance[k] += (x - x0) * (x - x0);
+        norm[k] += x0 * x0;
+    }
+    (distance.iter().sum(), norm.iter().sum())
+}
+
+/// Views of a map: every sample of `out` is computed from the samples of one or two inputs.
+pub(crate) struct MapPass<'a, T> {
+    pub(crate) first: MatRef<'a, T>,
+    pub(crate) second: MatRef<'a, T>,
+    pub(crate) out: MatMut<'a, T>,
+}
+
+/// Runs `kernel` on every sample.
+pub(crate) fn map_columns<T: Real, K: SampleMap<T>>(kernel: &K, pass: MapPass<'_, T>, par: Par) {
+    let len = pass.first.nrows().max(pass.out.nrows()).max(1);
+    map_blocks(kernel, pass, (GRAIN / len).max(1), par);
+}
+
+fn map_blocks<T: Real, K: SampleMap<T>>(kernel: &K, pass: MapPass<'_, T>, grain: usize, par: Par) {
+    let (batch, middle) = (pass.out.ncols(), pass.out.ncols() / 2);
+    if batch <= grain || par == Par::Seq {
+        return Arch::new().dispatch(MapBlock { kernel, pass });
+    }
+    let (out, out_right) = pass.out.split_at_col_mut(middle);
+    let left = MapPass { first: pass.first.subcols(0, middle), second: pass.second.subcols(0, middle), out };
+    let right = MapPass {
+        first: pass.first.subcols(middle, batch - middle),
+        second: pass.second.subcols(middle, batch - middle),
+        out: out_right,
+    };
+    rayon::join(|| map_blocks(kernel, left, grain, par), || map_blocks(kernel, right, grain, par));
+}
+
+struct MapBlock<'k, 'a, T, K> {
+    kernel: &'k K,
+    pass: MapPass<'a, T>,
+}
+
+impl<T: Real, K: SampleMap<T>> NullaryFnOnce for MapBlock<'_, '_, T, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut pass = self.pass;
+        for j in 0..pass.out.ncols() {
+            let out = column_mut(&mut pass.out, j);
+            self.kernel.map_sample(column(pass.first, j), column(pass.second, j), out);
+        }
+    }
+}
+
+/// Checks the views of a forward pass.
+pub(crate) fn check_forward<T: Real>(
+    layer: &dyn ReverseOperator<T>,
+    input: MatRef<'_, T>,
+    output: MatRef<'_, T>,
+) -> Result<(), InverseError> {
+    expect_batch(layer.name(), "input", input, (layer.in_shape().len(), input.ncols()))?;
+    expect_batch(layer.name(), "output", output, (layer.out_shape().len(), input.ncols()))
+}
+
+/// Checks the views of a Jacobian-vector product.
+pub(crate) fn check_jvp<T: Real>(layer: &dyn ReverseOperator<T>, pass: &JvpPass<'_, T>) -> Result<(), InverseError> {
+    let input = (layer.in_shape().len(), pass.at.ncols());
+    let output = (layer.out_shape().len(), pass.at.ncols());
+    expect_batch(layer.name(), "at", pass.at, input)?;
+    expect_batch(layer.name(), "tangent_in", pass.tangent_in, input)?;
+    expect_batch(layer.name(), "tangent_out", pass.tangent_out.as_ref(), output)
+}
+
+/// Checks the views of a vector-Jacobian product.
+pub(crate) fn check_vjp<T: Real>(layer: &dyn ReverseOperator<T>, pass: &VjpPass<'_, T>) -> Result<(), InverseError> {
+    let input = (layer.in_shape().len(), pass.at.ncols());
+    let output = (layer.out_shape().len(), pass.at.ncols());
+    expect_batch(layer.name(), "at", pass.at, input)?;
+    expect_batch(layer.name(), "cotangent_out", pass.cotangent_out, output)?;
+    expect_batch(layer.name(), "cotangent_in", pass.cotangent_in.as_ref(), input)
+}

@@ -1,0 +1,9 @@
+//! Pooling over disjoint windows.
+
+mod average;
+mod max;
+mod window;
+
+pub use average::AvgPoolReverse;
+pub use max::MaxPoolReverse;
+pub use window::PoolWindow;

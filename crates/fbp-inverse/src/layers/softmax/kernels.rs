@@ -1,0 +1,175 @@
+use fbp_linalg::{FeatureShape, Real};
+
+use super::simplex::{Class, Limits, nearest_probabilities};
+use crate::Range;
+use crate::layers::activation::elementary::{exp, ln};
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse};
+
+/// Pixels that are handled together.
+const BLOCK: usize = 64;
+
+/// `output = eˣ / Σ eˣ` over the channels, from inputs relative to their maximum.
+#[derive(Clone, Copy)]
+pub(super) struct Softmax(pub(super) FeatureShape);
+
+impl Softmax {
+    #[inline(always)]
+    fn of_vector<T: Real>(input: &[T], out: &mut [T]) {
+        let largest = input.iter().fold(T::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+        for (out, &x) in out.iter_mut().zip(input) {
+            *out = exp(x - largest);
+        }
+        let share = T::ONE / out.iter().fold(T::ZERO, |sum, &e| sum + e);
+        out.iter_mut().for_each(|out| *out = *out * share);
+    }
+
+    #[inline(always)]
+    fn of_image<T: Real>(self, input: &[T], out: &mut [T]) {
+        let plane = self.0.plane();
+        for start in (0..plane).step_by(BLOCK) {
+            let count = BLOCK.min(plane - start);
+            let (mut largest, mut sums) = ([T::NEG_INFINITY; BLOCK], [T::ZERO; BLOCK]);
+            for channel in input.chunks_exact(plane) {
+                for (m, &x) in largest.iter_mut().zip(&channel[start..start + count]) {
+                    *m = if x > *m { x } else { *m };
+                }
+            }
+            for (channel, out) in input.chunks_exact(plane).zip(out.chunks_exact_mut(plane)) {
+                let pixels = channel[start..start + count].iter().zip(&mut out[start..start + count]);
+                for ((&x, out), (sum, &m)) in pixels.zip(sums.iter_mut().zip(&largest)) {
+                    *out = exp(x - m);
+                    *sum = *sum + *out;
+                }
+            }
+            for out in out.chunks_exact_mut(plane) {
+                for (out, &sum) in out[start..start + count].iter_mut().zip(&sums) {
+                    *out = *out / sum;
+                }
+            }
+        }
+    }
+}
+
+impl<T: Real> SampleMap<T> for Softmax {
+    #[inline(always)]
+    fn map_sample(&self, input: &[T], _second: &[T], out: &mut [T]) {
+        if self.0.plane() == 1 { Self::of_vector(input, out) } else { self.of_image(input, out) }
+    }
+}
+
+/// `out = p (v - Σ p v)` with `p` the softmax of the first argument: the Jacobian, which is symmetric.
+#[derive(Clone, Copy)]
+pub(super) struct Jacobian(pub(super) Softmax);
+
+impl<T: Real> SampleMap<T> for Jacobian {
+    #[inline(always)]
+    fn map_sample(&self, at: &[T], direction: &[T], out: &mut [T]) {
+        self.0.map_sample(at, &[], out);
+        let plane = self.0.0.plane();
+        for start in (0..plane).step_by(BLOCK) {
+            let count = BLOCK.min(plane - start);
+            let mut mean = [T::ZERO; BLOCK];
+            for (p, v) in out.chunks_exact(plane).zip(direction.chunks_exact(plane)) {
+                let pixels = p[start..start + count].iter().zip(&v[start..start + count]);
+                for (mean, (&p, &v)) in mean.iter_mut().zip(pixels) {
+                    *mean = *mean + p * v;
+                }
+            }
+            for (p, v) in out.chunks_exact_mut(plane).zip(direction.chunks_exact(plane)) {
+                let pixels = p[start..start + count].iter_mut().zip(&v[start..start + count]);
+                for ((p, &v), &mean) in pixels.zip(&mean) {
+                    *p = *p * (v - mean);
+                }
+            }
+        }
+    }
+}
+
+/// Reverse kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Reverse {
+    pub(super) shape: FeatureShape,
+    pub(super) floor: f64,
+}
+
+impl<T: Real> SampleReverse<T> for Reverse {
+    #[inline(always)]
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
+        let (plane, range) = (self.shape.plane(), sample.in_range);
+        let limits = Limits { floor: self.floor, ratio: (range.upper.to_f64() - range.lower.to_f64()).exp() };
+        // First the wanted probabilities, then all logarithms in one vectorised sweep, then the shift of each pixel.
+        for pixel in 0..plane {
+            let classes = || (pixel..sample.observed_in.len()).step_by(plane).map(|i| class_of(sample, i));
+            let recipe = nearest_probabilities(&classes, limits);
+            for i in (pixel..sample.observed_in.len()).step_by(plane) {
+                target.point[i] = T::from_f64(recipe.probability(class_of(sample, i)));
+            }
+        }
+        target.point.iter_mut().for_each(|p| *p = ln(*p));
+        for pixel in 0..plane {
+            self.shift_pixel(pixel, range, sample, target);
+        }
+        target.lower.copy_from_slice(target.point);
+        target.upper.copy_from_slice(target.point);
+        let violation = self.violation(sample, target.point);
+        let tolerance = T::from_f64(self.floor * self.shape.channels as f64) + T::from_f64(64.0) * T::EPSILON;
+        Outcome { violation, tolerance }
+    }
+}
+
+#[inline(always)]
+fn class_of<T: Real>(sample: &Sample<'_, T>, i: usize) -> Class {
+    Class {
+        observed: sample.observed_out[i].to_f64(),
+        lower: sample.lower[i].to_f64(),
+        upper: sample.upper[i].to_f64(),
+    }
+}
+
+impl Reverse {
+    /// Adds to the logarithms of one pixel, which `target.point` holds, the constant that brings them nearest to the
+    /// observed input; a pixel that is met already gets its input back.
+    #[inline(always)]
+    fn shift_pixel<T: Real>(
+        &self,
+        pixel: usize,
+        range: Range<T>,
+        sample: &Sample<'_, T>,
+        target: &mut SampleBox<'_, T>,
+    ) {
+        let plane = self.shape.plane();
+        let sites = || (pixel..sample.observed_in.len()).step_by(plane);
+        let (mut sum, mut least, mut most, mut met) = (0.0, f64::INFINITY, f64::NEG_INFINITY, true);
+        for i in sites() {
+            let (x, log) = (sample.observed_in[i], target.point[i].to_f64());
+            sum += x.to_f64() - log;
+            (least, most) = (least.min(log), most.max(log));
+            met &= (sample.lower[i] <= sample.observed_out[i]) & (sample.observed_out[i] <= sample.upper[i]);
+            met &= range.contains(x);
+        }
+        // The range may leave no room by rounding only; the later bound then counts.
+        let shift = sum / self.shape.channels as f64;
+        let shift = shift.min(range.upper.to_f64() - most).max(range.lower.to_f64() - least);
+        for i in sites() {
+            let moved = range.clip(T::from_f64(target.point[i].to_f64() + shift));
+            target.point[i] = if met { sample.observed_in[i] } else { moved };
+        }
+    }
+
+    /// Largest distance of a probability to its interval, recomputed from `point`.
+    #[inline(always)]
+    fn violation<T: Real>(&self, sample: &Sample<'_, T>, point: &[T]) -> T {
+        let plane = self.shape.plane();
+        let mut worst = T::ZERO;
+        for pixel in 0..plane {
+            let sites = || (pixel..point.len()).step_by(plane);
+            let largest = sites().fold(T::NEG_INFINITY, |m, i| if point[i] > m { point[i] } else { m });
+            let total = sites().fold(T::ZERO, |sum, i| sum + exp(point[i] - largest));
+            for i in sites() {
+                let p = exp(point[i] - largest) / total;
+                worst = worst.max(sample.lower[i] - p).max(p - sample.upper[i]);
+            }
+        }
+        worst
+    }
+}

@@ -1,0 +1,7 @@
+//! Softmax over the channels.
+
+mod kernels;
+mod operator;
+mod simplex;
+
+pub use operator::SoftmaxReverse;

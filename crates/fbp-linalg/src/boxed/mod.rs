@@ -1,0 +1,20 @@
+//! Box-constrained nearest points: `min ½|v - v0|²` subject to `lo <= A v + b <= hi`, `l <= v <= u`.
+//!
+//! The reverse of an affine layer within the range of what the layers below can produce is this problem. A
+//! [`BoxedPlan`] is built once per matrix and solves every sample of a batch exactly, up to rounding:
+//!
+//! | rows of `A` | method ([`BoxedRecipe`]) |
+//! |---|---|
+//! | up to 512 | semismooth Newton on the dual, sample by sample: a few factorisations of the order of the active rows |
+//! | up to [`BOXED_LIMIT`] | batched ADMM as three matrix products per iteration, then the Newton method as its polish |
+//!
+//! Infeasible samples get the smallest distance to the box first and the smallest distance to `v0` second.
+
+mod admm;
+mod newton;
+mod plan;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe};

@@ -1,0 +1,244 @@
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::householder::{
+    apply_block_householder_sequence_on_the_left_in_place_scratch,
+    apply_block_householder_sequence_on_the_left_in_place_with_conj as apply_householder,
+};
+use faer::linalg::matmul::matmul;
+use faer::linalg::qr::no_pivoting::factor::{qr_in_place, qr_in_place_scratch, recommended_block_size};
+use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
+use faer::linalg::triangular_inverse::invert_upper_triangular;
+use faer::{Accum, Conj, Mat, MatRef, Par};
+
+use crate::dense::SystemFacts;
+use crate::{LinalgError, Real, SolveConfig, expect_finite};
+
+/// Steps of the power method that estimates a norm.
+const POWER_STEPS: usize = 30;
+/// The rank is certain where the estimate of the smallest singular value exceeds the tolerance this many times.
+const CLEARLY: f64 = 8.0;
+
+/// An affine map `v -> A v + b`, widened to `f64`.
+pub(super) struct System {
+    pub(super) weight: Mat<f64>,
+    pub(super) bias: Vec<f64>,
+    /// Singular values up to this share of the largest count as zero.
+    rank_tol: f64,
+}
+
+impl System {
+    /// Widens and checks the weights.
+    pub(super) fn new<W: Real>(
+        weight: MatRef<'_, W>,
+        bias: Option<&[W]>,
+        config: &SolveConfig,
+    ) -> Result<Self, LinalgError> {
+        let (rows, cols) = weight.shape();
+        expect_finite("affine: weight", weight)?;
+        let bias = match bias {
+            None => vec![0.0; rows],
+            Some(bias) if bias.len() != rows => {
+                return Err(LinalgError::Length { what: "affine: bias", expected: rows, found: bias.len() });
+            }
+            Some(bias) => bias.iter().map(|b| b.to_f64()).collect(),
+        };
+        if let Some(row) = bias.iter().position(|b| !b.is_finite()) {
+            return Err(LinalgError::NonFinite { what: "affine: bias", row, column: 0 });
+        }
+        let rank_tol = config.rank_tol(rows, cols, W::EPSILON.to_f64());
+        Ok(Self { weight: Mat::from_fn(rows, cols, |i, j| weight[(i, j)].to_f64()), bias, rank_tol })
+    }
+
+    /// Whether the matrix is factorised as it stands (more rows than columns) or transposed.
+    pub(super) fn is_tall(&self) -> bool {
+        self.weight.nrows() > self.weight.ncols()
+    }
+}
+
+/// Singular value decomposition of the triangle of [`Factors`].
+pub(super) struct Spectrum {
+    pub(super) u: Mat<f64>,
+    /// In descending order.
+    pub(super) sigma: Vec<f64>,
+    pub(super) v: Mat<f64>,
+}
+
+/// Thin QR factors of the tall one of `A` and `Aᵀ`, with what they tell about the rank.
+pub(super) struct Factors {
+    /// Orthonormal columns, as many as the shorter side of `A`.
+    pub(super) q: Mat<f64>,
+    /// Inverse of the triangle; only meaningful for full rank.
+    pub(super) r_inverse: Mat<f64>,
+    /// Only where the rank was in doubt.
+    pub(super) spectrum: Option<Spectrum>,
+    pub(super) facts: SystemFacts,
+}
+
+impl Factors {
+    /// Factorises a system.
+    ///
+    /// The rank of a well-conditioned matrix is certified from the norms of the triangle and its inverse, estimated by
+    /// the power method; otherwise the singular values of the triangle decide.
+    ///
+    /// # Errors
+    /// [`LinalgError::Decomposition`] if the singular value decomposition does not converge.
+    pub(super) fn of(system: &System, par: Par) -> Result<Self, LinalgError> {
+        let weight = system.weight.as_ref();
+        let (rows, cols) = weight.shape();
+        let (q, r) = thin_qr(if system.is_tall() { weight } else { weight.transpose() }, par);
+        let size = r.nrows();
+        let mut r_inverse = Mat::zeros(size, size);
+        let mut facts = SystemFacts { rows, cols, rank: size, condition: 1.0 };
+        let regular = (0..size).all(|j| r[(j, j)] != 0.0);
+        if regular {
+            invert_upper_triangular(r_inverse.as_mut(), r.as_ref(), par);
+            facts.condition = norm_estimate(r.as_ref(), par) * norm_estimate(r_inverse.as_ref(), par);
+            // False for NaN, which an overflow in the inverse leads to.
+            if size == 0 || CLEARLY * system.rank_tol * facts.condition < 1.0 {
+                facts.condition = facts.condition.max(1.0);
+                return Ok(Self { q, r_inverse, spectrum: None, facts });
+            }
+        }
+        let spectrum = singular_values(r.as_ref(), par)?;
+        let largest = spectrum.sigma.first().copied().unwrap_or(0.0);
+        facts.rank = spectrum.sigma.iter().take_while(|&&s| s > system.rank_tol * largest).count();
+        facts.condition = if facts.rank == 0 { 1.0 } else { largest / spectrum.sigma[facts.rank - 1] };
+        Ok(Self { q, r_inverse, spectrum: Some(spectrum), facts })
+    }
+
+    /// Whether the shorter side of the matrix has full rank.
+    pub(super) fn full_rank(&self) -> bool {
+        self.facts.rank == self.facts.rows.min(self.facts.cols)
+    }
+}
+
+/// `Q` and `R` of a matrix with at least as many rows as columns.
+fn thin_qr(tall: MatRef<'_, f64>, par: Par) -> (Mat<f64>, Mat<f64>) {
+    let (rows, cols) = tall.shape();
+    if cols == 0 {
+        return (Mat::zeros(rows, 0), Mat::zeros(0, 0));
+    }
+    let block = recommended_block_size::<f64>(rows, cols);
+    let mut packed = tall.to_owned();
+    let mut coefficients = Mat::zeros(block, cols);
+    let scratch = qr_in_place_scratch::<f64>(rows, cols, block, par, Default::default());
+    let scratch = scratch.or(apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(rows, block, cols));
+    let mut memory = MemBuffer::new(scratch);
+    let stack = MemStack::new(&mut memory);
+    qr_in_place(packed.as_mut(), coefficients.as_mut(), par, stack, Default::default());
+    let r = Mat::from_fn(cols, cols, |i, j| if i <= j { packed[(i, j)] } else { 0.0 });
+    let mut q = Mat::identity(rows, cols);
+    apply_householder(packed.as_ref(), coefficients.as_ref(), Conj::No, q.as_mut(), par, stack);
+    (q, r)
+}
+
+/// Singular value decomposition of a square matrix.
+fn singular_values(square: MatRef<'_, f64>, par: Par) -> Result<Spectrum, LinalgError> {
+    let size = square.nrows();
+    let (mut u, mut v) = (Mat::zeros(size, size), Mat::zeros(size, size));
+    let mut sigma = Diag::zeros(size);
+    let thin = ComputeSvdVectors::Thin;
+    let scratch = svd_scratch::<f64>(size, size, thin, thin, par, Default::default());
+    let mut memory = MemBuffer::new(scratch);
+    let stack = MemStack::new(&mut memory);
+    svd(square, sigma.as_mut(), Some(u.as_mut()), Some(v.as_mut()), par, stack, Default::default())
+        .map_err(|why| LinalgError::Decomposition { what: "affine: svd", reason: format!("{why:?}") })?;
+    let sigma = sigma.column_vector().iter().copied().collect();
+    Ok(Spectrum { u, sigma, v })
+}
+
+/// Largest singular value by the power method on `AᵀA`: a lower bound, usually within a few per cent.
+fn norm_estimate(a: MatRef<'_, f64>, par: Par) -> f64 {
+    // Any start that is not orthogonal to the wanted vector does; this one is spread evenly and without period.
+    let mut x = Mat::from_fn(a.ncols(), 1, |i, _| (0.618_033_988_749_894_9 * (i + 1) as f64).fract() - 0.5);
+    let mut y = Mat::zeros(a.nrows(), 1);
+    let mut norm = 0.0;
+    for _ in 0..POWER_STEPS {
+        let length = x.norm_l2();
+        if length == 0.0 {
+            return 0.0;
+        }
+        x *= faer::Scale(1.0 / length);
+        matmul(y.as_mut(), Accum::Replace, a, x.as_ref(), 1.0, par);
+        norm = y.norm_l2();
+        matmul(x.as_mut(), Accum::Replace, a.transpose(), y.as_ref(), 1.0, par);
+    }
+    norm
+}
+
+/// `A B`, both in `f64`.
+pub(super) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>, par: Par) -> Mat<f64> {
+    let mut c = Mat::zeros(a.nrows(), b.ncols());
+    matmul(c.as_mut(), Accum::Replace, a, b, 1.0, par);
+    c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Tol, for_seeds, normal_mat};
+    use crate::{SolveParams, assert_close};
+
+    fn factors(weight: &Mat<f64>, rank_tol: f64) -> (System, Factors) {
+        let config = SolveParams::new().rank_tol(rank_tol).check().unwrap();
+        let system = System::new(weight.as_ref(), None, &config).unwrap();
+        let factors = Factors::of(&system, Par::Seq).unwrap();
+        (system, factors)
+    }
+
+    #[test]
+    fn factors_reproduce_the_matrix_and_its_condition() {
+        for_seeds(6, |rng| {
+            for (rows, cols) in [(1, 1), (3, 9), (9, 3), (40, 40), (30, 70)] {
+                let weight = normal_mat::<f64>(rows, cols, rng);
+                let (system, found) = factors(&weight, 1e-13);
+                let tall = if system.is_tall() { weight.clone() } else { weight.transpose().to_owned() };
+                assert!(found.full_rank() && found.spectrum.is_none());
+                let sigma = weight.singular_values().unwrap();
+                let condition = sigma[0] / sigma[sigma.len() - 1];
+                let share = found.facts.condition / condition;
+                assert!((0.85..1.0 + 1e-9).contains(&share), "{rows} × {cols}: estimate is {share} of the truth");
+                // Q spans the columns: tall R⁻¹ = Q.
+                let q = product(tall.as_ref(), found.r_inverse.as_ref(), Par::Seq);
+                assert_close!(q, found.q, Tol::eps::<f64>().times(8 * rows.max(cols)).by(condition));
+                let gram = product(found.q.transpose(), found.q.as_ref(), Par::Seq);
+                assert_close!(gram, Mat::<f64>::identity(gram.nrows(), gram.ncols()), Tol::eps::<f64>().times(100));
+            }
+        });
+    }
+
+    #[test]
+    fn a_doubtful_rank_is_decided_by_singular_values() {
+        let mut weight = Mat::<f64>::identity(4, 6);
+        weight[(3, 3)] = 1e-9;
+        let (_, found) = factors(&weight, 1e-8);
+        assert_eq!((found.facts.rank, found.facts.condition), (3, 1.0));
+        let (_, found) = factors(&weight, 5e-10);
+        assert_eq!(found.facts.rank, 4);
+        assert!(found.spectrum.is_some(), "too close to be certain");
+        assert_close!([found.facts.condition], [1e9], Tol::eps::<f64>().times(8));
+        let (_, found) = factors(&weight, 1e-12);
+        assert!(found.full_rank() && found.spectrum.is_none());
+    }
+
+    #[test]
+    fn matrices_without_entries_or_of_zeros_have_rank_zero() {
+        for (rows, cols) in [(0, 0), (0, 3), (3, 0), (2, 5), (5, 2), (1, 1)] {
+            let (_, found) = factors(&Mat::zeros(rows, cols), 1e-12);
+            assert_eq!((found.facts.rank, found.facts.condition), (0, 1.0), "{rows} × {cols}");
+        }
+    }
+
+    #[test]
+    fn weights_and_biases_are_checked() {
+        let config = SolveConfig::default();
+        let mut weight = Mat::<f32>::identity(2, 3);
+        let wrong = System::new(weight.as_ref(), Some(&[0.0; 3]), &config).err();
+        assert_eq!(wrong, Some(LinalgError::Length { what: "affine: bias", expected: 2, found: 3 }));
+        let wrong = System::new(weight.as_ref(), Some(&[0.0, f32::NAN]), &config).err();
+        assert_eq!(wrong, Some(LinalgError::NonFinite { what: "affine: bias", row: 1, column: 0 }));
+        weight[(1, 2)] = f32::INFINITY;
+        let wrong = System::new(weight.as_ref(), None, &config).err();
+        assert_eq!(wrong, Some(LinalgError::NonFinite { what: "affine: weight", row: 1, column: 2 }));
+    }
+}

@@ -1,0 +1,86 @@
+use std::fmt;
+
+use candle_core::{Tensor, Var};
+use fbp_inverse::{Range, ReverseOperator};
+use fbp_linalg::FeatureShape;
+
+use crate::ModelError;
+use crate::ops::Window;
+
+/// How a layer is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerPass {
+    /// Whether gradients are wanted for the layer's own parameters. Gradients always pass through to the input.
+    pub trainable: bool,
+    /// Whether batch normalisation uses, and averages, the statistics of the batch; else it uses the running ones.
+    pub batch_statistics: bool,
+}
+
+impl LayerPass {
+    /// Constant parameters and running statistics: the layer as a fixed function.
+    pub const FIXED: Self = Self { trainable: false, batch_statistics: false };
+
+    /// A parameter as this pass sees it: with its gradient, or as a constant that shares its memory.
+    pub(crate) fn tensor(self, var: &Var) -> Tensor {
+        if self.trainable { var.as_tensor().clone() } else { var.as_detached_tensor() }
+    }
+}
+
+/// One layer of a network: a function on batches, its parameters, and its inverse.
+pub trait Layer: fmt::Debug + Send + Sync {
+    /// Name of the kind of layer, as in descriptions.
+    fn kind(&self) -> &'static str;
+
+    /// Runs the layer on a batch `[N, ..]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the batch does not have the shape of the layer's input.
+    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError>;
+
+    /// Parameters that gradients train, with their names within the layer.
+    fn parameters(&self) -> Vec<(&'static str, &Var)> {
+        Vec::new()
+    }
+
+    /// Other tensors that belong to a checkpoint: running statistics.
+    fn buffers(&self) -> Vec<(&'static str, &Var)> {
+        Vec::new()
+    }
+
+    /// Whether the layer applies one nondecreasing function to every entry.
+    fn is_nondecreasing_elementwise(&self) -> bool {
+        false
+    }
+
+    /// Whether the layer can change places with such a function: true for max-pooling.
+    fn commutes_with_nondecreasing(&self) -> bool {
+        self.max_pool_window().is_some()
+    }
+
+    /// What the layer can produce from inputs within `in_range`; every number, unless it says otherwise.
+    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
+        let _ = in_range;
+        Range::EVERYTHING
+    }
+
+    /// The window, if the layer is a max-pooling.
+    fn max_pool_window(&self) -> Option<Window> {
+        None
+    }
+
+    /// Runs the layer and then max-pooling as one operation; `None` if there is no such operation.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+        let _ = (x, window, pass);
+        Ok(None)
+    }
+
+    /// The layer's inverse for its present parameters, under the given name.
+    ///
+    /// # Errors
+    /// [`ModelError::Reverse`] if the layer cannot be reversed in this geometry.
+    fn reverse_operator(&self, name: &str, in_shape: FeatureShape)
+    -> Result<Box<dyn ReverseOperator<f32>>, ModelError>;
+}

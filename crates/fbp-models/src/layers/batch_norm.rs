@@ -1,0 +1,92 @@
+use candle_core::{Tensor, Var};
+use fbp_inverse::{InverseError, ReverseOperator};
+use fbp_linalg::FeatureShape;
+
+use super::LayerVars;
+use crate::ops::{self, BatchStatistics};
+use crate::{Layer, LayerPass, ModelError};
+
+/// Weight of a new batch in the running statistics, PyTorch's default.
+const MOMENTUM: f64 = 0.1;
+
+/// Normalisation per channel.
+///
+/// In passes with batch statistics the running ones become `0.9 · running + 0.1 · batch`, the variance of the batch
+/// with `m - 1` in the denominator, as in PyTorch; these passes must not run at the same time on several threads.
+#[derive(Debug)]
+pub(crate) struct BatchNormLayer {
+    eps: f64,
+    weight: Var,
+    bias: Var,
+    mean: Var,
+    variance: Var,
+}
+
+impl BatchNormLayer {
+    pub(super) fn new(eps: f64, vars: &mut LayerVars) -> Result<Self, ModelError> {
+        Ok(Self {
+            eps,
+            weight: vars.take("weight")?,
+            bias: vars.take("bias")?,
+            mean: vars.take("running_mean")?,
+            variance: vars.take("running_var")?,
+        })
+    }
+
+    /// `scale` and `shift` of the evaluation-mode map `y = scale · x + shift`.
+    fn affine(&self, pass: LayerPass) -> Result<(Tensor, Tensor), ModelError> {
+        let std = (self.variance.as_detached_tensor() + self.eps)?.sqrt()?;
+        let scale = (pass.tensor(&self.weight) / std)?;
+        let shift = (pass.tensor(&self.bias) - (self.mean.as_detached_tensor() * &scale)?)?;
+        Ok((scale, shift))
+    }
+
+    fn update(&self, batch: &BatchStatistics) -> Result<(), ModelError> {
+        let unbiased = batch.count as f64 / (batch.count - 1).max(1) as f64;
+        for (running, batch, factor) in [(&self.mean, &batch.mean, 1.0), (&self.variance, &batch.variance, unbiased)] {
+            let blend = |(old, new): (f32, &f32)| {
+                ((1.0 - MOMENTUM) * f64::from(old) + MOMENTUM * factor * f64::from(*new)) as f32
+            };
+            let next: Vec<f32> = running.to_vec1::<f32>()?.into_iter().zip(batch).map(blend).collect();
+            running.set(&Tensor::from_vec(next, running.shape(), running.device())?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Layer for BatchNormLayer {
+    fn kind(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+        let x = x.contiguous()?;
+        if pass.batch_statistics {
+            let (weight, bias) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
+            let (y, statistics) = ops::batch_norm_training(&x, &weight, &bias, self.eps)?;
+            self.update(&statistics)?;
+            return Ok(y);
+        }
+        let (scale, shift) = self.affine(pass)?;
+        Ok(ops::batch_norm_evaluation(&x, &scale, &shift)?)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Var)> {
+        vec![("weight", &self.weight), ("bias", &self.bias)]
+    }
+
+    fn buffers(&self) -> Vec<(&'static str, &Var)> {
+        vec![("running_mean", &self.mean), ("running_var", &self.variance)]
+    }
+
+    fn reverse_operator(
+        &self,
+        name: &str,
+        in_shape: FeatureShape,
+    ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
+        let (scale, shift) = self.affine(LayerPass::FIXED)?;
+        let (scale, shift) = (scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?);
+        let _ = (scale, shift, in_shape);
+        Err(InverseError::Layer { layer: name.to_owned(), reason: "TEMPORARY".into() }.into())
+    }
+}

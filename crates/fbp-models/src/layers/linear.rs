@@ -1,0 +1,45 @@
+use candle_core::{Tensor, Var};
+use faer::MatRef;
+use fbp_inverse::{LinearReverse, ReverseOperator};
+use fbp_linalg::FeatureShape;
+
+use super::{LayerVars, bias_values};
+use crate::ops::{self, with_values};
+use crate::{Layer, LayerPass, ModelError};
+
+/// `y = Wx + b`.
+#[derive(Debug)]
+pub(crate) struct LinearLayer {
+    weight: Var,
+    bias: Option<Var>,
+}
+
+impl LinearLayer {
+    pub(super) fn new(vars: &mut LayerVars) -> Result<Self, ModelError> {
+        Ok(Self { weight: vars.take("weight")?, bias: vars.take_optional("bias") })
+    }
+}
+
+impl Layer for LinearLayer {
+    fn kind(&self) -> &'static str {
+        "linear"
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+        let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
+        Ok(ops::linear(&x.contiguous()?, &pass.tensor(&self.weight), bias.as_ref())?)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Var)> {
+        [("weight", &self.weight)].into_iter().chain(self.bias.iter().map(|bias| ("bias", bias))).collect()
+    }
+
+    fn reverse_operator(&self, name: &str, _: FeatureShape) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
+        let (rows, columns) = self.weight.dims2()?;
+        let bias = bias_values(self.bias.as_ref(), rows)?;
+        let operator = with_values("linear", &self.weight, |weight| {
+            Ok(LinearReverse::new(name, MatRef::from_row_major_slice(weight, rows, columns), &bias))
+        })?;
+        Ok(Box::new(operator?))
+    }
+}

@@ -1,0 +1,63 @@
+//! The layers: one kind, one file.
+
+mod activation;
+mod batch_norm;
+mod conv2d;
+mod flatten;
+mod linear;
+mod pool;
+mod softmax;
+
+use candle_core::Var;
+
+use crate::spec::{LayerPlan, LayerSpec};
+use crate::{Layer, ModelError};
+
+/// The tensors of one layer, by their names within it.
+pub(crate) struct LayerVars {
+    pub(crate) layer: String,
+    pub(crate) vars: Vec<(&'static str, Var)>,
+}
+
+impl LayerVars {
+    /// Takes a tensor that the layer cannot do without.
+    fn take(&mut self, name: &str) -> Result<Var, ModelError> {
+        let layer = self.layer.clone();
+        self.take_optional(name).ok_or_else(|| ModelError::MissingParameter { layer, parameter: name.to_owned() })
+    }
+
+    fn take_optional(&mut self, name: &str) -> Option<Var> {
+        let position = self.vars.iter().position(|(other, _)| *other == name)?;
+        Some(self.vars.swap_remove(position).1)
+    }
+}
+
+/// Values of a bias; zeros if there is none.
+fn bias_values(bias: Option<&Var>, len: usize) -> Result<Vec<f32>, ModelError> {
+    Ok(match bias {
+        Some(bias) => bias.to_vec1()?,
+        None => vec![0.0; len],
+    })
+}
+
+/// Builds a layer from its checked description and its tensors.
+pub(crate) fn build(plan: &LayerPlan, mut vars: LayerVars) -> Result<Box<dyn Layer>, ModelError> {
+    Ok(match plan.spec {
+        LayerSpec::Conv2d { .. } => Box::new(conv2d::Conv2dLayer::new(plan, &mut vars)?),
+        LayerSpec::Linear { .. } => Box::new(linear::LinearLayer::new(&mut vars)?),
+        LayerSpec::MaxPool2d { kernel, stride, padding } => {
+            Box::new(pool::MaxPool2dLayer::new(kernel, stride, padding))
+        }
+        LayerSpec::AvgPool2d { kernel, stride, padding } => {
+            Box::new(pool::AvgPool2dLayer::new(kernel, stride, padding))
+        }
+        LayerSpec::GlobalAvgPool2d {} => Box::new(pool::GlobalAvgPool2dLayer),
+        LayerSpec::BatchNorm { eps } => Box::new(batch_norm::BatchNormLayer::new(eps, &mut vars)?),
+        LayerSpec::Flatten {} => Box::new(flatten::FlattenLayer),
+        LayerSpec::Softmax {} => Box::new(softmax::SoftmaxLayer),
+        ref spec => match spec.activation() {
+            Some(function) => Box::new(activation::ActivationLayer::new(spec.kind(), function)),
+            None => return Err(ModelError::MissingParameter { layer: vars.layer, parameter: spec.kind().to_owned() }),
+        },
+    })
+}

@@ -1,0 +1,423 @@
+use std::collections::HashMap;
+use std::ops::Range;
+
+use candle_core::{Device, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::layers::{self, LayerVars};
+use crate::memory::keep_freed_memory;
+use crate::spec::{FeatureDims, LayerPlan, ParamInit, ParamPlan, StagePlan, param_name};
+use crate::{Layer, LayerPass, ModelError, NetworkSpec};
+
+/// A feed-forward network: a chain of stages whose every feature and parameter can be reached.
+///
+/// Features are numbered like the stages: `forward_to(s)` gives the output of stage `s`, `forward_from(s, z)` starts
+/// with the *input* of stage `s`, so `forward_from(s + 1, forward_to(s, x))` is `forward(x)`.
+///
+/// Within a stage a nondecreasing activation directly followed by max-pooling is run as pooling, then activation: the
+/// result is the same and the activation has less to do.
+///
+/// # Example
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use fbp_models::{Network, zoo};
+///
+/// let network = Network::new(&zoo::spec("simple-cnn-mnist-v2")?, 0)?;
+/// let images = Tensor::zeros((5, 1, 28, 28), DType::F32, &Device::Cpu)?;
+/// let features = network.forward_recorded(&images)?;
+/// assert_eq!(features.stage_output(0)?.dims(), [5, 3, 12, 12]);
+/// assert_eq!(features.logits().dims(), [5, 10]);
+/// # Ok::<(), fbp_models::ModelError>(())
+/// ```
+#[derive(Debug)]
+pub struct Network {
+    spec: NetworkSpec,
+    stages: Vec<Stage>,
+    batch_statistics: bool,
+}
+
+/// One stage of a network.
+#[derive(Debug)]
+pub struct Stage {
+    name: String,
+    layers: Vec<Box<dyn Layer>>,
+    /// Indices of the layers in the order in which they run, and what each then gets.
+    steps: Vec<Step>,
+    input: FeatureDims,
+    output: FeatureDims,
+    frozen: bool,
+}
+
+/// One layer in the order of execution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) layer: usize,
+    pub(crate) input: FeatureDims,
+}
+
+/// Input and output of every stage for one batch.
+#[derive(Clone, Debug)]
+pub struct ForwardTrace {
+    features: Vec<Tensor>,
+}
+
+impl ForwardTrace {
+    /// Every feature: the input, then the output of each stage.
+    pub fn features(&self) -> &[Tensor] {
+        &self.features
+    }
+
+    /// What went into stage `stage`.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there is no such stage.
+    pub fn stage_input(&self, stage: usize) -> Result<&Tensor, ModelError> {
+        self.stage_output(stage).map(|_| &self.features[stage])
+    }
+
+    /// What came out of stage `stage`.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there is no such stage.
+    pub fn stage_output(&self, stage: usize) -> Result<&Tensor, ModelError> {
+        let stages = self.features.len() - 1;
+        let missing = ModelError::StageRange { start: stage, end: stage.saturating_add(1), stages };
+        if stage < stages { Ok(&self.features[stage + 1]) } else { Err(missing) }
+    }
+
+    /// The output of the network.
+    pub fn logits(&self) -> &Tensor {
+        &self.features[self.features.len() - 1]
+    }
+}
+
+impl Network {
+    /// Builds a network with fresh weights: PyTorch's default initialisation from a seeded generator of its own.
+    ///
+    /// Equal descriptions and seeds give equal weights, whatever else the program draws.
+    ///
+    /// # Errors
+    /// As [`NetworkSpec::plan`].
+    pub fn new(spec: &NetworkSpec, seed: u64) -> Result<Self, ModelError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Self::build(spec, &mut |_, param| {
+            let len = param.dims.iter().product();
+            let values = match param.init {
+                ParamInit::Constant(value) => vec![value; len],
+                ParamInit::Uniform { fan_in } => uniform(&mut rng, len, fan_in),
+            };
+            Ok(Tensor::from_vec(values, param.dims.as_slice(), &Device::Cpu)?)
+        })
+    }
+
+    /// Builds a network with tensors from `source`, which is asked in the order of [`NetworkPlan::parameters`](crate::spec::NetworkPlan::parameters).
+    pub(crate) fn build(
+        spec: &NetworkSpec,
+        source: &mut dyn FnMut(&str, &ParamPlan) -> Result<Tensor, ModelError>,
+    ) -> Result<Self, ModelError> {
+        keep_freed_memory();
+        let mut input = spec.input_dims();
+        let mut stages = Vec::new();
+        for plan in spec.plan()?.stages {
+            let stage = Stage::build(plan, input, source)?;
+            input = stage.output;
+            stages.push(stage);
+        }
+        Ok(Self { spec: spec.clone(), stages, batch_statistics: false })
+    }
+
+    /// A network of its own with the same weights, state of freezing and mode.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if a weight cannot be copied.
+    pub fn duplicate(&self) -> Result<Self, ModelError> {
+        let state: HashMap<String, Var> = self.state().collect();
+        let mut copy = Self::build(&self.spec, &mut |name, _| match state.get(name) {
+            Some(var) => Ok(var.as_detached_tensor().copy()?),
+            None => Err(ModelError::MissingParameter { layer: name.to_owned(), parameter: "value".to_owned() }),
+        })?;
+        copy.batch_statistics = self.batch_statistics;
+        for (copy, stage) in copy.stages.iter_mut().zip(&self.stages) {
+            copy.frozen = stage.frozen;
+        }
+        Ok(copy)
+    }
+
+    /// The description.
+    pub fn spec(&self) -> &NetworkSpec {
+        &self.spec
+    }
+
+    /// The stages, input side first.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// Index of the stage of the given name.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownStage`], which lists the stages.
+    pub fn stage_index(&self, name: &str) -> Result<usize, ModelError> {
+        let unknown = || ModelError::UnknownStage {
+            name: name.to_owned(),
+            known: self.stages.iter().map(|stage| stage.name.clone()).collect(),
+        };
+        self.stages.iter().position(|stage| stage.name == name).ok_or_else(unknown)
+    }
+
+    /// Number of numbers that gradients train.
+    pub fn parameter_count(&self) -> usize {
+        self.stages.iter().flat_map(|stage| stage.vars()).map(|(_, var)| var.elem_count()).sum()
+    }
+
+    /// The trainable variables of some stages, with names like `conv1.0.weight`.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there are no such stages.
+    pub fn named_vars_of(&self, stages: Range<usize>) -> Result<Vec<(String, Var)>, ModelError> {
+        Ok(self.range(stages)?.iter().flat_map(Stage::vars).collect())
+    }
+
+    /// The trainable variables of some stages, for an optimiser.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there are no such stages.
+    pub fn vars_of(&self, stages: Range<usize>) -> Result<Vec<Var>, ModelError> {
+        Ok(self.named_vars_of(stages)?.into_iter().map(|(_, var)| var).collect())
+    }
+
+    /// Every tensor of a checkpoint: trainable variables and running statistics.
+    pub(crate) fn state(&self) -> impl Iterator<Item = (String, Var)> {
+        self.stages.iter().flat_map(|stage| stage.tensors(true))
+    }
+
+    /// Makes some stages constant functions: no gradients for their parameters, running statistics in normalisations.
+    /// All other stages become trainable. Gradients still pass through frozen stages to their input.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there are no such stages.
+    pub fn freeze(&mut self, stages: Range<usize>) -> Result<(), ModelError> {
+        self.range(stages.clone())?;
+        for (index, stage) in self.stages.iter_mut().enumerate() {
+            stage.frozen = stages.contains(&index);
+        }
+        Ok(())
+    }
+
+    /// Chooses whether batch normalisation in trainable stages uses the statistics of the batch (training) or the
+    /// running ones (evaluation, the default). Recorded features and [`infer`](Self::infer) always use the running ones.
+    pub fn set_batch_statistics(&mut self, batch_statistics: bool) {
+        self.batch_statistics = batch_statistics;
+    }
+
+    /// Logits of a batch, with gradients for the parameters of all stages that are not frozen.
+    ///
+    /// # Shapes
+    /// `x`: `[N, C, H, W]` or `[N, C·H·W]`; the result is `[N, classes]`.
+    ///
+    /// # Errors
+    /// [`ModelError::InputShape`] for a batch of another shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        self.forward_stages(0..self.stages.len(), x)
+    }
+
+    /// Logits, given the input of stage `stage`.
+    ///
+    /// # Errors
+    /// As [`forward_stages`](Self::forward_stages).
+    pub fn forward_from(&self, stage: usize, feature: &Tensor) -> Result<Tensor, ModelError> {
+        self.forward_stages(stage..self.stages.len(), feature)
+    }
+
+    /// Output of stage `stage`, given the input of the network.
+    ///
+    /// # Errors
+    /// As [`forward_stages`](Self::forward_stages).
+    pub fn forward_to(&self, stage: usize, x: &Tensor) -> Result<Tensor, ModelError> {
+        self.forward_stages(0..stage.saturating_add(1), x)
+    }
+
+    /// Output of the last of some stages, given the input of the first, with gradients. No stages give the input back.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there are no such stages, [`ModelError::InputShape`] for a feature of another shape.
+    pub fn forward_stages(&self, stages: Range<usize>, feature: &Tensor) -> Result<Tensor, ModelError> {
+        self.run(stages, feature, |stage| LayerPass {
+            trainable: !stage.frozen,
+            batch_statistics: self.batch_statistics && !stage.frozen,
+        })
+    }
+
+    /// Logits of a batch with all parameters constant: nothing is kept for gradients.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn infer(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        self.infer_stages(0..self.stages.len(), x)
+    }
+
+    /// As [`forward_stages`](Self::forward_stages) with all parameters constant.
+    ///
+    /// # Errors
+    /// As [`forward_stages`](Self::forward_stages).
+    pub fn infer_stages(&self, stages: Range<usize>, feature: &Tensor) -> Result<Tensor, ModelError> {
+        self.run(stages, feature, |_| LayerPass::FIXED)
+    }
+
+    /// Every transitional feature of a batch, as constants.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_recorded(&self, x: &Tensor) -> Result<ForwardTrace, ModelError> {
+        let mut features = vec![self.stages[0].accept(&x.detach())?];
+        for stage in &self.stages {
+            let next = stage.forward(&features[features.len() - 1], LayerPass::FIXED)?;
+            features.push(next);
+        }
+        Ok(ForwardTrace { features })
+    }
+
+    fn run(
+        &self,
+        stages: Range<usize>,
+        feature: &Tensor,
+        pass: impl Fn(&Stage) -> LayerPass,
+    ) -> Result<Tensor, ModelError> {
+        let mut feature = feature.clone();
+        for stage in self.range(stages)? {
+            feature = stage.forward(&feature, pass(stage))?;
+        }
+        Ok(feature)
+    }
+
+    pub(crate) fn range(&self, stages: Range<usize>) -> Result<&[Stage], ModelError> {
+        let wrong = ModelError::StageRange { start: stages.start, end: stages.end, stages: self.stages.len() };
+        self.stages.get(stages).ok_or(wrong)
+    }
+}
+
+impl Stage {
+    fn build(
+        plan: StagePlan,
+        input: FeatureDims,
+        source: &mut dyn FnMut(&str, &ParamPlan) -> Result<Tensor, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let output = plan.output(input);
+        let mut layers = Vec::with_capacity(plan.layers.len());
+        for (index, layer) in plan.layers.iter().enumerate() {
+            let mut vars = Vec::with_capacity(layer.params.len());
+            for param in &layer.params {
+                let tensor = source(&param_name(&plan.name, index, param.name), param)?;
+                vars.push((param.name, Var::from_tensor(&tensor)?));
+            }
+            layers.push(layers::build(layer, LayerVars { layer: format!("{}.{index}", plan.name), vars })?);
+        }
+        let steps = execution_order(&layers, &plan.layers, input);
+        Ok(Self { name: plan.name, layers, steps, input, output, frozen: false })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its layers, in the order of the description.
+    pub fn layers(&self) -> &[Box<dyn Layer>] {
+        &self.layers
+    }
+
+    /// What goes in.
+    pub fn input(&self) -> FeatureDims {
+        self.input
+    }
+
+    /// What comes out.
+    pub fn output(&self) -> FeatureDims {
+        self.output
+    }
+
+    /// Whether its parameters get no gradients.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    fn vars(&self) -> Vec<(String, Var)> {
+        self.tensors(false)
+    }
+
+    fn tensors(&self, buffers: bool) -> Vec<(String, Var)> {
+        let mut all = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let extra = if buffers { layer.buffers() } else { Vec::new() };
+            let named = layer.parameters().into_iter().chain(extra);
+            all.extend(named.map(|(name, var)| (param_name(&self.name, index, name), var.clone())));
+        }
+        all
+    }
+
+    /// The batch in the dimensions that the first layer takes.
+    fn accept(&self, batch: &Tensor) -> Result<Tensor, ModelError> {
+        let wrong = || ModelError::InputShape {
+            what: format!("input of stage {}", self.name),
+            expected: self.input.to_string(),
+            found: batch.dims().to_vec(),
+        };
+        let (&n, rest) = batch.dims().split_first().ok_or_else(wrong)?;
+        let dims = self.input.tensor_dims(n);
+        if rest == &dims[1..] {
+            return Ok(batch.clone());
+        }
+        // Flat rows are accepted for images and the other way round; any other shape is a mistake.
+        let FeatureDims { shape, .. } = self.input;
+        let image = [shape.channels, shape.height, shape.width];
+        if rest == [self.input.len()] || rest == image { Ok(batch.reshape(dims)?) } else { Err(wrong()) }
+    }
+
+    fn forward(&self, batch: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+        let mut x = self.accept(batch)?;
+        let mut steps = self.steps.iter().map(|step| &self.layers[step.layer]).peekable();
+        while let Some(layer) = steps.next() {
+            let window = steps.peek().and_then(|next| next.max_pool_window());
+            let pooled = window.map(|window| layer.forward_pooled(&x, window, pass)).transpose()?.flatten();
+            if pooled.is_some() {
+                steps.next();
+            }
+            x = pooled.map_or_else(|| layer.forward(&x, pass), Ok)?;
+        }
+        Ok(x)
+    }
+}
+
+/// Order in which layers run: a nondecreasing function moves behind the max-poolings that directly follow it.
+fn execution_order(layers: &[Box<dyn Layer>], plans: &[LayerPlan], input: FeatureDims) -> Vec<Step> {
+    let mut order: Vec<usize> = (0..layers.len()).collect();
+    let swaps =
+        |a: usize, b: usize| layers[a].is_nondecreasing_elementwise() && layers[b].commutes_with_nondecreasing();
+    while let Some(i) = (1..order.len()).find(|&i| swaps(order[i - 1], order[i])) {
+        order.swap(i - 1, i);
+    }
+    let mut feature = input;
+    let mut steps = Vec::with_capacity(order.len());
+    for layer in order {
+        steps.push(Step { layer, input: feature });
+        if !layers[layer].is_nondecreasing_elementwise() {
+            feature = plans[layer].output;
+        }
+    }
+    steps
+}
+
+/// PyTorch's default for linear and convolutional layers, weights and biases: uniform in `±1/√fan_in`.
+fn uniform(rng: &mut ChaCha8Rng, len: usize, fan_in: usize) -> Vec<f32> {
+    let bound = 1.0 / (fan_in as f64).sqrt();
+    let unit = |bits: u32| f64::from(bits) / f64::from(1_u32 << 31) - 1.0; // [-1, 1)
+    (0..len).map(|_| (bound * unit(rng.next_u32())) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor, bail};
+use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward, ConvWeightGrad};
+
+use super::scratch::ScratchPool;
+use super::{par_for, values, with_values};
+
+/// A two-dimensional convolution as a differentiable tensor operation, built once per layer.
+///
+/// Any stride, padding, dilation and groups. Gradients are computed only for the arguments that need one: a first
+/// layer, whose input is data, costs no adjoint. Scratch memory is kept between calls.
+#[derive(Clone)]
+pub struct Conv2dKernel {
+    pub(super) shared: Arc<Shared>,
+    plain: Arc<Box<dyn CustomOp2 + Send + Sync>>,
+    biased: Arc<Box<dyn CustomOp3 + Send + Sync>>,
+}
+
+/// What all calls of one layer share.
+pub(super) struct Shared {
+    pub(super) conv: Conv2d,
+    pub(super) scratch: ScratchPool,
+}
+
+struct Op(Arc<Shared>);
+
+const NAME: &str = "conv2d";
+
+impl fmt::Debug for Conv2dKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conv2dKernel").field("geometry", self.geometry()).finish()
+    }
+}
+
+impl Conv2dKernel {
+    /// Kernel of a checked geometry.
+    pub fn new(geometry: Conv2dGeometry) -> Self {
+        let shared = Arc::new(Shared { conv: Conv2d::new(geometry), scratch: ScratchPool::default() });
+        Self { plain: Arc::new(Box::new(Op(shared.clone()))), biased: Arc::new(Box::new(Op(shared.clone()))), shared }
+    }
+
+    /// The geometry.
+    pub fn geometry(&self) -> &Conv2dGeometry {
+        self.shared.conv.geometry()
+    }
+
+    /// Convolves a batch.
+    ///
+    /// # Shapes
+    /// `x`: `[N, C, H, W]`; `weight`: `[out_channels, C / groups, kernel height, kernel width]`; `bias`:
+    /// `[out_channels]`; the result is `[N, out_channels, H', W']`.
+    ///
+    /// # Errors
+    /// Of other shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
+    pub fn apply(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        match bias {
+            Some(bias) => x.apply_op3_arc(weight, bias, self.biased.clone()),
+            None => x.apply_op2_arc(weight, self.plain.clone()),
+        }
+    }
+}
+
+impl Shared {
+    /// Checks the dimensions and gives the size of the batch.
+    pub(super) fn batch(&self, x: &[usize], weight: &[usize]) -> Result<usize> {
+        let geometry = self.conv.geometry();
+        let shape = geometry.in_shape();
+        match x {
+            &[n, c, h, w] if [c, h, w] == [shape.channels, shape.height, shape.width] => {
+                if weight == geometry.weight_shape() {
+                    Ok(n)
+                } else {
+                    bail!("{NAME}: expected weights {:?}, found {weight:?}", geometry.weight_shape())
+                }
+            }
+            _ => bail!("{NAME}: expected a batch of {shape}, found {x:?}"),
+        }
+    }
+
+    pub(super) fn work(&self, batch: usize) -> usize {
+        usize::try_from(self.conv.geometry().flops(batch) / 2).unwrap_or(usize::MAX)
+    }
+
+    fn forward(
+        &self,
+        batch: usize,
+        input: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let mut output = vec![0.0; batch * self.conv.geometry().out_len()];
+        let par = par_for(self.work(batch));
+        let args = ConvForward { input, weight, bias, output: &mut output };
+        let req = self.conv.forward_scratch::<f32>(batch, par);
+        self.scratch.with(req, |stack| self.conv.forward(args, par, stack)).map_err(Error::wrap)?;
+        let out = self.conv.geometry().out_shape();
+        Ok((CpuStorage::F32(output), Shape::from((batch, out.channels, out.height, out.width))))
+    }
+
+    fn input_gradient(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {
+        let mut input_grad = vec![0.0; batch * self.conv.geometry().in_len()];
+        let par = par_for(self.work(batch));
+        let args = ConvAdjoint { cotangent, weight, input_grad: &mut input_grad };
+        let req = self.conv.adjoint_scratch::<f32>(batch, par);
+        self.scratch.with(req, |stack| self.conv.adjoint(args, par, stack)).map_err(Error::wrap)?;
+        Ok(input_grad)
+    }
+
+    /// Gradients of the weights and, if there is one, the bias.
+    fn weight_gradients(&self, args: ConvWeightGrad<'_, f32>, batch: usize) -> Result<()> {
+        let par = par_for(self.work(batch));
+        let req = self.conv.weight_grad_scratch::<f32>(batch, par);
+        self.scratch.with(req, |stack| self.conv.weight_grad(args, par, stack)).map_err(Error::wrap)
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let batch = self.batch(x.dims(), weight.dims())?;
+        let grad = grad.contiguous()?;
+        let bias = bias.filter(|bias| bias.track_op());
+        let wants_weights = weight.track_op() || bias.is_some();
+        let mut weight_grad = vec![0.0; if wants_weights { weight.elem_count() } else { 0 }];
+        let mut bias_grad = bias.map(|bias| vec![0.0; bias.elem_count()]);
+        let mut input_grad = None;
+        with_values(NAME, &grad, |cotangent| {
+            if x.track_op() {
+                input_grad = Some(with_values(NAME, weight, |w| self.input_gradient(batch, w, cotangent))?);
+            }
+            if !wants_weights {
+                return Ok(());
+            }
+            with_values(NAME, x, |input| {
+                let (weight_grad, bias_grad) = (&mut weight_grad[..], bias_grad.as_deref_mut());
+                self.weight_gradients(ConvWeightGrad { input, cotangent, weight_grad, bias_grad }, batch)
+            })
+        })?;
+        let tensor = |data: Option<Vec<f32>>, like: &Tensor| {
+            data.map(|data| Tensor::from_vec(data, like.shape(), like.device())).transpose()
+        };
+        Ok([
+            tensor(input_grad, x)?,
+            tensor(weight.track_op().then_some(weight_grad), weight)?,
+            bias.map(|bias| tensor(bias_grad, bias)).transpose()?.flatten(),
+        ])
+    }
+}
+
+impl CustomOp2 for Op {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let batch = self.0.batch(lx.dims(), lw.dims())?;
+        self.0.forward(batch, values(NAME, x, lx)?, values(NAME, w, lw)?, None)
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, w, _] = self.0.backward(x, w, None, grad)?;
+        Ok((x, w))
+    }
+}
+
+impl CustomOp3 for Op {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let batch = self.0.batch(lx.dims(), lw.dims())?;
+        self.0.forward(batch, values(NAME, x, lx)?, values(NAME, w, lw)?, Some(values(NAME, b, lb)?))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, w, b] = self.0.backward(x, w, Some(b), grad)?;
+        Ok((x, w, b))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+    use fbp_linalg::FeatureShape;
+    use fbp_linalg::conv2d::Conv2dParams;
+
+    use super::*;
+    use crate::ops::testing::{assert_close, assert_near, gradients, random, random_var};
+
+    fn kernel(params: Conv2dParams) -> Conv2dKernel {
+        Conv2dKernel::new(params.check().unwrap())
+    }
+
+    fn arguments(kernel: &Conv2dKernel, n: usize) -> (Var, Var, Var) {
+        let g = kernel.geometry();
+        let FeatureShape { channels, height, width } = g.in_shape();
+        let x = random_var(&[n, channels, height, width], 1);
+        (x, random_var(&g.weight_shape(), 2), random_var(&[g.out_shape().channels], 3))
+    }
+
+    #[test]
+    fn agrees_with_candle() {
+        // candle: one number per setting, and gradients for square images and one group only.
+        let params = |c, size, co, k| Conv2dParams::new(FeatureShape::image(c, size, size), co, [k, k]);
+        let cases = [
+            (5, params(1, 12, 3, 5), 1, 0, 1),
+            (4, params(3, 9, 4, 3).padding([1, 1]), 1, 1, 1),
+            (3, params(2, 11, 5, 3).stride([2, 2]).padding([2, 2]), 2, 2, 1),
+            (2, params(2, 12, 3, 3).dilation([2, 2]), 1, 0, 2),
+            (40, params(3, 24, 8, 5), 1, 0, 1),
+        ];
+        for (n, params, stride, padding, dilation) in cases {
+            let kernel = kernel(params);
+            let (x, w, b) = arguments(&kernel, n);
+            let tol = 8.0 * f64::from(f32::EPSILON) * ((n * kernel.geometry().out_shape().plane()) as f64).sqrt();
+            let plain = x.conv2d(&w, padding, stride, dilation, 1).unwrap();
+            let biased = plain.broadcast_add(&b.reshape((1, (), 1, 1)).unwrap()).unwrap();
+            for (bias, expected) in [(None, plain), (Some(&b), biased)] {
+                let ours = kernel.apply(&x, &w, bias.map(|b| b.as_tensor())).unwrap();
+                assert_close("value", &ours, &expected, tol);
+                let weights = random(ours.dims(), 4);
+                let vars: Vec<_> = [&x, &w].into_iter().chain(bias).collect();
+                let (a, b) = (gradients(&ours, &weights, &vars), gradients(&expected, &weights, &vars));
+                for (a, b) in a.iter().zip(&b) {
+                    assert_close("gradient", a, b, tol);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unequal_axes_and_groups_have_the_gradient_of_the_difference_quotient() {
+        let params = Conv2dParams::new(FeatureShape::image(4, 7, 9), 6, [3, 2]);
+        let kernel = kernel(params.stride([2, 1]).padding([1, 2]).dilation([1, 3]).groups(2));
+        let (x, w, b) = arguments(&kernel, 2);
+        let y = kernel.apply(&x, &w, Some(&b)).unwrap();
+        let weights = random(y.dims(), 4);
+        // The map is affine in each argument, so a difference quotient has no truncation error and a large step is exact.
+        let loss = |x: &Tensor, w: &Tensor, b: &Tensor| {
+            let y = kernel.apply(x, w, Some(b)).unwrap().to_dtype(candle_core::DType::F64).unwrap();
+            let weights = weights.to_dtype(candle_core::DType::F64).unwrap();
+            (y * weights).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+        };
+        let found = gradients(&y, &weights, &[&x, &w, &b]);
+        for (which, seed) in [(0, 10), (1, 11), (2, 12)] {
+            let vars = [&x, &w, &b];
+            let direction = random(vars[which].dims(), seed);
+            let at = |sign: f64| {
+                let mut args = vars.map(|v| v.as_detached_tensor());
+                args[which] = (&args[which] + (&direction * sign).unwrap()).unwrap();
+                loss(&args[0], &args[1], &args[2])
+            };
+            let quotient = (at(1.0) - at(-1.0)) / 2.0;
+            let product = (&found[which] * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let scale = (y.elem_count() as f64).sqrt() * f64::from(f32::EPSILON);
+            assert_near("directional derivative", product, quotient, 64.0 * scale * (1.0 + quotient.abs()));
+        }
+    }
+
+    #[test]
+    fn only_wanted_gradients_are_computed_and_shapes_are_checked() {
+        let kernel = kernel(Conv2dParams::new(FeatureShape::image(1, 6, 6), 2, [3, 3]));
+        let (x, w, b) = arguments(&kernel, 2);
+        let data = x.as_detached_tensor();
+        let grads = kernel.apply(&data, &w, Some(&b)).unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(&data).is_none() && grads.get(&w).is_some() && grads.get(&b).is_some());
+        let frozen = w.as_detached_tensor();
+        let grads = kernel.apply(&x, &frozen, Some(&b)).unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(&x).is_some() && grads.get(&frozen).is_none() && grads.get(&b).is_some());
+        assert!(kernel.apply(&random(&[2, 1, 6, 7], 1), &w, None).is_err());
+        assert!(kernel.apply(&x, &random(&[2, 1, 3, 4], 1), None).is_err());
+        assert!(kernel.apply(&x, &w, Some(&random(&[3], 1))).is_err());
+    }
+}

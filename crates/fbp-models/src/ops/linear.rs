@@ -1,0 +1,201 @@
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef};
+
+use super::{par_for, values, with_values};
+
+/// `y = xWᵀ + b` for every row of `x`, with the gradients.
+///
+/// # Shapes
+/// `x`: `[N, in]`, `weight`: `[out, in]`, `bias`: `[out]`; the result is `[N, out]`.
+///
+/// # Errors
+/// Of other shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) => x.apply_op3(weight, bias, Linear),
+        None => x.apply_op2(weight, Linear),
+    }
+}
+
+const NAME: &str = "linear";
+
+struct Linear;
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Sizes {
+    fn of(x: &[usize], weight: &[usize]) -> Result<Self> {
+        match (x, weight) {
+            (&[batch, inputs], &[outputs, same]) if inputs == same => Ok(Self { batch, inputs, outputs }),
+            _ => bail!("{NAME}: shapes {x:?} and {weight:?} do not fit"),
+        }
+    }
+
+    fn work(self) -> usize {
+        self.batch * self.inputs * self.outputs
+    }
+
+    // A row-major [N, n] tensor is a column-major n × N matrix: one column per sample.
+    fn x<'a>(&self, x: &'a [f32]) -> MatRef<'a, f32> {
+        MatRef::from_column_major_slice(x, self.inputs, self.batch)
+    }
+
+    fn y<'a>(&self, y: &'a [f32]) -> MatRef<'a, f32> {
+        MatRef::from_column_major_slice(y, self.outputs, self.batch)
+    }
+
+    fn weight<'a>(&self, w: &'a [f32]) -> MatRef<'a, f32> {
+        MatRef::from_row_major_slice(w, self.outputs, self.inputs)
+    }
+
+    fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let mut y = vec![0.0; self.outputs * self.batch];
+        if let Some(bias) = bias {
+            for column in y.chunks_exact_mut(self.outputs.max(1)) {
+                column.copy_from_slice(bias);
+            }
+        }
+        let out = MatMut::from_column_major_slice_mut(&mut y, self.outputs, self.batch);
+        let beta = if bias.is_some() { Accum::Add } else { Accum::Replace };
+        matmul(out, beta, self.weight(weight), self.x(x), 1.0, par_for(self.work())); // (out×in)(in×N)
+        y
+    }
+}
+
+fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let sizes = Sizes::of(x.dims(), weight.dims())?;
+    let par = par_for(sizes.work());
+    let mut x_grad = x.track_op().then(|| vec![0.0; sizes.inputs * sizes.batch]);
+    let mut weight_grad = weight.track_op().then(|| vec![0.0; sizes.inputs * sizes.outputs]);
+    with_values(NAME, grad, |g| {
+        let g = sizes.y(g);
+        if let Some(out) = &mut x_grad {
+            with_values(NAME, weight, |w| {
+                let out = MatMut::from_column_major_slice_mut(out, sizes.inputs, sizes.batch);
+                matmul(out, Accum::Replace, sizes.weight(w).transpose(), g, 1.0, par); // (in×out)(out×N)
+                Ok(())
+            })?;
+        }
+        if let Some(out) = &mut weight_grad {
+            with_values(NAME, x, |x| {
+                let out = MatMut::from_row_major_slice_mut(out, sizes.outputs, sizes.inputs);
+                matmul(out, Accum::Replace, g, sizes.x(x).transpose(), 1.0, par); // (out×N)(N×in)
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })?;
+    let tensor = |data: Option<Vec<f32>>, like: &Tensor| {
+        data.map(|data| Tensor::from_vec(data, like.shape(), like.device())).transpose()
+    };
+    Ok((tensor(x_grad, x)?, tensor(weight_grad, weight)?))
+}
+
+fn bias_gradient(bias: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    if !bias.track_op() {
+        return Ok(None);
+    }
+    let mut sum = vec![0.0; bias.elem_count()];
+    with_values(NAME, grad, |g| {
+        for column in g.chunks_exact(sum.len().max(1)) {
+            for (sum, &g) in sum.iter_mut().zip(column) {
+                *sum += g;
+            }
+        }
+        Ok(())
+    })?;
+    Tensor::from_vec(sum, bias.shape(), bias.device()).map(Some)
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let sizes = Sizes::of(lx.dims(), lw.dims())?;
+        let y = sizes.forward(values(NAME, x, lx)?, values(NAME, w, lw)?, None);
+        Ok((CpuStorage::F32(y), Shape::from((sizes.batch, sizes.outputs))))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        backward(x, w, &grad.contiguous()?)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let sizes = Sizes::of(lx.dims(), lw.dims())?;
+        if lb.dims() != [sizes.outputs] {
+            bail!("{NAME}: a bias of shape {:?} does not fit {} outputs", lb.dims(), sizes.outputs);
+        }
+        let y = sizes.forward(values(NAME, x, lx)?, values(NAME, w, lw)?, Some(values(NAME, b, lb)?));
+        Ok((CpuStorage::F32(y), Shape::from((sizes.batch, sizes.outputs))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (x_grad, w_grad) = backward(x, w, &grad)?;
+        Ok((x_grad, w_grad, bias_gradient(b, &grad)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, gradients, random, random_var};
+
+    #[test]
+    fn agrees_with_candle() {
+        for (n, inputs, outputs) in [(1, 1, 1), (7, 5, 3), (64, 48, 10), (33, 200, 70)] {
+            let (x, w) = (random_var(&[n, inputs], 1), random_var(&[outputs, inputs], 2));
+            let b = random_var(&[outputs], 3);
+            let weights = random(&[n, outputs], 4);
+            let tol = 4.0 * f64::from(f32::EPSILON) * (n.max(inputs).max(outputs) as f64).sqrt();
+            let plain = x.matmul(&w.t().unwrap()).unwrap();
+            for (bias, expected) in [(None, plain.clone()), (Some(&b), plain.broadcast_add(&b).unwrap())] {
+                let ours = linear(&x, &w, bias.map(|b| b.as_tensor())).unwrap();
+                assert_close("value", &ours, &expected, tol);
+                let vars: Vec<_> = [&x, &w].into_iter().chain(bias).collect();
+                let (a, b) = (gradients(&ours, &weights, &vars), gradients(&expected, &weights, &vars));
+                for (a, b) in a.iter().zip(&b) {
+                    assert_close("gradient", a, b, tol);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn frozen_arguments_get_no_gradient_and_shapes_are_checked() {
+        let (x, w, b) = (random(&[4, 3], 1), random_var(&[2, 3], 2), random(&[2], 3));
+        let grads = linear(&x, &w, Some(&b)).unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(&w).is_some() && grads.get(&x).is_none() && grads.get(&b).is_none());
+        assert!(linear(&x, &random(&[2, 4], 1), None).is_err());
+        assert!(linear(&x, &w, Some(&random(&[3], 1))).is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! Differentiable tensor operations over this project's own kernels.
+//!
+//! Every operation takes contiguous `f32` tensors on the CPU; the layers see to that.
+
+mod activation;
+mod avg_pool2d;
+mod batch_norm;
+mod conv2d;
+mod conv_pool;
+mod cross_entropy;
+mod linear;
+mod math;
+mod max_pool2d;
+mod scratch;
+mod softmax;
+#[cfg(test)]
+pub(crate) mod testing;
+mod window;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
+use faer::Par;
+use rayon::prelude::*;
+
+pub use activation::activate;
+pub use avg_pool2d::{avg_pool2d, global_avg_pool2d};
+pub use batch_norm::{BatchStatistics, batch_norm_evaluation, batch_norm_training};
+pub use conv2d::Conv2dKernel;
+pub use cross_entropy::cross_entropy;
+pub use linear::linear;
+pub use max_pool2d::max_pool2d;
+pub use softmax::softmax;
+pub use window::Window;
+
+/// Below this many elementary operations, starting threads costs more than it saves.
+const PARALLEL_WORK: usize = 1 << 16;
+
+/// Threads for a kernel of about `work` multiplications: those of the current pool, or none for little work.
+pub(crate) fn par_for(work: usize) -> Par {
+    let threads = rayon::current_num_threads();
+    if work < PARALLEL_WORK || threads < 2 { Par::Seq } else { Par::rayon(threads) }
+}
+
+/// The values of a contiguous `f32` storage.
+fn values<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(all) = storage else { bail!("{op}: expected f32, found {:?}", storage.dtype()) };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&all[start..end]),
+        None => bail!("{op}: the tensor is not contiguous"),
+    }
+}
+
+/// Runs `f` on the values of a contiguous `f32` CPU tensor.
+pub(crate) fn with_values<R>(op: &'static str, tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        candle_core::Storage::Cpu(storage) => f(values(op, storage, layout)?),
+        _ => bail!("{op}: the tensor is not on the CPU"),
+    }
+}
+
+/// Cuts `out` into pieces of `piece` values and fills them, in parallel if there is enough to do.
+///
+/// `f(i, chunk)` fills the pieces from number `i` on; a chunk is one or more whole pieces. Which pieces form a chunk
+/// depends on the number of threads, so `f` must treat every piece on its own.
+fn fill_pieces(out: &mut [f32], piece: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let pieces = out.len() / piece.max(1);
+    let threads = rayon::current_num_threads();
+    if pieces < 2 || threads < 2 || work < PARALLEL_WORK {
+        f(0, out);
+        return;
+    }
+    let per_chunk = pieces.div_ceil(threads * 2);
+    out.par_chunks_mut(per_chunk * piece).enumerate().for_each(|(i, chunk)| f(i * per_chunk, chunk));
+}

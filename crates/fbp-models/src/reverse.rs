@@ -1,0 +1,60 @@
+use std::ops::Range as StageRange;
+
+use fbp_inverse::{ChainStage, Range, ReverseChain};
+
+use crate::spec::param_name;
+use crate::{ModelError, Network};
+
+impl Network {
+    /// Reverse operators of some stages for their present parameters, in the order in which the layers run.
+    ///
+    /// A nondecreasing activation directly followed by max-pooling comes as max-pooling, then activation. The two
+    /// commute, so the output of the stage is the same, and the pooling then chooses the input of a window that has to
+    /// change by its value *before* the activation, which makes the change smallest. Operators are named
+    /// `stage.layer.kind`, with the layer's position in the description.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there are no such stages, [`ModelError::Reverse`] for a layer that cannot be
+    /// reversed, which it names.
+    pub fn operators(&self, stages: StageRange<usize>) -> Result<Vec<ChainStage<f32>>, ModelError> {
+        let mut chain = Vec::with_capacity(stages.len());
+        for stage in self.range(stages)? {
+            let mut operators = Vec::with_capacity(stage.steps().len());
+            for step in stage.steps() {
+                let layer = &stage.layers()[step.layer];
+                let name = param_name(stage.name(), step.layer, layer.kind());
+                operators.push(layer.reverse_operator(&name, step.input.shape)?);
+            }
+            chain.push(ChainStage { name: stage.name().to_owned(), operators });
+        }
+        Ok(chain)
+    }
+
+    /// What the input of stage `stage` can be, if the input of the network is in `input`.
+    ///
+    /// `stage` may be the number of stages, for the range of the logits.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there is no such stage.
+    pub fn range_below(&self, stage: usize, input: Range<f32>) -> Result<Range<f32>, ModelError> {
+        let mut range = input;
+        for stage in self.range(0..stage)? {
+            for step in stage.steps() {
+                range = stage.layers()[step.layer].out_range(range);
+            }
+        }
+        Ok(range)
+    }
+
+    /// The chain that runs the stages from `first` to the last backwards, for their present parameters.
+    ///
+    /// Its boundary 0 is the input of stage `first`, and its range is what the stages below can produce from inputs
+    /// in `input`.
+    ///
+    /// # Errors
+    /// As [`operators`](Self::operators).
+    pub fn reverse_chain(&self, first: usize, input: Range<f32>) -> Result<ReverseChain<f32>, ModelError> {
+        let stages = self.operators(first..self.stages().len())?;
+        Ok(ReverseChain::new(stages, self.range_below(first, input)?)?)
+    }
+}

@@ -1,0 +1,67 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use fbp_models::Checkpoint;
+use serde::Serialize;
+
+use super::input::DataArgs;
+use super::{CommonArgs, Out, say};
+use crate::TrainError;
+use crate::evaluate::{EvalSet, frozen_rest_accuracy};
+use crate::identity::file_sha256;
+use crate::store::TargetStore;
+
+/// Accuracy of a checkpoint, and of its frozen rest on target features
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:\n  cargo fbp eval --checkpoint c.safetensors --data fashion-mnist --targets t/")]
+pub(super) struct EvalArgs {
+    /// The network
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Also feed the targets of this folder into the stages above them
+    #[arg(long, value_name = "DIR")]
+    targets: Option<PathBuf>,
+}
+
+/// Result of the command.
+#[derive(Clone, Debug, Serialize)]
+struct EvalReport {
+    model: String,
+    data: String,
+    train_accuracy: f64,
+    test_accuracy: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    frozen_rest: Vec<FrozenRest>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct FrozenRest {
+    stage: String,
+    accuracy: f64,
+}
+
+pub(super) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+    let network = Checkpoint::load(&args.checkpoint)?.network;
+    let input = args.data.load()?;
+    let (train, test) = (&input.bundle.train, &input.bundle.test);
+    let accuracy = |data| EvalSet::new(data, &input.bundle.normalization, None)?.accuracy(&network);
+    let (train_accuracy, test_accuracy) = (accuracy(train)?, accuracy(test)?);
+    say(out, format_args!("training accuracy {:.2} %", 100.0 * train_accuracy))?;
+    say(out, format_args!("test accuracy     {:.2} %", 100.0 * test_accuracy))?;
+    let mut frozen_rest = Vec::new();
+    if let Some(folder) = &args.targets {
+        let store = TargetStore::open(folder)?;
+        if store.manifest().params.checkpoint_sha256 != file_sha256(&args.checkpoint)? {
+            tracing::warn!("the targets were made with another checkpoint");
+        }
+        for entry in &store.manifest().params.stages {
+            let accuracy = frozen_rest_accuracy(&network, &store, &entry.name)?;
+            say(out, format_args!("on the targets of {}: {:.3} %", entry.name, 100.0 * accuracy))?;
+            frozen_rest.push(FrozenRest { stage: entry.name.clone(), accuracy });
+        }
+    }
+    let (model, data) = (network.spec().name.clone(), input.identity.name);
+    common.write_json(&EvalReport { model, data, train_accuracy, test_accuracy, frozen_rest })
+}

@@ -1,0 +1,231 @@
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use fbp_models::{Checkpoint, checkpoint};
+
+use super::input::{DataArgs, Input};
+use super::pretrain::record_path;
+use super::progress::Stderr;
+use super::{CommonArgs, Out, say};
+use crate::TrainError;
+use crate::atomic::{prepare_folder, write_atomic};
+use crate::identity::file_sha256;
+use crate::json::{differences, read_json, write_json};
+use crate::post_train::{PostTrainOptions, post_train, transitional_stage};
+use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
+use crate::report::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
+use crate::settings::Objective;
+use crate::store::{REPORT_FILE, TargetStore};
+
+/// Train the stages up to one transitional stage against its targets; the stages above are frozen
+///
+/// Writes one record and one checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run
+/// whose record is there already does nothing.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Example:\n  cargo fbp post-train --checkpoint c.safetensors --targets t/ --data fashion-mnist \
+    --mode joint --stage conv1 --alpha 0.3 --seed 0 --out runs/"
+)]
+pub(super) struct PostTrainArgs {
+    /// The pretrained network
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Folder of its targets; not needed with --alpha 0
+    #[arg(long, value_name = "DIR")]
+    targets: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Cross-entropy plus the distance to the targets, or the distance alone
+    #[arg(long, value_enum, default_value_t = Objective::Joint)]
+    mode: Objective,
+    /// The transitional stage (an unknown one lists all)
+    #[arg(long, value_name = "NAME")]
+    stage: String,
+    /// Weight of the distance; 0 is plain fine-tuning [default: 0.3; none with --mode local]
+    #[arg(long, allow_negative_numbers = true)]
+    alpha: Option<f64>,
+    /// Passes over the training data
+    #[arg(long, default_value_t = 10)]
+    epochs: usize,
+    /// Samples per step
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+    /// Learning rate of AdamW
+    #[arg(long, visible_alias = "lr", default_value_t = 5e-5, allow_negative_numbers = true)]
+    learning_rate: f64,
+    /// Weight decay of AdamW
+    #[arg(long, default_value_t = 5e-2, allow_negative_numbers = true)]
+    weight_decay: f64,
+    /// Share of the training data held back for validation
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
+    validation: f64,
+    /// Folder for records and checkpoints; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace a run that was made with other settings
+    #[arg(long)]
+    force: bool,
+}
+
+impl PostTrainArgs {
+    fn options(&self, seed: u64) -> Result<PostTrainOptions, TrainError> {
+        if self.mode == Objective::Local
+            && let Some(alpha) = self.alpha
+        {
+            let range = "what --mode local takes: it has nothing to weigh against, so leave --alpha out";
+            return Err(TrainError::Parameter { name: "--alpha", value: alpha.to_string(), range });
+        }
+        let options = PostTrainOptions {
+            objective: self.mode,
+            alpha: self.alpha.unwrap_or(PostTrainOptions::default().alpha),
+            epochs: self.epochs,
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            weight_decay: self.weight_decay,
+            validation: self.validation,
+            seed,
+        };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+    let options = args.options(common.seed)?;
+    let mut network = Checkpoint::load(&args.checkpoint)?.network;
+    transitional_stage(&network, &args.stage)?;
+    let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
+    let input = args.data.load()?;
+    let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
+    let settings = PostTrainSettings {
+        checkpoint_sha256,
+        model: network.spec().name.clone(),
+        data: input.identity.clone(),
+        targets: store.as_ref().map(|store| store.manifest().settings.clone()),
+        mode: options.objective,
+        stage: args.stage.clone(),
+        alpha: (options.objective == Objective::Joint).then_some(options.alpha),
+        seed: options.seed,
+        epochs: options.epochs,
+        batch: options.batch,
+        learning_rate: options.learning_rate,
+        weight_decay: options.weight_decay,
+        validation: options.validation,
+    };
+    prepare_folder(&args.out)?;
+    let name = record_name(&settings);
+    let record_file = args.out.join(format!("{name}.json"));
+    let checkpoint_file = args.out.join(format!("{name}.safetensors"));
+    if let Some(found) = finished(args, &settings, &record_file, &checkpoint_file)? {
+        say(out, format_args!("{} is finished already: {}", record_file.display(), accuracy_text(&found)))?;
+        return common.write_json(&found);
+    }
+    Runs::check_same_origin(&args.out, &settings)?;
+    keep_origin(args, store.as_ref())?;
+
+    let begun = Instant::now();
+    let targets = store.as_ref().map(|store| store.stage(&args.stage)).transpose()?;
+    let curves = post_train(&mut network, &args.stage, &input.bundle, targets, &options, &Stderr::default())?;
+    write_atomic(&checkpoint_file, &checkpoint::to_bytes(&network, &Default::default())?)?;
+    let record = PostTrainRecord {
+        settings,
+        threads: rayon::current_num_threads(),
+        test_accuracy_before: curves.test_accuracy_before,
+        test_accuracy: curves.test_accuracy,
+        validation_accuracy: curves.validation_accuracy,
+        cross_entropy: curves.cross_entropy,
+        target_distance: curves.target_distance,
+        weight: curves.weight,
+        checkpoint: format!("{name}.safetensors"),
+        checkpoint_sha256_after: file_sha256(&checkpoint_file)?,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    write_json(&record_file, &record)?;
+    common.write_json(&record)?;
+    say(out, format_args!("{}: {}", record_file.display(), accuracy_text(&record)))
+}
+
+fn accuracy_text(record: &PostTrainRecord) -> String {
+    let last = record.test_accuracy.last().copied().unwrap_or(record.test_accuracy_before);
+    let (before, seconds) = (100.0 * record.test_accuracy_before, record.seconds);
+    format!("test accuracy {before:.2} % before, {:.2} % after, {seconds:.1} s", 100.0 * last)
+}
+
+/// The targets, checked to belong to the checkpoint and the data.
+fn open_targets(
+    args: &PostTrainArgs,
+    options: &PostTrainOptions,
+    checkpoint_sha256: &str,
+    input: &Input,
+) -> Result<Option<TargetStore>, TrainError> {
+    let Some(folder) = &args.targets else {
+        if options.uses_targets() {
+            let reason = "name their folder with --targets (only --alpha 0 needs none)".into();
+            return Err(TrainError::Store { folder: PathBuf::from("none"), reason });
+        }
+        return Ok(None);
+    };
+    let store = TargetStore::open(folder)?;
+    let params = &store.manifest().params;
+    let mismatch = |right: String, reason: &str| TrainError::Mismatch {
+        left: format!("the targets in {}", folder.display()),
+        right,
+        reason: reason.into(),
+    };
+    if params.checkpoint_sha256 != checkpoint_sha256 {
+        let reason = "they were made with another checkpoint; make them again with `fbp targets`";
+        return Err(mismatch(args.checkpoint.display().to_string(), reason));
+    }
+    if params.data.sha256 != input.identity.sha256 {
+        let reason = "they were made from other samples; use the same --data and --train-size";
+        return Err(mismatch(format!("the data {}", input.identity.name), reason));
+    }
+    Ok(Some(store))
+}
+
+/// The record of this run if it is finished.
+fn finished(
+    args: &PostTrainArgs,
+    settings: &PostTrainSettings,
+    record_file: &Path,
+    checkpoint_file: &Path,
+) -> Result<Option<PostTrainRecord>, TrainError> {
+    let found: Option<PostTrainRecord> = match read_json(record_file, "post-training record") {
+        Err(TrainError::Json { .. }) if args.force => None,
+        read => read?,
+    };
+    let Some(found) = found else { return Ok(None) };
+    if found.settings == *settings {
+        let unchanged = file_sha256(checkpoint_file).is_ok_and(|sha256| sha256 == found.checkpoint_sha256_after);
+        return Ok(unchanged.then_some(found));
+    }
+    if args.force {
+        return Ok(None);
+    }
+    let differences = differences(&found.settings, settings);
+    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences })
+}
+
+/// Copies what a report needs besides the runs into their folder.
+fn keep_origin(args: &PostTrainArgs, store: Option<&TargetStore>) -> Result<(), TrainError> {
+    let pretrain: Option<PretrainRecord> = match read_json(&record_path(&args.checkpoint), "pretraining record") {
+        // A JSON file of that name that is something else is none of our business.
+        Err(TrainError::Json { .. }) => None,
+        read => read?,
+    };
+    match pretrain {
+        Some(record) if record.checkpoint_sha256 == file_sha256(&args.checkpoint)? => {
+            write_json(&args.out.join(PRETRAIN_FILE), &record)?;
+        }
+        _ => {}
+    }
+    let Some(store) = store else { return Ok(()) };
+    if let Some(report) = read_json::<TargetsReport>(&store.folder().join(REPORT_FILE), "report of targets")? {
+        write_json(&args.out.join(TARGETS_FILE), &report)?;
+    }
+    if let Some(examples) = read_json::<Vec<Example>>(&store.folder().join(EXAMPLES_FILE), "list of examples")? {
+        write_json(&args.out.join(EXAMPLES_FILE), &examples)?;
+    }
+    Ok(())
+}

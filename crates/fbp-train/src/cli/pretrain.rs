@@ -1,0 +1,129 @@
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use fbp_models::checkpoint;
+
+use super::input::{DataArgs, network_spec};
+use super::progress::Stderr;
+use super::{CommonArgs, Out, say};
+use crate::TrainError;
+use crate::atomic::{prepare_folder, write_atomic};
+use crate::identity::file_sha256;
+use crate::json::{differences, read_json, write_json};
+use crate::pretrain::{PretrainOptions, pretrain};
+use crate::record::{PretrainRecord, PretrainSettings};
+use crate::settings::Schedule;
+
+/// Train a network from scratch with cross-entropy and AdamW
+///
+/// Writes the checkpoint, and beside it a record with the extension .json. Started again with the same settings it
+/// finds the finished record and does nothing.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:\n  cargo fbp pretrain --model simple-cnn-mnist-v2 --data fashion-mnist --epochs 5 \
+    --seed 0 --out c.safetensors")]
+pub(super) struct PretrainArgs {
+    /// A network by name (an unknown one lists all), or a TOML file that describes one
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    model: String,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Passes over the training data
+    #[arg(long, default_value_t = 5)]
+    epochs: usize,
+    /// Samples per step
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+    /// Learning rate, at the start if it has a schedule
+    #[arg(long, visible_alias = "lr", default_value_t = 1e-3, allow_negative_numbers = true)]
+    learning_rate: f64,
+    /// How the learning rate changes
+    #[arg(long, value_enum, default_value_t = Schedule::Constant)]
+    schedule: Schedule,
+    /// Weight decay of AdamW
+    #[arg(long, default_value_t = 1e-2, allow_negative_numbers = true)]
+    weight_decay: f64,
+    /// Share of the training data held back for validation
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
+    validation: f64,
+    /// Checkpoint to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace results that were made with other settings
+    #[arg(long)]
+    force: bool,
+}
+
+/// Record of the run that made a checkpoint.
+pub(super) fn record_path(checkpoint: &Path) -> PathBuf {
+    checkpoint.with_extension("json")
+}
+
+pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+    let begun = Instant::now();
+    let options = PretrainOptions {
+        epochs: args.epochs,
+        batch: args.batch,
+        learning_rate: args.learning_rate,
+        schedule: args.schedule,
+        weight_decay: args.weight_decay,
+        validation: args.validation,
+        seed: common.seed,
+    };
+    options.check()?;
+    let spec = network_spec(&args.model)?;
+    let record_file = record_path(&args.out);
+    if record_file == args.out {
+        let (name, value) = ("--out", args.out.display().to_string());
+        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
+    }
+    prepare_folder(crate::atomic::folder_of(&args.out).as_path())?;
+    let input = args.data.load()?;
+    let settings = PretrainSettings {
+        model: spec.name.clone(),
+        network: spec.clone(),
+        data: input.identity,
+        epochs: options.epochs,
+        batch: options.batch,
+        learning_rate: options.learning_rate,
+        schedule: options.schedule,
+        weight_decay: options.weight_decay,
+        validation: options.validation,
+        seed: options.seed,
+    };
+    let found: Option<PretrainRecord> = match read_json(&record_file, "pretraining record") {
+        Err(TrainError::Json { .. }) if args.force => None,
+        read => read?,
+    };
+    if let Some(found) = found {
+        let unchanged = || file_sha256(&args.out).is_ok_and(|sha256| sha256 == found.checkpoint_sha256);
+        if found.settings == settings && unchanged() {
+            say(out, format_args!("{} is finished already: {}", args.out.display(), accuracy_text(&found)))?;
+            return common.write_json(&found);
+        }
+        if found.settings != settings && !args.force {
+            let differences = differences(&found.settings, &settings);
+            return Err(TrainError::OtherSettings { path: record_file, differences });
+        }
+    }
+    let result = pretrain(&spec, &input.bundle, &options, &Stderr::default())?;
+    write_atomic(&args.out, &checkpoint::to_bytes(&result.network, &Default::default())?)?;
+    let record = PretrainRecord {
+        settings,
+        threads: rayon::current_num_threads(),
+        checkpoint_sha256: file_sha256(&args.out)?,
+        parameters: result.network.parameter_count(),
+        train_loss: result.train_loss,
+        validation_accuracy: result.validation_accuracy,
+        test_accuracy: result.test_accuracy,
+        seconds_per_epoch: result.seconds_per_epoch,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    write_json(&record_file, &record)?;
+    common.write_json(&record)?;
+    say(out, format_args!("{}: {}", args.out.display(), accuracy_text(&record)))
+}
+
+fn accuracy_text(record: &PretrainRecord) -> String {
+    format!("test accuracy {:.2} %, {:.2} s per epoch", 100.0 * record.test_accuracy, record.seconds_per_epoch)
+}

@@ -1,0 +1,198 @@
+use faer::Par;
+
+use super::{DataError, Dataset, Normalization, shuffle_indices};
+
+/// Hands out normalised batches of some samples of a data set, in a buffer that is used again and again.
+///
+/// All batches have the same number of samples, except the last one if the number of samples is no multiple of it.
+#[derive(Clone, Debug)]
+pub struct Batcher<'d> {
+    data: &'d Dataset,
+    normalization: Normalization,
+    /// The samples as they were given: every epoch is shuffled from this order.
+    given: Vec<usize>,
+    order: Vec<usize>,
+    batch_size: usize,
+    next: usize,
+    images: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+/// Some samples, ready for a network.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'b> {
+    /// Position of every sample in the data set.
+    pub indices: &'b [usize],
+    /// Normalised images, row-major `[N, C, H, W]`, which is a column-major `(C·H·W) × N` matrix.
+    pub images: &'b [f32],
+    /// Labels.
+    pub labels: &'b [u32],
+}
+
+impl Batch<'_> {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Never true: a batch has at least one sample.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
+
+impl<'d> Batcher<'d> {
+    /// Batches of the given samples, at first in the given order.
+    ///
+    /// # Errors
+    /// [`DataError::Index`] for a sample that is not there, [`DataError::Empty`] without samples,
+    /// [`DataError::Parameter`] if `batch_size` is 0, [`DataError::Length`] if the normalisation has another number of
+    /// channels than the images.
+    pub fn new(
+        data: &'d Dataset,
+        indices: Vec<usize>,
+        normalization: &Normalization,
+        batch_size: usize,
+    ) -> Result<Self, DataError> {
+        data.check_indices(&indices)?;
+        normalization.check_channels(data.shape().channels)?;
+        if indices.is_empty() {
+            return Err(DataError::Empty { origin: data.name().to_owned(), what: "no samples to make batches of" });
+        }
+        if batch_size == 0 {
+            return Err(DataError::Parameter { name: "batch size", value: 0.0, range: "[1, ∞)" });
+        }
+        let largest = batch_size.min(indices.len());
+        Ok(Self {
+            data,
+            normalization: normalization.clone(),
+            order: indices.clone(),
+            given: indices,
+            batch_size: largest,
+            next: 0,
+            images: vec![0.0; largest * data.shape().len()],
+            labels: vec![0; largest],
+        })
+    }
+
+    /// Batches of all samples, in their order in the data set.
+    ///
+    /// # Errors
+    /// See [`new`](Self::new).
+    pub fn of_all(data: &'d Dataset, normalization: &Normalization, batch_size: usize) -> Result<Self, DataError> {
+        Self::new(data, (0..data.len()).collect(), normalization, batch_size)
+    }
+
+    /// Number of samples of one pass.
+    pub fn samples(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Number of batches of one pass.
+    pub fn batches(&self) -> usize {
+        self.order.len().div_ceil(self.batch_size)
+    }
+
+    /// Starts a pass in a random order that follows from the samples given, `seed` and `epoch` alone, so that a run
+    /// that goes on at some epoch sees what an uninterrupted one would have seen.
+    pub fn shuffle(&mut self, seed: u64, epoch: u64) {
+        self.order.copy_from_slice(&self.given);
+        shuffle_indices(&mut self.order, seed, epoch);
+        self.next = 0;
+    }
+
+    /// Starts a pass in the present order.
+    pub fn rewind(&mut self) {
+        self.next = 0;
+    }
+
+    /// The next batch, or nothing at the end of the pass.
+    pub fn next_batch(&mut self, par: Par) -> Option<Batch<'_>> {
+        let rest = self.order.get(self.next..).filter(|rest| !rest.is_empty())?;
+        let indices = &rest[..rest.len().min(self.batch_size)];
+        self.next += indices.len();
+        let images = &mut self.images[..indices.len() * self.data.shape().len()];
+        self.data.normalise_checked(indices, &self.normalization, images, par);
+        let labels = &mut self.labels[..indices.len()];
+        for (label, &index) in labels.iter_mut().zip(indices) {
+            *label = u32::from(self.data.labels()[index]);
+        }
+        Some(Batch { indices, images, labels })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fbp_linalg::FeatureShape;
+
+    use super::*;
+
+    fn numbered(samples: u8) -> Dataset {
+        let images = (0..samples).flat_map(|i| [i; 4]).collect();
+        let labels = (0..samples).map(|i| i % 5).collect();
+        Dataset::new("numbered", FeatureShape::image(1, 2, 2), 5, images, labels).unwrap()
+    }
+
+    fn bytes() -> Normalization {
+        Normalization::new(vec![0.0], vec![1.0 / 255.0]).unwrap()
+    }
+
+    #[test]
+    fn a_pass_gives_every_sample_once_with_its_own_label() {
+        let data = numbered(23);
+        let mut batches = Batcher::of_all(&data, &bytes(), 10).unwrap();
+        assert_eq!((batches.samples(), batches.batches()), (23, 3));
+        for epoch in 0..3 {
+            batches.shuffle(9, epoch);
+            let (mut seen, mut sizes) = (Vec::new(), Vec::new());
+            while let Some(batch) = batches.next_batch(Par::Seq) {
+                sizes.push(batch.len());
+                assert_eq!(batch.images.len(), 4 * batch.len());
+                for ((&index, image), &label) in batch.indices.iter().zip(batch.images.chunks(4)).zip(batch.labels) {
+                    assert_eq!((image, label), ([index as f32; 4].as_slice(), index as u32 % 5));
+                    seen.push(index);
+                }
+            }
+            assert_eq!(sizes, [10, 10, 3]);
+            assert!(batches.next_batch(Par::Seq).is_none(), "the end is the end");
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..23));
+        }
+    }
+
+    #[test]
+    fn the_order_of_an_epoch_does_not_depend_on_the_epochs_before() {
+        let data = numbered(20);
+        let mut one = Batcher::new(&data, (0..15).collect(), &bytes(), 4).unwrap();
+        let mut other = one.clone();
+        one.shuffle(3, 0);
+        one.next_batch(Par::Seq);
+        one.shuffle(3, 1);
+        other.shuffle(3, 1);
+        assert_eq!(one.order, other.order);
+        assert_eq!(one.next_batch(Par::Seq).unwrap().images, other.next_batch(Par::Seq).unwrap().images);
+        other.rewind();
+        assert_eq!(other.next_batch(Par::Seq).unwrap().indices, &one.order[..4]);
+    }
+
+    #[test]
+    fn faulty_requests_are_refused() {
+        let (data, bytes) = (numbered(3), bytes());
+        let new = |indices: &[usize], norm, size| Batcher::new(&data, indices.to_vec(), norm, size).unwrap_err();
+        assert!(matches!(new(&[0, 3], &bytes, 2), DataError::Index { index: 3, len: 3, .. }));
+        assert!(matches!(new(&[], &bytes, 2), DataError::Empty { .. }));
+        assert!(matches!(new(&[0], &bytes, 0), DataError::Parameter { .. }));
+        let two = Normalization::new(vec![0.0; 2], vec![1.0; 2]).unwrap();
+        assert!(matches!(new(&[0], &two, 2), DataError::Length { .. }));
+        // A batch larger than the data takes no more memory than the data.
+        assert_eq!(Batcher::of_all(&data, &bytes, usize::MAX).unwrap().images.len(), 12);
+    }
+
+    #[test]
+    fn can_be_shared_between_threads() {
+        fn assert_send_sync<T: Send + Sync>() {}
+        assert_send_sync::<Batcher<'_>>();
+        assert_send_sync::<Dataset>();
+        assert_send_sync::<DataError>();
+    }
+}

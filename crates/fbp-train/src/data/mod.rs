@@ -1,0 +1,41 @@
+//! Image data by name: readers, normalisation, seeded splits and batches.
+//!
+//! | name                 | what                                                    | where                                    |
+//! |----------------------|---------------------------------------------------------|------------------------------------------|
+//! | `fashion-mnist`      | 60,000 + 10,000 images `[1, 28, 28]`, 10 classes        | fetched by `cargo xtask fetch fashion-mnist` |
+//! | `fashion-mnist-mini` | 6,000 + 2,000 of them, the same number of every class   | ships with the repository                |
+//! | `idx:FOLDER`         | any folder with the four standard IDX files             | plain or gzip                            |
+//!
+//! Images stay bytes in memory ([`Dataset`]); a [`Batcher`] turns them into normalised `f32` batches in a buffer that
+//! it uses again and again.
+//!
+//! ```no_run
+//! use faer::Par;
+//! use fbp_train::data::{Batcher, LoadOptions, Split, load};
+//!
+//! let data = load("fashion-mnist-mini", &LoadOptions::default())?;
+//! let split = Split::stratified(&data.train, 0.1, 42)?;
+//! let mut batches = Batcher::new(&data.train, split.train, &data.normalization, 256)?;
+//! for epoch in 0..5 {
+//!     batches.shuffle(42, epoch);
+//!     while let Some(batch) = batches.next_batch(Par::Seq) {
+//!         assert_eq!(batch.images.len(), batch.labels.len() * data.train.shape().len());
+//!     }
+//! }
+//! # Ok::<(), fbp_train::data::DataError>(())
+//! ```
+
+mod batcher;
+mod dataset;
+mod error;
+pub mod idx;
+mod normalization;
+mod source;
+mod split;
+
+pub use batcher::{Batch, Batcher};
+pub use dataset::Dataset;
+pub use error::DataError;
+pub use normalization::Normalization;
+pub use source::{DATA_DIR_VARIABLE, DataBundle, DataSource, LoadOptions, load};
+pub use split::{Split, shuffle_indices};

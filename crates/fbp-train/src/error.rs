@@ -1,0 +1,162 @@
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong between data and report. Every message says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A file or folder cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A file or folder cannot be written; nothing half-written is left behind.
+    #[error("cannot write {} (name a folder that can be written to and has enough space)", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A JSON file of this program that cannot be understood.
+    #[error("{} is not a {what}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What it should be, for example `"run record"`.
+        what: &'static str,
+        /// Position and kind of the mistake.
+        source: serde_json::Error,
+    },
+    /// Results in the output folder were made with other settings.
+    #[error(
+        "{} was made with other settings ({differences}): name another folder, or start again with --force",
+        path.display()
+    )]
+    OtherSettings {
+        /// The record or manifest found.
+        path: PathBuf,
+        /// The settings that differ, `name: found, now wanted`.
+        differences: String,
+    },
+    /// Another process is writing to the same folder.
+    #[error("another process is writing to {}: wait for it, or name another folder", folder.display())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A target store that is not complete or not what its manifest says.
+    #[error("target store {}: {reason}", folder.display())]
+    Store {
+        /// Folder of the store.
+        folder: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A shard that is no valid safetensors file.
+    #[error("{} is damaged: delete it and run `fbp targets` again, which makes it anew", path.display())]
+    Shard {
+        /// The shard.
+        path: PathBuf,
+        /// What the format says.
+        source: safetensors::SafeTensorError,
+    },
+    /// A parameter outside its documented range.
+    #[error("{name} = {value} is outside {range}")]
+    Parameter {
+        /// Name of the parameter as users write it.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// The documented range.
+        range: &'static str,
+    },
+    /// A stage that the network does not have, or that has no target.
+    #[error("there is no transitional stage {stage:?}; this network has {known}")]
+    UnknownStage {
+        /// The name given.
+        stage: String,
+        /// The names that exist, separated by commas.
+        known: String,
+    },
+    /// Two inputs that do not belong together.
+    #[error("{left} does not fit {right}: {reason}")]
+    Mismatch {
+        /// The first input.
+        left: String,
+        /// The second input.
+        right: String,
+        /// What differs and what to do.
+        reason: String,
+    },
+    /// There is nothing to report on.
+    #[error("{}: {reason}", folder.display())]
+    NoRecords {
+        /// The folder searched.
+        folder: PathBuf,
+        /// What is missing and which command makes it.
+        reason: String,
+    },
+    /// A plot cannot be drawn.
+    #[error("cannot draw the plot {what}: {reason}")]
+    Plot {
+        /// Which plot.
+        what: String,
+        /// In the words of the plotting library.
+        reason: String,
+    },
+    /// The loss is no number any more.
+    #[error("the training diverged in epoch {epoch}: try a smaller --learning-rate")]
+    Diverged {
+        /// Number of the epoch, from 1.
+        epoch: usize,
+    },
+    /// The network, its description or its checkpoint cannot be used.
+    #[error(transparent)]
+    Model(#[from] fbp_models::ModelError),
+    /// A feature cannot be reversed.
+    #[error("targets cannot be computed")]
+    Inverse(#[from] fbp_inverse::InverseError),
+    /// A tensor operation failed.
+    #[error("tensor operation")]
+    Tensor(#[from] candle_core::Error),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// The worker threads cannot be started.
+    #[error("cannot start the worker threads: try a smaller --threads")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl TrainError {
+    /// An error of reading `path`.
+    pub(crate) fn reading(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Read { path, source }
+    }
+
+    /// An error of writing `path`.
+    pub(crate) fn writing(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Write { path, source }
+    }
+
+    /// The message with the messages of all its sources, in one line.
+    pub fn one_line(&self) -> String {
+        let mut line = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let text = error.to_string();
+            // Wrappers often repeat the text of what they wrap.
+            if !line.ends_with(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            source = error.source();
+        }
+        line.replace('\n', " ")
+    }
+}

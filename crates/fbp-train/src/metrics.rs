@@ -1,0 +1,28 @@
+/// Index of the largest value, the first one of several; 0 for no values. NaN never wins.
+pub(crate) fn argmax(values: &[f32]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (index, &value) in values.iter().enumerate() {
+        if value > best.1 {
+            best = (index, value);
+        }
+    }
+    best.0
+}
+
+/// Number of rows of `logits` whose largest value is at the label.
+pub(crate) fn count_right(logits: &[f32], classes: usize, labels: &[u32]) -> usize {
+    logits.chunks_exact(classes).zip(labels).filter(|(row, label)| argmax(row) == **label as usize).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_go_to_the_first_and_nan_never_wins() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, -2.0]), 1);
+        assert_eq!(argmax(&[]), 0);
+        assert_eq!(count_right(&[1.0, 2.0, 4.0, 3.0, 0.0, 1.0], 2, &[1, 1, 1]), 2);
+    }
+}

@@ -1,0 +1,151 @@
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use fbp_models::ops::cross_entropy;
+use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec};
+
+use crate::TrainError;
+use crate::data::{Batcher, DataBundle, Split};
+use crate::evaluate::{EvalSet, pool_par};
+use crate::progress::Progress;
+use crate::settings::{Schedule, check};
+
+/// Seed of the split into training and validation samples: one for all runs, so that no run trains on samples that
+/// another one is judged by.
+pub(crate) const SPLIT_SEED: u64 = 0;
+
+/// How to pretrain.
+///
+/// | field           | default  | range    |
+/// |-----------------|----------|----------|
+/// | `epochs`        | 5        | 1 or more |
+/// | `batch`         | 256      | 1 or more |
+/// | `learning_rate` | 1e-3     | `(0, 1]` |
+/// | `schedule`      | constant |          |
+/// | `weight_decay`  | 1e-2     | `[0, 10]` |
+/// | `validation`    | 0.1      | `[0, 1)` |
+/// | `seed`          | 0        |          |
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PretrainOptions {
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Learning rate of AdamW, at the start if it has a schedule.
+    pub learning_rate: f64,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// Share of the training data held back for validation.
+    pub validation: f64,
+    /// Seed of the starting weights and the order of the samples.
+    pub seed: u64,
+}
+
+impl Default for PretrainOptions {
+    fn default() -> Self {
+        Self {
+            epochs: 5,
+            batch: 256,
+            learning_rate: 1e-3,
+            schedule: Schedule::Constant,
+            weight_decay: 1e-2,
+            validation: 0.1,
+            seed: 0,
+        }
+    }
+}
+
+impl PretrainOptions {
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] with the first field that is outside.
+    pub fn check(&self) -> Result<(), TrainError> {
+        check("--epochs", self.epochs, 1..=1_000_000, "1 to 1000000")?;
+        check("--batch", self.batch, 1..=1_000_000, "1 to 1000000")?;
+        check("--learning-rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
+        check("--weight-decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
+        check("--validation", self.validation, 0.0..1.0, "[0, 1)")
+    }
+}
+
+/// A trained network and how it got there.
+#[derive(Debug)]
+pub struct Pretrained {
+    /// The network.
+    pub network: Network,
+    /// Mean loss of each epoch.
+    pub train_loss: Vec<f64>,
+    /// Accuracy on the validation part after each epoch; empty without one.
+    pub validation_accuracy: Vec<f64>,
+    /// Accuracy on the test set after the last epoch.
+    pub test_accuracy: f64,
+    /// Mean time of one epoch of training, without the evaluations.
+    pub seconds_per_epoch: f64,
+}
+
+/// Trains a network from scratch with cross-entropy and AdamW.
+///
+/// # Errors
+/// [`TrainError::Parameter`], [`TrainError::Model`] if network and data do not fit, [`TrainError::Diverged`].
+pub fn pretrain(
+    spec: &NetworkSpec,
+    data: &DataBundle,
+    options: &PretrainOptions,
+    progress: &dyn Progress,
+) -> Result<Pretrained, TrainError> {
+    options.check()?;
+    let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
+    let validation = EvalSet::new(&data.train, &data.normalization, Some(&split.validation))?;
+    let mut batcher = Batcher::new(&data.train, split.train, &data.normalization, options.batch)?;
+    let mut network = Network::new(spec, options.seed)?;
+    let params = AdamWParams {
+        learning_rate: options.learning_rate,
+        weight_decay: options.weight_decay,
+        ..AdamWParams::default()
+    };
+    let mut optimiser = AdamW::new(network.vars_of(0..network.stages().len())?, params)?;
+    network.set_batch_statistics(true);
+    let steps = options.epochs * batcher.batches();
+    let (mut train_loss, mut validation_accuracy) = (Vec::new(), Vec::new());
+    let (mut step, mut seconds) = (0, 0.0);
+    progress.begin("pretraining", options.epochs * batcher.samples(), "images");
+    for epoch in 1..=options.epochs {
+        let begun = Instant::now();
+        // Stream 0 of the seed made the weights.
+        batcher.shuffle(options.seed, epoch as u64);
+        let mut sum = 0.0;
+        let samples = batcher.samples();
+        while let Some(batch) = batcher.next_batch(pool_par()) {
+            let images = Tensor::from_slice(batch.images, (batch.len(), data.train.shape().len()), &Device::Cpu)?;
+            optimiser.set_learning_rate(options.learning_rate * options.schedule.factor(step, steps))?;
+            let loss = cross_entropy(&network.forward(&images)?, batch.labels)?;
+            optimiser.backward_step(&loss)?;
+            sum += f64::from(loss.to_scalar::<f32>()?) * batch.len() as f64;
+            step += 1;
+            progress.advance(batch.len());
+        }
+        seconds += begun.elapsed().as_secs_f64();
+        let loss = sum / samples as f64;
+        if !loss.is_finite() {
+            return Err(TrainError::Diverged { epoch });
+        }
+        train_loss.push(loss);
+        if !validation.is_empty() {
+            validation_accuracy.push(validation.accuracy(&network)?);
+        }
+        progress.note(&epoch_line(epoch, options.epochs, loss, validation_accuracy.last()));
+    }
+    progress.end();
+    network.set_batch_statistics(false);
+    let test_accuracy = EvalSet::new(&data.test, &data.normalization, None)?.accuracy(&network)?;
+    let seconds_per_epoch = seconds / options.epochs as f64;
+    Ok(Pretrained { network, train_loss, validation_accuracy, test_accuracy, seconds_per_epoch })
+}
+
+fn epoch_line(epoch: usize, epochs: usize, loss: f64, validation: Option<&f64>) -> String {
+    let accuracy = validation.map(|accuracy| format!(", validation accuracy {:.2} %", 100.0 * accuracy));
+    format!("epoch {epoch} of {epochs}: loss {loss:.4}{}", accuracy.unwrap_or_default())
+}

@@ -1,0 +1,24 @@
+//! How long work tells how far it is.
+
+/// Watches long work: a command line draws a bar, a library user may ignore it.
+pub trait Progress: Sync {
+    /// Work of `total` units begins, for example `("pretraining", 60000, "images")`.
+    fn begin(&self, what: &str, total: usize, unit: &str);
+    /// Some units are done.
+    fn advance(&self, units: usize);
+    /// A line worth reading, for example the accuracy of an epoch.
+    fn note(&self, line: &str);
+    /// The work that was begun is done, or has failed.
+    fn end(&self);
+}
+
+/// Shows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: usize, _: &str) {}
+    fn advance(&self, _: usize) {}
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+}

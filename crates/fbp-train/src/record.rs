@@ -1,0 +1,185 @@
+//! What each command writes down: one JSON record per run.
+
+use fbp_models::NetworkSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::DataIdentity;
+use crate::settings::{Embedding, Objective, Schedule, TargetMode};
+
+/// Settings of a pretraining run: two runs with the same settings give the same network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PretrainSettings {
+    /// Name of the network.
+    pub model: String,
+    /// The network itself: a name alone does not tell what a file describes.
+    pub network: NetworkSpec,
+    /// The training data.
+    pub data: DataIdentity,
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Learning rate, at the start if it has a schedule.
+    pub learning_rate: f64,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// Share of the training data held back for validation.
+    pub validation: f64,
+    /// Seed of weights and order.
+    pub seed: u64,
+}
+
+/// Record of a pretraining run, kept beside its checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PretrainRecord {
+    /// What was asked for.
+    pub settings: PretrainSettings,
+    /// Number of worker threads; another number may give other last bits.
+    pub threads: usize,
+    /// SHA-256 of the checkpoint.
+    pub checkpoint_sha256: String,
+    /// Number of trained numbers.
+    pub parameters: usize,
+    /// Mean training loss of each epoch.
+    pub train_loss: Vec<f64>,
+    /// Accuracy on the validation part after each epoch, 0 to 1; empty without one.
+    pub validation_accuracy: Vec<f64>,
+    /// Accuracy on the test set after the last epoch, 0 to 1.
+    pub test_accuracy: f64,
+    /// Mean time of one epoch of training, without the evaluations.
+    pub seconds_per_epoch: f64,
+    /// Time of everything.
+    pub seconds: f64,
+}
+
+/// Statistics of one stage's targets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Name of the stage.
+    pub name: String,
+    /// Share of the samples for which the frozen rest gives the label on the target.
+    pub frozen_rest_accuracy: f64,
+    /// The same for the samples that the network classified wrongly before.
+    pub frozen_rest_accuracy_of_wrong: f64,
+    /// Largest distance of an entry of the reached output to its target interval.
+    pub violation_max: f64,
+    /// `|target - observed| / |observed|` over all samples.
+    pub distance_relative: f64,
+    /// Samples whose observed feature was its own target.
+    pub satisfied_before: usize,
+    /// Samples for which no feature within the range reaches the target output (none was found).
+    pub unattained: usize,
+    /// Samples that the layer-wise answer missed and the joint correction reached.
+    pub corrected: usize,
+}
+
+/// Statistics of a finished target store; what `fbp targets --json` writes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetsReport {
+    /// Which preimages were looked for.
+    pub mode: TargetMode,
+    /// From label to target output.
+    pub embedding: Embedding,
+    /// Margin of the embedding.
+    pub margin: f64,
+    /// Number of samples.
+    pub samples: usize,
+    /// Time of the reconstruction, verification and writing in this run.
+    pub seconds: f64,
+    /// Samples per second of this run.
+    pub images_per_second: f64,
+    /// Accuracy of the network on the same samples before.
+    pub accuracy_before: f64,
+    /// One entry for each transitional stage, from the input to the output.
+    pub stages: Vec<StageReport>,
+}
+
+/// Settings of a post-training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostTrainSettings {
+    /// SHA-256 of the checkpoint that it starts from.
+    pub checkpoint_sha256: String,
+    /// Name of the network.
+    pub model: String,
+    /// The training data.
+    pub data: DataIdentity,
+    /// Fingerprint of the targets; none for plain fine-tuning without targets.
+    pub targets: Option<String>,
+    /// What is minimised.
+    pub mode: Objective,
+    /// The transitional stage; stages above it are frozen.
+    pub stage: String,
+    /// Weight of the distance to the targets; none if nothing else is minimised.
+    pub alpha: Option<f64>,
+    /// Seed of the order of the samples.
+    pub seed: u64,
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Learning rate of AdamW.
+    pub learning_rate: f64,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// Share of the training data held back for validation.
+    pub validation: f64,
+}
+
+/// Record of a post-training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostTrainRecord {
+    /// What was asked for.
+    pub settings: PostTrainSettings,
+    /// Number of worker threads; another number may give other last bits.
+    pub threads: usize,
+    /// Accuracy on the test set before the first step, 0 to 1.
+    pub test_accuracy_before: f64,
+    /// Accuracy on the test set after each epoch, 0 to 1.
+    pub test_accuracy: Vec<f64>,
+    /// Accuracy on the validation part after each epoch, 0 to 1; empty without one.
+    pub validation_accuracy: Vec<f64>,
+    /// Mean cross-entropy of each epoch; empty if it was not evaluated.
+    pub cross_entropy: Vec<f64>,
+    /// Mean squared distance to the targets of each epoch; empty without targets.
+    pub target_distance: Vec<f64>,
+    /// Mean weight of the distance in each epoch; empty without targets.
+    pub weight: Vec<f64>,
+    /// File name of the resulting checkpoint in the same folder, and its SHA-256.
+    pub checkpoint: String,
+    /// SHA-256 of the resulting checkpoint.
+    pub checkpoint_sha256_after: String,
+    /// Time of training and evaluation.
+    pub seconds: f64,
+}
+
+/// Features of one stage for an example.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExampleFeature {
+    /// Name of the stage.
+    pub stage: String,
+    /// Shape `[C, H, W]`.
+    pub shape: [usize; 3],
+    /// What the stage gave.
+    pub observed: Vec<f32>,
+    /// What it should have given.
+    pub target: Vec<f32>,
+}
+
+/// An image that the network classified wrongly, with its features and their targets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// Position in the training data.
+    pub sample: usize,
+    /// The right class.
+    pub label: u32,
+    /// The class that the network gave.
+    pub predicted: u32,
+    /// Shape `[C, H, W]` of the image.
+    pub shape: [usize; 3],
+    /// Brightness of the image, 0 to 1.
+    pub image: Vec<f32>,
+    /// Its transitional features.
+    pub features: Vec<ExampleFeature>,
+}

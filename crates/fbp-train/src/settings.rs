@@ -1,0 +1,106 @@
+use std::fmt;
+use std::ops::RangeBounds;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// Checks a parameter against its range; NaN is outside of every range.
+///
+/// # Errors
+/// [`TrainError::Parameter`].
+pub(crate) fn check<V: PartialOrd + fmt::Display>(
+    name: &'static str,
+    value: V,
+    allowed: impl RangeBounds<V>,
+    range: &'static str,
+) -> Result<(), TrainError> {
+    if allowed.contains(&value) { Ok(()) } else { Err(TrainError::Parameter { name, value: value.to_string(), range }) }
+}
+
+/// Which preimages the reverse pass looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetMode {
+    /// The nearest targets that the layers below can produce.
+    Attainable,
+    /// The published point targets, without the ranges of the layers below.
+    Point,
+}
+
+/// How a label becomes a target output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Embedding {
+    /// The nearest output in which the label leads by the margin.
+    Margin,
+    /// The label's output is raised to the largest, all clamped to `[-10, 10]`.
+    MaxAssign,
+    /// 1 for the label, 0 for the others.
+    OneHot,
+}
+
+/// What post-training minimises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Cross-entropy at the output plus the weighted distance to the target features.
+    Joint,
+    /// The distance to the target features alone.
+    Local,
+}
+
+/// How the learning rate changes over a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Not at all.
+    Constant,
+    /// Half a cosine, from the full rate at the first step to nearly zero at the last.
+    Cosine,
+}
+
+impl Schedule {
+    /// Factor of the learning rate at `step` of `steps`, counted from 0.
+    pub fn factor(self, step: usize, steps: usize) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps.max(1) as f64).cos()),
+        }
+    }
+}
+
+macro_rules! display_as_value {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                // No value is skipped, so every one has a name.
+                f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+            }
+        }
+    )*};
+}
+
+display_as_value!(TargetMode, Embedding, Objective, Schedule);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosine_falls_from_one_towards_zero() {
+        assert_eq!(Schedule::Constant.factor(99, 100), 1.0);
+        let factors: Vec<f64> = (0..100).map(|step| Schedule::Cosine.factor(step, 100)).collect();
+        assert_eq!(factors[0], 1.0);
+        assert!((factors[50] - 0.5).abs() < 1e-12);
+        assert!(factors.is_sorted_by(|a, b| a > b) && factors[99] > 0.0);
+    }
+
+    #[test]
+    fn settings_print_as_they_are_typed() {
+        assert_eq!(TargetMode::Attainable.to_string(), "attainable");
+        assert_eq!(Embedding::MaxAssign.to_string(), "max-assign");
+        assert_eq!(serde_json::to_string(&Embedding::MaxAssign).unwrap(), "\"max-assign\"");
+    }
+}

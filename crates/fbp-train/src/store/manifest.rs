@@ -1,0 +1,135 @@
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::TrainError;
+use crate::identity::{DataIdentity, hex};
+use crate::settings::{Embedding, TargetMode};
+
+/// Version of the layout of the folder; raised when an old reader would misread a new store.
+const FORMAT: u32 = 1;
+
+/// One transitional stage of a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageEntry {
+    /// Name of the stage in the network.
+    pub name: String,
+    /// Shape `[C, H, W]` of one feature.
+    pub shape: [usize; 3],
+}
+
+impl StageEntry {
+    /// Number of entries of one feature.
+    pub fn feature_len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// One shard of a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// File name within the folder.
+    pub file: String,
+    /// Index of its first sample in the data set.
+    pub start: usize,
+    /// Number of samples.
+    pub samples: usize,
+}
+
+/// What a store is made from and with: the choices a caller has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ManifestParams {
+    /// SHA-256 of the checkpoint file.
+    pub checkpoint_sha256: String,
+    /// Name of the network.
+    pub model: String,
+    /// Which samples, in which order.
+    pub data: DataIdentity,
+    /// Whether the targets stay within what the layers below can produce.
+    pub mode: TargetMode,
+    /// From label to target output.
+    pub embedding: Embedding,
+    /// Margin of the embedding; 0 if it has none.
+    pub margin: f64,
+    /// Samples per shard.
+    pub shard_samples: usize,
+    /// The transitional stages, from the input to the output.
+    pub stages: Vec<StageEntry>,
+}
+
+/// Contents of `manifest.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the layout.
+    pub format: u32,
+    /// SHA-256 of `params` as JSON: two stores with the same value hold the same targets.
+    pub settings: String,
+    /// What the store is made from and with.
+    pub params: ManifestParams,
+    /// All shards, also those still missing.
+    pub shards: Vec<ShardEntry>,
+}
+
+impl Manifest {
+    /// Plans the shards of a store.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] for an empty data set or shards of no samples.
+    pub fn new(params: ManifestParams) -> Result<Self, TrainError> {
+        if params.shard_samples == 0 {
+            return Err(TrainError::Parameter { name: "shard size", value: "0".into(), range: "1 or more samples" });
+        }
+        if params.data.samples == 0 {
+            return Err(TrainError::Parameter { name: "number of samples", value: "0".into(), range: "1 or more" });
+        }
+        let shards = (0..params.data.samples)
+            .step_by(params.shard_samples)
+            .enumerate()
+            .map(|(index, start)| ShardEntry {
+                file: format!("shard-{index:05}.safetensors"),
+                start,
+                samples: params.shard_samples.min(params.data.samples - start),
+            })
+            .collect();
+        let settings = fingerprint(&params);
+        Ok(Self { format: FORMAT, settings, params, shards })
+    }
+
+    /// Number of samples of all shards together.
+    pub fn samples(&self) -> usize {
+        self.params.data.samples
+    }
+
+    /// Parses a manifest and checks that it is consistent.
+    ///
+    /// # Errors
+    /// [`TrainError::Json`], or [`TrainError::Store`] for another version or an edited manifest.
+    pub(super) fn parse(folder: &Path, path: &Path, text: &[u8]) -> Result<Self, TrainError> {
+        let json = |source| TrainError::Json { path: path.to_owned(), what: "manifest of a target store", source };
+        let found: Self = serde_json::from_slice(text).map_err(json)?;
+        let store = |reason: String| TrainError::Store { folder: folder.to_owned(), reason };
+        if found.format != FORMAT {
+            let reason = format!("its layout has version {}, this program knows version {FORMAT}", found.format);
+            return Err(store(reason));
+        }
+        if Self::new(found.params.clone())? != found {
+            return Err(store(
+                "its manifest contradicts itself; make the store again with `fbp targets --force`".into(),
+            ));
+        }
+        Ok(found)
+    }
+
+    /// The settings that differ from those of `other`, for an error message; empty if none do.
+    pub(super) fn differences(&self, other: &Self) -> String {
+        crate::json::differences(&self.params, &other.params)
+    }
+}
+
+/// SHA-256 of the JSON of the parameters, whose order of fields is that of the struct.
+fn fingerprint(params: &ManifestParams) -> String {
+    // A struct of strings, numbers and lists always has a JSON form; NaN margins are refused before.
+    let json = serde_json::to_vec(params).unwrap_or_default();
+    hex(&Sha256::digest(&json))
+}

@@ -1,0 +1,26 @@
+//! The target store: a folder of safetensors shards and a JSON manifest.
+//!
+//! ```text
+//! manifest.json             what the targets were made from and with, and the list of shards
+//! shard-00000.safetensors   target.<stage> [n, F] f32, attained.<stage> [n] u8, label [n] u32
+//! report.json               statistics, written last
+//! ```
+//!
+//! Row `i` of shard `s` belongs to sample `start(s) + i` of the data set, in its own order. Every file is written
+//! atomically, so an interrupted run leaves whole shards only, and the next run makes the missing ones.
+
+mod manifest;
+mod reader;
+mod writer;
+
+pub use manifest::{Manifest, ManifestParams, ShardEntry, StageEntry};
+pub use reader::{StageTargets, TargetStore};
+pub use writer::{ShardContent, StageRows, StoreWriter};
+
+/// Name of the manifest in a store's folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// Name of the statistics of a finished store.
+pub const REPORT_FILE: &str = "report.json";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{MANIFEST_FILE, Manifest, REPORT_FILE, ShardEntry};
+use crate::TrainError;
+use crate::atomic::{FolderLock, prepare_folder, write_atomic};
+
+/// The one metadata key of a shard. More than one would be written in random order.
+const STATS_KEY: &str = "fbp";
+
+/// Targets of one stage for the samples of one shard.
+#[derive(Clone, Copy, Debug)]
+pub struct StageRows<'a> {
+    /// Target features, one sample after the other.
+    pub target: &'a [f32],
+    /// 1 where the frozen rest of the network gives the label on this target, else 0.
+    pub attained: &'a [u8],
+}
+
+/// What one shard holds.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardContent<'a, S> {
+    /// One entry for each stage of the manifest, in its order.
+    pub stages: &'a [StageRows<'a>],
+    /// Label of each sample.
+    pub labels: &'a [u32],
+    /// Statistics of the shard, kept in its metadata.
+    pub stats: &'a S,
+}
+
+/// Writes a target store, or finishes one that an interrupted run left.
+#[derive(Debug)]
+pub struct StoreWriter {
+    folder: PathBuf,
+    manifest: Manifest,
+    _lock: FolderLock,
+}
+
+impl StoreWriter {
+    /// Opens or creates the store in `folder` and removes what a killed run left half done.
+    ///
+    /// With `force` a store made with other settings is deleted first; its other files are not touched.
+    ///
+    /// # Errors
+    /// [`TrainError::OtherSettings`] if the folder holds other targets and `force` is not set,
+    /// [`TrainError::Busy`] if another process writes to it, [`TrainError::Write`] if the folder cannot be written.
+    pub fn open(folder: &Path, manifest: Manifest, force: bool) -> Result<Self, TrainError> {
+        prepare_folder(folder)?;
+        let lock = FolderLock::acquire(folder)?;
+        let path = folder.join(MANIFEST_FILE);
+        let found = match fs::read(&path) {
+            Ok(text) => Some(Manifest::parse(folder, &path, &text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(TrainError::reading(path)(error)),
+        };
+        match found {
+            Some(Ok(found)) if found == manifest => {}
+            Some(Ok(found)) if !force => {
+                return Err(TrainError::OtherSettings { path, differences: found.differences(&manifest) });
+            }
+            Some(Err(error)) if !force => return Err(error),
+            _ => {
+                remove_store(folder)?;
+                let mut text = serde_json::to_vec_pretty(&manifest).map_err(|source| TrainError::Json {
+                    path: path.clone(),
+                    what: "manifest",
+                    source,
+                })?;
+                text.push(b'\n');
+                write_atomic(&path, &text)?;
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), manifest, _lock: lock })
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The shards that are not there yet, or are damaged.
+    ///
+    /// # Errors
+    /// [`TrainError::Read`] if a shard exists but cannot be read.
+    pub fn missing(&self) -> Result<Vec<ShardEntry>, TrainError> {
+        let mut missing = Vec::new();
+        for shard in &self.manifest.shards {
+            let path = self.folder.join(&shard.file);
+            match super::reader::Shard::open(&path, &self.manifest, shard) {
+                Ok(_) => {}
+                Err(TrainError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    missing.push(shard.clone());
+                }
+                Err(error @ TrainError::Read { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(shard = %path.display(), error = %error.one_line(), "shard will be made again");
+                    missing.push(shard.clone());
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Writes one shard; the same content always gives the same bytes.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] if the content does not have the sizes of the manifest, [`TrainError::Write`].
+    pub fn write_shard<S: Serialize>(
+        &self,
+        shard: &ShardEntry,
+        content: ShardContent<'_, S>,
+    ) -> Result<(), TrainError> {
+        let path = self.folder.join(&shard.file);
+        let bytes = self.encode(&path, shard, content)?;
+        write_atomic(&path, &bytes)
+    }
+
+    fn encode<S: Serialize>(
+        &self,
+        path: &Path,
+        shard: &ShardEntry,
+        content: ShardContent<'_, S>,
+    ) -> Result<Vec<u8>, TrainError> {
+        let stages = &self.manifest.params.stages;
+        let fits = content.labels.len() == shard.samples
+            && content.stages.len() == stages.len()
+            && content.stages.iter().zip(stages).all(|(rows, stage)| {
+                rows.target.len() == shard.samples * stage.feature_len() && rows.attained.len() == shard.samples
+            });
+        if !fits {
+            return Err(TrainError::Mismatch {
+                left: format!("the content of {}", shard.file),
+                right: "the manifest".into(),
+                reason: "another number of samples, stages or features".into(),
+            });
+        }
+        let format = |source| TrainError::Shard { path: path.to_owned(), source };
+        let n = shard.samples;
+        let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(format);
+        let mut tensors = vec![("label".to_owned(), view(Dtype::U32, vec![n], bytemuck::cast_slice(content.labels))?)];
+        for (rows, stage) in content.stages.iter().zip(stages) {
+            let target = view(Dtype::F32, vec![n, stage.feature_len()], bytemuck::cast_slice(rows.target))?;
+            tensors.push((format!("target.{}", stage.name), target));
+            tensors.push((format!("attained.{}", stage.name), view(Dtype::U8, vec![n], rows.attained)?));
+        }
+        let stats = serde_json::to_string(content.stats).map_err(|source| TrainError::Json {
+            path: path.to_owned(),
+            what: "shard",
+            source,
+        })?;
+        let metadata = HashMap::from([(STATS_KEY.to_owned(), stats)]);
+        safetensors::serialize(tensors, Some(metadata)).map_err(format)
+    }
+
+    /// The statistics of every shard, in order. They are always read back from the files, so a run that was
+    /// interrupted gives the same as one that was not.
+    ///
+    /// # Errors
+    /// [`TrainError::Read`], [`TrainError::Shard`] or [`TrainError::Json`] if a shard is missing or damaged.
+    pub fn shard_stats<S: DeserializeOwned>(&self) -> Result<Vec<S>, TrainError> {
+        self.manifest.shards.iter().map(|shard| read_stats(&self.folder.join(&shard.file))).collect()
+    }
+
+    /// Writes the statistics of the finished store, which marks it as finished.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn finish<R: Serialize>(&self, report: &R) -> Result<(), TrainError> {
+        crate::json::write_json(&self.folder.join(REPORT_FILE), report)
+    }
+
+    /// The statistics of a store that was finished before.
+    ///
+    /// # Errors
+    /// [`TrainError::Json`] if they cannot be understood, [`TrainError::Read`].
+    pub fn finished<R: DeserializeOwned>(&self) -> Result<Option<R>, TrainError> {
+        crate::json::read_json(&self.folder.join(REPORT_FILE), "report of a target store")
+    }
+
+    /// Writes a JSON file into the folder of the store.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn write_json_beside<R: Serialize>(&self, name: &str, value: &R) -> Result<(), TrainError> {
+        crate::json::write_json(&self.folder.join(name), value)
+    }
+}
+
+fn read_stats<S: DeserializeOwned>(path: &Path) -> Result<S, TrainError> {
+    let map = super::reader::map_file(path)?;
+    let format = |source| TrainError::Shard { path: path.to_owned(), source };
+    let (_, header) = SafeTensors::read_metadata(&map).map_err(format)?;
+    let stats = header.metadata().as_ref().and_then(|metadata| metadata.get(STATS_KEY));
+    serde_json::from_str(stats.map_or("", String::as_str)).map_err(|source| TrainError::Json {
+        path: path.to_owned(),
+        what: "shard with statistics",
+        source,
+    })
+}
+
+/// Removes the files of a store, the report that calls it finished first.
+fn remove_store(folder: &Path) -> Result<(), TrainError> {
+    let mut doomed = vec![folder.join(REPORT_FILE)];
+    for entry in fs::read_dir(folder).map_err(TrainError::writing(folder))? {
+        let entry = entry.map_err(TrainError::writing(folder))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("shard-") && name.ends_with(".safetensors") {
+            doomed.push(entry.path());
+        }
+    }
+    for path in doomed {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(TrainError::writing(path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! From labels to target features of every transitional stage, written to a target store.
+
+mod examples;
+mod stats;
+mod tile;
+
+pub use examples::wrong_examples;
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use fbp_inverse::{OutputEmbedding, Range};
+use fbp_models::{Network, bridge};
+
+use self::stats::TargetStats;
+use self::tile::{ShardBuffers, TileEngine, Worker};
+use crate::TrainError;
+use crate::data::{Dataset, Normalization};
+use crate::evaluate::pool_par;
+use crate::post_train::transitional_stages;
+use crate::progress::Progress;
+use crate::record::TargetsReport;
+use crate::settings::{Embedding, TargetMode, check};
+use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntry, StageRows, StoreWriter};
+
+/// Most samples of a shard, and most bytes of features.
+const SHARD_SAMPLES: usize = 5120;
+const SHARD_BYTES: usize = 128 << 20;
+/// Samples that go through the first stage at a time.
+const STEM_BATCH: usize = 512;
+
+/// How to compute targets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TargetsOptions {
+    /// Which preimages to look for.
+    pub mode: TargetMode,
+    /// From label to target output.
+    pub embedding: Embedding,
+    /// Lead of the label over every other class, `[0, ∞)`; for the margin embedding.
+    pub margin: f64,
+    /// Samples per shard; as many as fit into 128 MiB, at most 5,120, if not given.
+    pub shard_samples: Option<usize>,
+}
+
+impl Default for TargetsOptions {
+    fn default() -> Self {
+        Self { mode: TargetMode::Attainable, embedding: Embedding::Margin, margin: 1.0, shard_samples: None }
+    }
+}
+
+impl TargetsOptions {
+    /// The manifest of a store with these targets.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] for a margin out of range, [`TrainError::UnknownStage`] for a network of one stage.
+    pub fn manifest(
+        &self,
+        network: &Network,
+        checkpoint_sha256: String,
+        data: crate::DataIdentity,
+    ) -> Result<Manifest, TrainError> {
+        check("--margin", self.margin, 0.0..f64::INFINITY, "[0, ∞), finite")?;
+        let stages = transitional_stages(network);
+        if stages.is_empty() {
+            return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
+        }
+        let entry = |(name, stage): (String, &fbp_models::Stage)| {
+            let shape = stage.output().shape;
+            StageEntry { name, shape: [shape.channels, shape.height, shape.width] }
+        };
+        let stages: Vec<_> = stages.into_iter().zip(network.stages()).map(entry).collect();
+        let bytes: usize = stages.iter().map(|stage| 4 * stage.feature_len()).sum();
+        let fitting = SHARD_SAMPLES.min((SHARD_BYTES / bytes.max(1)).max(1));
+        Manifest::new(ManifestParams {
+            checkpoint_sha256,
+            model: network.spec().name.clone(),
+            data,
+            mode: self.mode,
+            embedding: self.embedding,
+            margin: if self.embedding == Embedding::Margin { self.margin } else { 0.0 },
+            shard_samples: self.shard_samples.unwrap_or(fitting),
+            stages,
+        })
+    }
+}
+
+/// The data and the network that targets are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetsSource<'a> {
+    /// The pretrained network.
+    pub network: &'a Network,
+    /// The samples.
+    pub data: &'a Dataset,
+    /// Their normalisation.
+    pub normalization: &'a Normalization,
+}
+
+/// Computes the missing shards of a store, and its report.
+///
+/// Shards are computed one after the other, their tiles in parallel, and written while the next one is computed. A
+/// store that was finished before gives its old report.
+///
+/// # Errors
+/// [`TrainError::Inverse`] or [`TrainError::Model`] if a layer cannot be reversed, [`TrainError::Write`].
+pub fn compute_targets(
+    source: TargetsSource<'_>,
+    writer: &StoreWriter,
+    progress: &dyn Progress,
+) -> Result<TargetsReport, TrainError> {
+    let begun = Instant::now();
+    let missing = writer.missing()?;
+    if missing.is_empty()
+        && let Some(report) = writer.finished()?
+    {
+        return Ok(report);
+    }
+    let params = &writer.manifest().params;
+    let computed: usize = missing.iter().map(|shard| shard.samples).sum();
+    progress.begin("targets", params.data.samples, "images");
+    progress.advance(params.data.samples - computed);
+    if !missing.is_empty() {
+        Pipeline::new(source, writer)?.run(missing, progress)?;
+    }
+    progress.end();
+    let mut stats = TargetStats::empty(params.stages.len());
+    for shard in writer.shard_stats::<TargetStats>()? {
+        stats.add(&shard);
+    }
+    let report = stats.report(params, computed, begun.elapsed().as_secs_f64());
+    writer.finish(&report)?;
+    Ok(report)
+}
+
+struct Pipeline<'a> {
+    source: TargetsSource<'a>,
+    writer: &'a StoreWriter,
+    engine: TileEngine,
+    feature_lens: Vec<usize>,
+}
+
+impl<'a> Pipeline<'a> {
+    fn new(source: TargetsSource<'a>, writer: &'a StoreWriter) -> Result<Self, TrainError> {
+        let params = &writer.manifest().params;
+        let embedding = match params.embedding {
+            Embedding::Margin => OutputEmbedding::Margin(params.margin),
+            Embedding::MaxAssign => OutputEmbedding::MaxAssign,
+            Embedding::OneHot => OutputEmbedding::OneHot,
+        };
+        let mode = match params.mode {
+            TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
+            TargetMode::Point => fbp_inverse::TargetMode::Point,
+        };
+        let chain = source.network.reverse_chain(1, Range::EVERYTHING)?;
+        let feature_lens = params.stages.iter().map(StageEntry::feature_len).collect();
+        Ok(Self { source, writer, engine: TileEngine { chain, embedding, mode }, feature_lens })
+    }
+
+    /// Computes shards on this thread's pool while another thread writes those that are done.
+    fn run(&self, missing: Vec<ShardEntry>, progress: &dyn Progress) -> Result<(), TrainError> {
+        let largest = missing.iter().map(|shard| shard.samples).max().unwrap_or(0);
+        let workers = self.engine.workers();
+        let mut input = Vec::new();
+        let (full, to_write) = sync_channel::<(ShardEntry, ShardBuffers)>(1);
+        let (written, empty) = channel();
+        for _ in 0..2.min(missing.len()) {
+            // The other end is in this function.
+            let _ = written.send(ShardBuffers::new(largest, &self.feature_lens));
+        }
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| self.write(to_write, written));
+            let mut computing = Ok(());
+            for shard in missing {
+                // Without buffers the writing thread has failed, and its error is the one to report.
+                let Ok(mut buffers) = empty.recv() else { break };
+                computing = self.compute(&shard, &mut input, &mut buffers, &workers);
+                progress.advance(shard.samples);
+                if computing.is_err() || full.send((shard, buffers)).is_err() {
+                    break;
+                }
+            }
+            drop(full);
+            let writing = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            computing.and(writing)
+        })
+    }
+
+    fn compute(
+        &self,
+        shard: &ShardEntry,
+        input: &mut Vec<f32>,
+        buffers: &mut ShardBuffers,
+        workers: &[Mutex<Worker>],
+    ) -> Result<(), TrainError> {
+        buffers.resize(shard.samples, &self.feature_lens);
+        let samples = shard.start..shard.start + shard.samples;
+        for (to, label) in buffers.labels.iter_mut().zip(&self.source.data.labels()[samples.clone()]) {
+            *to = u32::from(*label);
+        }
+        first_features(&self.source, &samples.collect::<Vec<_>>(), input)?;
+        self.engine.run(input, buffers, workers)
+    }
+
+    fn write(
+        &self,
+        shards: Receiver<(ShardEntry, ShardBuffers)>,
+        written: Sender<ShardBuffers>,
+    ) -> Result<(), TrainError> {
+        for (shard, buffers) in shards {
+            let rows = buffers.targets.iter().zip(&buffers.attained);
+            let stages: Vec<_> = rows.map(|(target, attained)| StageRows { target, attained }).collect();
+            let content = ShardContent { stages: &stages, labels: &buffers.labels, stats: &buffers.stats };
+            self.writer.write_shard(&shard, content)?;
+            // Nobody waits for the last ones.
+            let _ = written.send(buffers);
+        }
+        Ok(())
+    }
+}
+
+/// Outputs of the first stage for some samples, one after the other, into `features`.
+fn first_features(source: &TargetsSource<'_>, samples: &[usize], features: &mut Vec<f32>) -> Result<(), TrainError> {
+    features.clear();
+    let pixels = source.data.shape().len();
+    for batch in samples.chunks(STEM_BATCH) {
+        let mut images = vec![0.0; batch.len() * pixels];
+        source.data.normalise_into(batch, source.normalization, &mut images, pool_par())?;
+        let images = Tensor::from_vec(images, (batch.len(), pixels), &Device::Cpu)?;
+        let output = source.network.infer_stages(0..1, &images)?;
+        bridge::with_matrix(&output, |matrix| {
+            for column in matrix.col_iter() {
+                features.extend(column.iter());
+            }
+        })?;
+    }
+    Ok(())
+}

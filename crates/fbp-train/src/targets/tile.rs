@@ -1,0 +1,208 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use faer::{MatMut, MatRef, Par};
+use fbp_inverse::{ChainGoal, ChainWorkspace, EmbeddingPass, Margins, OutputEmbedding, ReverseChain, TargetBox};
+
+use super::stats::TargetStats;
+use crate::TrainError;
+use crate::metrics::argmax;
+
+/// Samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
+const TILE: usize = 256;
+
+/// Targets of some samples at every transitional stage.
+///
+/// The chain begins above the first stage: its boundary `b` is the output of stage `b`, its last one the logits.
+pub(super) struct TileEngine {
+    pub(super) chain: ReverseChain<f32>,
+    pub(super) embedding: OutputEmbedding,
+    pub(super) mode: fbp_inverse::TargetMode,
+}
+
+/// Results for the samples of one shard, allocated once and used again.
+#[derive(Debug)]
+pub(super) struct ShardBuffers {
+    /// Labels.
+    pub(super) labels: Vec<u32>,
+    /// Target features of each stage.
+    pub(super) targets: Vec<Vec<f32>>,
+    /// For each stage whether the target reaches the goal.
+    pub(super) attained: Vec<Vec<u8>>,
+    /// Statistics.
+    pub(super) stats: TargetStats,
+}
+
+/// Memory of one thread.
+pub(super) struct Worker {
+    work: ChainWorkspace<f32>,
+    labels: Vec<usize>,
+    was_right: Vec<bool>,
+    embedded: Vec<f32>,
+    satisfied: Vec<bool>,
+}
+
+/// Where the results of one tile go.
+struct Tile<'a> {
+    input: &'a [f32],
+    labels: &'a [u32],
+    targets: Vec<&'a mut [f32]>,
+    attained: Vec<&'a mut [u8]>,
+    stats: TargetStats,
+    error: Option<TrainError>,
+}
+
+impl ShardBuffers {
+    /// Memory for up to `samples` samples with features of the given lengths.
+    pub(super) fn new(samples: usize, feature_lens: &[usize]) -> Self {
+        Self {
+            labels: vec![0; samples],
+            targets: feature_lens.iter().map(|len| vec![0.0; samples * len]).collect(),
+            attained: feature_lens.iter().map(|_| vec![0; samples]).collect(),
+            stats: TargetStats::empty(feature_lens.len()),
+        }
+    }
+
+    /// Sets the number of samples, at most that of the creation.
+    pub(super) fn resize(&mut self, samples: usize, feature_lens: &[usize]) {
+        self.labels.resize(samples, 0);
+        for ((targets, attained), len) in self.targets.iter_mut().zip(&mut self.attained).zip(feature_lens) {
+            targets.resize(samples * len, 0.0);
+            attained.resize(samples, 0);
+        }
+    }
+}
+
+impl TileEngine {
+    /// One worker for each thread of the current pool.
+    pub(super) fn workers(&self) -> Vec<Mutex<Worker>> {
+        let classes = self.boundary_len(self.chain.boundaries() - 1);
+        let worker = || Worker {
+            work: self.chain.workspace(TILE, Par::Seq),
+            labels: Vec::with_capacity(TILE),
+            was_right: Vec::with_capacity(TILE),
+            embedded: vec![0.0; TILE * classes],
+            satisfied: vec![false; TILE],
+        };
+        (0..rayon::current_num_threads()).map(|_| Mutex::new(worker())).collect()
+    }
+
+    /// Number of transitional stages.
+    pub(super) fn stages(&self) -> usize {
+        self.chain.boundaries() - 1
+    }
+
+    fn boundary_len(&self, boundary: usize) -> usize {
+        self.chain.boundary_shape(boundary).map_or(0, |shape| shape.len())
+    }
+
+    /// Computes the targets of a shard from the outputs of the first stage; `out.labels` are given.
+    ///
+    /// Tiles are cut at fixed places and are sequential inside, so the number of threads does not change the result.
+    pub(super) fn run(
+        &self,
+        input: &[f32],
+        out: &mut ShardBuffers,
+        workers: &[Mutex<Worker>],
+    ) -> Result<(), TrainError> {
+        let tiles = self.cut(input, out);
+        let next = AtomicUsize::new(0);
+        rayon::scope(|scope| {
+            for worker in workers {
+                scope.spawn(|_| {
+                    // Every task has a worker of its own, so the lock is always free.
+                    let Ok(mut worker) = worker.lock() else { return };
+                    while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let Ok(mut tile) = tile.lock() else { return };
+                        if let Err(error) = self.tile(&mut worker, &mut tile) {
+                            tile.error = Some(error);
+                        }
+                    }
+                });
+            }
+        });
+        let mut stats = TargetStats::empty(self.stages());
+        for tile in tiles {
+            // A panic of a worker has ended the scope above with the same panic.
+            let Ok(tile) = tile.into_inner() else { continue };
+            if let Some(error) = tile.error {
+                return Err(error);
+            }
+            stats.add(&tile.stats);
+        }
+        out.stats = stats;
+        Ok(())
+    }
+
+    fn cut<'b>(&self, input: &'b [f32], out: &'b mut ShardBuffers) -> Vec<Mutex<Tile<'b>>> {
+        let stages = self.stages();
+        let first_len = self.boundary_len(0);
+        let mut tiles: Vec<_> = input
+            .chunks(TILE * first_len)
+            .zip(out.labels.chunks(TILE))
+            .map(|(input, labels)| Tile {
+                input,
+                labels,
+                targets: Vec::with_capacity(stages),
+                attained: Vec::with_capacity(stages),
+                stats: TargetStats::empty(stages),
+                error: None,
+            })
+            .collect();
+        for (stage, (targets, attained)) in out.targets.iter_mut().zip(&mut out.attained).enumerate() {
+            let pieces = targets.chunks_mut(TILE * self.boundary_len(stage)).zip(attained.chunks_mut(TILE));
+            for (tile, (targets, attained)) in tiles.iter_mut().zip(pieces) {
+                tile.targets.push(targets);
+                tile.attained.push(attained);
+            }
+        }
+        tiles.into_iter().map(Mutex::new).collect()
+    }
+
+    fn tile(&self, worker: &mut Worker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
+        let Worker { work, labels, was_right, embedded, satisfied } = worker;
+        let samples = tile.labels.len();
+        labels.clear();
+        labels.extend(tile.labels.iter().map(|&label| label as usize));
+        let input = MatRef::from_column_major_slice(tile.input, self.boundary_len(0), samples);
+        let logits = self.chain.forward(input, work)?;
+        let classes = logits.nrows();
+        let right = |sample: usize, logits: &[f32]| argmax(logits) == tile.labels[sample] as usize;
+        let logits_of = |sample: usize| logits.col(sample).try_as_col_major().map_or(&[][..], |col| col.as_slice());
+        was_right.clear();
+        was_right.extend((0..samples).map(|sample| right(sample, logits_of(sample))));
+        let embedded = &mut embedded[..samples * classes];
+        self.embedding.embed(
+            EmbeddingPass {
+                logits,
+                labels,
+                target: MatMut::from_column_major_slice_mut(embedded, classes, samples),
+                satisfied: &mut satisfied[..samples],
+            },
+            Par::Seq,
+        )?;
+        let target = MatRef::from_column_major_slice(embedded, classes, samples);
+        let margins = match self.embedding {
+            OutputEmbedding::Margin(margin) => Some(Margins { labels, margin }),
+            _ => None,
+        };
+        let goal = ChainGoal { target_out: TargetBox::point(target), margins };
+        let report = self.chain.reverse(goal, self.mode, work)?;
+        tile.stats.set_chain(&report);
+        tile.stats.right_before = was_right.iter().filter(|&&right| right).count();
+        for stage in 0..self.stages() {
+            let found = self.chain.target(stage, work);
+            let stats = &mut tile.stats.stages[stage];
+            for (sample, target) in tile.targets[stage].chunks_exact_mut(found.nrows()).enumerate() {
+                for (to, from) in target.iter_mut().zip(found.col(sample).iter()) {
+                    *to = *from;
+                }
+                tile.attained[stage][sample] = u8::from(self.chain.attained(stage, sample, work));
+                let right = right(sample, self.chain.pushed(stage, sample, work));
+                stats.right += usize::from(right);
+                stats.right_of_wrong += usize::from(right && !was_right[sample]);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! The whole way on small data: pretrain, targets, evaluation, post-training, report.
+
+mod common;
+
+use std::fs;
+
+use common::{TEST, TRAIN, World, contents, post_train_arguments, targets_arguments, timeless};
+
+fn accuracy(value: &serde_json::Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+#[test]
+fn from_labels_to_a_report() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let pretrain = world.json("c.json");
+    let before = accuracy(&pretrain["test_accuracy"]);
+    // A tenth of the labels is wrong; three classes by chance would be a third.
+    assert!((0.6..0.95).contains(&before), "{before}");
+    assert_eq!(pretrain["validation_accuracy"].as_array().unwrap().len(), 4);
+
+    let text = world.ok(&format!("{} --json t.json", targets_arguments("c.safetensors", "t")));
+    assert!(text.contains("conv1") && text.contains("conv2"), "{text}");
+    let targets = world.json("t.json");
+    assert_eq!(targets["samples"], TRAIN);
+    assert_eq!(targets["mode"], "attainable");
+    let stages = targets["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 2, "the output has no target of its own");
+    for stage in stages {
+        assert!(accuracy(&stage["frozen_rest_accuracy"]) >= 0.999, "{stage}");
+        assert!(accuracy(&stage["distance_relative"]) < 0.5, "{stage}");
+        assert!(stage["satisfied_before"].as_u64().unwrap() < TRAIN as u64, "{stage}");
+    }
+
+    // The same figure by another path: the stored features through the network's own layers.
+    world.ok("eval --checkpoint c.safetensors --data idx:data --classes 3 --targets t --json e.json");
+    let eval = world.json("e.json");
+    assert_eq!(eval["test_accuracy"], pretrain["test_accuracy"]);
+    assert_eq!(accuracy(&eval["train_accuracy"]), accuracy(&targets["accuracy_before"]));
+    for (rest, stage) in eval["frozen_rest"].as_array().unwrap().iter().zip(stages) {
+        let difference = accuracy(&rest["accuracy"]) - accuracy(&stage["frozen_rest_accuracy"]);
+        assert!(difference.abs() * TRAIN as f64 <= 1.0, "{rest} {stage}");
+    }
+
+    for (stage, alpha) in [("conv1", "0"), ("conv1", "0.3"), ("conv2", "0.3")] {
+        let arguments = post_train_arguments("c.safetensors", "t", alpha, "runs").replace("conv1", stage);
+        world.ok(&arguments);
+        let again = world.ok(&arguments);
+        assert!(again.contains("finished already"), "{again}");
+    }
+    let record = world.json("runs/post-train_joint_conv1_alpha0.3_seed5.json");
+    assert_eq!(record["test_accuracy"].as_array().unwrap().len(), 3);
+    assert_eq!(accuracy(&record["test_accuracy_before"]), before);
+    world.ok(&post_train_arguments("c.safetensors", "t", "30", "runs"));
+    let strong = world.json("runs/post-train_joint_conv1_alpha30_seed5.json");
+    let last = |record: &serde_json::Value, list: &str| accuracy(&record[list][2]);
+    assert!(last(&strong, "weight") > last(&record, "weight"), "{strong} {record}");
+    assert!(last(&strong, "target_distance") < last(&record, "target_distance"), "{strong} {record}");
+    let plain = world.json("runs/post-train_joint_conv1_alpha0_seed5.json");
+    assert_eq!(plain["target_distance"].as_array().unwrap().len(), 0);
+
+    world.ok("report --runs runs --out page --json s.json");
+    let summary = world.json("page/summary.json");
+    assert_eq!(summary, world.json("s.json"));
+    assert_eq!(summary["post_train"].as_array().unwrap().len(), 4);
+    assert_eq!(summary["post_train"][0]["alpha"], 0.0);
+    assert_eq!(summary["pretrain"]["test_accuracy"], pretrain["test_accuracy"]);
+    assert_eq!(summary["targets"]["stages"][1]["name"], "conv2");
+    let page = fs::read_to_string(world.path("page/report.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("data:image/png;base64,"));
+}
+
+#[test]
+fn local_training_leaves_the_stages_above_alone() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    world.targets("c.safetensors", "t");
+    let arguments = post_train_arguments("c.safetensors", "t", "0.3", "runs");
+    let arguments = arguments.replace("--mode joint", "--mode local").replace("--alpha 0.3", "");
+    world.ok(&arguments);
+    let record = world.json("runs/post-train_local_conv1_seed5.json");
+    assert_eq!(record["settings"]["alpha"], serde_json::Value::Null);
+    assert_eq!(record["cross_entropy"].as_array().unwrap().len(), 0);
+    let distances: Vec<f64> = record["target_distance"].as_array().unwrap().iter().map(accuracy).collect();
+    assert!(distances.is_sorted_by(|a, b| a > b), "{distances:?}");
+
+    let tensors = |name: &str| {
+        let bytes = fs::read(world.path(name)).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors: Vec<_> = file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
+        tensors.sort();
+        tensors
+    };
+    let (before, after) = (tensors("c.safetensors"), tensors("runs/post-train_local_conv1_seed5.safetensors"));
+    for ((name, before), (same, after)) in before.iter().zip(&after) {
+        assert_eq!(name, same);
+        assert_eq!(before != after, name.starts_with("conv1."), "{name}");
+    }
+}
+
+#[test]
+fn equal_settings_give_equal_bytes() {
+    let world = World::new();
+    for run in ["a", "b"] {
+        world.pretrain(&format!("{run}.safetensors"));
+        world.targets(&format!("{run}.safetensors"), &format!("t{run}"));
+        world.ok(&post_train_arguments(&format!("{run}.safetensors"), &format!("t{run}"), "0.1", &format!("r{run}")));
+    }
+    assert_eq!(fs::read(world.path("a.safetensors")).unwrap(), fs::read(world.path("b.safetensors")).unwrap());
+    let stores = ["ta", "tb"].map(|folder| {
+        let files = contents(&world.path(folder));
+        files.into_iter().filter(|(name, _)| name != "report.json").collect::<Vec<_>>()
+    });
+    assert_eq!(stores[0], stores[1]);
+    let name = "post-train_joint_conv1_alpha0.1_seed5";
+    let record = |folder: &str| timeless(world.json(&format!("{folder}/{name}.json")));
+    assert_eq!(record("ra"), record("rb"));
+
+    // Another seed gives other weights, and targets do not depend on the number of threads.
+    let other = "pretrain --model small.toml --data idx:data --classes 3 --epochs 4 --batch 32 --learning-rate 0.003 \
+        --seed 4 --threads 2 --out other.safetensors";
+    world.ok(other);
+    assert_ne!(fs::read(world.path("a.safetensors")).unwrap(), fs::read(world.path("other.safetensors")).unwrap());
+    world.ok(&targets_arguments("a.safetensors", "t1").replace("--threads 2", "--threads 1"));
+    let one = contents(&world.path("t1")).into_iter().filter(|(name, _)| name != "report.json").collect::<Vec<_>>();
+    assert_eq!(one, stores[0]);
+}
+
+#[test]
+fn point_targets_and_other_embeddings_are_offered() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let run = |extra: &str, out: &str| {
+        world.ok(&format!("{} {extra} --json {out}.json", targets_arguments("c.safetensors", out)));
+        world.json(&format!("{out}.json"))
+    };
+    let point = run("--targets point", "point");
+    assert_eq!(point["mode"], "point");
+    let attainable = run("", "attainable");
+    let right = |report: &serde_json::Value| accuracy(&report["stages"][0]["frozen_rest_accuracy"]);
+    assert!(right(&point) <= right(&attainable), "{point} {attainable}");
+    assert_eq!(run("--embedding one-hot", "one-hot")["embedding"], "one-hot");
+    assert_eq!(run("--embedding max-assign", "max-assign")["margin"], 0.0);
+}
+
+#[test]
+fn part_of_the_data_is_a_data_set_of_its_own() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let arguments = targets_arguments("c.safetensors", "t");
+    world.ok(&format!("{arguments} --train-size 90 --json t.json"));
+    assert_eq!(world.json("t.json")["samples"], 90);
+    world.fails(&arguments, &["other settings", "data.samples: 90, now 400"]);
+    world.ok(&format!("{arguments} --force --json t.json"));
+    assert_eq!(world.json("t.json")["samples"], TRAIN);
+    world.ok("eval --checkpoint c.safetensors --data idx:data --classes 3 --json e.json");
+    let test = accuracy(&world.json("e.json")["test_accuracy"]) * TEST as f64;
+    assert!((test - test.round()).abs() < 1e-9);
+}

@@ -1,0 +1,96 @@
+//! `cargo xtask bench`: runs the benchmarks and keeps their results with the context they were measured in.
+
+mod context;
+mod results;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::command::Child;
+use crate::error::TaskError;
+use crate::fetch::write_whole;
+use crate::{layering, workspace};
+
+use context::Context;
+use results::Snapshot;
+
+/// Run the benchmarks against their rivals and keep the results
+///
+/// Results of a whole benchmark go to benches/results/NAME.json, with processor, cores, compiler, commit and date. What
+/// a filter or --quick leaves incomplete or rough goes to target/bench-results/ instead.
+#[derive(Args)]
+#[command(after_help = "Example: cargo xtask bench conv2d")]
+pub(crate) struct Arguments {
+    /// Name of one benchmark, or a part of the names of the measurements to run
+    filter: Option<String>,
+    /// Measure for a short time: rough numbers
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    let names = benchmarks()?;
+    let (names, filter) = match &arguments.filter {
+        Some(one) if names.contains(one) => (vec![one.clone()], None),
+        other => (names, other.as_deref()),
+    };
+    let context = Context::collect()?;
+    let target = target_folder()?;
+    let criterion = target.join("criterion");
+    let folder = match (filter, arguments.quick) {
+        (None, false) => workspace::root().join("benches/results"),
+        _ => target.join("bench-results"),
+    };
+    fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
+    let mut measured = false;
+    for name in &names {
+        let before = Snapshot::take(&criterion)?;
+        let quick = arguments.quick.then_some("--quick");
+        let bench = ["bench", "--package", "fbp-benches", "--bench", name, "--"];
+        let child = Child::cargo().args(bench).args(filter).args(quick);
+        child.env("CRITERION_HOME", &criterion.display().to_string()).run()?;
+        let entries = before.changes(&criterion)?;
+        if entries.is_empty() {
+            continue;
+        }
+        measured = true;
+        println!("\n## {name}\n\n{}", results::table(&entries));
+        let path = folder.join(format!("{name}.json"));
+        write_whole(&path, &results::json(name, &context, arguments.quick, &entries)?)?;
+        println!("kept in {}\n", path.display());
+    }
+    match (measured, filter) {
+        (true, _) => Ok(()),
+        (false, Some(filter)) => Err(TaskError::Refused(format!(
+            "no measurement is called like {filter:?}; the benchmarks are {}",
+            names.join(", ")
+        ))),
+        (false, None) => Err(TaskError::Refused("no benchmark measured anything".to_owned())),
+    }
+}
+
+/// Names of the benchmarks, from the manifest.
+fn benchmarks() -> Result<Vec<String>, TaskError> {
+    let manifests = layering::manifests()?;
+    let benches = manifests.iter().find(|(_, manifest)| layering::package_name(manifest) == Some("fbp-benches"));
+    let targets = benches.and_then(|(_, manifest)| manifest.get("bench")?.as_array());
+    let names = targets.into_iter().flatten().filter_map(|target| target.get("name")?.as_str());
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(TaskError::Refused("benches/Cargo.toml names no [[bench]]".to_owned()));
+    }
+    Ok(names)
+}
+
+/// The folder that cargo builds in.
+pub(crate) fn target_folder() -> Result<PathBuf, TaskError> {
+    let text = Child::cargo().args(["metadata", "--format-version", "1", "--no-deps"]).output()?;
+    let folder = serde_json::from_str::<Value>(&text).ok().and_then(|metadata| {
+        let folder = metadata.get("target_directory")?.as_str()?;
+        Some(Path::new(folder).to_owned())
+    });
+    folder.ok_or_else(|| TaskError::Refused("`cargo metadata` does not name the target folder".to_owned()))
+}

@@ -1,0 +1,133 @@
+//! `cargo xtask demo`: the main job on the images that ship with the repository.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::bench;
+use crate::command::Child;
+use crate::error::TaskError;
+
+const MODEL: &str = "simple-cnn-mnist-v2";
+const DATA: &str = "fashion-mnist-mini";
+const PRETRAIN_EPOCHS: &str = "10";
+const POST_TRAIN_EPOCHS: &str = "5";
+const MARGIN: &str = "1";
+const ALPHAS: [&str; 2] = ["0", "0.3"];
+const SEEDS: [&str; 3] = ["0", "1", "2"];
+
+/// Do the main job on the shipped images: pretrain, reconstruct targets, post-train, report
+///
+/// Writes DIR/report.html, which needs no other file, and DIR/summary.json. What an earlier, interrupted run finished
+/// is used again.
+#[derive(Args)]
+#[command(after_help = "Example: cargo xtask demo --out /tmp/demo")]
+pub(crate) struct Arguments {
+    /// Folder to write to; made if it is not there [default: target/demo]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    let target = bench::target_folder()?;
+    let out = match &arguments.out {
+        // Child programs run in the folder of the workspace, this one where it was started.
+        Some(out) => std::path::absolute(out).map_err(TaskError::at(out))?,
+        None => target.join("demo"),
+    };
+    fs::create_dir_all(&out).map_err(TaskError::at(&out))?;
+    Child::cargo().args(["build", "--release", "--package", "fbp-train", "--bin", "fbp"]).run()?;
+    let fbp = target.join("release").join(format!("fbp{}", std::env::consts::EXE_SUFFIX));
+
+    let begun = Instant::now();
+    let demo = Demo { fbp, checkpoint: out.join("pretrained.safetensors"), targets: out.join("targets"), out };
+    demo.pretrain()?;
+    let stages = demo.reconstruct()?;
+    demo.post_train(&stages)?;
+    demo.report()?;
+    println!("\ndone in {:.0} s after the build", begun.elapsed().as_secs_f64());
+    println!("{}\n{}", demo.out.join("report.html").display(), demo.out.join("summary.json").display());
+    Ok(())
+}
+
+struct Demo {
+    fbp: PathBuf,
+    checkpoint: PathBuf,
+    targets: PathBuf,
+    out: PathBuf,
+}
+
+impl Demo {
+    /// One command of `fbp` on the shipped images, shown as one would type it.
+    fn fbp(&self, arguments: &[&str]) -> Result<(), TaskError> {
+        let child = Child::new(&self.fbp).args(arguments);
+        println!("\n{}", child.line());
+        child.run()
+    }
+
+    fn pretrain(&self) -> Result<(), TaskError> {
+        let checkpoint = text(&self.checkpoint)?;
+        let epochs = ["--epochs", PRETRAIN_EPOCHS, "--seed", "0"];
+        self.fbp(&[&["pretrain", "--model", MODEL, "--data", DATA, "--out", checkpoint][..], &epochs].concat())
+    }
+
+    /// Reconstructs the targets and gives the names of the stages that have some.
+    fn reconstruct(&self) -> Result<Vec<String>, TaskError> {
+        let (checkpoint, targets) = (text(&self.checkpoint)?, text(&self.targets)?);
+        let report = self.out.join("targets.json");
+        let arguments = ["targets", "--checkpoint", checkpoint, "--data", DATA, "--margin", MARGIN, "--out", targets];
+        self.fbp(&[&arguments[..], &["--json", text(&report)?]].concat())?;
+        let value = read_json(&report)?;
+        let stages = value.get("stages").and_then(Value::as_array).into_iter().flatten();
+        let names: Vec<_> = stages.filter_map(|stage| Some(stage.get("name")?.as_str()?.to_owned())).collect();
+        if names.is_empty() {
+            return Err(TaskError::Malformed { path: report, reason: "it names no stage".to_owned() });
+        }
+        Ok(names)
+    }
+
+    fn post_train(&self, stages: &[String]) -> Result<(), TaskError> {
+        let (checkpoint, targets) = (text(&self.checkpoint)?, text(&self.targets)?);
+        let runs = self.out.join("runs");
+        let start = ["post-train", "--checkpoint", checkpoint, "--data", DATA, "--targets", targets, "--mode", "joint"];
+        let end = ["--epochs", POST_TRAIN_EPOCHS, "--out", text(&runs)?];
+        for stage in stages {
+            for alpha in ALPHAS {
+                for seed in SEEDS {
+                    let run = ["--stage", stage, "--alpha", alpha, "--seed", seed];
+                    self.fbp(&[&start[..], &run, &end].concat())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the report and checks that it is complete.
+    fn report(&self) -> Result<(), TaskError> {
+        let runs = self.out.join("runs");
+        self.fbp(&["report", "--runs", text(&runs)?, "--out", text(&self.out)?])?;
+        let summary = self.out.join("summary.json");
+        let value = read_json(&summary)?;
+        let wanted = ["data", "model", "pretrain", "targets", "post_train"];
+        if let Some(absent) = wanted.iter().find(|key| value.get(**key).is_none_or(Value::is_null)) {
+            return Err(TaskError::Malformed { path: summary, reason: format!("it has no {absent:?}") });
+        }
+        let page = self.out.join("report.html");
+        fs::metadata(&page).map_err(TaskError::at(&page)).map(drop)
+    }
+}
+
+/// A path as an argument.
+fn text(path: &Path) -> Result<&str, TaskError> {
+    let reason = || TaskError::Refused(format!("{}: the path is not valid Unicode", path.display()));
+    path.to_str().ok_or_else(reason)
+}
+
+fn read_json(path: &Path) -> Result<Value, TaskError> {
+    let text = fs::read_to_string(path).map_err(TaskError::at(path))?;
+    let value = serde_json::from_str(&text);
+    value.map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
+}
