@@ -1,1 +1,53 @@
-//! x
+//! What the benchmarks share: layers of real networks, settings of the measurement, degrees of parallelism.
+
+use std::time::Duration;
+
+use criterion::Criterion;
+use faer::Par;
+use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
+use fbp_linalg::{FeatureShape, LinalgError};
+
+/// Settings for measurements of a few milliseconds, some with rivals that take a hundred times as long.
+pub fn settings() -> Criterion {
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+}
+
+/// One thread, and all of them.
+pub fn pars() -> [(&'static str, Par); 2] {
+    [("seq", Par::Seq), ("rayon", Par::rayon(0))]
+}
+
+/// A convolution of a real network with the batch that it is measured on.
+#[derive(Clone, Debug)]
+pub struct ConvLayer {
+    /// Channels, kernel and size, for the name of the measurement.
+    pub name: &'static str,
+    /// Samples of a batch.
+    pub batch: usize,
+    /// The layer.
+    pub geometry: Conv2dGeometry,
+}
+
+/// Convolutions from the two of the smallest network here to one of a residual network.
+///
+/// # Errors
+/// None, unless a shape in this list has no output.
+pub fn conv_layers() -> Result<Vec<ConvLayer>, LinalgError> {
+    let image = FeatureShape::image;
+    let layer = |name, batch, params: Conv2dParams| params.check().map(|geometry| ConvLayer { name, batch, geometry });
+    Ok(vec![
+        layer("1-3-k5-28x28-n256", 256, Conv2dParams::new(image(1, 28, 28), 3, [5, 5]))?,
+        layer("3-3-k5-12x12-n256", 256, Conv2dParams::new(image(3, 12, 12), 3, [5, 5]))?,
+        layer("10-20-k5-12x12-n256", 256, Conv2dParams::new(image(10, 12, 12), 20, [5, 5]))?,
+        layer("15-10-k3-14x14-n64", 64, Conv2dParams::new(image(15, 14, 14), 10, [3, 3]))?,
+        layer("64-64-k3-p1-16x16-n16", 16, Conv2dParams::new(image(64, 16, 16), 64, [3, 3]).padding([1, 1]))?,
+        layer(
+            "64-128-k3-s2-p1-32x32-n8",
+            8,
+            Conv2dParams::new(image(64, 32, 32), 128, [3, 3]).stride([2, 2]).padding([1, 1]),
+        )?,
+    ])
+}

@@ -4,6 +4,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use faer::traits::RealField;
 
+use crate::conv2d::Compiled;
 use crate::lanes::Lanes;
 
 /// The two scalars that every solver and kernel of this project works in: `f32` and `f64`.
@@ -12,6 +13,7 @@ use crate::lanes::Lanes;
 pub trait Real:
     RealField
     + Lanes
+    + Compiled
     + Copy
     + Default
     + Display

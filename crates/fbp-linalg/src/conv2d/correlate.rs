@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::source::{Packed, Source, copy_short};
-use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors};
+use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
@@ -171,7 +171,7 @@ impl Correlation {
         let thread_len = self.thread_len::<T>(chunks.size);
         let (mut scratch, _) = stack.make_aligned_with::<T>(chunks.count * thread_len, CACHE_LINE, |_| T::ZERO);
         let work = |((input, output), scratch): ((_, _), _)| {
-            exec.arch.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch });
+            T::correlate(exec.arch, Samples { plan: self, input, output, weights, bias: args.bias, scratch });
         };
         let (input, output) = (chunks.size * in_len, chunks.size * out_len);
         if chunks.count == 1 {
@@ -186,7 +186,7 @@ impl Correlation {
     fn pack_weights<T: Real>(&self, weight: &[T], mut packed: &mut [T]) {
         for group in 0..self.groups {
             for job in &self.jobs {
-                for block in blocks(self.out_per_group(), MAX_CHANNELS) {
+                for block in tile_ranges(self.out_per_group(), MAX_CHANNELS) {
                     let first = group * self.group_stride + block.start * self.channel_stride;
                     let part;
                     (part, packed) = packed.split_at_mut(job.weights.len() * block.len());
@@ -227,19 +227,8 @@ pub(super) fn chunks(batch: usize, par: Par) -> Chunks {
     Chunks { count: batch.div_ceil(size), size }
 }
 
-/// Cuts `len` into the fewest runs of at most `most`, as equal as possible.
-#[inline(always)]
-pub(super) fn blocks(len: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let count = len.div_ceil(most);
-    let mut start = 0;
-    (0..count).map(move |i| {
-        let end = start + len / count + usize::from(i < len % count);
-        std::mem::replace(&mut start, end)..end
-    })
-}
-
 /// The samples of one thread.
-struct Samples<'a, T> {
+pub struct Samples<'a, T> {
     plan: &'a Correlation,
     input: &'a [T],
     output: &'a mut [T],
@@ -265,7 +254,7 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                 let src = Packed { cells: &src.cells[group * group_len..], ..src };
                 for job in &plan.jobs {
                     let sweep = job.sweep(plan.source.pitch(), T::lanes::<S>());
-                    for block in blocks(plan.out_per_group(), MAX_CHANNELS) {
+                    for block in tile_ranges(plan.out_per_group(), MAX_CHANNELS) {
                         let first = group * plan.out_per_group() + block.start;
                         let part;
                         (part, weights) = weights.split_at(job.offsets.len() * block.len());
@@ -324,7 +313,7 @@ impl<T: Real> Block<'_, T> {
         let last = sweep.cols.saturating_sub(lanes);
         let vectors = self.src.count * sweep.rows * sweep.cols.div_ceil(lanes);
         let (mut image, mut row, mut col) = (0, 0, 0);
-        for tile in blocks(vectors, max_vectors::<S>(self.channels)) {
+        for tile in tile_ranges(vectors, max_vectors::<S>(self.channels)) {
             let (mut reads, mut writes) = ([0; MAX_VECTORS], [0; MAX_VECTORS]);
             for (read, write) in reads.iter_mut().zip(&mut writes).take(tile.len()) {
                 // The last vector of a run overlaps its neighbour.

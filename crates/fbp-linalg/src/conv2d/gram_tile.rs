@@ -1,8 +1,10 @@
 //! Register tiles of the weight gradient: many sums of products over the pixels of a block of images.
+#![expect(clippy::needless_range_loop, reason = "constant ranges over several arrays are unrolled")]
 
 use pulp::{Simd, WithSimd};
 
 use crate::Real;
+use crate::lanes::MAX_LANES;
 
 /// Most output channels and most taps of a [`DotTile`] with that many channels.
 ///
@@ -13,7 +15,6 @@ pub(super) const fn dot_shape<S: Simd>(channels: usize) -> (usize, usize) {
     } else {
         match channels {
             1 => (3, 8),
-            2 => (3, 5),
             _ => (3, 4),
         }
     }
@@ -48,24 +49,24 @@ impl<T: Real> DotTile<'_, T> {
             1 => self.run_channels::<S, 1>(simd),
             2 => self.run_channels::<S, 2>(simd),
             3 => self.run_channels::<S, 3>(simd),
-            _ => self.run_channels::<S, 4>(simd),
+            4 if const { dot_shape::<S>(4).0 >= 4 } => self.run_channels::<S, 4>(simd),
+            _ => debug_assert!(false, "no tile of {channels} channels"),
         }
     }
 
     #[inline(always)]
     fn run_channels<S: Simd, const C: usize>(self, simd: S) {
-        let most = dot_shape::<S>(C).1;
-        match self.offsets.len() {
-            1 => simd.vectorize(Dot::<T, C, 1>(self)),
-            2 => simd.vectorize(Dot::<T, C, 2>(self)),
-            3 => simd.vectorize(Dot::<T, C, 3>(self)),
-            4 => simd.vectorize(Dot::<T, C, 4>(self)),
-            5 if most >= 5 => simd.vectorize(Dot::<T, C, 5>(self)),
-            6 if most >= 6 => simd.vectorize(Dot::<T, C, 6>(self)),
-            7 if most >= 7 => simd.vectorize(Dot::<T, C, 7>(self)),
-            8 if most >= 8 => simd.vectorize(Dot::<T, C, 8>(self)),
-            taps => debug_assert!(false, "no tile of {C} channels and {taps} taps"),
+        let taps = self.offsets.len();
+        // The condition is constant, so that no tile is compiled for too few registers.
+        macro_rules! tile {
+            ($($v:literal)*) => {
+                match taps {
+                    $($v if const { $v <= dot_shape::<S>(C).1 } => simd.vectorize(Dot::<T, C, $v>(self)),)*
+                    _ => debug_assert!(false, "no tile of {C} channels and {taps} taps"),
+                }
+            };
         }
+        tile!(1 2 3 4 6 8)
     }
 }
 
@@ -92,32 +93,42 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Dot<'_, T, C, V> {
                 *plane = &b[*offset..][..pixels];
             }
             if pixels < lanes {
-                for (v, y) in b_planes.iter().enumerate() {
-                    let y = T::load_partial(simd, y);
-                    for (c, x) in a_planes.iter().enumerate() {
-                        acc[c][v] = T::mul_add_lanes(simd, T::load_partial(simd, x), y, acc[c][v]);
-                    }
-                }
+                let (a, b) = (fill_lanes(&a_planes), fill_lanes(&b_planes));
+                let (a, b) = (a.each_ref().map(|x| &x[..]), b.each_ref().map(|x| &x[..]));
+                acc = Planes { a: &a, b: &b, at: 0 }.accumulate::<S, false>(simd, 0, acc);
                 continue;
             }
             let mut i = 0;
             while i + lanes <= pixels {
                 let planes = Planes { a: &a_planes, b: &b_planes, at: i };
-                planes.accumulate::<S, false>(simd, 0, &mut acc);
+                acc = planes.accumulate::<S, false>(simd, 0, acc);
                 i += lanes;
             }
             if i < pixels {
                 // The last vector overlaps its neighbour, whose pixels must not count twice.
                 let planes = Planes { a: &a_planes, b: &b_planes, at: pixels - lanes };
-                planes.accumulate::<S, true>(simd, i + lanes - pixels, &mut acc);
+                acc = planes.accumulate::<S, true>(simd, i + lanes - pixels, acc);
             }
         }
+        // By way of memory: sums over lanes are too long to be unrolled, and only then do accumulators stay in registers.
+        let mut sums = [[[T::ZERO; MAX_LANES]; V]; C];
         for c in 0..C {
             for v in 0..V {
-                tile.out[c * tile.out_stride + v] += T::sum_lanes(simd, acc[c][v]);
+                T::store(simd, &mut sums[c][v], acc[c][v]);
+            }
+        }
+        for (c, sums) in sums.iter().enumerate() {
+            for (sum, out) in sums.iter().zip(&mut tile.out[c * tile.out_stride..]) {
+                *out += T::sum_lanes(simd, T::load(simd, sum));
             }
         }
     }
+}
+
+/// Planes of less than a vector, continued with zeros.
+#[inline(never)]
+fn fill_lanes<T: Real, const N: usize>(planes: &[&[T]; N]) -> [[T; MAX_LANES]; N] {
+    planes.map(|plane| std::array::from_fn(|i| plane.get(i).copied().unwrap_or(T::ZERO)))
 }
 
 /// One vector of pixels of a [`DotTile`].
@@ -131,7 +142,12 @@ struct Planes<'a, 'b, T, const C: usize, const V: usize> {
 impl<T: Real, const C: usize, const V: usize> Planes<'_, '_, T, C, V> {
     /// Adds the products; where `SKIP`, without those of the first `skip` lanes.
     #[inline(always)]
-    fn accumulate<S: Simd, const SKIP: bool>(self, simd: S, skip: usize, acc: &mut [[T::Vector<S>; V]; C]) {
+    fn accumulate<S: Simd, const SKIP: bool>(
+        self,
+        simd: S,
+        skip: usize,
+        mut acc: [[T::Vector<S>; V]; C],
+    ) -> [[T::Vector<S>; V]; C] {
         let lanes = T::lanes::<S>();
         let mut x = [T::splat(simd, T::ZERO); C];
         for c in 0..C {
@@ -146,6 +162,7 @@ impl<T: Real, const C: usize, const V: usize> Planes<'_, '_, T, C, V> {
                 acc[c][v] = T::mul_add_lanes(simd, x[c], y, acc[c][v]);
             }
         }
+        acc
     }
 }
 
@@ -176,8 +193,8 @@ impl<T: Real> OuterTile<'_, T> {
         match vectors {
             1 => self.run_vectors::<S, 1>(simd),
             2 => self.run_vectors::<S, 2>(simd),
-            3 if outer_shape::<S>().1 >= 3 => self.run_vectors::<S, 3>(simd),
-            _ if outer_shape::<S>().1 >= 4 => self.run_vectors::<S, 4>(simd),
+            3 if const { outer_shape::<S>().1 >= 3 } => self.run_vectors::<S, 3>(simd),
+            4 if const { outer_shape::<S>().1 >= 4 } => self.run_vectors::<S, 4>(simd),
             _ => debug_assert!(false, "no tile of {vectors} vectors"),
         }
     }
@@ -189,8 +206,8 @@ impl<T: Real> OuterTile<'_, T> {
             2 => simd.vectorize(Outer::<T, 2, V>(self)),
             3 => simd.vectorize(Outer::<T, 3, V>(self)),
             4 => simd.vectorize(Outer::<T, 4, V>(self)),
-            5 => simd.vectorize(Outer::<T, 5, V>(self)),
-            _ => simd.vectorize(Outer::<T, 6, V>(self)),
+            6 => simd.vectorize(Outer::<T, 6, V>(self)),
+            taps => debug_assert!(false, "no tile of {taps} taps"),
         }
     }
 }

@@ -1,3 +1,7 @@
+//! Register tiles of a correlation.
+
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use crate::Real;
@@ -7,6 +11,23 @@ pub(super) const MAX_CHANNELS: usize = 6;
 /// Most vectors of one register tile, per channel.
 pub(super) const MAX_VECTORS: usize = 8;
 
+/// Cuts `len` into runs of 1, 2, 3, 4, 6 or 8, at most `most` of these: the sizes that register tiles are compiled for.
+#[inline(always)]
+pub(super) fn tile_ranges(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let even = len.div_ceil(len.div_ceil(most).max(1));
+    let size = even.next_multiple_of(if even > 4 { 2 } else { 1 });
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let step = match (len - start).min(size) {
+            rest @ (5 | 7) => rest.div_ceil(2),
+            rest => rest,
+        };
+        let range = start..start + step;
+        start = range.end;
+        (step > 0).then_some(range)
+    })
+}
+
 /// Most vectors per channel in a tile of `channels`: 24 accumulators of 32 registers, or 12 of 16, so that the loaded
 /// vectors and a broadcast weight fit beside them.
 pub(super) const fn max_vectors<S: Simd>(channels: usize) -> usize {
@@ -15,8 +36,7 @@ pub(super) const fn max_vectors<S: Simd>(channels: usize) -> usize {
         (true, 4) => 6,
         (true, _) => 4,
         (false, 1) => 8,
-        (false, 2) => 6,
-        (false, 3) => 4,
+        (false, ..=3) => 4,
         (false, 4) => 3,
         (false, _) => 2,
     }
@@ -49,24 +69,24 @@ impl<T: Real> Tile<'_, T> {
             2 => self.run_channels::<S, 2>(simd),
             3 => self.run_channels::<S, 3>(simd),
             4 => self.run_channels::<S, 4>(simd),
-            5 => self.run_channels::<S, 5>(simd),
-            _ => self.run_channels::<S, MAX_CHANNELS>(simd),
+            6 => self.run_channels::<S, 6>(simd),
+            _ => debug_assert!(false, "no tile of {channels} channels"),
         }
     }
 
     #[inline(always)]
     fn run_channels<S: Simd, const C: usize>(self, simd: S) {
-        match self.reads.len() {
-            1 => simd.vectorize(Sized::<T, C, 1>(self)),
-            2 => simd.vectorize(Sized::<T, C, 2>(self)),
-            3 if max_vectors::<S>(C) >= 3 => simd.vectorize(Sized::<T, C, 3>(self)),
-            4 if max_vectors::<S>(C) >= 4 => simd.vectorize(Sized::<T, C, 4>(self)),
-            5 if max_vectors::<S>(C) >= 5 => simd.vectorize(Sized::<T, C, 5>(self)),
-            6 if max_vectors::<S>(C) >= 6 => simd.vectorize(Sized::<T, C, 6>(self)),
-            7 if max_vectors::<S>(C) >= 7 => simd.vectorize(Sized::<T, C, 7>(self)),
-            8 if max_vectors::<S>(C) >= 8 => simd.vectorize(Sized::<T, C, 8>(self)),
-            vectors => debug_assert!(false, "no tile of {C} channels and {vectors} vectors"),
+        let vectors = self.reads.len();
+        // The condition is constant, so that no tile is compiled for too few registers.
+        macro_rules! tile {
+            ($($v:literal)*) => {
+                match vectors {
+                    $($v if const { $v <= max_vectors::<S>(C) } => simd.vectorize(Sized::<T, C, $v>(self)),)*
+                    _ => debug_assert!(false, "no tile of {C} channels and {vectors} vectors"),
+                }
+            };
         }
+        tile!(1 2 3 4 6 8)
     }
 }
 
@@ -102,6 +122,28 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Sized<'_, T, C, V> {
         for c in 0..C {
             for v in 0..V {
                 T::store(simd, &mut out[c * plane + writes[v]..][..lanes], acc[c][v]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_everything_in_sizes_that_are_compiled() {
+        for most in [1, 2, 3, 4, 6, 8] {
+            for len in 0..100 {
+                let ranges: Vec<_> = tile_ranges(len, most).collect();
+                let sizes: Vec<usize> = ranges.iter().map(ExactSizeIterator::len).collect();
+                assert!(sizes.iter().all(|size| [1, 2, 3, 4, 6, 8].contains(size) && *size <= most), "{len} {sizes:?}");
+                assert!(ranges.iter().map(|range| range.start).eq(sizes.iter().scan(0, |end, size| {
+                    *end += size;
+                    Some(*end - size)
+                })));
+                assert_eq!(sizes.iter().sum::<usize>(), len);
+                assert!(sizes.len() <= len.div_ceil(most) + 1, "{len} {sizes:?}");
             }
         }
     }

@@ -4,16 +4,15 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::correlate::{CACHE_LINE, Chunks, Exec, blocks, chunks};
+use super::correlate::{CACHE_LINE, Chunks, Exec, chunks};
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
 use super::source::{Packed, Source};
+use super::tile::tile_ranges;
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
 /// Cached bytes that the images of one block may take: half of the second-level cache of a small core.
 const BLOCK_BYTES: usize = 256 << 10;
-/// What an image may take of the first-level cache of a small core.
-const FIRST_LEVEL_BYTES: usize = 24 << 10;
 /// Channels that are transposed together.
 const TRANSPOSED: usize = 8;
 /// Most images of one block; more would no longer make the sums at its end any cheaper.
@@ -59,17 +58,12 @@ impl WeightGrad {
 
     /// Rough time for one sample, in cycles, to compare layouts.
     ///
-    /// The constants were measured on a core with 512-bit vectors. Along pixels, both operands of every product are
-    /// loaded, which takes half as long again as the products, and more than twice as long where an image does not fit
-    /// the first-level cache; starting a tile on an image and the sums over lanes cost three products per weight.
+    /// The constants were measured on a core with 512-bit vectors: along pixels, an eighth more than the products, and
+    /// two products per weight to start a tile on an image and to sum over lanes.
     pub(super) fn cost(&self) -> usize {
         let weights = self.output.channels * self.offsets.len();
         let products = match self.vectors {
-            Vectors::Pixels => {
-                let cells = self.input.channels * self.source.channel_len() + self.output.len();
-                let halves = if size_of::<f32>() * cells <= FIRST_LEVEL_BYTES { 3 } else { 5 };
-                self.cotangent.pack_cost() + weights * (halves * self.span().div_ceil(MAX_LANES) / 2 + 3)
-            }
+            Vectors::Pixels => self.cotangent.pack_cost() + weights * (9 * self.span().div_ceil(MAX_LANES) / 8 + 2),
             Vectors::Channels => {
                 let vectors = self.groups * self.padded_channels() / MAX_LANES;
                 self.output.plane() * (vectors * self.offsets.len() + 2 * self.output.channels)
@@ -121,7 +115,7 @@ impl WeightGrad {
         let (mut scratch, _) = stack.make_aligned_with::<T>(count * thread_len, CACHE_LINE, |_| T::ZERO);
         let bias = args.bias_grad.is_some();
         let work = |((input, cotangent), scratch): ((_, _), _)| {
-            exec.arch.dispatch(Samples { plan: self, input, cotangent, scratch, bias });
+            T::sum_products(exec.arch, Samples { plan: self, input, cotangent, scratch, bias });
         };
         if count == 1 {
             work(((args.input, args.cotangent), &mut scratch));
@@ -159,7 +153,7 @@ impl WeightGrad {
 }
 
 /// The samples of one thread.
-struct Samples<'a, T> {
+pub struct Samples<'a, T> {
     plan: &'a WeightGrad,
     input: &'a [T],
     cotangent: &'a [T],
@@ -209,9 +203,9 @@ impl WeightGrad {
         let (taps, plane) = (self.offsets.len(), self.cotangent.channel_len());
         let group_len = self.input.channels / self.groups * self.source.channel_len();
         for group in 0..self.groups {
-            for channels in blocks(self.out_per_group(), dot_shape::<S>(usize::MAX).0) {
+            for channels in tile_ranges(self.out_per_group(), dot_shape::<S>(usize::MAX).0) {
                 let first = group * self.out_per_group() + channels.start;
-                for tile in blocks(taps, dot_shape::<S>(channels.len()).1) {
+                for tile in tile_ranges(taps, dot_shape::<S>(channels.len()).1) {
                     DotTile {
                         a: &cotangent.cells[first * plane..],
                         a_image: cotangent.stride,
@@ -264,8 +258,8 @@ impl WeightGrad {
         let vectors = padded / T::lanes::<S>();
         for group in 0..self.groups {
             let partial = &mut partial[group * taps * padded..][..taps * padded];
-            for vectors in blocks(vectors, outer_shape::<S>().1) {
-                for tile in blocks(taps, outer_shape::<S>().0) {
+            for vectors in tile_ranges(vectors, outer_shape::<S>().1) {
+                for tile in tile_ranges(taps, outer_shape::<S>().0) {
                     OuterTile {
                         a: &source.cells[group * group_len..],
                         a_image: source.stride,
