@@ -1,5 +1,4 @@
 //! The conv2d kernel, forward and forward with all gradients, against candle's own convolution.
-#![expect(missing_docs, reason = "criterion's macros write undocumented items")]
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop at the first error")]
 
 use std::hint::black_box;

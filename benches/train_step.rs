@@ -1,5 +1,4 @@
 //! One AdamW step of `simple-cnn-mnist-v2` on a batch of 256: this project's kernels against candle's own.
-#![expect(missing_docs, reason = "criterion's macros write undocumented items")]
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop at the first error")]
 
 use std::hint::black_box;

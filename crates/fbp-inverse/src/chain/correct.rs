@@ -12,6 +12,12 @@ use crate::{DifferentiableOperator, InverseError, VjpPass};
 const STEPS: usize = 20;
 const HALVINGS: usize = 6;
 
+/// A feature that the frozen rest turns into the goal, and what it turns it into.
+struct Reached<T> {
+    point: Vec<T>,
+    output: Vec<T>,
+}
+
 /// The frozen rest of the network above one boundary, at one sample.
 struct Rest<'a, T> {
     operators: Vec<&'a dyn DifferentiableOperator<T>>,
@@ -56,7 +62,7 @@ impl<T: Real> ReverseChain<T> {
                 break;
             }
         }
-        let Some((point, output)) = found else { return Ok(false) };
+        let Some(Reached { point, output }) = found else { return Ok(false) };
         work.targets[boundary].column_mut(rows, sample).copy_from_slice(&point);
         work.pushed[boundary].column_mut(output.len(), slot).copy_from_slice(&output);
         Ok(true)
@@ -70,13 +76,13 @@ impl<T: Real> Rest<'_, T> {
         mut point: Vec<T>,
         bounds: (T, T),
         goal: SampleGoal<'_, T>,
-    ) -> Result<Option<(Vec<T>, Vec<T>)>, InverseError> {
+    ) -> Result<Option<Reached<T>>, InverseError> {
         let mut features = self.forward(&point)?;
         for _ in 0..STEPS {
             let output = features.last().map(|last| last.col_as_slice(0)).unwrap_or(&[]);
             let violation = goal.violation(output);
             if violation <= goal.tolerance(output) {
-                return Ok(Some((point, output.to_vec())));
+                return Ok(Some(Reached { output: output.to_vec(), point }));
             }
             let step = self.step(&point, &features, bounds, goal)?;
             let mut accepted = None;

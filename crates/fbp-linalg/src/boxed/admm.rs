@@ -163,9 +163,9 @@ fn subtract<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>, out: MatMut<'_, T>) {
 }
 
 fn add_scaled<T: Real>(a: MatRef<'_, T>, factor: T, out: MatMut<'_, T>) {
-    faer::zip!(out, a).for_each(|faer::unzip!(out, a)| *out = *out + factor * *a);
+    faer::zip!(out, a).for_each(|faer::unzip!(out, a)| *out += factor * *a);
 }
 
 fn scale<T: Real>(factor: T, out: MatMut<'_, T>) {
-    faer::zip!(out).for_each(|faer::unzip!(out)| *out = *out * factor);
+    faer::zip!(out).for_each(|faer::unzip!(out)| *out *= factor);
 }

@@ -265,7 +265,7 @@ impl<T: Real> DualNewton<T> {
         }
         self.rows.multiply(work.moved, work.image);
         for (image, &start) in work.image.iter_mut().zip(sample.image) {
-            *image = *image + start;
+            *image += start;
         }
     }
 
@@ -395,7 +395,7 @@ impl<T: Real> DualNewton<T> {
                 let goal = if work.previous[i] > T::ZERO { sample.lower[i] } else { sample.upper[i] };
                 gradient = goal - work.image[i] + self.epsilon * work.centre[i];
             }
-            slope = slope + gradient * (work.lambda[i] - work.previous[i]);
+            slope += gradient * (work.lambda[i] - work.previous[i]);
         }
         slope
     }
@@ -435,7 +435,7 @@ impl<T: Real> DualNewton<T> {
             if at != u32::MAX {
                 packed[at as usize] = work.gradient[i];
                 let diagonal = &mut work.gram[at as usize * (size + 1)];
-                *diagonal = *diagonal + self.epsilon;
+                *diagonal += self.epsilon;
             }
         }
         let mut gram = MatMut::from_column_major_slice_mut(&mut work.gram[..size * size], size, size);
@@ -472,7 +472,7 @@ impl<T: Real> DualNewton<T> {
     fn tolerance(&self, sample: &Sample<'_, T>) -> T {
         let mut start_sq = T::ZERO;
         for &v in sample.start {
-            start_sq = start_sq + v * v;
+            start_sq += v * v;
         }
         let mut image = T::ZERO;
         for i in 0..sample.image.len() {
@@ -507,20 +507,18 @@ fn inner_product<T: Real>(a: &[T], b: &[T]) -> T {
 /// Squared Euclidean distance of `image` to its box.
 #[inline(always)]
 fn squared_distance<T: Real>(sample: &Sample<'_, T>, image: &[T]) -> T {
-    let mut sum = T::ZERO;
-    for i in 0..image.len() {
-        let gap = image[i].clip(sample.lower[i], sample.upper[i]) - image[i];
-        sum = sum + gap * gap;
-    }
-    sum
+    gaps(sample, image).fold(T::ZERO, |sum, gap| sum + gap * gap)
 }
 
 /// Largest distance of a row of `image` to its box.
 #[inline(always)]
 fn worst_violation<T: Real>(sample: &Sample<'_, T>, image: &[T]) -> T {
-    let mut worst = T::ZERO;
-    for i in 0..image.len() {
-        worst = worst.max((image[i].clip(sample.lower[i], sample.upper[i]) - image[i]).abs());
-    }
-    worst
+    gaps(sample, image).fold(T::ZERO, |worst, gap| worst.max(gap.abs()))
+}
+
+/// What is missing in every row to be in its box.
+#[inline(always)]
+fn gaps<T: Real>(sample: &Sample<'_, T>, image: &[T]) -> impl Iterator<Item = T> {
+    let ends = sample.lower.iter().zip(sample.upper);
+    image.iter().zip(ends).map(|(&value, (&lower, &upper))| value.clip(lower, upper) - value)
 }

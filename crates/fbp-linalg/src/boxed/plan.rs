@@ -39,9 +39,8 @@ pub enum BoxedRecipe {
 }
 
 impl BoxedRecipe {
-    /// Chooses from the sizes alone. The threshold is measured, see `benches/boxed.rs`.
-    pub const fn choose(rows: usize, cols: usize) -> Self {
-        let _ = cols;
+    /// Chooses from the number of rows, which bounds the order of the matrices that the exact solver factorises.
+    pub const fn choose(rows: usize) -> Self {
         if rows <= 512 { Self::Newton } else { Self::AdmmThenNewton }
     }
 }
@@ -123,7 +122,7 @@ impl<T: Real> BoxedPlan<T> {
             return Err(LinalgError::TooLarge { what: "boxed nearest point", rows, cols, limit: BOXED_LIMIT });
         }
         expect_finite("boxed: A", a)?;
-        let admm = match BoxedRecipe::choose(rows, cols) {
+        let admm = match BoxedRecipe::choose(rows) {
             BoxedRecipe::Newton => None,
             BoxedRecipe::AdmmThenNewton => Some(AdmmPlan::new(a)?),
         };

@@ -70,7 +70,7 @@ impl<T: Real> SystemRows<T> {
         }
         for &(weight, i) in &pending[..count] {
             for (out, &a) in out.iter_mut().zip(self.row(i)) {
-                *out = *out + weight * a;
+                *out += weight * a;
             }
         }
     }
@@ -121,7 +121,7 @@ impl<T: Real> SystemRows<T> {
                 let column = &mut gram[column as usize * size..][..size];
                 for &(row, value) in &gather[first..count] {
                     let entry = &mut column[row as usize];
-                    *entry = *entry + weight * value;
+                    *entry += weight * value;
                 }
             }
         }
@@ -151,7 +151,7 @@ fn dot_four<T: Real>(rows: [&[T]; 4], x: &[T]) -> [T; 4] {
     while start < body {
         for (row, lanes) in rows.iter().zip(&mut lanes) {
             for l in 0..LANES {
-                lanes[l] = lanes[l] + row[start + l] * x[start + l];
+                lanes[l] += row[start + l] * x[start + l];
             }
         }
         start += LANES;
@@ -159,7 +159,7 @@ fn dot_four<T: Real>(rows: [&[T]; 4], x: &[T]) -> [T; 4] {
     let mut sums = lanes.map(|lanes| lanes.into_iter().sum::<T>());
     for (row, sum) in rows.iter().zip(&mut sums) {
         for j in body..len {
-            *sum = *sum + row[j] * x[j];
+            *sum += row[j] * x[j];
         }
     }
     sums

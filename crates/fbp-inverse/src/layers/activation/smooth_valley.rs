@@ -183,7 +183,7 @@ fn sigmoid_pair<T: Real>(x: T) -> (T, T) {
 pub(crate) struct Silu;
 
 impl<T: Real> SmoothValley<T> for Silu {
-    const BOTTOM: f64 = -1.278_464_542_761_073_8;
+    const BOTTOM: f64 = -1.278_464_542_761_074;
     const MINIMUM: f64 = -0.278_464_542_761_073_8;
     const CURVATURE: f64 = 0.217_811_705_719_800_1;
 

@@ -65,7 +65,7 @@ fn run_sum<T: Real>(values: &[T]) -> T {
     let mut lanes = [T::ZERO; 8];
     let (chunks, rest) = values.as_chunks::<8>();
     for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &x)| *lane = *lane + x);
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &x)| *lane += x);
     }
     let lanes = lanes.iter().fold(T::ZERO, |sum, &x| sum + x);
     rest.iter().fold(lanes, |sum, &x| sum + x)

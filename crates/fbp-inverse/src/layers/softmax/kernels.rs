@@ -20,7 +20,7 @@ impl Softmax {
             *out = exp(x - largest);
         }
         let share = T::ONE / out.iter().fold(T::ZERO, |sum, &e| sum + e);
-        out.iter_mut().for_each(|out| *out = *out * share);
+        out.iter_mut().for_each(|out| *out *= share);
     }
 
     #[inline(always)]
@@ -38,12 +38,12 @@ impl Softmax {
                 let pixels = channel[start..start + count].iter().zip(&mut out[start..start + count]);
                 for ((&x, out), (sum, &m)) in pixels.zip(sums.iter_mut().zip(&largest)) {
                     *out = exp(x - m);
-                    *sum = *sum + *out;
+                    *sum += *out;
                 }
             }
             for out in out.chunks_exact_mut(plane) {
                 for (out, &sum) in out[start..start + count].iter_mut().zip(&sums) {
-                    *out = *out / sum;
+                    *out /= sum;
                 }
             }
         }
@@ -72,13 +72,13 @@ impl<T: Real> SampleMap<T> for Jacobian {
             for (p, v) in out.chunks_exact(plane).zip(direction.chunks_exact(plane)) {
                 let pixels = p[start..start + count].iter().zip(&v[start..start + count]);
                 for (mean, (&p, &v)) in mean.iter_mut().zip(pixels) {
-                    *mean = *mean + p * v;
+                    *mean += p * v;
                 }
             }
             for (p, v) in out.chunks_exact_mut(plane).zip(direction.chunks_exact(plane)) {
                 let pixels = p[start..start + count].iter_mut().zip(&v[start..start + count]);
                 for ((p, &v), &mean) in pixels.zip(&mean) {
-                    *p = *p * (v - mean);
+                    *p *= v - mean ;
                 }
             }
         }
