@@ -62,7 +62,7 @@ pub fn tensor_from_matrix(matrix: MatRef<'_, f32>, feature: FeatureDims) -> Resu
 /// # Errors
 /// [`ModelError::InputShape`] if the number of values is no multiple of the length of the feature.
 pub fn tensor_from_vec(values: Vec<f32>, feature: FeatureDims) -> Result<Tensor, ModelError> {
-    if values.len() % feature.len().max(1) != 0 {
+    if !values.len().is_multiple_of(feature.len().max(1)) {
         let found = vec![values.len()];
         return Err(ModelError::InputShape { what: "values".into(), expected: feature.to_string(), found });
     }

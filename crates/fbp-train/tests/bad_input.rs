@@ -1,4 +1,5 @@
 //! Bad input gives one clear error and an exit code that is not 0.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first error")]
 
 mod common;
 

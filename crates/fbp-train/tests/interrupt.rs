@@ -1,5 +1,6 @@
 //! Killing a run at any moment loses nothing that was finished, leaves nothing half-written, and the next run ends with
 //! the same result as an uninterrupted one.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first error")]
 
 mod common;
 

@@ -62,7 +62,7 @@ impl Sizes {
     }
 
     /// The planes of one channel, sample by sample.
-    fn planes<'a>(self, x: &'a [f32], channel: usize) -> impl Iterator<Item = &'a [f32]> {
+    fn planes(self, x: &[f32], channel: usize) -> impl Iterator<Item = &[f32]> {
         (0..self.batch).map(move |n| &x[(n * self.channels + channel) * self.plane..][..self.plane])
     }
 

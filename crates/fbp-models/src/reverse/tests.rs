@@ -84,11 +84,11 @@ fn relu_and_pooling_commute_bit_for_bit() {
     let x = random(&[20, 1, 28, 28], 5);
     let stage = &network.stages()[0];
     let [conv, relu, pool] = stage.layers() else { panic!("three layers") };
-    let run = |order: [&Box<dyn crate::Layer>; 3]| {
+    let run = |order: [&dyn crate::Layer; 3]| {
         let y = order.iter().fold(x.clone(), |x, layer| layer.forward(&x, LayerPass::FIXED).unwrap());
         y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
-    assert_eq!(run([conv, relu, pool]), run([conv, pool, relu]));
+    assert_eq!(run([&**conv, &**relu, &**pool]), run([&**conv, &**pool, &**relu]));
 }
 
 #[test]

@@ -92,6 +92,6 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(points(-0.0123), "−1.23 pp");
         assert_eq!(percent(0.99954, 2), "99.95 %");
-        assert_eq!([0.02, 3.14, 42.0, 150.0].map(duration), ["20 ms", "3.1 s", "42 s", "2 min"]);
+        assert_eq!([0.02, 3.13, 42.0, 150.0].map(duration), ["20 ms", "3.1 s", "42 s", "2 min"]);
     }
 }

@@ -78,7 +78,7 @@ impl<T: Real> SampleMap<T> for Jacobian {
             for (p, v) in out.chunks_exact_mut(plane).zip(direction.chunks_exact(plane)) {
                 let pixels = p[start..start + count].iter_mut().zip(&v[start..start + count]);
                 for ((p, &v), &mean) in pixels.zip(&mean) {
-                    *p *= v - mean ;
+                    *p *= v - mean;
                 }
             }
         }
