@@ -1,4 +1,6 @@
 //! Post-training against reconstructed feature targets: data, targets, objectives, records, reports.
+//!
+#![doc = include_str!("../../../README.md")]
 
 mod atomic;
 pub mod cli;
