@@ -66,12 +66,13 @@ impl Job {
 
     /// Rough time of one output plane, in cycles: one product per tap and one store for every vector, and the copies
     /// from scratch.
-    fn sweep_cost(&self, sweep: Sweep, lanes: usize) -> usize {
+    fn sweep_cost(&self, sweep: Sweep, lanes: usize) -> f64 {
         let copies = match sweep.target {
             Target::Output { .. } => 0,
             Target::Stage => self.grid[0] * (4 + 2 * self.grid[1].div_ceil(lanes)),
         };
-        sweep.rows * sweep.cols.div_ceil(lanes) * (self.offsets.len() + 1) + copies
+        let vectors = sweep.rows * sweep.cols.div_ceil(lanes);
+        vectors as f64 * (self.offsets.len() + 1) as f64 + copies as f64
     }
 }
 
@@ -153,8 +154,7 @@ impl Correlation {
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let chunks = chunks(batch, par);
-        let threads = chunks.count * self.thread_len::<T>(chunks.size);
+        let threads = chunks(batch, par).most * self.thread_len::<T>(chunks(batch, par).size);
         StackReq::new::<T>(self.weight_len()).and(StackReq::new_aligned::<T>(threads, CACHE_LINE))
     }
 
@@ -200,10 +200,10 @@ impl Correlation {
     }
 
     /// Rough time for one sample, in cycles, to compare layouts.
-    pub(super) fn cost(&self) -> usize {
+    pub(super) fn cost(&self) -> f64 {
         let pitch = self.source.pitch();
         let job = |job: &Job| job.sweep_cost(job.sweep(pitch, MAX_LANES), MAX_LANES);
-        self.source.pack_cost() + self.output.channels * self.jobs.iter().map(job).sum::<usize>()
+        self.source.pack_cost() + self.output.channels as f64 * self.jobs.iter().map(job).sum::<f64>()
     }
 }
 
@@ -219,12 +219,15 @@ pub(super) struct Exec {
 pub(super) struct Chunks {
     pub(super) count: usize,
     pub(super) size: usize,
+    /// Number of runs of this batch or a smaller one, so that scratch for a batch is enough for smaller ones.
+    pub(super) most: usize,
 }
 
 /// Cuts a batch into as many runs as there are threads, as equal as possible.
 pub(super) fn chunks(batch: usize, par: Par) -> Chunks {
-    let size = batch.div_ceil(par.degree().max(1)).max(1);
-    Chunks { count: batch.div_ceil(size), size }
+    let threads = par.degree().max(1);
+    let size = batch.div_ceil(threads).max(1);
+    Chunks { count: batch.div_ceil(size), size, most: batch.min(threads) }
 }
 
 /// The samples of one thread.

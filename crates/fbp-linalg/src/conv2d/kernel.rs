@@ -110,7 +110,7 @@ impl Conv2d {
         &self.geometry
     }
 
-    /// Scratch memory of [`forward`](Self::forward) for `batch` samples.
+    /// Scratch memory of [`forward`](Self::forward) for up to `batch` samples.
     pub fn forward_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         self.forward.scratch::<T>(batch, par)
     }
@@ -140,7 +140,7 @@ impl Conv2d {
         Ok(())
     }
 
-    /// Scratch memory of [`adjoint`](Self::adjoint) for `batch` samples.
+    /// Scratch memory of [`adjoint`](Self::adjoint) for up to `batch` samples.
     pub fn adjoint_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         self.adjoint.scratch::<T>(batch, par)
     }
@@ -167,7 +167,7 @@ impl Conv2d {
         Ok(())
     }
 
-    /// Scratch memory of [`weight_grad`](Self::weight_grad) for `batch` samples.
+    /// Scratch memory of [`weight_grad`](Self::weight_grad) for up to `batch` samples.
     pub fn weight_grad_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         self.weight_grad.scratch::<T>(batch, par)
     }

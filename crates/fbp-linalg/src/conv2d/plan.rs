@@ -42,17 +42,16 @@ impl AxisPlan {
     /// `k·d = φ (mod s)`, and read `y[q - (k·d - φ)/s]`.
     fn adjoint(g: &Conv2dGeometry, axis: usize, in_size: usize) -> Self {
         let (stride, padding, dilation) = (g.stride()[axis], g.padding()[axis], g.dilation()[axis]);
-        let phase = |phase: usize| {
-            let first = padding.saturating_sub(phase).div_ceil(stride);
-            let origin = stride * first + phase - padding;
+        let phase = |origin: usize| {
+            let (first, phase) = ((origin + padding) / stride, (origin + padding) % stride);
             let taps = (0..g.kernel()[axis]).filter(|k| k * dilation % stride == phase);
             Phase {
                 origin,
-                count: in_size.saturating_sub(origin).div_ceil(stride),
+                count: (in_size - origin).div_ceil(stride),
                 taps: taps.map(|k| (k, first as isize - (k * dilation / stride) as isize)).collect(),
             }
         };
-        let phases = (0..stride).map(phase).filter(|phase| phase.count > 0).collect();
+        let phases = (0..stride.min(in_size)).map(phase).collect();
         Self { phases, read_step: 1, write_step: stride }
     }
 
@@ -187,8 +186,8 @@ impl Plan {
 
     fn correlation(&self, rows: &AxisLayout, cols: &AxisLayout) -> Correlation {
         let pitch = cols.axis.cells;
-        let counts = |axis: &AxisPlan| axis.phases.iter().map(|phase| phase.count).min().unwrap_or(0);
-        let long_reads = (counts(&self.rows).max(1) - 1) * pitch + counts(&self.cols) >= MAX_LANES;
+        let counts = |axis: &AxisPlan| axis.phases.iter().map(|phase| phase.count).min().unwrap_or(1);
+        let long_reads = (counts(&self.rows) - 1) * pitch + counts(&self.cols) >= MAX_LANES;
         let source = Source::new(self.input, rows.axis.clone(), cols.axis.clone(), long_reads);
         let phases = |axis: &'_ AxisPlan| (0..axis.phases.len()).collect::<Vec<_>>();
         let mut jobs = Vec::new();

@@ -81,10 +81,10 @@ impl Source {
     }
 
     /// Rough time to pack one image, in cycles: a constant per row and per vector of a row.
-    pub(super) fn pack_cost(&self) -> usize {
+    pub(super) fn pack_cost(&self) -> f64 {
         let vector = if self.cols.step == 1 { 2 } else { 2 * MAX_LANES };
-        let patch = |patch: &Patch| patch.rows * (4 + vector * patch.cols.div_ceil(MAX_LANES));
-        if self.in_place { 0 } else { self.image.channels * self.patches.iter().map(patch).sum::<usize>() }
+        let patch = |patch: &Patch| patch.rows as f64 * (4 + vector * patch.cols.div_ceil(MAX_LANES)) as f64;
+        if self.in_place { 0.0 } else { self.image.channels as f64 * self.patches.iter().map(patch).sum::<f64>() }
     }
 
     /// Distance between two rows of cells.

@@ -302,6 +302,35 @@ fn a_kernel_as_large_as_the_padded_image_has_one_output() {
 }
 
 #[test]
+fn scratch_for_a_batch_is_enough_for_smaller_ones() {
+    for params in [
+        Conv2dParams::new(FeatureShape::image(1, 28, 28), 3, [5, 5]),
+        Conv2dParams::new(FeatureShape::image(8, 9, 9), 16, [3, 3]).padding([1, 1]),
+    ] {
+        let conv = Conv2d::new(params.check().unwrap());
+        for par in (1..=8).map(Par::rayon).chain([Par::Seq]) {
+            let sizes = |batch: usize| {
+                [conv.forward_scratch::<f32>(batch, par), conv.adjoint_scratch::<f32>(batch, par)]
+                    .map(|req| req.size_bytes())
+                    .into_iter()
+                    .chain([conv.weight_grad_scratch::<f32>(batch, par).size_bytes()])
+            };
+            for batch in 0..40 {
+                assert!(sizes(batch).zip(sizes(batch + 1)).all(|(small, large)| small <= large), "{par:?} {batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn strides_and_paddings_beyond_the_image_are_no_burden() {
+    let params = Conv2dParams::new(FeatureShape::image(2, 3, 4), 2, [3, 2]);
+    for params in [params.stride([1 << 20, 1 << 22]), params.padding([40, 50]).stride([3, 7]).dilation([20, 30])] {
+        check_against_oracle(&Calls::<f64>::new(params.check().unwrap(), Par::Seq), 3, &mut rng(0));
+    }
+}
+
+#[test]
 fn kernel_objects_are_shared_between_threads() {
     fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<Conv2d>();

@@ -60,13 +60,16 @@ impl WeightGrad {
     ///
     /// The constants were measured on a core with 512-bit vectors: along pixels, an eighth more than the products, and
     /// two products per weight to start a tile on an image and to sum over lanes.
-    pub(super) fn cost(&self) -> usize {
-        let weights = self.output.channels * self.offsets.len();
+    pub(super) fn cost(&self) -> f64 {
+        let (channels, taps) = (self.output.channels as f64, self.offsets.len() as f64);
         let products = match self.vectors {
-            Vectors::Pixels => self.cotangent.pack_cost() + weights * (9 * self.span().div_ceil(MAX_LANES) / 8 + 2),
+            Vectors::Pixels => {
+                let vectors = self.span().div_ceil(MAX_LANES) as f64;
+                self.cotangent.pack_cost() + channels * taps * (1.125 * vectors + 2.0)
+            }
             Vectors::Channels => {
-                let vectors = self.groups * self.padded_channels() / MAX_LANES;
-                self.output.plane() * (vectors * self.offsets.len() + 2 * self.output.channels)
+                let vectors = (self.groups * self.padded_channels() / MAX_LANES) as f64;
+                self.output.plane() as f64 * (vectors * taps + 2.0 * channels)
             }
         };
         self.source.pack_cost() + products
@@ -103,14 +106,14 @@ impl WeightGrad {
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let chunks = chunks(batch, par);
-        StackReq::new_aligned::<T>(chunks.count * self.thread_len::<T>(chunks.size), CACHE_LINE)
+        StackReq::new_aligned::<T>(chunks.most * self.thread_len::<T>(chunks.size), CACHE_LINE)
     }
 
     /// Sums over the whole batch; the lengths of the slices have been checked.
     pub(super) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, exec: Exec, stack: &mut MemStack) {
         let (in_len, out_len) = (self.input.len(), self.output.len());
         let chunks = chunks(args.input.len() / in_len, exec.par);
-        let Chunks { count, size } = chunks;
+        let Chunks { count, size, .. } = chunks;
         let thread_len = self.thread_len::<T>(size);
         let (mut scratch, _) = stack.make_aligned_with::<T>(count * thread_len, CACHE_LINE, |_| T::ZERO);
         let bias = args.bias_grad.is_some();
