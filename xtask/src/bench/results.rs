@@ -12,15 +12,16 @@ use serde_json::{Value, json};
 use super::context::Context;
 use crate::error::TaskError;
 
-/// The measurement that all others of its group are compared with.
-const OURS: &str = "ours";
+/// Names of our own program in its groups, alone or with its degree of parallelism. Rivals use all threads, so they are
+/// compared with the first of these that was measured.
+const OURS: [&str; 3] = ["ours", "rayon", "seq"];
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Entry {
     /// What is measured, for example `conv2d/64to64`.
     group: String,
-    /// Whose program: `ours`, `candle`, `rival-…`.
+    /// Whose program: `ours`, `rayon` and `seq` are ours, all others are rivals.
     id: String,
     /// Size, if the group has several.
     parameter: Option<String>,
@@ -47,6 +48,10 @@ impl Entry {
         }
     }
 
+    fn is_ours(&self) -> bool {
+        OURS.contains(&self.id.as_str())
+    }
+
     fn is_same_task(&self, other: &Self) -> bool {
         self.group == other.group && self.parameter == other.parameter
     }
@@ -68,7 +73,8 @@ impl Snapshot {
         let now = Self::take(criterion)?.0;
         let changed = now.iter().filter(|(path, time)| self.0.get(*path) != Some(*time));
         let mut entries = changed.map(|(path, _)| read(path)).collect::<Result<Vec<_>, _>>()?;
-        let order = |entry: &Entry| (entry.group.clone(), entry.parameter.clone(), entry.id != OURS, entry.id.clone());
+        put_programs_first(&mut entries);
+        let order = |entry: &Entry| (entry.group.clone(), entry.parameter.clone(), !entry.is_ours(), entry.id.clone());
         entries.sort_by_key(order);
         Ok(entries)
     }
@@ -111,7 +117,12 @@ fn read(estimates: &Path) -> Result<Entry, TaskError> {
             let amount = amount.as_f64()?;
             Some(Work { amount, unit: unit.to_lowercase(), per_second: amount / median_seconds })
         });
-        let (id, parameter) = program_and_size(text("function_id"), text("value_str"));
+        // Which of the two names is the program is seen only in the group.
+        let (id, parameter) = match (text("function_id"), text("value_str")) {
+            (Some(function), value) => (function, value),
+            (None, Some(value)) => (value, None),
+            (None, None) => (OURS[0].to_owned(), None),
+        };
         Some(Entry {
             group: text("group_id")?,
             id,
@@ -128,20 +139,24 @@ fn read(estimates: &Path) -> Result<Entry, TaskError> {
     })
 }
 
-/// Tells which of criterion's two names is the program and which the size: both orders are in use.
-fn program_and_size(function: Option<String>, value: Option<String>) -> (String, Option<String>) {
-    let is_program = |name: &String| name == OURS || ["candle", "rival-"].iter().any(|start| name.starts_with(start));
-    match (function, value) {
-        (Some(size), Some(program)) if is_program(&program) && !is_program(&size) => (program, Some(size)),
-        (Some(program), size) => (program, size),
-        (None, size) => (OURS.to_owned(), size),
+/// Exchanges the two names of every measurement of a group that has the program in the second place: the first place
+/// holds no name of ours, the second one does.
+fn put_programs_first(entries: &mut [Entry]) {
+    let is_ours = |name: &Option<String>| name.as_deref().is_some_and(|name| OURS.contains(&name));
+    let second: Vec<_> = entries.iter().filter(|entry| is_ours(&entry.parameter)).map(|e| e.group.clone()).collect();
+    let first: Vec<_> = entries.iter().filter(|entry| entry.is_ours()).map(|e| e.group.clone()).collect();
+    for entry in entries.iter_mut().filter(|e| second.contains(&e.group) && !first.contains(&e.group)) {
+        if let Some(program) = entry.parameter.take() {
+            entry.parameter = Some(std::mem::replace(&mut entry.id, program));
+        }
     }
 }
 
-/// How many times faster ours is than `entry`, if `entry` is a rival of ours in the same task.
-fn times_faster(entry: &Entry, entries: &[Entry]) -> Option<f64> {
-    let ours = entries.iter().find(|other| other.id == OURS && other.is_same_task(entry))?;
-    (entry.id != OURS).then(|| entry.median_seconds / ours.median_seconds)
+/// Name of our measurement and how many times faster it is than `entry`, if `entry` is a rival in the same task.
+fn times_faster<'e>(entry: &Entry, entries: &'e [Entry]) -> Option<(&'e str, f64)> {
+    let same = |id: &str| entries.iter().find(|other| other.id == id && other.is_same_task(entry));
+    let ours = OURS.iter().find_map(|id| same(id))?;
+    (!entry.is_ours()).then(|| (ours.id.as_str(), entry.median_seconds / ours.median_seconds))
 }
 
 /// The content of a file of results.
@@ -149,10 +164,11 @@ pub(super) fn json(name: &str, context: &Context, quick: bool, entries: &[Entry]
     let ratios: Vec<_> = entries
         .iter()
         .filter_map(|entry| {
-            let times_faster = times_faster(entry, entries)?;
+            let (ours, times_faster) = times_faster(entry, entries)?;
             Some(json!({
                 "group": entry.group,
                 "parameter": entry.parameter,
+                "ours": ours,
                 "rival": entry.id,
                 "times_faster": times_faster,
             }))
@@ -171,7 +187,8 @@ pub(super) fn table(entries: &[Entry]) -> String {
     text.push_str("|---|---|---:|---:|---:|---:|\n");
     for entry in entries {
         let rate = entry.work.as_ref().map_or("–".to_owned(), rate);
-        let faster = times_faster(entry, entries).map_or("–".to_owned(), |times| format!("{times:.1}×"));
+        let faster =
+            times_faster(entry, entries).map_or("–".to_owned(), |(ours, times)| format!("{times:.1}× ({ours})"));
         let interval = format!("{} … {}", time(entry.lower_seconds), time(entry.upper_seconds));
         let (name, median) = (entry.name(), time(entry.median_seconds));
         // Writing to a String cannot fail.
@@ -236,7 +253,7 @@ mod tests {
             table.contains("| conv2d/64to64 | ours | 2.500 ms | 2.250 ms … 2.750 ms | 800.00 kelements/s | – |"),
             "{table}"
         );
-        assert!(table.contains("| candle | 12.500 ms |") && table.contains("| 5.0× |"), "{table}");
+        assert!(table.contains("| candle | 12.500 ms |") && table.contains("| 5.0× (ours) |"), "{table}");
     }
 
     #[test]
@@ -254,7 +271,7 @@ mod tests {
         let entries = before.changes(folder.path()).unwrap();
         let ratios: Vec<_> = entries.iter().filter_map(|entry| times_faster(entry, &entries)).collect();
         assert_eq!(ratios.len(), 1, "{entries:?}");
-        assert!((ratios[0] - 3.0).abs() < 1e-12, "{ratios:?}");
+        assert!((ratios[0].1 - 3.0).abs() < 1e-12, "{ratios:?}");
         let context = Context::collect().unwrap();
         let value: Value = serde_json::from_slice(&json("test", &context, true, &entries).unwrap()).unwrap();
         assert_eq!(value["ratios"][0]["parameter"], "2");
@@ -264,16 +281,42 @@ mod tests {
     }
 
     #[test]
-    fn program_and_size_are_told_apart() {
-        let split = |function: Option<&str>, value: Option<&str>| {
-            let (program, size) = program_and_size(function.map(str::to_owned), value.map(str::to_owned));
-            format!("{program} {}", size.unwrap_or_default())
-        };
-        assert_eq!(split(Some("ours"), Some("64x320")), "ours 64x320");
-        assert_eq!(split(Some("64x320"), Some("ours")), "ours 64x320");
-        assert_eq!(split(Some("64x320"), Some("rival-qr")), "rival-qr 64x320");
-        assert_eq!(split(Some("candle"), None), "candle ");
-        assert_eq!(split(None, Some("7")), "ours 7");
+    fn the_program_is_found_in_either_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Snapshot::take(folder.path()).unwrap();
+        for (group, id, value, time) in [
+            ("solve", "64x320", Some("seq"), 30.0),
+            ("solve", "64x320", Some("rayon"), 20.0),
+            ("solve", "64x320", Some("qr-per-batch"), 80.0),
+            ("step", "ours", Some("seq"), 10.0),
+            ("step", "candle", Some("seq"), 50.0),
+        ] {
+            write(folder.path(), group, id, value, time);
+        }
+        let entries = before.changes(folder.path()).unwrap();
+        let compared: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| {
+                let (ours, times) = times_faster(entry, &entries)?;
+                Some(format!("{} {}: {times:.1} {ours}", entry.name(), entry.id))
+            })
+            .collect();
+        assert_eq!(compared, ["solve/64x320 qr-per-batch: 4.0 rayon", "step/seq candle: 5.0 ours"]);
+    }
+
+    #[test]
+    fn measurements_with_one_name_are_programs() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, time) in [("candle", 6.0), ("seq", 2.0)] {
+            write(folder.path(), "conv2d/forward", name, None, time);
+            // `BenchmarkId::from_parameter` gives the second name only.
+            let path = folder.path().join("conv2d_forward").join(name).join("new/benchmark.json");
+            let text = json!({ "group_id": "conv2d/forward", "function_id": null, "value_str": name }).to_string();
+            fs::write(path, text).unwrap();
+        }
+        let entries = Snapshot(BTreeMap::new()).changes(folder.path()).unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["seq", "candle"]);
+        assert!(table(&entries).contains("| conv2d/forward | candle |") && table(&entries).contains("3.0× (seq)"));
     }
 
     #[test]
