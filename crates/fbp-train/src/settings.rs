@@ -23,8 +23,10 @@ pub(crate) fn check<V: PartialOrd + fmt::Display>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetMode {
-    /// The nearest targets that the layers below can produce.
+    /// The nearest targets that the layers below can produce and that the whole rest of the network turns right.
     Attainable,
+    /// Targets that the layers below can produce, layer by layer: each step is nearest, not the whole.
+    LayerWise,
     /// The published point targets, without the ranges of the layers below.
     Point,
 }

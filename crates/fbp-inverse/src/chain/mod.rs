@@ -1,11 +1,13 @@
-//! Runs reverse operators from the last layer to the first, verifies the result and corrects what misses.
+//! Targets for every stage of a network: joint or layer by layer, verified by the frozen rest.
 
-mod correct;
+mod cuts;
+mod goal;
+mod joint;
+mod measure;
 mod report;
 mod reverse;
 #[cfg(test)]
 mod tests;
-mod verify;
 mod workspace;
 
 use fbp_linalg::{FeatureShape, Real};

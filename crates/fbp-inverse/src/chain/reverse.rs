@@ -1,6 +1,7 @@
 use faer::dyn_stack::MemStack;
 use fbp_linalg::Real;
 
+use super::joint::Start;
 use super::workspace::{Batch, ChainWorkspace};
 use super::{ChainReport, ReverseChain};
 use crate::{InverseError, Range, ReversePass, TargetBox, expect_batch};
@@ -8,10 +9,17 @@ use crate::{InverseError, Range, ReversePass, TargetBox, expect_batch};
 /// Which targets a reverse pass makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetMode {
-    /// Boxes, reversed within the range of what the layers below can produce; misses are corrected.
+    /// At every boundary the nearest feature within the range of the layers below that the whole rest of the network
+    /// turns into the goal; samples for which that iteration fails are reversed layer by layer and tried again from
+    /// there.
     #[default]
     Attainable,
-    /// Points without ranges: the published method. Verified, but not corrected.
+    /// Layer by layer, with boxes and within the ranges of the layers below; misses are corrected jointly.
+    ///
+    /// Needs no derivatives. Every step is a nearest point, but not their composition: on the small Fashion-MNIST
+    /// network the first feature moves by 6.1 % of its norm, against 2.4 % for [`Attainable`](Self::Attainable).
+    LayerWise,
+    /// Layer by layer with points and without ranges: the published method. Verified, but not corrected.
     Point,
 }
 
@@ -22,7 +30,7 @@ pub struct ChainGoal<'a, T> {
     pub target_out: TargetBox<'a, T>,
     /// For classifiers: what counts as reached. Without it, the box itself does.
     ///
-    /// In mode [`Attainable`](TargetMode::Attainable) the target is then widened to all outputs that do as well: the
+    /// In mode [`LayerWise`](TargetMode::LayerWise) the target is then widened to all outputs that do as well: the
     /// label's logit may be larger than its target, and the others anything that keeps the margin to that target.
     pub margins: Option<Margins<'a>>,
 }
@@ -53,11 +61,11 @@ impl Margins<'_> {
 }
 
 impl<T: Real> ReverseChain<T> {
-    /// Writes at every boundary the nearest feature that the frozen rest turns into the goal.
+    /// Writes at every boundary the nearest feature that the frozen rest turns into the goal, as `mode` says.
     ///
     /// [`forward`](Self::forward) must have recorded the same batch. Samples whose output is in the target box keep
-    /// their observed features bit for bit. Every reconstructed feature is pushed through the frozen rest; in mode
-    /// [`Attainable`](TargetMode::Attainable) those that miss get a joint Gauss-Newton correction.
+    /// their observed features bit for bit. Every reconstructed feature is pushed through the frozen rest, and what
+    /// misses the goal is reported.
     ///
     /// # Errors
     /// [`InverseError::Shape`] or [`InverseError::Label`] for a goal of another size, [`InverseError::Solve`] for NaN
@@ -73,18 +81,71 @@ impl<T: Real> ReverseChain<T> {
         report.samples = work.batch;
         self.open_samples(&goal, work);
         report.satisfied = work.batch - work.open.len();
-        self.start_targets(&goal, mode, work);
+        self.start_targets(&goal, work);
+        work.missed.fill(true);
+        if mode == TargetMode::Attainable {
+            for boundary in 0..self.boundaries() {
+                work.activate_open();
+                self.join(boundary, &goal, self.direct_start(boundary), work)?;
+                report.boundaries[boundary].missed = work.note_missed(boundary);
+            }
+            work.choose_missed(self.boundaries());
+            self.reverse_layers(&goal, mode, work, &mut report)?;
+        } else {
+            work.choose_open();
+            self.reverse_layers(&goal, mode, work, &mut report)?;
+            for boundary in 0..self.boundaries() {
+                work.activate_open();
+                self.check(boundary, &goal, work)?;
+                report.boundaries[boundary].missed = work.note_missed(boundary);
+            }
+        }
+        for boundary in 0..self.boundaries() {
+            let entry = &mut report.boundaries[boundary];
+            entry.unattained = entry.missed;
+            if mode != TargetMode::Point && entry.missed > 0 {
+                work.activate_missed(boundary);
+                self.join(boundary, &goal, Start::Targets, work)?;
+                entry.unattained = work.note_missed(boundary);
+            }
+            entry.corrected = entry.missed - entry.unattained;
+            self.measure(boundary, &goal, work, entry);
+        }
+        Ok(report)
+    }
+
+    /// Where the joint iteration starts; the output has its target already.
+    fn direct_start(&self, boundary: usize) -> Start {
+        if self.starts[boundary] == self.operators.len() { Start::Targets } else { Start::Observed }
+    }
+
+    /// Reverses the chosen samples layer by layer and writes the targets that miss the goal so far.
+    fn reverse_layers(
+        &self,
+        goal: &ChainGoal<'_, T>,
+        mode: TargetMode,
+        work: &mut ChainWorkspace<T>,
+        report: &mut ChainReport,
+    ) -> Result<(), InverseError> {
+        if work.chosen.is_empty() {
+            return Ok(());
+        }
+        self.gather_goal(goal, mode, work);
         let last = self.operators.len();
         for k in (0..last).rev() {
             // Operators alternate between the two box buffers; operator `last - 1` reads the first.
             let (from, to) = ((last - 1 - k) % 2, (last - k) % 2);
             report.operators[k] = self.reverse_operator(k, [from, to], mode, work)?;
             if let Ok(boundary) = self.starts.binary_search(&k) {
-                scatter(&work.open, &work.boxes[to].point, &mut work.targets[boundary], work.lens[k]);
+                for (place, &sample) in work.chosen.iter().enumerate() {
+                    if work.missed[boundary * work.capacity + sample] {
+                        let target = work.boxes[to].point.column(work.lens[k], place);
+                        work.targets[boundary].column_mut(work.lens[k], sample).copy_from_slice(target);
+                    }
+                }
             }
         }
-        self.verify(&goal, mode, work, &mut report)?;
-        Ok(report)
+        Ok(())
     }
 
     fn check_goal(&self, goal: &ChainGoal<'_, T>, work: &ChainWorkspace<T>) -> Result<(), InverseError> {
@@ -126,30 +187,38 @@ impl<T: Real> ReverseChain<T> {
         }
     }
 
-    /// Starts every target from the observed feature and gathers the goal of the open samples.
-    fn start_targets(&self, goal: &ChainGoal<'_, T>, mode: TargetMode, work: &mut ChainWorkspace<T>) {
+    /// Starts every target from the observed feature, that of the output from the goal.
+    fn start_targets(&self, goal: &ChainGoal<'_, T>, work: &mut ChainWorkspace<T>) {
         for (boundary, &k) in self.starts.iter().enumerate() {
             let observed = work.features[k].view(work.lens[k], work.batch);
             work.targets[boundary].view_mut(work.lens[k], work.batch).copy_from(observed);
         }
-        let rows = self.out_len();
-        for (slot, &sample) in work.open.iter().enumerate() {
-            let boxes = &mut work.boxes[0];
-            for row in 0..rows {
-                boxes.point.column_mut(rows, slot)[row] = goal.target_out.point[(row, sample)];
-                boxes.lower.column_mut(rows, slot)[row] = goal.target_out.lower[(row, sample)];
-                boxes.upper.column_mut(rows, slot)[row] = goal.target_out.upper[(row, sample)];
-            }
-            if let (Some(margins), TargetMode::Attainable) = (goal.margins, mode) {
-                let (lower, upper) = (boxes.lower.column_mut(rows, slot), boxes.upper.column_mut(rows, slot));
-                margins.widen(sample, lower, upper);
-            }
+        let outputs = self.boundaries() - 1;
+        for &sample in &work.open {
+            let target = work.targets[outputs].column_mut(self.out_len(), sample);
+            target.iter_mut().zip(goal.target_out.point.col(sample).iter()).for_each(|(to, from)| *to = *from);
         }
-        scatter(&work.open, &work.boxes[0].point, &mut work.targets[self.boundaries() - 1], rows);
-        gather(&work.open, &work.features[self.operators.len()], &mut work.gathered[0], rows);
     }
 
-    /// Reverses operator `k` for the open samples, from one box buffer into the other.
+    /// Gathers the goal of the chosen samples in the first box buffer.
+    fn gather_goal(&self, goal: &ChainGoal<'_, T>, mode: TargetMode, work: &mut ChainWorkspace<T>) {
+        let rows = self.out_len();
+        let boxes = &mut work.boxes[0];
+        for (place, &sample) in work.chosen.iter().enumerate() {
+            let ends = [&mut boxes.point, &mut boxes.lower, &mut boxes.upper];
+            let given = [goal.target_out.point, goal.target_out.lower, goal.target_out.upper];
+            for (to, from) in ends.into_iter().zip(given) {
+                let to = to.column_mut(rows, place);
+                to.iter_mut().zip(from.col(sample).iter()).for_each(|(to, from)| *to = *from);
+            }
+            if let (Some(margins), true) = (goal.margins, mode != TargetMode::Point) {
+                margins.widen(sample, boxes.lower.column_mut(rows, place), boxes.upper.column_mut(rows, place));
+            }
+        }
+        gather(&work.chosen, &work.features[self.operators.len()], &mut work.gathered[0], rows);
+    }
+
+    /// Reverses operator `k` for the chosen samples, from one box buffer into the other.
     fn reverse_operator(
         &self,
         k: usize,
@@ -157,34 +226,27 @@ impl<T: Real> ReverseChain<T> {
         mode: TargetMode,
         work: &mut ChainWorkspace<T>,
     ) -> Result<crate::ReverseReport, InverseError> {
-        let open = work.open.len();
+        let chosen = work.chosen.len();
         let (rows_in, rows_out) = (work.lens[k], work.lens[k + 1]);
-        gather(&work.open, &work.features[k], &mut work.gathered[to], rows_in);
+        gather(&work.chosen, &work.features[k], &mut work.gathered[to], rows_in);
         let [first, second] = &mut work.boxes;
         let (above, below) = if from == 0 { (first, second) } else { (second, first) };
-        let above = above.view(rows_out, open);
+        let above = above.view(rows_out, chosen);
         let target_out = if mode == TargetMode::Point { TargetBox::point(above.point) } else { above };
         let pass = ReversePass {
-            observed_in: work.gathered[to].view(rows_in, open),
-            observed_out: work.gathered[from].view(rows_out, open),
+            observed_in: work.gathered[to].view(rows_in, chosen),
+            observed_out: work.gathered[from].view(rows_out, chosen),
             target_out,
             in_range: if mode == TargetMode::Point { Range::EVERYTHING } else { self.ranges[k] },
-            target_in: below.view_mut(rows_in, open),
+            target_in: below.view_mut(rows_in, chosen),
         };
         self.operators[k].reverse(pass, work.par, MemStack::new(&mut work.memory))
     }
 }
 
-/// Copies the open samples of a full batch to the front of a compact one.
-fn gather<T: Real>(open: &[usize], full: &Batch<T>, compact: &mut Batch<T>, rows: usize) {
-    for (slot, &sample) in open.iter().enumerate() {
-        compact.column_mut(rows, slot).copy_from_slice(full.column(rows, sample));
-    }
-}
-
-/// Copies a compact batch back to the places of the open samples.
-fn scatter<T: Real>(open: &[usize], compact: &Batch<T>, full: &mut Batch<T>, rows: usize) {
-    for (slot, &sample) in open.iter().enumerate() {
-        full.column_mut(rows, sample).copy_from_slice(compact.column(rows, slot));
+/// Copies the chosen samples of a full batch to the front of a compact one.
+fn gather<T: Real>(chosen: &[usize], full: &Batch<T>, compact: &mut Batch<T>, rows: usize) {
+    for (place, &sample) in chosen.iter().enumerate() {
+        compact.column_mut(rows, place).copy_from_slice(full.column(rows, sample));
     }
 }

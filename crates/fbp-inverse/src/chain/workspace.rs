@@ -1,8 +1,9 @@
-use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
+use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::Real;
 
 use super::ReverseChain;
+use super::joint::JointMemory;
 use crate::{InverseError, TargetBox, TargetBoxMut, expect_batch};
 
 /// A batch buffer of fixed capacity whose number of rows may change from use to use.
@@ -12,7 +13,7 @@ pub(super) struct Batch<T> {
 }
 
 impl<T: Real> Batch<T> {
-    fn new(len: usize) -> Self {
+    pub(super) fn new(len: usize) -> Self {
         Self { values: vec![T::ZERO; len] }
     }
 
@@ -26,6 +27,18 @@ impl<T: Real> Batch<T> {
 
     pub(super) fn column(&self, rows: usize, index: usize) -> &[T] {
         &self.values[rows * index..rows * (index + 1)]
+    }
+
+    /// Columns `start..start + count`.
+    pub(super) fn columns(&self, rows: usize, start: usize, count: usize) -> MatRef<'_, T> {
+        MatRef::from_column_major_slice(&self.values[rows * start..rows * (start + count)], rows, count)
+    }
+
+    /// Copies one column over another.
+    pub(super) fn move_column(&mut self, rows: usize, from: usize, to: usize) {
+        if from != to {
+            self.values.copy_within(rows * from..rows * (from + 1), rows * to);
+        }
     }
 
     pub(super) fn column_mut(&mut self, rows: usize, index: usize) -> &mut [T] {
@@ -76,14 +89,17 @@ pub struct ChainWorkspace<T> {
     pub(super) lens: Vec<usize>,
     /// Target at every boundary.
     pub(super) targets: Vec<Batch<T>>,
-    /// Output of the frozen rest on the target of every boundary, for the samples in `open`.
+    /// Output of the frozen rest on the target of every boundary, by place in `open`.
     pub(super) pushed: Vec<Batch<T>>,
     /// Samples that do not meet the goal yet.
     pub(super) open: Vec<usize>,
-    /// Per boundary and open sample: whether its target missed the goal, before and after the correction.
+    /// Those of them that are reversed layer by layer.
+    pub(super) chosen: Vec<usize>,
+    /// Per boundary and open sample: whether its target misses the goal.
     pub(super) missed: Vec<bool>,
     pub(super) boxes: [BoxBatch<T>; 2],
     pub(super) gathered: [Batch<T>; 2],
+    pub(super) joint: JointMemory<T>,
     pub(super) memory: MemBuffer,
 }
 
@@ -92,7 +108,8 @@ impl<T: Real> ReverseChain<T> {
     pub fn workspace(&self, capacity: usize, par: Par) -> ChainWorkspace<T> {
         let lens: Vec<usize> = (0..=self.operators.len()).map(|k| self.feature_len(k)).collect();
         let largest = lens.iter().copied().max().unwrap_or(0) * capacity;
-        let scratch = self.operators.iter().fold(StackReq::EMPTY, |req, operator| {
+        let boundary = self.starts.iter().map(|&k| lens[k]).max().unwrap_or(0);
+        let scratch = self.operators.iter().fold(self.joint_scratch(capacity, par), |req, operator| {
             req.or(operator.forward_scratch(capacity, par)).or(operator.reverse_scratch(capacity, par))
         });
         ChainWorkspace {
@@ -103,9 +120,11 @@ impl<T: Real> ReverseChain<T> {
             targets: self.starts.iter().map(|&k| Batch::new(lens[k] * capacity)).collect(),
             pushed: self.starts.iter().map(|_| Batch::new(self.out_len() * capacity)).collect(),
             open: Vec::with_capacity(capacity),
+            chosen: Vec::with_capacity(capacity),
             missed: vec![false; self.starts.len() * capacity],
             boxes: [BoxBatch::new(largest), BoxBatch::new(largest)],
             gathered: [Batch::new(largest), Batch::new(largest)],
+            joint: JointMemory::new(&lens, boundary, capacity),
             memory: MemBuffer::new(scratch),
             lens,
         }
@@ -143,5 +162,43 @@ impl<T: Real> ReverseChain<T> {
     pub fn target<'w>(&self, boundary: usize, work: &'w ChainWorkspace<T>) -> MatRef<'w, T> {
         let k = self.starts[boundary];
         work.targets[boundary].view(work.lens[k], work.batch)
+    }
+}
+
+impl<T: Real> ChainWorkspace<T> {
+    /// Makes all open samples active in the joint iteration.
+    pub(super) fn activate_open(&mut self) {
+        self.joint.active.clear();
+        self.joint.active.extend(0..self.open.len());
+    }
+
+    /// Makes those active whose targets at a boundary miss the goal.
+    pub(super) fn activate_missed(&mut self, boundary: usize) {
+        let missed = &self.missed[boundary * self.capacity..];
+        self.joint.active.clear();
+        self.joint.active.extend((0..self.open.len()).filter(|&slot| missed[self.open[slot]]));
+    }
+
+    /// Notes which samples the joint iteration has brought to the goal; returns the number of those that still miss it.
+    pub(super) fn note_missed(&mut self, boundary: usize) -> usize {
+        let missed = &mut self.missed[boundary * self.capacity..];
+        for (slot, &sample) in self.open.iter().enumerate() {
+            missed[sample] &= !self.joint.has_reached(slot);
+        }
+        self.open.iter().filter(|&&sample| missed[sample]).count()
+    }
+
+    /// Chooses all open samples for the layer-wise reversal.
+    pub(super) fn choose_open(&mut self) {
+        self.chosen.clear();
+        self.chosen.extend_from_slice(&self.open);
+    }
+
+    /// Chooses the samples that miss the goal at any of the boundaries.
+    pub(super) fn choose_missed(&mut self, boundaries: usize) {
+        let (missed, capacity) = (&self.missed, self.capacity);
+        let misses = |sample: usize| (0..boundaries).any(|boundary| missed[boundary * capacity + sample]);
+        self.chosen.clear();
+        self.chosen.extend(self.open.iter().copied().filter(|&sample| misses(sample)));
     }
 }

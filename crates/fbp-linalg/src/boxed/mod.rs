@@ -14,7 +14,9 @@ mod admm;
 mod newton;
 mod plan;
 mod rows;
+mod sample;
 #[cfg(test)]
 mod tests;
 
 pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe};
+pub use sample::BoxedSample;

@@ -17,11 +17,14 @@ use faer::linalg::cholesky::llt;
 use faer::linalg::temp_mat_scratch;
 use faer::{MatMut, Par};
 
-use super::rows::{GramSelection, SystemRows};
+use super::rows::{GramSelection, RowSource, SystemRows};
 use crate::Real;
 
 /// Newton steps that may overshoot the maximum along their direction; later ones must raise the dual.
 const FREE_STEPS: usize = 20;
+
+/// Operations that the second try may spend on a sample, unless that were less than 50 steps.
+const CAREFUL_OPERATIONS: f64 = 5e10;
 
 /// Caps and tolerances of the dual solver; all finite.
 #[derive(Clone, Copy, Debug)]
@@ -38,10 +41,26 @@ pub(super) struct NewtonLimits {
     pub(super) settled_ratio: f64,
 }
 
+/// Limits of the first try, in the scalar of the batch.
+pub(super) fn fast_limits<T: Real>() -> NewtonLimits {
+    NewtonLimits { newton_steps: 30, outer_steps: 20, proximal_weight: 64.0 * T::EPSILON.to_f64(), settled_ratio: 0.9 }
+}
+
+/// Limits of the second try, always in `f64`; large systems get fewer steps, each of which takes `rows³/3` operations.
+pub(super) fn careful_limits(rows: usize) -> NewtonLimits {
+    let step = (rows as f64).powi(3) / 3.0;
+    NewtonLimits {
+        newton_steps: (CAREFUL_OPERATIONS / step.max(1.0)).clamp(50.0, 1000.0) as usize,
+        outer_steps: 400,
+        proximal_weight: f64::EPSILON.sqrt(),
+        settled_ratio: 1.0 - 1e-8,
+    }
+}
+
 /// The exact dual solver for one matrix.
 #[derive(Clone, Debug)]
-pub(super) struct DualNewton<T> {
-    rows: SystemRows<T>,
+pub(super) struct DualNewton<T, R = SystemRows<T>> {
+    rows: R,
     /// Proximal weight ε.
     epsilon: T,
     /// Largest row norm, for tolerances.
@@ -109,15 +128,20 @@ struct Work<'a, T> {
 
 impl<T: Real> DualNewton<T> {
     pub(super) fn new(a: faer::MatRef<'_, f64>, limits: NewtonLimits) -> Self {
-        let rows = SystemRows::new(a);
+        Self::over_rows(SystemRows::new(a), limits)
+    }
+}
+
+impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
+    pub(super) fn over_rows(rows: R, limits: NewtonLimits) -> Self {
         let mut sum = 0.0;
         let mut largest = 0.0_f64;
-        for i in 0..a.nrows() {
-            let norm_sq = (0..a.ncols()).map(|j| a[(i, j)] * a[(i, j)]).sum::<f64>();
+        for i in 0..rows.nrows() {
+            let norm_sq = rows.row(i).iter().map(|a| a.to_f64() * a.to_f64()).sum::<f64>();
             sum += norm_sq;
             largest = largest.max(norm_sq);
         }
-        let mean = if sum > 0.0 { sum / a.nrows() as f64 } else { 1.0 };
+        let mean = if sum > 0.0 { sum / rows.nrows() as f64 } else { 1.0 };
         let epsilon = T::from_f64(mean * limits.proximal_weight);
         Self { rows, epsilon, row_norm: T::from_f64(largest.sqrt()), limits }
     }
@@ -132,19 +156,7 @@ impl<T: Real> DualNewton<T> {
 
     /// Workspace of [`solve`](Self::solve).
     pub(super) fn scratch(&self) -> StackReq {
-        let (m, n) = (self.rows.nrows(), self.rows.ncols());
-        StackReq::all_of(&[
-            StackReq::new::<T>(m).array(7),
-            StackReq::new::<T>(n).array(2),
-            StackReq::new::<T>(m * m),
-            StackReq::new::<(u32, T)>(m + 1),
-            StackReq::new::<u32>(m),
-            StackReq::new::<bool>(n),
-            temp_mat_scratch::<T>(m, 1),
-            llt::factor::cholesky_in_place_scratch::<T>(m, Par::Seq, Default::default()),
-            llt::solve::solve_in_place_scratch::<T>(m, 1, Par::Seq),
-            StackReq::new::<u8>(256).array(16),
-        ])
+        newton_scratch::<T>(self.rows.nrows(), self.rows.ncols())
     }
 
     /// Solves one sample; `solution` is write-only.
@@ -481,6 +493,22 @@ impl<T: Real> DualNewton<T> {
         }
         T::EPSILON * T::from_f64(16.0) * (self.row_norm * start_sq.sqrt() + image)
     }
+}
+
+/// Workspace of the dual solver for `m` rows and `n` columns.
+pub(super) fn newton_scratch<T: Real>(m: usize, n: usize) -> StackReq {
+    StackReq::all_of(&[
+        StackReq::new::<T>(m).array(7),
+        StackReq::new::<T>(n).array(2),
+        StackReq::new::<T>(m * m),
+        StackReq::new::<(u32, T)>(m + 1),
+        StackReq::new::<u32>(m),
+        StackReq::new::<bool>(n),
+        temp_mat_scratch::<T>(m, 1),
+        llt::factor::cholesky_in_place_scratch::<T>(m, Par::Seq, Default::default()),
+        llt::solve::solve_in_place_scratch::<T>(m, 1, Par::Seq),
+        StackReq::new::<u8>(256).array(16),
+    ])
 }
 
 /// Takes rows that would leave zero against their gradient out of the selection; returns how many are left.

@@ -5,7 +5,8 @@ use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef, Par};
 
 use super::admm::AdmmPlan;
-use super::newton::{DualNewton, NewtonLimits, Sample, SampleOutcome};
+use super::newton::{DualNewton, Sample, SampleOutcome, careful_limits, fast_limits};
+use super::sample::expect_bounds;
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{
     LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_box, expect_finite, expect_shape,
@@ -42,21 +43,6 @@ impl BoxedRecipe {
     /// Chooses from the number of rows, which bounds the order of the matrices that the exact solver factorises.
     pub const fn choose(rows: usize) -> Self {
         if rows <= 512 { Self::Newton } else { Self::AdmmThenNewton }
-    }
-}
-
-/// Limits of the first try, in the scalar of the batch.
-fn fast_limits<T: Real>() -> NewtonLimits {
-    NewtonLimits { newton_steps: 30, outer_steps: 20, proximal_weight: 64.0 * T::EPSILON.to_f64(), settled_ratio: 0.9 }
-}
-
-/// Limits of the second try, always in `f64`.
-fn careful_limits() -> NewtonLimits {
-    NewtonLimits {
-        newton_steps: 1000,
-        outer_steps: 400,
-        proximal_weight: f64::EPSILON.sqrt(),
-        settled_ratio: 1.0 - 1e-8,
     }
 }
 
@@ -126,7 +112,11 @@ impl<T: Real> BoxedPlan<T> {
             BoxedRecipe::Newton => None,
             BoxedRecipe::AdmmThenNewton => Some(AdmmPlan::new(a)?),
         };
-        Ok(Self { fast: DualNewton::new(a, fast_limits::<T>()), careful: DualNewton::new(a, careful_limits()), admm })
+        Ok(Self {
+            fast: DualNewton::new(a, fast_limits::<T>()),
+            careful: DualNewton::new(a, careful_limits(rows)),
+            admm,
+        })
     }
 
     /// How the plan solves.
@@ -179,9 +169,7 @@ impl<T: Real> BoxedPlan<T> {
         expect_finite("boxed: observed_in", pass.observed_in)?;
         expect_finite("boxed: observed_out", pass.observed_out)?;
         expect_box("boxed: row bounds", pass.lower, pass.upper)?;
-        if pass.bounds.0.partial_cmp(&pass.bounds.1).is_none_or(|order| order.is_gt()) {
-            return Err(LinalgError::EmptyBox { what: "boxed: bounds of v", row: 0, column: 0 });
-        }
+        expect_bounds(pass.bounds)?;
         let run = |part: BoxedPass<'_, T>, stack: &mut MemStack| self.solve_part(part, stack);
         let merge = |left: Result<SolveReport, LinalgError>, right| Ok(left?.merge(right?));
         for_each_part(pass, self.part_scratch(), par, stack, &run, &merge)

@@ -3,7 +3,7 @@ use faer::{Mat, Par};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::{BoxedPass, BoxedPlan};
+use super::{BoxedPass, BoxedPlan, BoxedSample};
 use crate::qp_oracle::{BoxQp, qp_closest, qp_distance_stationarity, qp_kkt_residual};
 use crate::testkit::{for_seeds, normal_mat};
 use crate::{LinalgError, Real, SolveReport};
@@ -124,6 +124,51 @@ fn feasible_problems_meet_the_optimality_conditions() {
             }
         });
     }
+}
+
+#[test]
+fn a_sample_with_its_own_rows_meets_the_optimality_conditions() {
+    for (m, n) in SHAPES.into_iter().filter(|(m, n)| m <= n) {
+        for_seeds(12, |rng| {
+            let problems = Problems::random(m, n, Reach::Feasible, rng);
+            let rows = problems.a.transpose().to_owned();
+            let mut memory = MemBuffer::new(BoxedSample::<f64>::solve_scratch(m, n));
+            memory.fill(std::mem::MaybeUninit::new(0xA5));
+            for sample in 0..BATCH {
+                let mut solution = vec![f64::NAN; n];
+                let problem = BoxedSample {
+                    rows: rows.as_ref(),
+                    observed_in: problems.start.col_as_slice(sample),
+                    observed_out: problems.image.col_as_slice(sample),
+                    lower: problems.lower.col_as_slice(sample),
+                    upper: problems.upper.col_as_slice(sample),
+                    bounds: problems.bounds,
+                    solution: &mut solution,
+                };
+                let report = problem.solve(MemStack::new(&mut memory)).unwrap();
+                assert_eq!(report.unattained, 0, "{m} × {n}, sample {sample}: {report:?}");
+                let residual = qp_kkt_residual(&problems.oracle(sample), &solution);
+                assert!(residual.max() <= 1e-8, "{m} × {n}, sample {sample}: {residual:?}, {report:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_sample_of_wrong_size_or_with_nan_is_an_error() {
+    let rows = Mat::<f64>::zeros(3, 2);
+    let solve = |start: &[f64], image: &[f64], bounds| {
+        let mut solution = [0.0; 3];
+        let (rows, lower, upper) = (rows.as_ref(), &[0.0; 2], &[1.0; 2]);
+        let mut memory = MemBuffer::new(BoxedSample::<f64>::solve_scratch(2, 3));
+        BoxedSample { rows, observed_in: start, observed_out: image, lower, upper, bounds, solution: &mut solution }
+            .solve(MemStack::new(&mut memory))
+    };
+    assert!(solve(&[1.0; 3], &[0.5; 2], (0.0, 1.0)).is_ok());
+    assert!(matches!(solve(&[1.0; 2], &[0.5; 2], (0.0, 1.0)), Err(LinalgError::Shape { .. })));
+    assert!(matches!(solve(&[1.0; 3], &[0.5; 3], (0.0, 1.0)), Err(LinalgError::Shape { .. })));
+    assert!(matches!(solve(&[f64::NAN; 3], &[0.5; 2], (0.0, 1.0)), Err(LinalgError::NonFinite { .. })));
+    assert!(matches!(solve(&[1.0; 3], &[0.5; 2], (1.0, 0.0)), Err(LinalgError::EmptyBox { .. })));
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(super) struct TargetsArgs {
     /// How the label becomes a target output
     #[arg(long, value_enum, default_value_t = Embedding::Margin)]
     embedding: Embedding,
-    /// Targets that the layers below can produce, or the published point targets
+    /// How targets are found: jointly, layer by layer, or the published points
     #[arg(long, value_enum, default_value_t = TargetMode::Attainable)]
     targets: TargetMode,
     /// Samples per shard, which is what an interrupted run can lose [default: up to 5120]

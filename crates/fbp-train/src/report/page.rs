@@ -72,6 +72,9 @@ fn targets_section(html: &mut String, targets: &TargetsReport) {
     };
     let range = match targets.mode {
         TargetMode::Attainable => "Only features that the layers below can produce are allowed.",
+        TargetMode::LayerWise => {
+            "Only features that the layers below can produce are allowed, one layer after the other."
+        }
         TargetMode::Point => {
             "These are the published point targets: they may ask for features that no layer below can produce."
         }

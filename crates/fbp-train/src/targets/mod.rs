@@ -150,6 +150,7 @@ impl<'a> Pipeline<'a> {
         };
         let mode = match params.mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
+            TargetMode::LayerWise => fbp_inverse::TargetMode::LayerWise,
             TargetMode::Point => fbp_inverse::TargetMode::Point,
         };
         let chain = source.network.reverse_chain(1, Range::EVERYTHING)?;

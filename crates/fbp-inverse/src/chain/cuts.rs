@@ -1,0 +1,80 @@
+use faer::MatRef;
+use fbp_linalg::Real;
+
+use super::goal::Condition;
+use super::workspace::Batch;
+
+/// Most cuts that are kept for a sample; the oldest go first.
+pub(super) const MOST_CUTS: usize = 16;
+
+/// Linearised conditions of every open sample: `lower <= value + gradient · (v - v0) <= upper`.
+#[derive(Debug)]
+pub(super) struct Cuts<T> {
+    /// Cuts that were added, by sample; with more than [`MOST_CUTS`] the oldest are overwritten.
+    added: Vec<usize>,
+    /// By how much the one-sided cuts of each sample were raised.
+    raised: Vec<T>,
+    gradients: Batch<T>,
+    values: Vec<T>,
+    lower: Vec<T>,
+    upper: Vec<T>,
+}
+
+/// The cuts of one sample.
+pub(super) struct SampleCuts<'a, T> {
+    /// One column per cut.
+    pub(super) gradients: MatRef<'a, T>,
+    pub(super) values: &'a [T],
+    pub(super) lower: &'a [T],
+    pub(super) upper: &'a [T],
+}
+
+impl<T: Real> Cuts<T> {
+    /// Memory for `capacity` samples with features of up to `longest` entries.
+    pub(super) fn new(longest: usize, capacity: usize) -> Self {
+        let numbers = || vec![T::ZERO; MOST_CUTS * capacity];
+        Self {
+            added: vec![0; capacity],
+            raised: vec![T::ZERO; capacity],
+            gradients: Batch::new(longest * MOST_CUTS * capacity),
+            values: numbers(),
+            lower: numbers(),
+            upper: numbers(),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.added.fill(0);
+        self.raised.fill(T::ZERO);
+    }
+
+    /// Adds the cut of a condition; `value` is that of its linearisation at the observed feature.
+    pub(super) fn add(&mut self, slot: usize, gradient: &[T], value: T, condition: &Condition<T>) {
+        let at = slot * MOST_CUTS + self.added[slot] % MOST_CUTS;
+        self.gradients.column_mut(gradient.len(), at).copy_from_slice(gradient);
+        let raised = if condition.upper == T::INFINITY { self.raised[slot] } else { T::ZERO };
+        (self.values[at], self.lower[at], self.upper[at]) = (value, condition.lower + raised, condition.upper);
+        self.added[slot] += 1;
+    }
+
+    /// Asks for more from every one-sided cut of a sample, also from later ones.
+    pub(super) fn raise(&mut self, slot: usize, by: T) {
+        self.raised[slot] += by;
+        let range = slot * MOST_CUTS..(slot + 1) * MOST_CUTS;
+        for (lower, upper) in self.lower[range.clone()].iter_mut().zip(&self.upper[range]) {
+            *lower += if *upper == T::INFINITY { by } else { T::ZERO };
+        }
+    }
+
+    /// The cuts of a sample with features of `len` entries.
+    pub(super) fn of(&self, slot: usize, len: usize) -> SampleCuts<'_, T> {
+        let (start, count) = (slot * MOST_CUTS, self.added[slot].min(MOST_CUTS));
+        let range = start..start + count;
+        SampleCuts {
+            gradients: self.gradients.columns(len, start, count),
+            values: &self.values[range.clone()],
+            lower: &self.lower[range.clone()],
+            upper: &self.upper[range],
+        }
+    }
+}

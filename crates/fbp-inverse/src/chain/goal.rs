@@ -1,0 +1,123 @@
+use fbp_linalg::Real;
+
+use super::reverse::ChainGoal;
+
+/// Share of the margin, or of the largest output for boxes (which may be points), by which a goal may be missed and
+/// still count as reached: what single precision leaves of a target after a few layers.
+const SLACK: f64 = 1e-3;
+
+/// The goal of one sample at the output of the chain.
+#[derive(Clone, Copy)]
+pub(super) enum SampleGoal<'a, T> {
+    /// The label's logit exceeds every other one by the margin.
+    Margin { label: usize, margin: f64 },
+    /// The output lies in the box.
+    Box { lower: &'a [T], upper: &'a [T] },
+}
+
+/// One linear condition on the output: `lower <= output[plus] - output[minus] <= upper`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Condition<T> {
+    pub(super) plus: usize,
+    pub(super) minus: Option<usize>,
+    pub(super) lower: T,
+    pub(super) upper: T,
+}
+
+impl<T: Real> Condition<T> {
+    /// The number that the condition is about.
+    pub(super) fn value(&self, output: &[T]) -> T {
+        output[self.plus] - self.minus.map_or(T::ZERO, |minus| output[minus])
+    }
+
+    /// How far the output is inside the condition; negative outside.
+    fn slack(&self, output: &[T]) -> T {
+        let value = self.value(output);
+        (value - self.lower).min(self.upper - value)
+    }
+
+    /// Writes the gradient of the value with respect to the output.
+    pub(super) fn write_gradient(&self, gradient: &mut [T]) {
+        gradient.fill(T::ZERO);
+        gradient[self.plus] = T::ONE;
+        if let Some(minus) = self.minus {
+            gradient[minus] = -T::ONE;
+        }
+    }
+}
+
+impl<'a, T: Real> SampleGoal<'a, T> {
+    pub(super) fn of(goal: &ChainGoal<'a, T>, sample: usize) -> Self {
+        match goal.margins {
+            Some(margins) => Self::Margin { label: margins.labels[sample], margin: margins.margin },
+            None => Self::Box {
+                lower: contiguous(goal.target_out.lower, sample),
+                upper: contiguous(goal.target_out.upper, sample),
+            },
+        }
+    }
+
+    /// How far the output is from the goal; 0 if it is reached.
+    pub(super) fn violation(&self, output: &[T]) -> f64 {
+        match *self {
+            Self::Margin { label, margin } => {
+                let rival = output.iter().enumerate().filter(|(class, _)| *class != label);
+                let rival = rival.map(|(_, logit)| logit.to_f64()).fold(f64::NEG_INFINITY, f64::max);
+                (margin - (output[label].to_f64() - rival)).max(0.0)
+            }
+            Self::Box { lower, upper } => {
+                let distance = |i: usize| (output[i].clip(lower[i], upper[i]) - output[i]).abs().to_f64();
+                (0..output.len()).map(distance).fold(0.0, f64::max)
+            }
+        }
+    }
+
+    /// Violation that counts as reached.
+    fn tolerance(&self, output: &[T]) -> f64 {
+        let scale = output.iter().map(|v| v.abs().to_f64()).fold(0.0, f64::max);
+        let wanted = match *self {
+            Self::Margin { margin, .. } => margin,
+            Self::Box { .. } => scale,
+        };
+        64.0 * T::EPSILON.to_f64() * scale + SLACK * wanted
+    }
+
+    /// Whether the output reaches the goal.
+    pub(super) fn is_reached(&self, output: &[T]) -> bool {
+        self.violation(output) <= self.tolerance(output)
+    }
+
+    /// Writes the conditions with the least slack at `output`, tightest first, as many as there is room for; returns
+    /// their number. Every condition of a margin asks for `aim` more than the margin.
+    pub(super) fn tightest(&self, output: &[T], aim: f64, room: &mut [Condition<T>]) -> usize {
+        let mut count = 0;
+        let mut offer = |condition: Condition<T>| {
+            let slack = condition.slack(output);
+            let at = room[..count].iter().position(|other| slack < other.slack(output)).unwrap_or(count);
+            if at < room.len() {
+                count = (count + 1).min(room.len());
+                room[at..count].rotate_right(1);
+                room[at] = condition;
+            }
+        };
+        match *self {
+            Self::Margin { label, margin } => {
+                let (lower, upper) = (T::from_f64(margin + aim), T::INFINITY);
+                for rival in (0..output.len()).filter(|&class| class != label) {
+                    offer(Condition { plus: label, minus: Some(rival), lower, upper });
+                }
+            }
+            Self::Box { lower, upper } => {
+                for (plus, (&lower, &upper)) in lower.iter().zip(upper).enumerate() {
+                    offer(Condition { plus, minus: None, lower, upper });
+                }
+            }
+        }
+        count
+    }
+}
+
+/// A column of a view that `check_goal` has found contiguous.
+fn contiguous<'a, T: Real>(view: faer::MatRef<'a, T>, index: usize) -> &'a [T] {
+    fbp_linalg::column("chain", view, index).unwrap_or(&[])
+}
