@@ -71,7 +71,7 @@ pub struct StageReport {
     pub satisfied_before: usize,
     /// Samples for which no feature within the range reaches the target output (none was found).
     pub unattained: usize,
-    /// Samples that the layer-wise answer missed and the joint correction reached.
+    /// Samples whose target was found in the second attempt: layer by layer, or for layer-wise targets jointly.
     pub corrected: usize,
 }
 

@@ -7,9 +7,9 @@ pub struct BoundaryReport {
     pub distance_sq: f64,
     /// `Σ |observed|²` over all samples.
     pub observed_sq: f64,
-    /// Samples whose reconstructed feature, pushed through the frozen rest, missed the goal at first.
+    /// Samples whose first target, pushed through the frozen rest, missed the goal.
     pub missed: usize,
-    /// Missed samples that the joint correction brought to the goal.
+    /// Missed samples that the second attempt brought to the goal.
     pub corrected: usize,
     /// Samples that still miss the goal.
     pub unattained: usize,

@@ -78,7 +78,7 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), TrainError> 
             "{samples} images, {mode} targets, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
         ),
     )?;
-    let heading = ["right with targets", "moved by", "no change", "corrected", "not attained", "largest miss"];
+    let heading = ["right with targets", "moved by", "no change", "second attempt", "not attained", "largest miss"];
     say(out, format_args!("{:12} {}", "stage", heading.map(|text| format!("{text:>18}")).join(" ")))?;
     for stage in &report.stages {
         let StageReport { name, satisfied_before, corrected, unattained, .. } = stage;

@@ -71,7 +71,9 @@ fn targets_section(html: &mut String, targets: &TargetsReport) {
         Embedding::OneHot => "the output is 1 for the right class and 0 for the others".into(),
     };
     let range = match targets.mode {
-        TargetMode::Attainable => "Only features that the layers below can produce are allowed.",
+        TargetMode::Attainable => {
+            "Only features that the layers below can produce are allowed; the layers above were considered all at once."
+        }
         TargetMode::LayerWise => {
             "Only features that the layers below can produce are allowed, one layer after the other."
         }
@@ -96,7 +98,7 @@ fn targets_section(html: &mut String, targets: &TargetsReport) {
         "of the wrong images",
         "moved by",
         "needed no change",
-        "corrected jointly",
+        "second attempt",
         "not attained",
         "largest miss",
     ];
@@ -104,8 +106,8 @@ fn targets_section(html: &mut String, targets: &TargetsReport) {
     html.push_str(
         "<p class=\"small\"><b>Right with targets</b>: share of the images that the unchanged rest of the network classifies \
          as their label. <b>Moved by</b>: length of the change relative to the features. <b>Needed no change</b>: images \
-         that already met the demand. <b>Corrected jointly</b>: images that the layer-by-layer answer missed and a search \
-         over all layers above found. <b>Not attained</b>: images for which no allowed feature was found that fulfils the \
+         that already met the demand. <b>Second attempt</b>: images whose target was found only on the other of the two ways, \
+         over all layers above at once and layer by layer. <b>Not attained</b>: images for which no allowed feature was found that fulfils the \
          whole demand; they may still be classified right, with a smaller lead. <b>Largest miss</b>: how far the worst \
          output stayed from what was demanded.</p>\n",
     );

@@ -5,7 +5,7 @@ use super::TargetsSource;
 use crate::TrainError;
 use crate::metrics::argmax;
 use crate::record::{Example, ExampleFeature};
-use crate::store::TargetStore;
+use crate::store::{StageTargets, TargetStore};
 
 /// Samples looked at for wrong ones.
 const SEARCH: usize = 4096;
@@ -40,7 +40,9 @@ pub fn wrong_examples(
         }
     }
     chosen.sort_unstable();
-    chosen.into_iter().map(|(sample, predicted)| example(&source, store, sample, predicted)).collect()
+    let stages = store.manifest().params.stages.iter().map(|entry| store.stage(&entry.name));
+    let stages = stages.collect::<Result<Vec<_>, _>>()?;
+    chosen.into_iter().map(|(sample, predicted)| example(&source, &stages, sample, predicted)).collect()
 }
 
 /// Wrongly classified samples among the first ones, with the class that the network gives.
@@ -64,7 +66,7 @@ fn wrong_samples(source: &TargetsSource<'_>) -> Result<Vec<(usize, usize)>, Trai
 
 fn example(
     source: &TargetsSource<'_>,
-    store: &TargetStore,
+    stages: &[StageTargets<'_>],
     sample: usize,
     predicted: usize,
 ) -> Result<Example, TrainError> {
@@ -74,13 +76,14 @@ fn example(
     let input = Tensor::from_slice(&pixels, (1, shape.len()), &Device::Cpu)?;
     let trace = source.network.forward_recorded(&input)?;
     let mut features = Vec::new();
-    for entry in &store.manifest().params.stages {
+    for targets in stages {
+        let entry = targets.entry();
         let stage = source.network.stage_index(&entry.name)?;
         features.push(ExampleFeature {
             stage: entry.name.clone(),
             shape: entry.shape,
             observed: trace.stage_output(stage)?.flatten_all()?.to_vec1()?,
-            target: store.stage(&entry.name)?.row(sample).to_vec(),
+            target: targets.row(sample).to_vec(),
         });
     }
     let brightness = |(index, value): (usize, &f32)| {
