@@ -13,6 +13,7 @@
 mod admm;
 mod newton;
 mod plan;
+mod problem;
 mod rows;
 mod sample;
 #[cfg(test)]

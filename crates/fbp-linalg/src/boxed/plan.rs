@@ -5,7 +5,8 @@ use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef, Par};
 
 use super::admm::AdmmPlan;
-use super::newton::{DualNewton, Sample, SampleOutcome, careful_limits, fast_limits};
+use super::newton::{DualNewton, careful_limits, fast_limits};
+use super::problem::{Sample, SampleOutcome};
 use super::sample::expect_bounds;
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{

@@ -1,7 +1,8 @@
 use faer::MatRef;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::newton::{DualNewton, Sample, fast_limits, newton_scratch};
+use super::newton::{DualNewton, fast_limits, newton_scratch};
+use super::problem::Sample;
 use super::rows::SampleRows;
 use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, expect_shape};
 

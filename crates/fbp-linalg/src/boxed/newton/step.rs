@@ -1,0 +1,204 @@
+//! One step of the dual solver: which rows and unknowns take part, the Newton direction, and how far to go.
+
+use faer::dyn_stack::MemStack;
+use faer::linalg::cholesky::llt;
+use faer::{MatMut, Par};
+
+use super::{DualNewton, FREE_STEPS, Sample, Work};
+use crate::Real;
+use crate::boxed::rows::{GramSelection, RowSource};
+
+impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
+    /// One Newton step with line search; false if no step makes progress.
+    #[inline(always)]
+    pub(super) fn newton_step(
+        &self,
+        sample: &Sample<'_, T>,
+        solution: &mut [T],
+        work: &mut Work<'_, T>,
+        steps: usize,
+        stack: &mut MemStack,
+    ) -> bool {
+        let size = self.select(sample, work, steps == 1 && sample.multipliers.is_none());
+        if !self.direction(size, work, stack) {
+            return false;
+        }
+        work.previous.copy_from_slice(work.lambda);
+        let slope = inner_product(work.step, work.gradient);
+        for i in 0..work.lambda.len() {
+            let next = work.previous[i] + work.step[i];
+            // A multiplier that changes sides, or leaves zero on the wrong one, stops at zero.
+            let crossed =
+                next * work.previous[i] < T::ZERO || next * work.gradient[i] < T::ZERO && work.previous[i] == T::ZERO;
+            let equality = sample.lower[i] == sample.upper[i];
+            work.lambda[i] = if crossed && !equality { T::ZERO } else { next };
+        }
+        // The dual is concave, so its slope at the end of the step tells whether the step went too far. A small
+        // overshoot usually pays, but without end it could go round in circles.
+        let overshoot = if steps <= FREE_STEPS { T::from_f64(0.5) } else { T::ZERO };
+        if self.slope_at_lambda(sample, solution, work) >= -overshoot * slope {
+            return true;
+        }
+        self.guarded_step(size, sample, solution, work, stack)
+    }
+
+    /// The step for kinks and degenerate rows: blocked rows are left out, no multiplier crosses zero, and the slope
+    /// of the dual along the step is brought near zero. Every such step raises the dual.
+    #[cold]
+    #[inline(never)]
+    fn guarded_step(
+        &self,
+        mut size: usize,
+        sample: &Sample<'_, T>,
+        solution: &mut [T],
+        work: &mut Work<'_, T>,
+        stack: &mut MemStack,
+    ) -> bool {
+        // `work.trial` held the gradient of the rejected step; `work.gradient` is still that of `work.previous`.
+        loop {
+            let kept = drop_blocked_rows(sample, work);
+            if kept == size {
+                break;
+            }
+            size = kept;
+            if size == 0 || !self.direction(size, work, stack) {
+                return false;
+            }
+        }
+        let slope = inner_product(work.step, work.gradient);
+        let mut longest = T::ONE;
+        let mut blocker = None;
+        for i in 0..work.step.len() {
+            let inequality = sample.lower[i] != sample.upper[i];
+            if inequality && work.previous[i] * work.step[i] < T::ZERO && -work.previous[i] / work.step[i] < longest {
+                longest = -work.previous[i] / work.step[i];
+                blocker = Some(i);
+            }
+        }
+        let (mut low, mut high) = (T::ZERO, longest);
+        let mut length = longest;
+        for _ in 0..80 {
+            for i in 0..work.lambda.len() {
+                work.lambda[i] = work.previous[i] + length * work.step[i];
+            }
+            if let (Some(blocker), true) = (blocker, length == longest) {
+                work.lambda[blocker] = T::ZERO;
+            }
+            let end = self.slope_at_lambda(sample, solution, work) / length;
+            if end < T::ZERO {
+                high = length;
+            } else if end > T::from_f64(0.5) * slope && length < longest {
+                low = length;
+            } else {
+                return true;
+            }
+            length = if low == T::ZERO {
+                high * T::from_f64(0.03)
+            } else if high > low * T::from_f64(16.0) {
+                (low * high).sqrt()
+            } else {
+                (low + high) * T::from_f64(0.5)
+            };
+        }
+        low > T::ZERO
+    }
+
+    /// Moves to `work.lambda` and returns the slope of the dual there, along the way from `work.previous`.
+    #[inline(always)]
+    fn slope_at_lambda(&self, sample: &Sample<'_, T>, solution: &mut [T], work: &mut Work<'_, T>) -> T {
+        self.move_to_lambda(sample, solution, work);
+        self.dual_gradient(sample, work.lambda, work.image, work.centre, work.trial);
+        let mut slope = T::ZERO;
+        for i in 0..work.lambda.len() {
+            let mut gradient = work.trial[i];
+            if work.lambda[i] == T::ZERO && work.previous[i] != T::ZERO {
+                // The way ends at the kink of this row: its slope is the one on the side that it came from.
+                let goal = if work.previous[i] > T::ZERO { sample.lower[i] } else { sample.upper[i] };
+                gradient = goal - work.image[i] + self.epsilon * work.centre[i];
+            }
+            slope += gradient * (work.lambda[i] - work.previous[i]);
+        }
+        slope
+    }
+
+    /// Fills `work.free`, `work.position`; returns the number of selected rows.
+    #[inline(always)]
+    fn select(&self, sample: &Sample<'_, T>, work: &mut Work<'_, T>, first: bool) -> usize {
+        let (lower, upper) = sample.bounds;
+        for (free, &sum) in work.free.iter_mut().zip(work.free_sum.iter()) {
+            *free = lower < sum && sum < upper;
+        }
+        if first {
+            // Entries that start exactly at a bound are free if the gradient pulls them inside.
+            let pull = &mut *work.moved;
+            pull.fill(T::ZERO);
+            self.rows.add_weighted_rows(work.gradient, pull);
+            for ((free, &pull), &sum) in work.free.iter_mut().zip(pull.iter()).zip(work.free_sum.iter()) {
+                *free |= (sum == lower && pull > T::ZERO) || (sum == upper && pull < T::ZERO);
+            }
+        }
+        let mut size = 0;
+        for (i, position) in work.position.iter_mut().enumerate() {
+            let selected = work.lambda[i] != T::ZERO || work.gradient[i] != T::ZERO;
+            *position = if selected { size } else { u32::MAX };
+            size += u32::from(selected);
+        }
+        size as usize
+    }
+
+    /// Newton direction into `work.step` (zero on rows that are not selected).
+    #[inline(always)]
+    fn direction(&self, size: usize, work: &mut Work<'_, T>, stack: &mut MemStack) -> bool {
+        let selection = GramSelection { position: work.position, size, free: work.free };
+        self.rows.masked_gram(selection, work.gather, work.gram);
+        let packed = &mut work.trial[..size];
+        for (i, &at) in work.position.iter().enumerate() {
+            if at != u32::MAX {
+                packed[at as usize] = work.gradient[i];
+                let diagonal = &mut work.gram[at as usize * (size + 1)];
+                *diagonal += self.epsilon;
+            }
+        }
+        let mut gram = MatMut::from_column_major_slice_mut(&mut work.gram[..size * size], size, size);
+        let factor = llt::factor::cholesky_in_place(
+            gram.as_mut(),
+            llt::factor::LltRegularization {
+                dynamic_regularization_delta: self.epsilon,
+                dynamic_regularization_epsilon: self.epsilon * T::EPSILON,
+            },
+            Par::Seq,
+            stack,
+            Default::default(),
+        );
+        if factor.is_err() {
+            return false;
+        }
+        let rhs = MatMut::from_column_major_slice_mut(packed, size, 1);
+        llt::solve::solve_in_place(gram.as_ref(), rhs, Par::Seq, stack);
+        for (step, &at) in work.step.iter_mut().zip(work.position.iter()) {
+            *step = if at == u32::MAX { T::ZERO } else { work.trial[at as usize] };
+        }
+        work.step.iter().all(|step| step.is_finite())
+    }
+}
+
+/// Takes rows that would leave zero against their gradient out of the selection; returns how many are left.
+fn drop_blocked_rows<T: Real>(sample: &Sample<'_, T>, work: &mut Work<'_, T>) -> usize {
+    let mut size = 0;
+    for i in 0..work.position.len() {
+        if work.position[i] == u32::MAX {
+            continue;
+        }
+        let blocked = work.previous[i] == T::ZERO
+            && work.step[i] * work.gradient[i] < T::ZERO
+            && sample.lower[i] != sample.upper[i];
+        work.position[i] = if blocked { u32::MAX } else { size };
+        size += u32::from(!blocked);
+    }
+    size as usize
+}
+
+#[inline(always)]
+fn inner_product<T: Real>(a: &[T], b: &[T]) -> T {
+    a.iter().zip(b).fold(T::ZERO, |sum, (&a, &b)| sum + a * b)
+}
