@@ -92,6 +92,9 @@ pub enum TrainError {
         /// What differs and what to do.
         reason: String,
     },
+    /// A network whose outputs overflow.
+    #[error("the outputs of the network are not finite, so it has no accuracy: its weights are too large or damaged")]
+    NonFiniteOutput,
     /// There is nothing to report on.
     #[error("{}: {reason}", folder.display())]
     NoRecords {

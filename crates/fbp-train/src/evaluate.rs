@@ -65,7 +65,11 @@ impl EvalSet {
 
 fn right_logits(logits: &Tensor, labels: &[u32]) -> Result<usize, TrainError> {
     let classes = logits.dim(1)?;
-    Ok(count_right(&logits.flatten_all()?.to_vec1::<f32>()?, classes, labels))
+    let logits = logits.flatten_all()?.to_vec1::<f32>()?;
+    if logits.chunks(4096).any(|chunk| !chunk.iter().fold(true, |finite, v| finite & v.is_finite())) {
+        return Err(TrainError::NonFiniteOutput);
+    }
+    Ok(count_right(&logits, classes, labels))
 }
 
 /// Accuracy of the stages above a transitional stage, fed with the targets of that stage.

@@ -12,7 +12,7 @@ use crate::TrainError;
 pub struct DataIdentity {
     /// Name as given on the command line, for example `fashion-mnist`.
     pub name: String,
-    /// SHA-256 over the normalised training images and labels.
+    /// SHA-256 over the images and labels, those of the test set too: records hold accuracies on it.
     pub sha256: String,
     /// Number of training samples.
     pub samples: usize,
@@ -26,6 +26,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// SHA-256 of some bytes, in hexadecimal.
+pub(crate) fn bytes_sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// SHA-256 of a file, in hexadecimal.

@@ -63,7 +63,8 @@ pub struct StageReport {
     pub frozen_rest_accuracy: f64,
     /// The same for the samples that the network classified wrongly before.
     pub frozen_rest_accuracy_of_wrong: f64,
-    /// Largest distance of an entry of the reached output to its target interval.
+    /// Largest shortfall of the demand at the output: of the lead over the other classes, or the distance of an entry
+    /// to its target. A lead that is short by at most a thousandth of the margin counts as attained.
     pub violation_max: f64,
     /// `|target - observed| / |observed|` over all samples.
     pub distance_relative: f64,

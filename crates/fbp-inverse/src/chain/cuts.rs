@@ -66,6 +66,18 @@ impl<T: Real> Cuts<T> {
         }
     }
 
+    /// Takes back what the cuts of a sample were raised by.
+    pub(super) fn relax(&mut self, slot: usize) {
+        let raised = self.raised[slot];
+        self.raise(slot, -raised);
+        self.raised[slot] = T::ZERO;
+    }
+
+    /// Forgets the cuts of a sample.
+    pub(super) fn forget(&mut self, slot: usize) {
+        self.added[slot] = 0;
+    }
+
     /// The cuts of a sample with features of `len` entries.
     pub(super) fn of(&self, slot: usize, len: usize) -> SampleCuts<'_, T> {
         let (start, count) = (slot * MOST_CUTS, self.added[slot].min(MOST_CUTS));

@@ -57,8 +57,11 @@ impl<'a, T: Real> SampleGoal<'a, T> {
         }
     }
 
-    /// How far the output is from the goal; 0 if it is reached.
+    /// How far the output is from the goal; 0 if it is reached, infinite for an output that is no number.
     pub(super) fn violation(&self, output: &[T]) -> f64 {
+        if !output.iter().all(|v| v.is_finite()) {
+            return f64::INFINITY;
+        }
         match *self {
             Self::Margin { label, margin } => {
                 let rival = output.iter().enumerate().filter(|(class, _)| *class != label);
@@ -84,7 +87,8 @@ impl<'a, T: Real> SampleGoal<'a, T> {
 
     /// Whether the output reaches the goal.
     pub(super) fn is_reached(&self, output: &[T]) -> bool {
-        self.violation(output) <= self.tolerance(output)
+        let violation = self.violation(output);
+        violation < f64::INFINITY && violation <= self.tolerance(output)
     }
 
     /// Writes the conditions with the least slack at `output`, tightest first, as many as there is room for; returns

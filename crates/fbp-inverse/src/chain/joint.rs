@@ -18,7 +18,7 @@
 use faer::MatMut;
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::ReborrowMut;
-use fbp_linalg::{BoxedSample, Real, SplitBatch, column_mut, for_each_part, parts_scratch};
+use fbp_linalg::{BoxedSample, LinalgError, Real, SplitBatch, column_mut, for_each_part, parts_scratch};
 
 use super::ReverseChain;
 use super::cuts::{Cuts, MOST_CUTS, SampleCuts};
@@ -188,13 +188,21 @@ impl<T: Real> ReverseChain<T> {
                 }
                 if reached {
                     joint.best[slot] = distance.min(before);
-                    // The share is one of the distance, not of its square.
-                    if before < f64::INFINITY && distance.sqrt() > (1.0 - WORTHWHILE) * before.sqrt() {
+                    if distance == 0.0
+                        || before < f64::INFINITY && distance.sqrt() >= (1.0 - WORTHWHILE) * before.sqrt()
+                    {
                         continue;
                     }
+                    joint.cuts.relax(slot);
                 }
-            } else {
-                joint.cuts.raise(slot, T::from_f64(RAISE * goal.violation(output)));
+            }
+            if !reached && !is_start {
+                let violation = goal.violation(output);
+                if violation == f64::INFINITY || joint.best[slot] < f64::INFINITY {
+                    // The step has overflowed, or went too far from a target that is good already.
+                    continue;
+                }
+                joint.cuts.raise(slot, T::from_f64(RAISE * violation));
             }
             for (iterates, &len) in joint.iterates.iter_mut().zip(&work.lens).skip(first) {
                 iterates.move_column(len, at, kept);
@@ -214,6 +222,10 @@ impl<T: Real> ReverseChain<T> {
         let mut rounds = 0;
         for (at, &slot) in joint.active.iter().enumerate() {
             let output = joint.iterates[last].column(classes, at);
+            if goal.margins.is_none() {
+                // Boxes may be points, and equations from two linearisations contradict each other.
+                joint.cuts.forget(slot);
+            }
             let aim = AIM * goal.margins.map_or(0.0, |margins| margins.margin);
             let chosen = &mut joint.conditions[at * MOST_CUTS..][..room];
             let count = SampleGoal::of(goal, work.open[slot]).tightest(output, aim, chosen);
@@ -305,6 +317,8 @@ impl<T: Real> StepContext<'_, T> {
     fn solve(&self, mut pass: StepPass<'_, T>, stack: &mut MemStack) -> Result<(), InverseError> {
         for (at, &slot) in pass.active.iter().enumerate() {
             let SampleCuts { gradients, values, lower, upper } = self.cuts.of(slot, self.len);
+            let in_layer = || InverseError::in_layer("chain");
+            let solution = column_mut("chain", pass.iterates.rb_mut(), at).map_err(in_layer())?;
             let problem = BoxedSample {
                 rows: gradients,
                 observed_in: self.features.column(self.len, self.open[slot]),
@@ -312,10 +326,16 @@ impl<T: Real> StepContext<'_, T> {
                 lower,
                 upper,
                 bounds: (self.range.lower, self.range.upper),
-                solution: column_mut("chain", pass.iterates.rb_mut(), at).map_err(InverseError::in_layer("chain"))?,
+                solution: &mut *solution,
             };
             // Cuts that contradict each other give a compromise: the next linearisation tells whether it was one.
-            problem.solve(stack).map_err(InverseError::in_layer("chain"))?;
+            match problem.solve(stack) {
+                // A linearisation that overflowed: the sample leaves the iteration with what it has.
+                Err(LinalgError::NonFinite { .. }) => solution.fill(T::from_f64(f64::NAN)),
+                solved => {
+                    solved.map_err(in_layer())?;
+                }
+            }
         }
         Ok(())
     }

@@ -33,6 +33,9 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Output of the frozen rest on the target of a sample at a boundary; the observed output for satisfied samples.
+    ///
+    /// # Panics
+    /// If there is no such boundary or sample, or `work` belongs to another chain.
     pub fn pushed<'w>(&self, boundary: usize, sample: usize, work: &'w ChainWorkspace<T>) -> &'w [T] {
         let rows = self.out_len();
         match work.open.binary_search(&sample) {
@@ -41,7 +44,11 @@ impl<T: Real> ReverseChain<T> {
         }
     }
 
-    /// Whether the target of a sample at a boundary reaches the goal.
+    /// Whether the target of a sample at a boundary reaches the goal; up to a thousandth of the margin, or of the largest
+    /// output for a target box.
+    ///
+    /// # Panics
+    /// If there is no such boundary or sample, or `work` belongs to another chain.
     pub fn attained(&self, boundary: usize, sample: usize, work: &ChainWorkspace<T>) -> bool {
         work.open.binary_search(&sample).is_err() || !work.missed[boundary * work.capacity + sample]
     }

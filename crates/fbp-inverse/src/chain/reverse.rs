@@ -4,14 +4,14 @@ use fbp_linalg::Real;
 use super::joint::Start;
 use super::workspace::{Batch, ChainWorkspace};
 use super::{ChainReport, ReverseChain};
-use crate::{InverseError, Range, ReversePass, TargetBox, expect_batch};
+use crate::{InverseError, OutputEmbedding, Range, ReversePass, TargetBox, expect_batch};
 
 /// Which targets a reverse pass makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetMode {
     /// At every boundary the nearest feature within the range of the layers below that the whole rest of the network
     /// turns into the goal; samples for which that iteration fails are reversed layer by layer and tried again from
-    /// there.
+    /// there. Goals without margins go layer by layer first: equations at the output are mostly too far for it.
     #[default]
     Attainable,
     /// Layer by layer, with boxes and within the ranges of the layers below; misses are corrected jointly.
@@ -83,7 +83,7 @@ impl<T: Real> ReverseChain<T> {
         report.satisfied = work.batch - work.open.len();
         self.start_targets(&goal, work);
         work.missed.fill(true);
-        if mode == TargetMode::Attainable {
+        if mode == TargetMode::Attainable && goal.margins.is_some() {
             for boundary in 0..self.boundaries() {
                 work.activate_open();
                 self.join(boundary, &goal, self.direct_start(boundary), work)?;
@@ -155,6 +155,7 @@ impl<T: Real> ReverseChain<T> {
         expect_batch("chain", "target_out.upper", goal.target_out.upper, expected)?;
         goal.target_out.check().map_err(InverseError::in_layer("chain"))?;
         if let Some(margins) = goal.margins {
+            OutputEmbedding::Margin(margins.margin).check()?;
             if margins.labels.len() != work.batch {
                 let found = (margins.labels.len(), 1);
                 return Err(InverseError::Shape {

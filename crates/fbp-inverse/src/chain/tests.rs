@@ -122,7 +122,8 @@ fn joint_targets_are_no_further_than_layer_wise_ones() {
 /// Between two affine layers without a kink the joint problem is convex, so its answer can be compared with an oracle.
 #[test]
 fn on_a_linear_rest_the_joint_target_is_the_nearest_point() {
-    for_seeds(8, |rng| {
+    let mut compared = 0;
+    for_seeds(16, |rng| {
         let weight = normal_mat::<f64>(4, 6, rng);
         let head = LinearReverse::new("head", weight.as_ref(), &[0.1, -0.2, 0.0, 0.3]).unwrap();
         let stage =
@@ -148,7 +149,36 @@ fn on_a_linear_rest_the_joint_target_is_the_nearest_point() {
         let target = run.targets[0].col_as_slice(0);
         let residual = fbp_linalg::qp_oracle::qp_kkt_residual(&problem, target);
         assert!(residual.max() <= 1e-8, "{residual:?}");
+        compared += 1;
     });
+    assert!(compared >= 6, "only {compared} of 16 problems had something to do");
+}
+
+#[test]
+fn a_point_at_the_output_is_reached() {
+    for_seeds(4, |rng| {
+        let (chain, input, _) = problem::<f64>(rng);
+        let mut work = chain.workspace(BATCH, Par::Seq);
+        let output = chain.forward(input.as_ref(), &mut work).unwrap().to_owned();
+        let wanted = Mat::from_fn(5, BATCH, |i, j| output[(i, j)] + if i == j % 5 { 0.5 } else { -0.1 });
+        let goal = ChainGoal { target_out: TargetBox::point(wanted.as_ref()), margins: None };
+        let report = chain.reverse(goal, TargetMode::Attainable, &mut work).unwrap();
+        for report in &report.boundaries {
+            assert_eq!(report.unattained, 0, "{report:?}");
+        }
+    });
+}
+
+#[test]
+fn an_output_that_is_no_number_reaches_no_goal() {
+    use super::goal::SampleGoal;
+    let margin = SampleGoal::<f32>::Margin { label: 0, margin: 0.0 };
+    for output in [[f32::NAN, 0.0], [0.0, f32::NAN], [f32::INFINITY, 0.0], [1.0, f32::NEG_INFINITY]] {
+        assert!(!margin.is_reached(&output), "{output:?}");
+    }
+    assert!(margin.is_reached(&[1.0, 0.0]));
+    let wide = SampleGoal::Box { lower: &[f32::NEG_INFINITY], upper: &[f32::INFINITY] };
+    assert!(wide.is_reached(&[3.0]) && !wide.is_reached(&[f32::INFINITY]));
 }
 
 /// A layer that hides the derivatives of another one.

@@ -153,12 +153,18 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// The observed feature at a boundary, recorded by [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// If there is no such boundary, or `work` belongs to another chain.
     pub fn observed<'w>(&self, boundary: usize, work: &'w ChainWorkspace<T>) -> MatRef<'w, T> {
         let k = self.starts[boundary];
         work.features[k].view(work.lens[k], work.batch)
     }
 
     /// The reconstructed feature at a boundary, written by [`reverse`](Self::reverse).
+    ///
+    /// # Panics
+    /// If there is no such boundary, or `work` belongs to another chain.
     pub fn target<'w>(&self, boundary: usize, work: &'w ChainWorkspace<T>) -> MatRef<'w, T> {
         let k = self.starts[boundary];
         work.targets[boundary].view(work.lens[k], work.batch)

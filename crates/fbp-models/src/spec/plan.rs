@@ -8,6 +8,8 @@ use crate::ModelError;
 
 /// Largest length of one feature and largest number of values of one parameter that a description may ask for.
 pub(super) const MAX_LEN: usize = 1 << 30;
+/// Most parameters of a network: 1 GiB, and four times as much with gradients and the two averages of AdamW.
+const MAX_PARAMETERS: usize = 1 << 28;
 
 /// What one sample looks like between two layers: an image `[C, H, W]`, or a flat feature of that many entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +161,13 @@ impl NetworkSpec {
                 self.classes
             )));
         }
-        Ok(NetworkPlan { stages })
+        let plan = NetworkPlan { stages };
+        let lengths = plan.parameters().map(|(_, param)| param.dims.iter().product::<usize>());
+        let parameters = lengths.fold(0_usize, usize::saturating_add);
+        if parameters > MAX_PARAMETERS {
+            return Err(network(format!("it has {parameters} parameters, and at most {MAX_PARAMETERS} are possible")));
+        }
+        Ok(plan)
     }
 
     /// What one input looks like.

@@ -54,7 +54,11 @@ pub(super) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
     if let Some(folder) = &args.targets {
         let store = TargetStore::open(folder)?;
         if store.manifest().params.checkpoint_sha256 != file_sha256(&args.checkpoint)? {
-            tracing::warn!("the targets were made with another checkpoint");
+            return Err(TrainError::Mismatch {
+                left: format!("the targets in {}", folder.display()),
+                right: args.checkpoint.display().to_string(),
+                reason: "they were made with another checkpoint; make them again with `fbp targets`".into(),
+            });
         }
         for entry in &store.manifest().params.stages {
             let accuracy = frozen_rest_accuracy(&network, &store, &entry.name)?;

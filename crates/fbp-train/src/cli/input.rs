@@ -2,10 +2,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_models::{NetworkSpec, zoo};
+use sha2::{Digest, Sha256};
 
 use crate::TrainError;
 use crate::data::{DataBundle, DataError, Dataset, LoadOptions, load};
-use crate::identity::DataIdentity;
+use crate::identity::{DataIdentity, hex};
 
 /// Which data to use.
 #[derive(Clone, Debug, Args)]
@@ -40,7 +41,8 @@ impl DataArgs {
             bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
         let train = &bundle.train;
-        let identity = DataIdentity { name: self.data.clone(), sha256: train.sha256(), samples: train.len() };
+        let sha256 = hex(&Sha256::digest(format!("{}\n{}\n", train.sha256(), bundle.test.sha256())));
+        let identity = DataIdentity { name: self.data.clone(), sha256, samples: train.len() };
         Ok(Input { bundle, identity })
     }
 }

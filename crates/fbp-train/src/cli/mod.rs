@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::TrainError;
+use crate::atomic::{folder_of, prepare_folder};
 use crate::json::write_json;
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -57,6 +58,20 @@ struct CommonArgs {
 
 impl CommonArgs {
     /// Writes the result where `--json` says.
+    /// Finds out before the work whether its result can be written, and refuses to replace anything but a result.
+    fn check_json(&self) -> Result<(), TrainError> {
+        let Some(path) = &self.json else { return Ok(()) };
+        prepare_folder(&folder_of(path))?;
+        match std::fs::read(path) {
+            Ok(text) if serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_err() => {
+                let range = "a new file or one with an earlier result; this one holds something else";
+                Err(TrainError::Parameter { name: "--json", value: path.display().to_string(), range })
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     fn write_json<R: serde::Serialize>(&self, result: &R) -> Result<(), TrainError> {
         self.json.as_deref().map_or(Ok(()), |path| write_json(path, result))
     }
@@ -70,6 +85,7 @@ type Out<'a> = &'a mut (dyn Write + Send);
 /// # Errors
 /// Everything that keeps a command from doing what was asked.
 pub fn run(cli: Cli, out: Out<'_>) -> Result<(), TrainError> {
+    cli.common.check_json()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = cli.common.threads {
         pool = pool.num_threads(usize::from(threads));

@@ -78,7 +78,8 @@ impl PostTrainArgs {
         }
         let options = PostTrainOptions {
             objective: self.mode,
-            alpha: self.alpha.unwrap_or(PostTrainOptions::default().alpha),
+            // Without its sign: -0 is the same run as 0.
+            alpha: self.alpha.unwrap_or(PostTrainOptions::default().alpha) + 0.0,
             epochs: self.epochs,
             batch: self.batch,
             learning_rate: self.learning_rate,

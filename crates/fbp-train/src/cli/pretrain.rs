@@ -9,7 +9,7 @@ use super::progress::Stderr;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
 use crate::atomic::{prepare_folder, write_atomic};
-use crate::identity::file_sha256;
+use crate::identity::{bytes_sha256, file_sha256};
 use crate::json::{differences, read_json, write_json};
 use crate::pretrain::{PretrainOptions, pretrain};
 use crate::record::{PretrainRecord, PretrainSettings};
@@ -56,7 +56,12 @@ pub(super) struct PretrainArgs {
 
 /// Record of the run that made a checkpoint.
 pub(super) fn record_path(checkpoint: &Path) -> PathBuf {
-    checkpoint.with_extension("json")
+    if checkpoint.extension().is_some_and(|extension| extension == "safetensors") {
+        return checkpoint.with_extension("json");
+    }
+    let mut name = checkpoint.as_os_str().to_owned();
+    name.push(".json");
+    PathBuf::from(name)
 }
 
 pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
@@ -77,8 +82,8 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         let (name, value) = ("--out", args.out.display().to_string());
         return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
     }
-    prepare_folder(crate::atomic::folder_of(&args.out).as_path())?;
     let input = args.data.load()?;
+    prepare_folder(crate::atomic::folder_of(&args.out).as_path())?;
     let settings = PretrainSettings {
         model: spec.name.clone(),
         network: spec.clone(),
@@ -105,13 +110,16 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
             let differences = differences(&found.settings, &settings);
             return Err(TrainError::OtherSettings { path: record_file, differences });
         }
+    } else if args.out.exists() && !args.force {
+        let range = "new files: this one exists, and no record beside it tells how it was made; --force replaces it";
+        return Err(TrainError::Parameter { name: "--out", value: args.out.display().to_string(), range });
     }
     let result = pretrain(&spec, &input.bundle, &options, &Stderr::default())?;
-    write_atomic(&args.out, &checkpoint::to_bytes(&result.network, &Default::default())?)?;
+    let bytes = checkpoint::to_bytes(&result.network, &Default::default())?;
     let record = PretrainRecord {
         settings,
         threads: rayon::current_num_threads(),
-        checkpoint_sha256: file_sha256(&args.out)?,
+        checkpoint_sha256: bytes_sha256(&bytes),
         parameters: result.network.parameter_count(),
         train_loss: result.train_loss,
         validation_accuracy: result.validation_accuracy,
@@ -119,7 +127,9 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         seconds_per_epoch: result.seconds_per_epoch,
         seconds: begun.elapsed().as_secs_f64(),
     };
+    // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.
     write_json(&record_file, &record)?;
+    write_atomic(&args.out, &bytes)?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", args.out.display(), accuracy_text(&record)))
 }

@@ -113,9 +113,16 @@ impl Manifest {
             let reason = format!("its layout has version {}, this program knows version {FORMAT}", found.format);
             return Err(store(reason));
         }
-        if Self::new(found.params.clone())? != found {
+        // Sizes first: planning the shards of a hostile manifest could take all memory.
+        let sizes = found.params.data.samples.checked_div(found.params.shard_samples).unwrap_or(usize::MAX);
+        let lengths = found.params.stages.iter().map(|stage| {
+            let [channels, height, width] = stage.shape;
+            channels.checked_mul(height)?.checked_mul(width)?.checked_mul(4)?.checked_mul(found.params.data.samples)
+        });
+        let is_possible = sizes <= found.shards.len() && lengths.map(|len| len.unwrap_or(0)).all(|len| len > 0);
+        if !is_possible || Self::new(found.params.clone())? != found {
             return Err(store(
-                "its manifest contradicts itself; make the store again with `fbp targets --force`".into(),
+                "its manifest contradicts itself; delete it, or make the store in another folder".into(),
             ));
         }
         Ok(found)

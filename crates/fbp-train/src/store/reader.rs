@@ -198,7 +198,8 @@ impl<'a> StageTargets<'a> {
         &shard.target(self.index)[row * self.feature_len..(row + 1) * self.feature_len]
     }
 
-    /// Whether the frozen rest of the network gives the label on the target of this sample.
+    /// Whether the frozen rest of the network turns the target of this sample into what was demanded, up to a
+    /// thousandth of the margin.
     ///
     /// # Panics
     /// If `sample` is not below [`samples`](Self::samples).

@@ -20,7 +20,7 @@ const STATS_KEY: &str = "fbp";
 pub struct StageRows<'a> {
     /// Target features, one sample after the other.
     pub target: &'a [f32],
-    /// 1 where the frozen rest of the network gives the label on this target, else 0.
+    /// 1 where the frozen rest of the network turns the target into what was demanded, else 0.
     pub attained: &'a [u8],
 }
 

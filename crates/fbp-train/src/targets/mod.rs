@@ -28,6 +28,8 @@ use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntr
 /// Most samples of a shard, and most bytes of features.
 const SHARD_SAMPLES: usize = 5120;
 const SHARD_BYTES: usize = 128 << 20;
+/// Largest margin: far beyond the outputs of a trained network, and small enough for single precision.
+const MAX_MARGIN: f64 = 1e6;
 /// Samples that go through the first stage at a time.
 const STEM_BATCH: usize = 512;
 
@@ -38,7 +40,7 @@ pub struct TargetsOptions {
     pub mode: TargetMode,
     /// From label to target output.
     pub embedding: Embedding,
-    /// Lead of the label over every other class, `[0, ∞)`; for the margin embedding.
+    /// Lead of the label over every other class, `[0, 1e6]`; for the margin embedding. With 0 the label ties.
     pub margin: f64,
     /// Samples per shard; as many as fit into 128 MiB, at most 5,120, if not given.
     pub shard_samples: Option<usize>,
@@ -61,7 +63,7 @@ impl TargetsOptions {
         checkpoint_sha256: String,
         data: crate::DataIdentity,
     ) -> Result<Manifest, TrainError> {
-        check("--margin", self.margin, 0.0..f64::INFINITY, "[0, ∞), finite")?;
+        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
         let stages = transitional_stages(network);
         if stages.is_empty() {
             return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });

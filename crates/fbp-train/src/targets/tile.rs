@@ -8,8 +8,10 @@ use super::stats::TargetStats;
 use crate::TrainError;
 use crate::metrics::argmax;
 
-/// Samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
+/// Most samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
 const TILE: usize = 256;
+/// Most numbers in the largest feature of a tile; the workspace takes about a hundred bytes for each.
+const TILE_NUMBERS: usize = 1 << 19;
 
 /// Targets of some samples at every transitional stage.
 ///
@@ -77,14 +79,21 @@ impl TileEngine {
     /// One worker for each thread of the current pool.
     pub(super) fn workers(&self) -> Vec<Mutex<Worker>> {
         let classes = self.boundary_len(self.chain.boundaries() - 1);
+        let tile = self.tile_samples();
         let worker = || Worker {
-            work: self.chain.workspace(TILE, Par::Seq),
-            labels: Vec::with_capacity(TILE),
-            was_right: Vec::with_capacity(TILE),
-            embedded: vec![0.0; TILE * classes],
-            satisfied: vec![false; TILE],
+            work: self.chain.workspace(tile, Par::Seq),
+            labels: Vec::with_capacity(tile),
+            was_right: Vec::with_capacity(tile),
+            embedded: vec![0.0; tile * classes],
+            satisfied: vec![false; tile],
         };
         (0..rayon::current_num_threads()).map(|_| Mutex::new(worker())).collect()
+    }
+
+    /// Samples of a tile; it depends on the network alone.
+    fn tile_samples(&self) -> usize {
+        let longest = (0..self.chain.boundaries()).map(|boundary| self.boundary_len(boundary)).max().unwrap_or(1);
+        (TILE_NUMBERS / longest.max(1)).clamp(1, TILE)
     }
 
     /// Number of transitional stages.
@@ -137,9 +146,10 @@ impl TileEngine {
     fn cut<'b>(&self, input: &'b [f32], out: &'b mut ShardBuffers) -> Vec<Mutex<Tile<'b>>> {
         let stages = self.stages();
         let first_len = self.boundary_len(0);
+        let tile = self.tile_samples();
         let mut tiles: Vec<_> = input
-            .chunks(TILE * first_len)
-            .zip(out.labels.chunks(TILE))
+            .chunks(tile * first_len)
+            .zip(out.labels.chunks(tile))
             .map(|(input, labels)| Tile {
                 input,
                 labels,
@@ -150,7 +160,7 @@ impl TileEngine {
             })
             .collect();
         for (stage, (targets, attained)) in out.targets.iter_mut().zip(&mut out.attained).enumerate() {
-            let pieces = targets.chunks_mut(TILE * self.boundary_len(stage)).zip(attained.chunks_mut(TILE));
+            let pieces = targets.chunks_mut(tile * self.boundary_len(stage)).zip(attained.chunks_mut(tile));
             for (tile, (targets, attained)) in tiles.iter_mut().zip(pieces) {
                 tile.targets.push(targets);
                 tile.attained.push(attained);
@@ -194,9 +204,10 @@ impl TileEngine {
             let found = self.chain.target(stage, work);
             let stats = &mut tile.stats.stages[stage];
             for (sample, target) in tile.targets[stage].chunks_exact_mut(found.nrows()).enumerate() {
-                for (to, from) in target.iter_mut().zip(found.col(sample).iter()) {
-                    *to = *from;
-                }
+                target.copy_from_slice(
+                    fbp_linalg::column("targets", found, sample)
+                        .map_err(fbp_inverse::InverseError::in_layer("targets"))?,
+                );
                 tile.attained[stage][sample] = u8::from(self.chain.attained(stage, sample, work));
                 let right = right(sample, self.chain.pushed(stage, sample, work));
                 stats.right += usize::from(right);

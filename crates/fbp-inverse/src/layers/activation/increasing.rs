@@ -1,6 +1,6 @@
 use fbp_linalg::Real;
 
-use super::kind::{Entry, Preimage, ScalarMap, Setting};
+use super::kind::{Entry, EntryBlock, Preimage, ScalarMap, Setting};
 use crate::Range;
 
 /// A continuous function that increases strictly between two ends, beyond (or towards) which it is flat.
@@ -77,7 +77,20 @@ impl<T: Real, M: IncreasingMap<T>> ScalarMap<T> for Increasing<M> {
     }
 
     #[inline(always)]
-    fn preimage<const POINT: bool>(self, entry: Entry<T>, context: &IncreasingContext<T>) -> Preimage<T> {
+    fn preimages<const POINT: bool>(self, block: &mut EntryBlock<'_, T>, context: &IncreasingContext<T>) {
+        let mut block = block.trimmed();
+        for i in 0..block.point.len() {
+            block.write(i, self.preimage::<POINT, T>(block.entry(i), context));
+        }
+    }
+}
+
+impl<M> Increasing<M> {
+    #[inline(always)]
+    fn preimage<const POINT: bool, T: Real>(self, entry: Entry<T>, context: &IncreasingContext<T>) -> Preimage<T>
+    where
+        M: IncreasingMap<T>,
+    {
         let IncreasingContext { range, image, bottom, top } = *context;
         let (lo, hi) = (image.clip(entry.lower), image.clip(entry.upper));
         let (lower, upper) = if M::ATTAINS_ENDS {

@@ -89,6 +89,52 @@ impl<T: Real> Preimage<T> {
     }
 }
 
+/// Entries that are reversed together: enough for loops to pay, few enough for the first cache.
+pub(super) const BLOCK: usize = 128;
+
+/// The views of up to [`BLOCK`] entries, all of one length.
+pub(crate) struct EntryBlock<'a, T> {
+    pub(crate) observed_in: &'a [T],
+    pub(crate) observed_out: &'a [T],
+    pub(crate) target_lower: &'a [T],
+    pub(crate) target_upper: &'a [T],
+    pub(crate) point: &'a mut [T],
+    pub(crate) lower: &'a mut [T],
+    pub(crate) upper: &'a mut [T],
+}
+
+impl<T: Real> EntryBlock<'_, T> {
+    #[inline(always)]
+    pub(crate) fn entry(&self, i: usize) -> Entry<T> {
+        Entry {
+            observed_in: self.observed_in[i],
+            observed_out: self.observed_out[i],
+            lower: self.target_lower[i],
+            upper: self.target_upper[i],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn write(&mut self, i: usize, found: Preimage<T>) {
+        (self.point[i], self.lower[i], self.upper[i]) = (found.point, found.lower, found.upper);
+    }
+
+    /// The same block with the lengths of all views known to be equal, so that loops need no checks.
+    #[inline(always)]
+    pub(crate) fn trimmed(&mut self) -> EntryBlock<'_, T> {
+        let len = self.point.len();
+        EntryBlock {
+            observed_in: &self.observed_in[..len],
+            observed_out: &self.observed_out[..len],
+            target_lower: &self.target_lower[..len],
+            target_upper: &self.target_upper[..len],
+            point: &mut self.point[..len],
+            lower: &mut self.lower[..len],
+            upper: &mut self.upper[..len],
+        }
+    }
+}
+
 /// One activation as code: what is called per entry is branch-free and inlined into a vectorised loop.
 pub(crate) trait ScalarMap<T: Real>: Copy + Send + Sync {
     /// What all entries of a sample share.
@@ -101,8 +147,8 @@ pub(crate) trait ScalarMap<T: Real>: Copy + Send + Sync {
     /// Scale of the outputs that tolerances refer to; `None` if it is that of the feature.
     fn output_scale(self) -> Option<T>;
     fn context(self, setting: Setting<T>) -> Self::Context;
-    /// The preimage of one entry; with `POINT` the ends of the target interval are known to be equal.
-    fn preimage<const POINT: bool>(self, entry: Entry<T>, context: &Self::Context) -> Preimage<T>;
+    /// The preimages of some entries; with `POINT` the ends of the target intervals are known to be equal.
+    fn preimages<const POINT: bool>(self, block: &mut EntryBlock<'_, T>, context: &Self::Context);
 }
 
 impl Activation {

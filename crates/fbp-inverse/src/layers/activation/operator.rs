@@ -5,15 +5,12 @@ use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
-use super::kind::{Activation, Entry, ScalarMap, Setting};
+use super::kind::{Activation, BLOCK, EntryBlock, ScalarMap, Setting};
 use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
     largest_magnitude,
 };
 use crate::{DifferentiableOperator, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, VjpPass};
-
-/// Entries whose violations are collected before they are reduced.
-const BLOCK: usize = 128;
 
 /// Reverse of an elementwise activation.
 ///
@@ -134,20 +131,22 @@ fn reverse_block<T: Real, M: ScalarMap<T>, const POINT: bool>(
     block: Range<usize>,
     (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
 ) -> T {
-    let inputs = sample.observed_in[block.clone()].iter().zip(&sample.observed_out[block.clone()]);
-    let ends = sample.lower[block.clone()].iter().zip(&sample.upper[block.clone()]);
-    let outputs = target.point[block.clone()].iter_mut().zip(&mut target.lower[block.clone()]);
-    let outputs = outputs.zip(&mut target.upper[block]);
+    let (lower, upper) = (&sample.lower[block.clone()], &sample.upper[block.clone()]);
+    let mut entries = EntryBlock {
+        observed_in: &sample.observed_in[block.clone()],
+        observed_out: &sample.observed_out[block.clone()],
+        target_lower: lower,
+        target_upper: upper,
+        point: &mut target.point[block.clone()],
+        lower: &mut target.lower[block.clone()],
+        upper: &mut target.upper[block],
+    };
+    map.preimages::<POINT>(&mut entries, context);
     let mut distances = [T::ZERO; BLOCK];
-    for ((((&observed_in, &observed_out), (&lower, &upper)), ((point, low), high)), distance) in
-        inputs.zip(ends).zip(outputs).zip(&mut distances)
-    {
-        let entry = Entry { observed_in, observed_out, lower, upper };
-        let preimage = map.preimage::<POINT>(entry, context);
-        let y = map.value(preimage.point);
+    for (((distance, &point), &lower), &upper) in distances.iter_mut().zip(&*entries.point).zip(lower).zip(upper) {
+        let y = map.value(point);
         let short = if y < lower { lower - y } else { T::ZERO };
         *distance = if y > upper { y - upper } else { short };
-        (*point, *low, *high) = (preimage.point, preimage.lower, preimage.upper);
     }
     largest_magnitude(&distances)
 }

@@ -176,13 +176,13 @@ impl<T: Real> ValleyMap<T> for Folded<T> {
     }
 
     #[inline(always)]
-    fn right_inverse(self, y: T) -> T {
-        y
+    fn right_inverses(self, _values: &mut [T]) {
+        // The identity.
     }
 
     #[inline(always)]
-    fn left_inverse(self, y: T) -> T {
-        y / self.slope
+    fn left_inverses(self, values: &mut [T]) {
+        values.iter_mut().for_each(|y| *y = *y / self.slope);
     }
 
     fn output_scale(self) -> Option<T> {
@@ -219,16 +219,18 @@ impl<T: Real> ValleyMap<T> for HardSwish {
     }
 
     #[inline(always)]
-    fn right_inverse(self, y: T) -> T {
+    fn right_inverses(self, values: &mut [T]) {
         // (-3 + √(9 + 24y)) / 2 without cancellation near 0.
         let three = T::from_f64(3.0);
-        let inner = T::from_f64(12.0) * y / (three + discriminant(y));
-        if y < three { inner } else { y }
+        for y in values {
+            let inner = T::from_f64(12.0) * *y / (three + discriminant(*y));
+            *y = if *y < three { inner } else { *y };
+        }
     }
 
     #[inline(always)]
-    fn left_inverse(self, y: T) -> T {
-        T::from_f64(-0.5) * (T::from_f64(3.0) + discriminant(y))
+    fn left_inverses(self, values: &mut [T]) {
+        values.iter_mut().for_each(|y| *y = T::from_f64(-0.5) * (T::from_f64(3.0) + discriminant(*y)));
     }
 
     fn output_scale(self) -> Option<T> {

@@ -3,6 +3,7 @@
 use fbp_linalg::Real;
 
 use super::elementary::{exp, ln, normal_tail};
+use super::kind::BLOCK;
 use super::valley::ValleyMap;
 
 /// A smooth valley, inverted by Newton steps on `√(f - min f)` right and `√(ln(min f / f))` left of the minimum; both
@@ -72,37 +73,47 @@ impl<T: Real, M: SmoothValley<T>> ValleyMap<T> for Smooth<M> {
     }
 
     #[inline(always)]
-    fn right_inverse(self, y: T) -> T {
+    fn right_inverses(self, values: &mut [T]) {
         let (bottom, minimum) = self.minimum();
         let (half, two) = (T::from_f64(0.5), T::from_f64(2.0));
         let flat = T::from_f64((2.0 / M::CURVATURE).sqrt());
-        let wanted = root(y - minimum);
-        let (near, far) = (bottom + wanted * flat, y + half * exp(-y));
-        let mut x = if y < half { near } else { far };
-        for _ in 0..steps::<T>() {
-            let (value, slope) = self.0.value_and_slope(x);
-            let height = root(value - minimum);
-            let ratio = if x - bottom < parabola::<T>() { flat } else { two * height / slope };
-            let next = x - (height - wanted) * ratio;
-            x = if next > bottom { next } else { bottom };
+        let mut wanted = [T::ZERO; BLOCK];
+        for (wanted, x) in wanted.iter_mut().zip(&mut *values) {
+            let y = *x;
+            *wanted = root(y - minimum);
+            let (near, far) = (bottom + *wanted * flat, y + half * exp(-y));
+            *x = if y < half { near } else { far };
         }
-        x
+        for _ in 0..steps::<T>() {
+            for (x, &wanted) in values.iter_mut().zip(&wanted) {
+                let (value, slope) = self.0.value_and_slope(*x);
+                let height = root(value - minimum);
+                let ratio = if *x - bottom < parabola::<T>() { flat } else { two * height / slope };
+                let next = *x - (height - wanted) * ratio;
+                *x = if next > bottom { next } else { bottom };
+            }
+        }
     }
 
     #[inline(always)]
-    fn left_inverse(self, y: T) -> T {
+    fn left_inverses(self, values: &mut [T]) {
         let (bottom, minimum) = self.minimum();
         let flat = T::from_f64((-2.0 * M::MINIMUM / M::CURVATURE).sqrt());
-        let wanted = root(ln(minimum / y));
-        let mut x = bottom - M::left_seed(wanted, flat);
-        for _ in 0..steps::<T>() {
-            let (value, slope) = self.0.value_and_slope(x);
-            let height = root(ln(minimum / value));
-            let ratio = if bottom - x < parabola::<T>() { -flat } else { T::from_f64(-2.0) * height * value / slope };
-            let next = x - (height - wanted) * ratio;
-            x = if next < bottom { next } else { bottom };
+        let mut wanted = [T::ZERO; BLOCK];
+        for (wanted, x) in wanted.iter_mut().zip(&mut *values) {
+            *wanted = root(ln(minimum / *x));
+            *x = bottom - M::left_seed(*wanted, flat);
         }
-        x
+        for _ in 0..steps::<T>() {
+            for (x, &wanted) in values.iter_mut().zip(&wanted) {
+                let (value, slope) = self.0.value_and_slope(*x);
+                let height = root(ln(minimum / value));
+                let ratio =
+                    if bottom - *x < parabola::<T>() { -flat } else { T::from_f64(-2.0) * height * value / slope };
+                let next = *x - (height - wanted) * ratio;
+                *x = if next < bottom { next } else { bottom };
+            }
+        }
     }
 
     fn output_scale(self) -> Option<T> {

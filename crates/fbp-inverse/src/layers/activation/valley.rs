@@ -1,6 +1,6 @@
 use fbp_linalg::Real;
 
-use super::kind::{Entry, Preimage, ScalarMap, Setting};
+use super::kind::{BLOCK, Entry, EntryBlock, Preimage, ScalarMap, Setting};
 use crate::Range;
 
 /// A function that falls to one minimum and increases from there on without bound.
@@ -14,10 +14,12 @@ pub(crate) trait ValleyMap<T: Real>: Copy + Send + Sync {
     fn minimum(self) -> (T, T);
     /// Limit for `x -> -∞`.
     fn left_end(self) -> T;
-    /// The input right of the minimum that gives `y`, which is finite and at least the minimum.
-    fn right_inverse(self, y: T) -> T;
-    /// The input left of the minimum that gives `y`, between the minimum and the left end.
-    fn left_inverse(self, y: T) -> T;
+    /// Replaces up to [`BLOCK`] outputs, finite and at least the minimum, by the inputs right of the minimum that give
+    /// them.
+    fn right_inverses(self, values: &mut [T]);
+    /// Replaces up to [`BLOCK`] outputs between the minimum and the left end by the inputs left of the minimum that
+    /// give them.
+    fn left_inverses(self, values: &mut [T]);
     /// See [`ScalarMap::output_scale`].
     fn output_scale(self) -> Option<T>;
 }
@@ -116,32 +118,74 @@ impl<T: Real, M: ValleyMap<T>> ScalarMap<T> for Valley<M> {
     }
 
     #[inline(always)]
-    fn preimage<const POINT: bool>(self, entry: Entry<T>, context: &ValleyContext<T>) -> Preimage<T> {
-        let ValleyContext { range, left, right, minimum, top, connected } = *context;
-        // Right: increasing, so the ends keep their order.
-        let (lo, hi) = (right.image.clip(entry.lower), right.image.clip(entry.upper));
-        let finite = |y: T| if y < T::INFINITY { y } else { minimum };
-        let right_lower = self.0.right_inverse(finite(lo));
-        let right_upper = if POINT { right_lower } else { self.0.right_inverse(finite(hi)) };
-        let right_upper = if hi < T::INFINITY { right_upper } else { T::INFINITY };
-        let (right_lower, right_upper) = (right.domain.clip(right_lower), right.domain.clip(right_upper));
-        // Left: decreasing, so the ends change places.
-        let (lo, hi) = (left.image.clip(entry.lower), left.image.clip(entry.upper));
-        let inner = |y: T| {
-            let y = if M::ATTAINS_LEFT_END { finite(y) } else { y.clip(minimum, top) };
-            self.0.left_inverse(y)
-        };
-        let left_upper = inner(lo);
-        let left_lower = if POINT { left_upper } else { inner(hi) };
-        let left_lower = if hi < top { left_lower } else { T::NEG_INFINITY };
-        let (left_lower, left_upper) = (left.domain.clip(left_lower), left.domain.clip(left_upper));
-        let distance = |lower: T, upper: T| (entry.observed_in - entry.observed_in.clip(lower, upper)).abs();
-        let (left_miss, right_miss) = (left.miss(&entry), right.miss(&entry));
-        let nearer = distance(left_lower, left_upper) < distance(right_lower, right_upper);
-        let goes_left = (left_miss < right_miss) | ((left_miss == right_miss) & nearer);
-        let meet = connected & (entry.lower <= minimum);
-        let lower = if goes_left | meet { left_lower } else { right_lower };
-        let upper = if !goes_left | meet { right_upper } else { left_upper };
-        Preimage::nearest(entry, range, lower, upper)
+    fn preimages<const POINT: bool>(self, block: &mut EntryBlock<'_, T>, context: &ValleyContext<T>) {
+        // Loop by loop, so that every one of them vectorises.
+        let right_lower = self.right_ends(block.target_lower, context);
+        let right_upper = if POINT { right_lower } else { self.right_ends(block.target_upper, context) };
+        // The left side is decreasing, so the ends change places.
+        let left_upper = self.left_ends(block.target_lower, context);
+        let left_lower = if POINT { left_upper } else { self.left_ends(block.target_upper, context) };
+        let mut block = block.trimmed();
+        for i in 0..block.point.len() {
+            let right = (right_lower[i], right_upper[i]);
+            block.write(i, nearer_side(block.entry(i), (left_lower[i], left_upper[i]), right, context));
+        }
     }
+}
+
+// Everything is inlined into the caller, or it would lose the vector instructions that the caller was compiled for.
+impl<M> Valley<M> {
+    /// Inputs right of the minimum that give these ends of targets.
+    #[inline(always)]
+    fn right_ends<T: Real>(self, ends: &[T], context: &ValleyContext<T>) -> [T; BLOCK]
+    where
+        M: ValleyMap<T>,
+    {
+        let mut roots = [T::ZERO; BLOCK];
+        for (root, &end) in roots.iter_mut().zip(ends) {
+            let y = context.right.image.clip(end);
+            *root = if y < T::INFINITY { y } else { context.minimum };
+        }
+        self.0.right_inverses(&mut roots[..ends.len()]);
+        roots
+    }
+
+    /// Inputs left of the minimum that give these ends of targets.
+    #[inline(always)]
+    fn left_ends<T: Real>(self, ends: &[T], context: &ValleyContext<T>) -> [T; BLOCK]
+    where
+        M: ValleyMap<T>,
+    {
+        let mut roots = [T::ZERO; BLOCK];
+        for (root, &end) in roots.iter_mut().zip(ends) {
+            let y = context.left.image.clip(end);
+            let finite = if y < T::INFINITY { y } else { context.minimum };
+            *root = if M::ATTAINS_LEFT_END { finite } else { y.clip(context.minimum, context.top) };
+        }
+        self.0.left_inverses(&mut roots[..ends.len()]);
+        roots
+    }
+}
+
+/// The better side for one entry, given the inputs that its ends have on both.
+#[inline(always)]
+fn nearer_side<T: Real>(
+    entry: Entry<T>,
+    (left_lower, left_upper): (T, T),
+    (right_lower, right_upper): (T, T),
+    context: &ValleyContext<T>,
+) -> Preimage<T> {
+    let ValleyContext { range, left, right, minimum, top, connected } = *context;
+    let right_upper = if right.image.clip(entry.upper) < T::INFINITY { right_upper } else { T::INFINITY };
+    let (right_lower, right_upper) = (right.domain.clip(right_lower), right.domain.clip(right_upper));
+    let left_lower = if left.image.clip(entry.upper) < top { left_lower } else { T::NEG_INFINITY };
+    let (left_lower, left_upper) = (left.domain.clip(left_lower), left.domain.clip(left_upper));
+    let left_distance = (entry.observed_in - entry.observed_in.clip(left_lower, left_upper)).abs();
+    let right_distance = (entry.observed_in - entry.observed_in.clip(right_lower, right_upper)).abs();
+    let (left_miss, right_miss) = (left.miss(&entry), right.miss(&entry));
+    let goes_left = (left_miss < right_miss) | ((left_miss == right_miss) & (left_distance < right_distance));
+    let meet = connected & (entry.lower <= minimum);
+    let lower = if goes_left | meet { left_lower } else { right_lower };
+    let upper = if !goes_left | meet { right_upper } else { left_upper };
+    Preimage::nearest(entry, range, lower, upper)
 }
