@@ -99,9 +99,15 @@ fn with_architecture(json: Option<&str>) -> Vec<u8> {
 fn architectures_are_checked() {
     assert!(matches!(fault_of(&with_architecture(None)), CheckpointFault::NoArchitecture));
     assert!(matches!(fault_of(&with_architecture(Some("{}"))), CheckpointFault::BadArchitecture(_)));
-    let huge = r#"{"name":"x","input":[1,1,1],"classes":1073741824,
-        "stages":[{"name":"a","layers":[{"type":"flatten"},{"type":"linear","out_features":1073741824}]}]}"#;
-    assert!(matches!(fault_of(&with_architecture(Some(huge))), CheckpointFault::MissingTensor(_)));
+    let of_size = |size: usize| {
+        let layers = format!(r#"[{{"type":"flatten"}},{{"type":"linear","out_features":{size}}}]"#);
+        let stages = format!(r#"[{{"name":"a","layers":{layers}}}]"#);
+        let json = format!(r#"{{"name":"x","input":[1,1,1],"classes":{size},"stages":{stages}}}"#);
+        fault_of(&with_architecture(Some(&json)))
+    };
+    // Large ones are not allocated before their tensors are found, and larger ones are refused.
+    assert!(matches!(of_size(1 << 27), CheckpointFault::MissingTensor(_)));
+    assert!(matches!(of_size(1 << 28), CheckpointFault::BadArchitecture(_)));
     let folder = folder();
     let path = folder.path().join("c.safetensors");
     save(&path, &network("simple-cnn-mnist-v2", 1), &BTreeMap::new()).unwrap();
