@@ -53,9 +53,13 @@ impl<T: Real> Problems<T> {
         Self {
             start: Mat::from_fn(cols, batch, |i, j| cast(start[(i, j)])),
             image: Mat::from_fn(rows, batch, |i, j| cast(image[(i, j)])),
-            lower: Mat::from_fn(rows, batch, |i, j| if i % 3 == 0 { cast(reached[(i, j)]) } else { T::NEG_INFINITY }),
+            lower: Mat::from_fn(
+                rows,
+                batch,
+                |i, j| if i.is_multiple_of(3) { cast(reached[(i, j)]) } else { T::NEG_INFINITY },
+            ),
             upper: Mat::from_fn(rows, batch, |i, j| {
-                if i % 3 == 0 { T::INFINITY } else { cast(reached[(i, j)].max(image[(i, j)]) + 0.1) }
+                if i.is_multiple_of(3) { T::INFINITY } else { cast(reached[(i, j)].max(image[(i, j)]) + 0.1) }
             }),
         }
     }
@@ -100,14 +104,18 @@ fn rival_problem(a: MatRef<'_, f64>, problems: &Problems<f64>, sample: usize) ->
     for j in 0..cols {
         for i in (0..rows).filter(|&i| a[(i, j)] != 0.0) {
             indices.push(i);
-            values.push(if i % 3 == 0 { -a[(i, j)] } else { a[(i, j)] });
+            values.push(if i.is_multiple_of(3) { -a[(i, j)] } else { a[(i, j)] });
         }
         indices.push(rows + j);
         values.push(-1.0);
         starts.push(indices.len());
     }
     let bound = |i: usize| {
-        if i % 3 == 0 { offset[i] - problems.lower[(i, sample)] } else { problems.upper[(i, sample)] - offset[i] }
+        if i.is_multiple_of(3) {
+            offset[i] - problems.lower[(i, sample)]
+        } else {
+            problems.upper[(i, sample)] - offset[i]
+        }
     };
     let bounds: Vec<f64> = (0..rows).map(bound).chain(std::iter::repeat_n(0.0, cols)).collect();
     let constraints = CscMatrix::new(rows + cols, cols, starts, indices, values);

@@ -182,7 +182,7 @@ impl<T: Real> ValleyMap<T> for Folded<T> {
 
     #[inline(always)]
     fn left_inverses(self, values: &mut [T]) {
-        values.iter_mut().for_each(|y| *y = *y / self.slope);
+        values.iter_mut().for_each(|y| *y /= self.slope);
     }
 
     fn output_scale(self) -> Option<T> {
