@@ -271,7 +271,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
 
     /// Violations below this are rounding: it grows with the row norm, the point and the length of a row.
     #[inline(always)]
-    fn tolerance(&self, sample: &Sample<'_, T>) -> T {
+    pub(super) fn tolerance(&self, sample: &Sample<'_, T>) -> T {
         let mut start_sq = T::ZERO;
         for &v in sample.start {
             start_sq += v * v;

@@ -248,7 +248,7 @@ impl<T: Real> BoxedPlan<T> {
             *narrow = T::from_f64(wide);
         }
         // The data of the sample carry the rounding of `T`, so nothing below that counts as a violation.
-        outcome.tolerance *= T::EPSILON.to_f64() / f64::EPSILON;
+        outcome.tolerance = outcome.tolerance.max(self.fast.tolerance(&sample).to_f64());
         outcome
     }
 }

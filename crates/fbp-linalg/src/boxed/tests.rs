@@ -224,6 +224,27 @@ fn single_precision_agrees_with_double() {
 }
 
 #[test]
+fn infeasible_problems_are_reported_in_single_precision() {
+    let mut infeasible = 0;
+    for (m, n) in [(4, 4), (12, 5)] {
+        for_seeds(12, |rng| {
+            let problems = Problems::random(m, n, Reach::Random, rng);
+            let plan = BoxedPlan::<f32>::new(problems.a.as_ref()).unwrap();
+            for sample in 0..BATCH {
+                let Ok(closest) = qp_closest(&problems.oracle(sample)) else { continue };
+                let least = closest.excess.iter().fold(0.0_f64, |worst, p| worst.max(p.abs()));
+                if least > 1e-2 {
+                    let (_, report) = problems.solve_columns(&plan, sample, 1, Par::Seq).unwrap();
+                    assert_eq!(report.unattained, 1, "{m} × {n}, sample {sample}: {least} in {report:?}");
+                    infeasible += 1;
+                }
+            }
+        });
+    }
+    assert!(infeasible > 50, "only {infeasible} problems were infeasible");
+}
+
+#[test]
 fn a_feasible_start_is_returned_bit_for_bit() {
     for_seeds(8, |rng| {
         let mut problems = Problems::random(6, 9, Reach::Feasible, rng);
