@@ -8,6 +8,7 @@ mod conv2d;
 mod embedding;
 mod flatten;
 mod linear;
+mod parts;
 mod pool;
 mod shift;
 mod softmax;

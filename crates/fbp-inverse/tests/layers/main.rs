@@ -5,4 +5,5 @@ mod broken;
 mod conformance;
 mod embedding;
 mod max_pool;
+mod overlapping;
 mod passes;

@@ -4,7 +4,7 @@ use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
-use super::window::{DisjointWindows, PoolWindow};
+use super::window::{DisjointWindows, PoolWindow, Windows};
 use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
     largest_magnitude, map_columns, reverse_columns,
@@ -39,7 +39,10 @@ impl<T: Real> AvgPoolReverse<T> {
     /// [`InverseError::Layer`], naming the geometry, if the windows overlap, are padded, empty or larger than the input.
     pub fn new(name: impl Into<String>, in_shape: FeatureShape, window: PoolWindow) -> Result<Self, InverseError> {
         let name = name.into();
-        let windows = DisjointWindows::new(&name, in_shape, window)?;
+        let windows = Windows::new(&name, in_shape, window)?;
+        let Some(windows) = windows.disjoint() else {
+            return Err(InverseError::Layer { layer: name, reason: "windows must be disjoint".to_owned() });
+        };
         Ok(Self { name, windows, scalar: PhantomData })
     }
 

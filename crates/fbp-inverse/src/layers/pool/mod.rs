@@ -1,4 +1,4 @@
-//! Pooling over disjoint windows.
+//! Pooling.
 
 mod average;
 mod max;
