@@ -1,6 +1,7 @@
 //! Max-pooling whose windows share sites.
 
 use faer::Mat;
+use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
 use fbp_inverse::{MaxPoolReverse, PoolWindow, Range, ReverseOperator};
 use fbp_linalg::testkit::{for_seeds, normal_mat, uniform_mat, uniform_vec};
 use fbp_linalg::{FeatureShape, Real};
@@ -64,7 +65,7 @@ fn attainable_targets_are_hit<T: Real>() {
         assert_eq!(out, FeatureShape::image(2, rows, cols), "{window:?}");
         // Sixteenths in half of the samples, so that sites tie.
         let grid = |x: Mat<T>| {
-            let round = |v: f64, j: usize| if j % 2 == 0 { (v * 4.0).round() / 4.0 } else { v };
+            let round = |v: f64, j: usize| if j.is_multiple_of(2) { (v * 4.0).round() / 4.0 } else { v };
             Mat::from_fn(x.nrows(), x.ncols(), |i, j| T::from_f64(round(x[(i, j)].to_f64(), j)))
         };
         let (input, witness) = (grid(normal_mat(shape.len(), 4, rng)), grid(normal_mat(shape.len(), 4, rng)));
@@ -201,4 +202,41 @@ fn ties_and_intervals_are_solved_exactly_but_for_rare_cases() {
     });
     println!("{missed} of {cases} are not the nearest, the worst by a factor of {worst}");
     assert!(missed * 50 <= cases && worst <= 1.3, "{missed} of {cases}, worst ratio {worst}");
+}
+
+/// Kernels up to 4 on planes up to 7 × 7, most of them with windows whose targets can contradict each other.
+fn random_geometries_conform<T: Real>() {
+    for_seeds(60, |rng| {
+        let draw = uniform_vec::<f64>(9, 0.0, 0.79, rng);
+        let (shape, window) = geometry(&draw, draw[8] < 0.4);
+        let pool = MaxPoolReverse::<T>::new(format!("{shape} {window:?}"), shape, window).unwrap();
+        // Of the 60 geometries 12 need a factor above 1, the worst of them 1.14.
+        let check = ReverseCheck::new().seeds(6).misses_within(1.2);
+        check_reverse_operator(&pool, &check).unwrap_or_else(|error| panic!("{error}"));
+        check_derivatives(&pool, &check).unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+#[test]
+fn random_geometries_conform_in_both_scalars() {
+    random_geometries_conform::<f64>();
+    random_geometries_conform::<f32>();
+}
+
+/// Not a test of speed: prints what the pooling of ResNet's stem costs.
+#[test]
+#[ignore = "a measurement"]
+fn stem_time() {
+    let (shape, batch) = (FeatureShape::image(64, 112, 112), 4);
+    let pool = MaxPoolReverse::<f32>::new("stem", shape, PoolWindow::square(3, 2, 1)).unwrap();
+    for_seeds(3, |rng| {
+        let relu = |x: Mat<f32>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].max(0.0));
+        let input = relu(normal_mat::<f32>(shape.len(), batch, rng));
+        let target = forward(&pool, relu(normal_mat(shape.len(), batch, rng)).as_ref());
+        let start = std::time::Instant::now();
+        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Range::new(0.0, f32::INFINITY)).unwrap();
+        let time = start.elapsed().as_secs_f64() * 1e3 / batch as f64;
+        println!("{time:.1} ms per sample, distance {:.3}", reversed.report.distance_relative());
+        assert_eq!(forward(&pool, reversed.point.as_ref()), target);
+    });
 }

@@ -41,7 +41,7 @@ impl PoolWindow {
 }
 
 /// Windows along one axis, checked: every window holds at least one site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Axis {
     /// Number of sites.
     pub(crate) size: usize,
@@ -50,6 +50,10 @@ pub(crate) struct Axis {
     pub(crate) padding: usize,
     /// Number of windows.
     pub(crate) count: usize,
+    /// First site of every window and the one after its last.
+    sites: Vec<[usize; 2]>,
+    /// First window that holds a site and the one after the last.
+    windows: Vec<[usize; 2]>,
 }
 
 impl Axis {
@@ -62,22 +66,29 @@ impl Axis {
         let floor = room / stride + 1;
         // A window that rounding up adds must still begin before the padding on the far side.
         let adds = ceil && !room.is_multiple_of(stride) && floor.checked_mul(stride)? < size + padding;
-        Some(Self { size, kernel, stride, padding, count: floor + usize::from(adds) })
+        let count = floor + usize::from(adds);
+        let sites = |start: usize| [start.saturating_sub(padding), (start + kernel - padding).min(size)];
+        let windows = |at: usize| {
+            let first = if at < kernel { 0 } else { (at - kernel) / stride + 1 };
+            [first, (at / stride + 1).min(count)]
+        };
+        let sites = (0..count).map(|window| sites(window * stride)).collect();
+        let windows = (padding..size + padding).map(windows).collect();
+        Some(Self { size, kernel, stride, padding, count, sites, windows })
     }
 
     /// Sites of a window.
     #[inline(always)]
     pub(crate) fn sites(&self, window: usize) -> Range<usize> {
-        let start = window * self.stride;
-        start.saturating_sub(self.padding)..(start + self.kernel - self.padding).min(self.size)
+        let [start, end] = self.sites[window];
+        start..end
     }
 
     /// Windows that hold a site.
     #[inline(always)]
     pub(crate) fn windows(&self, site: usize) -> Range<usize> {
-        let at = site + self.padding;
-        let first = if at < self.kernel { 0 } else { (at - self.kernel) / self.stride + 1 };
-        first..(at / self.stride + 1).min(self.count)
+        let [start, end] = self.windows[site];
+        start..end
     }
 
     /// Largest number of windows that hold one site.
@@ -87,7 +98,7 @@ impl Axis {
 }
 
 /// Sizes of a pooling layer, checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Windows {
     pub(crate) in_shape: FeatureShape,
     pub(crate) out_shape: FeatureShape,
@@ -126,8 +137,12 @@ impl Windows {
             axis.padding == 0 && whole && (axis.stride == axis.kernel || axis.count == 1)
         };
         let kernel = [self.rows.kernel, self.cols.kernel];
-        let Self { in_shape, out_shape, .. } = *self;
-        (fits(&self.rows) && fits(&self.cols)).then_some(DisjointWindows { in_shape, out_shape, kernel })
+        let Self { in_shape, out_shape, .. } = self;
+        (fits(&self.rows) && fits(&self.cols)).then_some(DisjointWindows {
+            in_shape: *in_shape,
+            out_shape: *out_shape,
+            kernel,
+        })
     }
 
     /// Sites of a window within its plane, row by row.

@@ -136,8 +136,11 @@ impl<T: Real> Plane<'_, T> {
             if self.tops[site] < floor || values[site] >= floor {
                 continue;
             }
-            let price = self.price(site, floor, values);
             let served = |q: &usize| self.floors[*q] <= floor;
+            if self.windows.windows(site).filter(served).nth(1).is_none() {
+                continue;
+            }
+            let price = self.price(site, floor, values);
             let lifted = self.windows.windows(site).filter(served).flat_map(|q| self.windows.sites(q));
             let lifted = lifted.filter(|&other| other != site && values[other] > self.rest(other));
             let most: f64 = lifted.map(|other| -self.price(other, self.rest(other), values)).sum();

@@ -6,7 +6,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use fbp_linalg::Real;
 
 use super::cover::{CoverMemory, Plane, log_len};
-use super::relax::{RelaxMemory, opening, relax};
+use super::relax::{RelaxMemory, Wanted, opening, relax};
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap};
 use crate::layers::parts::ScratchReverse;
 use crate::layers::pool::window::Windows;
@@ -80,7 +80,8 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
             StackReq::new::<(usize, T)>(log_len(self.0)),
             StackReq::new::<usize>(overlap),
             StackReq::new::<f64>(plane * overlap),
-            StackReq::new::<f64>(plane).array(2),
+            StackReq::new::<f64>(plane).array(3),
+            StackReq::new::<[f64; 2]>(plane),
         ])
     }
 
@@ -99,6 +100,8 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
         let (mut open, stack) = stack.make_with(overlap, |_| 0_usize);
         let (mut multipliers, stack) = stack.make_with(count * overlap, |_| 0.0_f64);
         let (mut wide_floors, stack) = stack.make_with(count, |_| 0.0_f64);
+        let (mut best, stack) = stack.make_with(count, |_| 0.0_f64);
+        let (mut holds, stack) = stack.make_with(count, |_| [0.0_f64; 2]);
         let (mut wide_ceilings, _) = stack.make_with(count, |_| 0.0_f64);
         let mut memory = Memory {
             floors: &mut floors,
@@ -108,6 +111,8 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
                 multipliers: &mut multipliers,
                 floors: &mut wide_floors,
                 ceilings: &mut wide_ceilings,
+                best: &mut best,
+                holds: &mut holds,
                 witness: &mut witness,
             },
         };
@@ -146,16 +151,16 @@ impl Reverse<'_> {
         let (sites, outputs) =
             (plane_of(channel, windows.in_shape.plane()), plane_of(channel, windows.out_shape.plane()));
         let mut attained = true;
-        let ends = sample.lower[outputs.clone()].iter().zip(&sample.upper[outputs]);
+        let (lower, upper) = (&sample.lower[outputs.clone()], &sample.upper[outputs]);
         let Memory { floors, ceilings, cover, relax: projection } = memory;
-        for ((&lo, &hi), (floor, ceiling)) in ends.zip(floors.iter_mut().zip(ceilings.iter_mut())) {
+        for ((&lo, &hi), (floor, ceiling)) in lower.iter().zip(upper).zip(floors.iter_mut().zip(ceilings.iter_mut())) {
             (*floor, *ceiling) = (range.clip(lo), range.clip(hi));
             attained &= (lo <= *ceiling) & (*floor <= hi);
         }
         let (values, tops, lowest) =
             (&mut target.point[sites.clone()], &mut target.upper[sites.clone()], &mut target.lower[sites.clone()]);
         opening(windows, ceilings, range.upper, tops);
-        attained &= !relax(windows, floors, ceilings, (range.upper, tops), projection);
+        let relaxed = relax(&Wanted { windows, lower, upper, range }, (floors, ceilings), tops, projection);
         let plane = Plane { windows, observed: &sample.observed_in[sites], floors, tops, least: range.lower };
         plane.cover(values, cover);
         lowest.fill(range.lower);
@@ -165,7 +170,14 @@ impl Reverse<'_> {
             }
             lowest[argmax(windows, values, window)] = floor;
         }
-        attained
+        if relaxed {
+            // Not every raised ceiling is needed in the end, and no site of the box may make use of the rest.
+            for (window, (ceiling, &hi)) in ceilings.iter_mut().zip(upper).enumerate() {
+                *ceiling = range.clip(hi).max(values[argmax(windows, values, window)]);
+            }
+            opening(windows, ceilings, range.upper, tops);
+        }
+        attained & !relaxed
     }
 
     /// Largest distance of a window's maximum to its interval.
