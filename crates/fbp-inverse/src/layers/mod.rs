@@ -19,5 +19,5 @@ pub use conv2d::Conv2dReverse;
 pub use embedding::{EmbeddingPass, EmbeddingReport, OutputEmbedding};
 pub use flatten::FlattenReverse;
 pub use linear::LinearReverse;
-pub use pool::{AvgPoolReverse, MaxPoolReverse, PoolWindow};
+pub use pool::{AvgDivisor, AvgPoolReverse, MaxPoolReverse, PoolWindow};
 pub use softmax::SoftmaxReverse;

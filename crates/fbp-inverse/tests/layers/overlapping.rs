@@ -9,7 +9,7 @@ use fbp_linalg::{FeatureShape, Real};
 use crate::passes::{forward, reverse};
 
 /// Sites of every window of one plane, by plain loops over the padded input.
-fn windows(height: usize, width: usize, window: PoolWindow, out: FeatureShape) -> Vec<Vec<usize>> {
+pub(crate) fn windows(height: usize, width: usize, window: PoolWindow, out: FeatureShape) -> Vec<Vec<usize>> {
     let [kh, kw] = window.kernel;
     let mut all = Vec::new();
     for row in 0..out.height {
@@ -42,7 +42,7 @@ fn count(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) 
 }
 
 /// A geometry that fits, from five numbers in `[0, 1)`.
-fn geometry(draw: &[f64], ceil: bool) -> (FeatureShape, PoolWindow) {
+pub(crate) fn geometry(draw: &[f64], ceil: bool) -> (FeatureShape, PoolWindow) {
     let pick = |t: f64, low: usize, high: usize| low + (t * (high - low + 1) as f64) as usize;
     let axis = |t: &[f64]| {
         let kernel = pick(t[0], 1, 5);

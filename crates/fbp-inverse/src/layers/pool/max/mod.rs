@@ -108,10 +108,11 @@ impl<T: Real> ReverseOperator<T> for MaxPoolReverse<T> {
 
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        Ok(match &self.disjoint {
-            Some(windows) => reverse_columns(&disjoint::Reverse(windows), pass, par),
-            None => reverse_parts(&overlapping::Reverse(&self.windows), pass, par, stack),
-        })
+        match &self.disjoint {
+            Some(windows) => Ok(reverse_columns(&disjoint::Reverse(windows), pass, par)),
+            None => reverse_parts(&overlapping::Reverse(&self.windows), pass, par, stack)
+                .map_err(InverseError::in_layer(&self.name)),
+        }
     }
 
     fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {

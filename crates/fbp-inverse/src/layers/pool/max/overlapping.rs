@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use faer::dyn_stack::{MemStack, StackReq};
-use fbp_linalg::Real;
+use fbp_linalg::{LinalgError, Real};
 
 use super::cover::{CoverMemory, Plane, log_len};
 use super::relax::{RelaxMemory, Wanted, opening, relax};
@@ -90,7 +90,7 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
         sample: &Sample<'_, T>,
         target: &mut SampleBox<'_, T>,
         stack: &mut MemStack,
-    ) -> Outcome<T> {
+    ) -> Result<(Outcome<T>, usize), LinalgError> {
         let (count, overlap) = (self.0.out_shape.plane(), self.0.overlap());
         let (mut floors, stack) = stack.make_with(count, |_| T::ZERO);
         let (mut ceilings, stack) = stack.make_with(count, |_| T::ZERO);
@@ -121,7 +121,7 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
             attained &= self.reverse_plane(channel, sample, target, &mut memory);
         }
         let violation = if attained { T::ZERO } else { self.violation(sample, target.point) };
-        Outcome { violation, tolerance: T::ZERO }
+        Ok((Outcome { violation, tolerance: T::ZERO }, 0))
     }
 }
 
