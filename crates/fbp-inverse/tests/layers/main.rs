@@ -6,5 +6,6 @@ mod broken;
 mod conformance;
 mod embedding;
 mod max_pool;
+mod norm;
 mod overlapping;
 mod passes;
