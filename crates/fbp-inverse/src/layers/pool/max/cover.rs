@@ -7,6 +7,9 @@ use crate::layers::pool::window::Windows;
 /// Passes of the local search over a plane; it ends earlier where nothing can be gained.
 const ROUNDS: usize = 16;
 
+/// Merging looks at all sites of all windows of a site; beyond this many it would take too long.
+const MERGE_LIMIT: usize = 4096;
+
 /// Share of a cost that has to be gained for a change to count.
 const GAIN: f64 = 1e-9;
 
@@ -101,7 +104,7 @@ impl<T: Real> Plane<'_, T> {
         }
         for _ in 0..ROUNDS {
             let mut gained = false;
-            for &window in order.iter() {
+            for &window in order.iter().filter(|_| log_len(self.windows) <= MERGE_LIMIT) {
                 gained |= self.merge(window, values, memory.log);
             }
             for site in 0..values.len() {
