@@ -17,8 +17,9 @@ pub use chain::{
 };
 pub use error::InverseError;
 pub use layers::{
-    Activation, ActivationReverse, AvgPoolReverse, BatchNormReverse, BatchNormStatistics, Conv2dReverse, EmbeddingPass,
-    EmbeddingReport, FlattenReverse, LinearReverse, MaxPoolReverse, OutputEmbedding, PoolWindow, SoftmaxReverse,
+    Activation, ActivationReverse, AvgDivisor, AvgPoolReverse, BatchNormReverse, BatchNormStatistics, Conv2dReverse,
+    EmbeddingPass, EmbeddingReport, FlattenReverse, LinearReverse, MaxPoolReverse, NormParameters, NormReverse,
+    OutputEmbedding, PoolWindow, SoftmaxReverse,
 };
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
 pub use range::Range;

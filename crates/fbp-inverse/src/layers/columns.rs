@@ -93,7 +93,8 @@ fn reverse_blocks<T: Real, K: SampleReverse<T>>(
     if pass.batch() <= grain {
         return Arch::new().dispatch(ReverseBlock { kernel, pass });
     }
-    let (left, right) = split_pass(pass);
+    let middle = pass.batch() / 2;
+    let (left, right) = split_pass(pass, middle);
     let (left, right) = match par {
         Par::Seq => (reverse_blocks(kernel, left, grain, par), reverse_blocks(kernel, right, grain, par)),
         Par::Rayon(_) => {
@@ -103,8 +104,9 @@ fn reverse_blocks<T: Real, K: SampleReverse<T>>(
     left.merge(right)
 }
 
-fn split_pass<T: Real>(pass: ReversePass<'_, T>) -> (ReversePass<'_, T>, ReversePass<'_, T>) {
-    let (batch, middle) = (pass.batch(), pass.batch() / 2);
+/// The first `middle` samples and the rest.
+pub(crate) fn split_pass<T: Real>(pass: ReversePass<'_, T>, middle: usize) -> (ReversePass<'_, T>, ReversePass<'_, T>) {
+    let batch = pass.batch();
     let (point, point_right) = pass.target_in.point.split_at_col_mut(middle);
     let (lower, lower_right) = pass.target_in.lower.split_at_col_mut(middle);
     let (upper, upper_right) = pass.target_in.upper.split_at_col_mut(middle);
@@ -138,35 +140,53 @@ impl<T: Real, K: SampleReverse<T>> NullaryFnOnce for ReverseBlock<'_, '_, T, K> 
         let mut pass = self.pass;
         let mut report = ReverseReport { samples: pass.batch(), ..ReverseReport::default() };
         for j in 0..pass.batch() {
-            let TargetBox { lower, upper, .. } = pass.target_out;
-            let sample = Sample {
-                observed_in: column(pass.observed_in, j),
-                observed_out: column(pass.observed_out, j),
-                lower: column(lower, j),
-                upper: column(upper, j),
-                in_range: pass.in_range,
-            };
-            let mut target = SampleBox {
-                point: column_mut(&mut pass.target_in.point, j),
-                lower: column_mut(&mut pass.target_in.lower, j),
-                upper: column_mut(&mut pass.target_in.upper, j),
-            };
-            let mut outcome = self.kernel.reverse_sample(&sample, &mut target);
-            if is_within(sample.observed_out, sample.lower, sample.upper) {
-                report.satisfied_before += 1;
-                keep_observed(sample.observed_in, &mut target);
-                outcome.violation = T::ZERO;
-            }
-            let violation = outcome.violation.to_f64();
-            report.unattained += usize::from(outcome.violation > outcome.tolerance);
-            report.violation_max = report.violation_max.max(violation);
-            report.violation_sum += violation;
-            let (distance, observed) = squared_norms(target.point, sample.observed_in);
-            report.distance_sq += distance;
-            report.observed_sq += observed;
+            let (sample, mut target) = sample_of(&mut pass, j);
+            let outcome = self.kernel.reverse_sample(&sample, &mut target);
+            account(&mut report, &sample, &mut target, outcome);
         }
         report
     }
+}
+
+/// The views of sample `j`.
+#[inline(always)]
+pub(crate) fn sample_of<'s, T: Real>(pass: &'s mut ReversePass<'_, T>, j: usize) -> (Sample<'s, T>, SampleBox<'s, T>) {
+    let TargetBox { lower, upper, .. } = pass.target_out;
+    let sample = Sample {
+        observed_in: column(pass.observed_in, j),
+        observed_out: column(pass.observed_out, j),
+        lower: column(lower, j),
+        upper: column(upper, j),
+        in_range: pass.in_range,
+    };
+    let target = SampleBox {
+        point: column_mut(&mut pass.target_in.point, j),
+        lower: column_mut(&mut pass.target_in.lower, j),
+        upper: column_mut(&mut pass.target_in.upper, j),
+    };
+    (sample, target)
+}
+
+/// Keeps a sample that is met already as it is, and adds what was done to the report.
+#[inline(always)]
+pub(crate) fn account<T: Real>(
+    report: &mut ReverseReport,
+    sample: &Sample<'_, T>,
+    target: &mut SampleBox<'_, T>,
+    mut outcome: Outcome<T>,
+) {
+    if is_within(sample.observed_out, sample.lower, sample.upper) {
+        report.satisfied_before += 1;
+        keep_observed(sample.observed_in, target);
+        outcome.violation = T::ZERO;
+    }
+    let violation = outcome.violation.to_f64();
+    report.unattained += usize::from(outcome.violation > outcome.tolerance);
+    report.violation_max = report.violation_max.max(violation);
+    report.violation_sum += violation;
+    let (distance, observed) = squared_norms(target.point, sample.observed_in);
+    report.distance_sq += distance;
+    report.observed_sq += observed;
 }
 
 /// Returns the observed input bit for bit and makes sure that it lies in its box.

@@ -273,7 +273,8 @@ impl<T: Real> Place<'_, T> {
         let tolerance = check.tolerance * eps * self.sample.output_size(0);
         let (violation, miss) = (self.sample.violation(0, &self.output), self.sample.distance(0, &self.output));
         let missed = violation > tolerance;
-        let judged = !check.points_only || self.sample.lower == self.sample.upper;
+        let judged =
+            (!check.points_only || self.sample.lower == self.sample.upper) && !(missed && check.miss_factor > 1.0);
         // Where the outputs are flat, many inputs round to one output; the gap to a missed target grows with the square
         // of a move across it, so that moves of `√eps · miss` do not show; and what misses may do so by the tolerance more.
         let pivot = orthonormal(surface.rows.iter().cloned()).1;
@@ -282,7 +283,7 @@ impl<T: Real> Place<'_, T> {
         for ((what, x), output) in tried.0.iter().zip(tried.1) {
             let x = self.clip(x);
             let (distance, gap) = (distance(&x, &self.observed), self.sample.distance(0, output));
-            let better = missed && gap < miss * (1.0 - check.nearest * eps.sqrt()) - tolerance;
+            let better = missed && gap * check.miss_factor < miss * (1.0 - check.nearest * eps.sqrt()) - tolerance;
             ledger.expect("a missed target is missed by as little as possible", !better, || {
                 format!("{}: {what} misses by {gap:e}, the answer by {miss:e}", self.sample.origin)
             })?;

@@ -10,6 +10,7 @@
 /// | `batch` | 5 | samples per batch |
 /// | `attains` | true | whether targets that have a preimage must be attained |
 /// | `points_only` | false | whether the answer has to be the nearest for point targets only |
+/// | `miss_factor` | 1 | how many times the smallest possible miss a target without a preimage may be missed by |
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReverseCheck {
     pub(super) ranges: Vec<(f64, f64)>,
@@ -20,6 +21,7 @@ pub struct ReverseCheck {
     pub(super) batch: usize,
     pub(super) attains: bool,
     pub(super) points_only: bool,
+    pub(super) miss_factor: f64,
 }
 
 impl Default for ReverseCheck {
@@ -34,6 +36,7 @@ impl Default for ReverseCheck {
             batch: 5,
             attains: true,
             points_only: false,
+            miss_factor: 1.0,
         }
     }
 }
@@ -84,6 +87,13 @@ impl ReverseCheck {
     #[must_use]
     pub fn nearest_for_points_only(self) -> Self {
         Self { points_only: true, ..self }
+    }
+
+    /// Accepts that targets without a preimage are missed by up to `factor` times as much as necessary, and then not by
+    /// the nearest such input: for layers whose smallest miss is a combinatorial problem.
+    #[must_use]
+    pub fn misses_within(self, factor: f64) -> Self {
+        Self { miss_factor: factor, ..self }
     }
 
     /// Accepts that the layer misses targets that have a preimage, as long as its report says so.

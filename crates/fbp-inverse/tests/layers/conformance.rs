@@ -81,6 +81,25 @@ fn pools_conform_f32() {
     pools_conform::<f32>();
 }
 
+fn overlapping_max_pools_conform<T: Real>() {
+    for (shape, window) in [
+        (FeatureShape::image(2, 5, 6), PoolWindow::square(3, 2, 1)),
+        (FeatureShape::image(1, 6, 7), PoolWindow::square(3, 2, 0).ceil()),
+        (FeatureShape::image(1, 5, 5), PoolWindow::square(2, 2, 1)),
+        (FeatureShape::image(1, 7, 7), PoolWindow::square(2, 3, 0)),
+        (FeatureShape::image(2, 1, 1), PoolWindow::square(3, 2, 1)),
+    ] {
+        let pool = MaxPoolReverse::<T>::new("max pool", shape, window).unwrap();
+        conforms(&pool, &ReverseCheck::new());
+    }
+}
+
+#[test]
+fn overlapping_max_pools_conform_in_both_scalars() {
+    overlapping_max_pools_conform::<f64>();
+    overlapping_max_pools_conform::<f32>();
+}
+
 #[test]
 fn flatten_conforms() {
     conforms(&FlattenReverse::<f64>::new("flatten", FeatureShape::image(2, 3, 4)), &ReverseCheck::new());

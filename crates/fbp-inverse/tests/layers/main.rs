@@ -1,8 +1,11 @@
 //! Oracles and conformance of the layer inverses.
 #![expect(clippy::unwrap_used, reason = "a test may panic, also in the functions that it shares with others")]
 
+mod avg_pool;
 mod broken;
 mod conformance;
 mod embedding;
 mod max_pool;
+mod norm;
+mod overlapping;
 mod passes;

@@ -112,15 +112,20 @@ fn out_of_range_targets_are_reported() {
 }
 
 #[test]
-fn geometry_that_is_not_disjoint_is_named() {
+fn faulty_geometry_is_named() {
     let shape = FeatureShape::image(1, 8, 8);
-    let overlapping = PoolWindow { kernel: [3, 3], stride: [2, 2], padding: [1, 1] };
-    let refused = MaxPoolReverse::<f32>::new("stem", shape, overlapping).unwrap_err();
-    assert!(matches!(refused, InverseError::Layer { .. }));
-    assert!(refused.to_string().contains("window 3×3, stride 2×2, padding 1×1 on input [1, 8, 8]"), "{refused}");
-    assert!(MaxPoolReverse::<f32>::new("pool", shape, PoolWindow::disjoint(9, 1)).is_err());
-    assert!(MaxPoolReverse::<f32>::new("pool", shape, PoolWindow::disjoint(0, 1)).is_err());
-    let one_window = PoolWindow { kernel: [5, 8], stride: [4, 1], padding: [0, 0] };
+    let refused = |window: PoolWindow| MaxPoolReverse::<f32>::new("stem", shape, window).unwrap_err();
+    let too_large = refused(PoolWindow::square(11, 2, 1));
+    assert!(matches!(too_large, InverseError::Layer { .. }));
+    assert!(too_large.to_string().contains("window 11×11, stride 2×2, padding 1×1 on input [1, 8, 8]"), "{too_large}");
+    let all_padding = refused(PoolWindow::square(3, 2, 3));
+    assert!(all_padding.to_string().contains("must be smaller than the window"), "{all_padding}");
+    for window in [PoolWindow::disjoint(9, 1), PoolWindow::disjoint(0, 1), PoolWindow::square(2, 0, 0)] {
+        refused(window);
+    }
+    let empty = FeatureShape::image(0, 8, 8);
+    assert!(MaxPoolReverse::<f32>::new("pool", empty, PoolWindow::square(2, 1, 0)).is_err());
+    let one_window = PoolWindow { kernel: [5, 8], stride: [4, 1], padding: [0, 0], ceil_mode: false };
     assert_eq!(
         MaxPoolReverse::<f32>::new("pool", shape, one_window).unwrap().out_shape(),
         FeatureShape::image(1, 1, 1)

@@ -5,6 +5,7 @@ mod batch_norm;
 mod conv2d;
 mod flatten;
 mod linear;
+mod norm;
 mod pool;
 mod softmax;
 
@@ -55,9 +56,10 @@ pub(crate) fn build(plan: &LayerPlan, mut vars: LayerVars) -> Result<Box<dyn Lay
         LayerSpec::BatchNorm { eps } => Box::new(batch_norm::BatchNormLayer::new(eps, &mut vars)?),
         LayerSpec::Flatten {} => Box::new(flatten::FlattenLayer),
         LayerSpec::Softmax {} => Box::new(softmax::SoftmaxLayer),
-        ref spec => match spec.activation() {
-            Some(function) => Box::new(activation::ActivationLayer::new(spec.kind(), function)),
-            None => return Err(ModelError::MissingParameter { layer: vars.layer, parameter: spec.kind().to_owned() }),
+        ref spec => match (spec.activation(), spec.norm_sizes(plan.input)) {
+            (Some(function), _) => Box::new(activation::ActivationLayer::new(spec.kind(), function)),
+            (None, Ok(Some(sizes))) => Box::new(norm::NormLayer::new(plan, &sizes, &mut vars)?),
+            _ => return Err(ModelError::MissingParameter { layer: vars.layer, parameter: spec.kind().to_owned() }),
         },
     })
 }

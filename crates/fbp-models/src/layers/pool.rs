@@ -11,7 +11,12 @@ fn window(kernel: Pair, stride: Option<Pair>, padding: Pair) -> Window {
 }
 
 fn reverse_window(window: Window) -> PoolWindow {
-    PoolWindow { kernel: window.kernel.dims(), stride: window.stride.dims(), padding: window.padding.dims() }
+    PoolWindow {
+        kernel: window.kernel.dims(),
+        stride: window.stride.dims(),
+        padding: window.padding.dims(),
+        ceil_mode: false,
+    }
 }
 
 /// Largest value of every window.

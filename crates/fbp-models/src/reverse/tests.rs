@@ -1,7 +1,10 @@
 use candle_core::Tensor;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
-use fbp_inverse::{ChainGoal, EmbeddingPass, Margins, OutputEmbedding, ReverseOperator, TargetBox, TargetMode};
+use fbp_inverse::{
+    ChainGoal, EmbeddingPass, Margins, OutputEmbedding, ReverseOperator, ReversePass, TargetBox, TargetBoxMut,
+    TargetMode,
+};
 
 use super::*;
 use crate::bridge::{tensor_from_matrix, with_matrix};
@@ -44,6 +47,41 @@ fn all_layers() -> Network {
     network
 }
 
+/// Overlapping and padded windows, and normalisation by the statistics of the sample.
+const MORE: &str = r#"
+    name = "more"
+    input = [2, 13, 12]
+    classes = 5
+    [[stages]]
+    name = "a"
+    layers = [
+        { type = "conv2d", out_channels = 4, kernel = 3, padding = 1 }, { type = "group_norm", groups = 2 },
+        { type = "relu" }, { type = "max_pool2d", kernel = 3, stride = 2, padding = 1 },
+    ]
+    [[stages]]
+    name = "b"
+    layers = [
+        { type = "instance_norm" }, { type = "silu" },
+        { type = "avg_pool2d", kernel = 3, stride = 2, padding = 1 }, { type = "rms_norm", last = 1 },
+    ]
+    [[stages]]
+    name = "c"
+    layers = [{ type = "flatten" }, { type = "layer_norm" }, { type = "linear", out_features = 5 }]
+"#;
+
+fn more_layers() -> Network {
+    let network = Network::new(&NetworkSpec::from_toml(MORE).unwrap(), 12).unwrap();
+    // Scales and shifts that are not those of a fresh layer.
+    for (index, (name, var)) in network.state().enumerate() {
+        let is_norm = ["a.1.", "b.0.", "b.3.", "c.1."].iter().any(|start| name.starts_with(start));
+        if is_norm {
+            let changed = random(var.dims(), 100 + index as u64);
+            var.set(&(var.as_detached_tensor() + (changed * 0.5).unwrap()).unwrap()).unwrap();
+        }
+    }
+    network
+}
+
 fn run(operators: &[Box<dyn ReverseOperator<f32>>], input: &Tensor) -> Mat<f32> {
     let mut feature = with_matrix(input, |m| m.to_owned()).unwrap();
     for operator in operators {
@@ -63,7 +101,7 @@ fn as_described(stage: &Stage, input: &Tensor) -> Tensor {
 #[test]
 fn operators_and_stages_and_descriptions_give_the_same_features() {
     let small = |name: &str| Network::new(&zoo::spec(name).unwrap(), 3).unwrap();
-    for network in [all_layers(), small("simple-cnn-mnist-v2"), small("simple-cnn-mnist-v2-tanh")] {
+    for network in [all_layers(), more_layers(), small("simple-cnn-mnist-v2"), small("simple-cnn-mnist-v2-tanh")] {
         let x = random(&network.spec().input_dims().tensor_dims(7), 5);
         let trace = network.forward_recorded(&x).unwrap();
         let chain = network.operators(0..network.stages().len()).unwrap();
@@ -120,13 +158,47 @@ fn ranges_are_those_of_the_operators() {
 }
 
 #[test]
-fn layers_without_an_inverse_are_named() {
-    let overlapping =
-        ALL.replace("{ type = \"max_pool2d\", kernel = [2, 3] }", "{ type = \"max_pool2d\", kernel = 3, stride = 2 }");
-    let overlapping = overlapping.replace("kernel = [3, 1]", "kernel = [2, 1]");
-    let network = Network::new(&NetworkSpec::from_toml(&overlapping).unwrap(), 1).unwrap();
-    let Err(error) = network.operators(0..1) else { panic!("overlapping windows") };
-    assert!(matches!(error, ModelError::Reverse(_)) && error.to_string().contains("a.3.max_pool2d"), "{error}");
+fn layers_that_cannot_be_reversed_are_named() {
+    let network = all_layers();
+    let (_, weight) = network.state().find(|(name, _)| name == "a.1.weight").unwrap();
+    weight.set(&(weight.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
+    let Err(error) = network.operators(0..1) else { panic!("weights that are not numbers") };
+    assert!(matches!(error, ModelError::Reverse(_)) && error.to_string().contains("a.1.batch_norm"), "{error}");
+}
+
+#[test]
+fn overlapping_windows_and_norms_hit_attainable_targets() {
+    let network = more_layers();
+    let [x, other] = [8, 9].map(|seed| network.forward_recorded(&random(&[6, 2, 13, 12], seed)).unwrap());
+    for (index, stage) in network.operators(0..3).unwrap().iter().enumerate() {
+        let [mut feature, mut wanted] =
+            [&x, &other].map(|trace| with_matrix(trace.stage_input(index).unwrap(), |m| m.to_owned()).unwrap());
+        for operator in &stage.operators {
+            let [output, target] = [&feature, &wanted].map(|input| {
+                let mut output = Mat::zeros(operator.out_shape().len(), input.ncols());
+                let mut memory = MemBuffer::new(operator.forward_scratch(input.ncols(), Par::Seq));
+                operator.forward(input.as_ref(), output.as_mut(), Par::Seq, MemStack::new(&mut memory)).unwrap();
+                output
+            });
+            let blank = || Mat::<f32>::zeros(feature.nrows(), feature.ncols());
+            let (mut point, mut lower, mut upper) = (blank(), blank(), blank());
+            let pass = ReversePass {
+                observed_in: feature.as_ref(),
+                observed_out: output.as_ref(),
+                target_out: TargetBox::point(target.as_ref()),
+                in_range: Range::EVERYTHING,
+                target_in: TargetBoxMut { point: point.as_mut(), lower: lower.as_mut(), upper: upper.as_mut() },
+            };
+            let mut memory = MemBuffer::new(operator.reverse_scratch(feature.ncols(), Par::Seq));
+            let report = operator.reverse(pass, Par::Seq, MemStack::new(&mut memory)).unwrap();
+            let miss = report.violation_max / f64::from(target.norm_max());
+            // Activations have a tolerance of their own.
+            let checked = ["pool", "norm"].iter().any(|kind| operator.name().contains(kind));
+            let allowed = if checked { 1e-5 } else { 1e-3 };
+            assert!(report.unattained == 0 && miss <= allowed, "{}: {miss:e}", operator.name());
+            (feature, wanted) = (output, target);
+        }
+    }
 }
 
 #[test]

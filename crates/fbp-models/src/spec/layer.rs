@@ -113,6 +113,38 @@ pub enum LayerSpec {
         #[serde(default = "default_eps")]
         eps: f64,
     },
+    /// Every sample by its own mean and deviation, with a scale and a shift for every entry.
+    LayerNorm {
+        /// Added to the variance; 1e-5 by default.
+        #[serde(default = "default_eps")]
+        eps: f64,
+        /// How many of the last dimensions are normalised together; all of them by default.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last: Option<usize>,
+    },
+    /// As `layer_norm`, by the root of the mean square instead, without a shift.
+    RmsNorm {
+        /// Added to the mean square; 1e-5 by default.
+        #[serde(default = "default_eps")]
+        eps: f64,
+        /// How many of the last dimensions are normalised together; all of them by default.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last: Option<usize>,
+    },
+    /// Groups of channels of every sample by their own mean and deviation, with a scale and a shift per channel.
+    GroupNorm {
+        /// Number of groups, a divisor of the number of channels.
+        groups: usize,
+        /// Added to the variance; 1e-5 by default.
+        #[serde(default = "default_eps")]
+        eps: f64,
+    },
+    /// As `group_norm`, with every channel a group of its own.
+    InstanceNorm {
+        /// Added to the variance; 1e-5 by default.
+        #[serde(default = "default_eps")]
+        eps: f64,
+    },
     /// `[C, H, W]` to a flat feature of length `C·H·W`, in that order.
     Flatten {},
 }
@@ -165,6 +197,10 @@ impl LayerSpec {
             Self::AvgPool2d { .. } => "avg_pool2d",
             Self::GlobalAvgPool2d {} => "global_avg_pool2d",
             Self::BatchNorm { .. } => "batch_norm",
+            Self::LayerNorm { .. } => "layer_norm",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::GroupNorm { .. } => "group_norm",
+            Self::InstanceNorm { .. } => "instance_norm",
             Self::Flatten {} => "flatten",
         }
     }

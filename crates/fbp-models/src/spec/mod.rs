@@ -1,6 +1,7 @@
 //! Networks as data: the one description used in TOML files, in checkpoints and in the zoo.
 
 mod layer;
+mod norm;
 mod outline;
 mod pair;
 mod plan;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fbp_inverse::Activation;
 pub use layer::LayerSpec;
+pub(crate) use norm::NormSizes;
 pub use pair::Pair;
 pub(crate) use plan::param_name;
 pub use plan::{FeatureDims, LayerPlan, NetworkPlan, ParamInit, ParamPlan, StagePlan};

@@ -61,6 +61,10 @@ impl LayerSpec {
             Self::Softmax {} if !input.flat => {
                 Err(format!("takes a flat feature, but gets {input}; put a flatten layer before it"))
             }
+            Self::LayerNorm { .. } | Self::RmsNorm { .. } | Self::GroupNorm { .. } | Self::InstanceNorm { .. } => {
+                let sizes = self.norm_sizes(input)?;
+                Ok((input, sizes.map(|sizes| sizes.params()).unwrap_or_default()))
+            }
             other => match other.activation().map(|function| function.check()) {
                 Some(Err(fault)) => Err(fault.to_string()),
                 _ => Ok((input, Vec::new())),

@@ -14,11 +14,13 @@ const ALL: &str = r#"
     { type = "batch_norm", eps = 1e-3 }, { type = "relu" }, { type = "relu6" }, { type = "leaky_relu", slope = 0.1 },
     { type = "hard_tanh", min = -2, max = 0.5 }, { type = "tanh" }, { type = "sigmoid" }, { type = "hard_sigmoid" },
     { type = "elu", alpha = 0.5 }, { type = "softplus" }, { type = "gelu" }, { type = "gelu_tanh" }, { type = "silu" },
-    { type = "hard_swish" }, { type = "mish" },
+    { type = "hard_swish" }, { type = "mish" }, { type = "instance_norm", eps = 1e-3 },
     { type = "max_pool2d", kernel = [2, 3], stride = 1, padding = [1, 0] },
     { type = "avg_pool2d", kernel = 2, stride = [2, 1], padding = [0, 1] },
     { type = "global_avg_pool2d" }, { type = "flatten" },
-    { type = "linear", out_features = 5, bias = false }, { type = "softmax" }
+    { type = "linear", out_features = 5, bias = false }, { type = "softmax" },
+    { type = "layer_norm", eps = 1e-3, last = 1 }, { type = "rms_norm", eps = 1e-3 },
+    { type = "group_norm", groups = 1, eps = 1e-3 }
 "#;
 
 #[test]
@@ -45,15 +47,18 @@ fn sizes_are_worked_out() {
     let outputs: Vec<String> = stages[0].layers.iter().map(|layer| layer.output.to_string()).collect();
     // conv: 12 + 2 - 5 + 1 = 10 rows, (10 + 2 - 2) / 2 + 1 = 6 columns; max: 10 + 2 - 2 + 1, 6 - 3 + 1; avg: 5, 4 + 2 - 2 + 1.
     assert_eq!(outputs[0], "[4, 10, 6]");
-    assert_eq!(outputs[16..], ["[4, 11, 4]", "[4, 5, 5]", "[4, 1, 1]", "[4]", "[5]", "[5]"].map(String::from));
+    assert_eq!(outputs[17..23], ["[4, 11, 4]", "[4, 5, 5]", "[4, 1, 1]", "[4]", "[5]", "[5]"].map(String::from));
     let params: Vec<_> = spec.plan().unwrap().parameters().map(|(name, p)| (name, p.dims.clone())).collect();
     assert_eq!(params[0], ("a.0.weight".to_owned(), vec![4, 1, 3, 2]));
     assert_eq!(
         params[1..5].iter().map(|p| p.0.as_str()).collect::<Vec<_>>(),
         ["a.1.weight", "a.1.bias", "a.1.running_mean", "a.1.running_var"]
     );
-    assert_eq!(params[5], ("a.20.weight".to_owned(), vec![5, 4]));
-    assert_eq!(spec.plan().unwrap().parameter_count(), 24 + 8 + 20);
+    assert_eq!(params[5..7], ["a.16.weight", "a.16.bias"].map(|name| (name.to_owned(), vec![4])));
+    assert_eq!(params[7], ("a.21.weight".to_owned(), vec![5, 4]));
+    let norms = ["a.23.weight", "a.23.bias", "a.24.weight", "a.25.weight", "a.25.bias"];
+    assert_eq!(params[8..], norms.map(|name| (name.to_owned(), vec![5])));
+    assert_eq!(spec.plan().unwrap().parameter_count(), 24 + 8 + 8 + 20 + 5 * 5);
 }
 
 #[test]
@@ -88,6 +93,12 @@ fn faults_name_the_stage_and_the_layer() {
         (r#"{ type = "avg_pool2d", kernel = 2, stride = 0 }"#, 0, "avg_pool2d", "stride"),
         (r#"{ type = "avg_pool2d", kernel = 13 }"#, 0, "avg_pool2d", "does not fit"),
         (r#"{ type = "batch_norm", eps = 0.0 }"#, 0, "batch_norm", "eps"),
+        (r#"{ type = "layer_norm", eps = -1.0 }"#, 0, "layer_norm", "eps"),
+        (r#"{ type = "layer_norm", last = 4 }"#, 0, "layer_norm", "last"),
+        (r#"{ type = "rms_norm", last = 0 }"#, 0, "rms_norm", "last"),
+        (r#"{ type = "group_norm", groups = 3 }"#, 0, "group_norm", "groups"),
+        (r#"{ type = "group_norm" }"#, 0, "group_norm", "groups"),
+        (r#"{ type = "flatten" }, { type = "instance_norm" }"#, 1, "instance_norm", "single values"),
         (r#"{ type = "leaky_relu", slope = nan }"#, 0, "leaky_relu", "slope"),
         (r#"{ type = "hard_tanh", min = 1.0, max = 1.0 }"#, 0, "hard_tanh", "max"),
         (r#"{ type = "elu", alpha = inf }"#, 0, "elu", "alpha"),

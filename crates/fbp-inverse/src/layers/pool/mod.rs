@@ -1,9 +1,9 @@
-//! Pooling over disjoint windows.
+//! Pooling.
 
 mod average;
 mod max;
 mod window;
 
-pub use average::AvgPoolReverse;
+pub use average::{AvgDivisor, AvgPoolReverse};
 pub use max::MaxPoolReverse;
 pub use window::PoolWindow;

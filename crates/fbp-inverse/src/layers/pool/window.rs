@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use fbp_linalg::FeatureShape;
 
 use crate::InverseError;
@@ -9,26 +11,174 @@ pub struct PoolWindow {
     pub kernel: [usize; 2],
     /// Distance between two windows.
     pub stride: [usize; 2],
-    /// Rows and columns added on each side.
+    /// Rows and columns added on each side; smaller than the window.
     pub padding: [usize; 2],
+    /// Whether windows may reach over the far edge (rounding the number of windows up); otherwise they are left out.
+    pub ceil_mode: bool,
 }
 
 impl PoolWindow {
     /// Windows of `height × width` side by side: stride = kernel, no padding.
     pub const fn disjoint(height: usize, width: usize) -> Self {
-        Self { kernel: [height, width], stride: [height, width], padding: [0, 0] }
+        Self { kernel: [height, width], stride: [height, width], padding: [0, 0], ceil_mode: false }
+    }
+
+    /// Square windows of the given size, stride and padding.
+    pub const fn square(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [padding; 2], ceil_mode: false }
     }
 
     /// One window that covers the whole plane of `shape`.
     pub const fn global(shape: FeatureShape) -> Self {
         Self::disjoint(shape.height, shape.width)
     }
+
+    /// The same window with the number of windows rounded up.
+    #[must_use]
+    pub const fn ceil(self) -> Self {
+        Self { ceil_mode: true, ..self }
+    }
 }
 
-/// Sizes of a pooling layer with disjoint windows, checked.
+/// Windows along one axis, checked: every window holds at least one site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Axis {
+    /// Number of sites.
+    pub(crate) size: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
+    /// Number of windows.
+    pub(crate) count: usize,
+    /// First site of every window and the one after its last.
+    sites: Vec<[usize; 2]>,
+    /// First window that holds a site and the one after the last.
+    windows: Vec<[usize; 2]>,
+}
+
+impl Axis {
+    /// `None` if no window fits or one would hold padding only.
+    fn new(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) -> Option<Self> {
+        if size == 0 || kernel == 0 || stride == 0 || padding >= kernel {
+            return None;
+        }
+        let room = padding.checked_mul(2)?.checked_add(size)?.checked_sub(kernel)?;
+        let floor = room / stride + 1;
+        // A window that rounding up adds must still begin before the padding on the far side.
+        let adds = ceil && !room.is_multiple_of(stride) && floor.checked_mul(stride)? < size + padding;
+        let count = floor + usize::from(adds);
+        let sites = |start: usize| [start.saturating_sub(padding), (start + kernel - padding).min(size)];
+        let windows = |at: usize| {
+            let first = if at < kernel { 0 } else { (at - kernel) / stride + 1 };
+            [first, (at / stride + 1).min(count)]
+        };
+        let sites = (0..count).map(|window| sites(window * stride)).collect();
+        let windows = (padding..size + padding).map(windows).collect();
+        Some(Self { size, kernel, stride, padding, count, sites, windows })
+    }
+
+    /// Sites of a window.
+    #[inline(always)]
+    pub(crate) fn sites(&self, window: usize) -> Range<usize> {
+        let [start, end] = self.sites[window];
+        start..end
+    }
+
+    /// Windows that hold a site.
+    #[inline(always)]
+    pub(crate) fn windows(&self, site: usize) -> Range<usize> {
+        let [start, end] = self.windows[site];
+        start..end
+    }
+
+    /// Largest number of windows that hold one site.
+    pub(crate) const fn overlap(&self) -> usize {
+        self.kernel.div_ceil(self.stride)
+    }
+}
+
+/// Sizes of a pooling layer, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    pub(crate) in_shape: FeatureShape,
+    pub(crate) out_shape: FeatureShape,
+    pub(crate) rows: Axis,
+    pub(crate) cols: Axis,
+}
+
+impl Windows {
+    pub(crate) fn new(layer: &str, in_shape: FeatureShape, window: PoolWindow) -> Result<Self, InverseError> {
+        let PoolWindow { kernel: [kh, kw], stride: [sh, sw], padding: [ph, pw], ceil_mode } = window;
+        let axes = (
+            Axis::new(in_shape.height, kh, sh, ph, ceil_mode),
+            Axis::new(in_shape.width, kw, sw, pw, ceil_mode),
+            in_shape.channels,
+        );
+        let (Some(rows), Some(cols), 1..) = axes else {
+            let geometry = format!("window {kh}×{kw}, stride {sh}×{sw}, padding {ph}×{pw} on input {in_shape}");
+            let reason = if kh == 0 || kw == 0 || sh == 0 || sw == 0 {
+                "a pooling window and its stride must be at least 1"
+            } else if ph >= kh || pw >= kw {
+                "the padding of a pooling window must be smaller than the window"
+            } else {
+                "the pooling window does not fit the input"
+            };
+            return Err(InverseError::Layer { layer: layer.to_owned(), reason: format!("{reason}: {geometry}") });
+        };
+        let out_shape = FeatureShape::image(in_shape.channels, rows.count, cols.count);
+        Ok(Self { in_shape, out_shape, rows, cols })
+    }
+
+    /// The same as disjoint windows, if no two windows share a site and none is cut off by an edge.
+    pub(crate) fn disjoint(&self) -> Option<DisjointWindows> {
+        // A stride is of no consequence along an axis that has room for one window only.
+        let fits = |axis: &Axis| {
+            let whole = (axis.count - 1) * axis.stride + axis.kernel <= axis.size;
+            axis.padding == 0 && whole && (axis.stride == axis.kernel || axis.count == 1)
+        };
+        let kernel = [self.rows.kernel, self.cols.kernel];
+        let Self { in_shape, out_shape, .. } = self;
+        (fits(&self.rows) && fits(&self.cols)).then_some(DisjointWindows {
+            in_shape: *in_shape,
+            out_shape: *out_shape,
+            kernel,
+        })
+    }
+
+    /// Sites of a window within its plane, row by row.
+    #[inline(always)]
+    pub(crate) fn sites(&self, window: usize) -> impl Iterator<Item = usize> + use<> {
+        let (row, col, width) = (window / self.cols.count, window % self.cols.count, self.in_shape.width);
+        let cols = self.cols.sites(col);
+        self.rows.sites(row).flat_map(move |r| r * width + cols.start..r * width + cols.end)
+    }
+
+    /// Windows of a plane that hold a site.
+    #[inline(always)]
+    pub(crate) fn windows(&self, site: usize) -> impl Iterator<Item = usize> + use<> {
+        let (row, col, count) = (site / self.in_shape.width, site % self.in_shape.width, self.cols.count);
+        let cols = self.cols.windows(col);
+        self.rows.windows(row).flat_map(move |r| r * count + cols.start..r * count + cols.end)
+    }
+
+    /// Whether a window holds a site of its plane.
+    #[inline(always)]
+    pub(crate) fn holds(&self, window: usize, site: usize) -> bool {
+        let (row, col) = (site / self.in_shape.width, site % self.in_shape.width);
+        self.rows.sites(window / self.cols.count).contains(&row)
+            && self.cols.sites(window % self.cols.count).contains(&col)
+    }
+
+    /// Largest number of windows that hold one site.
+    pub(crate) const fn overlap(&self) -> usize {
+        self.rows.overlap() * self.cols.overlap()
+    }
+}
+
+/// Sizes of a pooling layer with disjoint windows.
 ///
-/// Windows that would reach over the edge are left out (floor mode), so the last rows and columns of a plane that is
-/// no multiple of the window are in no window.
+/// Windows that would reach over the edge are left out, so the last rows and columns of a plane that is no multiple of
+/// the window are in no window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DisjointWindows {
     pub(crate) in_shape: FeatureShape,
@@ -38,29 +188,6 @@ pub(crate) struct DisjointWindows {
 }
 
 impl DisjointWindows {
-    pub(crate) fn new(layer: &str, in_shape: FeatureShape, window: PoolWindow) -> Result<Self, InverseError> {
-        let fail = |reason: String| Err(InverseError::Layer { layer: layer.to_owned(), reason });
-        let PoolWindow { kernel: [kh, kw], stride: [sh, sw], padding: [ph, pw] } = window;
-        let geometry = format!("window {kh}×{kw}, stride {sh}×{sw}, padding {ph}×{pw} on input {in_shape}");
-        if kh == 0 || kw == 0 || sh == 0 || sw == 0 {
-            return fail(format!("a pooling window and its stride must be at least 1: {geometry}"));
-        }
-        if in_shape.height < kh || in_shape.width < kw {
-            return fail(format!("the pooling window does not fit the input: {geometry}"));
-        }
-        let count = |size: usize, kernel: usize, stride: usize| (size - kernel) / stride + 1;
-        let (rows, cols) = (count(in_shape.height, kh, sh), count(in_shape.width, kw, sw));
-        let out_shape = FeatureShape::image(in_shape.channels, rows, cols);
-        // A stride is of no consequence along an axis that has room for one window only.
-        let fits = (sh == kh || rows == 1) && (sw == kw || cols == 1);
-        if !fits || ph != 0 || pw != 0 {
-            return fail(format!(
-                "only disjoint pooling windows (stride = kernel, no padding) can be reversed: {geometry}"
-            ));
-        }
-        Ok(Self { in_shape, out_shape, kernel: [kh, kw] })
-    }
-
     /// Index of the first site of the window of output `(row, col)` in `channel`.
     #[inline(always)]
     pub(crate) fn corner(&self, channel: usize, row: usize, col: usize) -> usize {

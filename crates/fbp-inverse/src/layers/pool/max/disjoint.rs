@@ -1,48 +1,9 @@
-use std::marker::PhantomData;
+//! Disjoint windows: the reverse separates into windows.
 
-use faer::dyn_stack::MemStack;
-use faer::{MatMut, MatRef, Par};
-use fbp_linalg::{FeatureShape, Real};
+use fbp_linalg::Real;
 
-use super::window::{DisjointWindows, PoolWindow};
-use crate::layers::columns::{
-    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, map_columns,
-    reverse_columns,
-};
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
-
-/// Max-pooling over disjoint windows and its exact reverse.
-///
-/// With the target interval `[lo, hi]` of a window no site may exceed `hi` and one, the *witness*, must reach `lo`:
-/// the site that is largest already (the first one on ties), because raising it costs least. The witness gets the box
-/// `[lo, hi]`, every other site `(-∞, hi]`, both within the input range; where `lo` is `-∞` there is no witness.
-/// Sites in no window keep their value and may be anything in the range.
-///
-/// # Shapes
-/// `[C, H, W]` to `[C, H/kh, W/kw]`, rounded down.
-///
-/// # Source
-/// Own derivation: `min Σ (x_i - x0_i)²` subject to `max_i x_i ∈ [lo, hi]` separates into the windows and sites.
-#[derive(Clone, Debug)]
-pub struct MaxPoolReverse<T> {
-    name: String,
-    windows: DisjointWindows,
-    scalar: PhantomData<T>,
-}
-
-impl<T: Real> MaxPoolReverse<T> {
-    /// Max-pooling of features of shape `in_shape`.
-    ///
-    /// # Errors
-    /// [`InverseError::Layer`], naming the geometry, if the windows overlap, are padded, empty or larger than the input.
-    pub fn new(name: impl Into<String>, in_shape: FeatureShape, window: PoolWindow) -> Result<Self, InverseError> {
-        let name = name.into();
-        let windows = DisjointWindows::new(&name, in_shape, window)?;
-        Ok(Self { name, windows, scalar: PhantomData })
-    }
-}
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse};
+use crate::layers::pool::window::DisjointWindows;
 
 /// The larger value; the first one on ties.
 #[inline(always)]
@@ -51,7 +12,7 @@ fn larger<T: Real>(a: T, b: T) -> T {
 }
 
 /// Forward kernel.
-struct Forward<'a>(&'a DisjointWindows);
+pub(super) struct Forward<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleMap<T> for Forward<'_> {
     #[inline(always)]
@@ -89,7 +50,7 @@ fn argmax<T: Real>(windows: &DisjointWindows, input: &[T], corner: usize) -> usi
 }
 
 /// Reverse kernel.
-struct Reverse<'a>(&'a DisjointWindows);
+pub(super) struct Reverse<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleReverse<T> for Reverse<'_> {
     #[inline(always)]
@@ -205,7 +166,7 @@ fn violation<T: Real>(windows: &DisjointWindows, sample: &Sample<'_, T>, point: 
 }
 
 /// `tangent_out` of a window is the tangent at its largest site.
-struct Gather<'a>(&'a DisjointWindows);
+pub(super) struct Gather<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleMap<T> for Gather<'_> {
     #[inline(always)]
@@ -215,72 +176,12 @@ impl<T: Real> SampleMap<T> for Gather<'_> {
 }
 
 /// The adjoint of [`Gather`].
-struct Scatter<'a>(&'a DisjointWindows);
+pub(super) struct Scatter<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleMap<T> for Scatter<'_> {
     #[inline(always)]
     fn map_sample(&self, at: &[T], cotangent: &[T], out: &mut [T]) {
         out.fill(T::ZERO);
         self.0.for_each_window(|index, corner| out[argmax(self.0, at, corner)] = cotangent[index]);
-    }
-}
-
-impl<T: Real> ReverseOperator<T> for MaxPoolReverse<T> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn in_shape(&self) -> FeatureShape {
-        self.windows.in_shape
-    }
-
-    fn out_shape(&self) -> FeatureShape {
-        self.windows.out_shape
-    }
-
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
-        in_range
-    }
-
-    fn forward(
-        &self,
-        input: MatRef<'_, T>,
-        output: MatMut<'_, T>,
-        par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<(), InverseError> {
-        check_forward(self, input, output.as_ref())?;
-        map_columns(&Forward(&self.windows), MapPass { first: input, second: input, out: output }, par);
-        Ok(())
-    }
-
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
-        pass.check(self)?;
-        Ok(reverse_columns(&Reverse(&self.windows), pass, par))
-    }
-
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for MaxPoolReverse<T> {
-    fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
-        check_jvp(self, &pass)?;
-        let JvpPass { at, tangent_in, tangent_out } = pass;
-        map_columns(&Gather(&self.windows), MapPass { first: at, second: tangent_in, out: tangent_out }, par);
-        Ok(())
-    }
-
-    fn vjp(&self, pass: VjpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
-        check_vjp(self, &pass)?;
-        let VjpPass { at, cotangent_out, cotangent_in } = pass;
-        map_columns(&Scatter(&self.windows), MapPass { first: at, second: cotangent_out, out: cotangent_in }, par);
-        Ok(())
     }
 }

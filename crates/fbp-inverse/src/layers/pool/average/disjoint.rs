@@ -1,56 +1,10 @@
-use std::marker::PhantomData;
+//! Disjoint windows: the nearest sites are the observed ones, all shifted by the same amount and clipped to the range.
 
-use faer::dyn_stack::MemStack;
-use faer::{MatMut, MatRef, Par};
-use fbp_linalg::{FeatureShape, Real};
+use fbp_linalg::Real;
 
-use super::window::{DisjointWindows, PoolWindow};
-use crate::layers::columns::{
-    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
-    largest_magnitude, map_columns, reverse_columns,
-};
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse, largest_magnitude};
+use crate::layers::pool::window::DisjointWindows;
 use crate::layers::shift::clipped_shift;
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
-
-/// Average pooling over disjoint windows and its exact reverse.
-///
-/// The nearest sites whose mean lies in the target interval are the observed ones, all shifted by the same amount and
-/// clipped to the input range. The result is a point: sites are bound to each other, so no box would do as well.
-/// Sites in no window keep their value and may be anything in the range.
-///
-/// # Shapes
-/// `[C, H, W]` to `[C, H/kh, W/kw]`, rounded down; `[C, 1, 1]` for global pooling.
-///
-/// # Source
-/// Own derivation: the projection on a half-space within a box is a clipped shift.
-#[derive(Clone, Debug)]
-pub struct AvgPoolReverse<T> {
-    name: String,
-    windows: DisjointWindows,
-    scalar: PhantomData<T>,
-}
-
-impl<T: Real> AvgPoolReverse<T> {
-    /// Average pooling of features of shape `in_shape`.
-    ///
-    /// # Errors
-    /// [`InverseError::Layer`], naming the geometry, if the windows overlap, are padded, empty or larger than the input.
-    pub fn new(name: impl Into<String>, in_shape: FeatureShape, window: PoolWindow) -> Result<Self, InverseError> {
-        let name = name.into();
-        let windows = DisjointWindows::new(&name, in_shape, window)?;
-        Ok(Self { name, windows, scalar: PhantomData })
-    }
-
-    /// Global average pooling: one window per channel.
-    ///
-    /// # Errors
-    /// [`InverseError::Layer`] if a channel is empty.
-    pub fn global(name: impl Into<String>, in_shape: FeatureShape) -> Result<Self, InverseError> {
-        Self::new(name, in_shape, PoolWindow::global(in_shape))
-    }
-}
 
 /// The sites of one window, row by row.
 #[inline(always)]
@@ -83,7 +37,7 @@ fn window_sum<T: Real>(windows: &DisjointWindows, values: &[T], corner: usize) -
 }
 
 /// Forward kernel, also the Jacobian.
-struct Forward<'a>(&'a DisjointWindows);
+pub(super) struct Forward<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleMap<T> for Forward<'_> {
     #[inline(always)]
@@ -94,7 +48,7 @@ impl<T: Real> SampleMap<T> for Forward<'_> {
 }
 
 /// The adjoint of [`Forward`].
-struct Spread<'a>(&'a DisjointWindows);
+pub(super) struct Spread<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleMap<T> for Spread<'_> {
     #[inline(always)]
@@ -111,7 +65,7 @@ impl<T: Real> SampleMap<T> for Spread<'_> {
 }
 
 /// Reverse kernel.
-struct Reverse<'a>(&'a DisjointWindows);
+pub(super) struct Reverse<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleReverse<T> for Reverse<'_> {
     #[inline(always)]
@@ -164,66 +118,5 @@ impl<T: Real> SampleReverse<T> for Reverse<'_> {
         let size = largest_magnitude(target.point) + largest_magnitude(sample.observed_out);
         let tolerance = T::EPSILON * size * T::from_f64(8.0 + count);
         Outcome { violation, tolerance }
-    }
-}
-
-impl<T: Real> ReverseOperator<T> for AvgPoolReverse<T> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn in_shape(&self) -> FeatureShape {
-        self.windows.in_shape
-    }
-
-    fn out_shape(&self) -> FeatureShape {
-        self.windows.out_shape
-    }
-
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
-        in_range
-    }
-
-    fn forward(
-        &self,
-        input: MatRef<'_, T>,
-        output: MatMut<'_, T>,
-        par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<(), InverseError> {
-        check_forward(self, input, output.as_ref())?;
-        map_columns(&Forward(&self.windows), MapPass { first: input, second: input, out: output }, par);
-        Ok(())
-    }
-
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
-        pass.check(self)?;
-        Ok(reverse_columns(&Reverse(&self.windows), pass, par))
-    }
-
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for AvgPoolReverse<T> {
-    fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
-        check_jvp(self, &pass)?;
-        let JvpPass { tangent_in, tangent_out, .. } = pass;
-        map_columns(&Forward(&self.windows), MapPass { first: tangent_in, second: tangent_in, out: tangent_out }, par);
-        Ok(())
-    }
-
-    fn vjp(&self, pass: VjpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
-        check_vjp(self, &pass)?;
-        let VjpPass { cotangent_out, cotangent_in, .. } = pass;
-        let pass = MapPass { first: cotangent_out, second: cotangent_out, out: cotangent_in };
-        map_columns(&Spread(&self.windows), pass, par);
-        Ok(())
     }
 }

@@ -1,0 +1,223 @@
+//! The reverse of one group of entries that are normalised together.
+
+use super::sphere::Sphere;
+use crate::Range;
+
+/// Steps of the search for the smallest miss of a box.
+const MISS_STEPS: usize = 300;
+
+/// Largest change of the logarithm of a deviation, and the steps of the search for it.
+const SEARCH: f64 = 1.5;
+const SEARCH_STEPS: usize = 32;
+
+/// Share of the interval that a golden section keeps.
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
+
+/// Smallest and largest change of a scale that nothing else determines (`ε = 0`).
+const SCALE_CHANGE: (f64, f64) = (0.1, 10.0);
+
+/// One group of one sample, widened, with memory.
+pub(super) struct Group<'a> {
+    pub(super) sphere: Sphere,
+    pub(super) epsilon: f64,
+    /// Relative tolerance of the amplitude of the normalised feature.
+    pub(super) tolerance: f64,
+    pub(super) range: Range<f64>,
+    /// Observed input.
+    pub(super) input: &'a [f64],
+    /// Scale of every entry.
+    pub(super) gain: &'a [f64],
+    /// Ends of the target intervals without the shift.
+    pub(super) lower: &'a [f64],
+    pub(super) upper: &'a [f64],
+}
+
+/// Memory of [`Group::reverse`], each as long as the group.
+pub(super) struct GroupMemory<'a> {
+    pub(super) observed: &'a mut [f64],
+    pub(super) wanted: &'a mut [f64],
+    pub(super) low: &'a mut [f64],
+    pub(super) high: &'a mut [f64],
+}
+
+/// Mean and deviation of the observed input.
+#[derive(Clone, Copy)]
+struct Moments {
+    mean: f64,
+    deviation: f64,
+}
+
+/// One try of [`Group::attempt`].
+struct Attempt {
+    mean: f64,
+    scale: f64,
+    /// Squared distance from the observed input; infinite out of reach.
+    price: f64,
+    is_box: bool,
+}
+
+/// Mean (0 unless `centred`) and mean squared deviation from it.
+pub(super) fn moments(values: &[f64], centred: bool) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = if centred { values.iter().sum::<f64>() / n } else { 0.0 };
+    (mean, values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n)
+}
+
+impl Group<'_> {
+    /// Writes the input wanted into `out`.
+    ///
+    /// A box asks for the nearest feature of a given deviation; the deviation is then found by golden section.
+    pub(super) fn reverse(&self, memory: &mut GroupMemory<'_>, out: &mut [f64]) {
+        let (mean, variance) = moments(self.input, self.sphere.centred);
+        let observed = Moments { mean, deviation: variance.sqrt() };
+        let mut best = self.attempt(observed, observed.deviation, memory, out);
+        if best.is_box && observed.deviation > 0.0 {
+            let (mut low, mut high) = (-SEARCH, SEARCH);
+            let mut price = |at: f64| self.attempt(observed, observed.deviation * at.exp(), memory, out).price;
+            let inner = |low: f64, high: f64| (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
+            let (mut left, mut right) = inner(low, high);
+            let (mut price_left, mut price_right) = (price(left), price(right));
+            for _ in 0..SEARCH_STEPS {
+                if price_left <= price_right {
+                    (high, right, price_right) = (right, left, price_left);
+                    left = inner(low, high).0;
+                    price_left = price(left);
+                } else {
+                    (low, left, price_left) = (left, right, price_right);
+                    right = inner(low, high).1;
+                    price_right = price(right);
+                }
+            }
+            let middle = if price_left <= price_right { left } else { right };
+            let deviation = if price_left.min(price_right) < best.price { middle.exp() } else { 1.0 };
+            best = self.attempt(observed, observed.deviation * deviation, memory, out);
+        }
+        out.iter_mut().for_each(|u| *u = self.range.clip_wide(best.mean + best.scale * *u));
+    }
+
+    /// The nearest input found if the feature is chosen for one deviation; its direction, of unit size, into `out`.
+    fn attempt(&self, observed: Moments, deviation: f64, memory: &mut GroupMemory<'_>, out: &mut [f64]) -> Attempt {
+        let (n, start) = (out.len() as f64, observed.mean);
+        let is_box = self.choose((start, deviation), memory, out);
+        let norm = (out.iter().map(|u| u * u).sum::<f64>() / n).sqrt();
+        if norm > 0.0 {
+            out.iter_mut().for_each(|u| *u /= norm);
+        }
+        let along = self.input.iter().zip(&*out).map(|(x, u)| (x - start) * u).sum::<f64>() / n;
+        let (mean, scale) = self.place(start, along, self.scales(norm, observed.deviation, out), out);
+        let miss = |(x, u): (&f64, &f64)| (mean + scale * u - x) * (mean + scale * u - x);
+        let price = if is_box { self.input.iter().zip(&*out).map(miss).sum() } else { f64::INFINITY };
+        Attempt { mean, scale, price, is_box }
+    }
+
+    /// The normalised feature to ask for, into `u`; tells whether it was chosen from a box for this deviation.
+    fn choose(&self, (mean, deviation): (f64, f64), memory: &mut GroupMemory<'_>, u: &mut [f64]) -> bool {
+        let ends = || self.gain.iter().zip(self.lower.iter().zip(self.upper));
+        if ends().all(|(g, (a, b))| *g != 0.0 && a == b) {
+            self.sphere.nearest(self.gain, self.lower, u);
+            return false;
+        }
+        let root = (deviation * deviation + self.epsilon).sqrt();
+        let share = if root > 0.0 { 1.0 / root } else { 0.0 };
+        memory.observed.iter_mut().zip(self.input).for_each(|(u, x)| *u = (x - mean) * share);
+        let wanted = u.len() as f64 * deviation * share * deviation * share;
+        for keeps_range in [true, false] {
+            for ((low, high), (&gain, (&a, &b))) in memory.low.iter_mut().zip(memory.high.iter_mut()).zip(ends()) {
+                // A zero scale asks for nothing.
+                (*low, *high) = if gain == 0.0 { (f64::NEG_INFINITY, f64::INFINITY) } else { (a / gain, b / gain) };
+                if gain < 0.0 {
+                    std::mem::swap(low, high);
+                }
+                if keeps_range && root > 0.0 {
+                    *low = low.max((self.range.lower - mean) / root);
+                    *high = high.min((self.range.upper - mean) / root);
+                }
+            }
+            if self.sphere.within(memory.observed, wanted, (memory.low, memory.high), (memory.wanted, u)) {
+                return true;
+            }
+        }
+        // Out of reach: the nearest point of the box to the feature, the nearest feature to that point, and so on.
+        u.copy_from_slice(memory.observed);
+        for _ in 0..MISS_STEPS {
+            let mut change = 0.0_f64;
+            for (wanted, (u, (g, (&a, &b)))) in memory.wanted.iter_mut().zip(u.iter().zip(ends())) {
+                let next = (g * u).max(a).min(b);
+                change = change.max((next - *wanted).abs());
+                *wanted = next;
+            }
+            self.sphere.nearest(self.gain, memory.wanted, u);
+            let size = memory.wanted.iter().fold(0.0_f64, |size, t| size.max(t.abs()));
+            if change <= 1e-12 * size {
+                break;
+            }
+        }
+        false
+    }
+
+    /// Scales `s` with which `direction · s/√(s² + ε)` is what was asked for, of size `norm`.
+    fn scales(&self, norm: f64, deviation: f64, direction: &[f64]) -> (f64, f64) {
+        if self.sphere.hollow {
+            return (SCALE_CHANGE.0 * deviation, SCALE_CHANGE.1 * deviation);
+        }
+        let (mut low, mut high) = (0.0_f64, f64::INFINITY);
+        for ((&u, &g), (&a, &b)) in direction.iter().zip(self.gain).zip(self.lower.iter().zip(self.upper)) {
+            let y = g * u;
+            if y != 0.0 {
+                let (first, last) = if y > 0.0 { (a / y, b / y) } else { (b / y, a / y) };
+                (low, high) = (low.max(first), high.min(last));
+            }
+        }
+        let (low, high) = (low.min(norm * (1.0 - self.tolerance)), high.max(norm * (1.0 + self.tolerance)));
+        let scale = |size: f64| {
+            if size >= 1.0 { f64::INFINITY } else { size * (self.epsilon / ((1.0 - size) * (1.0 + size))).sqrt() }
+        };
+        // The largest sizes are only reached by infinite inputs.
+        (scale(low.min(1.0 - self.tolerance)), scale(high))
+    }
+
+    /// The mean and the scale nearest to `mean` and `along` within the limits and the range.
+    ///
+    /// For a given scale the mean is clipped to where all entries lie in the range; what is left is convex and piecewise
+    /// quadratic in the scale, so that its minimum is one of a few candidates.
+    fn place(&self, mean: f64, along: f64, (least, most): (f64, f64), direction: &[f64]) -> (f64, f64) {
+        let (low, high) = direction.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &u| (a.min(u), b.max(u)));
+        let Range { lower, upper } = self.range;
+        if !self.sphere.centred {
+            let mut limits = (least, most);
+            if high > 0.0 {
+                limits = (limits.0.max(lower / high).min(limits.1), limits.1.min(upper / high));
+            }
+            if low < 0.0 {
+                limits.1 = limits.1.min(lower / low);
+            }
+            return (0.0, along.clamp(limits.0.min(limits.1), limits.1.max(0.0)));
+        }
+        let widest = if high > low { (upper - lower) / (high - low) } else { f64::INFINITY };
+        let (least, most) = (least.min(widest), most.min(widest));
+        let at = |scale: f64| {
+            let (floor, ceiling) = (lower - scale * low, upper - scale * high);
+            if floor > ceiling { 0.5 * (floor + ceiling) } else { mean.max(floor).min(ceiling) }
+        };
+        let price = |scale: f64| (at(scale) - mean).powi(2) + (scale - along).powi(2);
+        let candidates = [
+            along,
+            (along + low * (lower - mean)) / (1.0 + low * low),
+            (along + high * (upper - mean)) / (1.0 + high * high),
+        ];
+        let mut best = along.clamp(least, most);
+        for scale in candidates.into_iter().filter(|scale| scale.is_finite()).map(|scale| scale.clamp(least, most)) {
+            if price(scale) < price(best) {
+                best = scale;
+            }
+        }
+        (at(best), best)
+    }
+}
+
+impl Range<f64> {
+    /// The nearest value within the range.
+    fn clip_wide(&self, value: f64) -> f64 {
+        value.max(self.lower).min(self.upper)
+    }
+}

@@ -1,0 +1,196 @@
+//! Windows that share sites, are padded or are cut off by an edge.
+
+use std::ops::Range;
+
+use faer::dyn_stack::{MemStack, StackReq};
+use fbp_linalg::{LinalgError, Real};
+
+use super::cover::{CoverMemory, Plane, log_len};
+use super::relax::{RelaxMemory, Wanted, opening, relax};
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap};
+use crate::layers::parts::ScratchReverse;
+use crate::layers::pool::window::Windows;
+
+/// Index within its plane of the largest site of a window, the first one on ties.
+#[inline(always)]
+fn argmax<T: Real>(windows: &Windows, plane: &[T], window: usize) -> usize {
+    let (rows, cols) =
+        (windows.rows.sites(window / windows.cols.count), windows.cols.sites(window % windows.cols.count));
+    let width = windows.in_shape.width;
+    let mut best = rows.start * width + cols.start;
+    for row in rows {
+        for site in row * width + cols.start..row * width + cols.end {
+            best = if plane[site] > plane[best] { site } else { best };
+        }
+    }
+    best
+}
+
+/// Forward kernel.
+pub(super) struct Forward<'a>(pub(super) &'a Windows);
+
+impl<T: Real> SampleMap<T> for Forward<'_> {
+    #[inline(always)]
+    fn map_sample(&self, input: &[T], _second: &[T], out: &mut [T]) {
+        let planes = input.chunks_exact(self.0.in_shape.plane()).zip(out.chunks_exact_mut(self.0.out_shape.plane()));
+        for (input, out) in planes {
+            out.iter_mut().enumerate().for_each(|(window, out)| *out = input[argmax(self.0, input, window)]);
+        }
+    }
+}
+
+/// `tangent_out` of a window is the tangent at its largest site.
+pub(super) struct Gather<'a>(pub(super) &'a Windows);
+
+impl<T: Real> SampleMap<T> for Gather<'_> {
+    #[inline(always)]
+    fn map_sample(&self, at: &[T], tangent: &[T], out: &mut [T]) {
+        let plane = self.0.in_shape.plane();
+        let inputs = at.chunks_exact(plane).zip(tangent.chunks_exact(plane));
+        for ((at, tangent), out) in inputs.zip(out.chunks_exact_mut(self.0.out_shape.plane())) {
+            out.iter_mut().enumerate().for_each(|(window, out)| *out = tangent[argmax(self.0, at, window)]);
+        }
+    }
+}
+
+/// The adjoint of [`Gather`].
+pub(super) struct Scatter<'a>(pub(super) &'a Windows);
+
+impl<T: Real> SampleMap<T> for Scatter<'_> {
+    #[inline(always)]
+    fn map_sample(&self, at: &[T], cotangent: &[T], out: &mut [T]) {
+        let plane = self.0.in_shape.plane();
+        let planes = at.chunks_exact(plane).zip(cotangent.chunks_exact(self.0.out_shape.plane()));
+        for ((at, cotangent), out) in planes.zip(out.chunks_exact_mut(plane)) {
+            out.fill(T::ZERO);
+            cotangent.iter().enumerate().for_each(|(window, &c)| out[argmax(self.0, at, window)] += c);
+        }
+    }
+}
+
+/// Reverse kernel.
+pub(super) struct Reverse<'a>(pub(super) &'a Windows);
+
+impl<T: Real> ScratchReverse<T> for Reverse<'_> {
+    fn sample_scratch(&self) -> StackReq {
+        let (plane, overlap) = (self.0.out_shape.plane(), self.0.overlap());
+        StackReq::all_of(&[
+            StackReq::new::<T>(plane).array(2),
+            StackReq::new::<usize>(plane).array(2),
+            StackReq::new::<(usize, T)>(log_len(self.0)),
+            StackReq::new::<usize>(overlap),
+            StackReq::new::<f64>(plane * overlap),
+            StackReq::new::<f64>(plane).array(3),
+            StackReq::new::<[f64; 2]>(plane),
+        ])
+    }
+
+    fn reverse_sample(
+        &self,
+        sample: &Sample<'_, T>,
+        target: &mut SampleBox<'_, T>,
+        stack: &mut MemStack,
+    ) -> Result<(Outcome<T>, usize), LinalgError> {
+        let (count, overlap) = (self.0.out_shape.plane(), self.0.overlap());
+        let (mut floors, stack) = stack.make_with(count, |_| T::ZERO);
+        let (mut ceilings, stack) = stack.make_with(count, |_| T::ZERO);
+        let (mut order, stack) = stack.make_with(count, |_| 0_usize);
+        let (mut witness, stack) = stack.make_with(count, |_| 0_usize);
+        let (mut log, stack) = stack.make_with(log_len(self.0), |_| (0_usize, T::ZERO));
+        let (mut open, stack) = stack.make_with(overlap, |_| 0_usize);
+        let (mut multipliers, stack) = stack.make_with(count * overlap, |_| 0.0_f64);
+        let (mut wide_floors, stack) = stack.make_with(count, |_| 0.0_f64);
+        let (mut best, stack) = stack.make_with(count, |_| 0.0_f64);
+        let (mut holds, stack) = stack.make_with(count, |_| [0.0_f64; 2]);
+        let (mut wide_ceilings, _) = stack.make_with(count, |_| 0.0_f64);
+        let mut memory = Memory {
+            floors: &mut floors,
+            ceilings: &mut ceilings,
+            cover: CoverMemory { order: &mut order, log: &mut log, open: &mut open },
+            relax: RelaxMemory {
+                multipliers: &mut multipliers,
+                floors: &mut wide_floors,
+                ceilings: &mut wide_ceilings,
+                best: &mut best,
+                holds: &mut holds,
+                witness: &mut witness,
+            },
+        };
+        let mut attained = true;
+        for channel in 0..self.0.in_shape.channels {
+            attained &= self.reverse_plane(channel, sample, target, &mut memory);
+        }
+        let violation = if attained { T::ZERO } else { self.violation(sample, target.point) };
+        Ok((Outcome { violation, tolerance: T::ZERO }, 0))
+    }
+}
+
+/// Workspace of one plane.
+struct Memory<'a, T> {
+    floors: &'a mut [T],
+    ceilings: &'a mut [T],
+    cover: CoverMemory<'a, T>,
+    relax: RelaxMemory<'a>,
+}
+
+/// Indices of one channel.
+fn plane_of(channel: usize, plane: usize) -> Range<usize> {
+    channel * plane..(channel + 1) * plane
+}
+
+impl Reverse<'_> {
+    /// Tells whether all intervals of the channel are attained.
+    fn reverse_plane<T: Real>(
+        &self,
+        channel: usize,
+        sample: &Sample<'_, T>,
+        target: &mut SampleBox<'_, T>,
+        memory: &mut Memory<'_, T>,
+    ) -> bool {
+        let (windows, range) = (self.0, sample.in_range);
+        let (sites, outputs) =
+            (plane_of(channel, windows.in_shape.plane()), plane_of(channel, windows.out_shape.plane()));
+        let mut attained = true;
+        let (lower, upper) = (&sample.lower[outputs.clone()], &sample.upper[outputs]);
+        let Memory { floors, ceilings, cover, relax: projection } = memory;
+        for ((&lo, &hi), (floor, ceiling)) in lower.iter().zip(upper).zip(floors.iter_mut().zip(ceilings.iter_mut())) {
+            (*floor, *ceiling) = (range.clip(lo), range.clip(hi));
+            attained &= (lo <= *ceiling) & (*floor <= hi);
+        }
+        let (values, tops, lowest) =
+            (&mut target.point[sites.clone()], &mut target.upper[sites.clone()], &mut target.lower[sites.clone()]);
+        opening(windows, ceilings, range.upper, tops);
+        let relaxed = relax(&Wanted { windows, lower, upper, range }, (floors, ceilings), tops, projection);
+        let plane = Plane { windows, observed: &sample.observed_in[sites], floors, tops, least: range.lower };
+        plane.cover(values, cover);
+        lowest.fill(range.lower);
+        for (window, &floor) in floors.iter().enumerate() {
+            if windows.sites(window).any(|site| lowest[site] >= floor) {
+                continue;
+            }
+            lowest[argmax(windows, values, window)] = floor;
+        }
+        if relaxed {
+            // Not every raised ceiling is needed in the end, and no site of the box may make use of the rest.
+            for (window, (ceiling, &hi)) in ceilings.iter_mut().zip(upper).enumerate() {
+                *ceiling = range.clip(hi).max(values[argmax(windows, values, window)]);
+            }
+            opening(windows, ceilings, range.upper, tops);
+        }
+        attained & !relaxed
+    }
+
+    /// Largest distance of a window's maximum to its interval.
+    fn violation<T: Real>(&self, sample: &Sample<'_, T>, point: &[T]) -> T {
+        let (windows, plane, outputs) = (self.0, self.0.in_shape.plane(), self.0.out_shape.plane());
+        let mut worst = T::ZERO;
+        for (channel, point) in point.chunks_exact(plane).enumerate() {
+            let ends = sample.lower[plane_of(channel, outputs)].iter().zip(&sample.upper[plane_of(channel, outputs)]);
+            for (window, (&lo, &hi)) in ends.enumerate() {
+                let largest = point[argmax(windows, point, window)];
+                worst = worst.max(lo - largest).max(largest - hi);
+            }
+        }
+        worst
+    }
+}
