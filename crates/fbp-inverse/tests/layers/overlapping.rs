@@ -223,20 +223,15 @@ fn random_geometries_conform_in_both_scalars() {
     random_geometries_conform::<f32>();
 }
 
-/// Not a test of speed: prints what the pooling of ResNet's stem costs.
 #[test]
-#[ignore = "a measurement"]
-fn stem_time() {
-    let (shape, batch) = (FeatureShape::image(64, 112, 112), 4);
+fn the_stem_of_a_residual_network_hits_its_target_bit_for_bit() {
+    let shape = FeatureShape::image(64, 112, 112);
     let pool = MaxPoolReverse::<f32>::new("stem", shape, PoolWindow::square(3, 2, 1)).unwrap();
-    for_seeds(3, |rng| {
+    for_seeds(2, |rng| {
         let relu = |x: Mat<f32>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].max(0.0));
-        let input = relu(normal_mat::<f32>(shape.len(), batch, rng));
-        let target = forward(&pool, relu(normal_mat(shape.len(), batch, rng)).as_ref());
-        let start = std::time::Instant::now();
+        let input = relu(normal_mat::<f32>(shape.len(), 1, rng));
+        let target = forward(&pool, relu(normal_mat(shape.len(), 1, rng)).as_ref());
         let reversed = reverse(&pool, input.as_ref(), (&target, &target), Range::new(0.0, f32::INFINITY)).unwrap();
-        let time = start.elapsed().as_secs_f64() * 1e3 / batch as f64;
-        println!("{time:.1} ms per sample, distance {:.3}", reversed.report.distance_relative());
         assert_eq!(forward(&pool, reversed.point.as_ref()), target);
     });
 }
