@@ -293,29 +293,40 @@ fn multiply<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P
 
 /// `y <- y + H x`.
 fn add_product<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
-    let cols = x.len() / freqs;
-    for (i, y) in y.chunks_exact_mut(freqs).enumerate() {
-        for (k, x) in x.chunks_exact(freqs).enumerate() {
-            let h = &h[(i * cols + k) * freqs..][..freqs];
-            y.iter_mut().zip(h).zip(x).for_each(|((y, h), x)| {
-                y.re = y.re + h.re * x.re - h.im * x.im;
-                y.im = y.im + h.re * x.im + h.im * x.re;
-            });
-        }
-    }
+    pulp::Arch::new().dispatch(Products::<P, false> { h, x, y, freqs });
 }
 
 /// `y <- Hᴴ x`.
 fn multiply_adjoint<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
-    let cols = y.len() / freqs;
     y.fill(Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
-    for (i, x) in x.chunks_exact(freqs).enumerate() {
-        for (k, y) in y.chunks_exact_mut(freqs).enumerate() {
-            let h = &h[(i * cols + k) * freqs..][..freqs];
-            y.iter_mut().zip(h).zip(x).for_each(|((y, h), x)| {
-                y.re = y.re + h.re * x.re + h.im * x.im;
-                y.im = y.im + h.re * x.im - h.im * x.re;
-            });
+    pulp::Arch::new().dispatch(Products::<P, true> { h, x, y, freqs });
+}
+
+/// `y += H x`, or `y += Hᴴ x`, at every frequency.
+struct Products<'a, P, const ADJOINT: bool> {
+    h: &'a [Complex<P>],
+    x: &'a [Complex<P>],
+    y: &'a mut [Complex<P>],
+    freqs: usize,
+}
+
+impl<P: Precision, const ADJOINT: bool> pulp::WithSimd for Products<'_, P, ADJOINT> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { h, x, y, freqs } = self;
+        let (ins, outs) = (x.len() / freqs, y.len() / freqs);
+        for (i, y) in y.chunks_exact_mut(freqs).enumerate() {
+            for (k, x) in x.chunks_exact(freqs).enumerate() {
+                let at = if ADJOINT { k * outs + i } else { i * ins + k };
+                let h = &h[at * freqs..][..freqs];
+                for ((y, h), x) in y.iter_mut().zip(h).zip(x) {
+                    let im = if ADJOINT { -h.im } else { h.im };
+                    y.re = y.re + h.re * x.re - im * x.im;
+                    y.im = y.im + h.re * x.im + im * x.re;
+                }
+            }
         }
     }
 }

@@ -37,9 +37,9 @@ pub(super) struct Root {
 }
 
 /// Largest number of shifts that a search tries.
-const MAX_SHIFTS: usize = 14;
+const MAX_SHIFTS: usize = 40;
 /// Relative error of the length that ends a search.
-const ROOT_TOL: f64 = 5e-4;
+const ROOT_TOL: f64 = 1e-4;
 
 /// What the iteration of a sample knows after an application of the preconditioner.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +65,10 @@ pub(super) struct Moment {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Verdict {
     Go,
-    /// The goal is reached, or cannot be.
+    /// The goal is reached, or out of reach as it was foreseen.
     Stop,
+    /// The goal cannot be reached.
+    Fail,
     /// Go on with another shift.
     Shift(f64),
 }
@@ -104,43 +106,41 @@ impl Root {
     }
 
     fn judge(&mut self, now: &Moment) -> Verdict {
-        let coarse = self.last.map_or(0.05, |(_, excess)| (0.1 * excess.abs()).clamp(ROOT_TOL, 0.05));
+        let excess = self.excess(now);
+        // Accurate enough for its sign to be trusted, and no more.
+        let share = (0.1 * excess.abs()).clamp(0.4 * ROOT_TOL, 0.05);
         let scale = if now.in_unknowns { now.shift.sqrt() } else { 1.0 };
         let settled = match self.length {
-            Length::Distance => now.energy <= coarse * scale * now.distance,
-            Length::Residual if now.in_unknowns => now.energy <= coarse * now.misfit,
-            Length::Residual => now.residual <= coarse * now.misfit,
+            Length::Distance => now.energy <= share * scale * now.distance,
+            Length::Residual if now.in_unknowns => now.energy <= share * now.misfit,
+            Length::Residual => now.residual <= share * now.misfit,
         };
         if !settled {
             return Verdict::Go;
         }
-        let excess = self.excess(now);
-        let at = now.shift.ln();
-        let fine = coarse <= 2.0 * ROOT_TOL;
         if excess.abs() <= ROOT_TOL {
-            // Right at first sight: settle the solve itself before stopping.
-            if fine {
-                return Verdict::Stop;
-            }
-            self.last = Some((at, excess));
-            return Verdict::Go;
+            return Verdict::Stop;
         }
+        let at = now.shift.ln();
         self.evaluations += 1;
         if self.evaluations >= MAX_SHIFTS || (excess < 0.0 && now.shift <= self.floor) {
-            return Verdict::Stop;
+            return Verdict::Fail;
         }
         self.bracket[usize::from(excess < 0.0)] = at;
         let slope = match self.last {
-            Some((before, then)) if (at - before).abs() > 1e-12 => ((excess - then) / (at - before)).clamp(-2.0, -0.05),
+            Some((before, then)) if (at - before).abs() > 1e-12 => ((excess - then) / (at - before)).clamp(-2.0, -1e-5),
             _ => -0.4,
         };
         self.last = Some((at, excess));
         let mut next = at - excess / slope;
+        if self.bracket[0] >= self.bracket[1] {
+            self.bracket = [f64::NEG_INFINITY, f64::INFINITY];
+        }
         let [low, high] = self.bracket;
         if next <= low || next >= high {
             next = if low.is_finite() && high.is_finite() { 0.5 * (low + high) } else { at + 2.0 * excess.signum() };
         }
-        let shift = next.clamp(at - 7.0, at + 7.0).exp().max(self.floor);
-        if shift == now.shift { Verdict::Stop } else { Verdict::Shift(shift) }
+        let shift = next.clamp(at - 5.0, at + 5.0).exp().max(self.floor);
+        if shift == now.shift { Verdict::Fail } else { Verdict::Shift(shift) }
     }
 }

@@ -20,7 +20,9 @@ const SMALL_FLOPS: f64 = 1e6;
 /// Smallest shift of a regularised solve, as a share of the largest eigenvalue.
 const SHIFT_FLOOR: f64 = 1e-14;
 /// A forecast distance this many times the bound makes the exact solution not worth computing.
-const HOPELESS: f64 = 10.0;
+const HOPELESS: f64 = 3.0;
+/// An iteration that has moved this many times its bound is given up.
+const GIVE_UP: f64 = 1.5;
 /// Relative excess over the least-squares optimum at which an exact solve ends.
 const EXCESS: f64 = 10.0;
 /// Residual that a trial solve must reach, and the steps that direct factors may take for it.
@@ -364,11 +366,12 @@ impl<T: Real> ConvSolvePlan<T> {
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
         let tolerance = self.config.tolerance(T::EPSILON.to_f64());
-        if bounded && self.in_unknowns {
+        let may_give_up = bounded && !self.solves_together();
+        if may_give_up {
             self.skip_hopeless(fields, vectors, par, stack);
         }
         for (j, state) in vectors.states.iter_mut().enumerate() {
-            let give_up = if bounded && self.in_unknowns { 1.5 * fields.limits[j] } else { f64::INFINITY };
+            let give_up = if may_give_up { GIVE_UP * fields.limits[j] } else { f64::INFINITY };
             *state = State::new(Goal::Fixed { tolerance, excess: EXCESS * tolerance, give_up }, 0.0);
             state.stopped = fields.done[j].solved || fields.done[j].hopeless;
         }
