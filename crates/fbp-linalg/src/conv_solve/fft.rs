@@ -84,7 +84,7 @@ impl<P: Precision> PlaneFft<P> {
             line.iter_mut().zip(spectrum[r..].iter().step_by(self.rows)).for_each(|(to, from)| *to = *from);
             // Both are real up to rounding, and the transform insists on it.
             line[0].im = zero;
-            if self.cols % 2 == 0 {
+            if self.cols.is_multiple_of(2) {
                 line[self.half - 1].im = zero;
             }
             let done = self.back_rows.process_with_scratch(line, row, scratch);

@@ -46,7 +46,7 @@ impl Whitening {
             let lower = Mat::from_fn(channels, channels, |i, j| if j <= i { qr.R()[(j, i)] } else { 0.0 });
             let sizes = (0..channels).map(|i| lower[(i, i)].abs());
             let (least, most) = sizes.fold((f64::INFINITY, 0.0_f64), |(a, b), x| (a.min(x), b.max(x)));
-            if !(least > RANK_TOL * most) {
+            if most == 0.0 || least <= RANK_TOL * most {
                 return None;
             }
             let mut mix = Mat::zeros(channels, channels);
