@@ -4,5 +4,6 @@
 mod broken;
 mod conformance;
 mod embedding;
+mod large_conv;
 mod max_pool;
 mod passes;

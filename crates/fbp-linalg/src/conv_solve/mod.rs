@@ -22,6 +22,7 @@ mod fft;
 mod goal;
 mod grid;
 mod ladder;
+mod phases;
 mod plan;
 mod recipe;
 mod solve;
