@@ -29,10 +29,62 @@ pub(crate) struct Arguments {
     /// Measure for a short time: rough numbers
     #[arg(long)]
     quick: bool,
+    /// reverse: every condition and ten seeds for every cell
+    #[arg(long)]
+    full: bool,
+    /// reverse: sizes of the images, such as 16,32
+    #[arg(long)]
+    sizes: Option<String>,
+    /// reverse: number of seeds
+    #[arg(long)]
+    seeds: Option<String>,
+    /// reverse: also time another program, torch
+    #[arg(long)]
+    peer: Option<String>,
+}
+
+/// The benchmark that keeps its own results and takes flags of its own.
+const REVERSE: &str = "reverse";
+
+impl Arguments {
+    /// Flags of the reversal benchmark, as it takes them.
+    fn reverse_flags(&self) -> Vec<&str> {
+        let mut flags = Vec::new();
+        if self.full {
+            flags.push("--full");
+        }
+        for (name, value) in [("--sizes", &self.sizes), ("--seeds", &self.seeds), ("--peer", &self.peer)] {
+            if let Some(value) = value {
+                flags.extend([name, value]);
+            }
+        }
+        flags
+    }
+}
+
+/// Runs the reversal benchmark, which writes its results itself.
+fn run_reverse(arguments: &Arguments) -> Result<(), TaskError> {
+    let flags = arguments.reverse_flags();
+    let partial = arguments.quick || arguments.sizes.is_some() || arguments.seeds.is_some();
+    let folder =
+        if partial { target_folder()?.join("bench-results") } else { workspace::root().join("benches/results") };
+    fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
+    let bench = ["bench", "--package", "fbp-benches", "--bench", REVERSE, "--"];
+    Child::cargo().args(bench).args(flags).env("FBP_RESULTS", &folder.display().to_string()).run()?;
+    println!("kept in {}", folder.join("reverse.json").display());
+    Ok(())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
-    let names = benchmarks()?;
+    if arguments.filter.as_deref() == Some(REVERSE) {
+        return run_reverse(arguments);
+    }
+    if !arguments.reverse_flags().is_empty() {
+        return Err(TaskError::Refused(format!("--full, --sizes, --seeds and --peer belong to `bench {REVERSE}`")));
+    }
+    // The reversal benchmark takes half an hour, so it has to be named.
+    let mut names = benchmarks()?;
+    names.retain(|name| name != REVERSE);
     let (names, filter) = match &arguments.filter {
         Some(one) if names.contains(one) => (vec![one.clone()], None),
         other => (names, other.as_deref()),

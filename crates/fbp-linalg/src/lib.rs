@@ -6,6 +6,7 @@
 
 mod boxed;
 pub mod conv2d;
+pub mod conv_solve;
 pub mod dense;
 mod error;
 mod lanes;

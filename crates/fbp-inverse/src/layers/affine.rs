@@ -52,17 +52,7 @@ impl<T: Real> AffineReverse<T> {
         let moved = distance(&pass).map_err(InverseError::in_layer(layer.name()))?;
         pass.target_in.collapse_to_point();
         self.widen(&mut pass, stack).map_err(InverseError::in_layer(layer.name()))?;
-        Ok(ReverseReport {
-            samples: pass.batch(),
-            satisfied_before: solved.satisfied,
-            unattained: solved.unattained,
-            violation_max: solved.violation_max,
-            violation_sum: solved.violation_sum,
-            iters: solved.iters,
-            lambda: solved.lambda,
-            rank: solved.rank,
-            ..moved
-        })
+        Ok(solved_report(&pass, &solved, moved))
     }
 }
 
@@ -170,14 +160,33 @@ impl<T: Real> AffineReverse<T> {
 /// Rows whose slack is below this share of the largest slack of the sample count as tight.
 const TIGHT_SHARE: f64 = 0.05;
 
+/// The report of a pass that was solved by one call.
+pub(super) fn solved_report<T: Real>(
+    pass: &ReversePass<'_, T>,
+    solved: &SolveReport,
+    moved: ReverseReport,
+) -> ReverseReport {
+    ReverseReport {
+        samples: pass.batch(),
+        satisfied_before: solved.satisfied,
+        unattained: solved.unattained,
+        violation_max: solved.violation_max,
+        violation_sum: solved.violation_sum,
+        iters: solved.iters,
+        lambda: solved.lambda,
+        rank: solved.rank,
+        ..moved
+    }
+}
+
 /// Whether every interval of the box is a single number.
-fn is_point<T: Real>(target: &TargetBox<'_, T>) -> bool {
+pub(super) fn is_point<T: Real>(target: &TargetBox<'_, T>) -> bool {
     let equal = |a: MatRef<'_, T>, b: MatRef<'_, T>| a.as_ptr() == b.as_ptr() || a == b;
     equal(target.lower, target.upper) && equal(target.lower, target.point)
 }
 
 /// Distance moved by a pass, and the norm it is relative to.
-fn distance<T: Real>(pass: &ReversePass<'_, T>) -> Result<ReverseReport, fbp_linalg::LinalgError> {
+pub(super) fn distance<T: Real>(pass: &ReversePass<'_, T>) -> Result<ReverseReport, fbp_linalg::LinalgError> {
     let mut report = ReverseReport::default();
     for index in 0..pass.batch() {
         let observed = column("observed_in", pass.observed_in, index)?;

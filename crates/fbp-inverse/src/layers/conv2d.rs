@@ -1,11 +1,13 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
+use fbp_linalg::conv_solve::{ConvMode, ConvSolveParams, ConvSolvePlan, ConvSystem};
 use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward};
+use fbp_linalg::dense::AffineSolve;
 use fbp_linalg::{
     BOXED_LIMIT, FeatureShape, LinalgError, Real, batch_slice, batch_slice_mut, column, column_mut, expect_finite,
 };
 
-use super::affine::AffineReverse;
+use super::affine::{AffineReverse, distance, is_point, solved_report};
 use crate::{
     DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
     expect_batch,
@@ -15,7 +17,8 @@ use crate::{
 ///
 /// Within a target box and an input range it solves `min |x - x0|², lo <= K * x + b <= hi, x in R` exactly, with the
 /// true zero padding, by a dense plan of the exact operator. Systems of more than [`BOXED_LIMIT`] inputs or outputs
-/// are refused by name and size.
+/// take point targets without a range, by a [`ConvSolvePlan`] that never forms the operator; boxes and ranges are
+/// refused there by name and size.
 ///
 /// # Shapes
 /// Weight `[out, in/groups, kh, kw]`, bias `[out]`; features `in·H·W × N` and `out·H'·W' × N`.
@@ -29,7 +32,14 @@ pub struct Conv2dReverse<T: Real> {
     kernel: Conv2d,
     weight: Vec<T>,
     bias: Vec<T>,
-    affine: AffineReverse<T>,
+    plans: Plans<T>,
+}
+
+/// How the reverse is solved.
+#[derive(Clone, Debug)]
+enum Plans<T: Real> {
+    Dense(Box<AffineReverse<T>>),
+    Large(Box<ConvSolvePlan<T>>),
 }
 
 impl<T: Real> Conv2dReverse<T> {
@@ -37,8 +47,7 @@ impl<T: Real> Conv2dReverse<T> {
     ///
     /// # Errors
     /// [`InverseError::Layer`] if `weight` or `bias` has another length than the geometry needs,
-    /// [`InverseError::Solve`] with [`LinalgError::TooLarge`] if the system is too large for a dense plan, or with
-    /// [`LinalgError::NonFinite`] if a weight is not finite.
+    /// [`InverseError::Solve`] with [`LinalgError::NonFinite`] if a weight is not finite.
     pub fn new(name: &str, geometry: Conv2dGeometry, weight: &[T], bias: &[T]) -> Result<Self, InverseError> {
         let channels = geometry.out_shape().channels;
         if bias.len() != channels || weight.len() != geometry.weight_len() {
@@ -50,15 +59,43 @@ impl<T: Real> Conv2dReverse<T> {
         let in_layer = || InverseError::in_layer(name);
         expect_finite("weight", MatRef::from_column_major_slice(weight, weight.len(), 1)).map_err(in_layer())?;
         expect_finite("bias", MatRef::from_column_major_slice(bias, bias.len(), 1)).map_err(in_layer())?;
-        let (rows, cols) = (geometry.out_len(), geometry.in_len());
-        if rows.max(cols) > BOXED_LIMIT {
-            let error = LinalgError::TooLarge { what: "conv2d reverse", rows, cols, limit: BOXED_LIMIT };
-            return Err(in_layer()(error));
-        }
         let kernel = Conv2d::new(geometry);
-        let dense = kernel.dense(weight).map_err(in_layer())?;
-        let affine = AffineReverse::new(name, dense.as_ref())?;
-        Ok(Self { name: name.to_owned(), kernel, weight: weight.to_vec(), bias: bias.to_vec(), affine })
+        let plans = if geometry.out_len().max(geometry.in_len()) > BOXED_LIMIT {
+            let system = ConvSystem { geometry, weight, bias: Some(bias), transposed: false };
+            let config = ConvSolveParams::new().mode(ConvMode::Exact).check().map_err(in_layer())?;
+            Plans::Large(Box::new(ConvSolvePlan::new(&system, &config, Par::rayon(0)).map_err(in_layer())?))
+        } else {
+            let dense = kernel.dense(weight).map_err(in_layer())?;
+            Plans::Dense(Box::new(AffineReverse::new(name, dense.as_ref())?))
+        };
+        Ok(Self { name: name.to_owned(), kernel, weight: weight.to_vec(), bias: bias.to_vec(), plans })
+    }
+
+    /// The reverse of a system that is too large for a dense plan.
+    fn reverse_large(
+        &self,
+        plan: &ConvSolvePlan<T>,
+        mut pass: ReversePass<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<ReverseReport, InverseError> {
+        pass.check(self)?;
+        let in_layer = || InverseError::in_layer(&self.name);
+        if !(pass.in_range.is_everything() && is_point(&pass.target_out)) {
+            let (rows, cols) = (plan.rows(), plan.cols());
+            let what = "conv2d reverse within boxes or a range";
+            return Err(in_layer()(LinalgError::TooLarge { what, rows, cols, limit: BOXED_LIMIT }));
+        }
+        let problem = AffineSolve {
+            observed_in: pass.observed_in,
+            observed_out: Some(pass.observed_out),
+            target: pass.target_out.point,
+            solution: pass.target_in.point.as_mut(),
+        };
+        let solved = plan.solve(problem, par, stack).map_err(in_layer())?;
+        let moved = distance(&pass).map_err(in_layer())?;
+        pass.target_in.collapse_to_point();
+        Ok(solved_report(&pass, &solved, moved))
     }
 
     /// The convolution, with the bias or as the linear map alone.
@@ -117,11 +154,17 @@ impl<T: Real> ReverseOperator<T> for Conv2dReverse<T> {
     }
 
     fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
-        self.affine.reverse_scratch(batch, par)
+        match &self.plans {
+            Plans::Dense(plans) => plans.reverse_scratch(batch, par),
+            Plans::Large(plan) => plan.solve_scratch(batch, par),
+        }
     }
 
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
-        self.affine.reverse(self, pass, par, stack)
+        match &self.plans {
+            Plans::Dense(plans) => plans.reverse(self, pass, par, stack),
+            Plans::Large(plan) => self.reverse_large(plan, pass, par, stack),
+        }
     }
 
     fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {

@@ -1,0 +1,375 @@
+use faer::Par;
+use faer::dyn_stack::{MemStack, StackReq};
+
+use super::goal::{Goal, Moment, Verdict};
+use super::grid::End;
+use crate::LinalgError;
+use crate::conv2d::{Conv2d, ConvAdjoint, ConvForward};
+use crate::parallel::{SplitBatch, for_each_part};
+
+/// The linear map `B` from the far field to the near field of a convolution, in `f64`.
+#[derive(Clone, Debug)]
+pub(super) struct Pair {
+    pub(super) conv: Conv2d,
+    pub(super) weight: Vec<f64>,
+    pub(super) near: End,
+}
+
+impl Pair {
+    pub(super) fn near_len(&self) -> usize {
+        let g = self.conv.geometry();
+        if self.near == End::Output { g.out_len() } else { g.in_len() }
+    }
+
+    pub(super) fn far_len(&self) -> usize {
+        let g = self.conv.geometry();
+        if self.near == End::Output { g.in_len() } else { g.out_len() }
+    }
+
+    pub(super) fn scratch(&self, batch: usize, par: Par) -> StackReq {
+        self.conv.forward_scratch::<f64>(batch, par).or(self.conv.adjoint_scratch::<f64>(batch, par))
+    }
+
+    fn run(
+        &self,
+        forward: bool,
+        from: &[f64],
+        to: &mut [f64],
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let weight = &self.weight;
+        if forward {
+            self.conv.forward(ConvForward { input: from, weight, bias: None, output: to }, par, stack)
+        } else {
+            self.conv.adjoint(ConvAdjoint { cotangent: from, weight, input_grad: to }, par, stack)
+        }
+    }
+
+    /// `near <- B far`.
+    pub(super) fn to_near(
+        &self,
+        far: &[f64],
+        near: &mut [f64],
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        self.run(self.near == End::Output, far, near, par, stack)
+    }
+
+    /// `far <- Bᵀ near`.
+    pub(super) fn to_far(
+        &self,
+        near: &[f64],
+        far: &mut [f64],
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        self.run(self.near == End::Input, near, far, par, stack)
+    }
+}
+
+/// Where one sample stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct State {
+    pub(super) goal: Goal,
+    pub(super) shift: f64,
+    /// `<res, z>` of the last step; 0 starts afresh.
+    product: f64,
+    step: f64,
+    start: f64,
+    wanted: f64,
+    best: f64,
+    since_best: usize,
+    pub(super) stopped: bool,
+    /// Whether it stopped because its goal was reached.
+    pub(super) reached: bool,
+    pub(super) iters: usize,
+    /// `|d|` and `|A d - r|` when it stopped.
+    pub(super) distance: f64,
+    pub(super) misfit: f64,
+}
+
+impl State {
+    pub(super) fn new(goal: Goal, shift: f64) -> Self {
+        Self {
+            goal,
+            shift,
+            product: 0.0,
+            step: 0.0,
+            start: 0.0,
+            wanted: 0.0,
+            best: f64::INFINITY,
+            since_best: 0,
+            stopped: false,
+            reached: false,
+            iters: 0,
+            distance: 0.0,
+            misfit: 0.0,
+        }
+    }
+}
+
+/// The vectors of a panel of samples, one sample after the other in each.
+///
+/// The iteration solves `(B Bᵀ + shift) x = g`. In the space of the equations (`near` = outputs) `g = r` and the wanted
+/// correction is `y = Bᵀ x`; in the space of the unknowns `g = B r` and the correction is `x`, with `y = A x`.
+pub(super) struct Panel<'a> {
+    pub(super) states: &'a mut [State],
+    /// `r`, in the space of the equations.
+    pub(super) wanted: &'a [f64],
+    /// Near fields.
+    pub(super) x: &'a mut [f64],
+    pub(super) p: &'a mut [f64],
+    pub(super) z: &'a mut [f64],
+    pub(super) res: &'a mut [f64],
+    pub(super) old: &'a mut [f64],
+    /// Far fields.
+    pub(super) y: &'a mut [f64],
+    pub(super) q: &'a mut [f64],
+}
+
+impl SplitBatch for Panel<'_> {
+    fn batch(&self) -> usize {
+        self.states.len()
+    }
+
+    fn split_at(self, count: usize) -> (Self, Self) {
+        let batch = self.states.len().max(1);
+        let (states, states_rest) = self.states.split_at_mut(count);
+        let (wanted, wanted_rest) = self.wanted.split_at(self.wanted.len() / batch * count);
+        let cut = |slice: &[f64]| slice.len() / batch * count;
+        let at = cut(self.x);
+        let (x, x_rest) = self.x.split_at_mut(at);
+        let (p, p_rest) = self.p.split_at_mut(at);
+        let (z, z_rest) = self.z.split_at_mut(at);
+        let (res, res_rest) = self.res.split_at_mut(at);
+        let (old, old_rest) = self.old.split_at_mut(at);
+        let at = cut(self.y);
+        let (y, y_rest) = self.y.split_at_mut(at);
+        let (q, q_rest) = self.q.split_at_mut(at);
+        (
+            Self { states, wanted, x, p, z, res, old, y, q },
+            Self {
+                states: states_rest,
+                wanted: wanted_rest,
+                x: x_rest,
+                p: p_rest,
+                z: z_rest,
+                res: res_rest,
+                old: old_rest,
+                y: y_rest,
+                q: q_rest,
+            },
+        )
+    }
+}
+
+impl<'a> Panel<'a> {
+    fn by_ref(&mut self) -> Panel<'_> {
+        Panel {
+            states: self.states,
+            wanted: self.wanted,
+            x: self.x,
+            p: self.p,
+            z: self.z,
+            res: self.res,
+            old: self.old,
+            y: self.y,
+            q: self.q,
+        }
+    }
+
+    /// One sample after the other.
+    fn for_each(self, mut run: impl FnMut(Panel<'_>)) {
+        let mut rest = self;
+        while rest.batch() > 0 {
+            let (one, others) = rest.split_at(1);
+            run(one);
+            rest = others;
+        }
+    }
+}
+
+/// Preconditioned conjugate gradients on `B Bᵀ + shift`, for a panel in lockstep, every sample with its own shift and
+/// goal; a sample that has stopped keeps its values.
+///
+/// # Source
+/// Björck, *Numerical Methods for Least Squares Problems* (1996), §7.4 (CGLS and Craig's method); flexible direction:
+/// Golub & Ye, *SIAM J. Sci. Comput.* 21 (1999) 1305. The residual of the normal equations is recomputed from that of
+/// the equations, so that it does not drift.
+pub(super) struct Cg<'a, M> {
+    pub(super) pair: &'a Pair,
+    /// Whether `near` is the space of the unknowns.
+    pub(super) in_unknowns: bool,
+    /// `z <- M res` for the whole panel.
+    pub(super) precondition: M,
+    pub(super) max_iters: usize,
+}
+
+/// Steps without progress after which a sample stops.
+const PATIENCE: usize = 300;
+
+impl<M> Cg<'_, M>
+where
+    M: Fn(&[State], &[f64], &mut [f64], &mut MemStack) + Sync,
+{
+    /// Iterates until every sample has stopped, from `x = 0`.
+    ///
+    /// # Errors
+    /// None, unless the panel does not fit the convolution.
+    pub(super) fn run(&self, mut panel: Panel<'_>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
+        panel.x.fill(0.0);
+        panel.y.fill(0.0);
+        panel.p.fill(0.0);
+        if self.in_unknowns {
+            self.pair.to_near(panel.wanted, panel.res, par, stack)?;
+        } else {
+            panel.res.copy_from_slice(panel.wanted);
+        }
+        panel.by_ref().for_each(|one| {
+            one.states[0].start = norm(one.res);
+            one.states[0].wanted = norm(one.wanted);
+        });
+        for _ in 0..self.max_iters {
+            (self.precondition)(panel.states, panel.res, panel.z, stack);
+            self.each(panel.by_ref(), par, stack, &|one| self.direction(one));
+            if panel.states.iter().all(|state| state.stopped) {
+                return Ok(());
+            }
+            self.pair.to_far(panel.p, panel.q, par, stack)?;
+            self.each(panel.by_ref(), par, stack, &|one| self.advance(one));
+            self.pair.to_near(panel.q, panel.z, par, stack)?;
+            self.each(panel.by_ref(), par, stack, &|one| self.residual(one));
+        }
+        panel.for_each(|one| {
+            let now = self.moment(&one, f64::NAN);
+            let state = &mut one.states[0];
+            if !state.stopped {
+                (state.distance, state.misfit) = (now.distance, now.misfit);
+            }
+        });
+        Ok(())
+    }
+
+    fn each(&self, panel: Panel<'_>, par: Par, stack: &mut MemStack, run: &(impl Fn(Panel<'_>) + Sync)) {
+        let part = |part: Panel<'_>, _: &mut MemStack| part.for_each(run);
+        for_each_part(panel, StackReq::EMPTY, par, stack, &part, &|(), ()| ());
+    }
+
+    fn moment(&self, one: &Panel<'_>, energy: f64) -> Moment {
+        let state = &one.states[0];
+        let shift = state.shift;
+        let (distance, misfit) = if self.in_unknowns {
+            let rest = one.wanted.iter().zip(&*one.y).map(|(r, y)| (r - y) * (r - y)).sum::<f64>();
+            (norm(one.x), rest.sqrt())
+        } else {
+            let rest = one.res.iter().zip(&*one.x).map(|(r, x)| (r + shift * x) * (r + shift * x)).sum::<f64>();
+            (norm(one.y), rest.sqrt())
+        };
+        let (start, wanted, in_unknowns) = (state.start, state.wanted, self.in_unknowns);
+        Moment { shift, energy, residual: norm(one.res), start, distance, misfit, wanted, in_unknowns }
+    }
+
+    /// Judges the sample; if it goes on, `p <- z + β p` and `old <- res`.
+    fn direction(&self, one: Panel<'_>) {
+        if one.states[0].stopped {
+            one.p.fill(0.0);
+            return;
+        }
+        let product = dot(one.res, one.z);
+        let now = self.moment(&one, product.max(0.0).sqrt());
+        let Panel { states, x, p, z, res, old, .. } = one;
+        let state = &mut states[0];
+        let verdict = state.goal.judge(&now);
+        let measure = if self.in_unknowns { now.energy } else { now.residual };
+        if measure < 0.9 * state.best {
+            (state.best, state.since_best) = (measure, 0);
+        } else {
+            state.since_best += 1;
+        }
+        let stuck = state.since_best > PATIENCE || product.is_nan() || product <= 0.0;
+        match verdict {
+            Verdict::Shift(shift) if !stuck => {
+                res.iter_mut().zip(&*x).for_each(|(res, x)| *res += (state.shift - shift) * x);
+                (state.shift, state.product, state.best) = (shift, 0.0, f64::INFINITY);
+                p.fill(0.0);
+            }
+            Verdict::Go if !stuck => {
+                let beta = if state.product > 0.0 { (product - dot(old, z)).max(0.0) / state.product } else { 0.0 };
+                p.iter_mut().zip(&*z).for_each(|(p, z)| *p = z + beta * *p);
+                old.copy_from_slice(res);
+                state.product = product;
+                state.iters += 1;
+            }
+            _ => {
+                (state.stopped, state.reached) = (true, verdict == Verdict::Stop || product == 0.0);
+                (state.distance, state.misfit) = (now.distance, now.misfit);
+                p.fill(0.0);
+            }
+        }
+    }
+
+    /// `x += α p`, `y += α q`; then `q` is what the next product is taken of.
+    fn advance(&self, one: Panel<'_>) {
+        let Panel { states, x, p, y, q, wanted, .. } = one;
+        let state = &mut states[0];
+        let curvature = dot(q, q) + state.shift * dot(p, p);
+        state.step = if curvature > 0.0 { state.product / curvature } else { 0.0 };
+        let step = state.step;
+        if !state.stopped && step != 0.0 {
+            x.iter_mut().zip(&*p).for_each(|(x, p)| *x += step * p);
+            y.iter_mut().zip(&*q).for_each(|(y, q)| *y += step * q);
+        }
+        if self.in_unknowns {
+            q.iter_mut().zip(wanted.iter().zip(&*y)).for_each(|(q, (r, y))| *q = r - y);
+        }
+    }
+
+    /// The residual of the shifted system from `z = B q`.
+    fn residual(&self, one: Panel<'_>) {
+        let Panel { states, x, p, z, res, .. } = one;
+        let (step, shift) = (states[0].step, states[0].shift);
+        if states[0].stopped {
+            return;
+        }
+        if self.in_unknowns {
+            res.iter_mut().zip(z.iter().zip(&*x)).for_each(|(res, (z, x))| *res = z - shift * x);
+        } else {
+            res.iter_mut().zip(z.iter().zip(&*p)).for_each(|(res, (z, p))| *res -= step * (z + shift * p));
+        }
+    }
+}
+
+/// Partial sums, so that the loops vectorise.
+const LANES: usize = 16;
+
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    pulp::Arch::new().dispatch(Dot { a, b })
+}
+
+struct Dot<'a> {
+    a: &'a [f64],
+    b: &'a [f64],
+}
+
+impl pulp::WithSimd for Dot<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> f64 {
+        let (a, a_rest) = self.a.as_chunks::<LANES>();
+        let (b, b_rest) = self.b.as_chunks::<LANES>();
+        let mut sums = [0.0; LANES];
+        for (a, b) in a.iter().zip(b) {
+            for i in 0..LANES {
+                sums[i] += a[i] * b[i];
+            }
+        }
+        sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
+    }
+}
+
+pub(super) fn norm(a: &[f64]) -> f64 {
+    dot(a, a).sqrt()
+}

@@ -1,0 +1,353 @@
+use faer::dyn_stack::{MemStack, StackReq};
+use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
+use faer::mat::AsMatMut;
+use faer::{Mat, MatMut, Par};
+use rustfft::num_complex::Complex;
+
+use super::boundary::{Boundary, symmetric_times};
+use super::fft::{PlaneFft, Precision};
+use super::grid::{End, Grid, NOWHERE};
+use super::symbol::{C64, Symbol};
+use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
+use crate::{LinalgError, Real};
+
+/// Approximate or exact inverse of `B Bᵀ + shift·I`, `B` the convolution from the far to the near field.
+///
+/// Without a boundary matrix it is the periodic inverse, embedded; with one it is exact up to rounding:
+///
+/// ```text
+/// w0 = T⁻¹ r,   [u; v] = S⁻¹ [-(w0)_N; -(Mᴴ w0)_F],   w = R (w0 + T⁻¹ (u + M v))
+/// ```
+///
+/// # Source
+/// Own derivation: the conditions `w_N = 0` and `v = (Mᴴ w)_F` turn the periodic inverse into that of `B Bᵀ + shift·I`.
+#[derive(Clone, Debug)]
+pub(super) struct Circulant<P: Precision> {
+    fft: PlaneFft<P>,
+    groups: Vec<Group<P>>,
+    near_len: usize,
+    /// Order of the boundary matrices; 0 without them.
+    order: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Group<P> {
+    /// `(M Mᴴ + shift)⁻¹ / cells`, `[near][near][frequency]`.
+    inverse: Vec<Complex<P>>,
+    /// `M`, `[near][far][frequency]`; only with a boundary.
+    symbol: Vec<Complex<P>>,
+    /// `S⁻¹`.
+    boundary: Option<Mat<P>>,
+}
+
+fn narrow<P: Real>(values: &[C64], factor: f64) -> Vec<Complex<P>> {
+    let real = |x: f64| P::from_f64(factor * x);
+    values.iter().map(|z| Complex { re: real(z.re), im: real(z.im) }).collect()
+}
+
+/// `inverse` and `symbol` of one group, before they are rounded.
+pub(super) struct GroupParts<'a> {
+    pub(super) symbol: &'a Symbol,
+    pub(super) inverse: &'a [C64],
+}
+
+impl<P: Precision> Circulant<P> {
+    /// The periodic inverse of every group.
+    pub(super) fn periodic(grid: &Grid, near: End, groups: &[GroupParts<'_>]) -> Self {
+        let factor = 1.0 / grid.cells() as f64;
+        let group = |parts: &GroupParts<'_>| Group {
+            inverse: narrow(parts.inverse, factor),
+            symbol: Vec::new(),
+            boundary: None,
+        };
+        let near_len = grid.sites(near).len();
+        Self { fft: PlaneFft::new(grid.size()), groups: groups.iter().map(group).collect(), near_len, order: 0 }
+    }
+
+    /// The inverse with the boundary taken into account.
+    ///
+    /// # Errors
+    /// [`LinalgError::Decomposition`] if a boundary matrix is not numerically definite.
+    pub(super) fn with_boundary(
+        grid: &Grid,
+        near: End,
+        groups: &[GroupParts<'_>],
+        fft: &PlaneFft<f64>,
+        par: Par,
+    ) -> Result<Self, LinalgError> {
+        let mut plan = Self::periodic(grid, near, groups);
+        plan.order = grid.boundary();
+        if plan.order == 0 {
+            return Ok(plan);
+        }
+        let far = opposite(near);
+        for (group, parts) in plan.groups.iter_mut().zip(groups) {
+            let boundary = Boundary {
+                symbol: parts.symbol,
+                inverse: parts.inverse,
+                near: grid.sites(near),
+                far: grid.sites(far),
+                size: grid.size(),
+                fft,
+            };
+            group.symbol = narrow(&parts.symbol.values, 1.0);
+            group.boundary = Some(boundary.inverse(par)?);
+        }
+        Ok(plan)
+    }
+
+    fn fields_scratch(&self, grid: &Grid, near: End) -> StackReq {
+        let (p, q) = (grid.sites(near).planes, grid.sites(opposite(near)).planes);
+        let q = if self.order > 0 { q } else { 0 };
+        let (cells, freqs) = (self.fft.plane_len(), self.fft.spectrum_len());
+        StackReq::new::<P>((p + q) * cells).and(StackReq::new::<Complex<P>>((2 * p + q) * freqs)).and(StackReq::new::<
+            Complex<P>,
+        >(
+            self.fft.scratch_len(),
+        ))
+    }
+
+    /// Workspace of [`apply`](Self::apply) for `batch` samples.
+    pub(super) fn scratch(&self, grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
+        let edge = temp_mat_scratch::<P>(self.order, batch);
+        let products = StackReq::all_of(&[edge, edge]);
+        parts_scratch(self.fields_scratch(grid, near), batch, par).and(products)
+    }
+
+    /// `z <- (B Bᵀ + shift)⁻¹ r` for every sample, exactly or nearly.
+    pub(super) fn apply(&self, pass: Apply<'_>, (grid, near): (&Grid, End), par: Par, stack: &mut MemStack) {
+        let batch = pass.r.len() / (self.near_len * self.groups.len());
+        let sample = self.near_len * self.groups.len();
+        let Apply { r, z } = pass;
+        for (index, group) in self.groups.iter().enumerate() {
+            let (mut edge, stack) = temp_mat_zeroed::<P, _, _>(self.order, batch, stack);
+            let (mut inner, stack) = temp_mat_zeroed::<P, _, _>(self.order, batch, stack);
+            let (mut edge, mut inner) = (edge.as_mat_mut(), inner.as_mat_mut());
+            let work = Work { plan: self, group, grid, near, offset: index * self.near_len, sample };
+            let part = self.fields_scratch(grid, near);
+            let first = Stage { r, z: &mut *z, edge: edge.as_mut(), sample };
+            for_each_part(first, part, par, stack, &|stage, stack| work.first(stage, stack), &|(), ()| ());
+            let Some(matrix) = &group.boundary else { continue };
+            symmetric_times(matrix.as_ref(), edge.as_ref(), inner.as_mut(), par);
+            let second = Stage { r, z: &mut *z, edge: inner, sample };
+            for_each_part(second, part, par, stack, &|stage, stack| work.second(stage, stack), &|(), ()| ());
+        }
+    }
+}
+
+/// The other field.
+pub(super) fn opposite(end: End) -> End {
+    match end {
+        End::Input => End::Output,
+        End::Output => End::Input,
+    }
+}
+
+/// Near fields of a batch, one sample after the other.
+pub(super) struct Apply<'a> {
+    pub(super) r: &'a [f64],
+    /// Overwritten.
+    pub(super) z: &'a mut [f64],
+}
+
+/// Part of a batch in one stage.
+struct Stage<'a, P> {
+    r: &'a [f64],
+    z: &'a mut [f64],
+    edge: MatMut<'a, P>,
+    sample: usize,
+}
+
+impl<P: Real> SplitBatch for Stage<'_, P> {
+    fn batch(&self) -> usize {
+        self.r.len() / self.sample
+    }
+
+    fn split_at(self, count: usize) -> (Self, Self) {
+        let (r, r_rest) = self.r.split_at(count * self.sample);
+        let (z, z_rest) = self.z.split_at_mut(count * self.sample);
+        let (edge, edge_rest) = self.edge.split_at_col_mut(count);
+        let sample = self.sample;
+        (Self { r, z, edge, sample }, Self { r: r_rest, z: z_rest, edge: edge_rest, sample })
+    }
+}
+
+/// One group of one plan at work.
+struct Work<'a, P: Precision> {
+    plan: &'a Circulant<P>,
+    group: &'a Group<P>,
+    grid: &'a Grid,
+    near: End,
+    /// First entry of the group in a sample.
+    offset: usize,
+    sample: usize,
+}
+
+/// Planes and spectra of one sample.
+struct Fields<'a, P> {
+    near: &'a mut [P],
+    far: &'a mut [P],
+    a: &'a mut [Complex<P>],
+    b: &'a mut [Complex<P>],
+    c: &'a mut [Complex<P>],
+    scratch: &'a mut [Complex<P>],
+}
+
+impl<P: Precision> Work<'_, P> {
+    fn with_fields(&self, stack: &mut MemStack, run: impl FnOnce(Fields<'_, P>)) {
+        let (p, q) = (self.grid.sites(self.near).planes, self.grid.sites(opposite(self.near)).planes);
+        let q = if self.plan.order > 0 { q } else { 0 };
+        let (cells, freqs) = (self.plan.fft.plane_len(), self.plan.fft.spectrum_len());
+        let (real, complex) = (<P as Real>::ZERO, Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
+        let (mut planes, stack) = stack.make_with(cells * (p + q), |_| real);
+        let (mut spectra, stack) = stack.make_with(freqs * (2 * p + q), |_| complex);
+        let (mut scratch, _) = stack.make_with(self.plan.fft.scratch_len(), |_| complex);
+        let (near, far) = planes.split_at_mut(cells * p);
+        let (a, rest) = spectra.split_at_mut(freqs * p);
+        let (b, c) = rest.split_at_mut(freqs * p);
+        run(Fields { near, far, a, b, c, scratch: &mut scratch });
+    }
+
+    fn forward(&self, planes: &mut [P], spectra: &mut [Complex<P>], scratch: &mut [Complex<P>]) {
+        let fft = &self.plan.fft;
+        let planes = planes.chunks_exact_mut(fft.plane_len());
+        planes.zip(spectra.chunks_exact_mut(fft.spectrum_len())).for_each(|(x, y)| fft.forward(x, y, scratch));
+    }
+
+    fn inverse(&self, spectra: &mut [Complex<P>], planes: &mut [P], scratch: &mut [Complex<P>]) {
+        let fft = &self.plan.fft;
+        let planes = planes.chunks_exact_mut(fft.plane_len());
+        planes.zip(spectra.chunks_exact_mut(fft.spectrum_len())).for_each(|(x, y)| fft.inverse(y, x, scratch));
+    }
+
+    /// `z <- w0`, `edge <- [-(w0)_N; -(Mᴴ w0)_F]`.
+    fn first(&self, mut stage: Stage<'_, P>, stack: &mut MemStack) {
+        let freqs = self.plan.fft.spectrum_len();
+        let (near, far) = (self.grid.sites(self.near), self.grid.sites(opposite(self.near)));
+        self.with_fields(stack, |fields| {
+            let samples = stage.r.chunks_exact(self.sample).zip(stage.z.chunks_exact_mut(self.sample));
+            for (j, (r, z)) in samples.enumerate() {
+                let (r, z) = (&r[self.offset..][..near.len()], &mut z[self.offset..][..near.len()]);
+                fields.near.fill(<P as Real>::ZERO);
+                for (&at, &r) in near.index.iter().zip(r).filter(|(at, _)| **at != NOWHERE) {
+                    fields.near[at as usize] = <P as Real>::from_f64(r);
+                }
+                self.forward(fields.near, fields.a, fields.scratch);
+                multiply(&self.group.inverse, fields.a, fields.b, freqs);
+                if let Some(edge) = self.group.boundary.as_ref().map(|_| &mut stage.edge) {
+                    if !far.missing.is_empty() {
+                        multiply_adjoint(&self.group.symbol, fields.b, fields.c, freqs);
+                        self.inverse(fields.c, fields.far, fields.scratch);
+                        for (i, &at) in far.missing.iter().enumerate() {
+                            edge[(near.missing.len() + i, j)] = -fields.far[at as usize];
+                        }
+                    }
+                    self.inverse(fields.b, fields.near, fields.scratch);
+                    for (i, &at) in near.missing.iter().enumerate() {
+                        edge[(i, j)] = -fields.near[at as usize];
+                    }
+                } else {
+                    self.inverse(fields.b, fields.near, fields.scratch);
+                }
+                for (&at, z) in near.index.iter().zip(z) {
+                    *z = if at == NOWHERE { 0.0 } else { fields.near[at as usize].to_f64() };
+                }
+            }
+        });
+    }
+
+    /// `z += R T⁻¹ (u + M v)`.
+    fn second(&self, stage: Stage<'_, P>, stack: &mut MemStack) {
+        let freqs = self.plan.fft.spectrum_len();
+        let (near, far) = (self.grid.sites(self.near), self.grid.sites(opposite(self.near)));
+        self.with_fields(stack, |fields| {
+            for (j, z) in stage.z.chunks_exact_mut(self.sample).enumerate() {
+                fields.near.fill(<P as Real>::ZERO);
+                for (i, &at) in near.missing.iter().enumerate() {
+                    fields.near[at as usize] = stage.edge[(i, j)];
+                }
+                self.forward(fields.near, fields.a, fields.scratch);
+                if !far.missing.is_empty() {
+                    fields.far.fill(<P as Real>::ZERO);
+                    for (i, &at) in far.missing.iter().enumerate() {
+                        fields.far[at as usize] = stage.edge[(near.missing.len() + i, j)];
+                    }
+                    self.forward(fields.far, fields.c, fields.scratch);
+                    add_product(&self.group.symbol, fields.c, fields.a, freqs);
+                }
+                multiply(&self.group.inverse, fields.a, fields.b, freqs);
+                self.inverse(fields.b, fields.near, fields.scratch);
+                for (&at, z) in near.index.iter().zip(&mut z[self.offset..]).filter(|(at, _)| **at != NOWHERE) {
+                    *z += fields.near[at as usize].to_f64();
+                }
+            }
+        });
+    }
+}
+
+/// `y <- H x`, `H` of as many rows as `y` has spectra.
+fn multiply<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
+    y.fill(Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
+    add_product(h, x, y, freqs);
+}
+
+/// `y <- y + H x`.
+fn add_product<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
+    pulp::Arch::new().dispatch(Products::<P, false> { h, x, y, freqs });
+}
+
+/// `y <- Hᴴ x`.
+fn multiply_adjoint<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
+    y.fill(Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
+    pulp::Arch::new().dispatch(Products::<P, true> { h, x, y, freqs });
+}
+
+/// `y += H x`, or `y += Hᴴ x`, at every frequency.
+struct Products<'a, P, const ADJOINT: bool> {
+    h: &'a [Complex<P>],
+    x: &'a [Complex<P>],
+    y: &'a mut [Complex<P>],
+    freqs: usize,
+}
+
+impl<P: Precision, const ADJOINT: bool> pulp::WithSimd for Products<'_, P, ADJOINT> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { h, x, y, freqs } = self;
+        let (ins, outs) = (x.len() / freqs, y.len() / freqs);
+        for (i, y) in y.chunks_exact_mut(freqs).enumerate() {
+            for (k, x) in x.chunks_exact(freqs).enumerate() {
+                let at = if ADJOINT { k * outs + i } else { i * ins + k };
+                let h = &h[at * freqs..][..freqs];
+                for ((y, h), x) in y.iter_mut().zip(h).zip(x) {
+                    let im = if ADJOINT { -h.im } else { h.im };
+                    y.re = y.re + h.re * x.re - im * x.im;
+                    y.im = y.im + h.re * x.im + im * x.re;
+                }
+            }
+        }
+    }
+}
+
+/// Squared lengths that a periodic solve predicts for one sample.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Forecast {
+    /// `<z, r>` of `z = (M Mᴴ + shift)⁻¹ r`.
+    pub(super) product: f64,
+    /// `|z|²`.
+    pub(super) square: f64,
+}
+
+impl Forecast {
+    /// From `z` on the sites of the near field.
+    pub(super) fn of(r: &[f64], z: &[f64]) -> Self {
+        let (mut product, mut square) = (0.0, 0.0);
+        for (r, z) in r.iter().zip(z) {
+            product += r * z;
+            square += z * z;
+        }
+        Self { product, square }
+    }
+}

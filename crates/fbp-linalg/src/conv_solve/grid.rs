@@ -1,0 +1,183 @@
+use crate::FeatureShape;
+use crate::conv2d::Conv2dGeometry;
+
+/// An input that no output depends on, or an output that depends on no input.
+pub(super) const NOWHERE: u32 = u32::MAX;
+
+/// One axis of the circular form: `N` cells, and where pixels and taps lie among them.
+///
+/// A padded pixel `i + p = s·q + φ` is cell `q` of phase `φ`; a tap `k·d = s·q' + φ'` reads cell `j + q'` of phase `φ'`
+/// for output `j`. `N` is the smallest period for which no tap wraps around to an existing cell.
+#[derive(Clone, Debug)]
+struct Axis {
+    cells: usize,
+    /// Phases that some tap reads, in ascending order.
+    phases: Vec<usize>,
+    stride: usize,
+    padding: usize,
+    dilation: usize,
+    /// Whether some output reads the pixel.
+    read: Vec<bool>,
+    /// Whether the output reads some pixel.
+    fed: Vec<bool>,
+}
+
+impl Axis {
+    fn new(g: &Conv2dGeometry, axis: usize, (size, out): (usize, usize)) -> Self {
+        let (stride, padding) = (g.stride()[axis], g.padding()[axis]);
+        let (dilation, kernel) = (g.dilation()[axis], g.kernel()[axis]);
+        let reach = (kernel - 1) * dilation / stride + 1;
+        let (first, last) = (padding / stride, (padding + size - 1) / stride);
+        let cells = out.max(last + 1).max((out + reach - 1).saturating_sub(first));
+        let mut phases: Vec<_> = (0..kernel).map(|k| k * dilation % stride).collect();
+        phases.sort_unstable();
+        phases.dedup();
+        let (mut read, mut fed) = (vec![false; size], vec![false; out]);
+        for (j, k) in (0..out).flat_map(|j| (0..kernel).map(move |k| (j, k))) {
+            if let Some(i) = (j * stride + k * dilation).checked_sub(padding).filter(|i| *i < size) {
+                (read[i], fed[j]) = (true, true);
+            }
+        }
+        Self { cells, phases, stride, padding, dilation, read, fed }
+    }
+
+    /// Index of the phase and cell of a pixel, if an output reads it.
+    fn pixel(&self, i: usize) -> Option<(usize, usize)> {
+        if !self.read[i] {
+            return None;
+        }
+        let padded = i + self.padding;
+        let phase = self.phases.binary_search(&(padded % self.stride)).ok()?;
+        Some((phase, padded / self.stride))
+    }
+
+    /// Index of the phase and the cell of the circular kernel of a tap.
+    fn tap(&self, k: usize) -> (usize, usize) {
+        let at = k * self.dilation;
+        let phase = self.phases.binary_search(&(at % self.stride)).unwrap_or(0);
+        (phase, (self.cells - at / self.stride % self.cells) % self.cells)
+    }
+}
+
+/// Which side of a convolution a field lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The input of the convolution.
+    Input,
+    /// Its output.
+    Output,
+}
+
+/// Where the entries of one group of a feature lie on the periodic grid.
+#[derive(Clone, Debug)]
+pub(super) struct Sites {
+    /// Planes of the grid: channels times phases.
+    pub(super) planes: usize,
+    /// Index `plane·cells + cell` of every entry, or [`NOWHERE`].
+    pub(super) index: Vec<u32>,
+    /// Indices that belong to no entry, in ascending order.
+    pub(super) missing: Vec<u32>,
+}
+
+impl Sites {
+    fn new(planes: usize, cells: usize, index: Vec<u32>) -> Self {
+        let mut taken = vec![false; planes * cells];
+        for &at in index.iter().filter(|&&at| at != NOWHERE) {
+            taken[at as usize] = true;
+        }
+        let missing = (0..taken.len()).filter(|&at| !taken[at]).map(|at| at as u32).collect();
+        Self { planes, index, missing }
+    }
+
+    /// Whether every entry takes part in the convolution.
+    pub(super) fn all_used(&self) -> bool {
+        !self.index.contains(&NOWHERE)
+    }
+
+    /// Entries of one group.
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+}
+
+/// The circular normal form of one group of a convolution: `A = R_O C R_Iᵀ` with `C` circulant.
+///
+/// # Source
+/// Own derivation: polyphase decomposition of the stride, then the smallest period without wrap-around.
+#[derive(Clone, Debug)]
+pub(super) struct Grid {
+    axes: [Axis; 2],
+    pub(super) input: Sites,
+    pub(super) output: Sites,
+    kernel: [usize; 2],
+    in_channels: usize,
+}
+
+impl Grid {
+    pub(super) fn new(g: &Conv2dGeometry) -> Self {
+        let (shape, out) = (g.in_shape(), g.out_shape());
+        let axes = [Axis::new(g, 0, (shape.height, out.height)), Axis::new(g, 1, (shape.width, out.width))];
+        let [rows, cols] = &axes;
+        let cells = rows.cells * cols.cells;
+        let phases = rows.phases.len() * cols.phases.len();
+        let (ci, co) = (g.in_channels_per_group(), g.out_channels_per_group());
+        let each = |channels: usize, shape: FeatureShape| {
+            (0..channels * shape.plane())
+                .map(move |at| (at / shape.plane(), at % shape.plane() / shape.width, at % shape.width))
+        };
+        let input = each(ci, shape).map(|(c, i, j)| match (rows.pixel(i), cols.pixel(j)) {
+            (Some((ph, qh)), Some((pw, qw))) => {
+                let plane = c * phases + ph * cols.phases.len() + pw;
+                (plane * cells + qh * cols.cells + qw) as u32
+            }
+            _ => NOWHERE,
+        });
+        let output = each(co, out).map(|(o, i, j)| {
+            if rows.fed[i] && cols.fed[j] { (o * cells + i * cols.cells + j) as u32 } else { NOWHERE }
+        });
+        let (input, output) = (input.collect(), output.collect());
+        Self {
+            input: Sites::new(ci * phases, cells, input),
+            output: Sites::new(co, cells, output),
+            axes,
+            kernel: g.kernel(),
+            in_channels: ci,
+        }
+    }
+
+    /// Rows and columns of the grid.
+    pub(super) fn size(&self) -> [usize; 2] {
+        [self.axes[0].cells, self.axes[1].cells]
+    }
+
+    pub(super) fn cells(&self) -> usize {
+        self.axes[0].cells * self.axes[1].cells
+    }
+
+    pub(super) fn sites(&self, end: End) -> &Sites {
+        match end {
+            End::Input => &self.input,
+            End::Output => &self.output,
+        }
+    }
+
+    /// Order of the boundary system.
+    pub(super) fn boundary(&self) -> usize {
+        self.input.missing.len() + self.output.missing.len()
+    }
+
+    /// Writes the circular kernel from input plane to output channel `o` of a group with these weights
+    /// (`[out, in, kh, kw]` of the group), one plane of cells after the other.
+    pub(super) fn kernel_planes(&self, weight: &[f64], o: usize, planes: &mut [f64]) {
+        let [kh, kw] = self.kernel;
+        let cells = self.cells();
+        let [rows, cols] = &self.axes;
+        let phases = rows.phases.len() * cols.phases.len();
+        planes.fill(0.0);
+        for (index, w) in weight[o * self.in_channels * kh * kw..][..self.in_channels * kh * kw].iter().enumerate() {
+            let (c, k, l) = (index / (kh * kw), index / kw % kh, index % kw);
+            let ((ph, qh), (pw, qw)) = (rows.tap(k), cols.tap(l));
+            planes[(c * phases + ph * cols.phases.len() + pw) * cells + qh * cols.cells + qw] += w;
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Exact reversal of convolutions of any size: `A v + b = y` without forming `A`.
+//!
+//! | recipe ([`ConvRecipe`]) | for | how |
+//! |---|---|---|
+//! | `Pixelwise`  | 1×1 kernels | one small dense plan, every pixel a sample |
+//! | `Dense`      | small operators | the dense plan of the exact operator |
+//! | `Boundary`   | large images, many samples | Fourier transforms and the Schur complement of the boundary |
+//! | `Periodic`   | large images, few samples | conjugate gradients, preconditioned with the periodic inverse |
+//! | `Plain`      | wide layers | conjugate gradients |
+//!
+//! A convolution with zero padding is a piece of a periodic one: `A = R_O C R_Iᵀ`, with `C` block-diagonal in
+//! frequency. Solving per frequency alone answers another problem; the boundary system puts that right. Everything is
+//! set up in `f64`; the iteration around the factors works in `f64`, so factors in `f32` cost no accuracy.
+//!
+//! Which solution is wanted is the [`ConvMode`]; the report always says which one it is, with the residual and λ.
+
+mod boundary;
+mod cg;
+mod circulant;
+mod config;
+mod fft;
+mod goal;
+mod grid;
+mod ladder;
+mod phases;
+mod plan;
+mod recipe;
+mod solve;
+mod symbol;
+#[cfg(test)]
+mod tests;
+mod whiten;
+
+pub use config::{ConvMode, ConvSolveConfig, ConvSolveParams};
+pub use plan::{ConvSolvePlan, ConvSystem};
+pub use recipe::{ConvFacts, ConvRecipe};

@@ -1,0 +1,386 @@
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::{MatMut, MatRef, Par};
+
+use super::cg::{Cg, Panel, State, dot, norm};
+use super::circulant::{Apply, Forecast};
+use super::config::ConvMode;
+use super::goal::{Goal, Length, Root};
+use super::plan::{ConvSolvePlan, Exact, Iteration};
+use super::solve::{Fields, Vectors};
+use crate::dense::{AffinePlan, AffineSolve};
+use crate::parallel::{SplitBatch, for_each_part};
+use crate::{LinalgError, Real, column, column_mut};
+
+/// Smallest shift of a regularised solve, as a share of the largest eigenvalue.
+const SHIFT_FLOOR: f64 = 1e-14;
+/// A forecast distance this many times the bound makes the exact solution not worth computing.
+const HOPELESS: f64 = 3.0;
+/// An iteration that has moved this many times its bound is given up.
+const GIVE_UP: f64 = 1.5;
+/// Relative excess over the least-squares optimum at which an exact solve ends.
+const EXCESS: f64 = 10.0;
+/// Residual that a trial solve must reach, and the steps that direct factors may take for it.
+const TRIAL_TOL: f64 = 1e-6;
+const TRIAL_ITERS: usize = 60;
+/// Residual of a trial that did not converge below which the equations still count as independent.
+const TRIAL_NEAR: f64 = 1e-2;
+
+impl<T: Real> ConvSolvePlan<T> {
+    /// The phases of the mode.
+    pub(super) fn run_modes(
+        &self,
+        pass: &mut AffineSolve<'_, T>,
+        fields: &mut Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let rows = self.rows();
+        let mode = self.config.mode();
+        for j in 0..pass.batch() {
+            let (start, target) = (pass.observed_in.col(j), pass.target.col(j));
+            let size = |col: faer::ColRef<'_, T>| col.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>().sqrt();
+            fields.limits[j] = match mode {
+                ConvMode::Exact => f64::INFINITY,
+                ConvMode::Tolerance(delta) => delta * size(target),
+                ConvMode::Bounded(rho) => rho * size(start),
+                ConvMode::Auto(rho) => {
+                    let size = size(start);
+                    if size > 0.0 { rho * size } else { f64::INFINITY }
+                }
+            };
+            let done = &mut fields.done[j];
+            let within =
+                matches!(mode, ConvMode::Tolerance(_)) && norm(&fields.wanted[j * rows..][..rows]) <= fields.limits[j];
+            if done.satisfied || within || fields.limits[j] == 0.0 {
+                (done.solved, done.reached) = (true, true);
+            }
+        }
+        match mode {
+            ConvMode::Exact => self.exact(pass, fields, vectors, par, stack),
+            ConvMode::Tolerance(_) => {
+                self.regularise(Length::Residual, fields, vectors, par, stack)?;
+                self.exact(pass, fields, vectors, par, stack)
+            }
+            ConvMode::Bounded(_) | ConvMode::Auto(_) => {
+                self.exact(pass, fields, vectors, par, stack)?;
+                self.regularise(Length::Distance, fields, vectors, par, stack)
+            }
+        }
+    }
+
+    /// The exact solution of every sample that is not solved yet; a sample whose solution exceeds its bound stays
+    /// unsolved.
+    fn exact(
+        &self,
+        pass: &mut AffineSolve<'_, T>,
+        fields: &mut Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let bounded = matches!(self.config.mode(), ConvMode::Bounded(_) | ConvMode::Auto(_));
+        if fields.done.iter().all(|done| done.solved) {
+            return Ok(());
+        }
+        match &self.exact {
+            Exact::Dense(plan) => {
+                plan.solve(AffineSolve { solution: pass.solution.as_mut(), ..*pass }, par, stack)?;
+                self.take_solution(pass, fields)?;
+            }
+            Exact::Pixelwise(plan) => {
+                for j in 0..pass.batch() {
+                    self.solve_pixels(plan, pass, j, par, stack)?;
+                }
+                self.take_solution(pass, fields)?;
+            }
+            Exact::Iteration(iteration) => self.iterate(iteration, fields, vectors, bounded, par, stack)?,
+        }
+        let cols = self.cols();
+        for (j, moved) in fields.moved.chunks_exact(cols).enumerate() {
+            let done = &mut fields.done[j];
+            if !done.solved && !done.hopeless && (!bounded || norm(moved) <= fields.limits[j]) {
+                done.solved = true;
+                if !matches!(self.exact, Exact::Iteration(_)) {
+                    done.reached = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `moved <- solution - v0` for samples that are not solved yet.
+    fn take_solution(&self, pass: &AffineSolve<'_, T>, fields: &mut Fields<'_>) -> Result<(), LinalgError> {
+        for (j, moved) in fields.moved.chunks_exact_mut(self.cols()).enumerate() {
+            if !fields.done[j].solved {
+                let solution = column("affine", pass.solution.as_ref(), j)?;
+                let pairs = solution.iter().zip(column("affine", pass.observed_in, j)?);
+                moved.iter_mut().zip(pairs).for_each(|(d, (v, v0))| *d = v.to_f64() - v0.to_f64());
+            }
+        }
+        Ok(())
+    }
+
+    /// One sample of a 1×1 kernel: every pixel is a sample of a small dense system.
+    fn solve_pixels(
+        &self,
+        plan: &AffinePlan<T>,
+        pass: &mut AffineSolve<'_, T>,
+        j: usize,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let pixels = self.pixels();
+        let (rows, cols) = (plan.rows(), plan.cols());
+        let turned = |from: &[T], at: usize, channels: usize| from[at % channels * pixels + at / channels];
+        let start = column("affine", pass.observed_in, j)?;
+        let target = column("affine", pass.target, j)?;
+        let (observed_in, stack) = stack.make_with(cols * pixels, |at| turned(start, at, cols));
+        let (wanted, stack) = stack.make_with(rows * pixels, |at| turned(target, at, rows));
+        let observed = pass.observed_out.map(|view| column("affine", view, j)).transpose()?;
+        let (observed_out, stack) =
+            stack.make_with(rows * pixels, |at| observed.map_or(T::ZERO, |from| turned(from, at, rows)));
+        let (mut solution, stack) = stack.make_with(cols * pixels, |_| T::ZERO);
+        let inner = AffineSolve {
+            observed_in: MatRef::from_column_major_slice(&observed_in, cols, pixels),
+            observed_out: observed.map(|_| MatRef::from_column_major_slice(&observed_out, rows, pixels)),
+            target: MatRef::from_column_major_slice(&wanted, rows, pixels),
+            solution: MatMut::from_column_major_slice_mut(&mut solution, cols, pixels),
+        };
+        plan.solve(inner, par, stack)?;
+        let to = column_mut("affine", pass.solution.as_mut(), j)?;
+        for (at, x) in solution.iter().enumerate() {
+            to[at % cols * pixels + at / cols] = *x;
+        }
+        Ok(())
+    }
+
+    /// Conjugate gradients for the exact solution.
+    fn iterate(
+        &self,
+        iteration: &Iteration,
+        fields: &mut Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        bounded: bool,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let tolerance = self.config.tolerance(T::EPSILON.to_f64());
+        let may_give_up = bounded && !self.solves_together();
+        if may_give_up {
+            self.skip_hopeless(fields, vectors, par, stack);
+        }
+        for (j, state) in vectors.states.iter_mut().enumerate() {
+            let give_up = if may_give_up { GIVE_UP * fields.limits[j] } else { f64::INFINITY };
+            *state = State::new(Goal::Fixed { tolerance, excess: EXCESS * tolerance, give_up }, 0.0);
+            state.stopped = fields.done[j].solved || fields.done[j].hopeless;
+        }
+        let wanted = match &iteration.whitening {
+            Some(whitening) => {
+                whitening.apply(fields.wanted, fields.white);
+                &*fields.white
+            }
+            None => &*fields.wanted,
+        };
+        let at = (&self.grid, iteration.pair.near);
+        let apply = |par: Par| {
+            move |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
+                iteration.preconditioner.apply(Apply { r: res, z }, at, par, stack);
+            }
+        };
+        let panel = vectors.panel(wanted);
+        let cg = |precondition| Cg {
+            pair: &iteration.pair,
+            in_unknowns: self.in_unknowns,
+            precondition,
+            max_iters: self.config.max_iters(),
+        };
+        if self.solves_together() {
+            cg(apply(par)).run(panel, par, stack)?;
+        } else {
+            self.in_parts(panel, &cg(apply(Par::Seq)), par, stack)?;
+        }
+        self.take_correction(fields, vectors);
+        Ok(())
+    }
+
+    /// Runs an iteration on parts of a panel, a few samples at a time.
+    fn in_parts<M>(&self, panel: Panel<'_>, cg: &Cg<'_, M>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError>
+    where
+        M: Fn(&[State], &[f64], &mut [f64], &mut MemStack) + Sync,
+    {
+        let part = self.part_scratch(panel.batch());
+        let run = |part: Panel<'_>, stack: &mut MemStack| -> Result<(), LinalgError> {
+            let mut rest = part;
+            while rest.batch() > 0 {
+                let count = self.together().min(rest.batch());
+                let (some, others) = rest.split_at(count);
+                if !some.states.iter().all(|state| state.stopped) {
+                    cg.run(some, Par::Seq, stack)?;
+                }
+                rest = others;
+            }
+            Ok(())
+        };
+        for_each_part(panel, part, par, stack, &run, &|a: Result<(), LinalgError>, b| a.and(b))
+    }
+
+    /// Takes over the corrections of samples that were not solved when the iteration began.
+    fn take_correction(&self, fields: &mut Fields<'_>, vectors: &Vectors<'_>) {
+        let cols = self.cols();
+        let (near, _) = self.lens();
+        let count = vectors.states.len();
+        let source = if self.in_unknowns { &vectors.near[..count * near] } else { &vectors.far[..count * cols] };
+        let samples = fields.moved.chunks_exact_mut(cols).zip(source.chunks_exact(cols));
+        for ((moved, source), (done, state)) in samples.zip(fields.done.iter_mut().zip(vectors.states.iter())) {
+            if !done.solved {
+                moved.copy_from_slice(source);
+                done.iters += state.iters;
+                (done.reached, done.shift) = (state.reached, state.shift);
+            }
+        }
+    }
+
+    /// Leaves out samples whose exact solution is forecast far beyond their bound.
+    fn skip_hopeless(&self, fields: &mut Fields<'_>, vectors: &mut Vectors<'_>, par: Par, stack: &mut MemStack) {
+        let Some(_) = &self.ladder else { return };
+        for j in 0..fields.done.len() {
+            if !fields.done[j].solved && fields.limits[j].is_finite() {
+                let (_, largest) = self.forecast(Length::Distance, j, fields, vectors, par, stack);
+                if largest > HOPELESS * fields.limits[j] {
+                    fields.done[j].hopeless = true;
+                }
+            }
+        }
+    }
+
+    /// A shift to start from, and the length at the smallest shift of the ladder.
+    fn forecast(
+        &self,
+        length: Length,
+        j: usize,
+        fields: &Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> (f64, f64) {
+        let Some(ladder) = &self.ladder else { return (1e-3 * self.scale, 0.0) };
+        let ((near, _), rows) = (self.lens(), self.rows());
+        let wanted = &fields.wanted[j * rows..][..rows];
+        let squares = dot(wanted, wanted);
+        let (g, z) = vectors.near[..2 * near].split_at_mut(near);
+        if self.in_unknowns {
+            if self.pair.to_near(wanted, g, par, stack).is_err() {
+                return (1e-3 * self.scale, 0.0);
+            }
+        } else {
+            g.copy_from_slice(wanted);
+        }
+        let distance = |shift: f64, found: Forecast| {
+            let square = if self.in_unknowns { found.square } else { found.product - shift * found.square };
+            square.max(0.0).sqrt()
+        };
+        let misfit = |shift: f64, found: Forecast| {
+            let square = if self.in_unknowns {
+                squares - found.product - shift * found.square
+            } else {
+                shift * shift * found.square
+            };
+            square.max(1e-12 * squares).sqrt()
+        };
+        let at = (&self.grid, self.pair.near);
+        let pass = Apply { r: g, z };
+        match length {
+            Length::Distance => ladder.forecast(fields.limits[j], distance, pass, at, stack),
+            Length::Residual => {
+                ladder.forecast(1.0 / fields.limits[j], |shift, found| 1.0 / misfit(shift, found), pass, at, stack)
+            }
+        }
+    }
+
+    /// Regularised solutions of the samples that are not solved yet, with the shift that gives the wanted length.
+    fn regularise(
+        &self,
+        length: Length,
+        fields: &mut Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        if fields.done.iter().all(|done| done.solved) {
+            return Ok(());
+        }
+        let floor = SHIFT_FLOOR * self.scale;
+        for j in 0..fields.done.len() {
+            let mut state = State::new(Goal::Root(Root::new(length, fields.limits[j], floor)), floor);
+            if fields.done[j].solved {
+                state.stopped = true;
+            } else {
+                let (shift, _) = self.forecast(length, j, fields, vectors, par, stack);
+                state.shift = shift.max(floor);
+            }
+            vectors.states[j] = state;
+        }
+        let at = (&self.grid, self.pair.near);
+        let near = self.pair.near_len();
+        let precondition = |states: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
+            let samples = res.chunks_exact(near).zip(z.chunks_exact_mut(near));
+            for ((res, z), state) in samples.zip(states).filter(|(_, state)| !state.stopped) {
+                match &self.ladder {
+                    Some(ladder) => ladder.apply(state.shift, Apply { r: res, z }, at, stack),
+                    None => {
+                        let scale = state.shift.max(1e-4 * self.scale);
+                        z.iter_mut().zip(res).for_each(|(z, r)| *z = r / scale);
+                    }
+                }
+            }
+        };
+        let (in_unknowns, max_iters) = (self.in_unknowns, self.config.max_iters());
+        let cg = Cg { pair: &self.pair, in_unknowns, precondition, max_iters };
+        self.in_parts(vectors.panel(fields.wanted), &cg, par, stack)?;
+        self.take_correction(fields, vectors);
+        for (j, done) in fields.done.iter_mut().enumerate().filter(|(_, done)| !done.solved) {
+            match length {
+                Length::Distance => {
+                    let moved = &mut fields.moved[j * self.cols()..][..self.cols()];
+                    // The search ends within its tolerance on either side; the bound holds.
+                    let share = fields.limits[j] / norm(moved);
+                    if share < 1.0 {
+                        moved.iter_mut().for_each(|d| *d *= share);
+                    }
+                    done.solved = true;
+                }
+                Length::Residual => {
+                    done.solved = vectors.states[j].misfit <= fields.limits[j];
+                    if !done.solved {
+                        done.shift = 0.0;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `B Bᵀ x = wanted` has a solution that the iteration finds; called while the plan is built.
+    pub(super) fn trial(&self, iteration: &Iteration, wanted: &[f64], par: Par) -> Result<bool, LinalgError> {
+        let (near, far) = self.lens();
+        let mut memory = MemBuffer::new(self.solve_scratch(1, par));
+        let goal = Goal::Fixed { tolerance: TRIAL_TOL, excess: TRIAL_TOL, give_up: f64::INFINITY };
+        let mut states = [State::new(goal, 0.0)];
+        let (mut near_fields, mut far_fields) = (vec![0.0; 5 * near], vec![0.0; 2 * far]);
+        let mut vectors = Vectors { near: &mut near_fields, far: &mut far_fields, states: &mut states };
+        let at = (&self.grid, iteration.pair.near);
+        let cg = Cg {
+            pair: &iteration.pair,
+            in_unknowns: false,
+            precondition: |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
+                iteration.preconditioner.apply(Apply { r: res, z }, at, par, stack);
+            },
+            max_iters: if self.solves_together() { TRIAL_ITERS } else { self.config.max_iters() },
+        };
+        cg.run(vectors.panel(wanted), par, MemStack::new(&mut memory))?;
+        // Ill-conditioned equations get there in the end; dependent ones do not come near.
+        let near_enough = !self.in_unknowns && !self.solves_together() && states[0].misfit <= TRIAL_NEAR * norm(wanted);
+        Ok(states[0].reached || near_enough)
+    }
+}

@@ -1,0 +1,446 @@
+use faer::dyn_stack::{MemStack, StackReq};
+use faer::{Mat, Par};
+
+use super::cg::Pair;
+use super::circulant::{Apply, Circulant, GroupParts, opposite};
+use super::config::{ConvMode, ConvSolveConfig};
+use super::fft::PlaneFft;
+use super::grid::{End, Grid};
+use super::ladder::Ladder;
+use super::recipe::{ConvFacts, ConvRecipe};
+use super::symbol::Symbol;
+use super::whiten::Whitening;
+use crate::conv2d::{Conv2d, Conv2dGeometry};
+use crate::dense::AffinePlan;
+use crate::{FeatureShape, LinalgError, Real, SolveConfig, SolveParams, expect_finite};
+
+/// An affine convolution `v -> A v + b`, or its transpose as a layer of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvSystem<'a, W> {
+    /// The convolution; for a transposed one, the convolution that it transposes.
+    pub geometry: Conv2dGeometry,
+    /// Its weights, `[out, in/groups, kh, kw]` of the geometry.
+    pub weight: &'a [W],
+    /// One value per channel of the equations; `None` is zero.
+    pub bias: Option<&'a [W]>,
+    /// Whether `A` is the adjoint of the convolution, as in a transposed convolution.
+    pub transposed: bool,
+}
+
+impl<W: Real> ConvSystem<'_, W> {
+    /// Shape of `v`.
+    pub fn in_shape(&self) -> FeatureShape {
+        if self.transposed { self.geometry.out_shape() } else { self.geometry.in_shape() }
+    }
+
+    /// Shape of `A v + b`.
+    pub fn out_shape(&self) -> FeatureShape {
+        if self.transposed { self.geometry.in_shape() } else { self.geometry.out_shape() }
+    }
+
+    /// Side of the convolution that holds the equations.
+    fn equations(&self) -> End {
+        if self.transposed { End::Input } else { End::Output }
+    }
+
+    fn check(&self) -> Result<(), LinalgError> {
+        let (found, expected) = (self.weight.len(), self.geometry.weight_len());
+        if found != expected {
+            return Err(LinalgError::Length { what: "conv solve: weight", expected, found });
+        }
+        let column = |values| faer::MatRef::from_column_major_slice(values, values.len(), 1);
+        expect_finite("conv solve: weight", column(self.weight))?;
+        if let Some(bias) = self.bias {
+            let (found, expected) = (bias.len(), self.out_shape().channels);
+            if found != expected {
+                return Err(LinalgError::Length { what: "conv solve: bias", expected, found });
+            }
+            expect_finite("conv solve: bias", column(bias))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the conjugate gradients for the exact solution are preconditioned with.
+#[derive(Clone, Debug)]
+pub(super) enum Preconditioner {
+    /// The identity over this eigenvalue.
+    Scale(f64),
+    Single(Circulant<f32>),
+    Double(Circulant<f64>),
+}
+
+impl Preconditioner {
+    /// `z <- M r` for every sample.
+    pub(super) fn apply(&self, pass: Apply<'_>, at: (&Grid, End), par: Par, stack: &mut MemStack) {
+        match self {
+            Self::Scale(scale) => pass.z.iter_mut().zip(pass.r).for_each(|(z, r)| *z = r / scale),
+            Self::Single(plan) => plan.apply(pass, at, par, stack),
+            Self::Double(plan) => plan.apply(pass, at, par, stack),
+        }
+    }
+}
+
+/// Conjugate gradients for the exact solution.
+#[derive(Clone, Debug)]
+pub(super) struct Iteration {
+    pub(super) pair: Pair,
+    pub(super) whitening: Option<Whitening>,
+    pub(super) preconditioner: Preconditioner,
+}
+
+/// How the exact solution is found.
+#[derive(Clone, Debug)]
+pub(super) enum Exact<T> {
+    Dense(Box<AffinePlan<T>>),
+    Pixelwise(Box<AffinePlan<T>>),
+    Iteration(Box<Iteration>),
+}
+
+/// Exact reversal of a convolution of any size and geometry: for each sample the `v` nearest to `v0` with
+/// `A v + b = y`, the nearest least-squares solution, or what [`ConvMode`] asks for.
+///
+/// The operator is the convolution with its true zero padding; it is never formed unless it is small.
+/// [`ConvRecipe::choose`] decides how, from sizes alone. Equations that under-determine the input are first mixed across
+/// channels so that the kernels are orthonormal, which changes no solution and removes their condition number.
+///
+/// # Shapes
+/// `v` is `in_len × N` and `y` is `out_len × N`, one column per sample.
+///
+/// # Source
+/// Own derivation, see the module.
+#[derive(Clone, Debug)]
+pub struct ConvSolvePlan<T> {
+    pub(super) pair: Pair,
+    pub(super) grid: Grid,
+    pub(super) exact: Exact<T>,
+    pub(super) ladder: Option<Ladder>,
+    /// Largest eigenvalue of the periodic `A Aᵀ`.
+    pub(super) scale: f64,
+    pub(super) in_unknowns: bool,
+    pub(super) bias: Vec<f64>,
+    pub(super) config: ConvSolveConfig,
+    recipe: ConvRecipe,
+    facts: ConvFacts,
+    /// Shift of the preconditioner where the periodic operator is singular.
+    shift: f64,
+}
+
+/// Smallest share of the largest eigenvalue that counts as invertible.
+const SINGULAR: f64 = 1e-8;
+/// Shift, as a share of the largest eigenvalue, where the periodic operator is singular.
+const SINGULAR_SHIFT: f64 = 1e-6;
+/// Smallest share of the largest eigenvalue with which `f32` factors still contract quickly.
+const SINGLE: f64 = 1e-5;
+
+impl<T: Real> ConvSolvePlan<T> {
+    /// Chooses a recipe and builds its factors in `f64`.
+    ///
+    /// # Errors
+    /// [`LinalgError::Length`] or [`LinalgError::NonFinite`] for faulty weights, [`LinalgError::Decomposition`] if a
+    /// dense decomposition breaks down.
+    pub fn new<W: Real>(system: &ConvSystem<'_, W>, config: &ConvSolveConfig, par: Par) -> Result<Self, LinalgError> {
+        Self::build(system, config, None, par)
+    }
+
+    /// As [`new`](Self::new) with a given recipe; one that does not apply is replaced by the nearest that does.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_recipe<W: Real>(
+        system: &ConvSystem<'_, W>,
+        config: &ConvSolveConfig,
+        recipe: ConvRecipe,
+        par: Par,
+    ) -> Result<Self, LinalgError> {
+        Self::build(system, config, Some(recipe), par)
+    }
+
+    fn build<W: Real>(
+        system: &ConvSystem<'_, W>,
+        config: &ConvSolveConfig,
+        recipe: Option<ConvRecipe>,
+        par: Par,
+    ) -> Result<Self, LinalgError> {
+        system.check()?;
+        // Dependent equations show in a trial only; then the space of the unknowns is the right one.
+        match Self::build_in(system, config, recipe, true, par)? {
+            Some(plan) => Ok(plan),
+            None => Self::build_in(system, config, recipe, false, par)?.ok_or_else(|| LinalgError::Decomposition {
+                what: "conv solve",
+                reason: "no space to iterate in".to_owned(),
+            }),
+        }
+    }
+
+    /// Builds the plan, in the space of the equations where that may be; `None` if it turned out that it may not.
+    fn build_in<W: Real>(
+        system: &ConvSystem<'_, W>,
+        config: &ConvSolveConfig,
+        recipe: Option<ConvRecipe>,
+        in_equations: bool,
+        par: Par,
+    ) -> Result<Option<Self>, LinalgError> {
+        let weight: Vec<f64> = system.weight.iter().map(|w| w.to_f64()).collect();
+        let (g, grid) = (&system.geometry, Grid::new(&system.geometry));
+        let equations = system.equations();
+        let (rows, cols) = (system.out_shape().len(), system.in_shape().len());
+        let planes = |end| grid.sites(end).planes;
+        let wide = rows <= cols
+            && planes(equations) <= planes(opposite(equations))
+            && grid.sites(equations).all_used()
+            && in_equations;
+        let whitening = if wide { Whitening::new(g, equations, &weight, par) } else { None };
+        let in_unknowns = whitening.is_none();
+        let near = if in_unknowns { opposite(equations) } else { equations };
+        let facts = facts(system, &grid, near, config.samples_expected());
+        let recipe = recipe.unwrap_or_else(|| ConvRecipe::choose(&facts));
+        let pair = Pair { conv: Conv2d::new(*g), weight, near };
+        let fft = PlaneFft::new(grid.size());
+        let needs_symbol = facts.near_planes.max(facts.far_planes) <= 64;
+        let symbols = if needs_symbol { symbols(&pair, &grid, &pair.weight, &fft) } else { Vec::new() };
+        let scale = scale(&symbols, &pair.weight);
+        let mut plan = Self {
+            exact: Exact::Iteration(Box::new(Iteration {
+                pair: pair.clone(),
+                whitening: None,
+                preconditioner: Preconditioner::Scale(scale),
+            })),
+            ladder: None,
+            bias: bias(system),
+            config: *config,
+            pair,
+            grid,
+            scale,
+            in_unknowns,
+            recipe,
+            facts,
+            shift: 0.0,
+        };
+        if config.mode() != ConvMode::Exact {
+            plan.ladder = Ladder::new(&plan.grid, near, &symbols, scale, par);
+        }
+        match recipe {
+            ConvRecipe::Dense => plan.exact = Exact::Dense(Box::new(dense(system, par)?)),
+            ConvRecipe::Pixelwise if facts.pixelwise => {
+                plan.exact = Exact::Pixelwise(Box::new(pixelwise(system, par)?));
+            }
+            _ => {
+                plan.prepare(whitening, &symbols, &fft, par)?;
+                let regular = (plan.recipe == ConvRecipe::Plain && in_unknowns) || plan.is_regular(par)?;
+                if !regular && !in_unknowns {
+                    return Ok(None);
+                }
+                if !regular {
+                    // Only what commutes with the operator leads to the nearest of many solutions.
+                    plan.recipe = ConvRecipe::Plain;
+                    plan.prepare(None, &symbols, &fft, par)?;
+                }
+            }
+        }
+        tracing::debug!(rows, cols, plan.facts.boundary, recipe = ?plan.recipe, plan.shift, "conv solve plan");
+        Ok(Some(plan))
+    }
+
+    /// Whether the system that the iteration solves has a solution for an arbitrary right-hand side.
+    fn is_regular(&self, par: Par) -> Result<bool, LinalgError> {
+        let Exact::Iteration(iteration) = &self.exact else { return Ok(true) };
+        self.trial(iteration, &arbitrary(self.pair.near_len()), par)
+    }
+
+    /// Prepares conjugate gradients, with the boundary system if the recipe says so.
+    fn prepare(
+        &mut self,
+        whitening: Option<Whitening>,
+        plain: &[Symbol],
+        fft: &PlaneFft<f64>,
+        par: Par,
+    ) -> Result<(), LinalgError> {
+        let mut pair = self.pair.clone();
+        let white;
+        let mut symbols = plain;
+        if let Some(whitening) = &whitening {
+            pair.weight.clone_from(&whitening.weight);
+            if !symbols.is_empty() {
+                white = self::symbols(&pair, &self.grid, &pair.weight, fft);
+                symbols = &white;
+            }
+        }
+        let scale = scale(symbols, &pair.weight);
+        self.shift = 0.0;
+        let periodic = matches!(self.recipe, ConvRecipe::Boundary | ConvRecipe::Periodic) && !symbols.is_empty();
+        let mut preconditioner = Preconditioner::Scale(scale);
+        if periodic {
+            preconditioner = self.periodic(&pair, symbols, scale, fft, par)?;
+        } else {
+            self.recipe = ConvRecipe::Plain;
+        }
+        self.exact = Exact::Iteration(Box::new(Iteration { pair, whitening, preconditioner }));
+        Ok(())
+    }
+
+    fn periodic(
+        &mut self,
+        pair: &Pair,
+        symbols: &[Symbol],
+        scale: f64,
+        fft: &PlaneFft<f64>,
+        par: Par,
+    ) -> Result<Preconditioner, LinalgError> {
+        let invert = |shift: f64| -> Option<Vec<_>> { symbols.iter().map(|s| s.gram_inverse(shift)).collect() };
+        let least = |inverses: &[super::symbol::GramInverse]| {
+            inverses.iter().map(|inverse| inverse.least).fold(f64::INFINITY, f64::min)
+        };
+        let mut inverses = invert(0.0).filter(|inverses| least(inverses) >= SINGULAR * scale);
+        if inverses.is_none() {
+            self.shift = SINGULAR_SHIFT * scale;
+            inverses = invert(self.shift);
+        }
+        let Some(inverses) = inverses else {
+            // Weights of zero: every correction is zero, and the first step says so.
+            self.recipe = ConvRecipe::Plain;
+            return Ok(Preconditioner::Scale(1.0));
+        };
+        let parts: Vec<_> = symbols
+            .iter()
+            .zip(&inverses)
+            .map(|(symbol, inverse)| GroupParts { symbol, inverse: &inverse.values })
+            .collect();
+        // Rounding outside the range of the operator is amplified by the inverse shift, and nothing would remove it.
+        let single = self.shift == 0.0 && least(&inverses) >= SINGLE * scale;
+        let (grid, near) = (&self.grid, pair.near);
+        if self.recipe == ConvRecipe::Boundary {
+            let built = if single {
+                Circulant::with_boundary(grid, near, &parts, fft, par).map(Preconditioner::Single)
+            } else {
+                Circulant::with_boundary(grid, near, &parts, fft, par).map(Preconditioner::Double)
+            };
+            match built {
+                Ok(preconditioner) => return Ok(preconditioner),
+                Err(error) => tracing::warn!(%error, "no boundary system: conjugate gradients instead"),
+            }
+            self.recipe = ConvRecipe::Periodic;
+        }
+        Ok(if single {
+            Preconditioner::Single(Circulant::periodic(grid, near, &parts))
+        } else {
+            Preconditioner::Double(Circulant::periodic(grid, near, &parts))
+        })
+    }
+
+    /// How the plan solves exactly.
+    pub fn recipe(&self) -> ConvRecipe {
+        self.recipe
+    }
+
+    /// The sizes that the recipe was chosen by.
+    pub fn facts(&self) -> &ConvFacts {
+        &self.facts
+    }
+
+    /// The parameters that the plan was built with.
+    pub fn config(&self) -> &ConvSolveConfig {
+        &self.config
+    }
+
+    /// Number of equations `m`.
+    pub fn rows(&self) -> usize {
+        self.facts.rows
+    }
+
+    /// Number of unknowns `n`.
+    pub fn cols(&self) -> usize {
+        self.facts.cols
+    }
+
+    /// Shift `a` of the direct solver where the periodic operator is singular, 0 elsewhere.
+    ///
+    /// The conjugate gradients around it remove its influence, so that the solution is that without a shift.
+    pub fn shift(&self) -> f64 {
+        self.shift
+    }
+
+    /// Whether whole batches pass through the solver together.
+    pub(super) fn solves_together(&self) -> bool {
+        self.recipe == ConvRecipe::Boundary || matches!(self.exact, Exact::Dense(_))
+    }
+
+    /// Workspace of a preconditioner.
+    pub(super) fn preconditioner_scratch(&self, batch: usize, par: Par) -> StackReq {
+        let at = (&self.grid, self.pair.near);
+        let exact = match &self.exact {
+            Exact::Iteration(iteration) => match &iteration.preconditioner {
+                Preconditioner::Scale(_) => StackReq::EMPTY,
+                Preconditioner::Single(plan) => plan.scratch(at.0, at.1, batch, par),
+                Preconditioner::Double(plan) => plan.scratch(at.0, at.1, batch, par),
+            },
+            Exact::Dense(_) | Exact::Pixelwise(_) => StackReq::EMPTY,
+        };
+        self.ladder.as_ref().map_or(exact, |ladder| exact.or(ladder.scratch(at.0, at.1, par)))
+    }
+}
+
+fn facts<W: Real>(system: &ConvSystem<'_, W>, grid: &Grid, near: End, samples: usize) -> ConvFacts {
+    let g = &system.geometry;
+    let simple = g.kernel() == [1, 1] && g.stride() == [1, 1] && g.padding() == [0, 0] && g.groups() == 1;
+    ConvFacts {
+        rows: system.out_shape().len(),
+        cols: system.in_shape().len(),
+        groups: g.groups(),
+        near_planes: grid.sites(near).planes,
+        far_planes: grid.sites(opposite(near)).planes,
+        cells: grid.cells(),
+        boundary: grid.boundary(),
+        pair_flops: 2.0 * g.flops(1) as f64,
+        pixelwise: simple,
+        samples,
+    }
+}
+
+fn bias<W: Real>(system: &ConvSystem<'_, W>) -> Vec<f64> {
+    let channels = system.out_shape().channels;
+    system.bias.map_or(vec![0.0; channels], |bias| bias.iter().map(|b| b.to_f64()).collect())
+}
+
+/// Values without period, of either sign.
+fn arbitrary(len: usize) -> Vec<f64> {
+    (0..len).map(|i| (0.618_033_988_749_894_9 * (i + 1) as f64).fract() - 0.5).collect()
+}
+
+/// One symbol per group.
+fn symbols(pair: &Pair, grid: &Grid, weight: &[f64], fft: &PlaneFft<f64>) -> Vec<Symbol> {
+    let groups = pair.conv.geometry().groups();
+    let group = |weight: &[f64]| Symbol::new(grid, pair.near, weight, fft);
+    weight.chunks_exact(weight.len() / groups).map(group).collect()
+}
+
+/// Largest eigenvalue of the periodic operator, or a bound from the weights; never zero.
+fn scale(symbols: &[Symbol], weight: &[f64]) -> f64 {
+    let largest = symbols.iter().map(Symbol::largest).fold(0.0, f64::max);
+    let bound = weight.iter().map(|w| w * w).sum::<f64>();
+    if largest > 0.0 {
+        largest
+    } else if bound > 0.0 {
+        bound
+    } else {
+        1.0
+    }
+}
+
+fn dense<T: Real, W: Real>(system: &ConvSystem<'_, W>, par: Par) -> Result<AffinePlan<T>, LinalgError> {
+    let matrix = Conv2d::new(system.geometry).dense(system.weight)?;
+    let matrix = if system.transposed { matrix.transpose().to_owned() } else { matrix };
+    let plane = system.out_shape().plane();
+    let bias: Vec<f64> = bias(system).iter().flat_map(|&b| std::iter::repeat_n(b, plane)).collect();
+    // Padding makes whole blocks of equations dependent, and rounding leaves them a little more than the usual bound.
+    let rank_tol = 16.0 * matrix.nrows().max(matrix.ncols()) as f64 * W::EPSILON.to_f64();
+    let config = SolveParams::new().rank_tol(rank_tol.min(0.1)).refine_steps(2).check()?;
+    AffinePlan::new(matrix.as_ref(), Some(&bias), &config, par)
+}
+
+fn pixelwise<T: Real, W: Real>(system: &ConvSystem<'_, W>, par: Par) -> Result<AffinePlan<T>, LinalgError> {
+    let (rows, cols) = (system.out_shape().channels, system.in_shape().channels);
+    let entry = |i: usize, j: usize| if system.transposed { j * rows + i } else { i * cols + j };
+    let matrix = Mat::from_fn(rows, cols, |i, j| system.weight[entry(i, j)]);
+    AffinePlan::new(matrix.as_ref(), system.bias, &SolveConfig::default(), par)
+}

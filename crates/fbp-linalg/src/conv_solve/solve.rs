@@ -1,0 +1,326 @@
+use faer::dyn_stack::{MemStack, StackReq};
+use faer::{MatRef, Par};
+
+use super::cg::{Panel, State};
+use super::config::ConvMode;
+use super::goal::Goal;
+use super::plan::{ConvSolvePlan, Exact};
+use crate::dense::AffineSolve;
+use crate::parallel::parts_scratch;
+use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_finite, expect_shape};
+
+/// Bytes of workspace that a panel of samples may take, beside that of transforms and products.
+const PANEL_BYTES: usize = 48 << 20;
+/// Most samples of a panel.
+const PANEL: usize = 64;
+/// Flop of a sample below which several samples iterate together, because a convolution of one would not fill the
+/// registers.
+const SMALL_FLOPS: f64 = 1e6;
+
+/// Vectors of a panel beside those of the iteration.
+pub(super) struct Fields<'a> {
+    /// `y - (A v0 + b)`.
+    pub(super) wanted: &'a mut [f64],
+    /// Whitened.
+    pub(super) white: &'a mut [f64],
+    /// `v - v0`.
+    pub(super) moved: &'a mut [f64],
+    /// Largest distance or residual allowed, per sample.
+    pub(super) limits: &'a mut [f64],
+    /// What was done, per sample.
+    pub(super) done: &'a mut [Done],
+}
+
+/// What was done for one sample.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Done {
+    pub(super) satisfied: bool,
+    pub(super) solved: bool,
+    /// Its exact solution is forecast far beyond its bound.
+    pub(super) hopeless: bool,
+    pub(super) reached: bool,
+    pub(super) shift: f64,
+    pub(super) iters: usize,
+}
+
+impl<T: Real> ConvSolvePlan<T> {
+    pub(super) fn lens(&self) -> (usize, usize) {
+        (self.pair.near_len(), self.pair.far_len())
+    }
+
+    /// Samples that pass through the solver together, of a batch.
+    fn panel(&self, batch: usize) -> usize {
+        let (near, far) = self.lens();
+        let bytes = 8 * (6 * near + 4 * far + self.rows() + self.cols());
+        (PANEL_BYTES / bytes).clamp(2, PANEL).min(batch.max(1))
+    }
+
+    /// Samples that one thread iterates on together.
+    pub(super) fn together(&self) -> usize {
+        if self.facts().pair_flops < SMALL_FLOPS { 8 } else { 1 }
+    }
+
+    /// Workspace of [`solve`](Self::solve) for `batch` samples, in bytes.
+    pub fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
+        let width = self.panel(batch);
+        let (near, far) = self.lens();
+        let vectors = StackReq::new::<f64>(width * (5 * near + 2 * far + 2 * self.rows() + self.cols() + 1));
+        let states = StackReq::new::<State>(width).and(StackReq::new::<Done>(width));
+        let pair = self.pair.scratch(width, par);
+        let parts = self.part_scratch(width).or(StackReq::EMPTY);
+        let iterate = parts_scratch(parts, width, par);
+        let whole = self.preconditioner_scratch(width, par).or(pair).or(parts_scratch(StackReq::EMPTY, width, par));
+        let dense = match &self.exact {
+            Exact::Dense(plan) => plan.solve_scratch(width, par),
+            Exact::Pixelwise(plan) => {
+                let values = StackReq::new::<T>(2 * (self.rows() + self.cols()));
+                values.and(plan.solve_scratch(self.pixels(), par))
+            }
+            Exact::Iteration(_) => StackReq::EMPTY,
+        };
+        // Slack for the alignment of the slices.
+        StackReq::all_of(&[vectors, states, StackReq::new::<[u8; 64]>(16), iterate.or(whole).or(dense)])
+    }
+
+    /// Workspace of the iteration of one thread.
+    pub(super) fn part_scratch(&self, width: usize) -> StackReq {
+        let together = self.together().min(width);
+        let pair = self.pair.scratch(together, Par::Seq);
+        let inner = self.preconditioner_scratch(together, Par::Seq).or(pair);
+        inner.or(parts_scratch(StackReq::EMPTY, together, Par::Seq))
+    }
+
+    /// Solves for every column of `pass.target`, in the way that the plan's mode asks for.
+    ///
+    /// Allocates nothing. The report's residual is `r - A(v - v0)` with the rounded `v`, in `f64`, where `r` is the
+    /// target minus the observed output; its λ is the largest that a sample was regularised with.
+    ///
+    /// # Errors
+    /// [`LinalgError::Shape`] and [`LinalgError::Strided`] for views of another size or layout;
+    /// [`LinalgError::NonFinite`] for data that are not finite or overflow.
+    ///
+    /// # Panics
+    /// If `stack` is smaller than [`solve_scratch`](Self::solve_scratch) of the same batch and `par`.
+    pub fn solve(&self, pass: AffineSolve<'_, T>, par: Par, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
+        check(&pass, (self.rows(), self.cols()))?;
+        expect_finite("affine: target", pass.target)?;
+        expect_finite("affine: observed_in", pass.observed_in)?;
+        if let Some(observed_out) = pass.observed_out {
+            expect_finite("affine: observed_out", observed_out)?;
+        }
+        let width = self.panel(pass.batch());
+        let mut report = self.empty_report();
+        let mut rest = pass;
+        while rest.batch() > 0 {
+            let count = width.min(rest.batch());
+            let (panel, others) = split_at(rest, count);
+            report = merge(report, self.solve_panel(panel, par, stack)?);
+            rest = others;
+        }
+        Ok(report)
+    }
+
+    fn empty_report(&self) -> SolveReport {
+        let rank = self.rows().min(self.cols());
+        match &self.exact {
+            Exact::Dense(plan) | Exact::Pixelwise(plan) => {
+                let facts = plan.facts();
+                let full = facts.rank == facts.rows;
+                let side = if full { SolveSide::Nearest } else { SolveSide::LeastSquares };
+                let rank =
+                    if matches!(self.exact, Exact::Pixelwise(_)) { facts.rank * self.pixels() } else { facts.rank };
+                SolveReport::direct(side, rank)
+            }
+            Exact::Iteration(iteration) => {
+                let nearest = iteration.whitening.is_some();
+                let side = if nearest { SolveSide::Nearest } else { SolveSide::LeastSquares };
+                SolveReport { stop: StopReason::Converged, ..SolveReport::direct(side, rank) }
+            }
+        }
+    }
+
+    fn solve_panel(
+        &self,
+        mut pass: AffineSolve<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<SolveReport, LinalgError> {
+        let (count, (near, far)) = (pass.batch(), self.lens());
+        let zeros = |_| 0.0_f64;
+        let (mut wanted, stack) = stack.make_with(count * self.rows(), zeros);
+        let (mut white, stack) = stack.make_with(count * self.rows(), zeros);
+        let (mut moved, stack) = stack.make_with(count * self.cols(), zeros);
+        let (mut limits, stack) = stack.make_with(count, zeros);
+        let (mut done, stack) = stack.make_with(count, |_| Done::default());
+        let (mut near_fields, stack) = stack.make_with(5 * count * near, zeros);
+        let (mut far_fields, stack) = stack.make_with(2 * count * far, zeros);
+        let first = Goal::Fixed { tolerance: 1.0, excess: 1.0, give_up: f64::INFINITY };
+        let (mut states, stack) = stack.make_with(count, |_| State::new(first, 0.0));
+        let mut fields =
+            Fields { wanted: &mut wanted, white: &mut white, moved: &mut moved, limits: &mut limits, done: &mut done };
+        let mut vectors = Vectors { near: &mut near_fields, far: &mut far_fields, states: &mut states };
+        self.wanted(&pass, &mut fields, par, stack)?;
+        self.run_modes(&mut pass, &mut fields, &mut vectors, par, stack)?;
+        self.finish(pass, &mut fields, &mut vectors, par, stack)
+    }
+
+    /// `wanted <- y - (A v0 + b)` and the samples that need nothing.
+    fn wanted(
+        &self,
+        pass: &AffineSolve<'_, T>,
+        fields: &mut Fields<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let (rows, cols) = (self.rows(), self.cols());
+        if pass.observed_out.is_none() {
+            for (j, start) in fields.moved.chunks_exact_mut(cols).enumerate() {
+                start.iter_mut().zip(column("affine", pass.observed_in, j)?).for_each(|(to, x)| *to = x.to_f64());
+            }
+            self.image(fields.moved, fields.wanted, par, stack)?;
+            fields.moved.fill(0.0);
+        }
+        let plane = rows / self.bias.len();
+        for (j, (wanted, done)) in fields.wanted.chunks_exact_mut(rows).zip(fields.done.iter_mut()).enumerate() {
+            let target = column("affine", pass.target, j)?;
+            if let Some(observed) = pass.observed_out {
+                let observed = column("affine", observed, j)?;
+                let pairs = target.iter().zip(observed);
+                wanted.iter_mut().zip(pairs).for_each(|(w, (y, o))| *w = y.to_f64() - o.to_f64());
+            } else {
+                for ((wanted, target), bias) in
+                    wanted.chunks_exact_mut(plane).zip(target.chunks_exact(plane)).zip(&self.bias)
+                {
+                    wanted.iter_mut().zip(target).for_each(|(w, y)| *w = y.to_f64() - (*w + bias));
+                }
+            }
+            done.satisfied = wanted.iter().all(|w| *w == 0.0);
+        }
+        Ok(())
+    }
+
+    /// `image <- A moved`.
+    fn image(&self, moved: &[f64], image: &mut [f64], par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
+        if self.in_unknowns {
+            self.pair.to_far(moved, image, par, stack)
+        } else {
+            self.pair.to_near(moved, image, par, stack)
+        }
+    }
+
+    pub(super) fn pixels(&self) -> usize {
+        self.rows() / self.bias.len()
+    }
+
+    /// Writes the solutions and measures what they really attain.
+    fn finish(
+        &self,
+        mut pass: AffineSolve<'_, T>,
+        fields: &mut Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<SolveReport, LinalgError> {
+        let (rows, cols, count) = (self.rows(), self.cols(), pass.batch());
+        for (j, moved) in fields.moved.chunks_exact_mut(cols).enumerate() {
+            let start = column("affine", pass.observed_in, j)?;
+            let solution = column_mut("affine", pass.solution.as_mut(), j)?;
+            for ((v, &v0), d) in solution.iter_mut().zip(start).zip(moved) {
+                *v = if *d == 0.0 { v0 } else { T::from_f64(v0.to_f64() + *d) };
+                *d = v.to_f64() - v0.to_f64();
+            }
+        }
+        expect_finite("affine: solution", pass.solution.as_ref())?;
+        let (near, _) = self.lens();
+        let image = if self.in_unknowns { &mut vectors.far[..count * rows] } else { &mut vectors.near[..count * near] };
+        self.image(fields.moved, image, par, stack)?;
+        let mut report = self.empty_report();
+        for (j, (wanted, image)) in fields.wanted.chunks_exact(rows).zip(image.chunks_exact(rows)).enumerate() {
+            let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0_f64, |m, x| m.max(x.abs()));
+            let rest = || wanted.iter().zip(image).map(|(w, y)| w - y);
+            let target = column("affine", pass.target, j)?;
+            let length = target.iter().map(|y| y.to_f64() * y.to_f64()).sum::<f64>().sqrt();
+            let missed = rest().map(|x| x * x).sum::<f64>().sqrt();
+            let violation = largest(&mut rest());
+            if !(missed.is_finite() && violation.is_finite()) {
+                return Err(LinalgError::NonFinite { what: "affine: residual", row: 0, column: j });
+            }
+            let scale = largest(&mut target.iter().map(|y| y.to_f64())).max(largest(&mut wanted.iter().copied()));
+            let done = fields.done[j];
+            let regularised = done.shift > 0.0;
+            report = merge(
+                report,
+                SolveReport {
+                    side: if regularised { SolveSide::Regularised } else { report.side },
+                    stop: if done.reached || self.is_direct() { report.stop } else { StopReason::MaxIterations },
+                    iters: done.iters,
+                    lambda: if regularised { done.shift } else { 0.0 },
+                    residual_relative: missed / if length > 0.0 { length } else { 1.0 },
+                    violation_max: violation,
+                    violation_sum: violation,
+                    satisfied: usize::from(done.satisfied),
+                    unattained: usize::from(violation > self.config.attained_tol() * scale),
+                    ..report
+                },
+            );
+        }
+        Ok(report)
+    }
+
+    fn is_direct(&self) -> bool {
+        matches!(self.exact, Exact::Dense(_) | Exact::Pixelwise(_)) && self.config.mode() == ConvMode::Exact
+    }
+}
+
+/// Compares all views with an `m × n` system.
+fn check<T: Real>(pass: &AffineSolve<'_, T>, (rows, cols): (usize, usize)) -> Result<(), LinalgError> {
+    let batch = pass.batch();
+    let expect = |what, view: MatRef<'_, T>, rows| {
+        expect_shape(what, view.shape(), (rows, batch))?;
+        if batch > 0 { column(what, view, 0).map(|_| ()) } else { Ok(()) }
+    };
+    expect("affine: target", pass.target, rows)?;
+    expect("affine: observed_in", pass.observed_in, cols)?;
+    if let Some(observed_out) = pass.observed_out {
+        expect("affine: observed_out", observed_out, rows)?;
+    }
+    expect("affine: solution", pass.solution.as_ref(), cols)
+}
+
+/// The first `at` samples and the others.
+fn split_at<T: Real>(pass: AffineSolve<'_, T>, at: usize) -> (AffineSolve<'_, T>, AffineSolve<'_, T>) {
+    let AffineSolve { observed_in, observed_out, target, solution } = pass;
+    let (in_left, in_right) = observed_in.split_at_col(at);
+    let (out_left, out_right) = observed_out.map(|out| out.split_at_col(at)).unzip();
+    let (target_left, target_right) = target.split_at_col(at);
+    let (left, right) = solution.split_at_col_mut(at);
+    (
+        AffineSolve { observed_in: in_left, observed_out: out_left, target: target_left, solution: left },
+        AffineSolve { observed_in: in_right, observed_out: out_right, target: target_right, solution: right },
+    )
+}
+
+/// As [`SolveReport::merge`], except that one regularised sample makes the batch a regularised one.
+fn merge(a: SolveReport, b: SolveReport) -> SolveReport {
+    let side = if a.side == SolveSide::Regularised { a.side } else { b.side };
+    SolveReport { side, ..a.merge(b) }
+}
+
+/// Vectors of the iteration, for as many samples as there are states.
+pub(super) struct Vectors<'a> {
+    pub(super) near: &'a mut [f64],
+    pub(super) far: &'a mut [f64],
+    pub(super) states: &'a mut [State],
+}
+
+impl Vectors<'_> {
+    pub(super) fn panel<'b>(&'b mut self, wanted: &'b [f64]) -> Panel<'b> {
+        let (near, far) = (self.near.len() / 5, self.far.len() / 2);
+        let (x, rest) = self.near.split_at_mut(near);
+        let (p, rest) = rest.split_at_mut(near);
+        let (z, rest) = rest.split_at_mut(near);
+        let (res, old) = rest.split_at_mut(near);
+        let (y, q) = self.far.split_at_mut(far);
+        Panel { states: self.states, wanted, x, p, z, res, old, y, q }
+    }
+}
