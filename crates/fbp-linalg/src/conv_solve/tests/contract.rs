@@ -119,7 +119,7 @@ fn whitening_removes_the_condition_of_the_kernel() {
     let mut rng = rng(5);
     let params = Conv2dParams::new(FeatureShape::image(4, 9, 9), 3, [3, 3]);
     let mut case = Case::new(params, false, &mut rng);
-    case.weight = super::speed::kernel(3, 36, 1e5, &mut rng);
+    case.weight = super::kernel(3, 36, 1e5, &mut rng);
     let a = case.dense();
     for recipe in [ConvRecipe::Boundary, ConvRecipe::Periodic, ConvRecipe::Plain] {
         let plan = case.plan::<f64>(&modes()[0], recipe);

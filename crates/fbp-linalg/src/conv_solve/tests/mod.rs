@@ -3,7 +3,6 @@
 mod contract;
 mod exact;
 mod modes;
-mod speed;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
@@ -167,4 +166,14 @@ impl Oracle {
         let smallest = 1e-10 * self.sigma.first().copied().unwrap_or(0.0);
         self.apply(r, |s| if s > smallest { 1.0 / s } else { 0.0 })
     }
+}
+
+/// Kernel `U diag(logspace(0, -log10 κ)) Vᵀ`.
+fn kernel(co: usize, cols: usize, condition: f64, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    let rank = co.min(cols);
+    let u = normal_mat::<f64>(co, rank, rng).qr().compute_thin_Q();
+    let v = normal_mat::<f64>(cols, rank, rng).qr().compute_thin_Q();
+    let sigma = |k: usize| condition.powf(-(k as f64) / (rank.max(2) - 1) as f64);
+    let w = Mat::from_fn(co, rank, |i, k| u[(i, k)] * sigma(k)) * v.transpose();
+    (0..co * cols).map(|at| w[(at / cols, at % cols)]).collect()
 }
