@@ -17,6 +17,7 @@ pub mod progress;
 pub mod record;
 pub mod report;
 mod settings;
+pub mod statistics;
 pub mod store;
 pub mod targets;
 
