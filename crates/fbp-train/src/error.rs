@@ -114,6 +114,12 @@ pub enum TrainError {
         /// Number of the epoch, from 1.
         epoch: usize,
     },
+    /// A linear system without a solution that can be computed.
+    #[error("the second moment of {what} cannot be factorised: check the data for values that are not finite")]
+    Singular {
+        /// What it is the second moment of.
+        what: &'static str,
+    },
     /// The network, its description or its checkpoint cannot be used.
     #[error(transparent)]
     Model(#[from] fbp_models::ModelError),

@@ -24,6 +24,8 @@ pub mod targets;
 pub use error::TrainError;
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
-pub use post_train::{PostTrainCurves, PostTrainOptions, post_train, transitional_stage, transitional_stages};
+pub use post_train::{
+    Chosen, Keep, PostTrainCurves, PostTrainOptions, post_train, stage_of_mode, transitional_stage, transitional_stages,
+};
 pub use pretrain::{PretrainOptions, Pretrained, pretrain};
 pub use settings::{Embedding, Objective, Schedule, TargetMode};

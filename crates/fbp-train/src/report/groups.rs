@@ -27,15 +27,20 @@ impl<'a> Group<'a> {
         groups
     }
 
-    /// Whether this is plain fine-tuning.
+    /// Whether this is plain fine-tuning, of every stage or of those up to one.
     pub(super) fn is_baseline(&self) -> bool {
-        self.mode == Objective::Joint && self.alpha == Some(0.0)
+        self.mode == Objective::Full || self.mode == Objective::Joint && self.alpha == Some(0.0)
     }
 
     /// What a line of a chart or table is called.
     pub(super) fn label(&self) -> String {
         match self.alpha {
-            None => "targets alone (local)".into(),
+            None => match self.mode {
+                Objective::Full => "plain fine-tuning".into(),
+                Objective::Tail => "fine-tuning above it, its features computed once (tail)".into(),
+                Objective::Head => "refit of the last layer (head)".into(),
+                Objective::Joint | Objective::Local => "targets alone (local)".into(),
+            },
             Some(0.0) => "α = 0 (plain fine-tuning)".into(),
             Some(alpha) => format!("α = {alpha}"),
         }
@@ -77,7 +82,7 @@ impl<'a> Group<'a> {
         let pair = |run: &&PostTrainRecord| {
             let same = |other: &&&PostTrainRecord| other.settings.seed == run.settings.seed;
             let other = yardstick.runs.iter().find(same)?;
-            Some(run.test_accuracy.last()? - other.test_accuracy.last()?)
+            Some(run.result() - other.result())
         };
         let differences: Vec<f64> = self.runs.iter().filter_map(pair).collect();
         PairedComparison::of(&differences, BOOTSTRAP_SEED)
@@ -88,6 +93,8 @@ impl<'a> Group<'a> {
         if self.is_baseline() {
             return Vec::new();
         }
-        groups.iter().filter(|other| other.stage == self.stage && other.is_baseline()).collect()
+        let is_yardstick =
+            |other: &&Self| other.is_baseline() && (other.stage == self.stage || other.mode == Objective::Full);
+        groups.iter().filter(is_yardstick).collect()
     }
 }

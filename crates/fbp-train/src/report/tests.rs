@@ -72,6 +72,8 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
             learning_rate: 5e-5,
             weight_decay: 0.05,
             validation: 0.1,
+            schedule: Schedule::Constant,
+            keep: crate::Keep::Last,
         },
         threads: 2,
         test_accuracy_before: 0.77,
@@ -82,6 +84,9 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
         weight: vec![1.0, 1.0],
         checkpoint: "x.safetensors".into(),
         checkpoint_sha256_after: "e".repeat(64),
+        chosen: None,
+        damping: vec![],
+        training_seconds: 1.0,
         seconds: 1.25,
     }
 }
