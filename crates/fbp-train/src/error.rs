@@ -114,6 +114,14 @@ pub enum TrainError {
         /// Number of the epoch, from 1.
         epoch: usize,
     },
+    /// Samples to repair that cannot be chosen.
+    #[error("--samples {choice}: {reason}")]
+    Samples {
+        /// The choice as it was written.
+        choice: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A linear system without a solution that can be computed.
     #[error("the second moment of {what} cannot be factorised: check the data for values that are not finite")]
     Singular {

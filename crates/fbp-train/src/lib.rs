@@ -2,7 +2,9 @@
 //!
 #![doc = include_str!("../../../README.md")]
 
+mod affine;
 mod atomic;
+mod cache;
 pub mod cli;
 pub mod data;
 mod error;
@@ -15,6 +17,7 @@ mod post_train;
 mod pretrain;
 pub mod progress;
 pub mod record;
+pub mod repair;
 pub mod report;
 mod settings;
 pub mod statistics;

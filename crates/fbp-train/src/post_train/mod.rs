@@ -1,6 +1,5 @@
 //! Post-training: ways to go on from a pretrained network, all judged alike.
 
-mod cache;
 mod choice;
 mod head;
 mod joint;

@@ -5,9 +5,9 @@ use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::cache::FeatureCache;
 use super::lbfgs::{Limits, minimise};
 use crate::TrainError;
+use crate::cache::{FeatureCache, second_moment};
 use crate::metrics::argmax;
 
 /// Samples of one task: the sums of the tasks are added in their order, so the number of threads changes nothing.
@@ -149,41 +149,6 @@ fn residuals(logits: &mut [f32], labels: &[u32], classes: usize) -> f64 {
         row[label as usize] -= 1.0;
     }
     loss
-}
-
-/// Mean of `x̃ x̃ᵀ`; the last entry of `x̃` is the cache's constant.
-pub(super) fn second_moment(cache: &FeatureCache) -> Mat<f64> {
-    let (n, len) = (cache.samples(), cache.len);
-    let features = MatRef::from_column_major_slice(&cache.values, len, n);
-    let tile = |index: usize| {
-        let start = index * TILE;
-        let part = features.subcols(start, TILE.min(n - start));
-        let mut gram = Mat::<f32>::zeros(len, len);
-        matmul(gram.as_mut(), Accum::Replace, part, part.transpose(), 1.0, Par::Seq); // (F×T)(T×F)
-        let mut sums = vec![0.0_f32; len];
-        for column in part.col_iter() {
-            for (sum, value) in sums.iter_mut().zip(column.iter()) {
-                *sum += value;
-            }
-        }
-        (gram, sums)
-    };
-    let parts: Vec<_> = (0..n.div_ceil(TILE)).into_par_iter().map(tile).collect();
-    let scale = 1.0 / n.max(1) as f64;
-    let mut moment = Mat::zeros(len + 1, len + 1);
-    for (gram, sums) in &parts {
-        for j in 0..len {
-            for i in 0..len {
-                moment[(i, j)] += f64::from(gram[(i, j)]) * scale;
-            }
-            moment[(len, j)] += f64::from(sums[j] * cache.constant) * scale;
-        }
-    }
-    for j in 0..len {
-        moment[(j, len)] = moment[(len, j)];
-    }
-    moment[(len, len)] = f64::from(cache.constant * cache.constant);
-    moment
 }
 
 /// `white = L⁻¹ (x, 1)` for every sample.

@@ -4,11 +4,11 @@ use candle_core::{Device, Tensor};
 use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, Network};
 
-use super::cache::FeatureCache;
 use super::choice::Choice;
 use super::joint::{Losses, Means, Pace, adamw};
 use super::run::{PostTrainCurves, Session, add_time, all_stages};
 use crate::TrainError;
+use crate::cache::FeatureCache;
 use crate::data::{Batcher, shuffle_indices};
 use crate::evaluate::pool_par;
 
