@@ -170,9 +170,12 @@ pub struct PostTrainRecord {
     /// The state that was kept.
     #[serde(default)]
     pub chosen: Option<Chosen>,
-    /// Damping of each candidate; for the mode head only.
+    /// Damping of each candidate; for the modes head and closed-form only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damping: Vec<f64>,
+    /// Share of the step of each candidate; for the mode closed-form only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub step: Vec<f64>,
     /// Time of caching and training alone.
     #[serde(default)]
     pub training_seconds: f64,

@@ -57,12 +57,19 @@ pub enum Objective {
     Tail,
     /// Cross-entropy, the last linear layer: a convex problem.
     Head,
+    /// The distance to the target features, one layer: ridge regression.
+    ClosedForm,
 }
 
 impl Objective {
     /// Whether it is one of the published ones, with a distance to targets (or the baseline without).
     pub fn is_published(self) -> bool {
         matches!(self, Self::Joint | Self::Local)
+    }
+
+    /// Whether targets are of use to it.
+    pub fn may_use_targets(self) -> bool {
+        matches!(self, Self::Joint | Self::Local | Self::ClosedForm)
     }
 }
 

@@ -223,3 +223,25 @@ fn rivals_keep_the_start_as_a_candidate_and_read_the_test_set_once() {
     let table = world.json("page/comparisons.json");
     assert_eq!(table.as_array().unwrap().len(), 2, "head and tail against full: {table}");
 }
+
+#[test]
+fn one_layer_is_solved_for_its_targets() {
+    let world = World::new();
+    world.ok("pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 32 --out c.safetensors");
+    world.targets("c.safetensors", "t");
+    let common =
+        "post-train --checkpoint c.safetensors --data idx:data --classes 3 --validation 0.2 --mode closed-form";
+    for stage in ["conv1", "conv2"] {
+        world.ok(&format!("{common} --targets t --stage {stage} --out runs --json x.json"));
+        let record = world.json("x.json");
+        let candidates = record["validation_accuracy"].as_array().unwrap();
+        assert_eq!((candidates.len(), record["damping"].as_array().unwrap().len()), (16, 16), "{record}");
+        let kept = accuracy(&record["chosen"]["validation_accuracy"]);
+        assert!(candidates.iter().all(|candidate| accuracy(candidate) <= kept), "{record}");
+        assert!(record["chosen"]["epoch"].as_u64().unwrap() > 0, "{record}");
+        let name = format!("runs/post-train_closed-form_{stage}_seed0.safetensors");
+        world.ok(&format!("eval --checkpoint {name} --data idx:data --classes 3 --json e.json"));
+        assert_eq!(world.json("e.json")["test_accuracy"], record["test_accuracy"][0]);
+    }
+    world.fails(&format!("{common} --stage conv1 --out runs"), &["--targets"]);
+}

@@ -21,8 +21,8 @@ use crate::store::{REPORT_FILE, TargetStore};
 /// Go on training a network: against its targets, or by one of the rivals of that
 ///
 /// joint and local train the stages up to --stage against its targets and freeze those above; tail freezes the stages up
-/// to --stage, computes their features once and trains those above; head refits the last linear layer; full trains
-/// everything. Writes one record and one checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run
+/// to --stage, computes their features once and trains those above; head refits the last linear layer; closed-form
+/// solves for the last linear or convolutional layer of --stage; full trains everything. Writes one record and one checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run
 /// whose record is there already does nothing.
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -33,7 +33,7 @@ pub(super) struct PostTrainArgs {
     /// The pretrained network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// Folder of its targets; for the modes joint (unless --alpha 0) and local
+    /// Folder of its targets; for the modes joint (unless --alpha 0), local and closed-form
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub(super) struct PostTrainArgs {
     /// What is minimised, and over which weights
     #[arg(long, value_enum, default_value_t = Objective::Joint)]
     mode: Objective,
-    /// The transitional stage (an unknown one lists all); for the modes joint, local and tail
+    /// The transitional stage (an unknown one lists all); for the modes joint, local, tail and closed-form
     #[arg(long, value_name = "NAME")]
     stage: Option<String>,
     /// Weight of the distance; 0 is plain fine-tuning [default: 0.3; --mode joint only]
@@ -154,6 +154,7 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         checkpoint_sha256_after: file_sha256(&checkpoint_file)?,
         chosen: curves.chosen,
         damping: curves.damping,
+        step: curves.step,
         training_seconds: curves.training_seconds,
         seconds: begun.elapsed().as_secs_f64(),
     };
@@ -178,7 +179,7 @@ fn open_targets(
     checkpoint_sha256: &str,
     input: &Input,
 ) -> Result<Option<TargetStore>, TrainError> {
-    let Some(folder) = args.targets.as_ref().filter(|_| options.objective.is_published()) else {
+    let Some(folder) = args.targets.as_ref().filter(|_| options.objective.may_use_targets()) else {
         if options.uses_targets() {
             let reason = "name their folder with --targets (only --alpha 0 needs none)".into();
             return Err(TrainError::Store { folder: PathBuf::from("none"), reason });

@@ -98,7 +98,7 @@ impl Pace {
 }
 
 /// The targets that the objective needs, or none.
-fn check_targets<'a>(
+pub(super) fn check_targets<'a>(
     network: &Network,
     stage: usize,
     data: &DataBundle,

@@ -1,6 +1,7 @@
 //! Post-training: ways to go on from a pretrained network, all judged alike.
 
 mod choice;
+mod closed_form;
 mod head;
 mod joint;
 mod lbfgs;

@@ -33,7 +33,7 @@ impl fmt::Display for Keep {
 /// | `learning_rate` | 5e-5     | `(0, 1]`  |
 /// | `schedule`      | constant |           |
 /// | `weight_decay`  | 5e-2     | `[0, 10]` |
-/// | `validation`    | 0.1      | `[0, 1)`; the objective head needs some |
+/// | `validation`    | 0.1      | `[0, 1)`; the objectives head and closed-form need some |
 /// | `keep`          | last     |           |
 /// | `seed`          | 0        |           |
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,8 +89,8 @@ impl PostTrainOptions {
         check("--learning-rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
         check("--weight-decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
         check("--validation", self.validation, 0.0..1.0, "[0, 1)")?;
-        if self.objective == Objective::Head {
-            let range = "(0, 1) with --mode head, which chooses its damping on the validation part";
+        if matches!(self.objective, Objective::Head | Objective::ClosedForm) {
+            let range = "(0, 1) with --mode head and closed-form, which choose their damping on the validation part";
             check("--validation", self.validation, f64::MIN_POSITIVE..1.0, range)?;
         }
         Ok(())
@@ -99,7 +99,7 @@ impl PostTrainOptions {
     /// Whether the distance to targets is part of what is minimised.
     pub fn uses_targets(&self) -> bool {
         match self.objective {
-            Objective::Local => true,
+            Objective::Local | Objective::ClosedForm => true,
             Objective::Joint => self.alpha > 0.0,
             Objective::Full | Objective::Tail | Objective::Head => false,
         }
@@ -138,6 +138,7 @@ mod tests {
         assert!(!with(Objective::Joint, 0.0).uses_targets());
         assert!(with(Objective::Joint, 1e-3).uses_targets());
         assert!(with(Objective::Local, 0.0).uses_targets());
+        assert!(with(Objective::ClosedForm, 0.0).uses_targets());
         for objective in [Objective::Full, Objective::Tail, Objective::Head] {
             assert!(!with(objective, 0.3).uses_targets());
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 use fbp_models::Network;
 
 use super::options::PostTrainOptions;
-use super::{Chosen, head, joint, tail};
+use super::{Chosen, closed_form, head, joint, tail};
 use crate::TrainError;
 use crate::data::{DataBundle, Split};
 use crate::evaluate::EvalSet;
@@ -31,8 +31,10 @@ pub struct PostTrainCurves {
     pub weight: Vec<f64>,
     /// The state that was kept.
     pub chosen: Option<Chosen>,
-    /// Damping of each candidate; for the objective head only.
+    /// Damping of each candidate; for the objectives head and closed-form only.
     pub damping: Vec<f64>,
+    /// Share of the step of each candidate; for the objective closed-form only.
+    pub step: Vec<f64>,
     /// Time of caching and training, without the evaluations.
     pub training_seconds: f64,
 }
@@ -105,7 +107,7 @@ pub fn transitional_stage(network: &Network, name: &str) -> Result<usize, TrainE
 /// [`TrainError::UnknownStage`], or [`TrainError::Parameter`] for a stage that is missing or not needed.
 pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) -> Result<String, TrainError> {
     let needed = match mode {
-        Objective::Joint | Objective::Local | Objective::Tail => None,
+        Objective::Joint | Objective::Local | Objective::Tail | Objective::ClosedForm => None,
         Objective::Full => Some("all"),
         Objective::Head => Some(network.stages().last().map_or("", |stage| stage.name())),
     };
@@ -135,6 +137,7 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
 /// | local | stages up to `stage` | `MSE(z_r, ẑ_r)` alone; the stages above are not evaluated |
 /// | full | every stage | `CE`: plain fine-tuning |
 /// | tail | stages above `stage` | `CE`, from the features of `stage`, which are computed once |
+/// | closed-form | one layer of `stage` | ridge regression from its inputs to its targets |
 /// | head | the last linear layer | `CE` and a damping towards the old weights, a convex problem, by L-BFGS |
 ///
 /// `targets` may be left out if [`uses_targets`](PostTrainOptions::uses_targets) is false; its samples are those of
@@ -163,6 +166,13 @@ pub fn post_train(
         Objective::Full => tail::run_full(network, session),
         Objective::Tail => tail::run_cached(network, transitional_stage(network, &stage)?, session),
         Objective::Head => head::run(network, session),
+        Objective::ClosedForm => {
+            let stage = transitional_stage(network, &stage)?;
+            match joint::check_targets(network, stage, data, targets, options)? {
+                Some(targets) => closed_form::run(network, stage, targets, session),
+                None => Ok(PostTrainCurves::default()),
+            }
+        }
     }
 }
 

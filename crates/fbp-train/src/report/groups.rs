@@ -38,6 +38,7 @@ impl<'a> Group<'a> {
             None => match self.mode {
                 Objective::Full => "plain fine-tuning".into(),
                 Objective::Tail => "fine-tuning above it, its features computed once (tail)".into(),
+                Objective::ClosedForm => "one layer solved for its targets (closed-form)".into(),
                 Objective::Head => "refit of the last layer (head)".into(),
                 Objective::Joint | Objective::Local => "targets alone (local)".into(),
             },

@@ -86,6 +86,7 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
         checkpoint_sha256_after: "e".repeat(64),
         chosen: None,
         damping: vec![],
+        step: vec![],
         training_seconds: 1.0,
         seconds: 1.25,
     }
