@@ -8,7 +8,7 @@ use crate::TrainError;
 /// Exchanges of whole blocks that may fail to help before the guess is handed to the descent.
 const BLOCK_CHANCES: usize = 5;
 /// Most exchanges.
-const EXCHANGES: usize = 60;
+const EXCHANGES: usize = 30;
 /// Most sweeps of the descent.
 const SWEEPS: usize = 400;
 /// Share of the largest number involved that counts as zero.

@@ -26,7 +26,7 @@ const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 const RAISE: f64 = 0.5;
 /// Training samples that are watched: their features are the data to be left alone.
 const WATCHED: usize = 10_000;
-/// Watched samples that become conditions after one round, at most.
+/// Watched samples that become conditions, at most: the cost of a solve grows with the cube of their number.
 const GUARDS: usize = 400;
 /// Lead that they keep.
 const GUARD_MARGIN: f64 = 0.05;
@@ -273,7 +273,7 @@ impl<'a> Search<'a> {
         let mut broken: Vec<usize> =
             (0..leads.len()).filter(|&k| self.right[k] && leads[k] <= 0.0 && !guarded.contains(&k)).collect();
         broken.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));
-        guarded.extend(broken.into_iter().take(GUARDS));
+        guarded.extend(broken.into_iter().take(GUARDS - guarded.len()));
         Ok(())
     }
 
