@@ -59,6 +59,16 @@ pub enum ModelError {
         /// The stages of the network, input side first.
         known: Vec<String>,
     },
+    /// A layer index that a stage does not have.
+    #[error("stage {stage} has {layers} layers and none with the number {layer}")]
+    UnknownLayer {
+        /// Name of the stage.
+        stage: String,
+        /// Position asked for, from 0.
+        layer: usize,
+        /// Number of layers of the stage.
+        layers: usize,
+    },
     /// A stage index or range that the network does not have.
     #[error("stages {start}..{end} are not a range of the network's {stages} stages")]
     StageRange {

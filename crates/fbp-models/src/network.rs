@@ -265,6 +265,31 @@ impl Network {
         self.run(stages, feature, |_| LayerPass::FIXED)
     }
 
+    /// Input of one layer, given the input of the network, with all parameters constant.
+    ///
+    /// `layer` counts the layers of the stage in the order of the description.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] or [`ModelError::UnknownLayer`] if there is no such layer, [`ModelError::InputShape`]
+    /// for a batch of another shape.
+    pub fn infer_before(&self, stage: usize, layer: usize, x: &Tensor) -> Result<Tensor, ModelError> {
+        let own = &self.range(stage..stage.saturating_add(1))?[0];
+        let below = own.accept(&self.infer_stages(0..stage, x)?)?;
+        own.run_steps(0..own.place(layer)?, below, LayerPass::FIXED)
+    }
+
+    /// Logits, given the output of one layer (before any activation that follows), with all parameters constant.
+    /// Gradients pass through to `output`.
+    ///
+    /// # Errors
+    /// As [`infer_before`](Self::infer_before).
+    pub fn infer_after(&self, stage: usize, layer: usize, output: &Tensor) -> Result<Tensor, ModelError> {
+        let own = &self.range(stage..stage.saturating_add(1))?[0];
+        let rest = own.place(layer)? + 1..own.steps.len();
+        let feature = own.run_steps(rest, output.clone(), LayerPass::FIXED)?;
+        self.infer_stages(stage + 1..self.stages.len(), &feature)
+    }
+
     /// Every transitional feature of a batch, as constants.
     ///
     /// # Errors
@@ -379,8 +404,12 @@ impl Stage {
     }
 
     fn forward(&self, batch: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        let mut x = self.accept(batch)?;
-        let mut steps = self.steps.iter().map(|step| &self.layers[step.layer]).peekable();
+        self.run_steps(0..self.steps.len(), self.accept(batch)?, pass)
+    }
+
+    /// Runs some of the layers in the order of execution.
+    fn run_steps(&self, steps: Range<usize>, mut x: Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+        let mut steps = self.steps[steps].iter().map(|step| &self.layers[step.layer]).peekable();
         while let Some(layer) = steps.next() {
             let window = steps.peek().and_then(|next| next.max_pool_window());
             let pooled = window.map(|window| layer.forward_pooled(&x, window, pass)).transpose()?.flatten();
@@ -390,6 +419,12 @@ impl Stage {
             x = pooled.map_or_else(|| layer.forward(&x, pass), Ok)?;
         }
         Ok(x)
+    }
+
+    /// Place of a layer in the order of execution.
+    fn place(&self, layer: usize) -> Result<usize, ModelError> {
+        let wrong = || ModelError::UnknownLayer { stage: self.name.clone(), layer, layers: self.layers.len() };
+        self.steps.iter().position(|step| step.layer == layer).ok_or_else(wrong)
     }
 }
 

@@ -117,6 +117,20 @@ pub enum TrainError {
         /// Number of the epoch, from 1.
         epoch: usize,
     },
+    /// Samples to repair that cannot be chosen.
+    #[error("--samples {choice}: {reason}")]
+    Samples {
+        /// The choice as it was written.
+        choice: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A linear system without a solution that can be computed.
+    #[error("the second moment of {what} cannot be factorised: check the data for values that are not finite")]
+    Singular {
+        /// What it is the second moment of.
+        what: &'static str,
+    },
     /// The network, its description or its checkpoint cannot be used.
     #[error(transparent)]
     Model(#[from] fbp_models::ModelError),

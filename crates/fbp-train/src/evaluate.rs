@@ -4,7 +4,7 @@ use fbp_models::Network;
 
 use crate::TrainError;
 use crate::data::{Batcher, Dataset, Normalization};
-use crate::metrics::count_right;
+use crate::metrics::{argmax, count_right};
 use crate::store::TargetStore;
 
 /// Samples that are evaluated at a time.
@@ -43,6 +43,21 @@ impl EvalSet {
             batches.push((Tensor::from_slice(batch.images, dims, &Device::Cpu)?, batch.labels.to_vec()));
         }
         Ok(Self { batches, samples })
+    }
+
+    /// Which samples the network classifies as their label, in the order given.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the images do not have the shape of the network's input.
+    pub fn right(&self, network: &Network) -> Result<Vec<bool>, TrainError> {
+        let mut right = Vec::with_capacity(self.samples);
+        for (images, labels) in &self.batches {
+            let logits = network.infer(images)?;
+            let classes = logits.dim(1)?;
+            let values = logits.flatten_all()?.to_vec1::<f32>()?;
+            right.extend(values.chunks_exact(classes).zip(labels).map(|(row, label)| argmax(row) == *label as usize));
+        }
+        Ok(right)
     }
 
     /// Whether there is nothing to evaluate on.

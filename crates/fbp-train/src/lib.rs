@@ -2,7 +2,9 @@
 //!
 #![doc = include_str!("../../../README.md")]
 
+mod affine;
 mod atomic;
+mod cache;
 pub mod cli;
 pub mod data;
 mod error;
@@ -15,14 +17,18 @@ mod post_train;
 mod pretrain;
 pub mod progress;
 pub mod record;
+pub mod repair;
 pub mod report;
 mod settings;
+pub mod statistics;
 pub mod store;
 pub mod targets;
 
 pub use error::TrainError;
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
-pub use post_train::{PostTrainCurves, PostTrainOptions, post_train, transitional_stage, transitional_stages};
+pub use post_train::{
+    Chosen, Keep, PostTrainCurves, PostTrainOptions, post_train, stage_of_mode, transitional_stage, transitional_stages,
+};
 pub use pretrain::{PretrainOptions, Pretrained, pretrain};
 pub use settings::{Embedding, Objective, Schedule, TargetMode};

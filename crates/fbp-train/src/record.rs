@@ -4,6 +4,7 @@ use fbp_models::NetworkSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::DataIdentity;
+use crate::post_train::{Chosen, Keep};
 use crate::settings::{Embedding, Objective, Schedule, TargetMode};
 
 /// Settings of a pretraining run: two runs with the same settings give the same network.
@@ -126,6 +127,22 @@ pub struct PostTrainSettings {
     pub weight_decay: f64,
     /// Share of the training data held back for validation.
     pub validation: f64,
+    /// How the learning rate changes.
+    #[serde(default = "constant")]
+    pub schedule: Schedule,
+    /// Which state became the result.
+    #[serde(default = "last")]
+    pub keep: Keep,
+}
+
+/// What records had before they said so.
+fn constant() -> Schedule {
+    Schedule::Constant
+}
+
+/// What records had before they said so.
+fn last() -> Keep {
+    Keep::Last
 }
 
 /// Record of a post-training run.
@@ -137,11 +154,11 @@ pub struct PostTrainRecord {
     pub threads: usize,
     /// Accuracy on the test set before the first step, 0 to 1.
     pub test_accuracy_before: f64,
-    /// Accuracy on the test set after each epoch, 0 to 1.
+    /// Accuracy on the test set, 0 to 1: after each epoch for joint and local, else that of the result alone.
     pub test_accuracy: Vec<f64>,
-    /// Accuracy on the validation part after each epoch, 0 to 1; empty without one.
+    /// Accuracy on the validation part after each epoch or of each candidate, 0 to 1; empty without one.
     pub validation_accuracy: Vec<f64>,
-    /// Mean cross-entropy of each epoch; empty if it was not evaluated.
+    /// Mean cross-entropy of each epoch or candidate; empty if it was not evaluated.
     pub cross_entropy: Vec<f64>,
     /// Mean squared distance to the targets of each epoch; empty without targets.
     pub target_distance: Vec<f64>,
@@ -151,8 +168,28 @@ pub struct PostTrainRecord {
     pub checkpoint: String,
     /// SHA-256 of the resulting checkpoint.
     pub checkpoint_sha256_after: String,
+    /// The state that was kept.
+    #[serde(default)]
+    pub chosen: Option<Chosen>,
+    /// Damping of each candidate; for the modes head and closed-form only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damping: Vec<f64>,
+    /// Share of the step of each candidate; for the mode closed-form only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub step: Vec<f64>,
+    /// Time of caching and training alone.
+    #[serde(default)]
+    pub training_seconds: f64,
     /// Time of training and evaluation.
     pub seconds: f64,
+}
+
+impl PostTrainRecord {
+    /// Accuracy of the result on the test set, 0 to 1.
+    pub fn result(&self) -> f64 {
+        let last = self.test_accuracy.last().copied().unwrap_or(self.test_accuracy_before);
+        self.chosen.map_or(last, |chosen| chosen.test_accuracy)
+    }
 }
 
 /// Features of one stage for an example.

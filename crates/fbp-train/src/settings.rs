@@ -43,7 +43,7 @@ pub enum Embedding {
     OneHot,
 }
 
-/// What post-training minimises.
+/// What post-training minimises, and over which weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
@@ -51,6 +51,26 @@ pub enum Objective {
     Joint,
     /// The distance to the target features alone.
     Local,
+    /// Cross-entropy, all stages: plain fine-tuning.
+    Full,
+    /// Cross-entropy, the stages above one whose features are computed once.
+    Tail,
+    /// Cross-entropy, the last linear layer: a convex problem.
+    Head,
+    /// The distance to the target features, one layer: ridge regression.
+    ClosedForm,
+}
+
+impl Objective {
+    /// Whether it is one of the published ones, with a distance to targets (or the baseline without).
+    pub fn is_published(self) -> bool {
+        matches!(self, Self::Joint | Self::Local)
+    }
+
+    /// Whether targets are of use to it.
+    pub fn may_use_targets(self) -> bool {
+        matches!(self, Self::Joint | Self::Local | Self::ClosedForm)
+    }
 }
 
 /// How the learning rate changes over a run.

@@ -67,6 +67,12 @@ fn unknown_names_list_the_known_ones() {
     world.targets("c.safetensors", "t");
     let arguments = post_train_arguments("c.safetensors", "t", "0.3", "runs");
     world.fails(&arguments.replace("conv1", "conv9"), &["conv9", "conv1, conv2"]);
+    world.fails(&arguments.replace("--stage conv1", ""), &["conv1, conv2"]);
+    // Modes that know what to train take no stage, and no weight of a distance either.
+    let head = arguments.replace("joint", "head").replace("--alpha 0.3", "");
+    world.fails(&head, &["--stage = conv1", "--mode head"]);
+    world.fails(&head.replace("--stage conv1", "--alpha 0.1"), &["--alpha", "--mode joint"]);
+    world.fails(&head.replace("--stage conv1", "--validation 0"), &["--validation", "--mode head"]);
     // The output is no transitional stage.
     world.fails(&arguments.replace("conv1", "out"), &["\"out\"", "conv1, conv2"]);
     assert!(!world.path("runs").exists());

@@ -159,3 +159,89 @@ fn part_of_the_data_is_a_data_set_of_its_own() {
     let test = accuracy(&world.json("e.json")["test_accuracy"]) * TEST as f64;
     assert!((test - test.round()).abs() < 1e-9);
 }
+
+#[test]
+fn rivals_keep_the_start_as_a_candidate_and_read_the_test_set_once() {
+    let world = World::new();
+    // A start that can still improve.
+    world.ok("pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 32 --out c.safetensors");
+    let common =
+        "--checkpoint c.safetensors --data idx:data --classes 3 --batch 32 --threads 2 --validation 0.2 --out runs";
+    let before = fs::read(world.path("c.safetensors")).unwrap();
+    for (mode, trained) in [("head", "out."), ("tail --stage conv1", "conv2."), ("full", "conv1.")] {
+        let name = format!(
+            "post-train_{}_seed0",
+            match mode {
+                "head" => "head_out",
+                "full" => "full_all",
+                _ => "tail_conv1",
+            }
+        );
+        let arguments = format!("post-train {common} --mode {mode} --epochs 3 --learning-rate 0.01 --schedule cosine");
+        world.ok(&arguments);
+        let record = world.json(&format!("runs/{name}.json"));
+        assert_eq!(record["test_accuracy"].as_array().unwrap().len(), 1, "{record}");
+        assert_eq!(record["chosen"]["test_accuracy"], record["test_accuracy"][0]);
+        assert_eq!(record["settings"]["keep"], "best");
+        // What was kept is at least as good on the validation part as every candidate.
+        let kept = accuracy(&record["chosen"]["validation_accuracy"]);
+        let candidates = record["validation_accuracy"].as_array().unwrap();
+        assert!(candidates.iter().all(|candidate| accuracy(candidate) <= kept), "{record}");
+        let epoch = record["chosen"]["epoch"].as_u64().unwrap() as usize;
+        assert!(epoch > 0 && accuracy(&candidates[epoch - 1]) == kept, "{record}");
+        let eval = format!("eval --checkpoint runs/{name}.safetensors --data idx:data --classes 3 --json e.json");
+        world.ok(&eval);
+        assert_eq!(world.json("e.json")["test_accuracy"], record["test_accuracy"][0], "{mode}");
+        let tensors = |bytes: &[u8]| {
+            let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+            let mut tensors: Vec<_> = file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
+            tensors.sort();
+            tensors
+        };
+        let after = fs::read(world.path(&format!("runs/{name}.safetensors"))).unwrap();
+        let changed: Vec<String> = tensors(&before)
+            .into_iter()
+            .zip(tensors(&after))
+            .filter(|(old, new)| old.1 != new.1)
+            .map(|(old, _)| old.0)
+            .collect();
+        assert!(changed.iter().any(|name| name.starts_with(trained)), "{mode}: {changed:?}");
+        assert_eq!(changed.iter().any(|name| name.starts_with("conv1.")), mode == "full", "{changed:?}");
+        assert_eq!(changed.iter().any(|name| name.starts_with("conv2.")), mode != "head", "{changed:?}");
+        assert!(world.ok(&arguments).contains("finished already"));
+    }
+    // A rate that ruins everything: the start is kept.
+    let ruin = common.replace("c.safetensors", "runs/post-train_full_all_seed0.safetensors");
+    let ruin = ruin.replace("--out runs", "--out ruin");
+    world.ok(&format!("post-train {ruin} --mode full --epochs 1 --learning-rate 1 --json x.json"));
+    let record = world.json("x.json");
+    assert_eq!(
+        (record["chosen"]["epoch"].as_u64(), &record["test_accuracy"][0]),
+        (Some(0), &record["test_accuracy_before"])
+    );
+    world.ok("report --runs runs --out page");
+    let table = world.json("page/comparisons.json");
+    assert_eq!(table.as_array().unwrap().len(), 2, "head and tail against full: {table}");
+}
+
+#[test]
+fn one_layer_is_solved_for_its_targets() {
+    let world = World::new();
+    world.ok("pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 32 --out c.safetensors");
+    world.targets("c.safetensors", "t");
+    let common =
+        "post-train --checkpoint c.safetensors --data idx:data --classes 3 --validation 0.2 --mode closed-form";
+    for stage in ["conv1", "conv2"] {
+        world.ok(&format!("{common} --targets t --stage {stage} --out runs --json x.json"));
+        let record = world.json("x.json");
+        let candidates = record["validation_accuracy"].as_array().unwrap();
+        assert_eq!((candidates.len(), record["damping"].as_array().unwrap().len()), (16, 16), "{record}");
+        let kept = accuracy(&record["chosen"]["validation_accuracy"]);
+        assert!(candidates.iter().all(|candidate| accuracy(candidate) <= kept), "{record}");
+        assert!(record["chosen"]["epoch"].as_u64().unwrap() > 0, "{record}");
+        let name = format!("runs/post-train_closed-form_{stage}_seed0.safetensors");
+        world.ok(&format!("eval --checkpoint {name} --data idx:data --classes 3 --json e.json"));
+        assert_eq!(world.json("e.json")["test_accuracy"], record["test_accuracy"][0]);
+    }
+    world.fails(&format!("{common} --stage conv1 --out runs"), &["--targets"]);
+}

@@ -57,6 +57,27 @@ fn parts_of_the_network_compose() {
 }
 
 #[test]
+fn a_stage_can_be_cut_at_any_layer() {
+    let network = zoo_network("cnn-mnist-large", 2);
+    let x = random(&[3, 1, 28, 28], 1);
+    let logits = network.infer(&x).unwrap();
+    // conv1: convolution, then activation and pooling; fc1: flatten, linear, activation; out: linear.
+    for (stage, layer) in [(0, 0), (1, 0), (2, 1), (3, 0)] {
+        let input = network.infer_before(stage, layer, &x).unwrap();
+        let own = &network.stages()[stage].layers()[layer];
+        let output = own.forward(&input, LayerPass::FIXED).unwrap();
+        let rest = network.infer_after(stage, layer, &output).unwrap();
+        assert_close("logits", &rest, &logits, 1e-5);
+        // Gradients reach the output of the layer.
+        let z = Var::from_tensor(&output).unwrap();
+        let gradient = network.infer_after(stage, layer, &z).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_eq!(gradient.get(&z).unwrap().dims(), output.dims());
+    }
+    assert!(matches!(network.infer_before(3, 1, &x), Err(ModelError::UnknownLayer { layers: 1, .. })));
+    assert!(network.infer_after(4, 0, &x).is_err() && network.infer_before(usize::MAX, 0, &x).is_err());
+}
+
+#[test]
 fn faulty_inputs_give_errors() {
     let network = zoo_network("simple-cnn-mnist-v1", 2);
     for dims in [vec![4, 1, 28, 27], vec![4, 783], vec![28, 28], vec![4, 28, 28], vec![4, 1, 784, 1]] {

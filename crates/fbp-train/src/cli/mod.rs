@@ -5,6 +5,7 @@ mod input;
 mod post_train;
 mod pretrain;
 mod progress;
+mod repair;
 mod report;
 mod targets;
 
@@ -39,6 +40,7 @@ enum Command {
     Targets(targets::TargetsArgs),
     PostTrain(post_train::PostTrainArgs),
     Eval(eval::EvalArgs),
+    Repair(repair::RepairArgs),
     Report(report::ReportArgs),
 }
 
@@ -97,6 +99,7 @@ pub fn run(cli: Cli, out: Out<'_>) -> Result<(), TrainError> {
         Command::Targets(args) => targets::run(&args, &common, out),
         Command::PostTrain(args) => post_train::run(&args, &common, out),
         Command::Eval(args) => eval::run(&args, &common, out),
+        Command::Repair(args) => repair::run(&args, &common, out),
         Command::Report(args) => report::run(&args, &common, out),
     })
 }

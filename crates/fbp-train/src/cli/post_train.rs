@@ -12,15 +12,17 @@ use crate::TrainError;
 use crate::atomic::{prepare_folder, write_atomic};
 use crate::identity::file_sha256;
 use crate::json::{differences, read_json, write_json};
-use crate::post_train::{PostTrainOptions, post_train, transitional_stage};
+use crate::post_train::{Keep, PostTrainOptions, post_train, stage_of_mode};
 use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
 use crate::report::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
-use crate::settings::Objective;
+use crate::settings::{Objective, Schedule};
 use crate::store::{REPORT_FILE, TargetStore};
 
-/// Train the stages up to one transitional stage against its targets; the stages above are frozen
+/// Go on training a network: against its targets, or by one of the rivals of that
 ///
-/// Writes one record and one checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run
+/// joint and local train the stages up to --stage against its targets and freeze those above; tail freezes the stages up
+/// to --stage, computes their features once and trains those above; head refits the last linear layer; closed-form
+/// solves for the last linear or convolutional layer of --stage; full trains everything. Writes one record and one checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run
 /// whose record is there already does nothing.
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -31,18 +33,18 @@ pub(super) struct PostTrainArgs {
     /// The pretrained network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// Folder of its targets; not needed with --alpha 0
+    /// Folder of its targets; for the modes joint (unless --alpha 0), local and closed-form
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
     #[command(flatten)]
     data: DataArgs,
-    /// Cross-entropy plus the distance to the targets, or the distance alone
+    /// What is minimised, and over which weights
     #[arg(long, value_enum, default_value_t = Objective::Joint)]
     mode: Objective,
-    /// The transitional stage (an unknown one lists all)
+    /// The transitional stage (an unknown one lists all); for the modes joint, local, tail and closed-form
     #[arg(long, value_name = "NAME")]
-    stage: String,
-    /// Weight of the distance; 0 is plain fine-tuning [default: 0.3; none with --mode local]
+    stage: Option<String>,
+    /// Weight of the distance; 0 is plain fine-tuning [default: 0.3; --mode joint only]
     #[arg(long, allow_negative_numbers = true)]
     alpha: Option<f64>,
     /// Passes over the training data
@@ -51,9 +53,15 @@ pub(super) struct PostTrainArgs {
     /// Samples per step
     #[arg(long, default_value_t = 256)]
     batch: usize,
-    /// Learning rate of AdamW
+    /// Learning rate of AdamW, at the start if it has a schedule
     #[arg(long, visible_alias = "lr", default_value_t = 5e-5, allow_negative_numbers = true)]
     learning_rate: f64,
+    /// How the learning rate changes
+    #[arg(long, value_enum, default_value_t = Schedule::Constant)]
+    schedule: Schedule,
+    /// Which state becomes the result [default: last for joint and local, as published; else best]
+    #[arg(long, value_enum)]
+    keep: Option<Keep>,
     /// Weight decay of AdamW
     #[arg(long, default_value_t = 5e-2, allow_negative_numbers = true)]
     weight_decay: f64,
@@ -70,10 +78,10 @@ pub(super) struct PostTrainArgs {
 
 impl PostTrainArgs {
     fn options(&self, seed: u64) -> Result<PostTrainOptions, TrainError> {
-        if self.mode == Objective::Local
+        if self.mode != Objective::Joint
             && let Some(alpha) = self.alpha
         {
-            let range = "what --mode local takes: it has nothing to weigh against, so leave --alpha out";
+            let range = "what --mode joint alone takes: with --mode local and all others leave --alpha out";
             return Err(TrainError::Parameter { name: "--alpha", value: alpha.to_string(), range });
         }
         let options = PostTrainOptions {
@@ -83,8 +91,10 @@ impl PostTrainArgs {
             epochs: self.epochs,
             batch: self.batch,
             learning_rate: self.learning_rate,
+            schedule: self.schedule,
             weight_decay: self.weight_decay,
             validation: self.validation,
+            keep: self.keep.unwrap_or(if self.mode.is_published() { Keep::Last } else { Keep::Best }),
             seed,
         };
         options.check()?;
@@ -95,7 +105,7 @@ impl PostTrainArgs {
 pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
     let options = args.options(common.seed)?;
     let mut network = Checkpoint::load(&args.checkpoint)?.network;
-    transitional_stage(&network, &args.stage)?;
+    let stage = stage_of_mode(&network, options.objective, args.stage.as_deref())?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     let input = args.data.load()?;
     let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
@@ -105,7 +115,7 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         data: input.identity.clone(),
         targets: store.as_ref().map(|store| store.manifest().settings.clone()),
         mode: options.objective,
-        stage: args.stage.clone(),
+        stage,
         alpha: (options.objective == Objective::Joint).then_some(options.alpha),
         seed: options.seed,
         epochs: options.epochs,
@@ -113,6 +123,8 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         learning_rate: options.learning_rate,
         weight_decay: options.weight_decay,
         validation: options.validation,
+        schedule: options.schedule,
+        keep: options.keep,
     };
     prepare_folder(&args.out)?;
     let name = record_name(&settings);
@@ -126,8 +138,9 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     keep_origin(args, store.as_ref())?;
 
     let begun = Instant::now();
-    let targets = store.as_ref().map(|store| store.stage(&args.stage)).transpose()?;
-    let curves = post_train(&mut network, &args.stage, &input.bundle, targets, &options, &Stderr::default())?;
+    let stage = settings.stage.clone();
+    let targets = store.as_ref().map(|store| store.stage(&stage)).transpose()?;
+    let curves = post_train(&mut network, &stage, &input.bundle, targets, &options, &Stderr::default())?;
     write_atomic(&checkpoint_file, &checkpoint::to_bytes(&network, &Default::default())?)?;
     let record = PostTrainRecord {
         settings,
@@ -140,6 +153,10 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         weight: curves.weight,
         checkpoint: format!("{name}.safetensors"),
         checkpoint_sha256_after: file_sha256(&checkpoint_file)?,
+        chosen: curves.chosen,
+        damping: curves.damping,
+        step: curves.step,
+        training_seconds: curves.training_seconds,
         seconds: begun.elapsed().as_secs_f64(),
     };
     write_json(&record_file, &record)?;
@@ -148,9 +165,12 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
 }
 
 fn accuracy_text(record: &PostTrainRecord) -> String {
-    let last = record.test_accuracy.last().copied().unwrap_or(record.test_accuracy_before);
     let (before, seconds) = (100.0 * record.test_accuracy_before, record.seconds);
-    format!("test accuracy {before:.2} % before, {:.2} % after, {seconds:.1} s", 100.0 * last)
+    let kept = match record.chosen {
+        Some(chosen) if record.settings.keep == Keep::Best && chosen.epoch == 0 => ", the start is kept",
+        _ => "",
+    };
+    format!("test accuracy {before:.2} % before, {:.2} % after{kept}, {seconds:.1} s", 100.0 * record.result())
 }
 
 /// The targets, checked to belong to the checkpoint and the data.
@@ -160,7 +180,7 @@ fn open_targets(
     checkpoint_sha256: &str,
     input: &Input,
 ) -> Result<Option<TargetStore>, TrainError> {
-    let Some(folder) = &args.targets else {
+    let Some(folder) = args.targets.as_ref().filter(|_| options.objective.may_use_targets()) else {
         if options.uses_targets() {
             let reason = "name their folder with --targets (only --alpha 0 needs none)".into();
             return Err(TrainError::Store { folder: PathBuf::from("none"), reason });

@@ -1,7 +1,8 @@
 use plotters::prelude::*;
 
-use super::statistics::{Group, Spread};
+use super::groups::Group;
 use crate::TrainError;
+use crate::statistics::Spread;
 
 /// Size of a chart in CSS pixels: readable on a telephone without zooming.
 const SIZE: (u32, u32) = (360, 260);

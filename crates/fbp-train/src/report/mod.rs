@@ -1,13 +1,16 @@
-//! From a folder of run records to `report.html` and `summary.json`.
+//! From a folder of run records to `report.html`, `summary.json` and the tables of comparisons.
 
 mod chart;
+mod comparison;
+mod groups;
 mod html;
 mod page;
 mod picture;
 mod runs;
-mod statistics;
 mod summary;
+mod training;
 
+pub use comparison::Comparison;
 pub use runs::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
 pub use summary::Summary;
 
@@ -21,14 +24,17 @@ pub const PAGE_FILE: &str = "report.html";
 /// Name of the machine-readable summary.
 pub const SUMMARY_FILE: &str = "summary.json";
 
-/// Writes `report.html` (one file that needs nothing else) and `summary.json`, and returns their paths.
+/// Writes `report.html` (one file that needs nothing else) and `summary.json`, and returns their paths; beside them the
+/// comparisons as `comparisons.json`, `.csv`, `.md` and `.tex`.
 ///
 /// # Errors
 /// [`TrainError::Write`], [`TrainError::Plot`].
 pub fn write_report(runs: &Runs, folder: &Path) -> Result<[PathBuf; 2], TrainError> {
     prepare_folder(folder)?;
     let (page, summary) = (folder.join(PAGE_FILE), folder.join(SUMMARY_FILE));
-    write_atomic(&page, page::render(runs)?.as_bytes())?;
+    let comparisons = Comparison::all(runs);
+    write_atomic(&page, page::render(runs, &comparisons)?.as_bytes())?;
+    comparison::write_tables(&comparisons, folder)?;
     crate::json::write_json(&summary, &Summary::of(runs))?;
     Ok([page, summary])
 }

@@ -1,8 +1,6 @@
-use super::Runs;
-use super::chart::{accuracy_chart, colour};
-use super::html::{duration, escape, grouped, percent, points, push, table};
+use super::html::{duration, escape, grouped, percent, push, table};
 use super::picture::{Picture, Scale};
-use super::statistics::{Group, Spread};
+use super::{Comparison, Runs, training};
 use crate::TrainError;
 use crate::record::{Example, ExampleFeature, StageReport, TargetsReport};
 use crate::settings::{Embedding, TargetMode};
@@ -15,7 +13,7 @@ const FASHION: [&str; 10] =
 ///
 /// # Errors
 /// [`TrainError::Plot`].
-pub(super) fn render(runs: &Runs) -> Result<String, TrainError> {
+pub(super) fn render(runs: &Runs, comparisons: &[Comparison]) -> Result<String, TrainError> {
     let (model, data) = runs.subject();
     let title = format!("What the layers should have said: {} on {}", escape(model), escape(data));
     let mut html = format!(
@@ -35,7 +33,7 @@ pub(super) fn render(runs: &Runs) -> Result<String, TrainError> {
         targets_section(&mut html, targets);
     }
     if !runs.post_train.is_empty() {
-        post_train_section(&mut html, runs)?;
+        training::section(&mut html, runs, comparisons)?;
     }
     if !runs.examples.is_empty() {
         examples_section(&mut html, runs, data);
@@ -125,106 +123,6 @@ fn target_row(stage: &StageReport, samples: usize) -> Vec<String> {
         format!("{} ({})", grouped(stage.unattained), share(stage.unattained)),
         format!("{:.2e}", stage.violation_max),
     ]
-}
-
-fn post_train_section(html: &mut String, runs: &Runs) -> Result<(), TrainError> {
-    let groups = Group::all(&runs.post_train);
-    html.push_str("<h2>Training the layers with their targets</h2>\n");
-    html.push_str(
-        "<p>Each run takes one layer, freezes the layers above it, and trains that layer and those below it. The goal is \
-         the usual one (cross-entropy at the output) plus α times the distance of the layer's features to their targets; \
-         α = 0 is plain fine-tuning, the yardstick. The test images were never trained on.</p>\n<div class=\"charts\">\n",
-    );
-    for stage in runs.stages() {
-        let of_stage: Vec<_> = groups.iter().filter(|group| group.stage == stage).collect();
-        if of_stage.is_empty() {
-            continue;
-        }
-        push(html, format_args!("<figure><h3>{}</h3>{}", escape(&stage), accuracy_chart(&stage, &of_stage)?));
-        html.push_str("<figcaption class=\"keys\">");
-        for (index, group) in of_stage.iter().enumerate() {
-            let (r, g, b) = colour(index);
-            let label = group.label();
-            push(
-                html,
-                format_args!("<span><i class=\"key\" style=\"background:rgb({r},{g},{b})\"></i>{label}</span> "),
-            );
-        }
-        html.push_str("</figcaption></figure>\n");
-    }
-    html.push_str("</div>\n<p class=\"small\">Lines: mean over the seeds. Bands: one standard deviation.</p>\n");
-    let rows: Vec<_> = groups.iter().map(|group| group_row(group, baseline_of(group, &groups))).collect();
-    let headings =
-        ["layer, goal", "runs", "before", "first epoch", "last epoch", "best epoch", "against α = 0", "time of a run"];
-    html.push_str(&table(&headings, &rows));
-    html.push_str(
-        "<p class=\"small\">Accuracy on the test images, mean ± standard deviation over the seeds. <b>Against α = 0</b>: \
-         difference after the last epoch to the run with the same seed, in percentage points. With few seeds small \
-         differences mean nothing.</p>\n",
-    );
-    for group in &groups {
-        if let Some(text) = baseline_of(group, &groups).and_then(|baseline| verdict(group, baseline)) {
-            push(html, format_args!("<p><b>{}, {}</b>: {text}</p>\n", escape(group.stage), group.label()));
-        }
-    }
-    Ok(())
-}
-
-fn baseline_of<'a, 'b>(group: &Group<'a>, groups: &'b [Group<'a>]) -> Option<&'b Group<'a>> {
-    if group.is_baseline() {
-        return None;
-    }
-    groups.iter().find(|other| other.stage == group.stage && other.is_baseline())
-}
-
-fn group_row(group: &Group<'_>, baseline: Option<&Group<'_>>) -> Vec<String> {
-    let accuracy = |spread: Option<Spread>| match spread {
-        Some(Spread { mean, deviation }) => format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation),
-        None => "–".into(),
-    };
-    let difference = baseline.and_then(|baseline| group.against(baseline));
-    vec![
-        format!("{}, {}", escape(group.stage), group.label()),
-        group.runs.len().to_string(),
-        accuracy(group.accuracy(0)),
-        accuracy(group.accuracy(1)),
-        accuracy(group.accuracy(group.epochs())),
-        accuracy(group.best()),
-        difference.map_or("–".into(), |d| format!("{} ± {:.2}", points(d.mean), 100.0 * d.deviation)),
-        duration(group.seconds()),
-    ]
-}
-
-/// Says whether the targets held the training back or protected it, where the figures allow a statement.
-fn verdict(group: &Group<'_>, baseline: &Group<'_>) -> Option<String> {
-    let gain = group.against(baseline)?;
-    let plain = baseline.accuracy(baseline.epochs())?.mean - baseline.accuracy(0)?.mean;
-    let (gain_text, plain_text) = (points(gain.mean), points(plain));
-    let pairs = group.runs.len().min(baseline.runs.len());
-    let clear = gain.differs_from_zero(pairs);
-    Some(match (clear, gain.mean > 0.0, plain > 0.0) {
-        (false, ..) => format!(
-            "{gain_text} against plain fine-tuning (which changed the accuracy by {plain_text}): within what \
-             chance explains over {pairs} seeds (t-test, 5 %), so no difference was shown."
-        ),
-        (true, true, true) => {
-            format!(
-                "{gain_text} on top of the {plain_text} of plain fine-tuning: the targets helped the network improve."
-            )
-        }
-        (true, true, false) => format!(
-            "{gain_text} against plain fine-tuning, which changed the accuracy by {plain_text}: the targets held the \
-             layer near its start, which protected it here."
-        ),
-        (true, false, true) => format!(
-            "{gain_text} against plain fine-tuning, which gained {plain_text}: the start could still improve, and the \
-             targets held it back."
-        ),
-        (true, false, false) => format!(
-            "{gain_text} against plain fine-tuning, which itself changed the accuracy by {plain_text}: the targets did not \
-             help here."
-        ),
-    })
 }
 
 fn examples_section(html: &mut String, runs: &Runs, data: &str) {

@@ -72,6 +72,8 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
             learning_rate: 5e-5,
             weight_decay: 0.05,
             validation: 0.1,
+            schedule: Schedule::Constant,
+            keep: crate::Keep::Last,
         },
         threads: 2,
         test_accuracy_before: 0.77,
@@ -82,6 +84,10 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
         weight: vec![1.0, 1.0],
         checkpoint: "x.safetensors".into(),
         checkpoint_sha256_after: "e".repeat(64),
+        chosen: None,
+        damping: vec![],
+        step: vec![],
+        training_seconds: 1.0,
         seconds: 1.25,
     }
 }
@@ -176,7 +182,7 @@ fn page_is_one_file_that_needs_no_network() {
 fn names_from_files_cannot_inject_markup() {
     let mut runs = Runs { post_train: vec![run("<script>x</script>", 0.1, 0, 0.8)], ..Runs::default() };
     runs.post_train[0].settings.model = "<img onerror=1>".into();
-    let html = super::page::render(&runs).unwrap();
+    let html = super::page::render(&runs, &Comparison::all(&runs)).unwrap();
     assert!(!html.contains("<script") && !html.contains("<img"), "{html}");
 }
 
@@ -201,4 +207,25 @@ fn a_broken_record_is_named() {
     std::fs::write(folder.path().join("post-train_x.json"), "{").unwrap();
     let error = Runs::load(folder.path()).unwrap_err();
     assert!(error.one_line().contains("post-train_x.json is not a post-training record"), "{}", error.one_line());
+}
+
+#[test]
+fn comparisons_are_written_in_four_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(folder.path());
+    write_report(&Runs::load(folder.path()).unwrap(), folder.path()).unwrap();
+    let read =
+        |extension: &str| std::fs::read_to_string(folder.path().join(format!("comparisons.{extension}"))).unwrap();
+    let table: Vec<Comparison> = serde_json::from_str(&read("json")).unwrap();
+    assert_eq!(table.len(), 2, "one for each stage");
+    for row in &table {
+        assert_eq!((row.mode, row.alpha, row.seeds), (Objective::Joint, Some(0.3), 3));
+        assert!((row.mean_pp - 1.0).abs() < 1e-9 && row.ci_low <= row.mean_pp && row.mean_pp <= row.ci_high);
+        assert!(row.p_t.unwrap() < 1e-3 && row.p_t_holm.unwrap() >= row.p_t.unwrap());
+        // Three positive differences: one of eight assignments of signs, and two rows.
+        assert_eq!((row.p_wilcoxon, row.p_wilcoxon_holm), (Some(0.125), Some(0.25)));
+    }
+    for extension in ["csv", "md", "tex"] {
+        assert!(read(extension).contains("stem") && read(extension).contains("+1.000"), "{extension}");
+    }
 }

@@ -1,0 +1,131 @@
+//! Features computed once, and their second moment.
+
+use candle_core::{Device, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
+use fbp_models::{Network, bridge};
+use rayon::prelude::*;
+
+use crate::TrainError;
+use crate::data::{Batcher, Dataset, Normalization};
+use crate::evaluate::pool_par;
+use crate::metrics::count_right;
+
+/// Samples that are pushed through the frozen layers at a time.
+const BATCH: usize = 1000;
+/// Samples of one task: the sums of the tasks are added in their order, so the number of threads changes nothing.
+const TILE: usize = 1024;
+
+/// Features of some samples at one place of a network, computed once, with their labels.
+///
+/// # Shapes
+/// One feature after the other: a row-major `[N, F]` tensor, which is a column-major `F × N` matrix.
+#[derive(Clone, Debug)]
+pub(crate) struct FeatureCache {
+    pub(crate) values: Vec<f32>,
+    pub(crate) labels: Vec<u32>,
+    pub(crate) len: usize,
+    /// Value of the constant feature that stands for a bias: 1, or 0 if there is no bias.
+    pub(crate) constant: f32,
+}
+
+impl FeatureCache {
+    /// Runs `features` on the given samples.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] if a sample is not there, and those of `features`.
+    pub(crate) fn new(
+        data: &Dataset,
+        normalization: &Normalization,
+        samples: &[usize],
+        features: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
+    ) -> Result<Self, TrainError> {
+        let mut cache = Self { values: Vec::new(), labels: Vec::with_capacity(samples.len()), len: 0, constant: 1.0 };
+        if samples.is_empty() {
+            return Ok(cache);
+        }
+        let mut batcher = Batcher::new(data, samples.to_vec(), normalization, BATCH)?;
+        while let Some(batch) = batcher.next_batch(pool_par()) {
+            let images = Tensor::from_slice(batch.images, (batch.len(), data.shape().len()), &Device::Cpu)?;
+            bridge::with_matrix(&features(&images)?, |matrix| {
+                if cache.len == 0 {
+                    cache.len = matrix.nrows();
+                    cache.values.reserve_exact(cache.len * samples.len());
+                }
+                for column in matrix.col_iter() {
+                    cache.values.extend(column.iter());
+                }
+            })?;
+            cache.labels.extend_from_slice(batch.labels);
+        }
+        Ok(cache)
+    }
+
+    /// Number of samples.
+    pub(crate) fn samples(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// The features of some samples as a batch, and their labels.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] if the batch cannot be made.
+    pub(crate) fn batch(&self, samples: &[usize]) -> Result<(Tensor, Vec<u32>), TrainError> {
+        let mut values = Vec::with_capacity(samples.len() * self.len);
+        for &sample in samples {
+            values.extend_from_slice(&self.values[sample * self.len..][..self.len]);
+        }
+        let labels = samples.iter().map(|&sample| self.labels[sample]).collect();
+        Ok((Tensor::from_vec(values, (samples.len(), self.len), &Device::Cpu)?, labels))
+    }
+
+    /// Share of the samples that the stages from `first` on classify as their label; none without samples.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the features are not inputs of stage `first`.
+    pub(crate) fn accuracy(&self, network: &Network, first: usize) -> Result<Option<f64>, TrainError> {
+        let mut right = 0;
+        for (values, labels) in self.values.chunks((BATCH * self.len).max(1)).zip(self.labels.chunks(BATCH)) {
+            let features = Tensor::from_slice(values, (labels.len(), self.len), &Device::Cpu)?;
+            let logits = network.infer_stages(first..network.stages().len(), &features)?;
+            let classes = logits.dim(1)?;
+            right += count_right(&logits.flatten_all()?.to_vec1::<f32>()?, classes, labels);
+        }
+        Ok((self.samples() > 0).then(|| right as f64 / self.samples() as f64))
+    }
+}
+
+/// Mean of `x̃ x̃ᵀ`; the last entry of `x̃` is the cache's constant.
+pub(crate) fn second_moment(cache: &FeatureCache) -> Mat<f64> {
+    let (n, len) = (cache.samples(), cache.len);
+    let features = MatRef::from_column_major_slice(&cache.values, len, n);
+    let tile = |index: usize| {
+        let start = index * TILE;
+        let part = features.subcols(start, TILE.min(n - start));
+        let mut gram = Mat::<f32>::zeros(len, len);
+        matmul(gram.as_mut(), Accum::Replace, part, part.transpose(), 1.0, Par::Seq); // (F×T)(T×F)
+        let mut sums = vec![0.0_f32; len];
+        for column in part.col_iter() {
+            for (sum, value) in sums.iter_mut().zip(column.iter()) {
+                *sum += value;
+            }
+        }
+        (gram, sums)
+    };
+    let parts: Vec<_> = (0..n.div_ceil(TILE)).into_par_iter().map(tile).collect();
+    let scale = 1.0 / n.max(1) as f64;
+    let mut moment = Mat::zeros(len + 1, len + 1);
+    for (gram, sums) in &parts {
+        for j in 0..len {
+            for i in 0..len {
+                moment[(i, j)] += f64::from(gram[(i, j)]) * scale;
+            }
+            moment[(len, j)] += f64::from(sums[j] * cache.constant) * scale;
+        }
+    }
+    for j in 0..len {
+        moment[(j, len)] = moment[(len, j)];
+    }
+    moment[(len, len)] = f64::from(cache.constant * cache.constant);
+    moment
+}

@@ -1,0 +1,216 @@
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use fbp_models::{Checkpoint, Network, checkpoint};
+
+use super::input::{DataArgs, Input};
+use super::pretrain::record_path;
+use super::progress::Stderr;
+use super::{CommonArgs, Out, say};
+use crate::TrainError;
+use crate::atomic::{folder_of, prepare_folder, write_atomic};
+use crate::evaluate::EvalSet;
+use crate::identity::file_sha256;
+use crate::json::{differences, read_json, write_json};
+use crate::repair::{RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair};
+
+/// Make given samples right with the smallest change of one layer's weights, leaving the rest of the data alone
+///
+/// Writes the repaired checkpoint, and beside it a record with the extension .json: how many of the samples are right
+/// now (efficacy), how many other wrong samples of their kind became right (generalisation), and what that cost in
+/// accuracy (drawdown).
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Example:\n  cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --samples wrong:100 \
+    --stage fc1 --out repaired.safetensors"
+)]
+pub(super) struct RepairArgs {
+    /// The network
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Training samples: a file with one position per line, N wrong ones at random, or all wrong ones of class K
+    #[arg(long, value_name = "FILE|wrong:N|class:K")]
+    samples: SampleChoice,
+    /// The stage whose last linear or convolutional layer may change
+    #[arg(long, value_name = "NAME")]
+    stage: String,
+    /// Largest loss of accuracy on the validation part, in percentage points
+    #[arg(long, value_name = "PP", default_value_t = 1.3, allow_negative_numbers = true)]
+    max_drawdown: f64,
+    /// Share of the samples that is enough: nothing more is tried once so many are right
+    #[arg(long, value_name = "SHARE", default_value_t = 0.99, allow_negative_numbers = true)]
+    efficacy: f64,
+    /// Share of the training data held back for validation
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
+    validation: f64,
+    /// Also fine-tune the whole network on the same samples, for comparison
+    #[arg(long)]
+    rival: bool,
+    /// Checkpoint to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace a repair that was made with other settings
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+    let begun = Instant::now();
+    let options = RepairOptions {
+        max_drawdown: args.max_drawdown / 100.0,
+        efficacy: args.efficacy,
+        validation: args.validation,
+        seed: common.seed,
+    };
+    options.check()?;
+    let network = Checkpoint::load(&args.checkpoint)?.network;
+    network.stage_index(&args.stage)?;
+    let record_file = record_path(&args.out);
+    if record_file == args.out {
+        let (name, value) = ("--out", args.out.display().to_string());
+        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
+    }
+    let input = args.data.load()?;
+    let settings = RepairSettings {
+        checkpoint_sha256: file_sha256(&args.checkpoint)?,
+        model: network.spec().name.clone(),
+        data: input.identity.clone(),
+        samples: args.samples.to_string(),
+        stage: args.stage.clone(),
+        max_drawdown: options.max_drawdown,
+        efficacy: options.efficacy,
+        validation: options.validation,
+        seed: options.seed,
+        rival: args.rival,
+    };
+    prepare_folder(&folder_of(&args.out))?;
+    if let Some(found) = finished(args, &settings)? {
+        say(out, format_args!("{} is finished already", args.out.display()))?;
+        print(&found, out)?;
+        return common.write_json(&found);
+    }
+    let before = network.duplicate()?;
+    let repaired = repair(&network, &args.stage, &args.samples, &input.bundle, &options, &Stderr::default())?;
+    let judge = Judge::new(&before, &input, &args.samples)?;
+    let [generalisation, drawdown_test, test_accuracy_after] = judge.measure(&network)?;
+    let rival = match args.rival {
+        false => None,
+        true => Some(run_rival(&before, &repaired.samples, &input, options.validation, &judge)?),
+    };
+    write_atomic(&args.out, &checkpoint::to_bytes(&network, &Default::default())?)?;
+    let record = RepairRecord {
+        settings,
+        threads: rayon::current_num_threads(),
+        samples: repaired.samples,
+        efficacy: repaired.measures.efficacy,
+        generalisation,
+        drawdown_validation: repaired.measures.drawdown_validation,
+        drawdown_test,
+        test_accuracy_before: judge.accuracy,
+        test_accuracy_after,
+        layer: repaired.layer,
+        change_relative: repaired.change_relative,
+        chosen: repaired.chosen,
+        candidates: repaired.candidates,
+        rival,
+        repair_seconds: repaired.seconds,
+        checkpoint: args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        checkpoint_sha256_after: file_sha256(&args.out)?,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    write_json(&record_file, &record)?;
+    common.write_json(&record)?;
+    print(&record, out)
+}
+
+/// The record of this repair if it is finished.
+fn finished(args: &RepairArgs, settings: &RepairSettings) -> Result<Option<RepairRecord>, TrainError> {
+    let path = record_path(&args.out);
+    let found: Option<RepairRecord> = match read_json(&path, "repair record") {
+        Err(TrainError::Json { .. }) if args.force => None,
+        read => read?,
+    };
+    let Some(found) = found else { return Ok(None) };
+    if found.settings == *settings {
+        let unchanged = file_sha256(&args.out).is_ok_and(|sha256| sha256 == found.checkpoint_sha256_after);
+        return Ok(unchanged.then_some(found));
+    }
+    if args.force {
+        return Ok(None);
+    }
+    Err(TrainError::OtherSettings { differences: differences(&found.settings, settings), path })
+}
+
+/// The test set, and what the network made of it before.
+struct Judge {
+    test: EvalSet,
+    accuracy: f64,
+    /// Whether each test sample was wrong before and is of the kind that was repaired.
+    of_kind: Vec<bool>,
+}
+
+impl Judge {
+    fn new(before: &Network, input: &Input, choice: &SampleChoice) -> Result<Self, TrainError> {
+        let data = &input.bundle.test;
+        let test = EvalSet::new(data, &input.bundle.normalization, None)?;
+        let right = test.right(before)?;
+        let accuracy = right.iter().filter(|right| **right).count() as f64 / data.len() as f64;
+        let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
+        let of_kind = right.iter().zip(data.labels()).map(|(right, &label)| !right && same_class(label)).collect();
+        Ok(Self { test, accuracy, of_kind })
+    }
+
+    /// Generalisation, drawdown and accuracy.
+    fn measure(&self, network: &Network) -> Result<[f64; 3], TrainError> {
+        let right = self.test.right(network)?;
+        let accuracy = right.iter().filter(|right| **right).count() as f64 / right.len() as f64;
+        let kind = self.of_kind.iter().filter(|kind| **kind).count();
+        let gained = right.iter().zip(&self.of_kind).filter(|(right, kind)| **right && **kind).count();
+        Ok([gained as f64 / kind.max(1) as f64, self.accuracy - accuracy, accuracy])
+    }
+}
+
+fn run_rival(
+    before: &Network,
+    samples: &[usize],
+    input: &Input,
+    validation: f64,
+    judge: &Judge,
+) -> Result<RivalRecord, TrainError> {
+    let rival = RivalOptions::default().run(before, samples, &input.bundle, validation)?;
+    let [generalisation, drawdown_test, _] = judge.measure(&rival.network)?;
+    Ok(RivalRecord {
+        learning_rate: rival.learning_rate,
+        steps: rival.steps,
+        measures: rival.measures,
+        generalisation,
+        drawdown_test,
+        seconds: rival.seconds,
+        curve: rival.curve,
+    })
+}
+
+fn print(record: &RepairRecord, out: Out<'_>) -> Result<(), TrainError> {
+    let line = |efficacy: f64, generalisation: f64, drawdown: f64, seconds: f64| {
+        format!(
+            "{:.1} % of {} samples right, {:.1} % of the other wrong ones, drawdown {:.2} pp, {seconds:.1} s",
+            100.0 * efficacy,
+            record.samples.len(),
+            100.0 * generalisation,
+            100.0 * drawdown,
+        )
+    };
+    let RepairRecord { efficacy, generalisation, drawdown_test, repair_seconds, layer, change_relative, .. } = record;
+    let own = line(*efficacy, *generalisation, *drawdown_test, *repair_seconds);
+    say(out, format_args!("{layer} changed by {:.2} %: {own}", 100.0 * change_relative))?;
+    match &record.rival {
+        Some(rival) => {
+            let text = line(rival.measures.efficacy, rival.generalisation, rival.drawdown_test, rival.seconds);
+            say(out, format_args!("fine-tuning on the same samples: {text}"))
+        }
+        None => Ok(()),
+    }
+}

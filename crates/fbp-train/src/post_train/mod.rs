@@ -1,0 +1,15 @@
+//! Post-training: ways to go on from a pretrained network, all judged alike.
+
+mod choice;
+mod closed_form;
+mod head;
+mod joint;
+mod lbfgs;
+mod options;
+mod run;
+mod softmax_fit;
+mod tail;
+
+pub use choice::Chosen;
+pub use options::{Keep, PostTrainOptions};
+pub use run::{PostTrainCurves, post_train, stage_of_mode, transitional_stage, transitional_stages};

@@ -1,0 +1,182 @@
+use std::ops::Range;
+use std::time::Instant;
+
+use fbp_models::Network;
+
+use super::options::PostTrainOptions;
+use super::{Chosen, closed_form, head, joint, tail};
+use crate::TrainError;
+use crate::data::{DataBundle, Split};
+use crate::evaluate::EvalSet;
+use crate::pretrain::SPLIT_SEED;
+use crate::progress::Progress;
+use crate::settings::Objective;
+use crate::store::StageTargets;
+
+/// Means of one epoch, or accuracies after each; a list is empty if its quantity was not evaluated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PostTrainCurves {
+    /// Accuracy on the test set before the first step.
+    pub test_accuracy_before: f64,
+    /// Accuracy on the test set: after each epoch for the published objectives (joint and local), whose protocol asks
+    /// for it; for all others a single value, that of the result.
+    pub test_accuracy: Vec<f64>,
+    /// Accuracy on the validation part after each epoch, or of each candidate.
+    pub validation_accuracy: Vec<f64>,
+    /// Mean cross-entropy of each epoch, or of each candidate on the training part.
+    pub cross_entropy: Vec<f64>,
+    /// Mean squared distance to the targets of each epoch.
+    pub target_distance: Vec<f64>,
+    /// Mean weight of the distance in each epoch.
+    pub weight: Vec<f64>,
+    /// The state that was kept.
+    pub chosen: Option<Chosen>,
+    /// Damping of each candidate; for the objectives head and closed-form only.
+    pub damping: Vec<f64>,
+    /// Share of the step of each candidate; for the objective closed-form only.
+    pub step: Vec<f64>,
+    /// Time of caching and training, without the evaluations.
+    pub training_seconds: f64,
+}
+
+/// What every objective is run with.
+pub(super) struct Session<'a> {
+    pub(super) data: &'a DataBundle,
+    pub(super) split: Split,
+    pub(super) options: &'a PostTrainOptions,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Session<'_> {
+    /// The held-back samples as images.
+    pub(super) fn validation(&self) -> Result<EvalSet, TrainError> {
+        EvalSet::new(&self.data.train, &self.data.normalization, Some(&self.split.validation))
+    }
+
+    /// The test samples as images.
+    pub(super) fn test(&self) -> Result<EvalSet, TrainError> {
+        EvalSet::new(&self.data.test, &self.data.normalization, None)
+    }
+
+    /// Notes the result: the only look at the test set besides that at the start.
+    pub(super) fn conclude(
+        &self,
+        curves: &mut PostTrainCurves,
+        network: &Network,
+        (epoch, validation_accuracy): (usize, Option<f64>),
+    ) -> Result<(), TrainError> {
+        let test_accuracy = match (self.options.objective, epoch) {
+            // Has been evaluated.
+            (Objective::Joint | Objective::Local, 1..) => curves.test_accuracy[epoch - 1],
+            (_, 0) => curves.test_accuracy_before,
+            _ => self.test()?.accuracy(network)?,
+        };
+        if !matches!(self.options.objective, Objective::Joint | Objective::Local) {
+            curves.test_accuracy = vec![test_accuracy];
+        }
+        curves.chosen = Some(Chosen { epoch, validation_accuracy, test_accuracy });
+        Ok(())
+    }
+}
+
+/// Adds the time since `begun`.
+pub(super) fn add_time(curves: &mut PostTrainCurves, begun: Instant) {
+    curves.training_seconds += begun.elapsed().as_secs_f64();
+}
+
+/// The stages that have features below the output, which can have targets.
+pub fn transitional_stages(network: &Network) -> Vec<String> {
+    let stages = network.stages();
+    stages[..stages.len().saturating_sub(1)].iter().map(|stage| stage.name().to_owned()).collect()
+}
+
+/// Index of a transitional stage.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`] with the list of transitional stages.
+pub fn transitional_stage(network: &Network, name: &str) -> Result<usize, TrainError> {
+    let known = transitional_stages(network);
+    let unknown = || TrainError::UnknownStage { stage: name.to_owned(), known: known.join(", ") };
+    known.iter().position(|stage| stage == name).ok_or_else(unknown)
+}
+
+/// Checks that `stage` is given where the objective needs one, and names what is trained where it does not: `all` for
+/// full fine-tuning, the last stage for the head.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`], or [`TrainError::Parameter`] for a stage that is missing or not needed.
+pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) -> Result<String, TrainError> {
+    let needed = match mode {
+        Objective::Joint | Objective::Local | Objective::Tail | Objective::ClosedForm => None,
+        Objective::Full => Some("all"),
+        Objective::Head => Some(network.stages().last().map_or("", |stage| stage.name())),
+    };
+    match (needed, stage) {
+        (None, Some(stage)) => {
+            transitional_stage(network, stage)?;
+            Ok(stage.to_owned())
+        }
+        (Some(name), None) => Ok(name.to_owned()),
+        (Some(name), Some(stage)) if name == stage => Ok(name.to_owned()),
+        (None, None) => {
+            let known = transitional_stages(network).join(", ");
+            Err(TrainError::UnknownStage { stage: String::new(), known })
+        }
+        (Some(_), Some(stage)) => {
+            let range = "what --mode full and --mode head take: they know what to train, so leave --stage out";
+            Err(TrainError::Parameter { name: "--stage", value: stage.to_owned(), range })
+        }
+    }
+}
+
+/// Goes on training a network in place.
+///
+/// | objective | trains | on |
+/// |---|---|---|
+/// | joint | stages up to `stage` | `CE(z_L, y) + w · MSE(z_r, ẑ_r)` with the weight of the published recipe; α = 0 leaves the second term out |
+/// | local | stages up to `stage` | `MSE(z_r, ẑ_r)` alone; the stages above are not evaluated |
+/// | full | every stage | `CE`: plain fine-tuning |
+/// | tail | stages above `stage` | `CE`, from the features of `stage`, which are computed once |
+/// | closed-form | one layer of `stage` | ridge regression from its inputs to its targets |
+/// | head | the last linear layer | `CE` and a damping towards the old weights, a convex problem, by L-BFGS |
+///
+/// `targets` may be left out if [`uses_targets`](PostTrainOptions::uses_targets) is false; its samples are those of
+/// `data.train`. [`stage_of_mode`] says what `stage` has to be.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`], [`TrainError::Parameter`], [`TrainError::Mismatch`] if the targets do not fit the data
+/// or the stage, [`TrainError::Diverged`].
+///
+/// # Source
+/// arXiv:2506.07188 (joint and local); the others are common practice.
+pub fn post_train(
+    network: &mut Network,
+    stage: &str,
+    data: &DataBundle,
+    targets: Option<StageTargets<'_>>,
+    options: &PostTrainOptions,
+    progress: &dyn Progress,
+) -> Result<PostTrainCurves, TrainError> {
+    options.check()?;
+    let stage = stage_of_mode(network, options.objective, Some(stage))?;
+    let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
+    let session = Session { data, split, options, progress };
+    match options.objective {
+        Objective::Joint | Objective::Local => joint::run(network, &stage, targets, session),
+        Objective::Full => tail::run_full(network, session),
+        Objective::Tail => tail::run_cached(network, transitional_stage(network, &stage)?, session),
+        Objective::Head => head::run(network, session),
+        Objective::ClosedForm => {
+            let stage = transitional_stage(network, &stage)?;
+            match joint::check_targets(network, stage, data, targets, options)? {
+                Some(targets) => closed_form::run(network, stage, targets, session),
+                None => Ok(PostTrainCurves::default()),
+            }
+        }
+    }
+}
+
+/// Every stage of a network.
+pub(super) fn all_stages(network: &Network) -> Range<usize> {
+    0..network.stages().len()
+}

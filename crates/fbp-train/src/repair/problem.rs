@@ -1,0 +1,181 @@
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, Par, Side};
+
+use super::dual::nonnegative;
+use super::rows::{Row, Subjects};
+use crate::TrainError;
+use crate::affine::AffineLayer;
+use crate::cache::{FeatureCache, second_moment};
+
+/// Samples whose patches make up the second moment of a convolution's input.
+const PATCH_SAMPLES: usize = 1000;
+
+/// How a change is measured: `tr(ΔW C ΔWᵀ)` with `C` the second moment of the columns of the data to be left alone.
+///
+/// With `C + ridge = L Lᵀ`, the coordinates `V = ΔW L` make it `|V|²`.
+pub(super) struct Metric {
+    inverse: Mat<f64>,
+}
+
+/// Second moment of the columns of a layer's input.
+pub(super) fn column_moment(layer: &AffineLayer, cache: &FeatureCache) -> Mat<f64> {
+    if layer.positions() == 1 {
+        return second_moment(cache);
+    }
+    let dim = layer.inputs + 1;
+    let mut moment = Mat::zeros(dim, dim);
+    let samples = cache.samples().min(PATCH_SAMPLES);
+    for sample in 0..samples {
+        let columns = layer.columns(&cache.values[sample * cache.len..][..cache.len]);
+        let scale = 1.0 / (samples * layer.positions()) as f64;
+        matmul(moment.as_mut(), Accum::Add, columns.as_ref(), columns.transpose(), scale, Par::Seq); // (D×P)(P×D)
+    }
+    moment
+}
+
+impl Metric {
+    /// `ridge` is a share of the mean diagonal entry of `moment`.
+    ///
+    /// # Errors
+    /// [`TrainError::Singular`] if the moment is not finite.
+    pub(super) fn new(moment: &Mat<f64>, ridge: f64) -> Result<Self, TrainError> {
+        let dim = moment.nrows();
+        let mean = (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim as f64;
+        let shifted = Mat::from_fn(dim, dim, |i, j| moment[(i, j)] + if i == j { ridge * mean } else { 0.0 });
+        let factor = shifted.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the inputs of the layer" })?;
+        let mut inverse = Mat::zeros(dim, dim);
+        faer::linalg::triangular_inverse::invert_lower_triangular(inverse.as_mut(), factor.L(), Par::Seq);
+        Ok(Self { inverse })
+    }
+
+    /// The smallest change that satisfies all conditions, up to a slack: `min ½|V|² + |s|² / (2 ε)` subject to
+    /// `⟨row, V⟩ + s >= demand`, `ε` the share `softness` of the mean squared length of the rows.
+    ///
+    /// The slack makes the problem solvable where conditions contradict each other.
+    ///
+    /// # Errors
+    /// [`TrainError::Singular`] if the conditions are not finite.
+    ///
+    /// # Source
+    /// `V = Σ λ_i row_i` with `λ` the solution of the dual, whose matrix is the Gram matrix of the rows: Boyd &
+    /// Vandenberghe, *Convex Optimization*, §5.2.4.
+    pub(super) fn smallest_change(
+        &self,
+        layer: &AffineLayer,
+        groups: &[(&Subjects, &[Row])],
+        softness: f64,
+    ) -> Result<Mat<f64>, TrainError> {
+        let white: Vec<Vec<Mat<f64>>> =
+            groups.iter().map(|(subjects, _)| subjects.columns.iter().map(|x| &self.inverse * x).collect()).collect();
+        let rows: Vec<(&Row, &Mat<f64>)> = groups
+            .iter()
+            .zip(&white)
+            .flat_map(|((_, rows), white)| rows.iter().map(|row| (row, &white[row.sample])))
+            .collect();
+        let demands: Vec<f64> = rows.iter().map(|(row, _)| row.demand).collect();
+        let mut gram = if layer.positions() == 1 { outer_gram(&rows) } else { dense_gram(&rows) };
+        let n = rows.len();
+        let mean = (0..n).map(|k| gram[(k, k)]).sum::<f64>() / n.max(1) as f64;
+        for k in 0..n {
+            gram[(k, k)] += softness * mean + f64::MIN_POSITIVE;
+        }
+        let lambda = nonnegative(&gram, &demands)?;
+        let mut v = Mat::zeros(layer.outputs, layer.inputs + 1);
+        for ((row, white), lambda) in rows.iter().zip(lambda).filter(|(_, lambda)| *lambda > 0.0) {
+            matmul(v.as_mut(), Accum::Add, row.g.as_ref(), white.transpose(), lambda, Par::Seq); // (O×P)(P×D)
+        }
+        Ok(v * &self.inverse)
+    }
+}
+
+/// Inner products of rows `g x̃ᵀ` with a single column each: `(g_i · g_j)(x̃_i · x̃_j)`.
+fn outer_gram(rows: &[(&Row, &Mat<f64>)]) -> Mat<f64> {
+    let n = rows.len();
+    let stack = |column: &dyn Fn(usize) -> Mat<f64>, len: usize| {
+        let mut all = Mat::zeros(len, n);
+        for k in 0..n {
+            all.col_mut(k).copy_from(column(k).col(0));
+        }
+        all.transpose() * &all
+    };
+    let Some((first, white)) = rows.first() else { return Mat::zeros(0, 0) };
+    let left = stack(&|k| rows[k].0.g.clone(), first.g.nrows());
+    let right = stack(&|k| rows[k].1.clone(), white.nrows());
+    Mat::from_fn(n, n, |i, j| left[(i, j)] * right[(i, j)])
+}
+
+/// Inner products of rows with several columns each, written out.
+fn dense_gram(rows: &[(&Row, &Mat<f64>)]) -> Mat<f64> {
+    let Some((first, white)) = rows.first() else { return Mat::zeros(0, 0) };
+    let (outputs, dim) = (first.g.nrows(), white.nrows());
+    let mut all = Mat::zeros(outputs * dim, rows.len());
+    for (k, (row, white)) in rows.iter().enumerate() {
+        let product = &row.g * white.transpose(); // (O×P)(P×D)
+        for j in 0..dim {
+            for i in 0..outputs {
+                all[(j * outputs + i, k)] = product[(i, j)];
+            }
+        }
+    }
+    all.transpose() * &all
+}
+
+#[cfg(test)]
+mod tests {
+    use fbp_models::{Network, zoo};
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// Random rows of `outputs × positions` on columns of length `dim`.
+    fn random(seed: u64, count: usize, outputs: usize, positions: usize, dim: usize) -> (Vec<Row>, Vec<Mat<f64>>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut matrix = |rows, cols| Mat::from_fn(rows, cols, |_, _| 2.0 * rng.random::<f64>() - 1.0);
+        let columns = (0..count).map(|_| matrix(dim, positions)).collect();
+        let row = |sample| Row { sample, g: matrix(outputs, positions), demand: 0.5 };
+        ((0..count).map(row).collect(), columns)
+    }
+
+    #[test]
+    fn both_ways_to_the_gram_matrix_agree() {
+        let (rows, columns) = random(1, 7, 3, 1, 5);
+        let pairs: Vec<_> = rows.iter().map(|row| (row, &columns[row.sample])).collect();
+        assert!((outer_gram(&pairs) - dense_gram(&pairs)).norm_max() < 1e-12);
+        // Written out for one pair: Σ_p Σ_q (g_p · g'_q)(x_p · x'_q).
+        let (rows, columns) = random(2, 2, 3, 4, 5);
+        let pairs: Vec<_> = rows.iter().map(|row| (row, &columns[row.sample])).collect();
+        let (g, x) = (rows[0].g.transpose() * &rows[1].g, columns[0].transpose() * &columns[1]);
+        let sum: f64 = (0..4).map(|p| (0..4).map(|q| g[(p, q)] * x[(p, q)]).sum::<f64>()).sum();
+        assert!((dense_gram(&pairs)[(0, 1)] - sum).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_change_meets_its_demands_and_every_smaller_one_does_not() {
+        let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
+        let layer = AffineLayer::of_stage(&network, "out").unwrap();
+        let dim = layer.inputs + 1;
+        let (rows, columns) = random(3, 6, layer.outputs, 1, dim);
+        let subjects = Subjects::of_columns(columns);
+        let moment = Mat::from_fn(dim, dim, |i, j| if i == j { 1.0 + i as f64 } else { 0.2 });
+        let metric = Metric::new(&moment, 0.0).unwrap();
+        let change = metric.smallest_change(&layer, &[(&subjects, &rows)], 1e-9).unwrap();
+        let along = |change: &Mat<f64>, row: &Row| {
+            let moved = change * &subjects.columns[row.sample];
+            (0..layer.outputs).map(|o| row.g[(o, 0)] * moved[(o, 0)]).sum::<f64>()
+        };
+        let met: Vec<f64> = rows.iter().map(|row| along(&change, row) - row.demand).collect();
+        assert!(met.iter().all(|gap| *gap > -1e-5), "{met:?}");
+        // Stationary: C ΔWᵀ is a combination of the active rows; the value is then ½ Σ λ demand = ½ tr(ΔW C ΔWᵀ), and
+        // shrinking the change breaks an active demand.
+        assert!(met.iter().any(|gap| gap.abs() < 1e-5), "{met:?}");
+        let value = |w: &Mat<f64>| {
+            let product = w * &moment;
+            (0..layer.outputs).map(|o| (0..dim).map(|k| w[(o, k)] * product[(o, k)]).sum::<f64>()).sum::<f64>()
+        };
+        // Any other feasible change, here by another metric, is longer in this one.
+        let other = Metric::new(&Mat::identity(dim, dim), 0.0).unwrap();
+        let other = other.smallest_change(&layer, &[(&subjects, &rows)], 1e-9).unwrap();
+        assert!(value(&change) < value(&other) * (1.0 + 1e-6), "{} {}", value(&change), value(&other));
+    }
+}

@@ -1,0 +1,117 @@
+use serde::{Deserialize, Serialize};
+
+use crate::identity::DataIdentity;
+
+/// What a repair was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepairSettings {
+    /// SHA-256 of the checkpoint to repair.
+    pub checkpoint_sha256: String,
+    /// Name of the network.
+    pub model: String,
+    /// The training data.
+    pub data: DataIdentity,
+    /// The choice of samples, as it was written.
+    pub samples: String,
+    /// The stage whose last linear or convolutional layer changes.
+    pub stage: String,
+    /// Largest loss of accuracy on the validation part, 0 to 1.
+    pub max_drawdown: f64,
+    /// Share of repaired samples that is enough.
+    pub efficacy: f64,
+    /// Share of the training data held back for validation.
+    pub validation: f64,
+    /// Seed of the choice of samples.
+    pub seed: u64,
+    /// Whether the rival was run as well.
+    pub rival: bool,
+}
+
+/// Measures of one state of a network on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StateMeasures {
+    /// Share of the samples to repair that are right.
+    pub efficacy: f64,
+    /// Loss of accuracy on the validation part, 0 to 1; negative for a gain.
+    pub drawdown_validation: f64,
+}
+
+/// One state that could have been chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Demanded lead of the label.
+    pub margin: f64,
+    /// Share of the mean variance that was added to the second moment of the data to be left alone.
+    pub ridge: f64,
+    /// Number of linearisations before it.
+    pub round: usize,
+    /// Share of the last step that was taken.
+    pub step: f64,
+    /// Samples to be left alone that were added as conditions, because an earlier round broke them.
+    pub guards: usize,
+    /// How good it is.
+    #[serde(flatten)]
+    pub measures: StateMeasures,
+}
+
+/// Fine-tuning on the same samples, with early stopping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RivalRecord {
+    /// Learning rate of the run that was chosen.
+    pub learning_rate: f64,
+    /// Steps until it stopped.
+    pub steps: usize,
+    /// How good it is.
+    #[serde(flatten)]
+    pub measures: StateMeasures,
+    /// Share of the wrong test samples of the same kind that became right.
+    pub generalisation: f64,
+    /// Loss of accuracy on the test set, 0 to 1.
+    pub drawdown_test: f64,
+    /// Time of all learning rates.
+    pub seconds: f64,
+    /// Every state looked at: learning rate, steps, measures.
+    pub curve: Vec<(f64, usize, StateMeasures)>,
+}
+
+/// Record of a repair, kept beside its checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepairRecord {
+    /// What was asked for.
+    pub settings: RepairSettings,
+    /// Number of worker threads; another number may give other last bits.
+    pub threads: usize,
+    /// Positions of the samples in the training data.
+    pub samples: Vec<usize>,
+    /// Share of the samples that are right after the repair.
+    pub efficacy: f64,
+    /// Share of the wrong test samples of the same kind that became right.
+    pub generalisation: f64,
+    /// Loss of accuracy on the validation part, 0 to 1.
+    pub drawdown_validation: f64,
+    /// Loss of accuracy on the test set, 0 to 1.
+    pub drawdown_test: f64,
+    /// Accuracy on the test set before.
+    pub test_accuracy_before: f64,
+    /// Accuracy on the test set after.
+    pub test_accuracy_after: f64,
+    /// Name of the layer that changed.
+    pub layer: String,
+    /// Length of the change relative to the weights of the layer.
+    pub change_relative: f64,
+    /// The state that was chosen; none if no change was allowed.
+    pub chosen: Option<Candidate>,
+    /// Every state looked at.
+    pub candidates: Vec<Candidate>,
+    /// The rival, if it was run.
+    pub rival: Option<RivalRecord>,
+    /// Time of caching, solving and choosing among states, without reading data, choosing samples, the test set and the
+    /// rival.
+    pub repair_seconds: f64,
+    /// File name of the repaired checkpoint.
+    pub checkpoint: String,
+    /// SHA-256 of the repaired checkpoint.
+    pub checkpoint_sha256_after: String,
+    /// Time of everything.
+    pub seconds: f64,
+}

@@ -1,0 +1,92 @@
+use candle_core::{Device, Tensor, Var};
+use faer::Mat;
+use fbp_models::Network;
+
+use crate::TrainError;
+use crate::affine::{AffineLayer, flat};
+use crate::cache::FeatureCache;
+
+/// Samples whose inputs of the layer are known, as batch and as columns.
+pub(super) struct Subjects {
+    input: Tensor,
+    pub(super) labels: Vec<u32>,
+    pub(super) columns: Vec<Mat<f64>>,
+}
+
+/// A linearised condition on the total change: `⟨g x̃ᵀ, ΔW⟩ >= demand`, with `x̃` the columns of the sample.
+pub(super) struct Row {
+    /// Place of the sample among the subjects.
+    pub(super) sample: usize,
+    /// Derivative of the lead by the outputs of the layer, `outputs × positions`.
+    pub(super) g: Mat<f64>,
+    pub(super) demand: f64,
+}
+
+impl Subjects {
+    /// Some samples of a cache.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] if the batch cannot be made.
+    pub(super) fn new(layer: &AffineLayer, cache: &FeatureCache, samples: &[usize]) -> Result<Self, TrainError> {
+        let (input, labels) = match samples {
+            [] => (Tensor::zeros((0, cache.len), candle_core::DType::F32, &Device::Cpu)?, Vec::new()),
+            _ => cache.batch(samples)?,
+        };
+        let columns = samples.iter().map(|&k| layer.columns(&cache.values[k * cache.len..][..cache.len])).collect();
+        Ok(Self { input, labels, columns })
+    }
+
+    /// Subjects of which only the columns are known.
+    #[cfg(test)]
+    pub(super) fn of_columns(columns: Vec<Mat<f64>>) -> Self {
+        let input = Tensor::zeros((0, 0), candle_core::DType::F32, &Device::Cpu);
+        Self { input: input.expect("an empty tensor"), labels: Vec::new(), columns }
+    }
+
+    /// The conditions that every label leads by the margin of its sample, linearised at the present weights, which differ from the old
+    /// ones by `change`. With `rivals`, only so many of the strongest rivals of every sample.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] or [`TrainError::Tensor`] if the network cannot be run on the samples.
+    pub(super) fn rows(
+        &self,
+        network: &Network,
+        layer: &AffineLayer,
+        change: &Mat<f64>,
+        margins: &[f64],
+        rivals: usize,
+    ) -> Result<Vec<Row>, TrainError> {
+        if self.labels.is_empty() {
+            return Ok(Vec::new());
+        }
+        let output = Var::from_tensor(&layer.output(network, &self.input)?)?;
+        let logits = layer.logits(network, &output)?;
+        let classes = logits.dim(1)?;
+        let mut jacobian = Vec::with_capacity(classes);
+        for class in 0..classes {
+            let store = logits.narrow(1, class, 1)?.sum_all()?.backward()?;
+            let gradient = store.get(&output).map_or_else(|| output.zeros_like(), |gradient| Ok(gradient.clone()))?;
+            jacobian.push(flat(&gradient)?);
+        }
+        let (logits, positions) = (flat(&logits)?, layer.positions());
+        let len = layer.outputs * positions;
+        let mut rows = Vec::new();
+        for (sample, &label) in self.labels.iter().enumerate() {
+            let label = label as usize;
+            let own = &logits[sample * classes..][..classes];
+            let moved = change * &self.columns[sample];
+            let mut order: Vec<usize> = (0..classes).filter(|&class| class != label).collect();
+            order.sort_by(|&a, &b| own[b].total_cmp(&own[a]));
+            for rival in order.into_iter().take(rivals) {
+                let at = |class: usize, k: usize| f64::from(jacobian[class][sample * len + k]);
+                let entry = |o: usize, p: usize| at(label, o * positions + p) - at(rival, o * positions + p);
+                let g = Mat::from_fn(layer.outputs, positions, entry);
+                let along: f64 =
+                    (0..positions).map(|p| (0..layer.outputs).map(|o| g[(o, p)] * moved[(o, p)]).sum::<f64>()).sum();
+                let lead = f64::from(own[label] - own[rival]);
+                rows.push(Row { sample, g, demand: margins[sample] - lead + along });
+            }
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,123 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use fbp_models::Network;
+
+use crate::TrainError;
+use crate::data::{DataBundle, shuffle_indices};
+use crate::evaluate::EvalSet;
+
+/// Random stream for the choice of samples, apart from those of splits and epochs.
+const STREAM: u64 = u64::MAX - 1;
+
+/// Which training samples to repair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SampleChoice {
+    /// A text file with one position in the training data per line.
+    File(PathBuf),
+    /// So many wrongly classified samples, drawn at random.
+    Wrong(usize),
+    /// All wrongly classified samples of one class.
+    Class(u32),
+}
+
+impl FromStr for SampleChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("{digits:?} is no number"));
+        match text.split_once(':') {
+            Some(("wrong", digits)) => match number(digits)? {
+                0 => Err("there is nothing to repair in 0 samples".into()),
+                count => Ok(Self::Wrong(count as usize)),
+            },
+            Some(("class", digits)) => Ok(Self::Class(number(digits)?)),
+            _ if text.is_empty() => Err("name a file, wrong:N or class:K".into()),
+            _ => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for SampleChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Wrong(count) => write!(f, "wrong:{count}"),
+            Self::Class(class) => write!(f, "class:{class}"),
+        }
+    }
+}
+
+/// Those of `indices` that the network classifies wrongly, in their order.
+///
+/// # Errors
+/// [`TrainError::Model`] if the images do not fit the network.
+pub fn wrong_samples(network: &Network, data: &DataBundle, indices: &[usize]) -> Result<Vec<usize>, TrainError> {
+    let right = EvalSet::new(&data.train, &data.normalization, Some(indices))?.right(network)?;
+    Ok(indices.iter().zip(right).filter(|(_, right)| !right).map(|(&index, _)| index).collect())
+}
+
+impl SampleChoice {
+    /// The samples, ascending; `wrong` and `class` choose among `candidates`.
+    ///
+    /// # Errors
+    /// [`TrainError::Read`], [`TrainError::Samples`] if the choice is empty or names what is not there.
+    pub(super) fn resolve(
+        &self,
+        network: &Network,
+        data: &DataBundle,
+        candidates: &[usize],
+        seed: u64,
+    ) -> Result<Vec<usize>, TrainError> {
+        let fault = |reason: String| TrainError::Samples { choice: self.to_string(), reason };
+        let mut samples = match self {
+            Self::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(TrainError::reading(path))?;
+                let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+                let parse = |line: &str| match line.parse::<usize>() {
+                    Ok(index) if index < data.train.len() => Ok(index),
+                    _ => Err(fault(format!("{line:?} is no position in {} training samples", data.train.len()))),
+                };
+                lines.map(parse).collect::<Result<Vec<_>, _>>()?
+            }
+            Self::Wrong(count) => {
+                let mut wrong = wrong_samples(network, data, candidates)?;
+                if wrong.len() < *count {
+                    return Err(fault(format!("the network classifies only {} samples wrongly", wrong.len())));
+                }
+                shuffle_indices(&mut wrong, seed, STREAM);
+                wrong.truncate(*count);
+                wrong
+            }
+            Self::Class(class) => {
+                let of_class: Vec<usize> =
+                    candidates.iter().copied().filter(|&i| u32::from(data.train.labels()[i]) == *class).collect();
+                if of_class.is_empty() {
+                    return Err(fault("there is no sample of that class".into()));
+                }
+                wrong_samples(network, data, &of_class)?
+            }
+        };
+        samples.sort_unstable();
+        samples.dedup();
+        if samples.is_empty() {
+            return Err(fault("there is nothing to repair".into()));
+        }
+        Ok(samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_read_as_they_are_written() {
+        for text in ["wrong:100", "class:6", "some/file.txt"] {
+            assert_eq!(text.parse::<SampleChoice>().unwrap().to_string(), text);
+        }
+        assert!("wrong:0".parse::<SampleChoice>().is_err() && "class:x".parse::<SampleChoice>().is_err());
+        assert!("".parse::<SampleChoice>().is_err());
+    }
+}
