@@ -78,7 +78,7 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
     options.check()?;
     let spec = network_spec(&args.model)?;
     let record_file = record_path(&args.out);
-    if record_file == args.out {
+    if args.out.extension().is_some_and(|extension| extension == "json") {
         let (name, value) = ("--out", args.out.display().to_string());
         return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
     }

@@ -69,7 +69,7 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     let network = Checkpoint::load(&args.checkpoint)?.network;
     network.stage_index(&args.stage)?;
     let record_file = record_path(&args.out);
-    if record_file == args.out {
+    if args.out.extension().is_some_and(|extension| extension == "json") {
         let (name, value) = ("--out", args.out.display().to_string());
         return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
     }
