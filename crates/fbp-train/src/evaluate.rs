@@ -4,7 +4,7 @@ use fbp_models::Network;
 
 use crate::TrainError;
 use crate::data::{Batcher, Dataset, Normalization};
-use crate::metrics::{argmax, count_right};
+use crate::metrics::{all_finite, argmax, count_right};
 use crate::store::TargetStore;
 
 /// Samples that are evaluated at a time.
@@ -52,9 +52,7 @@ impl EvalSet {
     pub fn right(&self, network: &Network) -> Result<Vec<bool>, TrainError> {
         let mut right = Vec::with_capacity(self.samples);
         for (images, labels) in &self.batches {
-            let logits = network.infer(images)?;
-            let classes = logits.dim(1)?;
-            let values = logits.flatten_all()?.to_vec1::<f32>()?;
+            let (values, classes) = finite_logits(&network.infer(images)?)?;
             right.extend(values.chunks_exact(classes).zip(labels).map(|(row, label)| argmax(row) == *label as usize));
         }
         Ok(right)
@@ -78,13 +76,18 @@ impl EvalSet {
     }
 }
 
-fn right_logits(logits: &Tensor, labels: &[u32]) -> Result<usize, TrainError> {
-    let classes = logits.dim(1)?;
-    let logits = logits.flatten_all()?.to_vec1::<f32>()?;
-    if logits.chunks(4096).any(|chunk| !chunk.iter().fold(true, |finite, v| finite & v.is_finite())) {
+/// The values of a batch of logits, and the number of classes.
+fn finite_logits(logits: &Tensor) -> Result<(Vec<f32>, usize), TrainError> {
+    let values = logits.flatten_all()?.to_vec1::<f32>()?;
+    if !all_finite(&values) {
         return Err(TrainError::NonFiniteOutput);
     }
-    Ok(count_right(&logits, classes, labels))
+    Ok((values, logits.dim(1)?))
+}
+
+fn right_logits(logits: &Tensor, labels: &[u32]) -> Result<usize, TrainError> {
+    let (values, classes) = finite_logits(logits)?;
+    Ok(count_right(&values, classes, labels))
 }
 
 /// Accuracy of the stages above a transitional stage, fed with the targets of that stage.

@@ -9,6 +9,11 @@ pub(crate) fn argmax(values: &[f32]) -> usize {
     best.0
 }
 
+/// Whether all values are finite. Without an early exit inside a chunk the comparison vectorises.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    values.chunks(4096).all(|chunk| chunk.iter().fold(true, |finite, v| finite & v.is_finite()))
+}
+
 /// Number of rows of `logits` whose largest value is at the label.
 pub(crate) fn count_right(logits: &[f32], classes: usize, labels: &[u32]) -> usize {
     logits.chunks_exact(classes).zip(labels).filter(|(row, label)| argmax(row) == **label as usize).count()

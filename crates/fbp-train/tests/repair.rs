@@ -95,5 +95,8 @@ fn what_cannot_be_repaired_is_named() {
     world.fails(&with("wrong:3", "out").replace("r.safetensors", "r.json"), &["--out"]);
     world.fails(&format!("{} --max-drawdown -1", with("wrong:3", "out")), &["--max-drawdown", "[0, 1]"]);
     world.fails(&with("wrong:3", "out").replace("--validation 0.2", "--validation 0"), &["--validation"]);
+    fs::write(world.path("mine.safetensors"), "not a checkpoint").unwrap();
+    world.fails(&with("wrong:3", "out").replace("r.safetensors", "mine.safetensors"), &["--out", "--force"]);
+    assert_eq!(fs::read(world.path("mine.safetensors")).unwrap(), b"not a checkpoint");
     assert!(!world.path("r.safetensors").exists());
 }

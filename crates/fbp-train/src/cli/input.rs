@@ -2,11 +2,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_models::{NetworkSpec, zoo};
-use sha2::{Digest, Sha256};
 
 use crate::TrainError;
 use crate::data::{DataBundle, DataError, Dataset, LoadOptions, load};
-use crate::identity::{DataIdentity, hex};
+use crate::identity::{DataIdentity, bytes_sha256};
 
 /// Which data to use.
 #[derive(Clone, Debug, Args)]
@@ -41,7 +40,7 @@ impl DataArgs {
             bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
         let train = &bundle.train;
-        let sha256 = hex(&Sha256::digest(format!("{}\n{}\n", train.sha256(), bundle.test.sha256())));
+        let sha256 = bytes_sha256(format!("{}\n{}\n", train.sha256(), bundle.test.sha256()).as_bytes());
         let identity = DataIdentity { name: self.data.clone(), sha256, samples: train.len() };
         Ok(Input { bundle, identity })
     }

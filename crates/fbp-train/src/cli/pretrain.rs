@@ -64,6 +64,24 @@ pub(super) fn record_path(checkpoint: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// The record beside a checkpoint that is to be written, which must not take its name.
+pub(super) fn new_record_path(checkpoint: &Path) -> Result<PathBuf, TrainError> {
+    if checkpoint.extension().is_some_and(|extension| extension == "json") {
+        let (name, value) = ("--out", checkpoint.display().to_string());
+        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
+    }
+    Ok(record_path(checkpoint))
+}
+
+/// Keeps a command from replacing a file that has no record, and so is not its own.
+pub(super) fn refuse_foreign(checkpoint: &Path) -> Result<(), TrainError> {
+    if checkpoint.exists() {
+        let range = "new files: this one exists, and no record beside it tells how it was made; --force replaces it";
+        return Err(TrainError::Parameter { name: "--out", value: checkpoint.display().to_string(), range });
+    }
+    Ok(())
+}
+
 pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
     let begun = Instant::now();
     let options = PretrainOptions {
@@ -77,11 +95,7 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
     };
     options.check()?;
     let spec = network_spec(&args.model)?;
-    let record_file = record_path(&args.out);
-    if args.out.extension().is_some_and(|extension| extension == "json") {
-        let (name, value) = ("--out", args.out.display().to_string());
-        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
-    }
+    let record_file = new_record_path(&args.out)?;
     let input = args.data.load()?;
     prepare_folder(crate::atomic::folder_of(&args.out).as_path())?;
     let settings = PretrainSettings {
@@ -110,9 +124,8 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
             let differences = differences(&found.settings, &settings);
             return Err(TrainError::OtherSettings { path: record_file, differences });
         }
-    } else if args.out.exists() && !args.force {
-        let range = "new files: this one exists, and no record beside it tells how it was made; --force replaces it";
-        return Err(TrainError::Parameter { name: "--out", value: args.out.display().to_string(), range });
+    } else if !args.force {
+        refuse_foreign(&args.out)?;
     }
     let result = pretrain(&spec, &input.bundle, &options, &Stderr::default())?;
     let bytes = checkpoint::to_bytes(&result.network, &Default::default())?;

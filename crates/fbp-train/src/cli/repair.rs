@@ -1,17 +1,17 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
 
 use super::input::{DataArgs, Input};
-use super::pretrain::record_path;
+use super::pretrain::{new_record_path, refuse_foreign};
 use super::progress::Stderr;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
 use crate::atomic::{folder_of, prepare_folder, write_atomic};
 use crate::evaluate::EvalSet;
-use crate::identity::file_sha256;
+use crate::identity::{bytes_sha256, file_sha256};
 use crate::json::{differences, read_json, write_json};
 use crate::repair::{RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair};
 
@@ -68,11 +68,7 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     options.check()?;
     let network = Checkpoint::load(&args.checkpoint)?.network;
     network.stage_index(&args.stage)?;
-    let record_file = record_path(&args.out);
-    if args.out.extension().is_some_and(|extension| extension == "json") {
-        let (name, value) = ("--out", args.out.display().to_string());
-        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
-    }
+    let record_file = new_record_path(&args.out)?;
     let input = args.data.load()?;
     let settings = RepairSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
@@ -87,10 +83,13 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         rival: args.rival,
     };
     prepare_folder(&folder_of(&args.out))?;
-    if let Some(found) = finished(args, &settings)? {
+    if let Some(found) = finished(args, &settings, &record_file)? {
         say(out, format_args!("{} is finished already", args.out.display()))?;
         print(&found, out)?;
         return common.write_json(&found);
+    }
+    if !args.force && !record_file.exists() {
+        refuse_foreign(&args.out)?;
     }
     let before = network.duplicate()?;
     let repaired = repair(&network, &args.stage, &args.samples, &input.bundle, &options, &Stderr::default())?;
@@ -100,7 +99,7 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         false => None,
         true => Some(run_rival(&before, &repaired.samples, &input, options.validation, &judge)?),
     };
-    write_atomic(&args.out, &checkpoint::to_bytes(&network, &Default::default())?)?;
+    let bytes = checkpoint::to_bytes(&network, &Default::default())?;
     let record = RepairRecord {
         settings,
         threads: rayon::current_num_threads(),
@@ -118,18 +117,23 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         rival,
         repair_seconds: repaired.seconds,
         checkpoint: args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        checkpoint_sha256_after: file_sha256(&args.out)?,
+        checkpoint_sha256_after: bytes_sha256(&bytes),
         seconds: begun.elapsed().as_secs_f64(),
     };
+    // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.
     write_json(&record_file, &record)?;
+    write_atomic(&args.out, &bytes)?;
     common.write_json(&record)?;
     print(&record, out)
 }
 
 /// The record of this repair if it is finished.
-fn finished(args: &RepairArgs, settings: &RepairSettings) -> Result<Option<RepairRecord>, TrainError> {
-    let path = record_path(&args.out);
-    let found: Option<RepairRecord> = match read_json(&path, "repair record") {
+fn finished(
+    args: &RepairArgs,
+    settings: &RepairSettings,
+    record_file: &Path,
+) -> Result<Option<RepairRecord>, TrainError> {
+    let found: Option<RepairRecord> = match read_json(record_file, "repair record") {
         Err(TrainError::Json { .. }) if args.force => None,
         read => read?,
     };
@@ -141,7 +145,8 @@ fn finished(args: &RepairArgs, settings: &RepairSettings) -> Result<Option<Repai
     if args.force {
         return Ok(None);
     }
-    Err(TrainError::OtherSettings { differences: differences(&found.settings, settings), path })
+    let differences = differences(&found.settings, settings);
+    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences })
 }
 
 /// The test set, and what the network made of it before.
@@ -157,7 +162,7 @@ impl Judge {
         let data = &input.bundle.test;
         let test = EvalSet::new(data, &input.bundle.normalization, None)?;
         let right = test.right(before)?;
-        let accuracy = right.iter().filter(|right| **right).count() as f64 / data.len() as f64;
+        let accuracy = share(&right);
         let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
         let of_kind = right.iter().zip(data.labels()).map(|(right, &label)| !right && same_class(label)).collect();
         Ok(Self { test, accuracy, of_kind })
@@ -166,11 +171,16 @@ impl Judge {
     /// Generalisation, drawdown and accuracy.
     fn measure(&self, network: &Network) -> Result<[f64; 3], TrainError> {
         let right = self.test.right(network)?;
-        let accuracy = right.iter().filter(|right| **right).count() as f64 / right.len() as f64;
+        let accuracy = share(&right);
         let kind = self.of_kind.iter().filter(|kind| **kind).count();
         let gained = right.iter().zip(&self.of_kind).filter(|(right, kind)| **right && **kind).count();
         Ok([gained as f64 / kind.max(1) as f64, self.accuracy - accuracy, accuracy])
     }
+}
+
+/// Share of the samples that are right.
+fn share(right: &[bool]) -> f64 {
+    right.iter().filter(|right| **right).count() as f64 / right.len() as f64
 }
 
 fn run_rival(

@@ -1,11 +1,10 @@
-use std::fmt::Write as _;
-
 use faer::Par;
 use fbp_linalg::FeatureShape;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{DataError, Normalization};
+use crate::identity::hex;
 
 /// Images of one shape with their labels, kept as bytes.
 ///
@@ -120,11 +119,7 @@ impl Dataset {
         hasher.update(format!("{} {} {}\n", self.shape, self.classes, self.len()));
         hasher.update(&self.images);
         hasher.update(&self.labels);
-        hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&hasher.finalize())
     }
 
     /// Writes the given samples, normalised, one after the other.

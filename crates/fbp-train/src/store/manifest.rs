@@ -1,10 +1,9 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::TrainError;
-use crate::identity::{DataIdentity, hex};
+use crate::identity::{DataIdentity, bytes_sha256};
 use crate::settings::{Embedding, TargetMode};
 
 /// Version of the layout of the folder; raised when an old reader would misread a new store.
@@ -138,5 +137,5 @@ impl Manifest {
 fn fingerprint(params: &ManifestParams) -> String {
     // A struct of strings, numbers and lists always has a JSON form; NaN margins are refused before.
     let json = serde_json::to_vec(params).unwrap_or_default();
-    hex(&Sha256::digest(&json))
+    bytes_sha256(&json)
 }

@@ -7,6 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::{MANIFEST_FILE, Manifest, ShardEntry, StageEntry};
 use crate::TrainError;
+use crate::metrics::all_finite;
 
 /// A finished target store, mapped into memory: nothing is read before it is needed.
 #[derive(Debug)]
@@ -146,9 +147,7 @@ impl TargetStore {
             known: stages.iter().map(|stage| stage.name.as_str()).collect::<Vec<_>>().join(", "),
         })?;
         for shard in &self.shards {
-            // Without an early exit inside a chunk the comparison vectorises.
-            let is_finite = |chunk: &[f32]| chunk.iter().fold(true, |finite, x| finite & x.is_finite());
-            if !shard.target(index).chunks(4096).all(is_finite) {
+            if !all_finite(shard.target(index)) {
                 let file = shard.path.display();
                 let reason =
                     format!("{file} holds a target that is not finite; delete the file and run `fbp targets` again");
