@@ -3,9 +3,7 @@ use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_s
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
-use faer::{Accum, Mat, MatMut, MatRef, Par};
-use pulp::Simd;
-use rayon::prelude::*;
+use faer::{Accum, Mat, MatMut, Par};
 
 use super::fft::PlaneFft;
 use super::grid::Sites;
@@ -135,58 +133,5 @@ impl Boundary<'_> {
             return Err(failed("the inverse is not finite".to_owned()));
         }
         Ok(Mat::from_fn(n + f, n + f, |i, j| P::from_f64(whole[(i, j)])))
-    }
-}
-
-/// Columns up to which a product with a symmetric matrix is taken as dot products, which read it once.
-const FEW: usize = 4;
-
-/// `out <- S x` for a symmetric `S`.
-pub(super) fn symmetric_times<P: Real>(s: MatRef<'_, P>, x: MatRef<'_, P>, mut out: MatMut<'_, P>, par: Par) {
-    if x.ncols() > FEW {
-        matmul(out, Accum::Replace, s, x, P::ONE, par);
-        return;
-    }
-    let arch = pulp::Arch::new();
-    for j in 0..x.ncols() {
-        let (Some(x), Some(out)) = (x.col(j).try_as_col_major(), out.as_mut().col_mut(j).try_as_col_major_mut()) else {
-            debug_assert!(false, "columns of the workspace are contiguous");
-            return;
-        };
-        let x = x.as_slice();
-        let entry = |(i, out): (usize, &mut P)| {
-            if let Some(col) = s.col(i).try_as_col_major() {
-                *out = arch.dispatch(Dot { x, y: col.as_slice() });
-            }
-        };
-        if par.degree() > 1 {
-            out.as_slice_mut().par_iter_mut().with_min_len(64).enumerate().for_each(entry);
-        } else {
-            out.as_slice_mut().iter_mut().enumerate().for_each(entry);
-        }
-    }
-}
-
-/// `Σ x_i y_i` with enough partial sums to fill the registers.
-struct Dot<'a, P> {
-    x: &'a [P],
-    y: &'a [P],
-}
-
-impl<P: Real> pulp::WithSimd for Dot<'_, P> {
-    type Output = P;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> P {
-        let (x, x_rest) = self.x.as_chunks::<64>();
-        let (y, y_rest) = self.y.as_chunks::<64>();
-        let mut sums = [P::ZERO; 64];
-        for (x, y) in x.iter().zip(y) {
-            for i in 0..64 {
-                sums[i] = x[i].mul_add(y[i], sums[i]);
-            }
-        }
-        let rest: P = x_rest.iter().zip(y_rest).map(|(x, y)| *x * *y).sum();
-        sums.iter().copied().sum::<P>() + rest
     }
 }

@@ -4,10 +4,11 @@ use faer::mat::AsMatMut;
 use faer::{Mat, MatMut, Par};
 use rustfft::num_complex::Complex;
 
-use super::boundary::{Boundary, symmetric_times};
+use super::boundary::Boundary;
 use super::fft::{PlaneFft, Precision};
 use super::grid::{End, Grid, NOWHERE};
 use super::symbol::{C64, Symbol};
+use super::symmetric::{symmetric_scratch, symmetric_times};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{LinalgError, Real};
 
@@ -110,8 +111,8 @@ impl<P: Precision> Circulant<P> {
     /// Workspace of [`apply`](Self::apply) for `batch` samples.
     pub(super) fn scratch(&self, grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
         let edge = temp_mat_scratch::<P>(self.order, batch);
-        let products = StackReq::all_of(&[edge, edge]);
-        parts_scratch(self.fields_scratch(grid, near), batch, par).and(products)
+        let inner = symmetric_scratch::<P>(self.order, batch, par);
+        parts_scratch(self.fields_scratch(grid, near), batch, par).or(inner).and(edge).and(edge)
     }
 
     /// `z <- (B Bᵀ + shift)⁻¹ r` for every sample, exactly or nearly.
@@ -128,7 +129,7 @@ impl<P: Precision> Circulant<P> {
             let first = Stage { r, z: &mut *z, edge: edge.as_mut(), sample };
             for_each_part(first, part, par, stack, &|stage, stack| work.first(stage, stack), &|(), ()| ());
             let Some(matrix) = &group.boundary else { continue };
-            symmetric_times(matrix.as_ref(), edge.as_ref(), inner.as_mut(), par);
+            symmetric_times(matrix.as_ref(), edge.as_ref(), inner.as_mut(), par, stack);
             let second = Stage { r, z: &mut *z, edge: inner, sample };
             for_each_part(second, part, par, stack, &|stage, stack| work.second(stage, stack), &|(), ()| ());
         }

@@ -34,6 +34,8 @@ pub(super) struct Root {
     last: Option<(f64, f64)>,
     evaluations: usize,
     floor: f64,
+    /// Relative error of the solution at the shift that ends the search.
+    accuracy: f64,
 }
 
 /// Largest number of shifts that a search tries.
@@ -91,9 +93,9 @@ impl Goal {
 
 impl Root {
     /// A search that starts at the shift of the first solve and never goes below `floor`.
-    pub(super) fn new(length: Length, wanted: f64, floor: f64) -> Self {
+    pub(super) fn new(length: Length, wanted: f64, floor: f64, accuracy: f64) -> Self {
         let bracket = [f64::NEG_INFINITY, f64::INFINITY];
-        Self { length, wanted, bracket, last: None, evaluations: 0, floor }
+        Self { length, wanted, bracket, last: None, evaluations: 0, floor, accuracy }
     }
 
     /// Positive where the shift is too small, negative where it is too large: the logarithm of a ratio of lengths.
@@ -108,7 +110,8 @@ impl Root {
     fn judge(&mut self, now: &Moment) -> Verdict {
         let excess = self.excess(now);
         // Accurate enough for its sign to be trusted, and no more.
-        let share = (0.1 * excess.abs()).clamp(0.4 * ROOT_TOL, 0.05);
+        let found = excess.abs() <= ROOT_TOL;
+        let share = if found { self.accuracy } else { (0.1 * excess.abs()).clamp(0.4 * ROOT_TOL, 0.05) };
         let scale = if now.in_unknowns { now.shift.sqrt() } else { 1.0 };
         let settled = match self.length {
             Length::Distance => now.energy <= share * scale * now.distance,
@@ -118,7 +121,7 @@ impl Root {
         if !settled {
             return Verdict::Go;
         }
-        if excess.abs() <= ROOT_TOL {
+        if found {
             return Verdict::Stop;
         }
         let at = now.shift.ln();

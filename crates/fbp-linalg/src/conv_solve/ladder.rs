@@ -25,7 +25,7 @@ const PLANES: usize = 32;
 
 impl Ladder {
     /// `None` where the inverses would take too much time or memory.
-    pub(super) fn new(grid: &Grid, near: End, symbols: &[Symbol], scale: f64, _: Par) -> Option<Self> {
+    pub(super) fn new(grid: &Grid, near: End, symbols: &[Symbol], scale: f64) -> Option<Self> {
         let bytes: usize = symbols.iter().map(|s| 8 * s.p * s.p * s.freqs).sum();
         let rungs = PER_DECADE * DECADES + 1;
         if symbols.is_empty() || symbols.iter().any(|s| s.p > PLANES) || bytes * rungs > LARGEST {

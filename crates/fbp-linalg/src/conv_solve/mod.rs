@@ -25,8 +25,10 @@ mod ladder;
 mod phases;
 mod plan;
 mod recipe;
+mod shifted;
 mod solve;
 mod symbol;
+mod symmetric;
 #[cfg(test)]
 mod tests;
 mod whiten;

@@ -5,7 +5,9 @@ use super::cg::{Cg, Panel, State, dot, norm};
 use super::circulant::{Apply, Forecast};
 use super::config::ConvMode;
 use super::goal::{Goal, Length, Root};
-use super::plan::{ConvSolvePlan, Exact, Iteration};
+use super::plan::{ConvSolvePlan, Exact, Iteration, Preconditioner};
+use super::recipe::ConvRecipe;
+use super::shifted::Unshifted;
 use super::solve::{Fields, Vectors};
 use crate::dense::{AffinePlan, AffineSolve};
 use crate::parallel::{SplitBatch, for_each_part};
@@ -19,6 +21,11 @@ const HOPELESS: f64 = 3.0;
 const GIVE_UP: f64 = 1.5;
 /// Relative excess over the least-squares optimum at which an exact solve ends.
 const EXCESS: f64 = 10.0;
+/// Shifts, as shares of the largest eigenvalue, below which the system is factored: periodic inverses hang on the border
+/// of the image there (measured: 8 -> 8 channels, kernel 5, padding 2, 64 × 64, share 1e-5: no end in 1000 steps against
+/// 10), and in least squares already at larger shifts.
+const SMALL_SHIFT: f64 = 3e-5;
+const SMALL_SHIFT_LEAST_SQUARES: f64 = 3e-3;
 /// Residual that a trial solve must reach, and the steps that direct factors may take for it.
 const TRIAL_TOL: f64 = 1e-6;
 const TRIAL_ITERS: usize = 60;
@@ -204,6 +211,19 @@ impl<T: Real> ConvSolvePlan<T> {
         Ok(())
     }
 
+    /// Factors the system for shifts like this one, if it is so small that periodic inverses would hang on the border of
+    /// the image. Done once for every decade of shifts.
+    fn prepare_shift(&self, shift: f64, par: Par) {
+        let share = shift / self.scale;
+        let Exact::Iteration(iteration) = &self.exact else { return };
+        let largest = if self.in_unknowns { SMALL_SHIFT_LEAST_SQUARES } else { SMALL_SHIFT };
+        if self.recipe() == ConvRecipe::Boundary && share <= largest && self.shifted.is_missing(share) {
+            let single = matches!(iteration.preconditioner, Preconditioner::Single(_));
+            let system = Unshifted { pair: &self.pair, grid: &self.grid, scale: self.scale, single };
+            self.shifted.prepare(share, &system, par);
+        }
+    }
+
     /// Runs an iteration on parts of a panel, a few samples at a time.
     fn in_parts<M>(&self, panel: Panel<'_>, cg: &Cg<'_, M>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError>
     where
@@ -311,24 +331,32 @@ impl<T: Real> ConvSolvePlan<T> {
             return Ok(());
         }
         let floor = SHIFT_FLOOR * self.scale;
+        // The objective errs by its square.
+        let accuracy = 0.2 * self.config.tolerance(T::EPSILON.to_f64()).sqrt();
         for j in 0..fields.done.len() {
-            let mut state = State::new(Goal::Root(Root::new(length, fields.limits[j], floor)), floor);
+            let mut state = State::new(Goal::Root(Root::new(length, fields.limits[j], floor, accuracy)), floor);
             if fields.done[j].solved {
                 state.stopped = true;
             } else {
                 let (shift, _) = self.forecast(length, j, fields, vectors, par, stack);
                 state.shift = shift.max(floor);
+                self.prepare_shift(state.shift, par);
             }
             vectors.states[j] = state;
         }
         let at = (&self.grid, self.pair.near);
         let near = self.pair.near_len();
-        let precondition = |states: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
+        let share = |state: &State| state.shift / self.scale;
+        let precondition = |states: &[State], res: &[f64], z: &mut [f64], par: Par, stack: &mut MemStack| {
+            if let Some(factors) = self.shifted.common(states.iter().filter(|state| !state.stopped).map(share)) {
+                return factors.apply(Apply { r: res, z }, at, par, stack);
+            }
             let samples = res.chunks_exact(near).zip(z.chunks_exact_mut(near));
             for ((res, z), state) in samples.zip(states).filter(|(_, state)| !state.stopped) {
-                match &self.ladder {
-                    Some(ladder) => ladder.apply(state.shift, Apply { r: res, z }, at, stack),
-                    None => {
+                match (&self.ladder, self.shifted.nearest(share(state))) {
+                    (_, Some(factors)) => factors.apply(Apply { r: res, z }, at, par, stack),
+                    (Some(ladder), None) => ladder.apply(state.shift, Apply { r: res, z }, at, stack),
+                    (None, None) => {
                         let scale = state.shift.max(1e-4 * self.scale);
                         z.iter_mut().zip(res).for_each(|(z, r)| *z = r / scale);
                     }
@@ -336,8 +364,19 @@ impl<T: Real> ConvSolvePlan<T> {
             }
         };
         let (in_unknowns, max_iters) = (self.in_unknowns, self.config.max_iters());
+        // Factors are read from memory once for all samples, which then go together.
+        let together = self.shifted.common(vectors.states.iter().filter(|state| !state.stopped).map(share)).is_some();
+        let threads = if together { par } else { Par::Seq };
+        let precondition = move |states: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
+            precondition(states, res, z, threads, stack);
+        };
         let cg = Cg { pair: &self.pair, in_unknowns, precondition, max_iters };
-        self.in_parts(vectors.panel(fields.wanted), &cg, par, stack)?;
+        let panel = vectors.panel(fields.wanted);
+        if together {
+            cg.run(panel, par, stack)?
+        } else {
+            self.in_parts(panel, &cg, par, stack)?
+        }
         self.take_correction(fields, vectors);
         for (j, done) in fields.done.iter_mut().enumerate().filter(|(_, done)| !done.solved) {
             match length {

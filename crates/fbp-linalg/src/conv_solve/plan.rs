@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{Mat, Par};
 
@@ -8,6 +10,7 @@ use super::fft::PlaneFft;
 use super::grid::{End, Grid};
 use super::ladder::Ladder;
 use super::recipe::{ConvFacts, ConvRecipe};
+use super::shifted::Shifted;
 use super::symbol::Symbol;
 use super::whiten::Whitening;
 use crate::conv2d::{Conv2d, Conv2dGeometry};
@@ -92,9 +95,9 @@ pub(super) struct Iteration {
 /// How the exact solution is found.
 #[derive(Clone, Debug)]
 pub(super) enum Exact<T> {
-    Dense(Box<AffinePlan<T>>),
-    Pixelwise(Box<AffinePlan<T>>),
-    Iteration(Box<Iteration>),
+    Dense(Arc<AffinePlan<T>>),
+    Pixelwise(Arc<AffinePlan<T>>),
+    Iteration(Arc<Iteration>),
 }
 
 /// Exact reversal of a convolution of any size and geometry: for each sample the `v` nearest to `v0` with
@@ -114,7 +117,9 @@ pub struct ConvSolvePlan<T> {
     pub(super) pair: Pair,
     pub(super) grid: Grid,
     pub(super) exact: Exact<T>,
-    pub(super) ladder: Option<Ladder>,
+    pub(super) ladder: Option<Arc<Ladder>>,
+    /// Direct factors of regularised systems, as far as they were needed.
+    pub(super) shifted: Arc<Shifted>,
     /// Largest eigenvalue of the periodic `A Aᵀ`.
     pub(super) scale: f64,
     pub(super) in_unknowns: bool,
@@ -197,16 +202,16 @@ impl<T: Real> ConvSolvePlan<T> {
         let recipe = recipe.unwrap_or_else(|| ConvRecipe::choose(&facts));
         let pair = Pair { conv: Conv2d::new(*g), weight, near };
         let fft = PlaneFft::new(grid.size());
-        let needs_symbol = facts.near_planes.max(facts.far_planes) <= 64;
-        let symbols = if needs_symbol { symbols(&pair, &grid, &pair.weight, &fft) } else { Vec::new() };
+        let symbols = symbols_of_few(&facts, &pair, &grid, &fft);
         let scale = scale(&symbols, &pair.weight);
         let mut plan = Self {
-            exact: Exact::Iteration(Box::new(Iteration {
+            exact: Exact::Iteration(Arc::new(Iteration {
                 pair: pair.clone(),
                 whitening: None,
                 preconditioner: Preconditioner::Scale(scale),
             })),
             ladder: None,
+            shifted: Arc::default(),
             bias: bias(system),
             config: *config,
             pair,
@@ -218,12 +223,12 @@ impl<T: Real> ConvSolvePlan<T> {
             shift: 0.0,
         };
         if config.mode() != ConvMode::Exact {
-            plan.ladder = Ladder::new(&plan.grid, near, &symbols, scale, par);
+            plan.ladder = Ladder::new(&plan.grid, near, &symbols, scale).map(Arc::new);
         }
         match recipe {
-            ConvRecipe::Dense => plan.exact = Exact::Dense(Box::new(dense(system, par)?)),
+            ConvRecipe::Dense => plan.exact = Exact::Dense(Arc::new(dense(system, par)?)),
             ConvRecipe::Pixelwise if facts.pixelwise => {
-                plan.exact = Exact::Pixelwise(Box::new(pixelwise(system, par)?));
+                plan.exact = Exact::Pixelwise(Arc::new(pixelwise(system, par)?));
             }
             _ => {
                 plan.prepare(whitening, &symbols, &fft, par)?;
@@ -240,6 +245,38 @@ impl<T: Real> ConvSolvePlan<T> {
         }
         tracing::debug!(rows, cols, plan.facts.boundary, recipe = ?plan.recipe, plan.shift, "conv solve plan");
         Ok(Some(plan))
+    }
+
+    /// The same system with other parameters. The factors are shared; a mode that may regularise adds some of its own,
+    /// which take little time.
+    #[must_use]
+    pub fn with_config(&self, config: &ConvSolveConfig) -> Self {
+        let mut plan = Self { config: *config, ..self.clone() };
+        if config.mode() != ConvMode::Exact && plan.ladder.is_none() {
+            let symbols = symbols_of_few(&plan.facts, &plan.pair, &plan.grid, &PlaneFft::new(plan.grid.size()));
+            plan.ladder = Ladder::new(&plan.grid, plan.pair.near, &symbols, plan.scale).map(Arc::new);
+        }
+        plan
+    }
+
+    /// The same plan for features of another precision; `None` where its factors are those of one precision, as dense
+    /// ones are.
+    pub fn for_features<U: Real>(&self) -> Option<ConvSolvePlan<U>> {
+        let Exact::Iteration(iteration) = &self.exact else { return None };
+        Some(ConvSolvePlan {
+            pair: self.pair.clone(),
+            grid: self.grid.clone(),
+            exact: Exact::Iteration(Arc::clone(iteration)),
+            ladder: self.ladder.clone(),
+            shifted: Arc::clone(&self.shifted),
+            scale: self.scale,
+            in_unknowns: self.in_unknowns,
+            bias: self.bias.clone(),
+            config: self.config,
+            recipe: self.recipe,
+            facts: self.facts,
+            shift: self.shift,
+        })
     }
 
     /// Whether the system that the iteration solves has a solution for an arbitrary right-hand side.
@@ -275,7 +312,7 @@ impl<T: Real> ConvSolvePlan<T> {
         } else {
             self.recipe = ConvRecipe::Plain;
         }
-        self.exact = Exact::Iteration(Box::new(Iteration { pair, whitening, preconditioner }));
+        self.exact = Exact::Iteration(Arc::new(Iteration { pair, whitening, preconditioner }));
         Ok(())
     }
 
@@ -408,10 +445,16 @@ fn arbitrary(len: usize) -> Vec<f64> {
 }
 
 /// One symbol per group.
-fn symbols(pair: &Pair, grid: &Grid, weight: &[f64], fft: &PlaneFft<f64>) -> Vec<Symbol> {
+pub(super) fn symbols(pair: &Pair, grid: &Grid, weight: &[f64], fft: &PlaneFft<f64>) -> Vec<Symbol> {
     let groups = pair.conv.geometry().groups();
     let group = |weight: &[f64]| Symbol::new(grid, pair.near, weight, fft);
     weight.chunks_exact(weight.len() / groups).map(group).collect()
+}
+
+/// The symbols, where there are so few channels that anything per frequency can pay.
+fn symbols_of_few(facts: &ConvFacts, pair: &Pair, grid: &Grid, fft: &PlaneFft<f64>) -> Vec<Symbol> {
+    let few = facts.near_planes.max(facts.far_planes) <= 64;
+    if few { symbols(pair, grid, &pair.weight, fft) } else { Vec::new() }
 }
 
 /// Largest eigenvalue of the periodic operator, or a bound from the weights; never zero.

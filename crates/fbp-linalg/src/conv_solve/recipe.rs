@@ -42,8 +42,8 @@ pub enum ConvRecipe {
 const DENSE_LIMIT: usize = 4096;
 /// Largest longer side of a dense operator.
 const DENSE_LONG_LIMIT: usize = 8192;
-/// Largest order of a boundary system, 0.5 GiB in `f64`.
-const BOUNDARY_LIMIT: usize = 8192;
+/// Largest order of a boundary system, a little more than 0.5 GiB in `f64`.
+const BOUNDARY_LIMIT: usize = 8448;
 /// Most planes for which small inverses per frequency pay.
 const PERIODIC_LIMIT: usize = 32;
 

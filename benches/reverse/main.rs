@@ -1,0 +1,138 @@
+//! Reversal of convolutions: first call, warm calls, residuals and distances against the optimum in `f64`.
+//!
+//! Measures every cell of the list below and writes `reverse.json`, `reverse.md` and `reverse.svg` to the folder that
+//! `FBP_RESULTS` names (`benches/results` without it). Arguments: `--full`, `--sizes 16,32`, `--seeds 1`, `--peer torch`.
+//!
+//! Residuals and distances are measured with plain loops in `f64`; what the optimum is, and how far that is proved, says
+//! [`oracle`].
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark talks to the person who started it")]
+
+mod cell;
+mod oracle;
+mod output;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::{env, fs};
+
+use fbp_linalg::FeatureShape;
+use fbp_linalg::conv2d::Conv2dParams;
+
+use cell::{Cell, Entry};
+use output::{plot, table};
+
+/// What is asked for on the command line.
+struct Options {
+    full: bool,
+    sizes: Vec<usize>,
+    seeds: Option<u64>,
+    torch: bool,
+}
+
+impl Options {
+    fn parse() -> Result<Self, Box<dyn Error>> {
+        let mut options = Self { full: false, sizes: vec![16, 32, 64, 128], seeds: None, torch: false };
+        let mut words = env::args().skip(1);
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--full" => options.full = true,
+                "--sizes" => {
+                    let list = words.next().ok_or("--sizes needs a list like 16,32")?;
+                    options.sizes = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                }
+                "--seeds" => options.seeds = Some(words.next().ok_or("--seeds needs a number")?.parse()?),
+                "--peer" => match words.next().as_deref() {
+                    Some("torch") => options.torch = true,
+                    other => return Err(format!("no such peer: {other:?}; there is torch").into()),
+                },
+                // Cargo and criterion's flags, which mean nothing here.
+                "--bench" | "--quick" => {}
+                other => return Err(format!("unknown argument {other:?}").into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn seeds(&self, size: usize) -> u64 {
+        self.seeds.unwrap_or(if self.full {
+            10
+        } else if size >= 128 {
+            1
+        } else {
+            3
+        })
+    }
+
+    fn conditions(&self, size: usize) -> &'static [f64] {
+        if self.full || size < 128 { &[1.0, 1e1, 1e2, 1e3, 1e4, 1e5] } else { &[1.0, 1e3, 1e5] }
+    }
+}
+
+/// The same cells with PyTorch, where `python3` has it.
+fn torch(folder: &Path, sizes: &[usize]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/reverse_torch.py");
+    let list: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+    let run = Command::new("python3").arg(script).arg(folder.join("reverse-torch.json")).arg(list.join(",")).status();
+    match run {
+        Ok(status) if status.success() => {}
+        Ok(_) => eprintln!("the PyTorch peer did not run: python3 needs torch; the other results are complete"),
+        Err(error) => eprintln!("the PyTorch peer did not run: python3 could not be started ({error})"),
+    }
+}
+
+fn practical(entries: &mut Vec<Entry>) -> Result<(), Box<dyn Error>> {
+    let image = FeatureShape::image;
+    let shapes = [
+        (Conv2dParams::new(image(10, 6, 6), 10, [3, 3]), 256),
+        (Conv2dParams::new(image(64, 8, 8), 64, [3, 3]).padding([1, 1]), 64),
+        (Conv2dParams::new(image(64, 16, 16), 128, [3, 3]).padding([1, 1]), 16),
+        (Conv2dParams::new(image(128, 16, 16), 128, [3, 3]).padding([1, 1]).stride([2, 2]), 16),
+    ];
+    for (params, batch) in shapes {
+        Cell::new(params, 1.0, 0, batch)?.measure_practical(entries)?;
+    }
+    Ok(())
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse()?;
+    let folder =
+        env::var_os("FBP_RESULTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"), PathBuf::from);
+    fs::create_dir_all(&folder)?;
+    let mut entries = Vec::new();
+    for &size in &options.sizes {
+        for (c_out, padding) in [4, 8, 16].into_iter().flat_map(|c| [0, 1, 2].map(|p| (c, p))) {
+            let params =
+                Conv2dParams::new(FeatureShape::image(8, size, size), c_out, [5, 5]).padding([padding, padding]);
+            for (&condition, seed) in
+                options.conditions(size).iter().flat_map(|c| (0..options.seeds(size)).map(move |s| (c, s)))
+            {
+                Cell::new(params, condition, seed, 2)?.measure(&mut entries)?;
+            }
+            // Kept after every layer, so that an interrupted run leaves what it measured.
+            fs::write(folder.join("reverse.json"), serde_json::to_string_pretty(&entries)?)?;
+        }
+    }
+    if options.full || options.sizes.len() > 1 {
+        practical(&mut entries)?;
+    }
+    fs::write(folder.join("reverse.json"), serde_json::to_string_pretty(&entries)?)?;
+    fs::write(folder.join("reverse.md"), table(&entries))?;
+    plot(&entries, &folder.join("reverse.svg"))?;
+    if options.torch {
+        torch(&folder, &options.sizes);
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,79 @@
+use std::sync::OnceLock;
+
+use faer::Par;
+
+use super::cg::Pair;
+use super::circulant::{Circulant, GroupParts};
+use super::fft::PlaneFft;
+use super::grid::Grid;
+use super::plan::{Preconditioner, symbols};
+
+/// Decades of shifts, as shares of the largest eigenvalue, that may have factors of their own: from 1e-3 down.
+const FIRST: i32 = 3;
+const DECADES: usize = 5;
+
+/// Direct factors of `B Bᵀ + shift·I`, one for every decade of small shifts, made when a sample needs them.
+///
+/// Factors for a shift within half a decade leave the preconditioned system a condition number of three, whatever the
+/// border of the image does. Where periodic inverses serve as well, they are used, for they cost nothing to set up.
+#[derive(Debug, Default)]
+pub(super) struct Shifted {
+    decades: [OnceLock<Option<Preconditioner>>; DECADES],
+}
+
+/// The system that is to be factored.
+pub(super) struct Unshifted<'a> {
+    pub(super) pair: &'a Pair,
+    pub(super) grid: &'a Grid,
+    /// Its largest eigenvalue.
+    pub(super) scale: f64,
+    /// Whether the factors are rounded to `f32`.
+    pub(super) single: bool,
+}
+
+impl Shifted {
+    fn decade(share: f64) -> Option<usize> {
+        let decade = (-share.log10()).round() as i32 - FIRST;
+        usize::try_from(decade).ok().map(|decade| decade.min(DECADES - 1))
+    }
+
+    /// Whether a shift, as a share of the largest eigenvalue, wants factors that nobody has tried to make.
+    pub(super) fn is_missing(&self, share: f64) -> bool {
+        Self::decade(share).is_some_and(|decade| self.decades[decade].get().is_none())
+    }
+
+    /// Makes the factors for a shift. Two threads may do so at once; one of the results is kept.
+    pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
+        let Some(decade) = Self::decade(share) else { return };
+        let shift = system.scale * 10.0_f64.powi(-(FIRST + decade as i32));
+        let _ = self.decades[decade].set(factor(system, shift, par));
+    }
+
+    /// The factors for a shift, or for one a decade away.
+    pub(super) fn nearest(&self, share: f64) -> Option<&Preconditioner> {
+        let decade = Self::decade(share)?;
+        let made = |decade: usize| self.decades.get(decade)?.get()?.as_ref();
+        made(decade).or_else(|| made(decade + 1)).or_else(|| made(decade.checked_sub(1)?))
+    }
+
+    /// The factors for all of these shifts, if they are the same.
+    pub(super) fn common(&self, mut shares: impl Iterator<Item = f64>) -> Option<&Preconditioner> {
+        let first = self.nearest(shares.next()?)?;
+        shares.all(|share| self.nearest(share).is_some_and(|other| std::ptr::eq(first, other))).then_some(first)
+    }
+}
+
+fn factor(system: &Unshifted<'_>, shift: f64, par: Par) -> Option<Preconditioner> {
+    let Unshifted { pair, grid, single, .. } = *system;
+    let fft = PlaneFft::new(grid.size());
+    let symbols = symbols(pair, grid, &pair.weight, &fft);
+    let inverses: Vec<_> = symbols.iter().map(|symbol| symbol.gram_inverse(shift)).collect::<Option<_>>()?;
+    let pairs = symbols.iter().zip(&inverses);
+    let parts: Vec<_> = pairs.map(|(symbol, inverse)| GroupParts { symbol, inverse: &inverse.values }).collect();
+    let factors = if single {
+        Circulant::with_boundary(grid, pair.near, &parts, &fft, par).map(Preconditioner::Single)
+    } else {
+        Circulant::with_boundary(grid, pair.near, &parts, &fft, par).map(Preconditioner::Double)
+    };
+    factors.inspect_err(|error| tracing::warn!(%error, shift, "no direct factors for this shift")).ok()
+}
