@@ -1,17 +1,23 @@
-//! From a folder of run records to `report.html`, `summary.json` and the tables of comparisons.
+//! From records of runs to `report.html`, `summary.json` and the tables of comparisons.
 
 mod chart;
 mod comparison;
 mod groups;
-mod html;
+mod origin;
 mod page;
-mod picture;
+mod repairs;
+mod rows;
 mod runs;
+mod study;
 mod summary;
+mod targets;
+mod time_chart;
 mod training;
+mod verdict;
 
 pub use comparison::Comparison;
 pub use runs::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
+pub use study::Study;
 pub use summary::Summary;
 
 use std::path::{Path, PathBuf};
@@ -29,13 +35,13 @@ pub const SUMMARY_FILE: &str = "summary.json";
 ///
 /// # Errors
 /// [`TrainError::Write`], [`TrainError::Plot`].
-pub fn write_report(runs: &Runs, folder: &Path) -> Result<[PathBuf; 2], TrainError> {
+pub fn write_report(study: &Study, folder: &Path) -> Result<[PathBuf; 2], TrainError> {
     prepare_folder(folder)?;
     let (page, summary) = (folder.join(PAGE_FILE), folder.join(SUMMARY_FILE));
-    let comparisons = Comparison::all(runs);
-    write_atomic(&page, page::render(runs, &comparisons)?.as_bytes())?;
+    let comparisons = Comparison::all(study);
+    write_atomic(&page, page::render(study, &comparisons)?.as_bytes())?;
     comparison::write_tables(&comparisons, folder)?;
-    crate::json::write_json(&summary, &Summary::of(runs))?;
+    crate::json::write_json(&summary, &Summary::of(study))?;
     Ok([page, summary])
 }
 
