@@ -18,11 +18,14 @@ pub(super) struct ReportArgs {
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Replace files that no report wrote
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) fn run(args: &ReportArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
     let study = Study::load(&args.runs)?;
-    let [page, summary] = write_report(&study, &args.out)?;
+    let [page, summary] = write_report(&study, &args.out, args.force)?;
     common.write_json(&Summary::of(&study))?;
     for note in &study.notes {
         say(out, format_args!("note: {note}"))?;

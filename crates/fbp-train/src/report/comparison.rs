@@ -185,6 +185,11 @@ const HEADINGS: [&str; 17] = [
     "d_z",
 ];
 
+/// Names of the files of the table.
+pub(super) fn files() -> Vec<String> {
+    ["json", "csv", "md", "tex"].iter().map(|extension| format!("{COMPARISONS}.{extension}")).collect()
+}
+
 /// Writes the table as JSON, CSV, Markdown and LaTeX.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
-use super::Runs;
 use super::comparison::BOOTSTRAP_SEED;
+use super::{Run, Runs};
 use crate::Keep;
-use crate::record::{PostTrainRecord, PostTrainSettings};
+use crate::record::PostTrainRecord;
 use crate::settings::{Objective, Schedule};
 use crate::statistics::{PairedComparison, Spread};
 
@@ -14,7 +14,7 @@ pub(super) struct Group<'a> {
     /// Kind of the targets, empty where there are none or one kind alone.
     pub(super) kind: String,
     pub(super) hyper: Hyper,
-    pub(super) runs: Vec<&'a PostTrainRecord>,
+    pub(super) runs: Vec<&'a Run>,
 }
 
 /// What tuning changes.
@@ -26,12 +26,23 @@ pub(super) struct Hyper {
     pub(super) batch: usize,
     pub(super) weight_decay: f64,
     pub(super) keep: Keep,
+    /// Decay of an average of the weights that was kept.
+    pub(super) ema: Option<f64>,
 }
 
 impl Hyper {
-    fn of(settings: &PostTrainSettings) -> Self {
-        let PostTrainSettings { learning_rate, schedule, epochs, batch, weight_decay, keep, .. } = *settings;
-        Self { learning_rate, schedule, epochs, batch, weight_decay, keep }
+    fn of(run: &Run) -> Self {
+        let s = &run.settings;
+        let (learning_rate, schedule, keep) = (s.learning_rate, s.schedule, s.keep);
+        Self {
+            learning_rate,
+            schedule,
+            epochs: s.epochs,
+            batch: s.batch,
+            weight_decay: s.weight_decay,
+            keep,
+            ema: run.ema,
+        }
     }
 }
 
@@ -45,8 +56,8 @@ impl<'a> Group<'a> {
                 stage: &settings.stage,
                 mode: settings.mode,
                 alpha: settings.alpha,
-                kind: kind_of(runs, settings),
-                hyper: Hyper::of(settings),
+                kind: kind_of(runs, run),
+                hyper: Hyper::of(run),
                 runs: Vec::new(),
             };
             let place = groups.iter().position(|other| other.is_like(&group) && other.hyper == group.hyper);
@@ -109,17 +120,13 @@ impl<'a> Group<'a> {
 
     /// Learning rate with its schedule, as far as the mode has one.
     pub(super) fn rate(&self) -> String {
-        match self.mode {
-            Objective::Head | Objective::ClosedForm => "–".into(),
-            _ => format!(
-                "{}{}",
-                self.hyper.learning_rate,
-                match self.hyper.schedule {
-                    Schedule::Constant => "",
-                    Schedule::Cosine => " cosine",
-                }
-            ),
+        let Hyper { learning_rate, schedule, ema, .. } = self.hyper;
+        if matches!(self.mode, Objective::Head | Objective::ClosedForm) {
+            return "–".into();
         }
+        let schedule = if schedule == Schedule::Cosine { " cosine" } else { "" };
+        let average = ema.map(|decay| format!(", weights averaged ({decay})")).unwrap_or_default();
+        format!("{learning_rate}{schedule}{average}")
     }
 
     /// Number of epochs that all runs have.
@@ -128,7 +135,7 @@ impl<'a> Group<'a> {
     }
 
     fn spread(&self, of: impl Fn(&PostTrainRecord) -> Option<f64>) -> Option<Spread> {
-        Spread::of(&self.runs.iter().filter_map(|run| of(run)).collect::<Vec<_>>())
+        Spread::of(&self.runs.iter().filter_map(|run| of(&run.record)).collect::<Vec<_>>())
     }
 
     /// Test accuracy after `epoch` epochs over the seeds; epoch 0 is the start.
@@ -151,7 +158,7 @@ impl<'a> Group<'a> {
 
     /// Accuracy of the results on the validation part, by which settings are chosen; none if a run has none.
     pub(super) fn validation(&self) -> Option<f64> {
-        let of = |run: &&PostTrainRecord| match run.chosen {
+        let of = |run: &&Run| match run.chosen {
             Some(chosen) => chosen.validation_accuracy,
             None => run.validation_accuracy.last().copied(),
         };
@@ -177,8 +184,8 @@ impl<'a> Group<'a> {
 
     /// Differences of the results' accuracies to another group, paired by checkpoint and seed.
     pub(super) fn against(&self, yardstick: &Self) -> Option<PairedComparison> {
-        let key = |run: &'a PostTrainRecord| (run.settings.seed, run.settings.checkpoint_sha256.as_str());
-        let pair = |run: &&'a PostTrainRecord| {
+        let key = |run: &'a Run| (run.settings.seed, run.settings.checkpoint_sha256.as_str());
+        let pair = |run: &&'a Run| {
             let other = yardstick.runs.iter().find(|other| key(other) == key(run))?;
             Some(run.result() - other.result())
         };
@@ -205,17 +212,10 @@ impl<'a> Group<'a> {
     }
 }
 
-/// What kind of targets a run used, if there are several kinds.
-fn kind_of(runs: &Runs, settings: &PostTrainSettings) -> String {
-    let Some(targets) = settings.targets.as_ref().filter(|_| settings.alpha != Some(0.0)) else {
-        return String::new();
-    };
-    let named = |targets: &String| runs.kinds.iter().find(|(other, _)| other == targets).map(|(_, kind)| kind.clone());
-    let kind = |targets: &String| named(targets).unwrap_or_else(|| format!("targets {targets:.8}"));
-    let same_start = |other: &&PostTrainRecord| other.settings.checkpoint_sha256 == settings.checkpoint_sha256;
-    let others = runs.post_train.iter().filter(same_start).filter_map(|run| run.settings.targets.as_ref());
-    match others.into_iter().all(|other| other == targets) {
-        true => String::new(),
-        false => kind(targets),
-    }
+/// What kind of targets a run used, if those of its start are of several kinds.
+fn kind_of(runs: &Runs, run: &Run) -> String {
+    let own = run.targets_name();
+    let same_start = |other: &&Run| other.settings.checkpoint_sha256 == run.settings.checkpoint_sha256;
+    let mut others = runs.post_train.iter().filter(same_start).map(Run::targets_name).filter(|name| !name.is_empty());
+    if own.is_empty() || others.all(|other| other == own) { String::new() } else { own }
 }

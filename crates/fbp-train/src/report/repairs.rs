@@ -61,7 +61,7 @@ pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(),
         }
         for (index, example) in record.examples.iter().enumerate() {
             if index == 1 {
-                html.push_str("<details><summary>More of its images</summary>\n");
+                html.push_str("<details class=\"screen\"><summary>More of its images</summary>\n");
             }
             one_example(html, example, &record.settings.data.name)?;
         }

@@ -1,5 +1,6 @@
 use std::cmp::Ordering;
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::path::Path;
 
 use crate::TrainError;
@@ -28,7 +29,46 @@ pub(super) fn is_record_name(name: &str) -> bool {
     name.starts_with(RECORD_PREFIX) && name.ends_with(".json")
 }
 
-/// All records of one start: a checkpoint, or checkpoints that differ in the seed of their pretraining alone.
+/// A record with what else its file tells.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The record.
+    pub record: PostTrainRecord,
+    /// Kind of the targets, for example `attainable, margin 1`; empty if it is not known.
+    pub kind: String,
+    /// Decay of an average of the weights that was kept in their place, if there was one.
+    pub ema: Option<f64>,
+}
+
+impl Deref for Run {
+    type Target = PostTrainRecord;
+
+    fn deref(&self) -> &PostTrainRecord {
+        &self.record
+    }
+}
+
+impl From<PostTrainRecord> for Run {
+    fn from(record: PostTrainRecord) -> Self {
+        Self { record, kind: String::new(), ema: None }
+    }
+}
+
+impl Run {
+    /// What its targets are called; empty if it used none.
+    pub(super) fn targets_name(&self) -> String {
+        let settings = &self.settings;
+        if !settings.mode.may_use_targets() || settings.alpha == Some(0.0) {
+            return String::new();
+        }
+        match (&self.kind[..], &settings.targets) {
+            ("", Some(fingerprint)) => format!("targets {fingerprint:.8}"),
+            (kind, _) => kind.to_owned(),
+        }
+    }
+}
+
+/// All records of one start: a checkpoint, or one for every seed.
 #[derive(Clone, Debug, Default)]
 pub struct Runs {
     /// The pretraining, if its record is known; the first one of several.
@@ -36,11 +76,11 @@ pub struct Runs {
     /// The targets, if any run used them.
     pub targets: Option<TargetsReport>,
     /// The post-training runs, by stage in the order of the network, mode, α, learning rate and seed.
-    pub post_train: Vec<PostTrainRecord>,
+    pub post_train: Vec<Run>,
     /// A few wrongly classified images.
     pub examples: Vec<Example>,
-    /// Fingerprints of targets and what kind they are, for example `attainable, margin 1`.
-    pub(super) kinds: Vec<(String, String)>,
+    /// Name of the start, if the records give it one.
+    pub(super) name: Option<String>,
 }
 
 impl Runs {
@@ -113,6 +153,9 @@ impl Runs {
 
     /// What tells this start from others, as plain text.
     pub(super) fn start_name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
         let hash = self.post_train.first().map(|run| &run.settings.checkpoint_sha256);
         let hash = hash.or(self.pretrain.as_ref().map(|record| &record.checkpoint_sha256));
         match (&self.pretrain, self.checkpoints(), hash) {

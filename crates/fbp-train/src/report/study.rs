@@ -1,11 +1,12 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Runs;
 use super::runs::{EXAMPLES_FILE, PRETRAIN_FILE, TARGETS_FILE, is_record_name};
+use super::{Run, Runs};
 use crate::TrainError;
 use crate::record::{Example, PostTrainRecord, PretrainRecord, TargetsReport};
 use crate::repair::RepairRecord;
@@ -30,11 +31,39 @@ pub struct Study {
 struct Folder {
     path: PathBuf,
     pretrain: Vec<PretrainRecord>,
-    post_train: Vec<PostTrainRecord>,
+    post_train: Vec<(Run, Extra)>,
     targets: Option<TargetsReport>,
     examples: Vec<Example>,
     /// The checkpoint that a target store in this folder was made from.
     store_of: Option<String>,
+}
+
+/// Settings that records of sweeps have beside those of every run; of other types, they are passed over.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Extra {
+    /// Name of the start.
+    start: Option<String>,
+    /// Margin of the targets.
+    margin: Option<f64>,
+    /// Kind of the targets.
+    target_mode: Option<String>,
+    /// When they were computed.
+    policy: Option<String>,
+    /// Decay of the average of the weights.
+    ema: Option<f64>,
+}
+
+impl Extra {
+    /// What kind of targets it was, as far as it is told here; `folder` is what the folder tells.
+    fn kind(&self, folder: Option<&TargetsReport>) -> String {
+        let policy = self.policy.clone().filter(|policy| policy != "static");
+        let own = [self.target_mode.clone(), self.margin.map(|margin| format!("margin {margin}"))];
+        let kind = own.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let folder = folder.map(|report| format!("{}, margin {}", report.mode, report.margin)).unwrap_or_default();
+        let kind = if kind.is_empty() { folder } else { kind };
+        [policy.unwrap_or_default(), kind].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What has been read so far.
@@ -77,22 +106,27 @@ impl Study {
     fn sort_into_starts(&mut self, folders: Vec<Folder>) {
         let mut starts: BTreeMap<String, Runs> = BTreeMap::new();
         let records: Vec<PretrainRecord> = folders.iter().flat_map(|folder| folder.pretrain.clone()).collect();
+        // Runs that name their start belong to the start of that name.
+        let runs = folders.iter().flat_map(|folder| &folder.post_train);
+        let named: HashMap<String, String> = runs.filter_map(start_key).collect();
         let key_of = |checkpoint: &str| {
             let record = records.iter().find(|record| record.checkpoint_sha256 == checkpoint);
-            record.map_or_else(|| checkpoint.to_owned(), pretraining_without_seed)
+            match (named.get(checkpoint), record.map(pretraining_without_seed)) {
+                (Some(name), pretraining) => format!("{name} {}", pretraining.unwrap_or_default()),
+                (None, Some(pretraining)) => pretraining,
+                (None, None) => checkpoint.to_owned(),
+            }
         };
         for folder in &folders {
-            for run in &folder.post_train {
+            for (run, extra) in &folder.post_train {
                 let start = starts.entry(key_of(&run.settings.checkpoint_sha256)).or_default();
-                if let (Some(targets), Some(report)) = (&run.settings.targets, &folder.targets) {
-                    let kind = format!("{}, margin {}", report.mode, report.margin);
-                    start.kinds.push((targets.clone(), kind));
-                }
-                start.post_train.push(run.clone());
+                let kind = extra.kind(folder.targets.as_ref());
+                start.name = start.name.take().or(extra.start.clone());
+                start.post_train.push(Run { kind, ema: extra.ema, ..run.clone() });
             }
         }
         for record in &records {
-            let start = starts.entry(pretraining_without_seed(record)).or_default();
+            let start = starts.entry(key_of(&record.checkpoint_sha256)).or_default();
             start.pretrain.get_or_insert_with(|| record.clone());
         }
         for folder in folders {
@@ -113,9 +147,9 @@ impl Study {
         if folder.targets.is_none() && folder.examples.is_empty() {
             return;
         }
-        let mut own: Vec<String> =
-            folder.post_train.iter().map(|run| key_of(&run.settings.checkpoint_sha256)).collect();
-        own.extend(folder.pretrain.iter().map(pretraining_without_seed));
+        let runs = folder.post_train.iter().map(|(run, _)| &run.settings.checkpoint_sha256);
+        let all = runs.chain(folder.pretrain.iter().map(|record| &record.checkpoint_sha256));
+        let mut own: Vec<String> = all.map(|checkpoint| key_of(checkpoint)).collect();
         own.extend(folder.store_of.as_deref().map(key_of));
         own.sort();
         own.dedup();
@@ -135,6 +169,13 @@ impl Study {
             start.examples = folder.examples;
         }
     }
+}
+
+/// Checkpoint and start of a run that names its start.
+fn start_key((run, extra): &(Run, Extra)) -> Option<(String, String)> {
+    let settings = &run.settings;
+    let key = format!("{} {} {}", settings.data.sha256, settings.model, extra.start.as_ref()?);
+    Some((settings.checkpoint_sha256.clone(), key))
 }
 
 /// What tells kinds of starts apart: how they were pretrained, but for the seed.
@@ -174,8 +215,9 @@ impl Reader {
         let value = serde_json::from_slice::<Value>(&bytes).unwrap_or(Value::Null);
         let has = |keys: &[&str]| keys.iter().all(|key| value.pointer(key).is_some());
         if is_record_name(name) || has(&["/settings/mode", "/settings/alpha", "/test_accuracy_before"]) {
-            if let Some(record) = self.fresh(path, &bytes, &value, "post-training record")? {
-                folder.post_train.push(record);
+            if let Some(record) = self.fresh::<PostTrainRecord>(path, &bytes, &value, "post-training record")? {
+                let extra = serde_json::from_value(value["settings"].clone()).unwrap_or_default();
+                folder.post_train.push((record.into(), extra));
             }
         } else if name == PRETRAIN_FILE || has(&["/settings/network", "/train_loss", "/checkpoint_sha256"]) {
             folder.pretrain.extend(self.fresh(path, &bytes, &value, "pretraining record")?);

@@ -87,7 +87,10 @@ pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> R
     );
     for (index, example) in examples.iter().enumerate() {
         if index == 2 {
-            push(html, format_args!("<details><summary>{} more images</summary>\n", examples.len() - 2));
+            push(
+                html,
+                format_args!("<details class=\"screen\"><summary>{} more images</summary>\n", examples.len() - 2),
+            );
         }
         one_example(html, example, data)?;
     }

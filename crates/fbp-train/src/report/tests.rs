@@ -133,7 +133,7 @@ fn summary_has_exactly_the_documented_fields() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path());
     let out = folder.path().join("out");
-    write_report(&load(folder.path()).unwrap(), &out).unwrap();
+    write_report(&load(folder.path()).unwrap(), &out, false).unwrap();
     let text = std::fs::read_to_string(out.join(SUMMARY_FILE)).unwrap();
     let found: serde_json::Value = serde_json::from_str(&text).unwrap();
     let stage = |name: &str| {
@@ -165,7 +165,7 @@ fn summary_has_exactly_the_documented_fields() {
 fn page_is_one_file_that_needs_no_network() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path());
-    let [page, _] = write_report(&load(folder.path()).unwrap(), folder.path()).unwrap();
+    let [page, _] = write_report(&load(folder.path()).unwrap(), folder.path(), false).unwrap();
     let html = std::fs::read_to_string(page).unwrap();
     for part in ["<script", "<link", "src=\"http", "href=\"http", "@import", "url("] {
         assert!(!html.contains(part), "{part}");
@@ -189,8 +189,8 @@ fn page_is_one_file_that_needs_no_network() {
 
 #[test]
 fn names_from_files_cannot_inject_markup() {
-    let mut runs = Runs { post_train: vec![run("<script>x</script>", 0.1, 0, 0.8)], ..Runs::default() };
-    runs.post_train[0].settings.model = "<img onerror=1>".into();
+    let mut runs = Runs { post_train: vec![run("<script>x</script>", 0.1, 0, 0.8).into()], ..Runs::default() };
+    runs.post_train[0].record.settings.model = "<img onerror=1>".into();
     runs.examples = vec![Example { features: vec![], ..example() }];
     let study = Study::of(runs);
     let html = super::page::render(&study, &Comparison::all(&study)).unwrap();
@@ -231,6 +231,29 @@ fn records_are_told_by_their_fields_and_sorted_by_start() {
     assert_eq!((summary.post_train.len(), summary.further_starts[0].post_train.len()), (1, 13));
 }
 
+#[test]
+fn runs_of_a_sweep_belong_to_the_start_that_they_name() {
+    let folder = tempfile::tempdir().unwrap();
+    // One checkpoint for every seed, and settings that only sweeps have.
+    for (seed, policy) in [(0, "static"), (1, "static"), (0, "live"), (1, "live")] {
+        let mut run = run("stem", 0.3, seed, 0.8);
+        run.settings.checkpoint_sha256 = seed.to_string().repeat(64);
+        let mut record = serde_json::to_value(run).unwrap();
+        let settings = record["settings"].as_object_mut().unwrap();
+        for (key, value) in [("start", "under-trained"), ("target_mode", "point"), ("policy", policy)] {
+            settings.insert(key.into(), value.into());
+        }
+        settings.insert("margin".into(), 0.5.into());
+        write_json(&folder.path().join(format!("post-train_{seed}{policy}.json")), &record).unwrap();
+    }
+    let study = load(folder.path()).unwrap();
+    assert_eq!(study.starts.len(), 1);
+    assert_eq!(study.starts[0].start_name(), "under-trained");
+    let groups = super::groups::Group::all(&study.starts[0]);
+    let names: Vec<_> = groups.iter().map(|group| (group.kind.as_str(), group.runs.len())).collect();
+    assert_eq!(names, [("live, point, margin 0.5", 2), ("point, margin 0.5", 2)]);
+}
+
 /// Runs as of a sweep: validation accuracy grows with the rate, test accuracy does not.
 fn sweep() -> Study {
     let mut runs = Runs { pretrain: Some(pretrain()), ..Runs::default() };
@@ -243,7 +266,7 @@ fn sweep() -> Study {
                 let validation_accuracy = Some(0.7 + rate + 0.01 * alpha);
                 let test_accuracy = run.test_accuracy[1];
                 run.chosen = Some(crate::Chosen { epoch: 2, validation_accuracy, test_accuracy });
-                runs.post_train.push(run);
+                runs.post_train.push(run.into());
             }
         }
     }
@@ -261,7 +284,7 @@ fn several_hundred_runs_stay_readable() {
     assert!(comparisons.iter().all(|row| row.learning_rate == 3e-3 && row.seeds == 10), "{comparisons:?}");
     let html = super::page::render(&study, &comparisons).unwrap();
     let mut open = html.clone();
-    while let Some(start) = open.find("<details>") {
+    while let Some(start) = open.find("<details") {
         let end = start + open[start..].find("</details>").unwrap();
         open.replace_range(start..end + "</details>".len(), "");
     }
@@ -289,12 +312,28 @@ fn the_three_rows_are_chosen_on_the_validation_part() {
 
 #[test]
 fn kinds_of_targets_are_told_apart() {
-    let mut runs = Runs { post_train: vec![run("stem", 0.3, 0, 0.8), run("stem", 0.3, 0, 0.9)], ..Runs::default() };
-    runs.post_train[1].settings.targets = Some("u".repeat(64));
-    runs.kinds = vec![("t".repeat(64), "attainable, margin 1".into())];
+    let mut runs =
+        Runs { post_train: vec![run("stem", 0.3, 0, 0.8).into(), run("stem", 0.3, 0, 0.9).into()], ..Runs::default() };
+    runs.post_train[1].record.settings.targets = Some("u".repeat(64));
+    runs.post_train[0].kind = "attainable, margin 1".into();
     let groups = super::groups::Group::all(&runs);
     let labels: Vec<String> = groups.iter().map(super::groups::Group::label).collect();
     assert_eq!(labels, ["α = 0.3 (attainable, margin 1)", "α = 0.3 (targets uuuuuuuu)"]);
+}
+
+#[test]
+fn files_that_no_report_wrote_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(folder.path());
+    let study = load(folder.path()).unwrap();
+    let summary = folder.path().join(SUMMARY_FILE);
+    std::fs::write(&summary, "[1, 2]").unwrap();
+    let error = write_report(&study, folder.path(), false).unwrap_err();
+    assert!(error.one_line().contains("summary.json") && error.one_line().contains("--force"), "{}", error.one_line());
+    assert_eq!(std::fs::read_to_string(&summary).unwrap(), "[1, 2]");
+    assert!(!folder.path().join(PAGE_FILE).exists());
+    write_report(&study, folder.path(), true).unwrap();
+    write_report(&study, folder.path(), false).unwrap();
 }
 
 #[test]
@@ -310,7 +349,7 @@ fn a_broken_record_is_named() {
 fn comparisons_are_written_in_four_formats() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path());
-    write_report(&load(folder.path()).unwrap(), folder.path()).unwrap();
+    write_report(&load(folder.path()).unwrap(), folder.path(), false).unwrap();
     let read =
         |extension: &str| std::fs::read_to_string(folder.path().join(format!("comparisons.{extension}"))).unwrap();
     let table: Vec<Comparison> = serde_json::from_str(&read("json")).unwrap();

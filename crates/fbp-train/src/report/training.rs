@@ -50,7 +50,13 @@ pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     );
     if tuned.len() < groups.len() {
         let all: Vec<&Group<'_>> = groups.iter().collect();
-        folded(html, "every setting that was tried", usize::MAX, group_table("every setting", &all));
+        let table = group_table("every setting", &all);
+        push(
+            html,
+            format_args!(
+                "<details class=\"screen\"><summary>Show the table: every setting that was tried</summary>{table}</details>\n"
+            ),
+        );
     }
     comparison_section(html, runs, comparisons);
     Ok(())
