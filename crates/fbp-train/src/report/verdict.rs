@@ -69,7 +69,7 @@ pub(super) fn overall(rows: &Rows<'_, '_>) -> Option<Verdict> {
     let mut text = match shown {
         Shown::Gain => format!("<b>The gain is real:</b> the targets are worth {figures} against tuned fine-tuning."),
         Shown::Loss => {
-            format!("<b>The targets lose:</b> {figures} against tuned fine-tuning. Here, fine-tune instead.")
+            format!("<b>A loss:</b> the targets end at {figures} against tuned fine-tuning. Here, fine-tune instead.")
         }
         Shown::Nothing if found.pairs < 3 => {
             format!("<b>Too few runs to tell:</b> {figures} against tuned fine-tuning. Run more seeds.")
