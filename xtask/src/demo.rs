@@ -20,6 +20,8 @@ const MARGIN: &str = "1";
 // hardly move.
 const POST_TRAINING: [&str; 6] = ["--epochs", "10", "--batch", "64", "--learning-rate", "5e-4"];
 const ALPHAS: [&str; 2] = ["0", "0.3"];
+// A method is compared with tuned fine-tuning, not just with fine-tuning at its own learning rate.
+const RIVAL_RATES: [&str; 3] = ["5e-4", "1.5e-3", "5e-3"];
 const SEEDS: [&str; 3] = ["0", "1", "2"];
 
 /// Do the main job on the shipped images: pretrain, reconstruct targets, post-train, report
@@ -50,6 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     demo.pretrain()?;
     let stages = demo.reconstruct()?;
     demo.post_train(&stages)?;
+    demo.fine_tune()?;
     demo.report()?;
     println!("\ndone in {:.0} s after the build", begun.elapsed().as_secs_f64());
     println!("{}\n{}", demo.out.join("report.html").display(), demo.out.join("summary.json").display());
@@ -102,6 +105,20 @@ impl Demo {
                     let run = ["--stage", stage, "--alpha", alpha, "--seed", seed];
                     self.fbp(&[&start[..], &run, &POST_TRAINING, &to].concat())?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rival: fine-tuning of the whole network at several learning rates, each in a folder of its own.
+    fn fine_tune(&self) -> Result<(), TaskError> {
+        let start = ["post-train", "--checkpoint", text(&self.checkpoint)?, "--data", DATA, "--mode", "full"];
+        let [epochs, batch] = [&POST_TRAINING[..2], &POST_TRAINING[2..4]];
+        for rate in RIVAL_RATES {
+            let runs = self.out.join("runs").join(format!("full-{rate}"));
+            let to = ["--learning-rate", rate, "--schedule", "cosine", "--out", text(&runs)?];
+            for seed in SEEDS {
+                self.fbp(&[&start[..], epochs, batch, &to, &["--seed", seed]].concat())?;
             }
         }
         Ok(())

@@ -59,6 +59,23 @@ fn remove_if_abandoned(path: &Path) {
     }
 }
 
+/// Keeps a command from replacing files that are not among its `own` earlier ones, unless `force`.
+///
+/// # Errors
+/// [`TrainError::Foreign`] with the first such file.
+pub(crate) fn refuse_foreign_files(
+    folder: &Path,
+    names: &[String],
+    own: &[String],
+    force: bool,
+) -> Result<(), TrainError> {
+    let foreign = |name: &&String| !own.contains(name) && folder.join(name).exists();
+    match names.iter().find(foreign) {
+        Some(name) if !force => Err(TrainError::Foreign { path: folder.join(name) }),
+        _ => Ok(()),
+    }
+}
+
 /// Forces a rename or removal in `folder` to disk.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }

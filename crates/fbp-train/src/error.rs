@@ -42,6 +42,12 @@ pub enum TrainError {
         /// The settings that differ, `name: found, now wanted`.
         differences: String,
     },
+    /// A file in the way that this program did not write.
+    #[error("{} is there already and not a result of this command: name another folder, or replace it with --force", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process is writing to the same folder.
     #[error("another process is writing to {}: wait for it, or name another folder", folder.display())]
     Busy {
@@ -117,7 +123,7 @@ pub enum TrainError {
         /// Number of the epoch, from 1.
         epoch: usize,
     },
-    /// Samples to repair that cannot be chosen.
+    /// Samples that cannot be chosen.
     #[error("--samples {choice}: {reason}")]
     Samples {
         /// The choice as it was written.

@@ -3,16 +3,20 @@
 #![doc = include_str!("../../../README.md")]
 
 mod affine;
+pub mod analysis;
 mod atomic;
 mod cache;
 pub mod cli;
 pub mod data;
 mod error;
 mod evaluate;
+pub mod explain;
 mod identity;
+mod images;
 mod json;
 mod metrics;
 mod objective;
+mod page;
 mod post_train;
 mod pretrain;
 pub mod progress;

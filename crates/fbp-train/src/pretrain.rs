@@ -96,6 +96,20 @@ pub fn pretrain(
     options: &PretrainOptions,
     progress: &dyn Progress,
 ) -> Result<Pretrained, TrainError> {
+    pretrain_watched(spec, data, options, progress, &mut |_, _| Ok(()))
+}
+
+/// As [`pretrain`], and shows the network to `watch` after each epoch, counted from 1.
+///
+/// # Errors
+/// Those of [`pretrain`] and of `watch`.
+pub(crate) fn pretrain_watched(
+    spec: &NetworkSpec,
+    data: &DataBundle,
+    options: &PretrainOptions,
+    progress: &dyn Progress,
+    watch: &mut dyn FnMut(usize, &Network) -> Result<(), TrainError>,
+) -> Result<Pretrained, TrainError> {
     options.check()?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
     let validation = EvalSet::new(&data.train, &data.normalization, Some(&split.validation))?;
@@ -137,6 +151,7 @@ pub fn pretrain(
             validation_accuracy.push(validation.accuracy(&network)?);
         }
         progress.note(&epoch_line(epoch, options.epochs, loss, validation_accuracy.last()));
+        watch(epoch, &network)?;
     }
     progress.end();
     network.set_batch_statistics(false);

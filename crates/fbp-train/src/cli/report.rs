@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
-use crate::report::{Runs, Summary, write_report};
+use crate::report::{Study, Summary, write_report};
 
 /// Turn a folder of run records into one page with plots and pictures
 ///
@@ -12,17 +12,28 @@ use crate::report::{Runs, Summary, write_report};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp report --runs runs/ --out runs/")]
 pub(super) struct ReportArgs {
-    /// Folder that `post-train --out` wrote to
-    #[arg(long, value_name = "DIR")]
-    runs: PathBuf,
+    /// Folder with records of post-training runs and repairs, also in folders below it; may be given several times
+    #[arg(long, value_name = "DIR", required = true)]
+    runs: Vec<PathBuf>,
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Replace files that no report wrote
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) fn run(args: &ReportArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
-    let runs = Runs::load(&args.runs)?;
-    let [page, summary] = write_report(&runs, &args.out)?;
-    common.write_json(&Summary::of(&runs))?;
-    say(out, format_args!("{} post-training runs: {} and {}", runs.post_train.len(), page.display(), summary.display()))
+    let study = Study::load(&args.runs)?;
+    let [page, summary] = write_report(&study, &args.out, args.force)?;
+    common.write_json(&Summary::of(&study))?;
+    for note in &study.notes {
+        say(out, format_args!("note: {note}"))?;
+    }
+    let runs: usize = study.starts.iter().map(|start| start.post_train.len()).sum();
+    let repairs = match study.repairs.len() {
+        0 => String::new(),
+        count => format!(", {count} repairs"),
+    };
+    say(out, format_args!("{runs} post-training runs{repairs}: {} and {}", page.display(), summary.display()))
 }

@@ -1,6 +1,8 @@
 //! Repair: the smallest change of one layer that makes given samples right and leaves the rest of the data alone.
 
+mod change;
 mod dual;
+mod examples;
 mod finetune;
 mod problem;
 mod record;
@@ -8,6 +10,8 @@ mod rows;
 mod run;
 mod samples;
 
+pub use change::{SingleWeight, WeightChange};
+pub use examples::{RepairedExample, repaired_examples};
 pub use finetune::RivalOptions;
 pub use record::{Candidate, RepairRecord, RepairSettings, RivalRecord, StateMeasures};
 pub use run::{RepairOptions, Repaired, repair};

@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use super::change::WeightChange;
+use super::examples::RepairedExample;
 use crate::identity::DataIdentity;
 
 /// What a repair was asked for.
@@ -112,6 +114,12 @@ pub struct RepairRecord {
     pub checkpoint: String,
     /// SHA-256 of the repaired checkpoint.
     pub checkpoint_sha256_after: String,
+    /// Which weights changed.
+    #[serde(default)]
+    pub weights: Option<WeightChange>,
+    /// A few of the samples with the output of the changed stage before and after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<RepairedExample>,
     /// Time of everything.
     pub seconds: f64,
 }

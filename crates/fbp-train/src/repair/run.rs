@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 use faer::Mat;
 use fbp_models::Network;
 
+use super::change::WeightChange;
 use super::problem::{Metric, column_moment};
 use super::record::{Candidate, StateMeasures};
 use super::rows::Subjects;
@@ -90,6 +91,8 @@ pub struct Repaired {
     pub layer: String,
     /// Length of the change relative to the weights of the layer.
     pub change_relative: f64,
+    /// Which weights changed.
+    pub weights: WeightChange,
     /// Time of caching, solving and choosing among states.
     pub seconds: f64,
 }
@@ -159,8 +162,9 @@ pub fn repair(
     bench.layer.set(network, &(&bench.old + &change))?;
     let change_relative = change.norm_l2() / bench.old.norm_l2().max(f64::MIN_POSITIVE);
     let layer = bench.layer.name().to_owned();
+    let weights = WeightChange::of(&bench.old, &change);
     let seconds = begun.elapsed().as_secs_f64();
-    Ok(Repaired { samples, measures, chosen, candidates, layer, change_relative, seconds })
+    Ok(Repaired { samples, measures, chosen, candidates, layer, change_relative, weights, seconds })
 }
 
 /// What every state is made from and measured on.

@@ -11,9 +11,11 @@ use crate::evaluate::EvalSet;
 /// Random stream for the choice of samples, apart from those of splits and epochs.
 const STREAM: u64 = u64::MAX - 1;
 
-/// Which training samples to repair.
+/// Which training samples to repair or to explain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SampleChoice {
+    /// Positions in the training data.
+    List(Vec<usize>),
     /// A text file with one position in the training data per line.
     File(PathBuf),
     /// So many wrongly classified samples, drawn at random.
@@ -29,11 +31,18 @@ impl FromStr for SampleChoice {
         let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("{digits:?} is no number"));
         match text.split_once(':') {
             Some(("wrong", digits)) => match number(digits)? {
-                0 => Err("there is nothing to repair in 0 samples".into()),
+                0 => Err("0 samples are none: ask for at least one".into()),
                 count => Ok(Self::Wrong(count as usize)),
             },
             Some(("class", digits)) => Ok(Self::Class(number(digits)?)),
-            _ if text.is_empty() => Err("name a file, wrong:N or class:K".into()),
+            _ if text.is_empty() => Err("name positions such as 3,17, a file, wrong:N or class:K".into()),
+            _ if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b',') => {
+                let position = |digits: &str| match digits.parse::<usize>() {
+                    Ok(position) => Ok(position),
+                    Err(_) => Err(format!("{digits:?} is no position; write them like 3,17,42")),
+                };
+                Ok(Self::List(text.split(',').map(position).collect::<Result<_, _>>()?))
+            }
             _ => Ok(Self::File(text.into())),
         }
     }
@@ -42,6 +51,10 @@ impl FromStr for SampleChoice {
 impl fmt::Display for SampleChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::List(positions) => {
+                let text: Vec<String> = positions.iter().map(usize::to_string).collect();
+                f.write_str(&text.join(","))
+            }
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Wrong(count) => write!(f, "wrong:{count}"),
             Self::Class(class) => write!(f, "class:{class}"),
@@ -63,7 +76,7 @@ impl SampleChoice {
     ///
     /// # Errors
     /// [`TrainError::Read`], [`TrainError::Samples`] if the choice is empty or names what is not there.
-    pub(super) fn resolve(
+    pub(crate) fn resolve(
         &self,
         network: &Network,
         data: &DataBundle,
@@ -71,13 +84,20 @@ impl SampleChoice {
         seed: u64,
     ) -> Result<Vec<usize>, TrainError> {
         let fault = |reason: String| TrainError::Samples { choice: self.to_string(), reason };
+        let count = data.train.len();
+        let outside =
+            |text: &str| fault(format!("{text} is no position in {count} training samples, 0 to {}", count - 1));
         let mut samples = match self {
+            Self::List(positions) => match positions.iter().find(|position| **position >= count) {
+                Some(position) => return Err(outside(&position.to_string())),
+                None => positions.clone(),
+            },
             Self::File(path) => {
                 let text = std::fs::read_to_string(path).map_err(TrainError::reading(path))?;
                 let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
                 let parse = |line: &str| match line.parse::<usize>() {
-                    Ok(index) if index < data.train.len() => Ok(index),
-                    _ => Err(fault(format!("{line:?} is no position in {} training samples", data.train.len()))),
+                    Ok(index) if index < count => Ok(index),
+                    _ => Err(outside(&format!("{line:?}"))),
                 };
                 lines.map(parse).collect::<Result<Vec<_>, _>>()?
             }
@@ -102,7 +122,7 @@ impl SampleChoice {
         samples.sort_unstable();
         samples.dedup();
         if samples.is_empty() {
-            return Err(fault("there is nothing to repair".into()));
+            return Err(fault("there is no such sample".into()));
         }
         Ok(samples)
     }
@@ -114,10 +134,11 @@ mod tests {
 
     #[test]
     fn choices_are_read_as_they_are_written() {
-        for text in ["wrong:100", "class:6", "some/file.txt"] {
+        for text in ["wrong:100", "class:6", "some/file.txt", "3,17,42", "5", "./5"] {
             assert_eq!(text.parse::<SampleChoice>().unwrap().to_string(), text);
         }
         assert!("wrong:0".parse::<SampleChoice>().is_err() && "class:x".parse::<SampleChoice>().is_err());
+        assert!("3,,4".parse::<SampleChoice>().is_err() && "99999999999999999999999".parse::<SampleChoice>().is_err());
         assert!("".parse::<SampleChoice>().is_err());
     }
 }

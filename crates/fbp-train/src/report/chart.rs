@@ -2,19 +2,11 @@ use plotters::prelude::*;
 
 use super::groups::Group;
 use crate::TrainError;
+use crate::page::{colour, finish_svg};
 use crate::statistics::Spread;
 
 /// Size of a chart in CSS pixels: readable on a telephone without zooming.
-const SIZE: (u32, u32) = (360, 260);
-
-/// Colours of the lines (Okabe and Ito), told apart also by colour-blind readers.
-const COLOURS: [(u8, u8, u8); 7] =
-    [(0, 0, 0), (213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233)];
-
-/// Colour of line `index`.
-pub(super) fn colour(index: usize) -> (u8, u8, u8) {
-    COLOURS[index % COLOURS.len()]
-}
+pub(super) const SIZE: (u32, u32) = (360, 260);
 
 /// One line: mean and spread at each epoch, in per cent.
 struct Line {
@@ -30,10 +22,7 @@ pub(super) fn accuracy_chart(stage: &str, groups: &[&Group<'_>]) -> Result<Strin
     let lines: Vec<Line> = groups.iter().enumerate().map(|(index, group)| line(index, group)).collect();
     let mut svg = String::new();
     draw(&lines, &mut svg).map_err(|reason| TrainError::Plot { what: format!("accuracy of {stage}"), reason })?;
-    // One drawing area for every screen: the page scales it.
-    let fixed = format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1);
-    let label = format!("role=\"img\" aria-label=\"test accuracy per epoch, stage {}\" ", super::html::escape(stage));
-    Ok(svg.replacen(&fixed, &label, 1))
+    Ok(finish_svg(&svg, SIZE, &format!("test accuracy per epoch, stage {stage}")))
 }
 
 fn line(index: usize, group: &Group<'_>) -> Line {

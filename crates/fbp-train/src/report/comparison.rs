@@ -3,8 +3,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Runs;
 use super::groups::Group;
+use super::{Runs, Study};
 use crate::TrainError;
 use crate::atomic::write_atomic;
 use crate::json::write_json;
@@ -22,14 +22,32 @@ pub(super) const BOOTSTRAP_SEED: u64 = 0;
 /// Names ending in `_pp` and the interval: percentage points of test accuracy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
+    /// The data.
+    #[serde(default)]
+    pub data: String,
+    /// The network.
+    #[serde(default)]
+    pub model: String,
+    /// What the runs started from.
+    #[serde(default)]
+    pub start: String,
     /// The transitional stage.
     pub stage: String,
     /// What was minimised.
     pub mode: Objective,
     /// Weight of the distance to the targets; none if nothing else was minimised.
     pub alpha: Option<f64>,
+    /// Kind of the targets, empty if there is one kind alone.
+    #[serde(default)]
+    pub targets: String,
+    /// Learning rate, the best one on the validation part of those that were tried.
+    #[serde(default)]
+    pub learning_rate: f64,
     /// Name of the yardstick.
     pub against: String,
+    /// Its learning rate: that of the runs, or the best one on the validation part.
+    #[serde(default)]
+    pub learning_rate_against: f64,
     /// Number of pairs.
     pub seeds: usize,
     /// Mean difference.
@@ -57,21 +75,44 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Every group of runs against its yardsticks, with p-values adjusted over the whole table.
-    pub fn all(runs: &Runs) -> Vec<Self> {
-        let groups = Group::all(&runs.post_train);
-        let pairs =
-            groups.iter().flat_map(|group| group.yardsticks(&groups).into_iter().map(move |other| (group, other)));
-        let mut table: Vec<Self> = pairs.filter_map(|(group, other)| Self::of(group, other)).collect();
+    /// Every group of runs of every start against its yardsticks, with p-values adjusted over the whole table.
+    ///
+    /// Of groups that differ in learning rate, schedule and the like, the best one on the validation part stands for all.
+    pub fn all(study: &Study) -> Vec<Self> {
+        let mut table: Vec<Self> = study.starts.iter().flat_map(Self::of_start).collect();
         adjust(&mut table, |row| row.p_t, |row, p| row.p_t_holm = Some(p));
         adjust(&mut table, |row| row.p_two_sided_holm, |row, p| row.p_two_sided_holm = Some(p));
         adjust(&mut table, |row| row.p_wilcoxon, |row, p| row.p_wilcoxon_holm = Some(p));
         table
     }
 
+    fn of_start(runs: &Runs) -> Vec<Self> {
+        let groups = Group::all(runs);
+        let tuned = Group::tuned(&groups);
+        let (model, data) = runs.subject();
+        let mut table = Vec::new();
+        for group in &tuned {
+            for other in group.yardsticks(&groups, &tuned) {
+                table.extend(Self::of(group, other).map(|row| Self {
+                    data: data.to_owned(),
+                    model: model.to_owned(),
+                    start: runs.start_name(),
+                    ..row
+                }));
+            }
+        }
+        table
+    }
+
     fn of(group: &Group<'_>, other: &Group<'_>) -> Option<Self> {
         let found = group.against(other)?;
         Some(Self {
+            data: String::new(),
+            model: String::new(),
+            start: String::new(),
+            targets: group.kind.clone(),
+            learning_rate: group.hyper.learning_rate,
+            learning_rate_against: other.hyper.learning_rate,
             stage: group.stage.to_owned(),
             mode: group.mode,
             alpha: group.alpha,
@@ -91,18 +132,17 @@ impl Comparison {
         })
     }
 
-    /// Whether the line is about this group.
-    pub(super) fn is_of(&self, group: &Group<'_>) -> bool {
-        (self.stage.as_str(), self.mode, self.alpha) == (group.stage, group.mode, group.alpha)
-    }
-
-    fn cells(&self) -> [String; 13] {
+    fn cells(&self) -> [String; 17] {
         let p = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.4}"));
         [
+            self.data.clone(),
+            self.model.clone(),
+            self.start.clone(),
             self.stage.clone(),
             self.mode.to_string(),
             self.alpha.map_or_else(|| "-".into(), |alpha| alpha.to_string()),
-            self.against.clone(),
+            self.learning_rate.to_string(),
+            format!("{} ({})", self.against, self.learning_rate_against),
             self.seeds.to_string(),
             format!("{:+.3}", self.mean_pp),
             format!("{:+.3}", self.ci_low),
@@ -125,10 +165,14 @@ fn adjust(table: &mut [Comparison], get: impl Fn(&Comparison) -> Option<f64>, se
     }
 }
 
-const HEADINGS: [&str; 13] = [
+const HEADINGS: [&str; 17] = [
+    "data",
+    "model",
+    "start",
     "stage",
     "mode",
     "alpha",
+    "learning_rate",
     "against",
     "seeds",
     "mean_pp",
@@ -140,6 +184,11 @@ const HEADINGS: [&str; 13] = [
     "p_wilcoxon_holm",
     "d_z",
 ];
+
+/// Names of the files of the table.
+pub(super) fn files() -> Vec<String> {
+    ["json", "csv", "md", "tex"].iter().map(|extension| format!("{COMPARISONS}.{extension}")).collect()
+}
 
 /// Writes the table as JSON, CSV, Markdown and LaTeX.
 ///
@@ -192,7 +241,7 @@ fn latex(table: &[Comparison]) -> String {
         }
         safe
     };
-    let mut text = format!("\\begin{{tabular}}{{llll{}}}\n\\hline\n", "r".repeat(HEADINGS.len() - 4));
+    let mut text = format!("\\begin{{tabular}}{{llllllrl{}}}\n\\hline\n", "r".repeat(HEADINGS.len() - 8));
     text += &HEADINGS.map(escape).join(" & ");
     text += " \\\\\n\\hline\n";
     for row in table {
@@ -208,6 +257,12 @@ mod tests {
 
     fn row() -> Comparison {
         Comparison {
+            data: "d".into(),
+            model: "m".into(),
+            start: "s".into(),
+            targets: String::new(),
+            learning_rate: 1e-3,
+            learning_rate_against: 5e-5,
             stage: "conv_1".into(),
             mode: Objective::Joint,
             alpha: Some(0.3),
@@ -241,9 +296,9 @@ mod tests {
         let line = csv(&table);
         assert_eq!(
             line.lines().nth(1).unwrap(),
-            "conv_1,joint,0.3,\"joint α = 0, conv_1\",10,-0.250,-0.500,+0.125,0.0100,-,-,-,-"
+            "d,m,s,conv_1,joint,0.3,0.001,\"joint α = 0, conv_1 (0.00005)\",10,-0.250,-0.500,+0.125,0.0100,-,-,-,-"
         );
-        assert!(latex(&table).contains("conv\\_1 & joint & 0.3 & joint $\\alpha$ = 0"), "{}", latex(&table));
+        assert!(latex(&table).contains("conv\\_1 & joint & 0.3 & 0.001 & joint $\\alpha$ = 0"), "{}", latex(&table));
         let columns = |line: &str| line.matches('|').count();
         assert!(markdown(&table).lines().all(|line| columns(line) == HEADINGS.len() + 1));
     }

@@ -1,5 +1,6 @@
 use std::cmp::Ordering;
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::path::Path;
 
 use crate::TrainError;
@@ -23,40 +24,66 @@ pub fn record_name(settings: &PostTrainSettings) -> String {
     format!("{RECORD_PREFIX}{}_{stage}{alpha}_seed{}", settings.mode, settings.seed)
 }
 
-/// All records of one folder.
+/// Whether a file name is that of a record of a post-training run.
+pub(super) fn is_record_name(name: &str) -> bool {
+    name.starts_with(RECORD_PREFIX) && name.ends_with(".json")
+}
+
+/// A record with what else its file tells.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The record.
+    pub record: PostTrainRecord,
+    /// Kind of the targets, for example `attainable, margin 1`; empty if it is not known.
+    pub kind: String,
+    /// Decay of an average of the weights that was kept in their place, if there was one.
+    pub ema: Option<f64>,
+}
+
+impl Deref for Run {
+    type Target = PostTrainRecord;
+
+    fn deref(&self) -> &PostTrainRecord {
+        &self.record
+    }
+}
+
+impl From<PostTrainRecord> for Run {
+    fn from(record: PostTrainRecord) -> Self {
+        Self { record, kind: String::new(), ema: None }
+    }
+}
+
+impl Run {
+    /// What its targets are called; empty if it used none.
+    pub(super) fn targets_name(&self) -> String {
+        let settings = &self.settings;
+        if !settings.mode.may_use_targets() || settings.alpha == Some(0.0) {
+            return String::new();
+        }
+        match (&self.kind[..], &settings.targets) {
+            ("", Some(fingerprint)) => format!("targets {fingerprint:.8}"),
+            (kind, _) => kind.to_owned(),
+        }
+    }
+}
+
+/// All records of one start: a checkpoint, or one for every seed.
 #[derive(Clone, Debug, Default)]
 pub struct Runs {
-    /// The pretraining, if its record is known.
+    /// The pretraining, if its record is known; the first one of several.
     pub pretrain: Option<PretrainRecord>,
     /// The targets, if any run used them.
     pub targets: Option<TargetsReport>,
-    /// The post-training runs, by stage in the order of the network, mode, α and seed.
-    pub post_train: Vec<PostTrainRecord>,
+    /// The post-training runs, by stage in the order of the network, mode, α, learning rate and seed.
+    pub post_train: Vec<Run>,
     /// A few wrongly classified images.
     pub examples: Vec<Example>,
+    /// Name of the start, if the records give it one.
+    pub(super) name: Option<String>,
 }
 
 impl Runs {
-    /// Reads the records in `folder`.
-    ///
-    /// # Errors
-    /// [`TrainError::NoRecords`] if there is none, [`TrainError::Mismatch`] if the runs do not start from one
-    /// checkpoint, [`TrainError::Json`] for a file that is no record, [`TrainError::Read`].
-    pub fn load(folder: &Path) -> Result<Self, TrainError> {
-        let pretrain: Option<PretrainRecord> = read_json(&folder.join(PRETRAIN_FILE), "pretraining record")?;
-        let targets: Option<TargetsReport> = read_json(&folder.join(TARGETS_FILE), "report of targets")?;
-        let examples = read_json(&folder.join(EXAMPLES_FILE), "list of examples")?.unwrap_or_default();
-        let post_train = post_train_records(folder)?;
-        if post_train.is_empty() && pretrain.is_none() && targets.is_none() {
-            let reason = "no records here: make some with `fbp post-train --out` and name that folder".into();
-            return Err(TrainError::NoRecords { folder: folder.to_owned(), reason });
-        }
-        let mut runs = Self { pretrain, targets, post_train, examples };
-        runs.check_one_start(folder)?;
-        runs.sort();
-        Ok(runs)
-    }
-
     /// Checks that a new run belongs with those in a folder: same checkpoint, same targets.
     ///
     /// # Errors
@@ -82,24 +109,6 @@ impl Runs {
         Ok(())
     }
 
-    fn check_one_start(&self, folder: &Path) -> Result<(), TrainError> {
-        let Some(first) = self.post_train.first() else { return Ok(()) };
-        let start = &first.settings.checkpoint_sha256;
-        let pretrained = self.pretrain.as_ref().map(|record| &record.checkpoint_sha256);
-        let mut others = self.post_train.iter().map(|run| &run.settings.checkpoint_sha256).chain(pretrained);
-        match others.find(|other| *other != start) {
-            None => Ok(()),
-            Some(other) => Err(TrainError::Mismatch {
-                left: "one record".into(),
-                right: format!("another in {}", folder.display()),
-                reason: format!(
-                    "they start from different checkpoints ({:.12} and {:.12}); keep one folder for each",
-                    start, other
-                ),
-            }),
-        }
-    }
-
     /// The stages that have runs or targets, from the input to the output as far as that is known.
     pub fn stages(&self) -> Vec<String> {
         let targets = self.targets.iter().flat_map(|targets| targets.stages.iter().map(|stage| stage.name.clone()));
@@ -112,7 +121,8 @@ impl Runs {
         stages
     }
 
-    fn sort(&mut self) {
+    /// Puts the runs in their order.
+    pub(super) fn sort(&mut self) {
         self.post_train.sort_by(|a, b| a.settings.stage.cmp(&b.settings.stage));
         let stages = self.stages();
         let place = |stage: &str| stages.iter().position(|other| other == stage);
@@ -121,6 +131,7 @@ impl Runs {
             (place(&a.stage).cmp(&place(&b.stage)))
                 .then((a.mode as u8).cmp(&(b.mode as u8)))
                 .then(a.alpha.partial_cmp(&b.alpha).unwrap_or(Ordering::Equal))
+                .then(a.learning_rate.total_cmp(&b.learning_rate))
                 .then(a.seed.cmp(&b.seed))
         });
     }
@@ -131,6 +142,34 @@ impl Runs {
         let post_train = self.post_train.iter().map(|run| (&run.settings.model, &run.settings.data));
         pretrain.chain(post_train).next().map_or(("unknown", "unknown"), |(model, data)| (model, &data.name))
     }
+
+    /// Number of checkpoints that runs started from.
+    pub(super) fn checkpoints(&self) -> usize {
+        let mut all: Vec<&str> = self.post_train.iter().map(|run| run.settings.checkpoint_sha256.as_str()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.len()
+    }
+
+    /// What tells this start from others, as plain text.
+    pub(super) fn start_name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
+        let hash = self.post_train.first().map(|run| &run.settings.checkpoint_sha256);
+        let hash = hash.or(self.pretrain.as_ref().map(|record| &record.checkpoint_sha256));
+        match (&self.pretrain, self.checkpoints(), hash) {
+            (Some(record), 2.., _) => epochs_text(record.settings.epochs),
+            (Some(record), _, Some(hash)) => format!("{}, checkpoint {hash:.8}", epochs_text(record.settings.epochs)),
+            (None, _, Some(hash)) => format!("checkpoint {hash:.8}"),
+            (Some(record), _, None) => epochs_text(record.settings.epochs),
+            (None, _, None) => "unknown".into(),
+        }
+    }
+}
+
+fn epochs_text(epochs: usize) -> String {
+    if epochs == 1 { "1 epoch of pretraining".into() } else { format!("{epochs} epochs of pretraining") }
 }
 
 /// The records of all post-training runs in a folder, in any order.
@@ -138,8 +177,7 @@ fn post_train_records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError>
     let mut records = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(TrainError::reading(folder))? {
         let path = entry.map_err(TrainError::reading(folder))?.path();
-        let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
-        if name.starts_with(RECORD_PREFIX) && name.ends_with(".json") {
+        if path.file_name().map(OsStr::to_string_lossy).is_some_and(|name| is_record_name(&name)) {
             records.extend(read_json::<PostTrainRecord>(&path, "post-training record")?);
         }
     }

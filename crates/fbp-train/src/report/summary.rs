@@ -1,9 +1,10 @@
 use serde::{Deserialize, Serialize};
 
-use super::Runs;
+use super::{Runs, Study};
+use crate::repair::RepairRecord;
 use crate::settings::{Objective, TargetMode};
 
-/// Contents of `summary.json`: the figures of a folder of runs.
+/// Contents of `summary.json`: the figures of the first start, and of all others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Name of the data.
@@ -16,6 +17,51 @@ pub struct Summary {
     pub targets: Option<TargetsSummary>,
     /// Every post-training run.
     pub post_train: Vec<PostTrainSummary>,
+    /// The other starts; left out if there is one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_starts: Vec<Summary>,
+    /// The repairs; left out if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<RepairSummary>,
+}
+
+/// One repair in short; the fields are those of [`RepairRecord`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepairSummary {
+    /// Name of the data.
+    pub data: String,
+    /// Name of the network.
+    pub model: String,
+    /// Name of the layer that changed.
+    pub layer: String,
+    /// Number of samples to repair.
+    pub samples: usize,
+    /// Share of the samples that are right after the repair.
+    pub efficacy: f64,
+    /// Share of the wrong test samples of the same kind that became right.
+    pub generalisation: f64,
+    /// Loss of accuracy on the test set, 0 to 1.
+    pub drawdown_test: f64,
+    /// Length of the change relative to the weights of the layer.
+    pub change_relative: f64,
+    /// Time of the repair.
+    pub seconds: f64,
+}
+
+impl RepairSummary {
+    fn of(record: &RepairRecord) -> Self {
+        Self {
+            data: record.settings.data.name.clone(),
+            model: record.settings.model.clone(),
+            layer: record.layer.clone(),
+            samples: record.samples.len(),
+            efficacy: record.efficacy,
+            generalisation: record.generalisation,
+            drawdown_test: record.drawdown_test,
+            change_relative: record.change_relative,
+            seconds: record.repair_seconds,
+        }
+    }
 }
 
 /// The pretraining in short.
@@ -76,8 +122,18 @@ pub struct PostTrainSummary {
 }
 
 impl Summary {
-    /// Summary of all runs of a folder.
-    pub fn of(runs: &Runs) -> Self {
+    /// Summary of all records.
+    pub fn of(study: &Study) -> Self {
+        let mut starts = study.starts.iter().map(Self::of_start);
+        let first = starts.next().unwrap_or_else(|| Self::of_start(&Runs::default()));
+        Self {
+            further_starts: starts.collect(),
+            repairs: study.repairs.iter().map(RepairSummary::of).collect(),
+            ..first
+        }
+    }
+
+    fn of_start(runs: &Runs) -> Self {
         let (model, data) = runs.subject();
         Self {
             data: data.to_owned(),
@@ -115,6 +171,8 @@ impl Summary {
                     seconds: run.seconds,
                 })
                 .collect(),
+            further_starts: Vec::new(),
+            repairs: Vec::new(),
         }
     }
 }

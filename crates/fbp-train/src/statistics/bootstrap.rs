@@ -23,7 +23,7 @@ pub fn bootstrap_interval(values: &[f64], seed: u64) -> Option<[f64; 2]> {
 }
 
 /// Quantile of sorted values, interpolated between two neighbours.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
     let low = place.floor() as usize;
     let high = (low + 1).min(sorted.len() - 1);

@@ -5,6 +5,7 @@
 //! | how large is the difference? | mean, with a [bootstrap](bootstrap_interval) percentile 95 % interval |
 //! | is it more than chance? | one-sided paired t-test, one-sided [Wilcoxon signed-rank test](wilcoxon_greater) |
 //! | how large is it beside the spread over the seeds? | Cohen's `d_z`, mean over standard deviation of the differences |
+//! | do two quantities go together? | [Pearson's and Spearman's correlation](Correlation), with bootstrap intervals |
 //! | and with many questions at once? | p-values [adjusted by Holm](holm) across the table |
 //!
 //! ```
@@ -25,7 +26,7 @@ mod spread;
 mod wilcoxon;
 
 pub use bootstrap::bootstrap_interval;
-pub use correlation::{pearson, spearman};
+pub use correlation::{Correlation, pearson, spearman};
 pub use holm::holm;
 pub use paired::PairedComparison;
 pub use spread::Spread;

@@ -3,6 +3,7 @@ use faer::Par;
 
 use super::TargetsSource;
 use crate::TrainError;
+use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
 use crate::record::{Example, ExampleFeature};
 use crate::store::{StageTargets, TargetStore};
@@ -70,10 +71,7 @@ fn example(
     sample: usize,
     predicted: usize,
 ) -> Result<Example, TrainError> {
-    let shape = source.data.shape();
-    let mut pixels = vec![0.0; shape.len()];
-    source.data.normalise_into(&[sample], source.normalization, &mut pixels, Par::Seq)?;
-    let input = Tensor::from_slice(&pixels, (1, shape.len()), &Device::Cpu)?;
+    let (pixels, input) = one_image(source.data, source.normalization, sample)?;
     let trace = source.network.forward_recorded(&input)?;
     let mut features = Vec::new();
     for targets in stages {
@@ -86,16 +84,13 @@ fn example(
             target: targets.row(sample).to_vec(),
         });
     }
-    let brightness = |(index, value): (usize, &f32)| {
-        let channel = index / shape.plane();
-        source.normalization.brightness(channel, *value).unwrap_or(0.0) as f32
-    };
+    let shape = image_shape(source.data);
     Ok(Example {
         sample,
         label: u32::from(source.data.labels()[sample]),
         predicted: predicted as u32,
-        shape: [shape.channels, shape.height, shape.width],
-        image: pixels.iter().enumerate().map(brightness).collect(),
+        shape,
+        image: brightness(source.normalization, &pixels, shape),
         features,
     })
 }

@@ -1,17 +1,20 @@
 //! From labels to target features of every transitional stage, written to a target store.
 
+mod chosen;
 mod examples;
 mod stats;
 mod tile;
 
+pub(crate) use chosen::{Reversed, reverse_samples};
 pub use examples::wrong_examples;
 
+use std::ops::Range as StageRange;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use fbp_inverse::{OutputEmbedding, Range};
+use fbp_inverse::Range;
 use fbp_models::{Network, bridge};
 
 use self::stats::TargetStats;
@@ -53,6 +56,14 @@ impl Default for TargetsOptions {
 }
 
 impl TargetsOptions {
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] for a margin out of range.
+    pub fn check(&self) -> Result<(), TrainError> {
+        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")
+    }
+
     /// The manifest of a store with these targets.
     ///
     /// # Errors
@@ -63,7 +74,7 @@ impl TargetsOptions {
         checkpoint_sha256: String,
         data: crate::DataIdentity,
     ) -> Result<Manifest, TrainError> {
-        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
+        self.check()?;
         let stages = transitional_stages(network);
         if stages.is_empty() {
             return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
@@ -145,19 +156,10 @@ struct Pipeline<'a> {
 impl<'a> Pipeline<'a> {
     fn new(source: TargetsSource<'a>, writer: &'a StoreWriter) -> Result<Self, TrainError> {
         let params = &writer.manifest().params;
-        let embedding = match params.embedding {
-            Embedding::Margin => OutputEmbedding::Margin(params.margin),
-            Embedding::MaxAssign => OutputEmbedding::MaxAssign,
-            Embedding::OneHot => OutputEmbedding::OneHot,
-        };
-        let mode = match params.mode {
-            TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
-            TargetMode::LayerWise => fbp_inverse::TargetMode::LayerWise,
-            TargetMode::Point => fbp_inverse::TargetMode::Point,
-        };
         let chain = source.network.reverse_chain(1, Range::EVERYTHING)?;
+        let engine = TileEngine::new(chain, params.mode, params.embedding, params.margin);
         let feature_lens = params.stages.iter().map(StageEntry::feature_len).collect();
-        Ok(Self { source, writer, engine: TileEngine { chain, embedding, mode }, feature_lens })
+        Ok(Self { source, writer, engine, feature_lens })
     }
 
     /// Computes shards on this thread's pool while another thread writes those that are done.
@@ -201,7 +203,7 @@ impl<'a> Pipeline<'a> {
         for (to, label) in buffers.labels.iter_mut().zip(&self.source.data.labels()[samples.clone()]) {
             *to = u32::from(*label);
         }
-        first_features(&self.source, &samples.collect::<Vec<_>>(), input)?;
+        features_of(&self.source, 0..1, &samples.collect::<Vec<_>>(), input)?;
         self.engine.run(input, buffers, workers)
     }
 
@@ -222,15 +224,21 @@ impl<'a> Pipeline<'a> {
     }
 }
 
-/// Outputs of the first stage for some samples, one after the other, into `features`.
-fn first_features(source: &TargetsSource<'_>, samples: &[usize], features: &mut Vec<f32>) -> Result<(), TrainError> {
+/// Outputs of the given stages, the first one among them, for some samples, one after the other, into `features`; without
+/// stages the images.
+fn features_of(
+    source: &TargetsSource<'_>,
+    stages: StageRange<usize>,
+    samples: &[usize],
+    features: &mut Vec<f32>,
+) -> Result<(), TrainError> {
     features.clear();
     let pixels = source.data.shape().len();
     for batch in samples.chunks(STEM_BATCH) {
         let mut images = vec![0.0; batch.len() * pixels];
         source.data.normalise_into(batch, source.normalization, &mut images, pool_par())?;
         let images = Tensor::from_vec(images, (batch.len(), pixels), &Device::Cpu)?;
-        let output = source.network.infer_stages(0..1, &images)?;
+        let output = source.network.infer_stages(stages.clone(), &images)?;
         bridge::with_matrix(&output, |matrix| {
             for column in matrix.col_iter() {
                 features.extend(column.iter());

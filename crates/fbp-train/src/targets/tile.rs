@@ -2,11 +2,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use faer::{MatMut, MatRef, Par};
-use fbp_inverse::{ChainGoal, ChainWorkspace, EmbeddingPass, Margins, OutputEmbedding, ReverseChain, TargetBox};
+use fbp_inverse::{
+    ChainGoal, ChainReport, ChainWorkspace, EmbeddingPass, Margins, OutputEmbedding, ReverseChain, TargetBox,
+};
 
 use super::stats::TargetStats;
 use crate::TrainError;
 use crate::metrics::argmax;
+use crate::settings::{Embedding, TargetMode};
 
 /// Most samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
 const TILE: usize = 256;
@@ -18,8 +21,8 @@ const TILE_NUMBERS: usize = 1 << 19;
 /// The chain begins above the first stage: its boundary `b` is the output of stage `b`, its last one the logits.
 pub(super) struct TileEngine {
     pub(super) chain: ReverseChain<f32>,
-    pub(super) embedding: OutputEmbedding,
-    pub(super) mode: fbp_inverse::TargetMode,
+    embedding: OutputEmbedding,
+    mode: fbp_inverse::TargetMode,
 }
 
 /// Results for the samples of one shard, allocated once and used again.
@@ -37,7 +40,7 @@ pub(super) struct ShardBuffers {
 
 /// Memory of one thread.
 pub(super) struct Worker {
-    work: ChainWorkspace<f32>,
+    pub(super) work: ChainWorkspace<f32>,
     labels: Vec<usize>,
     was_right: Vec<bool>,
     embedded: Vec<f32>,
@@ -76,22 +79,41 @@ impl ShardBuffers {
 }
 
 impl TileEngine {
-    /// One worker for each thread of the current pool.
-    pub(super) fn workers(&self) -> Vec<Mutex<Worker>> {
+    /// Targets for the boundaries of `chain`; the margin is that of the margin embedding.
+    pub(super) fn new(chain: ReverseChain<f32>, mode: TargetMode, embedding: Embedding, margin: f64) -> Self {
+        let embedding = match embedding {
+            Embedding::Margin => OutputEmbedding::Margin(margin),
+            Embedding::MaxAssign => OutputEmbedding::MaxAssign,
+            Embedding::OneHot => OutputEmbedding::OneHot,
+        };
+        let mode = match mode {
+            TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
+            TargetMode::LayerWise => fbp_inverse::TargetMode::LayerWise,
+            TargetMode::Point => fbp_inverse::TargetMode::Point,
+        };
+        Self { chain, embedding, mode }
+    }
+
+    /// Memory for one thread.
+    pub(super) fn worker(&self) -> Worker {
         let classes = self.boundary_len(self.chain.boundaries() - 1);
         let tile = self.tile_samples();
-        let worker = || Worker {
+        Worker {
             work: self.chain.workspace(tile, Par::Seq),
             labels: Vec::with_capacity(tile),
             was_right: Vec::with_capacity(tile),
             embedded: vec![0.0; tile * classes],
             satisfied: vec![false; tile],
-        };
-        (0..rayon::current_num_threads()).map(|_| Mutex::new(worker())).collect()
+        }
+    }
+
+    /// One worker for each thread of the current pool.
+    pub(super) fn workers(&self) -> Vec<Mutex<Worker>> {
+        (0..rayon::current_num_threads()).map(|_| Mutex::new(self.worker())).collect()
     }
 
     /// Samples of a tile; it depends on the network alone.
-    fn tile_samples(&self) -> usize {
+    pub(super) fn tile_samples(&self) -> usize {
         let longest = (0..self.chain.boundaries()).map(|boundary| self.boundary_len(boundary)).max().unwrap_or(1);
         (TILE_NUMBERS / longest.max(1)).clamp(1, TILE)
     }
@@ -101,7 +123,7 @@ impl TileEngine {
         self.chain.boundaries() - 1
     }
 
-    fn boundary_len(&self, boundary: usize) -> usize {
+    pub(super) fn boundary_len(&self, boundary: usize) -> usize {
         self.chain.boundary_shape(boundary).map_or(0, |shape| shape.len())
     }
 
@@ -169,18 +191,23 @@ impl TileEngine {
         tiles.into_iter().map(Mutex::new).collect()
     }
 
-    fn tile(&self, worker: &mut Worker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
+    /// Reverses up to [`tile_samples`](Self::tile_samples) samples; features and targets stay in the worker.
+    pub(super) fn reverse(
+        &self,
+        worker: &mut Worker,
+        input: &[f32],
+        sample_labels: &[u32],
+    ) -> Result<ChainReport, TrainError> {
         let Worker { work, labels, was_right, embedded, satisfied } = worker;
-        let samples = tile.labels.len();
+        let samples = sample_labels.len();
         labels.clear();
-        labels.extend(tile.labels.iter().map(|&label| label as usize));
-        let input = MatRef::from_column_major_slice(tile.input, self.boundary_len(0), samples);
+        labels.extend(sample_labels.iter().map(|&label| label as usize));
+        let input = MatRef::from_column_major_slice(input, self.boundary_len(0), samples);
         let logits = self.chain.forward(input, work)?;
         let classes = logits.nrows();
-        let right = |sample: usize, logits: &[f32]| argmax(logits) == tile.labels[sample] as usize;
         let logits_of = |sample: usize| logits.col(sample).try_as_col_major().map_or(&[][..], |col| col.as_slice());
         was_right.clear();
-        was_right.extend((0..samples).map(|sample| right(sample, logits_of(sample))));
+        was_right.extend((0..samples).map(|sample| argmax(logits_of(sample)) == labels[sample]));
         let embedded = &mut embedded[..samples * classes];
         self.embedding.embed(
             EmbeddingPass {
@@ -197,7 +224,12 @@ impl TileEngine {
             _ => None,
         };
         let goal = ChainGoal { target_out: TargetBox::point(target), margins };
-        let report = self.chain.reverse(goal, self.mode, work)?;
+        Ok(self.chain.reverse(goal, self.mode, work)?)
+    }
+
+    fn tile(&self, worker: &mut Worker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
+        let report = self.reverse(worker, tile.input, tile.labels)?;
+        let Worker { work, labels, was_right, .. } = worker;
         tile.stats.set_chain(&report);
         tile.stats.right_before = was_right.iter().filter(|&&right| right).count();
         for stage in 0..self.stages() {
@@ -209,7 +241,7 @@ impl TileEngine {
                         .map_err(fbp_inverse::InverseError::in_layer("targets"))?,
                 );
                 tile.attained[stage][sample] = u8::from(self.chain.attained(stage, sample, work));
-                let right = right(sample, self.chain.pushed(stage, sample, work));
+                let right = argmax(self.chain.pushed(stage, sample, work)) == labels[sample];
                 stats.right += usize::from(right);
                 stats.right_of_wrong += usize::from(right && !was_right[sample]);
             }

@@ -1,0 +1,206 @@
+//! What the features of chosen samples are, what they should have been, and where they differ.
+
+mod page;
+mod record;
+mod write;
+
+pub use crate::page::ChannelChange;
+pub use record::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, SampleRecord, StageRecord};
+pub use write::write_explanation;
+
+use candle_core::{Device, Tensor};
+use fbp_inverse::Range;
+
+use crate::TrainError;
+use crate::data::Normalization;
+use crate::images::{brightness, image_shape, one_image};
+use crate::metrics::argmax;
+use crate::page::Change;
+use crate::post_train::transitional_stages;
+use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples};
+
+/// Name of the network's input among the stages.
+pub const INPUT: &str = "input";
+
+/// What to explain.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExplainOptions {
+    /// How targets are found.
+    pub targets: TargetsOptions,
+    /// Transitional stages, or [`INPUT`]; all of them, and the input where it can be reached, if there are none.
+    pub stages: Vec<String>,
+}
+
+/// Samples with their features and what these should have been.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Why the input is left out although nobody asked for that.
+    pub input_note: Option<String>,
+    /// Each sample, in the order given.
+    pub samples: Vec<ExplainedSample>,
+}
+
+/// One sample.
+#[derive(Clone, Debug)]
+pub struct ExplainedSample {
+    /// Position in the training data.
+    pub sample: usize,
+    /// Its class.
+    pub label: u32,
+    /// Output of the network.
+    pub logits: Vec<f32>,
+    /// Whether the output met the demand, so that nothing has to change.
+    pub satisfied: bool,
+    /// Shape `[C, H, W]` of the image.
+    pub shape: [usize; 3],
+    /// Brightness of the image, 0 to 1.
+    pub image: Vec<f32>,
+    /// The stages asked for, from the input to the output.
+    pub stages: Vec<ExplainedStage>,
+}
+
+/// What one stage gave for a sample, and what it should have given.
+#[derive(Clone, Debug)]
+pub struct ExplainedStage {
+    /// Name of the stage, or [`INPUT`].
+    pub stage: String,
+    /// Shape `[C, H, W]` of its output.
+    pub shape: [usize; 3],
+    /// What it gave; brightness from 0 to 1 for the input.
+    pub observed: Vec<f32>,
+    /// What it should have given, in the same units.
+    pub target: Vec<f32>,
+    /// Whether the target fulfils the whole demand.
+    pub attained: bool,
+    /// What the unchanged rest of the network makes of the target.
+    pub logits: Vec<f32>,
+}
+
+impl ExplainedSample {
+    /// The class that the network gives.
+    pub fn predicted(&self) -> u32 {
+        argmax(&self.logits) as u32
+    }
+}
+
+impl ExplainedStage {
+    /// The class that the rest of the network gives on the target.
+    pub fn predicted(&self) -> u32 {
+        argmax(&self.logits) as u32
+    }
+
+    fn change(&self) -> Change<'_> {
+        Change { shape: self.shape, before: &self.observed, after: &self.target, image: self.stage == INPUT }
+    }
+}
+
+/// Computes the targets of some samples at every stage asked for.
+///
+/// The input is reversed too where its stage can be, to the nearest image with brightness from 0 to 1 that the network
+/// would have classified as the label: what it should have seen.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`], [`TrainError::Parameter`], [`TrainError::Data`] for a sample that is not there,
+/// [`TrainError::Model`] or [`TrainError::Inverse`] if a layer cannot be reversed.
+pub fn explain(
+    source: TargetsSource<'_>,
+    samples: &[usize],
+    options: &ExplainOptions,
+) -> Result<Explanation, TrainError> {
+    let known = [&[INPUT.to_owned()][..], &transitional_stages(source.network)].concat();
+    if let Some(stage) = options.stages.iter().find(|stage| !known.contains(stage)) {
+        return Err(TrainError::UnknownStage { stage: stage.clone(), known: known.join(", ") });
+    }
+    let wanted = |stage: &String| options.stages.is_empty() || options.stages.contains(stage);
+    let asked: Vec<usize> = (0..known.len()).filter(|&index| wanted(&known[index])).collect();
+    let range = brightness_range(source.normalization);
+    let run = |first: usize, input: Range<f32>| {
+        let take = |reversed: Reversed<'_>| explain_part(&source, &known, &asked, first, &reversed);
+        let parts = reverse_samples(&source, &options.targets, (first, input), samples, take)?;
+        let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(parts.into_iter().flatten().collect::<Vec<_>>())
+    };
+    // From the input, if it is of interest; from the first stage otherwise, which always can be a start.
+    match run(if asked.contains(&0) { 0 } else { 1 }, range) {
+        Ok(samples) => Ok(Explanation { input_note: None, samples }),
+        Err(error @ (TrainError::Model(_) | TrainError::Inverse(_)))
+            if options.stages.is_empty() && known.len() > 1 =>
+        {
+            let note = format!("the first stage cannot be reversed: {}", error.one_line());
+            Ok(Explanation { input_note: Some(note), samples: run(1, range)? })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What images can be, as the network sees them; with several channels the widest range of any of them.
+fn brightness_range(normalization: &Normalization) -> Range<f32> {
+    let (mut lower, mut upper) = (f32::INFINITY, f32::NEG_INFINITY);
+    for (mean, std) in normalization.mean().iter().zip(normalization.std()) {
+        // With the roundings of the normalisation itself, so that black and white are within.
+        let black = (-mean / std) as f32;
+        lower = lower.min(black);
+        upper = upper.max(255.0 * (1.0 / (255.0 * std)) as f32 + black);
+    }
+    Range::new(lower, upper)
+}
+
+/// Number `index` is that of a stage's output among all known ones, 0 for the input of the network.
+fn explain_part(
+    source: &TargetsSource<'_>,
+    known: &[String],
+    asked: &[usize],
+    first: usize,
+    reversed: &Reversed<'_>,
+) -> Result<Vec<ExplainedSample>, TrainError> {
+    let Reversed { chain, work, samples, .. } = reversed;
+    let (data, image_shape) = (source.data, image_shape(source.data));
+    let bright = |values: &[f32]| brightness(source.normalization, values, image_shape);
+    let last = chain.boundaries() - 1;
+    let observed = |boundary: usize, sample: usize| column(chain.observed(boundary, work), sample);
+    let target = |boundary: usize, sample: usize| column(chain.target(boundary, work), sample);
+    let mut explained = Vec::with_capacity(samples.len());
+    for (place, &sample) in samples.iter().enumerate() {
+        let (pixels, _) = one_image(data, source.normalization, sample)?;
+        let mut stages = Vec::new();
+        for &index in asked.iter().filter(|index| **index >= first) {
+            let boundary = index - first;
+            let (mut before, mut after) = (observed(boundary, place), target(boundary, place));
+            let logits = rest_of_network(source, index, &after)?;
+            if index == 0 {
+                (before, after) = (bright(&before), bright(&after));
+            }
+            let shape = chain.boundary_shape(boundary).map_or([0; 3], |s| [s.channels, s.height, s.width]);
+            stages.push(ExplainedStage {
+                stage: known[index].clone(),
+                shape,
+                observed: before,
+                target: after,
+                attained: chain.attained(boundary, place, work),
+                logits,
+            });
+        }
+        explained.push(ExplainedSample {
+            sample,
+            label: u32::from(data.labels()[sample]),
+            satisfied: observed(last, place) == target(last, place),
+            logits: observed(last, place),
+            shape: image_shape,
+            image: bright(&pixels),
+            stages,
+        });
+    }
+    Ok(explained)
+}
+
+/// The features of one sample.
+fn column(features: faer::MatRef<'_, f32>, sample: usize) -> Vec<f32> {
+    features.col(sample).iter().copied().collect()
+}
+
+/// Logits for one output of stage `index - 1`, by the network's own layers.
+fn rest_of_network(source: &TargetsSource<'_>, index: usize, feature: &[f32]) -> Result<Vec<f32>, TrainError> {
+    let feature = Tensor::from_slice(feature, (1, feature.len()), &Device::Cpu)?;
+    let stages = index..source.network.stages().len();
+    Ok(source.network.infer_stages(stages, &feature)?.flatten_all()?.to_vec1()?)
+}

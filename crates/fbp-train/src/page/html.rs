@@ -1,0 +1,134 @@
+use std::fmt::Write;
+
+/// Text as HTML: names come from files and may hold anything.
+pub(crate) fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+/// The classes of Fashion-MNIST, in the order of its labels.
+const FASHION: [&str; 10] =
+    ["T-shirt/top", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
+
+/// Name of a class, as HTML.
+pub(crate) fn class_name(data: &str, label: u32) -> String {
+    let fashion = FASHION.get(label as usize).filter(|_| data.starts_with("fashion-mnist"));
+    fashion.map_or_else(|| format!("class {label}"), |name| (*name).to_owned())
+}
+
+/// A table in a box of its own, which scrolls where the screen is narrower; headings and cells are HTML, `name` plain
+/// text for those who cannot see it. The first cell of a row is its heading.
+pub(crate) fn table(name: &str, headings: &[&str], rows: &[Vec<String>]) -> String {
+    let name = escape(name);
+    let mut html =
+        format!("<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{name}\"><table><thead><tr>");
+    for heading in headings {
+        push(&mut html, format_args!("<th scope=\"col\">{heading}</th>"));
+    }
+    html.push_str("</tr></thead><tbody>");
+    for row in rows {
+        html.push_str("<tr>");
+        for (index, cell) in row.iter().enumerate() {
+            match index {
+                0 => push(&mut html, format_args!("<th scope=\"row\">{cell}</th>")),
+                _ => push(&mut html, format_args!("<td>{cell}</td>")),
+            }
+        }
+        html.push_str("</tr>");
+    }
+    html.push_str("</tbody></table></div>\n");
+    html
+}
+
+/// Appends formatted text.
+pub(crate) fn push(html: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = html.write_fmt(text);
+}
+
+/// A share as per cent with `digits` after the point.
+pub(crate) fn percent(share: f64, digits: usize) -> String {
+    format!("{:.digits$} %", 100.0 * share)
+}
+
+/// A difference of shares as percentage points with a sign.
+pub(crate) fn points(difference: f64) -> String {
+    format!("{:+.2} pp", 100.0 * difference).replace('-', "−")
+}
+
+/// A number with three digits that count, as people write it.
+pub(crate) fn number(value: f64) -> String {
+    let text = match value.abs() {
+        0.0 => return "0".into(),
+        size if !(1e-3..1e5).contains(&size) => format!("{value:.1e}"),
+        size => {
+            let digits = (2 - size.log10().floor() as i32).clamp(0, 5) as usize;
+            format!("{value:.digits$}")
+        }
+    };
+    text.replace('-', "−")
+}
+
+/// A number with its sign and `digits` after the point.
+pub(crate) fn signed(value: f64, digits: usize) -> String {
+    format!("{value:+.digits$}").replace('-', "−")
+}
+
+/// A whole number in groups of three digits.
+pub(crate) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A time in words that people read.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.095 => format!("{:.0} ms", 1e3 * s),
+        s if s < 9.95 => format!("{s:.1} s"),
+        s if s < 119.5 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_cannot_become_markup() {
+        assert_eq!(escape("<b a=\"1\">&'"), "&lt;b a=&quot;1&quot;&gt;&amp;&#39;");
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(grouped(60_000), "60\u{202f}000");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(points(-0.0123), "−1.23 pp");
+        assert_eq!(percent(0.99954, 2), "99.95 %");
+        assert_eq!([0.02, 3.13, 42.0, 150.0].map(duration), ["20 ms", "3.1 s", "42 s", "2 min"]);
+        assert_eq!(
+            [0.0, 0.01234, -2.3456, 345.6, 12_345.0, 1e-7].map(number),
+            ["0", "0.0123", "−2.35", "346", "12345", "1.0e−7"]
+        );
+        assert_eq!((signed(0.5, 2), signed(-0.25, 1)), ("+0.50".into(), "−0.2".into()));
+        assert_eq!((class_name("fashion-mnist-mini", 6), class_name("idx:x", 6)), ("shirt".into(), "class 6".into()));
+    }
+}

@@ -1,0 +1,59 @@
+use std::sync::Mutex;
+
+use fbp_inverse::{ChainWorkspace, Range, ReverseChain};
+use rayon::prelude::*;
+
+use super::tile::TileEngine;
+use super::{TargetsOptions, TargetsSource, features_of};
+use crate::TrainError;
+
+/// A few samples that were reversed: features, targets and outputs at every boundary of the chain.
+///
+/// Boundary `b` is the input of stage `first + b`.
+pub(crate) struct Reversed<'a> {
+    /// The chain.
+    pub(crate) chain: &'a ReverseChain<f32>,
+    /// What it found; sample `k` of the workspace is `samples[k]`.
+    pub(crate) work: &'a ChainWorkspace<f32>,
+    /// The samples.
+    pub(crate) samples: &'a [usize],
+}
+
+/// Reverses samples down to the input of stage `first` and takes from every part of them what `take` gives, in order.
+///
+/// Targets are within what the stages below `first` can produce from inputs in `input`. Parts are cut at fixed places,
+/// so the number of threads does not change the result.
+///
+/// # Errors
+/// [`TrainError::Parameter`], [`TrainError::Model`] or [`TrainError::Inverse`] if a layer cannot be reversed.
+pub(crate) fn reverse_samples<R: Send>(
+    source: &TargetsSource<'_>,
+    options: &TargetsOptions,
+    (first, input): (usize, Range<f32>),
+    samples: &[usize],
+    take: impl Fn(Reversed<'_>) -> R + Sync,
+) -> Result<Vec<R>, TrainError> {
+    options.check()?;
+    let chain = source.network.reverse_chain(first, input)?;
+    let engine = TileEngine::new(chain, options.mode, options.embedding, options.margin);
+    let mut features = Vec::new();
+    features_of(source, 0..first, samples, &mut features)?;
+    let labels: Vec<u32> = samples.iter().map(|&sample| u32::from(source.data.labels()[sample])).collect();
+    let (tile, len) = (engine.tile_samples(), engine.boundary_len(0));
+    // Workers are made when a thread needs one: a few samples do not need memory for all threads.
+    let workers = Mutex::new(Vec::new());
+    let parts: Vec<_> = samples.chunks(tile).zip(labels.chunks(tile)).zip(features.chunks(tile * len)).collect();
+    parts
+        .into_par_iter()
+        .map(|((samples, labels), features)| {
+            let pooled = workers.lock().ok().and_then(|mut free| free.pop());
+            let mut worker = pooled.unwrap_or_else(|| engine.worker());
+            engine.reverse(&mut worker, features, labels)?;
+            let result = take(Reversed { chain: &engine.chain, work: &worker.work, samples });
+            if let Ok(mut free) = workers.lock() {
+                free.push(worker);
+            }
+            Ok(result)
+        })
+        .collect()
+}
