@@ -10,6 +10,7 @@ pub mod data;
 mod error;
 mod evaluate;
 mod identity;
+mod input;
 mod json;
 mod metrics;
 mod objective;
@@ -22,13 +23,15 @@ pub mod report;
 mod settings;
 pub mod statistics;
 pub mod store;
+pub mod sweep;
 pub mod targets;
 
 pub use error::TrainError;
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
 pub use post_train::{
-    Chosen, Keep, PostTrainCurves, PostTrainOptions, post_train, stage_of_mode, transitional_stage, transitional_stages,
+    Chosen, Goal, Keep, OutputGoal, PostTrainCurves, PostTrainOptions, post_train, stage_of_mode, transitional_stage,
+    transitional_stages,
 };
 pub use pretrain::{PretrainOptions, Pretrained, pretrain};
-pub use settings::{Embedding, Objective, Schedule, TargetMode};
+pub use settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};

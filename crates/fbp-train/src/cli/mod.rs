@@ -1,12 +1,12 @@
 //! The command line: one file for each command. Nothing here prints; the caller gives the streams.
 
 mod eval;
-mod input;
 mod post_train;
 mod pretrain;
 mod progress;
 mod repair;
 mod report;
+mod sweep;
 mod targets;
 
 use std::io::Write;
@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::TrainError;
 use crate::atomic::{folder_of, prepare_folder};
+use crate::input;
 use crate::json::write_json;
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -41,6 +42,7 @@ enum Command {
     PostTrain(post_train::PostTrainArgs),
     Eval(eval::EvalArgs),
     Repair(repair::RepairArgs),
+    Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
 }
 
@@ -100,6 +102,7 @@ pub fn run(cli: Cli, out: Out<'_>) -> Result<(), TrainError> {
         Command::PostTrain(args) => post_train::run(&args, &common, out),
         Command::Eval(args) => eval::run(&args, &common, out),
         Command::Repair(args) => repair::run(&args, &common, out),
+        Command::Sweep(args) => sweep::run(&args, &common, out),
         Command::Report(args) => report::run(&args, &common, out),
     })
 }

@@ -2,6 +2,7 @@
 
 mod choice;
 mod closed_form;
+mod goal;
 mod head;
 mod joint;
 mod lbfgs;
@@ -11,5 +12,7 @@ mod softmax_fit;
 mod tail;
 
 pub use choice::Chosen;
+pub(crate) use goal::check_policy;
+pub use goal::{Goal, OutputGoal};
 pub use options::{Keep, PostTrainOptions};
 pub use run::{PostTrainCurves, post_train, stage_of_mode, transitional_stage, transitional_stages};

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, Network};
 
-use super::choice::Choice;
+use super::choice::{Choice, Judged};
 use super::joint::{Losses, Means, Pace, adamw};
 use super::run::{PostTrainCurves, Session, add_time, all_stages};
 use crate::TrainError;
@@ -17,6 +17,7 @@ struct Plain<'a> {
     optimiser: AdamW,
     pace: Pace,
     means: Means,
+    judged: Judged,
     session: &'a Session<'a>,
 }
 
@@ -24,13 +25,15 @@ impl<'a> Plain<'a> {
     fn new(network: &Network, first: usize, batches: usize, session: &'a Session<'a>) -> Result<Self, TrainError> {
         let options = session.options;
         let optimiser = AdamW::new(network.vars_of(first..network.stages().len())?, adamw(options))?;
-        Ok(Self { optimiser, pace: Pace::new(options, batches), means: Means::default(), session })
+        let judged = Judged::new(network, options.ema)?;
+        Ok(Self { optimiser, pace: Pace::new(options, batches), means: Means::default(), judged, session })
     }
 
     fn step(&mut self, logits: &Tensor, labels: &[u32]) -> Result<(), TrainError> {
         let loss = cross_entropy(logits, labels)?;
         self.optimiser.set_learning_rate(self.pace.next())?;
         self.optimiser.backward_step(&loss)?;
+        self.judged.step()?;
         let losses = Losses { cross_entropy: Some(f64::from(loss.to_scalar::<f32>()?)), ..Losses::default() };
         self.means.add(&losses, labels.len());
         self.session.progress.advance(labels.len());
@@ -71,11 +74,13 @@ pub(super) fn run_full(network: &mut Network, session: Session<'_>) -> Result<Po
         }
         add_time(&mut curves, begun);
         plain.end_epoch(epoch, &mut curves)?;
-        let accuracy = validate(network)?;
+        let state = plain.judged.network(network);
+        let accuracy = validate(state)?;
         curves.validation_accuracy.extend(accuracy);
-        choice.offer(epoch, network, accuracy)?;
+        choice.offer(epoch, state, accuracy)?;
     }
-    finish(network, &session, choice, curves)
+    let judged = plain.judged;
+    finish(network, &session, (judged, choice), curves)
 }
 
 /// Trains the stages above `stage` with cross-entropy on the features of `stage`, which are computed once.
@@ -111,11 +116,13 @@ pub(super) fn run_cached(
         }
         add_time(&mut curves, begun);
         plain.end_epoch(epoch, &mut curves)?;
-        let accuracy = validation.accuracy(network, first)?;
+        let state = plain.judged.network(network);
+        let accuracy = validation.accuracy(state, first)?;
         curves.validation_accuracy.extend(accuracy);
-        choice.offer(epoch, network, accuracy)?;
+        choice.offer(epoch, state, accuracy)?;
     }
-    finish(network, &session, choice, curves)
+    let judged = plain.judged;
+    finish(network, &session, (judged, choice), curves)
 }
 
 fn before(network: &Network, session: &Session<'_>) -> Result<PostTrainCurves, TrainError> {
@@ -125,10 +132,11 @@ fn before(network: &Network, session: &Session<'_>) -> Result<PostTrainCurves, T
 fn finish(
     network: &mut Network,
     session: &Session<'_>,
-    choice: Choice,
+    (judged, choice): (Judged, Choice),
     mut curves: PostTrainCurves,
 ) -> Result<PostTrainCurves, TrainError> {
     session.progress.end();
+    judged.take(network);
     let chosen = choice.restore(network);
     network.set_batch_statistics(false);
     network.freeze(0..0)?;

@@ -11,6 +11,7 @@ mod summary;
 mod training;
 
 pub use comparison::Comparison;
+pub(crate) use runs::post_train_records;
 pub use runs::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
 pub use summary::Summary;
 

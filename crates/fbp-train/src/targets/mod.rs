@@ -11,15 +11,16 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use fbp_inverse::{OutputEmbedding, Range};
+use fbp_inverse::Range;
 use fbp_models::{Network, bridge};
+use serde::Serialize;
 
 use self::stats::TargetStats;
 use self::tile::{ShardBuffers, TileEngine, Worker};
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
 use crate::evaluate::pool_par;
-use crate::post_train::transitional_stages;
+use crate::post_train::{OutputGoal, transitional_stages};
 use crate::progress::Progress;
 use crate::record::TargetsReport;
 use crate::settings::{Embedding, TargetMode, check};
@@ -34,7 +35,7 @@ const MAX_MARGIN: f64 = 1e6;
 const STEM_BATCH: usize = 512;
 
 /// How to compute targets.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TargetsOptions {
     /// Which preimages to look for.
     pub mode: TargetMode,
@@ -53,6 +54,14 @@ impl Default for TargetsOptions {
 }
 
 impl TargetsOptions {
+    /// Checks the margin.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] if it is out of range.
+    pub fn check(&self) -> Result<(), TrainError> {
+        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")
+    }
+
     /// The manifest of a store with these targets.
     ///
     /// # Errors
@@ -63,7 +72,7 @@ impl TargetsOptions {
         checkpoint_sha256: String,
         data: crate::DataIdentity,
     ) -> Result<Manifest, TrainError> {
-        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
+        self.check()?;
         let stages = transitional_stages(network);
         if stages.is_empty() {
             return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
@@ -145,11 +154,7 @@ struct Pipeline<'a> {
 impl<'a> Pipeline<'a> {
     fn new(source: TargetsSource<'a>, writer: &'a StoreWriter) -> Result<Self, TrainError> {
         let params = &writer.manifest().params;
-        let embedding = match params.embedding {
-            Embedding::Margin => OutputEmbedding::Margin(params.margin),
-            Embedding::MaxAssign => OutputEmbedding::MaxAssign,
-            Embedding::OneHot => OutputEmbedding::OneHot,
-        };
+        let embedding = OutputGoal::of(params).embedding();
         let mode = match params.mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
             TargetMode::LayerWise => fbp_inverse::TargetMode::LayerWise,

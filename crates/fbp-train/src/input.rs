@@ -1,17 +1,22 @@
+//! What a command works on: data and networks by name.
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_models::{NetworkSpec, zoo};
+use serde::Deserialize;
 
 use crate::TrainError;
 use crate::data::{DataBundle, DataError, Dataset, LoadOptions, load};
 use crate::identity::{DataIdentity, bytes_sha256};
 
-/// Which data to use.
-#[derive(Clone, Debug, Args)]
-pub(super) struct DataArgs {
+/// Which data to use: on the command line, or as a table of a sweep.
+#[derive(Clone, Debug, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataArgs {
     /// fashion-mnist, fashion-mnist-mini (ships with the repository), or idx:FOLDER with the four IDX files of MNIST
     #[arg(long, value_name = "NAME|idx:FOLDER")]
+    #[serde(rename = "name")]
     data: String,
     /// Folder with the named data sets, each in a folder of its own
     #[arg(long, value_name = "DIR")]
@@ -26,14 +31,14 @@ pub(super) struct DataArgs {
 
 /// Data with what tells them apart from others.
 #[derive(Debug)]
-pub(super) struct Input {
-    pub(super) bundle: DataBundle,
-    pub(super) identity: DataIdentity,
+pub(crate) struct Input {
+    pub(crate) bundle: DataBundle,
+    pub(crate) identity: DataIdentity,
 }
 
 impl DataArgs {
     /// Loads the data.
-    pub(super) fn load(&self) -> Result<Input, TrainError> {
+    pub(crate) fn load(&self) -> Result<Input, TrainError> {
         let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from) };
         let mut bundle = load(&self.data, &options)?;
         if let Some(size) = self.train_size {
@@ -48,7 +53,7 @@ impl DataArgs {
 
 /// The first `size` samples, taking one of every class in turn, in their order in the data.
 fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataError> {
-    if size > data.len() {
+    if !(1..=data.len()).contains(&size) {
         let range = "1 to the number of training samples";
         return Err(DataError::Parameter { name: "--train-size", value: size as f64, range });
     }
@@ -66,7 +71,7 @@ fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataErro
 }
 
 /// A network by name, or from a TOML file.
-pub(super) fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
+pub(crate) fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
     let path = Path::new(name);
     let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
     if !is_toml {
@@ -89,7 +94,7 @@ mod tests {
         let data = Dataset::new("toy", FeatureShape::image(1, 1, 1), 3, images, labels).unwrap();
         assert_eq!(first_of_every_class(&data, 5).unwrap().images(), [0, 1, 4, 5, 6]);
         assert_eq!(first_of_every_class(&data, 10).unwrap().images(), data.images());
-        assert!(first_of_every_class(&data, 11).is_err());
+        assert!(first_of_every_class(&data, 11).is_err() && first_of_every_class(&data, 0).is_err());
     }
 
     #[test]
