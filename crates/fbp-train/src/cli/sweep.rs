@@ -51,14 +51,13 @@ pub(super) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
         (Err(error @ TrainError::SweepRuns { .. }), Some(folder)) => (folder, Err(error)),
         (Err(error), _) => return Err(error),
     };
-    let rows = match (summarise(folder), result) {
-        (Err(_), Err(error)) => return Err(error),
+    match (summarise(folder), result) {
+        (Err(_), Err(error)) => Err(error),
         (rows, result) => {
             print(&rows?, common, out)?;
             result
         }
-    };
-    rows
+    }
 }
 
 fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {

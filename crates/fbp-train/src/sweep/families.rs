@@ -18,6 +18,8 @@ pub(super) struct Family<'a> {
     runs: BTreeMap<u64, &'a PostTrainRecord>,
     /// Mean time of all runs that a seed took, those that were not chosen as well.
     pub(super) tuning_seconds: f64,
+    /// Whether it is one of several learning rates of a tuned family: its test accuracies then stay unread.
+    pub(super) is_candidate: bool,
 }
 
 /// Settings that tell families apart, without the learning rate. Each start has its own name, whatever its checkpoints.
@@ -61,6 +63,7 @@ impl<'a> Family<'a> {
                     learning_rate: Some(rate),
                     runs: BTreeMap::new(),
                     tuning_seconds: 0.0,
+                    is_candidate: false,
                 });
                 families.len() - 1
             });
@@ -69,9 +72,12 @@ impl<'a> Family<'a> {
         for family in &mut families {
             family.tuning_seconds = family.seconds();
         }
-        let several = rates.into_iter().filter(|places| places.len() > 1);
-        let tuned: Vec<Self> = several.filter_map(|places| Self::tuned(&families, &places)).collect();
-        families.extend(tuned);
+        for places in rates.into_iter().filter(|places| places.len() > 1) {
+            if let Some(tuned) = Self::tuned(&families, &places) {
+                places.into_iter().for_each(|place| families[place].is_candidate = true);
+                families.push(tuned);
+            }
+        }
         families
     }
 
@@ -91,7 +97,13 @@ impl<'a> Family<'a> {
         let seconds: Vec<f64> = seconds.into_values().collect();
         let runs: BTreeMap<_, _> = best.into_iter().map(|(seed, (_, run))| (seed, run)).collect();
         let settings = &runs.values().next()?.settings;
-        Some(Self { settings, learning_rate: None, runs, tuning_seconds: Spread::of(&seconds)?.mean })
+        Some(Self {
+            settings,
+            learning_rate: None,
+            runs,
+            tuning_seconds: Spread::of(&seconds)?.mean,
+            is_candidate: false,
+        })
     }
 
     /// Whether this is plain fine-tuning, of every stage or of those up to one.

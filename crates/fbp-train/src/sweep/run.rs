@@ -211,12 +211,16 @@ impl Sweep {
             if self.is_done(run)? {
                 continue;
             }
-            let mut needs = Vec::new();
-            if !starts.contains_key(&run.start) {
-                let missing = !self.has_start(self.start_of(run))?;
-                starts.insert(run.start, missing.then(|| plan.add(Task::Start(run.start), Vec::new())));
-            }
-            needs.extend(starts[&run.start]);
+            let start = match starts.get(&run.start) {
+                Some(start) => *start,
+                None => {
+                    let missing = !self.has_start(self.start_of(run))?;
+                    let task = missing.then(|| plan.add(Task::Start(run.start), Vec::new()));
+                    starts.insert(run.start, task);
+                    task
+                }
+            };
+            let mut needs: Vec<usize> = start.into_iter().collect();
             let place = self.target_folder(run).zip(run.targets).map(|(folder, options)| {
                 *targets.entry(folder.clone()).or_insert_with(|| {
                     plan.targets.push(TargetPlan { start: run.start, options, folder });

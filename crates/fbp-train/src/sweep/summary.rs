@@ -93,9 +93,9 @@ pub struct SweepRow {
 /// |---|---|
 /// | `plain` | fine-tuning at the same learning rate: `joint` with α = 0, of the same stages if there is one, else of all |
 /// | `tuned` | `full`, for each seed with the learning rate that is best on the validation part; of several the one that is most like the runs, above all in its epochs |
-/// | `tuned-equal-time` | of several kinds of `tuned`, the one whose runs took a time most like that of the runs, if that is another |
+/// | `tuned-equal-time` | for modes that are not trained like it: of several kinds of `tuned`, the one whose runs took a time most like that of the runs, if that is another |
 ///
-/// What has several learning rates itself has one more line with the best one for each seed.
+/// What has several learning rates itself has a line for the best one of each seed alone.
 ///
 /// # Errors
 /// [`TrainError::NoRecords`] without records, [`TrainError::Json`] for a file that is no record, [`TrainError::Read`],
@@ -157,7 +157,7 @@ fn records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
 pub(super) fn compare(records: &[PostTrainRecord]) -> Vec<SweepRow> {
     let families = Family::all(records);
     let mut rows = Vec::new();
-    for family in &families {
+    for family in families.iter().filter(|family| !family.is_candidate) {
         let plain = plain(family, &families);
         let tuned = tuned(family, &families);
         let equal_time =
@@ -203,7 +203,8 @@ fn tuned<'b, 'a>(family: &Family<'a>, families: &'b [Family<'a>]) -> Option<&'b 
 /// Tuned fine-tuning that took a time most like that of the family.
 fn equal_time<'b, 'a>(family: &Family<'a>, families: &'b [Family<'a>]) -> Option<&'b Family<'a>> {
     let ratio = |other: &Family<'_>| (other.seconds() / family.seconds()).ln().abs();
-    baselines(family, families).min_by(|a, b| ratio(a).total_cmp(&ratio(b)))
+    let is_alike = family.settings.mode.is_published() || family.is_plain();
+    baselines(family, families).filter(|_| !is_alike).min_by(|a, b| ratio(a).total_cmp(&ratio(b)))
 }
 
 fn baselines<'b, 'a>(family: &Family<'a>, families: &'b [Family<'a>]) -> impl Iterator<Item = &'b Family<'a>> {
