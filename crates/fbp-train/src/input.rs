@@ -7,7 +7,7 @@ use fbp_models::{NetworkSpec, zoo};
 use serde::Deserialize;
 
 use crate::TrainError;
-use crate::data::{DataBundle, DataError, Dataset, LoadOptions, load};
+use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Regime, load};
 use crate::identity::{DataIdentity, bytes_sha256};
 
 /// Which data to use: on the command line, or as a table of a sweep.
@@ -27,6 +27,21 @@ pub(crate) struct DataArgs {
     /// Number of classes of idx:FOLDER [default: 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     classes: Option<u16>,
+    /// Take a share of a class away from the training data, for example 3:0.9; may be given several times
+    #[arg(long, value_name = "CLASS:SHARE")]
+    #[serde(default)]
+    drop_class: Vec<DropClass>,
+    /// Give a class that was dropped back: post-training may get what pretraining lacked
+    #[arg(long, value_name = "CLASS")]
+    #[serde(default)]
+    recover_class: Vec<u8>,
+    /// Give this share of the training samples a wrong label [default: 0]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    label_noise: Option<f64>,
+    /// Seed of what is dropped and mislabelled
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    data_seed: u64,
 }
 
 /// Data with what tells them apart from others.
@@ -44,10 +59,28 @@ impl DataArgs {
         if let Some(size) = self.train_size {
             bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
+        let regime = self.regime();
+        bundle.train = regime.apply(&bundle.train)?;
         let train = &bundle.train;
-        let sha256 = bytes_sha256(format!("{}\n{}\n", train.sha256(), bundle.test.sha256()).as_bytes());
-        let identity = DataIdentity { name: self.data.clone(), sha256, samples: train.len() };
+        // In a regime the split is not that of the samples alone.
+        let text = regime.to_string();
+        let sha256 = bytes_sha256(format!("{}\n{}\n{text}", train.sha256(), bundle.test.sha256()).as_bytes());
+        let identity = DataIdentity { name: format!("{}{text}", self.data), sha256, samples: train.len() };
         Ok(Input { bundle, identity })
+    }
+
+    fn regime(&self) -> Regime {
+        Regime {
+            drop: self.drop_class.clone(),
+            recover: self.recover_class.clone(),
+            label_noise: self.label_noise.unwrap_or(0.0),
+            seed: self.data_seed,
+        }
+    }
+
+    /// The data before classes were given back, if that makes a difference.
+    pub(crate) fn before_recovery(&self) -> Option<Self> {
+        (!self.recover_class.is_empty()).then(|| Self { recover_class: Vec::new(), ..self.clone() })
     }
 }
 

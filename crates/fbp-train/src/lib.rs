@@ -25,13 +25,14 @@ pub mod statistics;
 pub mod store;
 pub mod sweep;
 pub mod targets;
+mod tasks;
 
 pub use error::TrainError;
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
 pub use post_train::{
-    Chosen, Goal, Keep, OutputGoal, PostTrainCurves, PostTrainOptions, post_train, stage_of_mode, transitional_stage,
-    transitional_stages,
+    Chosen, Goal, Keep, OutputGoal, PostTrainCurves, PostTrainOptions, SegmentRecord, post_train, stage_of_mode,
+    transitional_stage, transitional_stages,
 };
 pub use pretrain::{PretrainOptions, Pretrained, pretrain};
 pub use settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};

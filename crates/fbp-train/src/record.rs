@@ -4,7 +4,7 @@ use fbp_models::NetworkSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::DataIdentity;
-use crate::post_train::{Chosen, Keep, PostTrainCurves};
+use crate::post_train::{Chosen, Keep, PostTrainCurves, SegmentRecord};
 use crate::settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// Settings of a pretraining run: two runs with the same settings give the same network.
@@ -196,6 +196,9 @@ pub struct PostTrainRecord {
     /// Share of the step of each candidate; for the mode closed-form only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub step: Vec<f64>,
+    /// The segments from the input to the output; for the mode hierarchical only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentRecord>,
     /// Time of caching and training alone.
     #[serde(default)]
     pub training_seconds: f64,
@@ -220,6 +223,7 @@ impl PostTrainRecord {
             chosen: curves.chosen,
             damping: curves.damping,
             step: curves.step,
+            segments: curves.segments,
             training_seconds: curves.training_seconds,
             seconds: 0.0,
         }

@@ -59,6 +59,8 @@ pub enum Objective {
     Head,
     /// The distance to the target features, one layer: ridge regression.
     ClosedForm,
+    /// The network is cut at some stages; every segment is trained on its own, from its features to its targets.
+    Hierarchical,
 }
 
 impl Objective {
@@ -74,7 +76,7 @@ impl Objective {
 
     /// Whether targets are of use to it.
     pub fn may_use_targets(self) -> bool {
-        matches!(self, Self::Joint | Self::Local | Self::ClosedForm)
+        matches!(self, Self::Joint | Self::Local | Self::ClosedForm | Self::Hierarchical)
     }
 }
 

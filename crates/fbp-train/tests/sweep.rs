@@ -9,7 +9,8 @@ use std::path::Path;
 use common::{World, contents, run_with_kills, timeless};
 use serde_json::Value;
 
-/// 2 starts × 2 seeds × (α = 0 of two stages, α = 0.3 of two stages with two margins, two learning rates, head, one layer).
+/// 2 starts × 2 seeds × (α = 0 of two stages, α = 0.3 of two stages with two margins, two learning rates, head, one layer,
+/// all segments).
 const SWEEP: &str = r#"
 data = { name = "idx:data", classes = 3 }
 model = "small.toml"
@@ -44,8 +45,15 @@ schedule = "cosine"
 [[runs]]
 mode = ["head", "closed-form"]
 stage = "conv2"
+
+[[runs]]
+mode = "hierarchical"
+stage = "conv1+conv2"
+epochs = 2
+batch = 32
+learning_rate = 1e-3
 "#;
-const RUNS: usize = 2 * 2 * (2 + 4 + 2 + 1 + 1);
+const RUNS: usize = 2 * 2 * (2 + 4 + 2 + 1 + 1 + 1);
 const RUN: &str = "sweep --config sweep.toml --threads 2 --out";
 
 fn world(description: &str) -> World {
@@ -128,30 +136,30 @@ fn what_is_done_is_not_done_again_and_what_is_written_twice_is_done_once() {
     world.pretrain("c.safetensors");
     let dry = world.ok(&format!("{RUN} out --dry-run"));
     assert!(!world.path("out").exists());
-    // 2 starts × (4 + 2 + 2), each written down once more for the seed, and some for the margin.
-    assert!(dry.lines().last().unwrap().starts_with("16 runs ("), "{dry}");
-    assert!(dry.contains("0 done, 16 to do"), "{dry}");
-    assert_eq!(dry.lines().count(), 17);
+    // 2 starts × (4 + 2 + 3), each written down once more for the seed, and some for the margin.
+    assert!(dry.lines().last().unwrap().starts_with("18 runs ("), "{dry}");
+    assert!(dry.contains("0 done, 18 to do"), "{dry}");
+    assert_eq!(dry.lines().count(), 19);
     world.ok(&format!("{RUN} out"));
     let before: Vec<_> = contents(&world.path("out/runs/file"));
-    assert_eq!(before.len(), 8);
+    assert_eq!(before.len(), 9);
     let time = |name: &str| fs::metadata(world.path("out/runs/file").join(name)).unwrap().modified().unwrap();
     let times: Vec<_> = before.iter().map(|(name, _)| time(name)).collect();
     fs::remove_file(world.path("out/runs/file").join(&before[3].0)).unwrap();
     let dry = world.ok(&format!("{RUN} out --dry-run"));
-    assert!(dry.contains("15 done, 1 to do"), "{dry}");
+    assert!(dry.contains("17 done, 1 to do"), "{dry}");
     assert!(dry.lines().any(|line| line.starts_with("to do") && line.contains(before[3].0.trim_end_matches(".json"))));
     world.ok(&format!("{RUN} out"));
-    assert_eq!(contents(&world.path("out/runs/file")).len(), 8);
+    assert_eq!(contents(&world.path("out/runs/file")).len(), 9);
     for (index, ((name, _), before)) in before.iter().zip(times).enumerate() {
         assert_eq!(time(name) == before, index != 3, "{name}");
     }
     // Checkpoints that are wanted later are made by doing the runs again.
     fs::write(world.path("sweep.toml"), format!("keep_checkpoints = true\n{twice}")).unwrap();
-    assert!(world.ok(&format!("{RUN} out --dry-run")).contains("0 done, 16 to do"));
+    assert!(world.ok(&format!("{RUN} out --dry-run")).contains("0 done, 18 to do"));
     world.ok(&format!("{RUN} out"));
-    assert_eq!(contents(&world.path("out/runs/file")).len(), 16);
-    assert!(world.ok(&format!("{RUN} out --dry-run")).contains("16 done, 0 to do"));
+    assert_eq!(contents(&world.path("out/runs/file")).len(), 18);
+    assert!(world.ok(&format!("{RUN} out --dry-run")).contains("18 done, 0 to do"));
     // Other data belong into another folder.
     fs::write(world.path("sweep.toml"), twice.replace("classes = 3", "classes = 3, train_size = 300")).unwrap();
     world.fails(&format!("{RUN} out"), &["sweep.json", "other settings", "data_sha256"]);
@@ -228,6 +236,24 @@ fn the_summary_compares_by_seed_and_takes_the_learning_rate_that_validates_best(
 }
 
 #[test]
+fn starts_lack_what_runs_are_given_back() {
+    let lacking = "classes = 3, drop_class = [\"1:0.8\"], recover_class = [1], label_noise = 0.1";
+    let world = world(&SWEEP.replace("classes = 3", lacking).replace("seeds = [1, 2]", "seeds = [1]"));
+    world.pretrain("c.safetensors");
+    world.ok(&format!("{RUN} out"));
+    let start = contents(&world.path("out/starts")).into_iter().find(|(name, _)| name.ends_with(".json")).unwrap().1;
+    let start: Value = serde_json::from_slice(&start).unwrap();
+    let data = &start["settings"]["data"];
+    assert_eq!(data["name"], "idx:data, drop-class 1:0.8, label-noise 0.1");
+    for record in records(&world, "out", "short") {
+        let own = &record["settings"]["data"];
+        assert_eq!(own["name"], "idx:data, label-noise 0.1");
+        assert!(own["samples"] == 400 && data["samples"].as_u64().unwrap() < 320);
+        assert_eq!(record["settings"]["checkpoint_sha256"], start["checkpoint_sha256"]);
+    }
+}
+
+#[test]
 fn bad_descriptions_are_named() {
     let world = world(SWEEP);
     world.pretrain("c.safetensors");
@@ -268,6 +294,10 @@ fn bad_descriptions_are_named() {
     with("model = \"small.toml\"", "model = \"small.toml\"\nvalidation = 1.5", &["validation = 1.5"]);
     with("model = \"small.toml\"", "model = \"small.toml\"\nthreads_per_run = 0", &["threads_per_run = 0"]);
     with("idx:data", "idx:nothing", &["nothing"]);
+    with("classes = 3", "classes = 3, drop_class = [\"1\"]", &["line 2", "CLASS:SHARE"]);
+    with("classes = 3", "classes = 3, drop_class = [\"3:0.5\"]", &["--drop-class = 3", "classes"]);
+    with("classes = 3", "classes = 3, label_noise = nan", &["--label-noise = NaN"]);
+    with("conv1+conv2", "conv1+out", &["table 4", "\"out\"", "conv1, conv2"]);
     let long = format!("seeds = {:?}", vec![7; 700]);
     let lists = "mode = \"joint\"\nweight_decay = ".to_owned() + &format!("{:?}", vec![0.1; 700]);
     let both = SWEEP.replace("seeds = [1, 2]", &long).replace("mode = \"joint\"", &lists);

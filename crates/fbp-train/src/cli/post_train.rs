@@ -12,7 +12,7 @@ use crate::TrainError;
 use crate::atomic::{prepare_folder, write_atomic};
 use crate::identity::file_sha256;
 use crate::json::{differences, read_json, write_json};
-use crate::post_train::{Goal, Keep, OutputGoal, PostTrainOptions, check_policy, post_train, stage_of_mode};
+use crate::post_train::{Goal, Keep, PostTrainOptions, check_policy, post_train, stage_of_mode};
 use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
 use crate::report::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
 use crate::settings::{Objective, Schedule, TargetPolicy};
@@ -22,7 +22,8 @@ use crate::store::{REPORT_FILE, TargetStore};
 ///
 /// joint and local train the stages up to --stage (which may be the last) against its targets and freeze those above; tail freezes the stages up
 /// to --stage, computes their features once and trains those above; head refits the last linear layer; closed-form
-/// solves for the last linear or convolutional layer of --stage; full trains everything. Writes one record and one
+/// solves for the last linear or convolutional layer of --stage; hierarchical cuts the network after --stage and trains
+/// all segments at the same time, each on its own; full trains everything. Writes one record and one
 /// checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run whose record is there already
 /// does nothing.
 #[derive(Clone, Debug, Args)]
@@ -34,7 +35,7 @@ pub(super) struct PostTrainArgs {
     /// The pretrained network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// Folder of its targets; for the modes joint (unless --alpha 0), local and closed-form
+    /// Folder of its targets; for the modes joint (unless --alpha 0), local, hierarchical and closed-form
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
     #[command(flatten)]
@@ -42,7 +43,8 @@ pub(super) struct PostTrainArgs {
     /// What is minimised, and over which weights
     #[arg(long, value_enum, default_value_t = Objective::Joint)]
     mode: Objective,
-    /// The stage (an unknown one lists all); for the modes joint, local, tail and closed-form
+    /// The stage (an unknown one lists all); not for the modes full and head. For hierarchical the stages to cut after,
+    /// as in conv1+conv2 [default: all]
     #[arg(long, value_name = "NAME")]
     stage: Option<String>,
     /// Weight of the distance; 0 is plain fine-tuning [default: 0.3; --mode joint only]
@@ -115,7 +117,7 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     let options = args.options(common.seed)?;
     let mut network = Checkpoint::load(&args.checkpoint)?.network;
     let stage = stage_of_mode(&network, options.objective, args.stage.as_deref())?;
-    check_policy(&network, &stage, options.policy)?;
+    check_policy(&network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     let input = args.data.load()?;
     let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
@@ -154,12 +156,7 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
 
     let begun = Instant::now();
     let stage = settings.stage.clone();
-    let is_output = network.stage_index(&stage).is_ok_and(|index| index + 1 == network.stages().len());
-    let goal = match &store {
-        Some(store) if is_output => Some(Goal::Output(OutputGoal::of(&store.manifest().params))),
-        Some(store) => Some(Goal::Stage(store.stage(&stage)?)),
-        None => None,
-    };
+    let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
     let curves = post_train(&mut network, &stage, &input.bundle, goal, &options, &Stderr::default())?;
     write_atomic(&checkpoint_file, &checkpoint::to_bytes(&network, &Default::default())?)?;
     let record = PostTrainRecord {

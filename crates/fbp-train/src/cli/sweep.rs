@@ -35,7 +35,7 @@ pub(super) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
     let folder = match (&args.config, &args.out, &args.summary) {
         (Some(config), Some(folder), _) => {
             let config = SweepConfig::read(config)?;
-            let sweep = Sweep::new(&config, config.data.load()?, folder)?;
+            let sweep = Sweep::new(&config, folder)?;
             if args.dry_run {
                 return list(&sweep, out);
             }

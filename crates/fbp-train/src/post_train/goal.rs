@@ -9,8 +9,8 @@ use crate::cache::FeatureCache;
 use crate::data::{Batch, DataBundle};
 use crate::metrics::all_finite;
 use crate::objective::BatchTargets;
-use crate::settings::{Embedding, TargetMode, TargetPolicy};
-use crate::store::{ManifestParams, StageTargets};
+use crate::settings::{Embedding, Objective, TargetMode, TargetPolicy};
+use crate::store::{ManifestParams, StageTargets, TargetStore};
 
 /// What features are pulled towards.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,28 @@ pub enum Goal<'a> {
     Stage(StageTargets<'a>),
     /// Target outputs, straight from the labels.
     Output(OutputGoal),
+    /// Targets of several stages.
+    Stages(&'a TargetStore),
+}
+
+impl<'a> Goal<'a> {
+    /// What an objective needs of a store.
+    ///
+    /// # Errors
+    /// As [`TargetStore::stage`].
+    pub fn of_store(
+        store: &'a TargetStore,
+        network: &Network,
+        objective: Objective,
+        stage: &str,
+    ) -> Result<Self, TrainError> {
+        let is_output = network.stages().last().is_some_and(|last| last.name() == stage);
+        match objective {
+            Objective::Hierarchical => Ok(Self::Stages(store)),
+            _ if is_output => Ok(Self::Output(OutputGoal::of(&store.manifest().params))),
+            _ => store.stage(stage).map(Self::Stage),
+        }
+    }
 }
 
 /// Targets of the output: the last stage has no layers above that a target would have to come through.
@@ -45,13 +67,15 @@ impl OutputGoal {
     }
 }
 
-/// Checks that live targets are asked for at the last stage alone.
+/// Checks that live targets are asked for at the output alone.
 ///
 /// # Errors
 /// [`TrainError::Parameter`].
-pub(crate) fn check_policy(network: &Network, stage: &str, policy: TargetPolicy) -> Result<(), TrainError> {
-    let last = network.stages().last().map_or("", |last| last.name());
-    if policy == TargetPolicy::Live && stage != last {
+pub(crate) fn check_policy(network: &Network, stage: &str, options: &PostTrainOptions) -> Result<(), TrainError> {
+    let PostTrainOptions { policy, objective, .. } = *options;
+    let has_output =
+        objective == Objective::Hierarchical || network.stages().last().is_some_and(|last| last.name() == stage);
+    if policy == TargetPolicy::Live && !has_output {
         let range = "static, for every stage but the last";
         return Err(TrainError::Parameter { name: "--policy", value: policy.to_string(), range });
     }

@@ -36,8 +36,8 @@ impl fmt::Display for Keep {
 /// | `weight_decay`  | 5e-2     | `[0, 10]` |
 /// | `validation`    | 0.1      | `[0, 1)`; the objectives head and closed-form need some |
 /// | `keep`          | last     |           |
-/// | `policy`        | static   | live for the last stage only |
-/// | `ema`           | none     | `(0, 1)`; objectives joint, local, full and tail only |
+/// | `policy`        | static   | live at the output only: for the last stage, or the last segment of the objective hierarchical |
+/// | `ema`           | none     | `(0, 1)`; not with the objectives head and closed-form |
 /// | `seed`          | 0        |           |
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PostTrainOptions {
@@ -108,7 +108,7 @@ impl PostTrainOptions {
             let open = (Bound::Excluded(0.0), Bound::Excluded(1.0));
             check("--ema", decay, open, "(0, 1)")?;
             if !self.objective.takes_steps() {
-                let range = "what --mode joint, local, full and tail take: the others do not train step by step";
+                let range = "what --mode head and closed-form leave out: they do not train step by step";
                 return Err(TrainError::Parameter { name: "--ema", value: decay.to_string(), range });
             }
         }
@@ -118,7 +118,7 @@ impl PostTrainOptions {
     /// Whether the distance to targets is part of what is minimised.
     pub fn uses_targets(&self) -> bool {
         match self.objective {
-            Objective::Local | Objective::ClosedForm => true,
+            Objective::Local | Objective::ClosedForm | Objective::Hierarchical => true,
             Objective::Joint => self.alpha > 0.0,
             Objective::Full | Objective::Tail | Objective::Head => false,
         }

@@ -4,8 +4,9 @@ use std::time::Instant;
 use fbp_models::Network;
 
 use super::goal::{Goal, check_policy, check_stage};
+use super::hierarchical::{SegmentRecord, cut_names};
 use super::options::PostTrainOptions;
-use super::{Chosen, closed_form, head, joint, tail};
+use super::{Chosen, closed_form, head, hierarchical, joint, tail};
 use crate::TrainError;
 use crate::data::{DataBundle, Split};
 use crate::evaluate::EvalSet;
@@ -35,6 +36,8 @@ pub struct PostTrainCurves {
     pub damping: Vec<f64>,
     /// Share of the step of each candidate; for the objective closed-form only.
     pub step: Vec<f64>,
+    /// The segments from the input to the output; for the objective hierarchical only.
+    pub segments: Vec<SegmentRecord>,
     /// Time of caching and training, without the evaluations.
     pub training_seconds: f64,
 }
@@ -113,6 +116,7 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
             (None, network.stages().iter().map(|stage| stage.name().to_owned()).collect())
         }
         Objective::Tail | Objective::ClosedForm => (None, transitional_stages(network)),
+        Objective::Hierarchical => return cut_names(network, stage),
         Objective::Full => (Some("all"), Vec::new()),
         Objective::Head => (Some(last), Vec::new()),
     };
@@ -138,6 +142,7 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
 /// | local | stages up to `stage` | `MSE(z_r, ẑ_r)` alone; the stages above are not evaluated |
 /// | full | every stage | `CE`: plain fine-tuning |
 /// | tail | stages above `stage` | `CE`, from the features of `stage`, which are computed once |
+/// | hierarchical | every stage | the stages named cut the network in segments; all at the same time, each segment on `MSE(z_r, ẑ_r)` from its features, which are computed once, the last one on `CE` or, with live targets, on the distance to them |
 /// | closed-form | one layer of `stage` | ridge regression from its inputs to its targets |
 /// | head | the last linear layer | `CE` and a damping towards the old weights, a convex problem, by L-BFGS |
 ///
@@ -163,7 +168,7 @@ pub fn post_train(
 ) -> Result<PostTrainCurves, TrainError> {
     options.check()?;
     let stage = stage_of_mode(network, options.objective, Some(stage))?;
-    check_policy(network, &stage, options.policy)?;
+    check_policy(network, &stage, options)?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
     let session = Session { data, split, options, progress };
     let result = match options.objective {
@@ -171,15 +176,13 @@ pub fn post_train(
         Objective::Full => tail::run_full(network, session),
         Objective::Tail => tail::run_cached(network, transitional_stage(network, &stage)?, session),
         Objective::Head => head::run(network, session),
+        Objective::Hierarchical => {
+            let Some(Goal::Stages(store)) = goal else { return Err(missing_targets(options.objective)) };
+            hierarchical::run(network, &stage, store, session)
+        }
         Objective::ClosedForm => {
             let stage = transitional_stage(network, &stage)?;
-            let Some(Goal::Stage(targets)) = goal else {
-                return Err(TrainError::Mismatch {
-                    left: "--mode closed-form".into(),
-                    right: "no targets of its stage".into(),
-                    reason: "name them with --targets".into(),
-                });
-            };
+            let Some(Goal::Stage(targets)) = goal else { return Err(missing_targets(options.objective)) };
             check_stage(network, stage, data, targets).and_then(|()| closed_form::run(network, stage, targets, session))
         }
     };
@@ -190,7 +193,44 @@ pub fn post_train(
     result
 }
 
+fn missing_targets(mode: Objective) -> TrainError {
+    let (left, reason) = (format!("--mode {mode}"), "name them with --targets".into());
+    TrainError::Mismatch { left, right: "no targets".into(), reason }
+}
+
 /// Every stage of a network.
 pub(super) fn all_stages(network: &Network) -> Range<usize> {
     0..network.stages().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use fbp_linalg::FeatureShape;
+    use fbp_models::zoo;
+
+    use super::*;
+    use crate::data::{Dataset, Normalization};
+    use crate::progress::Silent;
+
+    #[test]
+    fn no_stage_is_frozen_after_an_error() {
+        let images = (0..40 * 784).map(|k| (k * 37 % 251) as u8).collect();
+        let labels = (0..40).map(|sample| sample % 10).collect();
+        let train = Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap();
+        let normalization = Normalization::fashion_mnist();
+        let data = DataBundle { test: train.clone(), train, normalization, folder: "toy".into() };
+        // Every step multiplies the weights by 1 - 10.
+        let options = PostTrainOptions {
+            alpha: 0.0,
+            learning_rate: 1.0,
+            weight_decay: 10.0,
+            batch: 4,
+            epochs: 50,
+            ..PostTrainOptions::default()
+        };
+        let mut network = Network::new(&zoo::spec("simple-cnn-mnist-v1").unwrap(), 0).unwrap();
+        let result = post_train(&mut network, "conv1", &data, None, &options, &Silent);
+        assert!(matches!(result, Err(TrainError::Diverged { .. } | TrainError::NonFiniteOutput)), "{result:?}");
+        assert!(network.stages().iter().all(|stage| !stage.is_frozen()));
+    }
 }

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -12,35 +13,40 @@ use crate::cache::FeatureCache;
 use crate::data::{Batcher, shuffle_indices};
 use crate::evaluate::pool_par;
 
-/// One step of plain training: logits of a batch in, loss out.
-struct Plain<'a> {
+/// Training of some stages on one loss.
+pub(super) struct Plain<'a> {
     optimiser: AdamW,
     pace: Pace,
     means: Means,
-    judged: Judged,
+    pub(super) judged: Judged,
     session: &'a Session<'a>,
 }
 
 impl<'a> Plain<'a> {
-    fn new(network: &Network, first: usize, batches: usize, session: &'a Session<'a>) -> Result<Self, TrainError> {
+    pub(super) fn new(
+        network: &Network,
+        stages: Range<usize>,
+        batches: usize,
+        session: &'a Session<'a>,
+    ) -> Result<Self, TrainError> {
         let options = session.options;
-        let optimiser = AdamW::new(network.vars_of(first..network.stages().len())?, adamw(options))?;
+        let optimiser = AdamW::new(network.vars_of(stages)?, adamw(options))?;
         let judged = Judged::new(network, options.ema)?;
         Ok(Self { optimiser, pace: Pace::new(options, batches), means: Means::default(), judged, session })
     }
 
-    fn step(&mut self, logits: &Tensor, labels: &[u32]) -> Result<(), TrainError> {
-        let loss = cross_entropy(logits, labels)?;
+    /// Takes a step down the mean loss of a batch, which is noted as the cross-entropy.
+    pub(super) fn step(&mut self, loss: &Tensor, samples: usize) -> Result<(), TrainError> {
         self.optimiser.set_learning_rate(self.pace.next())?;
-        self.optimiser.backward_step(&loss)?;
+        self.optimiser.backward_step(loss)?;
         self.judged.step()?;
         let losses = Losses { cross_entropy: Some(f64::from(loss.to_scalar::<f32>()?)), ..Losses::default() };
-        self.means.add(&losses, labels.len());
-        self.session.progress.advance(labels.len());
+        self.means.add(&losses, samples);
+        self.session.progress.advance(samples);
         Ok(())
     }
 
-    fn end_epoch(&mut self, epoch: usize, curves: &mut PostTrainCurves) -> Result<(), TrainError> {
+    pub(super) fn end_epoch(&mut self, epoch: usize, curves: &mut PostTrainCurves) -> Result<(), TrainError> {
         let means = std::mem::take(&mut self.means);
         if !means.finite() {
             return Err(TrainError::Diverged { epoch });
@@ -63,14 +69,15 @@ pub(super) fn run_full(network: &mut Network, session: Session<'_>) -> Result<Po
     let mut choice = Choice::new(options.keep, network, validate(network)?)?;
     network.freeze(0..0)?;
     network.set_batch_statistics(true);
-    let mut plain = Plain::new(network, 0, batcher.batches(), &session)?;
+    let mut plain = Plain::new(network, all_stages(network), batcher.batches(), &session)?;
     session.progress.begin("fine-tuning", options.epochs * batcher.samples(), "images");
     for epoch in 1..=options.epochs {
         let begun = Instant::now();
         batcher.shuffle(options.seed, epoch as u64);
         while let Some(batch) = batcher.next_batch(pool_par()) {
             let images = Tensor::from_slice(batch.images, (batch.len(), data.train.shape().len()), &Device::Cpu)?;
-            plain.step(&network.forward_stages(all_stages(network), &images)?, batch.labels)?;
+            let logits = network.forward_stages(all_stages(network), &images)?;
+            plain.step(&cross_entropy(&logits, batch.labels)?, batch.len())?;
         }
         add_time(&mut curves, begun);
         plain.end_epoch(epoch, &mut curves)?;
@@ -102,7 +109,8 @@ pub(super) fn run_cached(
     let mut choice = Choice::new(options.keep, network, validation.accuracy(network, first)?)?;
     network.freeze(0..first)?;
     network.set_batch_statistics(true);
-    let mut plain = Plain::new(network, first, train.samples().div_ceil(options.batch), &session)?;
+    let trained = first..network.stages().len();
+    let mut plain = Plain::new(network, trained, train.samples().div_ceil(options.batch), &session)?;
     session.progress.begin("tail", options.epochs * train.samples(), "images");
     let mut order: Vec<usize> = Vec::new();
     for epoch in 1..=options.epochs {
@@ -112,7 +120,8 @@ pub(super) fn run_cached(
         shuffle_indices(&mut order, options.seed, epoch as u64);
         for samples in order.chunks(options.batch) {
             let (features, labels) = train.batch(samples)?;
-            plain.step(&network.forward_from(first, &features)?, &labels)?;
+            let logits = network.forward_from(first, &features)?;
+            plain.step(&cross_entropy(&logits, &labels)?, labels.len())?;
         }
         add_time(&mut curves, begun);
         plain.end_epoch(epoch, &mut curves)?;

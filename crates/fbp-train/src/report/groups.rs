@@ -39,6 +39,7 @@ impl<'a> Group<'a> {
                 Objective::Full => "plain fine-tuning".into(),
                 Objective::Tail => "fine-tuning above it, its features computed once (tail)".into(),
                 Objective::ClosedForm => "one layer solved for its targets (closed-form)".into(),
+                Objective::Hierarchical => "all segments at once, each for its targets (hierarchical)".into(),
                 Objective::Head => "refit of the last layer (head)".into(),
                 Objective::Joint | Objective::Local => "targets alone (local)".into(),
             },

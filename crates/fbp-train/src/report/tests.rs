@@ -92,6 +92,7 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
         chosen: None,
         damping: vec![],
         step: vec![],
+        segments: vec![],
         training_seconds: 1.0,
         seconds: 1.25,
     }

@@ -138,7 +138,7 @@ impl RunTable {
             ("margin", self.margin.is_some(), targets),
             ("targets", self.targets.is_some(), targets),
             ("embedding", self.embedding.is_some(), targets),
-            ("policy", self.policy.is_some(), any(|mode| mode.is_published())),
+            ("policy", self.policy.is_some(), any(|mode| mode.is_published() || *mode == Objective::Hierarchical)),
             ("epochs", self.epochs.is_some(), steps),
             ("batch", self.batch.is_some(), steps),
             ("learning_rate", self.learning_rate.is_some(), steps),

@@ -96,7 +96,12 @@ impl Grid {
     ///
     /// # Errors
     /// [`TrainError::Sweep`] for what cannot be run, with the table.
-    pub(super) fn new(config: &SweepConfig, data: &DataIdentity, out: &Path) -> Result<Self, TrainError> {
+    pub(super) fn new(
+        config: &SweepConfig,
+        data: &DataIdentity,
+        start_data: &DataIdentity,
+        out: &Path,
+    ) -> Result<Self, TrainError> {
         check_size(config)?;
         let starts = starts(config)?;
         let seeds = |table: &RunTable| table.seeds.as_ref().unwrap_or(&config.seeds).list();
@@ -104,6 +109,7 @@ impl Grid {
         let mut builder = Builder {
             config,
             data,
+            start_data,
             out,
             repeats: lists.iter().map(|list| repeats(list)).collect(),
             grid: Self::default(),
@@ -232,6 +238,8 @@ fn pretraining(config: &SweepConfig, table: &StartTable, seed: u64) -> PretrainO
 struct Builder<'a> {
     config: &'a SweepConfig,
     data: &'a DataIdentity,
+    /// Of the data that starts are trained on.
+    start_data: &'a DataIdentity,
     out: &'a Path,
     /// For each table, how often it has each seed.
     repeats: Vec<HashMap<u64, usize>>,
@@ -289,7 +297,7 @@ impl Builder<'_> {
             (Some(file), Some(sha256)) => (StartOrigin::Checkpoint(sha256.clone()), file.clone()),
             _ => {
                 let options = pretraining(self.config, table, seed);
-                let settings = options.settings(network.spec().clone(), self.data.clone());
+                let settings = options.settings(network.spec().clone(), self.start_data.clone());
                 let file = format!("{}_seed{}_{}.safetensors", table.name, options.seed, digest(&settings));
                 (StartOrigin::Pretraining(Box::new(settings)), self.out.join("starts").join(file))
             }
@@ -371,7 +379,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
     let of_output = stage == start.network.stages().last().map_or("", |stage| stage.name());
     if options.uses_targets() {
         targets.check()?;
-        check_policy(&start.network, &stage, options.policy)?;
+        check_policy(&start.network, &stage, &options)?;
         if targets.embedding != Embedding::Margin {
             targets.margin = 0.0;
         }

@@ -48,7 +48,6 @@ mod grid;
 mod list;
 mod plan;
 mod run;
-mod schedule;
 mod summary;
 mod tables;
 

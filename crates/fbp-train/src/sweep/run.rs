@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::config::SweepConfig;
 use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest};
 use super::plan::{Plan, PlannedRun, TargetPlan, Task, describe};
-use super::schedule::run_tasks;
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
 use crate::identity::{bytes_sha256, file_sha256};
@@ -22,6 +21,7 @@ use crate::record::{PostTrainRecord, PostTrainSettings, PretrainRecord, Pretrain
 use crate::settings::{Objective, check};
 use crate::store::{StoreWriter, TargetStore};
 use crate::targets::{TargetsOptions, TargetsSource, compute_targets};
+use crate::tasks::run_tasks;
 
 /// What all runs of one folder have in common.
 const SUBJECT_FILE: &str = "sweep.json";
@@ -33,6 +33,8 @@ pub(super) const RUNS_FOLDER: &str = "runs";
 pub struct Sweep {
     grid: Grid,
     input: Input,
+    /// What starts are trained on, if that is something else.
+    start_input: Option<Input>,
     out: PathBuf,
     threads_per_run: usize,
     keep_checkpoints: bool,
@@ -50,14 +52,19 @@ impl Sweep {
     /// Lists the runs of a description; results go to `out`.
     ///
     /// # Errors
-    /// [`TrainError::Sweep`] for what cannot be run, [`TrainError::Read`] if a checkpoint cannot be read.
-    pub(crate) fn new(config: &SweepConfig, input: Input, out: &Path) -> Result<Self, TrainError> {
+    /// [`TrainError::Sweep`] for what cannot be run, [`TrainError::Data`] or [`TrainError::Read`] if data or a checkpoint
+    /// cannot be read.
+    pub fn new(config: &SweepConfig, out: &Path) -> Result<Self, TrainError> {
         let wrong = |error: TrainError| config.error(error.one_line());
         check("threads_per_run", config.threads_per_run, 1..=1024, "1 to 1024").map_err(wrong)?;
         check("validation", config.validation, 0.0..1.0, "[0, 1)").map_err(wrong)?;
+        let input = config.data.load()?;
+        let start_input = config.data.before_recovery().map(|data| data.load()).transpose()?;
+        let start_data = &start_input.as_ref().unwrap_or(&input).identity;
         Ok(Self {
-            grid: Grid::new(config, &input.identity, out)?,
+            grid: Grid::new(config, &input.identity, start_data, out)?,
             input,
+            start_input,
             out: out.to_owned(),
             threads_per_run: config.threads_per_run,
             keep_checkpoints: config.keep_checkpoints,
@@ -279,7 +286,8 @@ impl Sweep {
     fn pretrain(&self, start: &StartPlan) -> Result<(), TrainError> {
         let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(()) };
         let settings = PretrainSettings::clone(settings);
-        pretrain_to_file(settings, &self.input.bundle, &start.file, &start.file.with_extension("json"), &Silent)?;
+        let data = &self.start_input.as_ref().unwrap_or(&self.input).bundle;
+        pretrain_to_file(settings, data, &start.file, &start.file.with_extension("json"), &Silent)?;
         Ok(())
     }
 
@@ -302,7 +310,7 @@ impl Sweep {
         let sha256 = file_sha256(&start.file)?;
         let store = self.target_folder(run).map(|folder| TargetStore::open(&folder)).transpose()?;
         let goal = match (&store, run.targets) {
-            (Some(store), _) => Some(Goal::Stage(store.stage(&run.stage)?)),
+            (Some(store), _) => Some(Goal::of_store(store, &network, run.options.objective, &run.stage)?),
             (None, Some(TargetsOptions { embedding, margin, .. })) => {
                 Some(Goal::Output(OutputGoal { embedding, margin }))
             }

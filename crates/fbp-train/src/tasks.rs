@@ -26,7 +26,7 @@ struct State {
 ///
 /// # Errors
 /// Those of `start`.
-pub(super) fn run_tasks<C>(
+pub(crate) fn run_tasks<C>(
     needs: &[Vec<usize>],
     workers: usize,
     start: impl Fn() -> Result<C, TrainError> + Sync,
