@@ -7,6 +7,7 @@
 //! Convolution, pooling, activations and the loss run on this project's own kernels ([`ops`]), because candle's are
 //! many times slower on the CPU. Tensors and matrix views meet only in [`bridge`].
 
+mod average;
 pub mod bridge;
 pub mod checkpoint;
 mod error;
@@ -23,6 +24,7 @@ pub mod zoo;
 #[cfg(test)]
 mod tests;
 
+pub use average::WeightAverage;
 pub use checkpoint::Checkpoint;
 pub use error::{CheckpointFault, ModelError};
 pub use layer::{Layer, LayerPass};

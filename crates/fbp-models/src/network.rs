@@ -144,6 +144,19 @@ impl Network {
         Ok(copy)
     }
 
+    /// Takes the weights and statistics of some stages from a network of the same description.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there are no such stages, [`ModelError::Tensor`] if a weight has another shape.
+    pub fn copy_stages(&self, other: &Self, stages: Range<usize>) -> Result<(), ModelError> {
+        for (own, other) in self.range(stages.clone())?.iter().zip(other.range(stages)?) {
+            for ((_, own), (_, other)) in own.tensors(true).iter().zip(other.tensors(true)) {
+                own.set(&other)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The description.
     pub fn spec(&self) -> &NetworkSpec {
         &self.spec

@@ -123,6 +123,24 @@ pub enum TrainError {
         /// Number of the epoch, from 1.
         epoch: usize,
     },
+    /// A description of a sweep that cannot be understood or asks for what is not possible.
+    #[error("sweep {}: {reason}", path.display())]
+    Sweep {
+        /// The description.
+        path: PathBuf,
+        /// What is wrong, where, and what to do.
+        reason: String,
+    },
+    /// Runs of a sweep that gave no result; all others are finished.
+    #[error("{failed} of {total} runs of the sweep failed (a smaller learning rate may help), the first one: {first}")]
+    SweepRuns {
+        /// Number of runs without a result.
+        failed: usize,
+        /// Number of runs of the sweep.
+        total: usize,
+        /// The first of them and what happened.
+        first: String,
+    },
     /// Samples that cannot be chosen.
     #[error("--samples {choice}: {reason}")]
     Samples {

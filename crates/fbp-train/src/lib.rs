@@ -13,6 +13,7 @@ mod evaluate;
 pub mod explain;
 mod identity;
 mod images;
+mod input;
 mod json;
 mod metrics;
 mod objective;
@@ -26,13 +27,16 @@ pub mod report;
 mod settings;
 pub mod statistics;
 pub mod store;
+pub mod sweep;
 pub mod targets;
+mod tasks;
 
 pub use error::TrainError;
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
 pub use post_train::{
-    Chosen, Keep, PostTrainCurves, PostTrainOptions, post_train, stage_of_mode, transitional_stage, transitional_stages,
+    Chosen, Goal, Keep, OutputGoal, PostTrainCurves, PostTrainOptions, SegmentRecord, post_train, stage_of_mode,
+    transitional_stage, transitional_stages,
 };
 pub use pretrain::{PretrainOptions, Pretrained, pretrain};
-pub use settings::{Embedding, Objective, Schedule, TargetMode};
+pub use settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};

@@ -4,21 +4,57 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::TrainError;
 
-/// Mean over all entries of `(z - target)²`, with the gradient `2 (z - target) / len`: one pass over memory each way.
+/// Targets of a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct BatchTargets {
+    /// Values in the row-major order of the features.
+    pub(crate) values: Vec<f32>,
+    /// Which samples count; all of them if there is no list.
+    pub(crate) counted: Option<Vec<bool>>,
+}
+
+/// Mean over all entries of the samples that count of `(z - target)²`, with the gradient `2 (z - target) / entries`: one
+/// pass over memory each way. It is 0 if no sample counts.
 ///
 /// # Shapes
-/// `z`: `[N, ..]`, contiguous; `target`: its values in the same row-major order.
+/// `z`: `[N, ..]`, contiguous; `N` samples in `targets`.
 ///
 /// # Errors
 /// [`TrainError::Tensor`] if the numbers of values differ.
-pub(crate) fn mean_squared_distance(z: &Tensor, target: Vec<f32>) -> std::result::Result<Tensor, TrainError> {
-    Ok(z.contiguous()?.apply_op1(MeanSquaredDistance { target })?)
+pub(crate) fn mean_squared_distance(z: &Tensor, targets: BatchTargets) -> std::result::Result<Tensor, TrainError> {
+    let samples = z.dims().first().copied().unwrap_or(1);
+    let len = z.elem_count() / samples.max(1);
+    let counted = targets.counted.filter(|counted| counted.contains(&false));
+    let entries = counted.as_ref().map_or(samples, |counted| counted.iter().filter(|&&counts| counts).count()) * len;
+    Ok(z.contiguous()?.apply_op1(MeanSquaredDistance { target: targets.values, counted, entries, len })?)
 }
 
 const NAME: &str = "mean squared distance";
 
 struct MeanSquaredDistance {
     target: Vec<f32>,
+    /// Which samples count; none if all do.
+    counted: Option<Vec<bool>>,
+    /// Entries of the samples that count.
+    entries: usize,
+    /// Entries of one sample.
+    len: usize,
+}
+
+impl MeanSquaredDistance {
+    fn sum(z: &[f32], target: &[f32]) -> f64 {
+        // Sums of short runs in f32, which vectorise; their sum in f64, which does not lose digits.
+        let run = |(z, target): (&[f32], &[f32])| {
+            let mut sums = [0.0_f32; 8];
+            for (z, target) in z.chunks(8).zip(target.chunks(8)) {
+                for (sum, (z, target)) in sums.iter_mut().zip(z.iter().zip(target)) {
+                    *sum += (z - target) * (z - target);
+                }
+            }
+            f64::from(sums.iter().sum::<f32>())
+        };
+        z.chunks(256).zip(target.chunks(256)).map(run).sum()
+    }
 }
 
 /// The values of a contiguous tensor.
@@ -36,29 +72,29 @@ impl CustomOp1 for MeanSquaredDistance {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let z = values(storage, layout)?;
-        if z.len() != self.target.len() {
-            bail!("{NAME}: {} values, but targets for {}", z.len(), self.target.len());
+        let rows = self.counted.as_ref().map_or(z.len(), |counted| counted.len() * self.len);
+        if z.len() != self.target.len() || z.len() != rows {
+            bail!("{NAME}: {} values, but targets for {}", z.len(), self.target.len().min(rows));
         }
-        // Sums of short runs in f32, which vectorise; their sum in f64, which does not lose digits.
-        let run = |(z, target): (&[f32], &[f32])| {
-            let mut sums = [0.0_f32; 8];
-            for (z, target) in z.chunks(8).zip(target.chunks(8)) {
-                for (sum, (z, target)) in sums.iter_mut().zip(z.iter().zip(target)) {
-                    *sum += (z - target) * (z - target);
-                }
+        let sum = match &self.counted {
+            None => Self::sum(z, &self.target),
+            Some(counted) => {
+                let len = self.len.max(1);
+                let rows = z.chunks(len).zip(self.target.chunks(len)).zip(counted);
+                rows.filter(|(_, counts)| **counts).map(|((z, target), _)| Self::sum(z, target)).sum()
             }
-            f64::from(sums.iter().sum::<f32>())
         };
-        let sum: f64 = z.chunks(256).zip(self.target.chunks(256)).map(run).sum();
-        Ok((CpuStorage::F32(vec![(sum / z.len().max(1) as f64) as f32]), Shape::from(())))
+        Ok((CpuStorage::F32(vec![(sum / self.entries.max(1) as f64) as f32]), Shape::from(())))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let scale = 2.0 * grad.to_scalar::<f32>()? / self.target.len().max(1) as f32;
+        let scale = 2.0 * grad.to_scalar::<f32>()? / self.entries.max(1) as f32;
         let (storage, layout) = arg.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else { bail!("{NAME}: the tensor is not on the CPU") };
         let z = values(storage, layout)?;
-        let gradient: Vec<f32> = z.iter().zip(&self.target).map(|(z, target)| scale * (z - target)).collect();
+        let mut gradient: Vec<f32> = z.iter().zip(&self.target).map(|(z, target)| scale * (z - target)).collect();
+        let rows = gradient.chunks_mut(self.len.max(1)).zip(self.counted.iter().flatten());
+        rows.filter(|(_, counts)| !**counts).for_each(|(row, _)| row.fill(0.0));
         Tensor::from_vec(gradient, arg.shape(), arg.device()).map(Some)
     }
 }
@@ -98,13 +134,37 @@ mod tests {
 
     use super::*;
 
+    fn all(values: Vec<f32>) -> BatchTargets {
+        BatchTargets { values, counted: None }
+    }
+
+    #[test]
+    fn samples_that_do_not_count_are_as_if_they_were_not_there() {
+        let features = |samples: &[f32]| {
+            let values: Vec<f32> = samples.iter().flat_map(|&v| [v, v + 1.0, -v]).collect();
+            Var::from_vec(values, (samples.len(), 3), &Device::Cpu).unwrap()
+        };
+        let (some, every) = (features(&[1.0, 3.0]), features(&[1.0, 2.0, 3.0, 5.0]));
+        let counted = Some(vec![true, false, true, false]);
+        let masked = mean_squared_distance(&every, BatchTargets { values: vec![0.5; 12], counted }).unwrap();
+        let plain = mean_squared_distance(&some, all(vec![0.5; 6])).unwrap();
+        assert_eq!(masked.to_scalar::<f32>().unwrap(), plain.to_scalar::<f32>().unwrap());
+        let gradient = |loss: &Tensor, of: &Var| loss.backward().unwrap().get(of).unwrap().to_vec2::<f32>().unwrap();
+        let (masked, plain) = (gradient(&masked, &every), gradient(&plain, &some));
+        assert_eq!(masked, [plain[0].clone(), vec![0.0; 3], plain[1].clone(), vec![0.0; 3]]);
+        let none = BatchTargets { values: vec![0.5; 6], counted: Some(vec![false; 2]) };
+        assert_eq!(mean_squared_distance(&some, none).unwrap().to_scalar::<f32>().unwrap(), 0.0);
+        let short = BatchTargets { values: vec![0.5; 6], counted: Some(vec![true, false, true]) };
+        assert!(mean_squared_distance(&some, short).is_err());
+    }
+
     #[test]
     fn distance_and_gradient_are_those_of_plain_tensor_operations() {
         let values =
             |seed: usize| -> Vec<f32> { (0..7 * 50).map(|k| ((k * seed) % 101) as f32 / 50.0 - 1.0).collect() };
         let z = Var::from_vec(values(37), (7, 50), &Device::Cpu).unwrap();
         let target = Tensor::from_vec(values(53), (7, 50), &Device::Cpu).unwrap();
-        let ours = (mean_squared_distance(&z, values(53)).unwrap() * 3.0).unwrap();
+        let ours = (mean_squared_distance(&z, all(values(53))).unwrap() * 3.0).unwrap();
         let theirs = ((z.as_tensor() - &target).unwrap().sqr().unwrap().mean_all().unwrap() * 3.0).unwrap();
         let scalar = |t: &Tensor| t.to_scalar::<f32>().unwrap();
         assert!((scalar(&ours) - scalar(&theirs)).abs() <= 64.0 * f32::EPSILON * scalar(&theirs));
@@ -113,7 +173,7 @@ mod tests {
         for (a, b) in gradient(&ours).iter().zip(gradient(&theirs)) {
             assert!((a - b).abs() <= 8.0 * f32::EPSILON * b.abs().max(1e-3), "{a} {b}");
         }
-        assert!(mean_squared_distance(&z, vec![0.0; 3]).is_err());
+        assert!(mean_squared_distance(&z, all(vec![0.0; 3])).is_err());
     }
 
     #[test]

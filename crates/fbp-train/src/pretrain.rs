@@ -1,13 +1,18 @@
+use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use fbp_models::ops::cross_entropy;
-use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec};
+use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec, checkpoint};
 
 use crate::TrainError;
+use crate::atomic::write_atomic;
 use crate::data::{Batcher, DataBundle, Split};
 use crate::evaluate::{EvalSet, pool_par};
+use crate::identity::{DataIdentity, bytes_sha256};
+use crate::json::write_json;
 use crate::progress::Progress;
+use crate::record::{PretrainRecord, PretrainSettings};
 use crate::settings::{Schedule, check};
 
 /// Seed of the split into training and validation samples: one for all runs, so that no run trains on samples that
@@ -68,6 +73,36 @@ impl PretrainOptions {
         check("--learning-rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
         check("--weight-decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
         check("--validation", self.validation, 0.0..1.0, "[0, 1)")
+    }
+}
+
+impl PretrainOptions {
+    /// The settings of a run with these options.
+    pub(crate) fn settings(&self, network: NetworkSpec, data: DataIdentity) -> PretrainSettings {
+        PretrainSettings {
+            model: network.name.clone(),
+            network,
+            data,
+            epochs: self.epochs,
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            schedule: self.schedule,
+            weight_decay: self.weight_decay,
+            validation: self.validation,
+            seed: self.seed,
+        }
+    }
+
+    fn of(settings: &PretrainSettings) -> Self {
+        Self {
+            epochs: settings.epochs,
+            batch: settings.batch,
+            learning_rate: settings.learning_rate,
+            schedule: settings.schedule,
+            weight_decay: settings.weight_decay,
+            validation: settings.validation,
+            seed: settings.seed,
+        }
     }
 }
 
@@ -158,6 +193,37 @@ pub(crate) fn pretrain_watched(
     let test_accuracy = EvalSet::new(&data.test, &data.normalization, None)?.accuracy(&network)?;
     let seconds_per_epoch = seconds / options.epochs as f64;
     Ok(Pretrained { network, train_loss, validation_accuracy, test_accuracy, seconds_per_epoch })
+}
+
+/// Pretrains a network; writes its checkpoint, and its record beside it.
+///
+/// # Errors
+/// As [`pretrain`], and [`TrainError::Write`].
+pub(crate) fn pretrain_to_file(
+    settings: PretrainSettings,
+    data: &DataBundle,
+    checkpoint_file: &Path,
+    record_file: &Path,
+    progress: &dyn Progress,
+) -> Result<PretrainRecord, TrainError> {
+    let begun = Instant::now();
+    let result = pretrain(&settings.network, data, &PretrainOptions::of(&settings), progress)?;
+    let bytes = checkpoint::to_bytes(&result.network, &Default::default())?;
+    let record = PretrainRecord {
+        settings,
+        threads: rayon::current_num_threads(),
+        checkpoint_sha256: bytes_sha256(&bytes),
+        parameters: result.network.parameter_count(),
+        train_loss: result.train_loss,
+        validation_accuracy: result.validation_accuracy,
+        test_accuracy: result.test_accuracy,
+        seconds_per_epoch: result.seconds_per_epoch,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.
+    write_json(record_file, &record)?;
+    write_atomic(checkpoint_file, &bytes)?;
+    Ok(record)
 }
 
 fn epoch_line(epoch: usize, epochs: usize, loss: f64, validation: Option<&f64>) -> String {

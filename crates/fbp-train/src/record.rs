@@ -4,8 +4,8 @@ use fbp_models::NetworkSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::DataIdentity;
-use crate::post_train::{Chosen, Keep};
-use crate::settings::{Embedding, Objective, Schedule, TargetMode};
+use crate::post_train::{Chosen, Keep, PostTrainCurves, SegmentRecord};
+use crate::settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// Settings of a pretraining run: two runs with the same settings give the same network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,6 +133,25 @@ pub struct PostTrainSettings {
     /// Which state became the result.
     #[serde(default = "last")]
     pub keep: Keep,
+    /// When targets were computed; left out for static ones.
+    #[serde(default, skip_serializing_if = "is_static")]
+    pub policy: TargetPolicy,
+    /// Decay of the average of the weights that was kept in their place, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Name of the start; in sweeps only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// Margin of the targets, which `targets` tells too; in sweeps only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// Kind of the targets, which `targets` tells too; in sweeps only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_mode: Option<TargetMode>,
+}
+
+fn is_static(policy: &TargetPolicy) -> bool {
+    *policy == TargetPolicy::Static
 }
 
 /// What records had before they said so.
@@ -164,7 +183,7 @@ pub struct PostTrainRecord {
     pub target_distance: Vec<f64>,
     /// Mean weight of the distance in each epoch; empty without targets.
     pub weight: Vec<f64>,
-    /// File name of the resulting checkpoint in the same folder, and its SHA-256.
+    /// File name of the resulting checkpoint in the same folder; empty if it was not kept.
     pub checkpoint: String,
     /// SHA-256 of the resulting checkpoint.
     pub checkpoint_sha256_after: String,
@@ -177,6 +196,9 @@ pub struct PostTrainRecord {
     /// Share of the step of each candidate; for the mode closed-form only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub step: Vec<f64>,
+    /// The segments from the input to the output; for the mode hierarchical only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentRecord>,
     /// Time of caching and training alone.
     #[serde(default)]
     pub training_seconds: f64,
@@ -185,6 +207,28 @@ pub struct PostTrainRecord {
 }
 
 impl PostTrainRecord {
+    /// Record of a run in the current pool of threads, without its checkpoint and time.
+    pub(crate) fn new(settings: PostTrainSettings, curves: PostTrainCurves) -> Self {
+        Self {
+            settings,
+            threads: rayon::current_num_threads(),
+            test_accuracy_before: curves.test_accuracy_before,
+            test_accuracy: curves.test_accuracy,
+            validation_accuracy: curves.validation_accuracy,
+            cross_entropy: curves.cross_entropy,
+            target_distance: curves.target_distance,
+            weight: curves.weight,
+            checkpoint: String::new(),
+            checkpoint_sha256_after: String::new(),
+            chosen: curves.chosen,
+            damping: curves.damping,
+            step: curves.step,
+            segments: curves.segments,
+            training_seconds: curves.training_seconds,
+            seconds: 0.0,
+        }
+    }
+
     /// Accuracy of the result on the test set, 0 to 1.
     pub fn result(&self) -> f64 {
         let last = self.test_accuracy.last().copied().unwrap_or(self.test_accuracy_before);

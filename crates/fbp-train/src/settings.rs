@@ -59,6 +59,8 @@ pub enum Objective {
     Head,
     /// The distance to the target features, one layer: ridge regression.
     ClosedForm,
+    /// The network is cut at some stages; every segment is trained on its own, from its features to its targets.
+    Hierarchical,
 }
 
 impl Objective {
@@ -67,10 +69,26 @@ impl Objective {
         matches!(self, Self::Joint | Self::Local)
     }
 
+    /// Whether it trains step by step, so that learning rate, epochs and batch matter to it.
+    pub fn takes_steps(self) -> bool {
+        !matches!(self, Self::Head | Self::ClosedForm)
+    }
+
     /// Whether targets are of use to it.
     pub fn may_use_targets(self) -> bool {
-        matches!(self, Self::Joint | Self::Local | Self::ClosedForm)
+        matches!(self, Self::Joint | Self::Local | Self::ClosedForm | Self::Hierarchical)
     }
+}
+
+/// When targets are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetPolicy {
+    /// Once, from the network that the run starts from.
+    #[default]
+    Static,
+    /// For every batch, from the network as it is: at the output alone.
+    Live,
 }
 
 /// How the learning rate changes over a run.
@@ -104,7 +122,7 @@ macro_rules! display_as_value {
     )*};
 }
 
-display_as_value!(TargetMode, Embedding, Objective, Schedule);
+display_as_value!(TargetMode, Embedding, Objective, TargetPolicy, Schedule);
 
 #[cfg(test)]
 mod tests {

@@ -73,8 +73,13 @@ fn unknown_names_list_the_known_ones() {
     world.fails(&head, &["--stage = conv1", "--mode head"]);
     world.fails(&head.replace("--stage conv1", "--alpha 0.1"), &["--alpha", "--mode joint"]);
     world.fails(&head.replace("--stage conv1", "--validation 0"), &["--validation", "--mode head"]);
-    // The output is no transitional stage.
-    world.fails(&arguments.replace("conv1", "out"), &["\"out\"", "conv1, conv2"]);
+    // The output has no features that could be computed once, and nothing above it to reverse; its targets alone can be
+    // live.
+    let of_output = arguments.replace("conv1", "out").replace("--alpha 0.3", "");
+    world.fails(&of_output.replace("joint", "closed-form"), &["\"out\"", "conv1, conv2"]);
+    world.fails(&of_output.replace("joint", "tail"), &["\"out\"", "conv1, conv2"]);
+    world.fails(&format!("{arguments} --policy live"), &["--policy = live", "static"]);
+    world.fails(&format!("{arguments} --ema 1.5"), &["--ema = 1.5", "(0, 1)"]);
     assert!(!world.path("runs").exists());
 }
 

@@ -5,34 +5,8 @@
 mod common;
 
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
-use common::{World, contents, post_train_arguments, targets_arguments, timeless};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-/// Runs a command again and again, killing it after random times that grow, until it ends by itself.
-fn run_with_kills(world: &World, arguments: &str, seed: u64, mut after_kill: impl FnMut()) -> usize {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    for kills in 0..200 {
-        let mut child = world.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let share: f64 = rng.random();
-        std::thread::sleep(Duration::from_secs_f64(share * (0.02 + 0.02 * kills as f64)));
-        match child.try_wait().unwrap() {
-            Some(status) => {
-                assert!(status.success());
-                return kills;
-            }
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                after_kill();
-            }
-        }
-    }
-    panic!("the command never ended");
-}
+use common::{World, contents, post_train_arguments, run_with_kills, targets_arguments, timeless};
 
 /// Files that are there must be whole: shards and records under their final names are never partial.
 fn assert_whole(folder: &Path, reference: &Path) {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::input::DataArgs;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
+use crate::data::with_pixel_noise;
 use crate::evaluate::{EvalSet, frozen_rest_accuracy};
 use crate::identity::file_sha256;
 use crate::store::TargetStore;
@@ -23,6 +24,9 @@ pub(super) struct EvalArgs {
     /// Also feed the targets of this folder into the stages above them
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
+    /// Add normal noise to the pixels of the test images; 1 is the difference of black and white
+    #[arg(long, value_name = "SIGMA", default_value_t = 0.0, allow_negative_numbers = true)]
+    noise: f64,
 }
 
 /// Result of the command.
@@ -30,6 +34,7 @@ pub(super) struct EvalArgs {
 struct EvalReport {
     model: String,
     data: String,
+    noise: f64,
     train_accuracy: f64,
     test_accuracy: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -44,7 +49,8 @@ struct FrozenRest {
 
 pub(super) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
     let network = Checkpoint::load(&args.checkpoint)?.network;
-    let input = args.data.load()?;
+    let mut input = args.data.load()?;
+    input.bundle.test = with_pixel_noise(&input.bundle.test, args.noise, common.seed)?;
     let (train, test) = (&input.bundle.train, &input.bundle.test);
     let accuracy = |data| EvalSet::new(data, &input.bundle.normalization, None)?.accuracy(&network);
     let (train_accuracy, test_accuracy) = (accuracy(train)?, accuracy(test)?);
@@ -67,5 +73,5 @@ pub(super) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
         }
     }
     let (model, data) = (network.spec().name.clone(), input.identity.name);
-    common.write_json(&EvalReport { model, data, train_accuracy, test_accuracy, frozen_rest })
+    common.write_json(&EvalReport { model, data, noise: args.noise, train_accuracy, test_accuracy, frozen_rest })
 }

@@ -3,12 +3,12 @@
 mod analyse;
 mod eval;
 mod explain;
-mod input;
 mod post_train;
 mod pretrain;
 mod progress;
 mod repair;
 mod report;
+mod sweep;
 mod targets;
 
 use std::io::Write;
@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::TrainError;
 use crate::atomic::{folder_of, prepare_folder};
+use crate::input;
 use crate::json::write_json;
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -45,6 +46,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Analyse(analyse::AnalyseArgs),
     Repair(repair::RepairArgs),
+    Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
 }
 
@@ -106,6 +108,7 @@ pub fn run(cli: Cli, out: Out<'_>) -> Result<(), TrainError> {
         Command::Explain(args) => explain::run(&args, &common, out),
         Command::Analyse(args) => analyse::run(&args, &common, out),
         Command::Repair(args) => repair::run(&args, &common, out),
+        Command::Sweep(args) => sweep::run(&args, &common, out),
         Command::Report(args) => report::run(&args, &common, out),
     })
 }

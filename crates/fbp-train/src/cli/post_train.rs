@@ -12,18 +12,20 @@ use crate::TrainError;
 use crate::atomic::{prepare_folder, write_atomic};
 use crate::identity::file_sha256;
 use crate::json::{differences, read_json, write_json};
-use crate::post_train::{Keep, PostTrainOptions, post_train, stage_of_mode};
+use crate::post_train::{Goal, Keep, PostTrainOptions, check_policy, post_train, stage_of_mode};
 use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
 use crate::report::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
-use crate::settings::{Objective, Schedule};
+use crate::settings::{Objective, Schedule, TargetPolicy};
 use crate::store::{REPORT_FILE, TargetStore};
 
 /// Go on training a network: against its targets, or by one of the rivals of that
 ///
-/// joint and local train the stages up to --stage against its targets and freeze those above; tail freezes the stages up
+/// joint and local train the stages up to --stage (which may be the last) against its targets and freeze those above; tail freezes the stages up
 /// to --stage, computes their features once and trains those above; head refits the last linear layer; closed-form
-/// solves for the last linear or convolutional layer of --stage; full trains everything. Writes one record and one checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run
-/// whose record is there already does nothing.
+/// solves for the last linear or convolutional layer of --stage; hierarchical cuts the network after --stage and trains
+/// all segments at the same time, each on its own; full trains everything. Writes one record and one
+/// checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run whose record is there already
+/// does nothing.
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Example:\n  cargo fbp post-train --checkpoint c.safetensors --targets t/ --data fashion-mnist \
@@ -33,7 +35,7 @@ pub(super) struct PostTrainArgs {
     /// The pretrained network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// Folder of its targets; for the modes joint (unless --alpha 0), local and closed-form
+    /// Folder of its targets; for the modes joint (unless --alpha 0), local, hierarchical and closed-form
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
     #[command(flatten)]
@@ -41,7 +43,8 @@ pub(super) struct PostTrainArgs {
     /// What is minimised, and over which weights
     #[arg(long, value_enum, default_value_t = Objective::Joint)]
     mode: Objective,
-    /// The transitional stage (an unknown one lists all); for the modes joint, local, tail and closed-form
+    /// The stage (an unknown one lists all); not for the modes full and head. For hierarchical the stages to cut after,
+    /// as in conv1+conv2 [default: all]
     #[arg(long, value_name = "NAME")]
     stage: Option<String>,
     /// Weight of the distance; 0 is plain fine-tuning [default: 0.3; --mode joint only]
@@ -62,6 +65,12 @@ pub(super) struct PostTrainArgs {
     /// Which state becomes the result [default: last for joint and local, as published; else best]
     #[arg(long, value_enum)]
     keep: Option<Keep>,
+    /// When targets are computed: once, or live for every batch, which the last stage alone can have
+    #[arg(long, value_enum, default_value_t = TargetPolicy::Static)]
+    policy: TargetPolicy,
+    /// Judge and keep a running average of the weights with this decay, for example 0.99
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    ema: Option<f64>,
     /// Weight decay of AdamW
     #[arg(long, default_value_t = 5e-2, allow_negative_numbers = true)]
     weight_decay: f64,
@@ -95,6 +104,8 @@ impl PostTrainArgs {
             weight_decay: self.weight_decay,
             validation: self.validation,
             keep: self.keep.unwrap_or(if self.mode.is_published() { Keep::Last } else { Keep::Best }),
+            policy: self.policy,
+            ema: self.ema,
             seed,
         };
         options.check()?;
@@ -106,6 +117,7 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     let options = args.options(common.seed)?;
     let mut network = Checkpoint::load(&args.checkpoint)?.network;
     let stage = stage_of_mode(&network, options.objective, args.stage.as_deref())?;
+    check_policy(&network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     let input = args.data.load()?;
     let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
@@ -125,6 +137,11 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         validation: options.validation,
         schedule: options.schedule,
         keep: options.keep,
+        policy: options.policy,
+        ema: options.ema,
+        start: None,
+        margin: None,
+        target_mode: None,
     };
     prepare_folder(&args.out)?;
     let name = record_name(&settings);
@@ -139,25 +156,14 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
 
     let begun = Instant::now();
     let stage = settings.stage.clone();
-    let targets = store.as_ref().map(|store| store.stage(&stage)).transpose()?;
-    let curves = post_train(&mut network, &stage, &input.bundle, targets, &options, &Stderr::default())?;
+    let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
+    let curves = post_train(&mut network, &stage, &input.bundle, goal, &options, &Stderr::default())?;
     write_atomic(&checkpoint_file, &checkpoint::to_bytes(&network, &Default::default())?)?;
     let record = PostTrainRecord {
-        settings,
-        threads: rayon::current_num_threads(),
-        test_accuracy_before: curves.test_accuracy_before,
-        test_accuracy: curves.test_accuracy,
-        validation_accuracy: curves.validation_accuracy,
-        cross_entropy: curves.cross_entropy,
-        target_distance: curves.target_distance,
-        weight: curves.weight,
         checkpoint: format!("{name}.safetensors"),
         checkpoint_sha256_after: file_sha256(&checkpoint_file)?,
-        chosen: curves.chosen,
-        damping: curves.damping,
-        step: curves.step,
-        training_seconds: curves.training_seconds,
         seconds: begun.elapsed().as_secs_f64(),
+        ..PostTrainRecord::new(settings, curves)
     };
     write_json(&record_file, &record)?;
     common.write_json(&record)?;

@@ -1,18 +1,16 @@
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::Args;
-use fbp_models::checkpoint;
 
 use super::input::{DataArgs, network_spec};
 use super::progress::Stderr;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
-use crate::atomic::{prepare_folder, write_atomic};
-use crate::identity::{bytes_sha256, file_sha256};
-use crate::json::{differences, read_json, write_json};
-use crate::pretrain::{PretrainOptions, pretrain};
-use crate::record::{PretrainRecord, PretrainSettings};
+use crate::atomic::prepare_folder;
+use crate::identity::file_sha256;
+use crate::json::{differences, read_json};
+use crate::pretrain::{PretrainOptions, pretrain_to_file};
+use crate::record::PretrainRecord;
 use crate::settings::Schedule;
 
 /// Train a network from scratch with cross-entropy and AdamW
@@ -83,7 +81,6 @@ pub(super) fn refuse_foreign(checkpoint: &Path) -> Result<(), TrainError> {
 }
 
 pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
-    let begun = Instant::now();
     let options = PretrainOptions {
         epochs: args.epochs,
         batch: args.batch,
@@ -98,18 +95,7 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
     let record_file = new_record_path(&args.out)?;
     let input = args.data.load()?;
     prepare_folder(crate::atomic::folder_of(&args.out).as_path())?;
-    let settings = PretrainSettings {
-        model: spec.name.clone(),
-        network: spec.clone(),
-        data: input.identity,
-        epochs: options.epochs,
-        batch: options.batch,
-        learning_rate: options.learning_rate,
-        schedule: options.schedule,
-        weight_decay: options.weight_decay,
-        validation: options.validation,
-        seed: options.seed,
-    };
+    let settings = options.settings(spec, input.identity);
     let found: Option<PretrainRecord> = match read_json(&record_file, "pretraining record") {
         Err(TrainError::Json { .. }) if args.force => None,
         read => read?,
@@ -127,22 +113,7 @@ pub(super) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
     } else if !args.force {
         refuse_foreign(&args.out)?;
     }
-    let result = pretrain(&spec, &input.bundle, &options, &Stderr::default())?;
-    let bytes = checkpoint::to_bytes(&result.network, &Default::default())?;
-    let record = PretrainRecord {
-        settings,
-        threads: rayon::current_num_threads(),
-        checkpoint_sha256: bytes_sha256(&bytes),
-        parameters: result.network.parameter_count(),
-        train_loss: result.train_loss,
-        validation_accuracy: result.validation_accuracy,
-        test_accuracy: result.test_accuracy,
-        seconds_per_epoch: result.seconds_per_epoch,
-        seconds: begun.elapsed().as_secs_f64(),
-    };
-    // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.
-    write_json(&record_file, &record)?;
-    write_atomic(&args.out, &bytes)?;
+    let record = pretrain_to_file(settings, &input.bundle, &args.out, &record_file, &Stderr::default())?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", args.out.display(), accuracy_text(&record)))
 }

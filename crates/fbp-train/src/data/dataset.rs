@@ -3,6 +3,7 @@ use fbp_linalg::FeatureShape;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::regime::Origin;
 use super::{DataError, Normalization};
 use crate::identity::hex;
 
@@ -17,6 +18,8 @@ pub struct Dataset {
     classes: usize,
     images: Vec<u8>,
     labels: Vec<u8>,
+    /// What it was taken from, if the split into training and validation is to be that of the whole.
+    origin: Option<Origin>,
 }
 
 impl Dataset {
@@ -46,7 +49,7 @@ impl Dataset {
             return Err(DataError::Counts { images, image_count, labels, label_count });
         }
         check_labels(&name, &labels, classes)?;
-        Ok(Self { name, shape, classes, images, labels })
+        Ok(Self { name, shape, classes, images, labels, origin: None })
     }
 
     /// Name, for messages and records.
@@ -111,6 +114,20 @@ impl Dataset {
         }
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
         Self::new(self.name.clone(), self.shape, self.classes, images, labels)
+    }
+
+    /// The samples at ascending `places`, with other labels for all of the data; the split into training and validation
+    /// stays what it is for the data.
+    pub(super) fn part_with_labels(&self, places: Vec<usize>, labels: &[u8]) -> Result<Self, DataError> {
+        let mut part = self.subset(&places)?;
+        part.labels = places.iter().map(|&place| labels[place]).collect();
+        part.origin = Some(Origin { labels: self.labels.as_slice().into(), places });
+        Ok(part)
+    }
+
+    /// What it was taken from.
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// SHA-256 of shape, number of classes, images and labels, in hexadecimal: the same data give the same text.

@@ -30,6 +30,7 @@ mod dataset;
 mod error;
 pub mod idx;
 mod normalization;
+mod regime;
 mod source;
 mod split;
 
@@ -37,5 +38,6 @@ pub use batcher::{Batch, Batcher};
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use normalization::Normalization;
+pub use regime::{DropClass, Regime, with_pixel_noise};
 pub use source::{DATA_DIR_VARIABLE, DataBundle, DataSource, LoadOptions, load};
 pub use split::{Split, shuffle_indices};

@@ -19,6 +19,8 @@ pub struct Split {
 impl Split {
     /// Holds back the same share of every class, chosen at random.
     ///
+    /// The split of a part of some data in a [`Regime`](super::Regime) is that of the whole, as far as it is there.
+    ///
     /// Of a class with `n` samples, `share · n` are held back, rounded to the nearest number, but never all of them.
     ///
     /// # Errors
@@ -29,8 +31,9 @@ impl Split {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(SPLIT_STREAM);
+        let labels = data.origin().map_or(data.labels(), |origin| &origin.labels);
         let mut of_class = vec![Vec::new(); data.classes()];
-        for (index, &label) in data.labels().iter().enumerate() {
+        for (index, &label) in labels.iter().enumerate() {
             of_class[usize::from(label)].push(index);
         }
         let mut split = Self { train: Vec::with_capacity(data.len()), validation: Vec::new() };
@@ -43,6 +46,12 @@ impl Split {
         }
         split.train.sort_unstable();
         split.validation.sort_unstable();
+        if let Some(origin) = data.origin() {
+            let place = |sample: &usize| origin.places.binary_search(sample).ok();
+            for part in [&mut split.train, &mut split.validation] {
+                *part = part.iter().filter_map(place).collect();
+            }
+        }
         Ok(split)
     }
 }

@@ -1,4 +1,4 @@
-use fbp_models::Network;
+use fbp_models::{Network, WeightAverage};
 use serde::{Deserialize, Serialize};
 
 use super::Keep;
@@ -58,6 +58,42 @@ impl Choice {
             *network = best;
         }
         (self.epoch, self.accuracy)
+    }
+}
+
+/// The network that is judged and kept: the one that is trained, or the running average of its weights.
+#[derive(Debug)]
+pub(super) struct Judged {
+    average: Option<WeightAverage>,
+}
+
+impl Judged {
+    /// The average begins with the present weights; without a decay there is none.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the network cannot be copied.
+    pub(super) fn new(network: &Network, decay: Option<f64>) -> Result<Self, TrainError> {
+        Ok(Self { average: decay.map(|decay| WeightAverage::new(network, decay)).transpose()? })
+    }
+
+    /// A step was taken.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if a weight cannot be read.
+    pub(super) fn step(&self) -> Result<(), TrainError> {
+        self.average.iter().try_for_each(|average| Ok(average.update()?))
+    }
+
+    /// The network to judge.
+    pub(super) fn network<'a>(&'a self, trained: &'a Network) -> &'a Network {
+        self.average.as_ref().map_or(trained, WeightAverage::network)
+    }
+
+    /// Puts what was judged last into `trained`.
+    pub(super) fn take(self, trained: &mut Network) {
+        if let Some(average) = self.average {
+            *trained = average.into_network();
+        }
     }
 }
 

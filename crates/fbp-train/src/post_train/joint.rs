@@ -5,15 +5,15 @@ use candle_core::{Device, Tensor};
 use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network};
 
-use super::choice::Choice;
+use super::choice::{Choice, Judged};
+use super::goal::{BatchGoal, Goal};
 use super::options::PostTrainOptions;
-use super::run::{PostTrainCurves, Session, add_time, transitional_stage};
+use super::run::{PostTrainCurves, Session, add_time};
 use crate::TrainError;
-use crate::data::{Batch, Batcher, DataBundle};
+use crate::data::{Batch, Batcher};
 use crate::evaluate::pool_par;
 use crate::objective::{DistanceWeight, mean_squared_distance};
 use crate::settings::{Objective, Schedule};
-use crate::store::StageTargets;
 
 /// Trains the stages up to `stage` in place; the stages above are frozen.
 ///
@@ -22,12 +22,12 @@ use crate::store::StageTargets;
 pub(super) fn run(
     network: &mut Network,
     stage: &str,
-    targets: Option<StageTargets<'_>>,
+    goal: Option<Goal<'_>>,
     session: Session<'_>,
 ) -> Result<PostTrainCurves, TrainError> {
     let (data, options) = (session.data, session.options);
-    let stage = transitional_stage(network, stage)?;
-    let targets = check_targets(network, stage, data, targets, options)?;
+    let stage = network.stage_index(stage)?;
+    let targets = BatchGoal::new(network, stage, data, goal, options)?;
     let (validation, test) = (session.validation()?, session.test()?);
     let validate = |network: &Network| (!validation.is_empty()).then(|| validation.accuracy(network)).transpose();
     let mut batcher = Batcher::new(&data.train, session.split.train.clone(), &data.normalization, options.batch)?;
@@ -42,6 +42,7 @@ pub(super) fn run(
     };
     let mut curves = PostTrainCurves { test_accuracy_before: test.accuracy(network)?, ..PostTrainCurves::default() };
     let mut choice = Choice::new(options.keep, network, validate(network)?)?;
+    let judged = Judged::new(network, options.ema)?;
     let mut pace = Pace::new(options, batcher.batches());
     session.progress.begin("post-training", options.epochs * batcher.samples(), "images");
     for epoch in 1..=options.epochs {
@@ -51,6 +52,7 @@ pub(super) fn run(
         while let Some(batch) = batcher.next_batch(pool_par()) {
             trainer.optimiser.set_learning_rate(pace.next())?;
             means.add(&trainer.step(network, batch)?, batch.len());
+            judged.step()?;
             session.progress.advance(batch.len());
         }
         add_time(&mut curves, begun);
@@ -58,12 +60,14 @@ pub(super) fn run(
             return Err(TrainError::Diverged { epoch });
         }
         means.store(&mut curves);
-        curves.test_accuracy.push(test.accuracy(network)?);
-        let accuracy = validate(network)?;
+        let state = judged.network(network);
+        curves.test_accuracy.push(test.accuracy(state)?);
+        let accuracy = validate(state)?;
         curves.validation_accuracy.extend(accuracy);
-        choice.offer(epoch, network, accuracy)?;
+        choice.offer(epoch, state, accuracy)?;
     }
     session.progress.end();
+    judged.take(network);
     let chosen = choice.restore(network);
     network.set_batch_statistics(false);
     network.freeze(0..0)?;
@@ -97,39 +101,10 @@ impl Pace {
     }
 }
 
-/// The targets that the objective needs, or none.
-pub(super) fn check_targets<'a>(
-    network: &Network,
-    stage: usize,
-    data: &DataBundle,
-    targets: Option<StageTargets<'a>>,
-    options: &PostTrainOptions,
-) -> Result<Option<StageTargets<'a>>, TrainError> {
-    if !options.uses_targets() {
-        return Ok(None);
-    }
-    let name = network.stages()[stage].name();
-    let mismatch = |reason: String| TrainError::Mismatch {
-        left: "the targets".into(),
-        right: format!("stage {name} and the training data"),
-        reason,
-    };
-    let targets = targets.ok_or_else(|| mismatch("there are none; name them with --targets".into()))?;
-    let len = network.stages()[stage].output().len();
-    if targets.feature_len() != len || targets.entry().name != name {
-        let found = (&targets.entry().name, targets.feature_len());
-        return Err(mismatch(format!("they are for stage {} of {} entries, not {len}", found.0, found.1)));
-    }
-    if targets.samples() != data.train.len() {
-        return Err(mismatch(format!("{} targets for {} samples", targets.samples(), data.train.len())));
-    }
-    Ok(Some(targets))
-}
-
 struct Trainer<'a> {
     optimiser: AdamW,
     trained: Range<usize>,
-    targets: Option<StageTargets<'a>>,
+    targets: Option<BatchGoal<'a>>,
     weight: DistanceWeight,
     objective: Objective,
 }
@@ -147,8 +122,8 @@ impl Trainer<'_> {
         let pixels = batch.images.len() / batch.len();
         let images = Tensor::from_slice(batch.images, (batch.len(), pixels), &Device::Cpu)?;
         let feature = network.forward_stages(self.trained.clone(), &images)?;
-        let distance = match self.targets {
-            Some(targets) => Some(mean_squared_distance(&feature, gather(targets, batch.indices))?),
+        let distance = match &self.targets {
+            Some(targets) => Some(mean_squared_distance(&feature, targets.of_batch(&feature, batch)?)?),
             None => None,
         };
         let entropy = match self.objective {
@@ -171,15 +146,6 @@ impl Trainer<'_> {
         }
         Ok(losses)
     }
-}
-
-/// The targets of some samples, one after the other.
-fn gather(targets: StageTargets<'_>, samples: &[usize]) -> Vec<f32> {
-    let mut values = Vec::with_capacity(samples.len() * targets.feature_len());
-    for &sample in samples {
-        values.extend_from_slice(targets.row(sample));
-    }
-    values
 }
 
 /// Means over the samples of an epoch.

@@ -2,7 +2,9 @@
 
 mod choice;
 mod closed_form;
+mod goal;
 mod head;
+mod hierarchical;
 mod joint;
 mod lbfgs;
 mod options;
@@ -11,5 +13,8 @@ mod softmax_fit;
 mod tail;
 
 pub use choice::Chosen;
+pub(crate) use goal::check_policy;
+pub use goal::{Goal, OutputGoal};
+pub use hierarchical::SegmentRecord;
 pub use options::{Keep, PostTrainOptions};
 pub use run::{PostTrainCurves, post_train, stage_of_mode, transitional_stage, transitional_stages};

@@ -1,10 +1,11 @@
 use std::fmt;
+use std::ops::Bound;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::settings::{Objective, Schedule, check};
+use crate::settings::{Objective, Schedule, TargetPolicy, check};
 
 /// Which state of a run becomes its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -35,8 +36,10 @@ impl fmt::Display for Keep {
 /// | `weight_decay`  | 5e-2     | `[0, 10]` |
 /// | `validation`    | 0.1      | `[0, 1)`; the objectives head and closed-form need some |
 /// | `keep`          | last     |           |
+/// | `policy`        | static   | live at the output only: for the last stage, or the last segment of the objective hierarchical |
+/// | `ema`           | none     | `(0, 1)`; not with the objectives head and closed-form |
 /// | `seed`          | 0        |           |
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PostTrainOptions {
     /// What is minimised.
     pub objective: Objective,
@@ -56,6 +59,11 @@ pub struct PostTrainOptions {
     pub validation: f64,
     /// Which state becomes the result.
     pub keep: Keep,
+    /// When targets are computed.
+    pub policy: TargetPolicy,
+    /// Decay of the running average of the weights that is evaluated and kept in place of the weights; none keeps the
+    /// weights themselves.
+    pub ema: Option<f64>,
     /// Seed of the order of the samples.
     pub seed: u64,
 }
@@ -72,6 +80,8 @@ impl Default for PostTrainOptions {
             weight_decay: 5e-2,
             validation: 0.1,
             keep: Keep::Last,
+            policy: TargetPolicy::Static,
+            ema: None,
             seed: 0,
         }
     }
@@ -93,13 +103,22 @@ impl PostTrainOptions {
             let range = "(0, 1) with --mode head and closed-form, which choose their damping on the validation part";
             check("--validation", self.validation, f64::MIN_POSITIVE..1.0, range)?;
         }
+        if let Some(decay) = self.ema {
+            // 0 would be the weights themselves, 1 the start.
+            let open = (Bound::Excluded(0.0), Bound::Excluded(1.0));
+            check("--ema", decay, open, "(0, 1)")?;
+            if !self.objective.takes_steps() {
+                let range = "what --mode head and closed-form leave out: they do not train step by step";
+                return Err(TrainError::Parameter { name: "--ema", value: decay.to_string(), range });
+            }
+        }
         Ok(())
     }
 
     /// Whether the distance to targets is part of what is minimised.
     pub fn uses_targets(&self) -> bool {
         match self.objective {
-            Objective::Local | Objective::ClosedForm => true,
+            Objective::Local | Objective::ClosedForm | Objective::Hierarchical => true,
             Objective::Joint => self.alpha > 0.0,
             Objective::Full | Objective::Tail | Objective::Head => false,
         }
@@ -126,6 +145,10 @@ mod tests {
             PostTrainOptions { weight_decay: -1.0, ..ok },
             PostTrainOptions { validation: 1.0, ..ok },
             PostTrainOptions { validation: 0.0, objective: Objective::Head, ..ok },
+            PostTrainOptions { ema: Some(0.0), ..ok },
+            PostTrainOptions { ema: Some(1.0), ..ok },
+            PostTrainOptions { ema: Some(f64::NAN), ..ok },
+            PostTrainOptions { ema: Some(0.9), objective: Objective::Head, ..ok },
         ];
         for options in faulty {
             assert!(matches!(options.check(), Err(TrainError::Parameter { .. })), "{options:?}");

@@ -104,6 +104,7 @@ impl<'a> Group<'a> {
             (None, Objective::Full) => "plain fine-tuning".into(),
             (None, Objective::Tail) => "fine-tuning above it, its features computed once (tail)".into(),
             (None, Objective::ClosedForm) => "one layer solved for its targets (closed-form)".into(),
+            (None, Objective::Hierarchical) => "all segments at once, each for its targets (hierarchical)".into(),
             (None, Objective::Head) => "refit of the last layer (head)".into(),
             (None, Objective::Joint | Objective::Local) => "targets alone (local)".into(),
             (Some(0.0), _) => "α = 0 (plain fine-tuning)".into(),

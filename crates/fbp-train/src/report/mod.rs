@@ -16,6 +16,7 @@ mod training;
 mod verdict;
 
 pub use comparison::Comparison;
+pub(crate) use runs::post_train_records;
 pub use runs::{EXAMPLES_FILE, PRETRAIN_FILE, Run, Runs, TARGETS_FILE, record_name};
 pub use study::Study;
 pub use summary::Summary;

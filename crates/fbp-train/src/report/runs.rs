@@ -173,7 +173,7 @@ fn epochs_text(epochs: usize) -> String {
 }
 
 /// The records of all post-training runs in a folder, in any order.
-fn post_train_records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
+pub(crate) fn post_train_records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
     let mut records = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(TrainError::reading(folder))? {
         let path = entry.map_err(TrainError::reading(folder))?.path();

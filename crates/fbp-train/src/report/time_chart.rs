@@ -20,6 +20,7 @@ fn way(group: &Group<'_>) -> (usize, &'static str) {
         Objective::ClosedForm => (3, "one layer solved for its targets"),
         Objective::Head => (4, "refit of the last layer"),
         Objective::Full | Objective::Tail => (5, "only the upper stages"),
+        Objective::Hierarchical => (6, "all segments at once"),
     }
 }
 

@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::{MANIFEST_FILE, Manifest, ShardEntry, StageEntry};
 use crate::TrainError;
 use crate::metrics::all_finite;
+use crate::settings::TargetMode;
 
 /// A finished target store, mapped into memory: nothing is read before it is needed.
 #[derive(Debug)]
@@ -170,6 +171,11 @@ impl<'a> StageTargets<'a> {
     /// The stage.
     pub fn entry(&self) -> &'a StageEntry {
         &self.store.manifest.params.stages[self.index]
+    }
+
+    /// Which preimages the targets are.
+    pub fn mode(&self) -> TargetMode {
+        self.store.manifest.params.mode
     }
 
     /// Number of samples.

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::tile::TileEngine;
 use super::{TargetsOptions, TargetsSource, features_of};
 use crate::TrainError;
+use crate::post_train::OutputGoal;
 
 /// A few samples that were reversed: features, targets and outputs at every boundary of the chain.
 ///
@@ -35,7 +36,8 @@ pub(crate) fn reverse_samples<R: Send>(
 ) -> Result<Vec<R>, TrainError> {
     options.check()?;
     let chain = source.network.reverse_chain(first, input)?;
-    let engine = TileEngine::new(chain, options.mode, options.embedding, options.margin);
+    let engine =
+        TileEngine::new(chain, options.mode, OutputGoal { embedding: options.embedding, margin: options.margin });
     let mut features = Vec::new();
     features_of(source, 0..first, samples, &mut features)?;
     let labels: Vec<u32> = samples.iter().map(|&sample| u32::from(source.data.labels()[sample])).collect();

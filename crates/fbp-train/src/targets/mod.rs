@@ -16,13 +16,14 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use fbp_inverse::Range;
 use fbp_models::{Network, bridge};
+use serde::Serialize;
 
 use self::stats::TargetStats;
 use self::tile::{ShardBuffers, TileEngine, Worker};
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
 use crate::evaluate::pool_par;
-use crate::post_train::transitional_stages;
+use crate::post_train::{OutputGoal, transitional_stages};
 use crate::progress::Progress;
 use crate::record::TargetsReport;
 use crate::settings::{Embedding, TargetMode, check};
@@ -37,7 +38,7 @@ const MAX_MARGIN: f64 = 1e6;
 const STEM_BATCH: usize = 512;
 
 /// How to compute targets.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TargetsOptions {
     /// Which preimages to look for.
     pub mode: TargetMode,
@@ -157,7 +158,7 @@ impl<'a> Pipeline<'a> {
     fn new(source: TargetsSource<'a>, writer: &'a StoreWriter) -> Result<Self, TrainError> {
         let params = &writer.manifest().params;
         let chain = source.network.reverse_chain(1, Range::EVERYTHING)?;
-        let engine = TileEngine::new(chain, params.mode, params.embedding, params.margin);
+        let engine = TileEngine::new(chain, params.mode, OutputGoal::of(params));
         let feature_lens = params.stages.iter().map(StageEntry::feature_len).collect();
         Ok(Self { source, writer, engine, feature_lens })
     }

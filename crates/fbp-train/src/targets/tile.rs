@@ -9,7 +9,8 @@ use fbp_inverse::{
 use super::stats::TargetStats;
 use crate::TrainError;
 use crate::metrics::argmax;
-use crate::settings::{Embedding, TargetMode};
+use crate::post_train::OutputGoal;
+use crate::settings::TargetMode;
 
 /// Most samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
 const TILE: usize = 256;
@@ -79,13 +80,9 @@ impl ShardBuffers {
 }
 
 impl TileEngine {
-    /// Targets for the boundaries of `chain`; the margin is that of the margin embedding.
-    pub(super) fn new(chain: ReverseChain<f32>, mode: TargetMode, embedding: Embedding, margin: f64) -> Self {
-        let embedding = match embedding {
-            Embedding::Margin => OutputEmbedding::Margin(margin),
-            Embedding::MaxAssign => OutputEmbedding::MaxAssign,
-            Embedding::OneHot => OutputEmbedding::OneHot,
-        };
+    /// Targets for the boundaries of `chain`.
+    pub(super) fn new(chain: ReverseChain<f32>, mode: TargetMode, goal: OutputGoal) -> Self {
+        let embedding = goal.embedding();
         let mode = match mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
             TargetMode::LayerWise => fbp_inverse::TargetMode::LayerWise,

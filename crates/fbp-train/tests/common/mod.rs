@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "every test file uses a part")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use fbp_linalg::FeatureShape;
 use fbp_train::data::idx::{self, IdxImages};
@@ -148,10 +149,35 @@ pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A record without what depends on the time that it took.
+/// Records without what depends on the time that they took.
 pub(crate) fn timeless(mut record: serde_json::Value) -> serde_json::Value {
     if let Some(fields) = record.as_object_mut() {
         fields.retain(|name, _| !name.contains("second"));
     }
+    if let Some(records) = record.as_array_mut() {
+        records.iter_mut().for_each(|record| *record = timeless(record.take()));
+    }
     record
+}
+
+/// Runs a command again and again, killing it after random times that grow, until it ends by itself.
+pub(crate) fn run_with_kills(world: &World, arguments: &str, seed: u64, mut after_kill: impl FnMut()) -> usize {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for kills in 0..200 {
+        let mut child = world.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let share: f64 = rng.random();
+        std::thread::sleep(Duration::from_secs_f64(share * (0.02 + 0.02 * kills as f64)));
+        match child.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success());
+                return kills;
+            }
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                after_kill();
+            }
+        }
+    }
+    panic!("the command never ended");
 }

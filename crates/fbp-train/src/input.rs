@@ -1,17 +1,22 @@
+//! What a command works on: data and networks by name.
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_models::{NetworkSpec, zoo};
+use serde::Deserialize;
 
 use crate::TrainError;
-use crate::data::{DataBundle, DataError, Dataset, LoadOptions, load};
+use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Regime, load};
 use crate::identity::{DataIdentity, bytes_sha256};
 
-/// Which data to use.
-#[derive(Clone, Debug, Args)]
-pub(super) struct DataArgs {
+/// Which data to use: on the command line, or as a table of a sweep.
+#[derive(Clone, Debug, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataArgs {
     /// fashion-mnist, fashion-mnist-mini (ships with the repository), or idx:FOLDER with the four IDX files of MNIST
     #[arg(long, value_name = "NAME|idx:FOLDER")]
+    #[serde(rename = "name")]
     data: String,
     /// Folder with the named data sets, each in a folder of its own
     #[arg(long, value_name = "DIR")]
@@ -22,33 +27,66 @@ pub(super) struct DataArgs {
     /// Number of classes of idx:FOLDER [default: 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     classes: Option<u16>,
+    /// Take a share of a class away from the training data, for example 3:0.9; may be given several times
+    #[arg(long, value_name = "CLASS:SHARE")]
+    #[serde(default)]
+    drop_class: Vec<DropClass>,
+    /// Give a class that was dropped back: post-training may get what pretraining lacked
+    #[arg(long, value_name = "CLASS")]
+    #[serde(default)]
+    recover_class: Vec<u8>,
+    /// Give this share of the training samples a wrong label [default: 0]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    label_noise: Option<f64>,
+    /// Seed of what is dropped and mislabelled
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    data_seed: u64,
 }
 
 /// Data with what tells them apart from others.
 #[derive(Debug)]
-pub(super) struct Input {
-    pub(super) bundle: DataBundle,
-    pub(super) identity: DataIdentity,
+pub(crate) struct Input {
+    pub(crate) bundle: DataBundle,
+    pub(crate) identity: DataIdentity,
 }
 
 impl DataArgs {
     /// Loads the data.
-    pub(super) fn load(&self) -> Result<Input, TrainError> {
+    pub(crate) fn load(&self) -> Result<Input, TrainError> {
         let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from) };
         let mut bundle = load(&self.data, &options)?;
         if let Some(size) = self.train_size {
             bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
+        let regime = self.regime();
+        bundle.train = regime.apply(&bundle.train)?;
         let train = &bundle.train;
-        let sha256 = bytes_sha256(format!("{}\n{}\n", train.sha256(), bundle.test.sha256()).as_bytes());
-        let identity = DataIdentity { name: self.data.clone(), sha256, samples: train.len() };
+        // In a regime the split is not that of the samples alone.
+        let text = regime.to_string();
+        let sha256 = bytes_sha256(format!("{}\n{}\n{text}", train.sha256(), bundle.test.sha256()).as_bytes());
+        let identity = DataIdentity { name: format!("{}{text}", self.data), sha256, samples: train.len() };
         Ok(Input { bundle, identity })
+    }
+
+    fn regime(&self) -> Regime {
+        Regime {
+            drop: self.drop_class.clone(),
+            recover: self.recover_class.clone(),
+            label_noise: self.label_noise.unwrap_or(0.0),
+            seed: self.data_seed,
+        }
+    }
+
+    /// The data before classes were given back, if that makes a difference.
+    pub(crate) fn before_recovery(&self) -> Option<Self> {
+        (!self.recover_class.is_empty()).then(|| Self { recover_class: Vec::new(), ..self.clone() })
     }
 }
 
 /// The first `size` samples, taking one of every class in turn, in their order in the data.
 fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataError> {
-    if size > data.len() {
+    if !(1..=data.len()).contains(&size) {
         let range = "1 to the number of training samples";
         return Err(DataError::Parameter { name: "--train-size", value: size as f64, range });
     }
@@ -66,7 +104,7 @@ fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataErro
 }
 
 /// A network by name, or from a TOML file.
-pub(super) fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
+pub(crate) fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
     let path = Path::new(name);
     let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
     if !is_toml {
@@ -89,7 +127,7 @@ mod tests {
         let data = Dataset::new("toy", FeatureShape::image(1, 1, 1), 3, images, labels).unwrap();
         assert_eq!(first_of_every_class(&data, 5).unwrap().images(), [0, 1, 4, 5, 6]);
         assert_eq!(first_of_every_class(&data, 10).unwrap().images(), data.images());
-        assert!(first_of_every_class(&data, 11).is_err());
+        assert!(first_of_every_class(&data, 11).is_err() && first_of_every_class(&data, 0).is_err());
     }
 
     #[test]

@@ -1,0 +1,87 @@
+//! Post-training of two segments of about equal cost: one after the other on one thread, and at the same time on two.
+//!
+//! A perceptron of two layers 512→512 is cut in the middle. Both segments start from features that are computed once, the
+//! first one learns its targets, the second one the labels. The goal is a speed-up of 1.6 on two free cores.
+#![expect(clippy::unwrap_used, reason = "a benchmark may stop at the first error")]
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fbp_linalg::FeatureShape;
+use fbp_models::spec::{LayerSpec, StageSpec};
+use fbp_models::{Network, NetworkSpec};
+use fbp_train::data::{DataBundle, Dataset, Normalization};
+use fbp_train::progress::Silent;
+use fbp_train::store::{StoreWriter, TargetStore};
+use fbp_train::targets::{TargetsOptions, TargetsSource, compute_targets};
+use fbp_train::{DataIdentity, Goal, Keep, Objective, PostTrainOptions, post_train};
+
+const SAMPLES: usize = 4000;
+const WIDTH: usize = 512;
+const EPOCHS: usize = 3;
+
+fn spec() -> NetworkSpec {
+    let hidden = |name: &str, first: Option<LayerSpec>| {
+        let layers = first.into_iter().chain([LayerSpec::linear(WIDTH), LayerSpec::Relu {}]).collect();
+        StageSpec { name: name.into(), layers }
+    };
+    let mut second = hidden("second", None);
+    second.layers.push(LayerSpec::linear(10));
+    let stages = vec![hidden("first", Some(LayerSpec::Flatten {})), second];
+    NetworkSpec { name: "two-halves".into(), input: [2, 16, 16], classes: 10, stages }
+}
+
+/// Smooth pictures that differ by class and sample.
+fn data() -> DataBundle {
+    let part = |samples: usize| {
+        let pixel = |i: usize| {
+            let (sample, place) = (i / WIDTH, i % WIDTH);
+            let phase = (sample % 10) as f64 * 0.7 + (sample / 10) as f64 * 0.01;
+            (127.0 + 120.0 * (place as f64 * 0.05 + phase).sin()) as u8
+        };
+        let images = (0..samples * WIDTH).map(pixel).collect();
+        let labels = (0..samples).map(|sample| (sample % 10) as u8).collect();
+        Dataset::new("waves", FeatureShape::image(2, 16, 16), 10, images, labels).unwrap()
+    };
+    let train = part(SAMPLES);
+    let normalization = Normalization::from_images(&train).unwrap();
+    DataBundle { train, test: part(500), normalization, folder: "none".into() }
+}
+
+fn segments(c: &mut Criterion) {
+    let data = data();
+    let network = Network::new(&spec(), 0).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let identity = DataIdentity { name: "waves".into(), sha256: data.train.sha256(), samples: SAMPLES };
+    let manifest = TargetsOptions::default().manifest(&network, String::new(), identity).unwrap();
+    let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
+    let source = TargetsSource { network: &network, data: &data.train, normalization: &data.normalization };
+    compute_targets(source, &writer, &Silent).unwrap();
+    let store = TargetStore::open(folder.path()).unwrap();
+    let options = PostTrainOptions {
+        objective: Objective::Hierarchical,
+        epochs: EPOCHS,
+        keep: Keep::Last,
+        ..PostTrainOptions::default()
+    };
+
+    let mut group = c.benchmark_group("segments/two-halves");
+    group.throughput(Throughput::Elements((2 * EPOCHS * SAMPLES) as u64)).sample_size(10);
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(10));
+    for (name, threads) in [("one-after-the-other", 1), ("at-the-same-time", 2)] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let run = || {
+            let mut network = network.duplicate().unwrap();
+            let begun = Instant::now();
+            post_train(&mut network, "first", &data, Some(Goal::Stages(&store)), &options, &Silent).unwrap();
+            begun.elapsed()
+        };
+        group.bench_function(name, |b| {
+            b.iter_custom(|iterations| pool.install(|| (0..iterations).map(|_| run()).sum()))
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, segments);
+criterion_main!(benches);

@@ -1,0 +1,223 @@
+use candle_core::Tensor;
+use faer::{MatMut, MatRef, Par};
+use fbp_inverse::{EmbeddingPass, OutputEmbedding};
+use fbp_models::{Network, bridge};
+
+use super::options::PostTrainOptions;
+use crate::TrainError;
+use crate::cache::FeatureCache;
+use crate::data::{Batch, DataBundle};
+use crate::metrics::all_finite;
+use crate::objective::BatchTargets;
+use crate::settings::{Embedding, Objective, TargetMode, TargetPolicy};
+use crate::store::{ManifestParams, StageTargets, TargetStore};
+
+/// What features are pulled towards.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal<'a> {
+    /// Target features of a transitional stage, from a store.
+    Stage(StageTargets<'a>),
+    /// Target outputs, straight from the labels.
+    Output(OutputGoal),
+    /// Targets of several stages.
+    Stages(&'a TargetStore),
+}
+
+impl<'a> Goal<'a> {
+    /// What an objective needs of a store.
+    ///
+    /// # Errors
+    /// As [`TargetStore::stage`].
+    pub fn of_store(
+        store: &'a TargetStore,
+        network: &Network,
+        objective: Objective,
+        stage: &str,
+    ) -> Result<Self, TrainError> {
+        let is_output = network.stages().last().is_some_and(|last| last.name() == stage);
+        match objective {
+            Objective::Hierarchical => Ok(Self::Stages(store)),
+            _ if is_output => Ok(Self::Output(OutputGoal::of(&store.manifest().params))),
+            _ => store.stage(stage).map(Self::Stage),
+        }
+    }
+}
+
+/// Targets of the output: the last stage has no layers above that a target would have to come through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OutputGoal {
+    /// From label to target output.
+    pub embedding: Embedding,
+    /// Lead of the label over every other class; for the margin embedding.
+    pub margin: f64,
+}
+
+impl OutputGoal {
+    /// The targets of the output that belong to those of a store.
+    pub fn of(params: &ManifestParams) -> Self {
+        Self { embedding: params.embedding, margin: params.margin }
+    }
+
+    pub(crate) fn embedding(self) -> OutputEmbedding {
+        match self.embedding {
+            Embedding::Margin => OutputEmbedding::Margin(self.margin),
+            Embedding::MaxAssign => OutputEmbedding::MaxAssign,
+            Embedding::OneHot => OutputEmbedding::OneHot,
+        }
+    }
+}
+
+/// Checks that live targets are asked for at the output alone.
+///
+/// # Errors
+/// [`TrainError::Parameter`].
+pub(crate) fn check_policy(network: &Network, stage: &str, options: &PostTrainOptions) -> Result<(), TrainError> {
+    let PostTrainOptions { policy, objective, .. } = *options;
+    let has_output =
+        objective == Objective::Hierarchical || network.stages().last().is_some_and(|last| last.name() == stage);
+    if policy == TargetPolicy::Live && !has_output {
+        let range = "static, for every stage but the last";
+        return Err(TrainError::Parameter { name: "--policy", value: policy.to_string(), range });
+    }
+    Ok(())
+}
+
+/// Where the targets of a batch come from while a network is trained.
+pub(super) enum BatchGoal<'a> {
+    /// Computed before, sample by sample.
+    Stored(StageTargets<'a>),
+    /// Outputs computed before, one sample of the data after the other.
+    Fixed(Vec<f32>),
+    /// From the output of the batch.
+    Live(OutputEmbedding),
+}
+
+impl<'a> BatchGoal<'a> {
+    /// The targets that the objective needs, or none.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] if the goal does not fit the stage or the data.
+    pub(super) fn new(
+        network: &Network,
+        stage: usize,
+        data: &DataBundle,
+        goal: Option<Goal<'a>>,
+        options: &PostTrainOptions,
+    ) -> Result<Option<Self>, TrainError> {
+        let is_output = stage + 1 == network.stages().len();
+        match (goal, options.policy) {
+            _ if !options.uses_targets() => Ok(None),
+            (Some(Goal::Output(goal)), TargetPolicy::Live) if is_output => Ok(Some(Self::Live(goal.embedding()))),
+            (Some(Goal::Output(goal)), TargetPolicy::Static) if is_output => {
+                let samples: Vec<usize> = (0..data.train.len()).collect();
+                let logits = |images: &Tensor| Ok(network.infer(images)?);
+                let cache = FeatureCache::new(&data.train, &data.normalization, &samples, logits)?;
+                embed(goal.embedding(), &cache.values, &cache.labels).map(|targets| Some(Self::Fixed(targets)))
+            }
+            (Some(Goal::Stage(targets)), _) => {
+                check_stage(network, stage, data, targets).map(|()| Some(Self::Stored(targets)))
+            }
+            _ => {
+                let reason = "there are none for it; name them with --targets".into();
+                Err(mismatch(network, stage, reason))
+            }
+        }
+    }
+
+    /// The targets of a batch whose features are `features`. Samples whose target does not turn the frozen rest of the
+    /// network right do not count, except those of point targets, which are seldom attained.
+    ///
+    /// # Errors
+    /// [`TrainError::Inverse`] for a label that is no class.
+    pub(super) fn of_batch(&self, features: &Tensor, batch: Batch<'_>) -> Result<BatchTargets, TrainError> {
+        match self {
+            Self::Stored(targets) => {
+                let rows = batch.indices.iter();
+                let counted = (targets.mode() != TargetMode::Point)
+                    .then(|| rows.clone().map(|&sample| targets.attained(sample)).collect());
+                Ok(BatchTargets { values: gather(rows.map(|&sample| targets.row(sample))), counted })
+            }
+            Self::Fixed(values) => {
+                let len = features.elem_count() / batch.len();
+                let rows = batch.indices.iter().map(|&sample| &values[sample * len..][..len]);
+                Ok(BatchTargets { values: gather(rows), counted: None })
+            }
+            Self::Live(embedding) => {
+                let outputs = bridge::with_matrix(features, |matrix| gather(matrix.col_iter().map(column)))?;
+                // Without numbers the loss is none either, which the end of the epoch reports.
+                let diverged = !all_finite(&outputs);
+                let values = if diverged { outputs } else { embed(*embedding, &outputs, batch.labels)? };
+                Ok(BatchTargets { values, counted: None })
+            }
+        }
+    }
+}
+
+fn gather<'r>(rows: impl Iterator<Item = &'r [f32]>) -> Vec<f32> {
+    let mut values = Vec::new();
+    rows.for_each(|row| values.extend_from_slice(row));
+    values
+}
+
+fn column(column: faer::ColRef<'_, f32>) -> &[f32] {
+    column.try_as_col_major().map_or(&[][..], |column| column.as_slice())
+}
+
+/// Target outputs, one sample after the other.
+fn embed(embedding: OutputEmbedding, outputs: &[f32], labels: &[u32]) -> Result<Vec<f32>, TrainError> {
+    let (samples, classes) = (labels.len(), outputs.len() / labels.len().max(1));
+    let labels: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
+    let mut targets = vec![0.0; outputs.len()];
+    embedding.embed(
+        EmbeddingPass {
+            logits: MatRef::from_column_major_slice(outputs, classes, samples),
+            labels: &labels,
+            target: MatMut::from_column_major_slice_mut(&mut targets, classes, samples),
+            satisfied: &mut vec![false; samples],
+        },
+        Par::Seq,
+    )?;
+    Ok(targets)
+}
+
+fn mismatch(network: &Network, stage: usize, reason: String) -> TrainError {
+    let right = format!("stage {} and the training data", network.stages()[stage].name());
+    TrainError::Mismatch { left: "the targets".into(), right, reason }
+}
+
+/// Checks that targets are those of a stage and of the data.
+///
+/// # Errors
+/// [`TrainError::Mismatch`].
+pub(super) fn check_stage(
+    network: &Network,
+    stage: usize,
+    data: &DataBundle,
+    targets: StageTargets<'_>,
+) -> Result<(), TrainError> {
+    let (name, len) = (network.stages()[stage].name(), network.stages()[stage].output().len());
+    if targets.feature_len() != len || targets.entry().name != name {
+        let found = (&targets.entry().name, targets.feature_len());
+        let reason = format!("they are for stage {} of {} entries, not {len}", found.0, found.1);
+        return Err(mismatch(network, stage, reason));
+    }
+    if targets.samples() != data.train.len() {
+        let reason = format!("{} targets for {} samples", targets.samples(), data.train.len());
+        return Err(mismatch(network, stage, reason));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_outputs_have_the_margin_and_are_nearest() {
+        // Sample 0 is right by 2, sample 1 wrong by 1: with margin 1 the pair moves by 1 each, towards each other.
+        let outputs = [3.0, 1.0, -5.0, 2.0, 1.0, -5.0];
+        let targets = embed(OutputEmbedding::Margin(1.0), &outputs, &[0, 1]).unwrap();
+        assert_eq!(targets, [3.0, 1.0, -5.0, 1.0, 2.0, -5.0]);
+        assert!(embed(OutputEmbedding::Margin(1.0), &[f32::NAN, 0.0], &[0]).is_err());
+    }
+}

@@ -1,0 +1,373 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use fbp_models::{Checkpoint, checkpoint};
+use rayon::ThreadPool;
+use serde::{Deserialize, Serialize};
+
+use super::config::SweepConfig;
+use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest};
+use super::plan::{Plan, PlannedRun, TargetPlan, Task, describe};
+use crate::TrainError;
+use crate::atomic::{FolderLock, prepare_folder, write_atomic};
+use crate::identity::{bytes_sha256, file_sha256};
+use crate::input::Input;
+use crate::json::{differences, read_json, write_json};
+use crate::post_train::{Goal, OutputGoal, post_train};
+use crate::pretrain::pretrain_to_file;
+use crate::progress::{Progress, Silent};
+use crate::record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
+use crate::settings::{Objective, check};
+use crate::store::{StoreWriter, TargetStore};
+use crate::targets::{TargetsOptions, TargetsSource, compute_targets};
+use crate::tasks::run_tasks;
+
+/// What all runs of one folder have in common.
+const SUBJECT_FILE: &str = "sweep.json";
+/// Folder of the records, with one folder for each start.
+pub(super) const RUNS_FOLDER: &str = "runs";
+
+/// A sweep, with all its runs listed.
+#[derive(Debug)]
+pub struct Sweep {
+    grid: Grid,
+    input: Input,
+    /// What starts are trained on, if that is something else.
+    start_input: Option<Input>,
+    out: PathBuf,
+    threads_per_run: usize,
+    keep_checkpoints: bool,
+    keep_targets: bool,
+}
+
+/// Contents of [`SUBJECT_FILE`].
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Subject {
+    data_sha256: String,
+    validation: f64,
+}
+
+impl Sweep {
+    /// Lists the runs of a description; results go to `out`.
+    ///
+    /// # Errors
+    /// [`TrainError::Sweep`] for what cannot be run, [`TrainError::Data`] or [`TrainError::Read`] if data or a checkpoint
+    /// cannot be read.
+    pub fn new(config: &SweepConfig, out: &Path) -> Result<Self, TrainError> {
+        let wrong = |error: TrainError| config.error(error.one_line());
+        check("threads_per_run", config.threads_per_run, 1..=1024, "1 to 1024").map_err(wrong)?;
+        check("validation", config.validation, 0.0..1.0, "[0, 1)").map_err(wrong)?;
+        let input = config.data.load()?;
+        let start_input = config.data.before_recovery().map(|data| data.load()).transpose()?;
+        let start_data = &start_input.as_ref().unwrap_or(&input).identity;
+        Ok(Self {
+            grid: Grid::new(config, &input.identity, start_data, out)?,
+            input,
+            start_input,
+            out: out.to_owned(),
+            threads_per_run: config.threads_per_run,
+            keep_checkpoints: config.keep_checkpoints,
+            keep_targets: config.keep_targets,
+        })
+    }
+
+    /// Number of runs, each counted once.
+    pub fn len(&self) -> usize {
+        self.grid.runs.len()
+    }
+
+    /// Never true: a sweep without runs is an error.
+    pub fn is_empty(&self) -> bool {
+        self.grid.runs.is_empty()
+    }
+
+    /// How many runs were written down more than once.
+    pub fn duplicates(&self) -> usize {
+        self.grid.duplicates
+    }
+
+    /// Every run and whether it is done.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn list(&self) -> Result<Vec<PlannedRun>, TrainError> {
+        let planned = |run: &RunPlan| {
+            Ok(PlannedRun {
+                start: self.start_of(run).name.clone(),
+                name: run.name.clone(),
+                done: self.is_done(run)?,
+                text: describe(run),
+            })
+        };
+        self.grid.runs.iter().map(planned).collect()
+    }
+
+    /// Does the runs that are missing, `threads / threads_per_run` at a time.
+    ///
+    /// A run whose training diverges has no record; the others go on, and the error comes at the end.
+    ///
+    /// # Errors
+    /// [`TrainError::OtherSettings`] if the folder has runs on other data, [`TrainError::Busy`] if another sweep writes
+    /// there, [`TrainError::SweepRuns`] if runs diverged, and those of pretraining, targets and post-training.
+    pub fn run(&self, threads: usize, progress: &dyn Progress) -> Result<(), TrainError> {
+        prepare_folder(&self.out)?;
+        let _lock = FolderLock::acquire(&self.out)?;
+        self.check_subject()?;
+        for start in &self.grid.starts {
+            prepare_folder(&self.runs_folder(start))?;
+        }
+        prepare_folder(&self.out.join("starts"))?;
+        let plan = self.plan()?;
+        let weights: Vec<usize> = plan.tasks.iter().map(|task| self.weight(*task)).collect();
+        let pool = || Ok(rayon::ThreadPoolBuilder::new().num_threads(self.threads_per_run).build()?);
+        let work = |pool: &ThreadPool, task: usize| {
+            pool.install(|| self.task(&plan, plan.tasks[task]))?;
+            progress.advance(weights[task]);
+            Ok(())
+        };
+        progress.begin("sweep", weights.iter().sum(), "epochs");
+        let failures = run_tasks(&plan.needs, threads / self.threads_per_run, pool, work, concerns_one_run);
+        progress.end();
+        let mut failures = failures?;
+        match failures.iter().position(|(_, error)| !concerns_one_run(error)) {
+            Some(fatal) => Err(failures.swap_remove(fatal).1),
+            None => {
+                self.failed(&plan, &failures)?;
+                self.remove_targets()
+            }
+        }
+    }
+
+    /// The error that sums failed runs up, if there are any.
+    fn failed(&self, plan: &Plan, failures: &[(usize, TrainError)]) -> Result<(), TrainError> {
+        let Some((task, error)) = failures.first() else { return Ok(()) };
+        let mut failed = 0;
+        for run in &self.grid.runs {
+            failed += usize::from(!self.is_done(run)?);
+        }
+        let name = match plan.tasks[*task] {
+            Task::Start(start) => format!("pretraining {}", self.grid.starts[start].file.display()),
+            Task::Targets(targets) | Task::Remove(targets) => plan.targets[targets].folder.display().to_string(),
+            Task::Run(run) => {
+                let run = &self.grid.runs[run];
+                format!("{}, {}", self.start_of(run).name, describe(run))
+            }
+        };
+        let first = format!("{name}: {}", error.one_line());
+        Err(TrainError::SweepRuns { failed, total: self.grid.runs.len(), first })
+    }
+
+    /// Removes what a kill in the middle of a removal left of targets that are not to be kept.
+    fn remove_targets(&self) -> Result<(), TrainError> {
+        let folder = self.out.join("targets");
+        if self.keep_targets || !folder.exists() {
+            return Ok(());
+        }
+        std::fs::remove_dir_all(&folder).map_err(TrainError::writing(folder))
+    }
+
+    fn check_subject(&self) -> Result<(), TrainError> {
+        let path = self.out.join(SUBJECT_FILE);
+        let validation = self.grid.runs.first().map_or(0.0, |run| run.options.validation);
+        let subject = Subject { data_sha256: self.input.identity.sha256.clone(), validation };
+        match read_json::<Subject>(&path, "subject of a sweep")? {
+            None => write_json(&path, &subject),
+            Some(found) if found == subject => Ok(()),
+            Some(found) => Err(TrainError::OtherSettings { path, differences: differences(&found, &subject) }),
+        }
+    }
+
+    fn start_of(&self, run: &RunPlan) -> &StartPlan {
+        &self.grid.starts[run.start]
+    }
+
+    fn runs_folder(&self, start: &StartPlan) -> PathBuf {
+        self.out.join(RUNS_FOLDER).join(&start.name)
+    }
+
+    fn record_file(&self, run: &RunPlan) -> PathBuf {
+        self.runs_folder(self.start_of(run)).join(format!("{}.json", run.name))
+    }
+
+    /// Where the targets of a run are, if it uses some of a store.
+    fn target_folder(&self, run: &RunPlan) -> Option<PathBuf> {
+        let options = run.targets.filter(|_| !run.of_output)?;
+        Some(self.out.join("targets").join(digest(&(&self.start_of(run).origin, options))))
+    }
+
+    /// Whether the record of a run is there, and its checkpoint if it is to be kept.
+    fn is_done(&self, run: &RunPlan) -> Result<bool, TrainError> {
+        let path = self.record_file(run);
+        let Some(record) = read_json::<PostTrainRecord>(&path, "post-training record")? else { return Ok(false) };
+        let has_weights = || {
+            let file = path.with_file_name(&record.checkpoint);
+            !record.checkpoint.is_empty()
+                && file_sha256(&file).is_ok_and(|found| found == record.checkpoint_sha256_after)
+        };
+        Ok(!self.keep_checkpoints || has_weights())
+    }
+
+    /// What is missing.
+    fn plan(&self) -> Result<Plan, TrainError> {
+        let mut plan = Plan::default();
+        let mut starts = HashMap::new();
+        let mut targets = HashMap::new();
+        let mut users: Vec<Vec<usize>> = Vec::new();
+        for (index, run) in self.grid.runs.iter().enumerate() {
+            if self.is_done(run)? {
+                continue;
+            }
+            let start = match starts.get(&run.start) {
+                Some(start) => *start,
+                None => {
+                    let missing = !self.has_start(self.start_of(run))?;
+                    let task = missing.then(|| plan.add(Task::Start(run.start), Vec::new()));
+                    starts.insert(run.start, task);
+                    task
+                }
+            };
+            let mut needs: Vec<usize> = start.into_iter().collect();
+            let place = self.target_folder(run).zip(run.targets).map(|(folder, options)| {
+                *targets.entry(folder.clone()).or_insert_with(|| {
+                    plan.targets.push(TargetPlan { start: run.start, options, folder });
+                    users.push(Vec::new());
+                    (plan.targets.len() - 1, plan.add(Task::Targets(plan.targets.len() - 1), needs.clone()))
+                })
+            });
+            needs.extend(place.map(|(_, task)| task));
+            let task = plan.add(Task::Run(index), needs);
+            if let Some((place, _)) = place {
+                users[place].push(task);
+            }
+        }
+        if !self.keep_targets {
+            users.into_iter().enumerate().for_each(|(place, users)| {
+                plan.add(Task::Remove(place), users);
+            });
+        }
+        Ok(plan)
+    }
+
+    /// Passes over the training data that a task takes, more or less.
+    fn weight(&self, task: Task) -> usize {
+        match task {
+            Task::Start(start) => match &self.grid.starts[start].origin {
+                StartOrigin::Pretraining(settings) => settings.epochs,
+                StartOrigin::Checkpoint(_) => 0,
+            },
+            Task::Run(run) if self.grid.runs[run].options.objective.takes_steps() => self.grid.runs[run].options.epochs,
+            Task::Run(_) | Task::Targets(_) => 1,
+            Task::Remove(_) => 0,
+        }
+    }
+
+    fn task(&self, plan: &Plan, task: Task) -> Result<(), TrainError> {
+        match task {
+            Task::Start(start) => self.pretrain(&self.grid.starts[start]),
+            Task::Targets(targets) => self.compute_targets(&plan.targets[targets]),
+            Task::Run(run) => self.post_train(&self.grid.runs[run]),
+            Task::Remove(targets) => {
+                let folder = &plan.targets[targets].folder;
+                std::fs::remove_dir_all(folder).map_err(TrainError::writing(folder))
+            }
+        }
+    }
+
+    fn has_start(&self, start: &StartPlan) -> Result<bool, TrainError> {
+        let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(true) };
+        let record: Option<PretrainRecord> = read_json(&start.file.with_extension("json"), "pretraining record")?;
+        Ok(record.is_some_and(|record| {
+            record.settings == **settings
+                && file_sha256(&start.file).is_ok_and(|sha256| sha256 == record.checkpoint_sha256)
+        }))
+    }
+
+    fn pretrain(&self, start: &StartPlan) -> Result<(), TrainError> {
+        let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(()) };
+        let settings = PretrainSettings::clone(settings);
+        let data = &self.start_input.as_ref().unwrap_or(&self.input).bundle;
+        pretrain_to_file(settings, data, &start.file, &start.file.with_extension("json"), &Silent)?;
+        Ok(())
+    }
+
+    fn compute_targets(&self, targets: &TargetPlan) -> Result<(), TrainError> {
+        let file = &self.grid.starts[targets.start].file;
+        let network = Checkpoint::load(file)?.network;
+        let manifest = targets.options.manifest(&network, file_sha256(file)?, self.input.identity.clone())?;
+        // Its name tells its settings, so what is there is a part of the same.
+        let writer = StoreWriter::open(&targets.folder, manifest, false)?;
+        let data = &self.input.bundle;
+        let source = TargetsSource { network: &network, data: &data.train, normalization: &data.normalization };
+        compute_targets(source, &writer, &Silent)?;
+        Ok(())
+    }
+
+    fn post_train(&self, run: &RunPlan) -> Result<(), TrainError> {
+        let begun = Instant::now();
+        let start = self.start_of(run);
+        let mut network = Checkpoint::load(&start.file)?.network;
+        let sha256 = file_sha256(&start.file)?;
+        let store = self.target_folder(run).map(|folder| TargetStore::open(&folder)).transpose()?;
+        let goal = match (&store, run.targets) {
+            (Some(store), _) => Some(Goal::of_store(store, &network, run.options.objective, &run.stage)?),
+            (None, Some(TargetsOptions { embedding, margin, .. })) => {
+                Some(Goal::Output(OutputGoal { embedding, margin }))
+            }
+            (None, None) => None,
+        };
+        let fingerprint = |options: TargetsOptions| {
+            let manifest = options.manifest(&network, sha256.clone(), self.input.identity.clone())?;
+            Ok::<_, TrainError>(manifest.settings)
+        };
+        let targets = run.targets.map(fingerprint).transpose()?;
+        let mut settings = self.settings(run, network.spec().name.clone());
+        (settings.checkpoint_sha256, settings.targets) = (sha256, targets);
+        let curves = post_train(&mut network, &run.stage, &self.input.bundle, goal, &run.options, &Silent)?;
+        let bytes = checkpoint::to_bytes(&network, &Default::default())?;
+        let record_file = self.record_file(run);
+        let checkpoint = if self.keep_checkpoints { format!("{}.safetensors", run.name) } else { String::new() };
+        if self.keep_checkpoints {
+            write_atomic(&record_file.with_file_name(&checkpoint), &bytes)?;
+        }
+        let record = PostTrainRecord {
+            checkpoint,
+            checkpoint_sha256_after: bytes_sha256(&bytes),
+            seconds: begun.elapsed().as_secs_f64(),
+            ..PostTrainRecord::new(settings, curves)
+        };
+        write_json(&record_file, &record)
+    }
+
+    /// The settings of a run, but for the hashes of its start and targets.
+    fn settings(&self, run: &RunPlan, model: String) -> PostTrainSettings {
+        let options = &run.options;
+        PostTrainSettings {
+            checkpoint_sha256: String::new(),
+            model,
+            data: self.input.identity.clone(),
+            targets: None,
+            mode: options.objective,
+            stage: run.stage.clone(),
+            alpha: (options.objective == Objective::Joint).then_some(options.alpha),
+            seed: options.seed,
+            epochs: options.epochs,
+            batch: options.batch,
+            learning_rate: options.learning_rate,
+            weight_decay: options.weight_decay,
+            validation: options.validation,
+            schedule: options.schedule,
+            keep: options.keep,
+            policy: options.policy,
+            ema: options.ema,
+            start: Some(self.start_of(run).name.clone()),
+            margin: run.targets.map(|targets| targets.margin),
+            target_mode: run.targets.filter(|_| !run.of_output).map(|targets| targets.mode),
+        }
+    }
+}
+
+/// Whether an error says something about one run, so that the others can go on.
+fn concerns_one_run(error: &TrainError) -> bool {
+    matches!(error, TrainError::Diverged { .. } | TrainError::NonFiniteOutput)
+}
