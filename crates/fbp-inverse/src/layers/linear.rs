@@ -52,8 +52,7 @@ impl<T: Real> LinearReverse<T> {
     /// Builds the layer and its plans from `weight` (`out × in`) and `bias` (`out` values).
     ///
     /// # Errors
-    /// [`InverseError::Layer`] if the bias has another length, [`InverseError::Solve`] if a weight is not finite or
-    /// the system is too large.
+    /// [`InverseError::Layer`] if the bias has another length, [`InverseError::Solve`] if a weight is not finite.
     pub fn new(name: &str, weight: MatRef<'_, T>, bias: &[T]) -> Result<Self, InverseError> {
         if bias.len() != weight.nrows() {
             let reason = format!("{} biases for {} outputs", bias.len(), weight.nrows());
@@ -63,7 +62,7 @@ impl<T: Real> LinearReverse<T> {
         let bias_column = MatRef::from_column_major_slice(bias, bias.len(), 1);
         expect_finite("bias", bias_column).map_err(InverseError::in_layer(name))?;
         let wide = Mat::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)].to_f64());
-        let affine = AffineReverse::new(name, wide.as_ref())?;
+        let affine = AffineReverse::new(wide);
         Ok(Self { name: name.to_owned(), weight: weight.to_owned(), bias: bias.to_vec(), affine })
     }
 }

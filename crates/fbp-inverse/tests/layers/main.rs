@@ -5,6 +5,7 @@ mod avg_pool;
 mod broken;
 mod conformance;
 mod embedding;
+mod geometries;
 mod large_conv;
 mod max_pool;
 mod norm;
