@@ -7,7 +7,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_linalg::dense::{AffinePlan, AffineSolve};
 use fbp_linalg::{
-    BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveConfig, SolveReport, StopReason, column, column_mut,
+    BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveParams, SolveReport, StopReason, column, column_mut,
 };
 
 use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
@@ -33,7 +33,12 @@ impl<T: Real> AffineReverse<T> {
     }
 
     fn points(&self, par: Par) -> Result<&AffinePlan<T>, LinalgError> {
-        let build = || AffinePlan::new(self.a.as_ref(), None, &SolveConfig::default(), par);
+        let build = || {
+            // The weights came in the precision of the features, which is what dependent equations differ by.
+            let (rows, cols) = self.a.shape();
+            let rank_tol = (rows.max(cols) as f64 * T::EPSILON.to_f64()).min(0.1);
+            AffinePlan::new(self.a.as_ref(), None, &SolveParams::new().rank_tol(rank_tol).check()?, par)
+        };
         self.points.get_or_init(build).as_ref().map_err(Clone::clone)
     }
 

@@ -117,6 +117,7 @@ impl<T: Real> ReverseOperator<T> for LinearReverse<T> {
 impl<T: Real> DifferentiableOperator<T> for LinearReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         let batch = pass.at.ncols();
+        expect_batch(&self.name, "at", pass.at, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "tangent_in", pass.tangent_in, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "tangent_out", pass.tangent_out.as_ref(), (self.weight.nrows(), batch))?;
         matmul(pass.tangent_out, Accum::Replace, self.weight.as_ref(), pass.tangent_in, T::ONE, par);
@@ -125,6 +126,7 @@ impl<T: Real> DifferentiableOperator<T> for LinearReverse<T> {
 
     fn vjp(&self, pass: VjpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         let batch = pass.at.ncols();
+        expect_batch(&self.name, "at", pass.at, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "cotangent_out", pass.cotangent_out, (self.weight.nrows(), batch))?;
         expect_batch(&self.name, "cotangent_in", pass.cotangent_in.as_ref(), (self.weight.ncols(), batch))?;
         matmul(pass.cotangent_in, Accum::Replace, self.weight.transpose(), pass.cotangent_out, T::ONE, par);

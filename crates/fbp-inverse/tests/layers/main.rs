@@ -7,6 +7,7 @@ mod conformance;
 mod embedding;
 mod geometries;
 mod large_conv;
+mod linear;
 mod max_pool;
 mod norm;
 mod overlapping;
