@@ -17,9 +17,10 @@ pub use chain::{
 };
 pub use error::InverseError;
 pub use layers::{
-    Activation, ActivationReverse, AvgDivisor, AvgPoolReverse, BatchNormReverse, BatchNormStatistics, Conv2dReverse,
-    EmbeddingPass, EmbeddingReport, FlattenReverse, LinearReverse, MaxPoolReverse, NormParameters, NormReverse,
-    OutputEmbedding, PoolWindow, SoftmaxReverse,
+    Activation, ActivationReverse, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
+    BatchNormStatistics, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, EmbeddingPass, EmbeddingReport,
+    FlattenReverse, LinearReverse, MaxPoolReverse, NormParameters, NormReverse, OutputEmbedding, PoolWindow,
+    SoftmaxReverse,
 };
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
 pub use range::Range;

@@ -19,8 +19,13 @@ pub struct ReverseReport {
     pub iters: usize,
     /// Largest regularisation weight λ; 0 if nothing was regularised.
     pub lambda: f64,
-    /// Numerical rank of the linear system; 0 for layers that have none.
+    /// Numerical rank of the linear system, or the most that it can be where it is not formed; 0 for layers that have none.
     pub rank: usize,
+    /// Whether the iteration of some sample ended at its limit of steps: its point need not be the nearest one.
+    pub stopped_early: bool,
+    /// Largest error of the optimality conditions at the points written, relative to their entries; measured by the
+    /// solver of systems that are too large to be formed, 0 elsewhere.
+    pub kkt_max: f64,
 }
 
 impl ReverseReport {
@@ -48,6 +53,8 @@ impl ReverseReport {
             iters: self.iters.max(other.iters),
             lambda: self.lambda.max(other.lambda),
             rank: self.rank.max(other.rank),
+            stopped_early: self.stopped_early | other.stopped_early,
+            kkt_max: self.kkt_max.max(other.kkt_max),
         }
     }
 }

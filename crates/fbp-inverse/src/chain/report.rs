@@ -47,6 +47,8 @@ pub struct ChainReport {
     pub samples: usize,
     /// Samples whose observed output met the goal: every target is the observed feature.
     pub satisfied: usize,
+    /// Samples that could not be reversed layer by layer, because a layer has no solver of that size.
+    pub refused: usize,
     /// One report per boundary, from the input of the chain to its output.
     pub boundaries: Vec<BoundaryReport>,
     /// One report per operator, over the samples that were not satisfied.
@@ -71,6 +73,7 @@ impl ChainReport {
         }
         self.samples += other.samples;
         self.satisfied += other.satisfied;
+        self.refused += other.refused;
         for (own, other) in self.boundaries.iter_mut().zip(other.boundaries) {
             *own = own.merge(other);
         }

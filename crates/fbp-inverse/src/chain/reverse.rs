@@ -1,5 +1,5 @@
 use faer::dyn_stack::MemStack;
-use fbp_linalg::Real;
+use fbp_linalg::{LinalgError, Real};
 
 use super::joint::Start;
 use super::workspace::{Batch, ChainWorkspace};
@@ -65,7 +65,8 @@ impl<T: Real> ReverseChain<T> {
     ///
     /// [`forward`](Self::forward) must have recorded the same batch. Samples whose output is in the target box keep
     /// their observed features bit for bit. Every reconstructed feature is pushed through the frozen rest, and what
-    /// misses the goal is reported.
+    /// misses the goal is reported. Where a layer cannot be reversed (its box is too large for its solver), the samples
+    /// keep the targets that they have below it, which is reported as well; only [`TargetMode::Point`] gives an error.
     ///
     /// # Errors
     /// [`InverseError::Shape`] or [`InverseError::Label`] for a goal of another size, [`InverseError::Solve`] for NaN
@@ -135,7 +136,16 @@ impl<T: Real> ReverseChain<T> {
         for k in (0..last).rev() {
             // Operators alternate between the two box buffers; operator `last - 1` reads the first.
             let (from, to) = ((last - 1 - k) % 2, (last - k) % 2);
-            report.operators[k] = self.reverse_operator(k, [from, to], mode, work)?;
+            match self.reverse_operator(k, [from, to], mode, work) {
+                Ok(reversed) => report.operators[k] = reversed,
+                Err(error) if mode != TargetMode::Point && is_refusal(&error) => {
+                    // What lies below keeps the target that it has, and the check tells whether that reaches the goal.
+                    tracing::warn!(%error, samples = work.chosen.len(), "not reversed layer by layer");
+                    report.refused += work.chosen.len();
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
             if let Ok(boundary) = self.starts.binary_search(&k) {
                 for (place, &sample) in work.chosen.iter().enumerate() {
                     if work.missed[boundary * work.capacity + sample] {
@@ -243,6 +253,12 @@ impl<T: Real> ReverseChain<T> {
         };
         self.operators[k].reverse(pass, work.par, MemStack::new(&mut work.memory))
     }
+}
+
+/// Whether a layer has no solver for what it was asked, rather than faulty input.
+fn is_refusal(error: &InverseError) -> bool {
+    let InverseError::Solve { source, .. } = error else { return false };
+    matches!(source, LinalgError::TooLarge { .. } | LinalgError::Decomposition { .. })
 }
 
 /// Copies the chosen samples of a full batch to the front of a compact one.

@@ -2,7 +2,7 @@ use faer::dyn_stack::MemStack;
 use faer::{Mat, MatMut, MatRef, Par};
 use fbp_linalg::conv2d::Conv2dParams;
 use fbp_linalg::testkit::{for_seeds, normal_mat};
-use fbp_linalg::{FeatureShape, Real};
+use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use super::*;
 use crate::{
@@ -181,24 +181,27 @@ fn an_output_that_is_no_number_reaches_no_goal() {
     assert!(wide.is_reached(&[3.0]) && !wide.is_reached(&[f32::INFINITY]));
 }
 
-/// A layer that hides the derivatives of another one.
-struct WithoutDerivatives(ActivationReverse<f64>);
+/// A layer that hides the derivatives of another one, and may have no solver for its reverse.
+struct WithoutDerivatives {
+    inner: ActivationReverse<f64>,
+    refuses: bool,
+}
 
 impl ReverseOperator<f64> for WithoutDerivatives {
     fn name(&self) -> &str {
-        self.0.name()
+        self.inner.name()
     }
 
     fn in_shape(&self) -> FeatureShape {
-        self.0.in_shape()
+        self.inner.in_shape()
     }
 
     fn out_shape(&self) -> FeatureShape {
-        self.0.out_shape()
+        self.inner.out_shape()
     }
 
     fn out_range(&self, in_range: Range<f64>) -> Range<f64> {
-        self.0.out_range(in_range)
+        self.inner.out_range(in_range)
     }
 
     fn forward(
@@ -208,7 +211,7 @@ impl ReverseOperator<f64> for WithoutDerivatives {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
-        self.0.forward(input, output, par, stack)
+        self.inner.forward(input, output, par, stack)
     }
 
     fn reverse(
@@ -217,18 +220,51 @@ impl ReverseOperator<f64> for WithoutDerivatives {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<crate::ReverseReport, InverseError> {
-        self.0.reverse(pass, par, stack)
+        if self.refuses {
+            let source = LinalgError::TooLarge { what: "test", rows: 12, cols: 12, limit: 0 };
+            return Err(InverseError::in_layer(self.name())(source));
+        }
+        self.inner.reverse(pass, par, stack)
     }
+}
+
+/// ReLU without derivatives, and a head.
+fn hidden_rest(refuses: bool, rng: &mut rand_chacha::ChaCha8Rng) -> ReverseChain<f64> {
+    let inner = ActivationReverse::new("relu", Activation::Relu, FeatureShape::vector(12)).unwrap();
+    let head = LinearReverse::new("head", normal_mat::<f64>(5, 12, rng).as_ref(), &[0.0; 5]).unwrap();
+    let operators: Vec<Box<dyn ReverseOperator<f64>>> =
+        vec![Box::new(WithoutDerivatives { inner, refuses }), Box::new(head)];
+    ReverseChain::new(vec![ChainStage { name: "all".into(), operators }], Range::EVERYTHING).unwrap()
+}
+
+#[test]
+fn a_layer_without_a_solver_leaves_its_samples_unattained() {
+    for_seeds(2, |rng| {
+        let chain = hidden_rest(true, rng);
+        let input = normal_mat::<f64>(12, BATCH, rng);
+        let labels: Vec<usize> = (0..BATCH).map(|sample| sample % 5).collect();
+        for mode in [TargetMode::Attainable, TargetMode::LayerWise] {
+            let run = run(&chain, &input, &labels, mode, Par::Seq);
+            let [below, output] = run.report.boundaries[..] else { panic!("two boundaries") };
+            assert!(run.report.refused > 0 && below.missed == run.report.refused, "{:?}", run.report);
+            assert_eq!((below.unattained, below.corrected), (below.missed, 0));
+            assert_eq!(output.unattained, 0);
+            assert_eq!(run.targets[0], run.observed[0]);
+        }
+    });
+    let chain = hidden_rest(true, &mut fbp_linalg::testkit::rng(0));
+    let mut work = chain.workspace(1, Par::Seq);
+    chain.forward(Mat::full(12, 1, 1.0).as_ref(), &mut work).unwrap();
+    let (target, labels) = (Mat::full(5, 1, 9.0), [1]);
+    let margins = Some(Margins { labels: &labels, margin: 1.0 });
+    let goal = ChainGoal { target_out: TargetBox::point(target.as_ref()), margins };
+    assert!(matches!(chain.reverse(goal, TargetMode::Point, &mut work), Err(InverseError::Solve { .. })));
 }
 
 #[test]
 fn without_derivatives_the_layers_are_reversed_one_by_one() {
     for_seeds(2, |rng| {
-        let shape = FeatureShape::vector(12);
-        let relu = WithoutDerivatives(ActivationReverse::new("relu", Activation::Relu, shape).unwrap());
-        let head = LinearReverse::new("head", normal_mat::<f64>(5, 12, rng).as_ref(), &[0.0; 5]).unwrap();
-        let operators: Vec<Box<dyn ReverseOperator<f64>>> = vec![Box::new(relu), Box::new(head)];
-        let chain = ReverseChain::new(vec![ChainStage { name: "all".into(), operators }], Range::EVERYTHING).unwrap();
+        let chain = hidden_rest(false, rng);
         let input = normal_mat::<f64>(12, BATCH, rng);
         let labels: Vec<usize> = (0..BATCH).map(|sample| sample % 5).collect();
         let run = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);

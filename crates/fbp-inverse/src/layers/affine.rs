@@ -3,40 +3,61 @@
 use std::sync::OnceLock;
 
 use faer::dyn_stack::{MemStack, StackReq};
-use faer::{Mat, MatRef, Par};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_linalg::dense::{AffinePlan, AffineSolve};
-use fbp_linalg::{BoxedPass, BoxedPlan, LinalgError, Real, SolveConfig, SolveReport, column, column_mut};
+use fbp_linalg::{
+    BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveParams, SolveReport, StopReason, column, column_mut,
+};
 
+use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
 /// Factor-once plans for one affine map `y = A x + b`.
 ///
 /// Point targets without a range are a linear system and go to the factorised [`AffinePlan`]; everything else is a
-/// box-constrained problem. The factors of the former are built when they are first needed.
+/// box-constrained problem, for a [`BoxedPlan`] up to [`BOXED_LIMIT`] inputs and outputs and matrix-free beyond. All are
+/// built when they are first needed.
 #[derive(Clone, Debug)]
 pub(super) struct AffineReverse<T: Real> {
     a: Mat<f64>,
-    boxed: BoxedPlan<T>,
+    boxed: OnceLock<Result<BoxedPlan<T>, LinalgError>>,
     points: OnceLock<Result<AffinePlan<T>, LinalgError>>,
+    scale: OnceLock<Result<MapScale, LinalgError>>,
 }
 
 impl<T: Real> AffineReverse<T> {
-    /// Builds the plans of `a` (`out × in`) for the layer of this name.
-    pub(super) fn new(layer: &str, a: MatRef<'_, f64>) -> Result<Self, InverseError> {
-        let boxed = BoxedPlan::new(a).map_err(InverseError::in_layer(layer))?;
-        Ok(Self { a: a.to_owned(), boxed, points: OnceLock::new() })
+    /// The map of `a` (`out × in`), all of it finite.
+    pub(super) fn new(a: Mat<f64>) -> Self {
+        Self { a, boxed: OnceLock::new(), points: OnceLock::new(), scale: OnceLock::new() }
     }
 
-    fn points(&self) -> Result<&AffinePlan<T>, LinalgError> {
-        let build = || AffinePlan::new(self.a.as_ref(), None, &SolveConfig::default(), Par::Seq);
+    fn points(&self, par: Par) -> Result<&AffinePlan<T>, LinalgError> {
+        let build = || {
+            // The weights came in the precision of the features, which is what dependent equations differ by.
+            let (rows, cols) = self.a.shape();
+            let rank_tol = (rows.max(cols) as f64 * T::EPSILON.to_f64()).min(0.1);
+            AffinePlan::new(self.a.as_ref(), None, &SolveParams::new().rank_tol(rank_tol).check()?, par)
+        };
         self.points.get_or_init(build).as_ref().map_err(Clone::clone)
+    }
+
+    fn boxed(&self) -> Result<&BoxedPlan<T>, LinalgError> {
+        self.boxed.get_or_init(|| BoxedPlan::new(self.a.as_ref())).as_ref().map_err(Clone::clone)
+    }
+
+    fn is_beyond_boxed(&self) -> bool {
+        self.a.nrows().max(self.a.ncols()) > BOXED_LIMIT
     }
 
     pub(super) fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
         let points = AffinePlan::<T>::largest_scratch(self.a.shape(), batch, par);
+        if self.is_beyond_boxed() {
+            return boxes_scratch(batch, par).or(points);
+        }
         let (m, n) = self.a.shape();
         let widen = StackReq::all_of(&[StackReq::new::<[f64; 2]>(m).array(2), StackReq::new::<[bool; 2]>(n)]);
-        self.boxed.solve_scratch(batch, par).or(points).or(widen)
+        BoxedPlan::<T>::largest_scratch((m, n), batch, par).or(points).or(widen)
     }
 
     /// The reverse pass of the layer that owns these plans.
@@ -48,6 +69,12 @@ impl<T: Real> AffineReverse<T> {
         stack: &mut MemStack,
     ) -> Result<ReverseReport, InverseError> {
         pass.check(layer)?;
+        if self.is_beyond_boxed() && !(pass.in_range.is_everything() && is_point(&pass.target_out)) {
+            let scale = self.scale.get_or_init(|| MapScale::of(&DenseMap(self.a.as_ref()))).clone();
+            let reversed =
+                scale.and_then(|scale| reverse_in_boxes(&DenseMap(self.a.as_ref()), scale, pass, par, stack));
+            return reversed.map_err(InverseError::in_layer(layer.name()));
+        }
         let solved = self.solve(&mut pass, par, stack).map_err(InverseError::in_layer(layer.name()))?;
         let moved = distance(&pass).map_err(InverseError::in_layer(layer.name()))?;
         pass.target_in.collapse_to_point();
@@ -65,7 +92,7 @@ impl<T: Real> AffineReverse<T> {
                 target: pass.target_out.point,
                 solution: pass.target_in.point.as_mut(),
             };
-            return self.points()?.solve(problem, par, stack);
+            return self.points(par)?.solve(problem, par, stack);
         }
         let problem = BoxedPass {
             observed_in: pass.observed_in,
@@ -75,7 +102,7 @@ impl<T: Real> AffineReverse<T> {
             bounds: (pass.in_range.lower, pass.in_range.upper),
             solution: pass.target_in.point.as_mut(),
         };
-        self.boxed.solve(problem, par, stack)
+        self.boxed()?.solve(problem, par, stack)
     }
 }
 
@@ -175,8 +202,51 @@ pub(super) fn solved_report<T: Real>(
         iters: solved.iters,
         lambda: solved.lambda,
         rank: solved.rank,
+        stopped_early: solved.stop == StopReason::MaxIterations,
         ..moved
     }
+}
+
+/// A matrix as a map.
+struct DenseMap<'a>(MatRef<'a, f64>);
+
+impl LinearMap for DenseMap<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.0.shape()
+    }
+
+    fn scratch(&self) -> StackReq {
+        StackReq::EMPTY
+    }
+
+    fn apply(&self, x: &[f64], image: &mut [f64], _stack: &mut MemStack) -> Result<(), LinalgError> {
+        multiply(self.0, x, image);
+        Ok(())
+    }
+
+    fn adjoint(&self, weights: &[f64], sum: &mut [f64], _stack: &mut MemStack) -> Result<(), LinalgError> {
+        multiply(self.0.transpose(), weights, sum);
+        Ok(())
+    }
+
+    fn row_squares(&self, _stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
+        let mut squares = vec![0.0; self.0.nrows()];
+        for column in self.0.col_iter() {
+            squares.iter_mut().zip(column.iter()).for_each(|(sum, a)| *sum += a * a);
+        }
+        Ok(squares)
+    }
+
+    fn flops(&self) -> f64 {
+        4.0 * self.0.nrows() as f64 * self.0.ncols() as f64
+    }
+}
+
+/// `out <- A x`.
+fn multiply(a: MatRef<'_, f64>, x: &[f64], out: &mut [f64]) {
+    let rows = out.len();
+    let x = MatRef::from_column_major_slice(x, x.len(), 1);
+    matmul(MatMut::from_column_major_slice_mut(out, rows, 1), Accum::Replace, a, x, 1.0, Par::Seq);
 }
 
 /// Whether every interval of the box is a single number.

@@ -52,8 +52,7 @@ impl<T: Real> LinearReverse<T> {
     /// Builds the layer and its plans from `weight` (`out × in`) and `bias` (`out` values).
     ///
     /// # Errors
-    /// [`InverseError::Layer`] if the bias has another length, [`InverseError::Solve`] if a weight is not finite or
-    /// the system is too large.
+    /// [`InverseError::Layer`] if the bias has another length, [`InverseError::Solve`] if a weight is not finite.
     pub fn new(name: &str, weight: MatRef<'_, T>, bias: &[T]) -> Result<Self, InverseError> {
         if bias.len() != weight.nrows() {
             let reason = format!("{} biases for {} outputs", bias.len(), weight.nrows());
@@ -63,7 +62,7 @@ impl<T: Real> LinearReverse<T> {
         let bias_column = MatRef::from_column_major_slice(bias, bias.len(), 1);
         expect_finite("bias", bias_column).map_err(InverseError::in_layer(name))?;
         let wide = Mat::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)].to_f64());
-        let affine = AffineReverse::new(name, wide.as_ref())?;
+        let affine = AffineReverse::new(wide);
         Ok(Self { name: name.to_owned(), weight: weight.to_owned(), bias: bias.to_vec(), affine })
     }
 }
@@ -118,6 +117,7 @@ impl<T: Real> ReverseOperator<T> for LinearReverse<T> {
 impl<T: Real> DifferentiableOperator<T> for LinearReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         let batch = pass.at.ncols();
+        expect_batch(&self.name, "at", pass.at, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "tangent_in", pass.tangent_in, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "tangent_out", pass.tangent_out.as_ref(), (self.weight.nrows(), batch))?;
         matmul(pass.tangent_out, Accum::Replace, self.weight.as_ref(), pass.tangent_in, T::ONE, par);
@@ -126,6 +126,7 @@ impl<T: Real> DifferentiableOperator<T> for LinearReverse<T> {
 
     fn vjp(&self, pass: VjpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         let batch = pass.at.ncols();
+        expect_batch(&self.name, "at", pass.at, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "cotangent_out", pass.cotangent_out, (self.weight.nrows(), batch))?;
         expect_batch(&self.name, "cotangent_in", pass.cotangent_in.as_ref(), (self.weight.ncols(), batch))?;
         matmul(pass.cotangent_in, Accum::Replace, self.weight.transpose(), pass.cotangent_out, T::ONE, par);

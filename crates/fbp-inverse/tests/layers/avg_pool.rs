@@ -31,7 +31,7 @@ fn dense(shape: FeatureShape, window: PoolWindow, divisor: AvgDivisor, out: Feat
 }
 
 /// `A⁺ b` from the singular values of the whole matrix.
-fn lstsq(matrix: MatRef<'_, f64>, rhs: MatRef<'_, f64>) -> Mat<f64> {
+pub(crate) fn lstsq(matrix: MatRef<'_, f64>, rhs: MatRef<'_, f64>) -> Mat<f64> {
     let svd = matrix.thin_svd().unwrap();
     let sigma = svd.S().column_vector();
     let mut along = svd.U().transpose() * rhs;

@@ -56,14 +56,6 @@ impl<T: Real> AdmmPlan<T> {
         Ok(Self { a: narrow(a), inverse: narrow(inverse.as_ref()), row_weight })
     }
 
-    /// Workspace of [`multipliers`](Self::multipliers) for `batch` samples.
-    pub(super) fn scratch(&self, batch: usize) -> StackReq {
-        let (m, n) = self.a.shape();
-        let rows = temp_mat_scratch::<T>(m, batch);
-        let cols = temp_mat_scratch::<T>(n, batch);
-        StackReq::all_of(&[rows, rows, rows, rows, cols, cols, cols])
-    }
-
     /// Writes estimates of the multipliers `λ` (`m × N`) of every sample.
     pub(super) fn multipliers(
         &self,
@@ -105,6 +97,13 @@ impl<T: Real> AdmmPlan<T> {
         }
         scale(-T::from_f64(self.row_weight), lambda);
     }
+}
+
+/// Workspace of [`AdmmPlan::multipliers`] for an `m × n` matrix and `batch` samples.
+pub(super) fn admm_scratch<T: Real>((m, n): (usize, usize), batch: usize) -> StackReq {
+    let rows = temp_mat_scratch::<T>(m, batch);
+    let cols = temp_mat_scratch::<T>(n, batch);
+    StackReq::all_of(&[rows, rows, rows, rows, cols, cols, cols])
 }
 
 /// Which of the two boxes.

@@ -29,6 +29,9 @@ const FREE_STEPS: usize = 20;
 /// Operations that the second try may spend on a sample, unless that were less than 50 steps.
 const CAREFUL_OPERATIONS: f64 = 5e10;
 
+/// Rounding of large multipliers that a violation may be put down to, in tolerances.
+const MOST_ROUNDING: f64 = 7.0;
+
 /// Caps and tolerances of the dual solver; all finite.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NewtonLimits {
@@ -116,11 +119,6 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         self.rows.ncols()
     }
 
-    /// Workspace of [`solve`](Self::solve).
-    pub(super) fn scratch(&self) -> StackReq {
-        newton_scratch::<T>(self.rows.nrows(), self.rows.ncols())
-    }
-
     /// Solves one sample; `solution` is write-only.
     pub(super) fn solve(&self, sample: Sample<'_, T>, solution: &mut [T], stack: &mut MemStack) -> SampleOutcome {
         let (m, n) = (self.rows.nrows(), self.rows.ncols());
@@ -177,7 +175,8 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         for _ in 0..self.limits.outer_steps {
             let inner_converged = self.inner(&sample, solution, work, tolerance, &mut outcome, stack);
             violation = worst_violation(&sample, work.image);
-            let tolerance = tolerance + self.rounding(work.lambda);
+            // Multipliers of a box out of reach grow without end, and their rounding must not pass for the box reached.
+            let tolerance = tolerance + self.rounding(work.lambda).min(T::from_f64(MOST_ROUNDING) * tolerance);
             outcome.tolerance = tolerance.to_f64();
             if violation <= tolerance {
                 outcome.converged = true;

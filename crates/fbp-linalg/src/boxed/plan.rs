@@ -4,8 +4,8 @@ use faer::mat::AsMatMut;
 use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef, Par};
 
-use super::admm::AdmmPlan;
-use super::newton::{DualNewton, careful_limits, fast_limits};
+use super::admm::{AdmmPlan, admm_scratch};
+use super::newton::{DualNewton, careful_limits, fast_limits, newton_scratch};
 use super::problem::{Sample, SampleOutcome};
 use super::sample::expect_bounds;
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
@@ -130,24 +130,26 @@ impl<T: Real> BoxedPlan<T> {
         (self.fast.nrows(), self.fast.ncols())
     }
 
-    fn sample_scratch(&self) -> StackReq {
-        let (m, n) = self.shape();
+    /// Workspace of one thread, for a matrix of the given shape.
+    fn part_scratch((m, n): (usize, usize)) -> StackReq {
         let widened = StackReq::all_of(&[StackReq::new::<f64>(n).array(2), StackReq::new::<f64>(m).array(3)]);
-        StackReq::any_of(&[self.fast.scratch(), widened.and(self.careful.scratch())])
-    }
-
-    /// Workspace of one thread.
-    fn part_scratch(&self) -> StackReq {
-        let sample = self.sample_scratch();
-        match &self.admm {
-            None => sample,
-            Some(admm) => temp_mat_scratch::<T>(self.shape().0, PANEL).and(sample.or(admm.scratch(PANEL))),
+        let sample = newton_scratch::<T>(m, n).or(widened.and(newton_scratch::<f64>(m, n)));
+        match BoxedRecipe::choose(m) {
+            BoxedRecipe::Newton => sample,
+            BoxedRecipe::AdmmThenNewton => {
+                temp_mat_scratch::<T>(m, PANEL).and(sample.or(admm_scratch::<T>((m, n), PANEL)))
+            }
         }
     }
 
     /// Workspace of [`solve`](Self::solve) for `batch` samples.
     pub fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
-        parts_scratch(self.part_scratch(), batch, par)
+        Self::largest_scratch(self.shape(), batch, par)
+    }
+
+    /// Workspace that is enough for any plan of an `m × n` matrix, before one is built.
+    pub fn largest_scratch(shape: (usize, usize), batch: usize, par: Par) -> StackReq {
+        parts_scratch(Self::part_scratch(shape), batch, par)
     }
 
     /// Writes the nearest point of every sample.
@@ -173,7 +175,7 @@ impl<T: Real> BoxedPlan<T> {
         expect_bounds(pass.bounds)?;
         let run = |part: BoxedPass<'_, T>, stack: &mut MemStack| self.solve_part(part, stack);
         let merge = |left: Result<SolveReport, LinalgError>, right| Ok(left?.merge(right?));
-        for_each_part(pass, self.part_scratch(), par, stack, &run, &merge)
+        for_each_part(pass, Self::part_scratch(self.shape()), par, stack, &run, &merge)
     }
 
     /// Solves the samples of one thread.

@@ -7,34 +7,44 @@ use crate::ops::{Conv2dKernel, Window, with_values};
 use crate::spec::LayerPlan;
 use crate::{Layer, LayerPass, ModelError};
 
-/// Two-dimensional convolution.
+/// Convolution or transposed convolution, in one or two dimensions.
 #[derive(Debug)]
-pub(crate) struct Conv2dLayer {
+pub(crate) struct ConvLayer {
+    kind: &'static str,
     kernel: Conv2dKernel,
     weight: Var,
     bias: Option<Var>,
 }
 
-impl Conv2dLayer {
+impl ConvLayer {
     pub(super) fn new(plan: &LayerPlan, vars: &mut LayerVars) -> Result<Self, ModelError> {
-        let geometry = plan.spec.conv2d_geometry(plan.input.shape).map_err(ModelError::in_kernel("conv2d"))?;
-        Ok(Self { kernel: Conv2dKernel::new(geometry), weight: vars.take("weight")?, bias: vars.take_optional("bias") })
+        let kind = plan.spec.kind();
+        let (geometry, transposed) = plan.spec.conv_geometry(plan.input.shape).map_err(ModelError::in_kernel(kind))?;
+        let kernel = if transposed { Conv2dKernel::transposed(geometry) } else { Conv2dKernel::new(geometry) };
+        Ok(Self { kind, kernel, weight: vars.take("weight")?, bias: vars.take_optional("bias") })
+    }
+
+    /// The weight as the kernel takes it, also that of a layer in one dimension.
+    fn kernel_weight(&self, pass: LayerPass) -> Result<Tensor, ModelError> {
+        let weight = pass.tensor(&self.weight);
+        let shape = self.kernel.geometry().weight_shape();
+        Ok(if weight.rank() == shape.len() { weight } else { weight.reshape(&shape)? })
     }
 }
 
-impl Layer for Conv2dLayer {
+impl Layer for ConvLayer {
     fn kind(&self) -> &'static str {
-        "conv2d"
+        self.kind
     }
 
     fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
-        Ok(self.kernel.apply(&x.contiguous()?, &pass.tensor(&self.weight), bias.as_ref())?)
+        Ok(self.kernel.apply(&x.contiguous()?, &self.kernel_weight(pass)?, bias.as_ref())?)
     }
 
     fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
-        Ok(self.kernel.apply_pooled(&x.contiguous()?, &pass.tensor(&self.weight), bias.as_ref(), window)?)
+        Ok(self.kernel.apply_pooled(&x.contiguous()?, &self.kernel_weight(pass)?, bias.as_ref(), window)?)
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {
@@ -42,10 +52,16 @@ impl Layer for Conv2dLayer {
     }
 
     fn reverse_operator(&self, name: &str, _: FeatureShape) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        let geometry = *self.kernel.geometry();
-        let bias = bias_values(self.bias.as_ref(), geometry.out_shape().channels)?;
-        let operator =
-            with_values("conv2d", &self.weight, |weight| Ok(Conv2dReverse::new(name, geometry, weight, &bias)))?;
+        let (geometry, transposed) = (*self.kernel.geometry(), self.kernel.is_transposed());
+        let out = if transposed { geometry.in_shape() } else { geometry.out_shape() };
+        let bias = bias_values(self.bias.as_ref(), out.channels)?;
+        let operator = with_values(self.kind, &self.weight, |weight| {
+            Ok(if transposed {
+                Conv2dReverse::transposed(name, geometry, weight, &bias)
+            } else {
+                Conv2dReverse::new(name, geometry, weight, &bias)
+            })
+        })?;
         Ok(Box::new(operator?))
     }
 }

@@ -10,7 +10,9 @@ mod pool;
 mod softmax;
 
 use candle_core::Var;
+use fbp_inverse::AvgDivisor;
 
+use crate::ops::Window;
 use crate::spec::{LayerPlan, LayerSpec};
 use crate::{Layer, ModelError};
 
@@ -44,14 +46,20 @@ fn bias_values(bias: Option<&Var>, len: usize) -> Result<Vec<f32>, ModelError> {
 /// Builds a layer from its checked description and its tensors.
 pub(crate) fn build(plan: &LayerPlan, mut vars: LayerVars) -> Result<Box<dyn Layer>, ModelError> {
     Ok(match plan.spec {
-        LayerSpec::Conv2d { .. } => Box::new(conv2d::Conv2dLayer::new(plan, &mut vars)?),
+        LayerSpec::Conv2d { .. }
+        | LayerSpec::ConvTranspose2d { .. }
+        | LayerSpec::Conv1d { .. }
+        | LayerSpec::ConvTranspose1d { .. } => Box::new(conv2d::ConvLayer::new(plan, &mut vars)?),
         LayerSpec::Linear { .. } => Box::new(linear::LinearLayer::new(&mut vars)?),
-        LayerSpec::MaxPool2d { kernel, stride, padding } => {
-            Box::new(pool::MaxPool2dLayer::new(kernel, stride, padding))
+        LayerSpec::MaxPool2d { kernel, stride, padding, ceil } => {
+            Box::new(pool::MaxPool2dLayer::new(Window { kernel, stride: stride.unwrap_or(kernel), padding, ceil }))
         }
-        LayerSpec::AvgPool2d { kernel, stride, padding } => {
-            Box::new(pool::AvgPool2dLayer::new(kernel, stride, padding))
+        LayerSpec::AvgPool2d { kernel, stride, padding, ceil, count_include_pad, divisor } => {
+            let window = Window { kernel, stride: stride.unwrap_or(kernel), padding, ceil };
+            let counted = if count_include_pad { AvgDivisor::Window } else { AvgDivisor::Sites };
+            Box::new(pool::AvgPool2dLayer::new(window, divisor.map_or(counted, AvgDivisor::Fixed)))
         }
+        LayerSpec::AdaptiveAvgPool2d { size } => Box::new(pool::AdaptiveAvgPool2dLayer::new(size)),
         LayerSpec::GlobalAvgPool2d {} => Box::new(pool::GlobalAvgPool2dLayer),
         LayerSpec::BatchNorm { eps } => Box::new(batch_norm::BatchNormLayer::new(eps, &mut vars)?),
         LayerSpec::Flatten {} => Box::new(flatten::FlattenLayer),

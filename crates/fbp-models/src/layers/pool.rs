@@ -1,23 +1,10 @@
 use candle_core::Tensor;
-use fbp_inverse::{AvgPoolReverse, MaxPoolReverse, PoolWindow, Range, ReverseOperator};
+use fbp_inverse::{AvgDivisor, AvgPoolReverse, MaxPoolReverse, Range, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use crate::ops::{self, Window};
 use crate::spec::Pair;
 use crate::{Layer, LayerPass, ModelError};
-
-fn window(kernel: Pair, stride: Option<Pair>, padding: Pair) -> Window {
-    Window { kernel, stride: stride.unwrap_or(kernel), padding }
-}
-
-fn reverse_window(window: Window) -> PoolWindow {
-    PoolWindow {
-        kernel: window.kernel.dims(),
-        stride: window.stride.dims(),
-        padding: window.padding.dims(),
-        ceil_mode: false,
-    }
-}
 
 /// Largest value of every window.
 #[derive(Debug)]
@@ -26,8 +13,8 @@ pub(crate) struct MaxPool2dLayer {
 }
 
 impl MaxPool2dLayer {
-    pub(super) fn new(kernel: Pair, stride: Option<Pair>, padding: Pair) -> Self {
-        Self { window: window(kernel, stride, padding) }
+    pub(super) fn new(window: Window) -> Self {
+        Self { window }
     }
 }
 
@@ -53,7 +40,7 @@ impl Layer for MaxPool2dLayer {
         name: &str,
         in_shape: FeatureShape,
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        Ok(Box::new(MaxPoolReverse::new(name, in_shape, reverse_window(self.window))?))
+        Ok(Box::new(MaxPoolReverse::new(name, in_shape, self.window.into())?))
     }
 }
 
@@ -61,11 +48,12 @@ impl Layer for MaxPool2dLayer {
 #[derive(Debug)]
 pub(crate) struct AvgPool2dLayer {
     window: Window,
+    divisor: AvgDivisor,
 }
 
 impl AvgPool2dLayer {
-    pub(super) fn new(kernel: Pair, stride: Option<Pair>, padding: Pair) -> Self {
-        Self { window: window(kernel, stride, padding) }
+    pub(super) fn new(window: Window, divisor: AvgDivisor) -> Self {
+        Self { window, divisor }
     }
 }
 
@@ -75,11 +63,22 @@ impl Layer for AvgPool2dLayer {
     }
 
     fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(ops::avg_pool2d(&x.contiguous()?, self.window)?)
+        Ok(ops::avg_pool2d(&x.contiguous()?, self.window, self.divisor)?)
     }
 
     fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        averaged(in_range, self.window.padding != Pair::default())
+        match self.divisor {
+            AvgDivisor::Sites => in_range,
+            AvgDivisor::Window => averaged(in_range, self.window.padding != Pair::default()),
+            AvgDivisor::Fixed(divisor) => {
+                // Windows that the edge cuts off have fewer sites, down to one.
+                let sites = self.window.kernel.h * self.window.kernel.w;
+                let [few, many] = [1.0, sites as f64].map(|sites| (sites / divisor) as f32);
+                let ends = [few * in_range.lower, few * in_range.upper, many * in_range.lower, many * in_range.upper];
+                let low = ends.iter().copied().fold(f32::INFINITY, f32::min);
+                Range::new(low, ends.into_iter().fold(f32::NEG_INFINITY, f32::max))
+            }
+        }
     }
 
     fn reverse_operator(
@@ -87,7 +86,7 @@ impl Layer for AvgPool2dLayer {
         name: &str,
         in_shape: FeatureShape,
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        Ok(Box::new(AvgPoolReverse::new(name, in_shape, reverse_window(self.window))?))
+        Ok(Box::new(AvgPoolReverse::with_divisor(name, in_shape, self.window.into(), self.divisor)?))
     }
 }
 
@@ -114,6 +113,40 @@ impl Layer for GlobalAvgPool2dLayer {
         in_shape: FeatureShape,
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
         Ok(Box::new(AvgPoolReverse::global(name, in_shape)?))
+    }
+}
+
+/// Means of windows that cover the plane evenly.
+#[derive(Debug)]
+pub(crate) struct AdaptiveAvgPool2dLayer {
+    size: Pair,
+}
+
+impl AdaptiveAvgPool2dLayer {
+    pub(super) fn new(size: Pair) -> Self {
+        Self { size }
+    }
+}
+
+impl Layer for AdaptiveAvgPool2dLayer {
+    fn kind(&self) -> &'static str {
+        "adaptive_avg_pool2d"
+    }
+
+    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
+        Ok(ops::adaptive_avg_pool2d(&x.contiguous()?, self.size)?)
+    }
+
+    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
+        in_range
+    }
+
+    fn reverse_operator(
+        &self,
+        name: &str,
+        in_shape: FeatureShape,
+    ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
+        Ok(Box::new(AvgPoolReverse::adaptive(name, in_shape, self.size.dims())?))
     }
 }
 

@@ -2,12 +2,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor, bail};
+use fbp_linalg::FeatureShape;
 use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward, ConvWeightGrad};
 
 use super::scratch::ScratchPool;
 use super::{par_for, values, with_values};
 
-/// A two-dimensional convolution as a differentiable tensor operation, built once per layer.
+/// A two-dimensional convolution, or a transposed one, as a differentiable tensor operation, built once per layer.
 ///
 /// Any stride, padding, dilation and groups. Gradients are computed only for the arguments that need one: a first
 /// layer, whose input is data, costs no adjoint. Scratch memory is kept between calls.
@@ -22,6 +23,8 @@ pub struct Conv2dKernel {
 pub(super) struct Shared {
     pub(super) conv: Conv2d,
     pub(super) scratch: ScratchPool,
+    /// Whether the operation is the adjoint of the convolution.
+    transposed: bool,
 }
 
 struct Op(Arc<Shared>);
@@ -37,20 +40,35 @@ impl fmt::Debug for Conv2dKernel {
 impl Conv2dKernel {
     /// Kernel of a checked geometry.
     pub fn new(geometry: Conv2dGeometry) -> Self {
-        let shared = Arc::new(Shared { conv: Conv2d::new(geometry), scratch: ScratchPool::default() });
+        Self::build(geometry, false)
+    }
+
+    /// Kernel of the transpose of a convolution: it takes what the convolution of this geometry gives.
+    pub fn transposed(geometry: Conv2dGeometry) -> Self {
+        Self::build(geometry, true)
+    }
+
+    fn build(geometry: Conv2dGeometry, transposed: bool) -> Self {
+        let shared = Arc::new(Shared { conv: Conv2d::new(geometry), scratch: ScratchPool::default(), transposed });
         Self { plain: Arc::new(Box::new(Op(shared.clone()))), biased: Arc::new(Box::new(Op(shared.clone()))), shared }
     }
 
-    /// The geometry.
+    /// The geometry of the convolution, also of a transposed one.
     pub fn geometry(&self) -> &Conv2dGeometry {
         self.shared.conv.geometry()
+    }
+
+    /// Whether the operation is the transpose of the convolution of [`geometry`](Self::geometry).
+    pub fn is_transposed(&self) -> bool {
+        self.shared.transposed
     }
 
     /// Convolves a batch.
     ///
     /// # Shapes
-    /// `x`: `[N, C, H, W]`; `weight`: `[out_channels, C / groups, kernel height, kernel width]`; `bias`:
-    /// `[out_channels]`; the result is `[N, out_channels, H', W']`.
+    /// `x`: `[N, C, H, W]`; `weight`: `[out_channels, C / groups, kernel height, kernel width]`, for a transposed
+    /// convolution `[C, out_channels / groups, kernel height, kernel width]`; `bias`: `[out_channels]`; the result is
+    /// `[N, out_channels, H', W']`.
     ///
     /// # Errors
     /// Of other shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
@@ -63,10 +81,17 @@ impl Conv2dKernel {
 }
 
 impl Shared {
+    /// Shapes of a sample before and after the operation.
+    fn shapes(&self) -> (FeatureShape, FeatureShape) {
+        let geometry = self.conv.geometry();
+        let (input, output) = (geometry.in_shape(), geometry.out_shape());
+        if self.transposed { (output, input) } else { (input, output) }
+    }
+
     /// Checks the dimensions and gives the size of the batch.
     pub(super) fn batch(&self, x: &[usize], weight: &[usize]) -> Result<usize> {
         let geometry = self.conv.geometry();
-        let shape = geometry.in_shape();
+        let shape = self.shapes().0;
         match x {
             &[n, c, h, w] if [c, h, w] == [shape.channels, shape.height, shape.width] => {
                 if weight == geometry.weight_shape() {
@@ -90,16 +115,37 @@ impl Shared {
         weight: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
+        let out = self.shapes().1;
+        if let Some(bias) = bias
+            && bias.len() != out.channels
+        {
+            bail!("{NAME}: expected {} biases, found {}", out.channels, bias.len());
+        }
+        let mut output = if self.transposed {
+            self.spread(batch, weight, input)?
+        } else {
+            self.correlate(batch, weight, input, bias)?
+        };
+        if let Some(bias) = bias.filter(|_| self.transposed) {
+            for (plane, bias) in output.chunks_exact_mut(out.plane()).zip(bias.iter().cycle()) {
+                plane.iter_mut().for_each(|y| *y += bias);
+            }
+        }
+        Ok((CpuStorage::F32(output), Shape::from((batch, out.channels, out.height, out.width))))
+    }
+
+    /// The convolution.
+    fn correlate(&self, batch: usize, weight: &[f32], input: &[f32], bias: Option<&[f32]>) -> Result<Vec<f32>> {
         let mut output = vec![0.0; batch * self.conv.geometry().out_len()];
         let par = par_for(self.work(batch));
         let args = ConvForward { input, weight, bias, output: &mut output };
         let req = self.conv.forward_scratch::<f32>(batch, par);
         self.scratch.with(req, |stack| self.conv.forward(args, par, stack)).map_err(Error::wrap)?;
-        let out = self.conv.geometry().out_shape();
-        Ok((CpuStorage::F32(output), Shape::from((batch, out.channels, out.height, out.width))))
+        Ok(output)
     }
 
-    fn input_gradient(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {
+    /// The adjoint of the convolution.
+    fn spread(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {
         let mut input_grad = vec![0.0; batch * self.conv.geometry().in_len()];
         let par = par_for(self.work(batch));
         let args = ConvAdjoint { cotangent, weight, input_grad: &mut input_grad };
@@ -108,8 +154,29 @@ impl Shared {
         Ok(input_grad)
     }
 
+    fn input_gradient(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {
+        if self.transposed {
+            self.correlate(batch, weight, cotangent, None)
+        } else {
+            self.spread(batch, weight, cotangent)
+        }
+    }
+
     /// Gradients of the weights and, if there is one, the bias.
     fn weight_gradients(&self, args: ConvWeightGrad<'_, f32>, batch: usize) -> Result<()> {
+        // `<Aᵀx, g> = <Ag, x>`: transposed, input and cotangent change places.
+        let args = if self.transposed {
+            let ConvWeightGrad { input, cotangent, weight_grad, bias_grad } = args;
+            if let Some(bias_grad) = bias_grad {
+                let (plane, channels) = (self.shapes().1.plane(), bias_grad.len());
+                for (at, plane) in cotangent.chunks_exact(plane).enumerate() {
+                    bias_grad[at % channels] += plane.iter().sum::<f32>();
+                }
+            }
+            ConvWeightGrad { input: cotangent, cotangent: input, weight_grad, bias_grad: None }
+        } else {
+            args
+        };
         let par = par_for(self.work(batch));
         let req = self.conv.weight_grad_scratch::<f32>(batch, par);
         self.scratch.with(req, |stack| self.conv.weight_grad(args, par, stack)).map_err(Error::wrap)
@@ -202,7 +269,7 @@ impl CustomOp3 for Op {
 #[cfg(test)]
 mod tests {
     use candle_core::Var;
-    use fbp_linalg::FeatureShape;
+    use fbp_inverse::ConvTranspose2dParams;
     use fbp_linalg::conv2d::Conv2dParams;
 
     use super::*;
@@ -275,6 +342,62 @@ mod tests {
             let product = (&found[which] * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
             let scale = (y.elem_count() as f64).sqrt() * f64::from(f32::EPSILON);
             assert_near("directional derivative", product, quotient, 64.0 * scale * (1.0 + quotient.abs()));
+        }
+    }
+
+    #[test]
+    fn transposed_convolutions_agree_with_candle() {
+        // candle takes one number per setting and no groups: channels, size, out, kernel, stride, padding, output
+        // padding, dilation.
+        for [c, size, co, k, s, p, op, d] in
+            [[2, 5, 3, 3, 1, 0, 0, 1], [3, 4, 2, 3, 2, 1, 1, 1], [2, 6, 4, 2, 3, 1, 2, 1], [1, 5, 2, 3, 1, 2, 0, 2]]
+        {
+            let params = ConvTranspose2dParams::new(FeatureShape::image(c, size, size), co, [k, k]);
+            let params = params.stride([s, s]).padding([p, p]).output_padding([op, op]).dilation([d, d]);
+            let kernel = Conv2dKernel::transposed(params.check().unwrap());
+            let x = random_var(&[3, c, size, size], 1);
+            let (w, b) = (random_var(&[c, co, k, k], 2), random_var(&[co], 3));
+            let expected = x.conv_transpose2d(&w, p, op, s, d).unwrap();
+            let expected = expected.broadcast_add(&b.reshape((1, (), 1, 1)).unwrap()).unwrap();
+            let ours = kernel.apply(&x, &w, Some(&b)).unwrap();
+            let tol = 8.0 * f64::from(f32::EPSILON) * ((3 * c * size * size) as f64).sqrt();
+            assert_close("value", &ours, &expected, tol);
+            let g = random(ours.dims(), 4);
+            let found = gradients(&ours, &g, &[&x, &w, &b]);
+            // The map is linear in each argument: <f(x), g> = <x, df/dx g>, and so for the weights.
+            let dot = |a: &Tensor, b: &Tensor| (a * b).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let plain = kernel.apply(&x, &w, None).unwrap();
+            let value = dot(&plain, &g);
+            let scale = 64.0 * f64::from(f32::EPSILON) * (ours.elem_count() as f64).sqrt() * 8.0;
+            assert_near("input gradient", dot(&x, &found[0]), value.into(), scale);
+            assert_near("weight gradient", dot(&w, &found[1]), value.into(), scale);
+            let sums = g.sum(3).unwrap().sum(2).unwrap().sum(0).unwrap();
+            assert_close("bias gradient", &found[2], &sums, tol);
+        }
+    }
+
+    #[test]
+    fn transposed_groups_have_the_gradient_of_the_difference_quotient() {
+        let params = ConvTranspose2dParams::new(FeatureShape::image(4, 3, 5), 2, [2, 3]);
+        let params = params.stride([2, 1]).padding([0, 1]).dilation([1, 2]).groups(2);
+        let kernel = Conv2dKernel::transposed(params.check().unwrap());
+        let (x, w) = (random_var(&[2, 4, 3, 5], 1), random_var(&[4, 1, 2, 3], 2));
+        let y = kernel.apply(&x, &w, None).unwrap();
+        let g = random(y.dims(), 4);
+        let found = gradients(&y, &g, &[&x, &w]);
+        let loss = |x: &Tensor, w: &Tensor| {
+            let y = kernel.apply(x, w, None).unwrap();
+            (y * &g).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        for (which, var) in [&x, &w].into_iter().enumerate() {
+            let direction = random(var.dims(), 9);
+            let at = |sign: f64| {
+                let moved = (var.as_detached_tensor() + (&direction * sign).unwrap()).unwrap();
+                if which == 0 { loss(&moved, &w) } else { loss(&x, &moved) }
+            };
+            let quotient = f64::from(at(1.0) - at(-1.0)) / 2.0;
+            let product = (&found[which] * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert_near("directional derivative", product, quotient, 1e-4 * (1.0 + quotient.abs()));
         }
     }
 

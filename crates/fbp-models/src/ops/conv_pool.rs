@@ -31,7 +31,8 @@ impl Conv2dKernel {
         bias: Option<&Tensor>,
         window: Window,
     ) -> Result<Option<Tensor>> {
-        if window != Window::disjoint(window.kernel) || window.kernel.h * window.kernel.w > 256 {
+        if self.is_transposed() || window != Window::disjoint(window.kernel) || window.kernel.h * window.kernel.w > 256
+        {
             return Ok(None);
         }
         let shape = self.geometry().out_shape();

@@ -182,7 +182,7 @@ mod tests {
     use crate::ops::testing::{assert_close, gradients, random, random_var};
 
     fn window(kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Window {
-        Window { kernel: kernel.into(), stride: stride.into(), padding: padding.into() }
+        Window { kernel: kernel.into(), stride: stride.into(), padding: padding.into(), ceil: false }
     }
 
     #[test]
@@ -241,6 +241,8 @@ mod tests {
             window([5, 1], [3, 1], [0, 0]),
             window([2, 3], [3, 1], [1, 2]),
             window([2, 2], [2, 2], [1, 1]),
+            Window { ceil: true, ..window([3, 3], [2, 2], [0, 1]) },
+            Window { ceil: true, ..window([2, 2], [3, 2], [0, 0]) },
         ];
         for win in windows {
             for (h, w) in [(7, 9), (8, 8), (5, 11)] {

@@ -23,7 +23,7 @@ use faer::Par;
 use rayon::prelude::*;
 
 pub use activation::activate;
-pub use avg_pool2d::{avg_pool2d, global_avg_pool2d};
+pub use avg_pool2d::{adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d};
 pub use batch_norm::{BatchStatistics, batch_norm_evaluation, batch_norm_training};
 pub use conv2d::Conv2dKernel;
 pub use cross_entropy::cross_entropy;

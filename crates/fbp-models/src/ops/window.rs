@@ -1,6 +1,7 @@
 use std::ops::Range;
 
 use candle_core::{Result, bail};
+use fbp_inverse::PoolWindow;
 
 use crate::spec::Pair;
 
@@ -13,6 +14,15 @@ pub struct Window {
     pub stride: Pair,
     /// Rows and columns added on every side; smaller than the window.
     pub padding: Pair,
+    /// Whether windows may reach over the far edge (rounding the number of windows up); otherwise they are left out.
+    pub ceil: bool,
+}
+
+impl From<Window> for PoolWindow {
+    fn from(window: Window) -> Self {
+        let Window { kernel, stride, padding, ceil } = window;
+        Self { kernel: kernel.dims(), stride: stride.dims(), padding: padding.dims(), ceil_mode: ceil }
+    }
 }
 
 /// Sizes of one pooling call: `planes` images of `h × w`, each pooled to `out_h × out_w`.
@@ -29,25 +39,15 @@ impl Window {
     /// Disjoint windows without padding.
     pub fn disjoint(kernel: impl Into<Pair>) -> Self {
         let kernel = kernel.into();
-        Self { kernel, stride: kernel, padding: Pair::default() }
-    }
-
-    /// Number of windows along an axis; `None` if none fits or the geometry is faulty.
-    fn count(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
-        if kernel == 0 || stride == 0 || padding >= kernel {
-            return None;
-        }
-        Some(padding.checked_mul(2)?.checked_add(size)?.checked_sub(kernel)? / stride + 1)
+        Self { kernel, stride: kernel, padding: Pair::default(), ceil: false }
     }
 
     /// Sizes for a tensor `[N, C, H, W]`.
     pub(super) fn planes(&self, op: &'static str, dims: &[usize]) -> Result<Planes> {
         let &[n, c, h, w] = dims else { bail!("{op}: expected [N, C, H, W], found {dims:?}") };
-        let out_h = Self::count(h, self.kernel.h, self.stride.h, self.padding.h);
-        let out_w = Self::count(w, self.kernel.w, self.stride.w, self.padding.w);
-        match (out_h, out_w) {
-            (Some(out_h), Some(out_w)) => Ok(Planes { planes: n * c, h, w, out_h, out_w }),
-            _ => bail!("{op}: a window of {} with padding {} does not fit into {h}×{w}", self.kernel, self.padding),
+        match PoolWindow::from(*self).counts([h, w]) {
+            Some([out_h, out_w]) => Ok(Planes { planes: n * c, h, w, out_h, out_w }),
+            None => bail!("{op}: a window of {} with padding {} does not fit into {h}×{w}", self.kernel, self.padding),
         }
     }
 

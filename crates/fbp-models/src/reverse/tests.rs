@@ -69,6 +69,35 @@ const MORE: &str = r#"
     layers = [{ type = "flatten" }, { type = "layer_norm" }, { type = "linear", out_features = 5 }]
 "#;
 
+/// Transposed convolutions, lines, and pooling of every kind.
+const LINES: &str = r#"
+    name = "lines"
+    input = [2, 9, 10]
+    classes = 5
+    [[stages]]
+    name = "a"
+    layers = [
+        { type = "max_pool2d", kernel = 3, stride = 2, ceil = true },
+        { type = "conv_transpose2d", out_channels = 4, kernel = 3, stride = 2, padding = 1, output_padding = 1, groups = 2 },
+        { type = "avg_pool2d", kernel = 3, stride = 2, padding = 1, ceil = true, count_include_pad = false },
+        { type = "avg_pool2d", kernel = 2, stride = 1, divisor = 3.0 }, { type = "relu" },
+    ]
+    [[stages]]
+    name = "b"
+    layers = [
+        { type = "adaptive_avg_pool2d", size = [1, 3] },
+        { type = "conv_transpose1d", out_channels = 3, kernel = 3, stride = 2, bias = false }, { type = "relu" },
+        { type = "conv1d", out_channels = 2, kernel = 3, stride = 2, padding = 1, dilation = 2 },
+    ]
+    [[stages]]
+    name = "c"
+    layers = [{ type = "flatten" }, { type = "linear", out_features = 5 }]
+"#;
+
+fn lines() -> Network {
+    Network::new(&NetworkSpec::from_toml(LINES).unwrap(), 13).unwrap()
+}
+
 fn more_layers() -> Network {
     let network = Network::new(&NetworkSpec::from_toml(MORE).unwrap(), 12).unwrap();
     // Scales and shifts that are not those of a fresh layer.
@@ -101,7 +130,9 @@ fn as_described(stage: &Stage, input: &Tensor) -> Tensor {
 #[test]
 fn operators_and_stages_and_descriptions_give_the_same_features() {
     let small = |name: &str| Network::new(&zoo::spec(name).unwrap(), 3).unwrap();
-    for network in [all_layers(), more_layers(), small("simple-cnn-mnist-v2"), small("simple-cnn-mnist-v2-tanh")] {
+    for network in
+        [all_layers(), more_layers(), lines(), small("simple-cnn-mnist-v2"), small("simple-cnn-mnist-v2-tanh")]
+    {
         let x = random(&network.spec().input_dims().tensor_dims(7), 5);
         let trace = network.forward_recorded(&x).unwrap();
         let chain = network.operators(0..network.stages().len()).unwrap();
@@ -168,8 +199,17 @@ fn layers_that_cannot_be_reversed_are_named() {
 
 #[test]
 fn overlapping_windows_and_norms_hit_attainable_targets() {
-    let network = more_layers();
-    let [x, other] = [8, 9].map(|seed| network.forward_recorded(&random(&[6, 2, 13, 12], seed)).unwrap());
+    hits_attainable_targets(&more_layers());
+}
+
+#[test]
+fn transposed_convolutions_and_lines_hit_attainable_targets() {
+    hits_attainable_targets(&lines());
+}
+
+fn hits_attainable_targets(network: &Network) {
+    let dims = network.spec().input_dims().tensor_dims(6);
+    let [x, other] = [8, 9].map(|seed| network.forward_recorded(&random(&dims, seed)).unwrap());
     for (index, stage) in network.operators(0..3).unwrap().iter().enumerate() {
         let [mut feature, mut wanted] =
             [&x, &other].map(|trace| with_matrix(trace.stage_input(index).unwrap(), |m| m.to_owned()).unwrap());

@@ -30,6 +30,79 @@ pub enum LayerSpec {
         #[serde(default = "yes", skip_serializing_if = "is_yes")]
         bias: bool,
     },
+    /// The transpose of a convolution, `[C, H, W]` to `[out_channels, H', W']`, about `stride` times as large; weights
+    /// `[C, out_channels / groups, kh, kw]`.
+    ConvTranspose2d {
+        /// Number of output channels.
+        out_channels: usize,
+        /// Size of the kernel.
+        kernel: Pair,
+        /// Distance between two windows; 1 by default.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        stride: Pair,
+        /// Rows and columns cut off on every side of the output; 0 by default.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        padding: Pair,
+        /// Rows and columns added on the far side of the output, fewer than the stride; 0 by default.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        output_padding: Pair,
+        /// Distance between two taps of the kernel; 1 by default.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        dilation: Pair,
+        /// Number of independent groups of channels; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        groups: usize,
+        /// Whether a bias is added; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        bias: bool,
+    },
+    /// Convolution of lines, `[C, 1, W]` to `[out_channels, 1, W']`; weights `[out_channels, C / groups, k]`.
+    Conv1d {
+        /// Number of output channels.
+        out_channels: usize,
+        /// Size of the kernel.
+        kernel: usize,
+        /// Distance between two windows; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        stride: usize,
+        /// Zeros added at both ends; 0 by default.
+        #[serde(default, skip_serializing_if = "is_none")]
+        padding: usize,
+        /// Distance between two taps of the kernel; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        dilation: usize,
+        /// Number of independent groups of channels; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        groups: usize,
+        /// Whether a bias is added; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        bias: bool,
+    },
+    /// The transpose of a convolution of lines; weights `[C, out_channels / groups, k]`.
+    ConvTranspose1d {
+        /// Number of output channels.
+        out_channels: usize,
+        /// Size of the kernel.
+        kernel: usize,
+        /// Distance between two windows; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        stride: usize,
+        /// Entries cut off both ends of the output; 0 by default.
+        #[serde(default, skip_serializing_if = "is_none")]
+        padding: usize,
+        /// Entries added on the far side of the output, fewer than the stride; 0 by default.
+        #[serde(default, skip_serializing_if = "is_none")]
+        output_padding: usize,
+        /// Distance between two taps of the kernel; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        dilation: usize,
+        /// Number of independent groups of channels; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        groups: usize,
+        /// Whether a bias is added; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        bias: bool,
+    },
     /// `y = Wx + b` on a flat feature.
     Linear {
         /// Length of the output.
@@ -93,8 +166,11 @@ pub enum LayerSpec {
         /// Rows and columns added on every side; 0 by default.
         #[serde(default, skip_serializing_if = "is_zero")]
         padding: Pair,
+        /// Whether windows may reach over the far edge, so that their number is rounded up; false by default.
+        #[serde(default, skip_serializing_if = "is_no")]
+        ceil: bool,
     },
-    /// Mean of every window; padding counts as zeros.
+    /// Mean of every window; padding counts as zeros, unless told otherwise.
     AvgPool2d {
         /// Size of the window.
         kernel: Pair,
@@ -104,6 +180,20 @@ pub enum LayerSpec {
         /// Zero rows and columns added on every side; 0 by default.
         #[serde(default, skip_serializing_if = "is_zero")]
         padding: Pair,
+        /// Whether windows may reach over the far edge, so that their number is rounded up; false by default.
+        #[serde(default, skip_serializing_if = "is_no")]
+        ceil: bool,
+        /// Whether the sum is divided by the number of sites with the padding, else by that without; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        count_include_pad: bool,
+        /// What the sum is divided by instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        divisor: Option<f64>,
+    },
+    /// Means of windows that cover the plane evenly, `[C, H, W]` to `[C, size]`.
+    AdaptiveAvgPool2d {
+        /// Number of windows.
+        size: Pair,
     },
     /// Mean of every channel, `[C, H, W]` to `[C, 1, 1]`.
     GlobalAvgPool2d {},
@@ -170,13 +260,16 @@ impl LayerSpec {
 
     /// Max-pooling of disjoint windows.
     pub fn max_pool2d(kernel: usize) -> Self {
-        Self::MaxPool2d { kernel: kernel.into(), stride: None, padding: Pair::default() }
+        Self::MaxPool2d { kernel: kernel.into(), stride: None, padding: Pair::default(), ceil: false }
     }
 
     /// Name of the layer's kind, the value of the key `type`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Conv2d { .. } => "conv2d",
+            Self::ConvTranspose2d { .. } => "conv_transpose2d",
+            Self::Conv1d { .. } => "conv1d",
+            Self::ConvTranspose1d { .. } => "conv_transpose1d",
             Self::Linear { .. } => "linear",
             Self::Relu {} => "relu",
             Self::Relu6 {} => "relu6",
@@ -195,6 +288,7 @@ impl LayerSpec {
             Self::Softmax {} => "softmax",
             Self::MaxPool2d { .. } => "max_pool2d",
             Self::AvgPool2d { .. } => "avg_pool2d",
+            Self::AdaptiveAvgPool2d { .. } => "adaptive_avg_pool2d",
             Self::GlobalAvgPool2d {} => "global_avg_pool2d",
             Self::BatchNorm { .. } => "batch_norm",
             Self::LayerNorm { .. } => "layer_norm",
@@ -241,6 +335,12 @@ fn one_group() -> usize {
 }
 fn is_one_group(groups: &usize) -> bool {
     *groups == 1
+}
+fn is_none(size: &usize) -> bool {
+    *size == 0
+}
+fn is_no(flag: &bool) -> bool {
+    !*flag
 }
 fn yes() -> bool {
     true

@@ -1,10 +1,12 @@
 //! Sizes of one layer: what comes out, and which tensors it has.
 
+use fbp_inverse::{Conv1dParams, ConvTranspose2dParams, PoolWindow};
 use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
 use fbp_linalg::{FeatureShape, LinalgError};
 
 use super::plan::MAX_LEN;
 use super::{FeatureDims, LayerPlan, LayerSpec, Pair, ParamInit, ParamPlan};
+use crate::ops::Window;
 
 impl LayerSpec {
     /// Checks the layer against its input.
@@ -16,7 +18,10 @@ impl LayerSpec {
     fn outline(&self, input: FeatureDims) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
         let FeatureShape { channels, height, width } = input.shape;
         match self {
-            &Self::Conv2d { bias, .. } => self.plan_conv2d(input, bias),
+            &(Self::Conv2d { bias, .. }
+            | Self::ConvTranspose2d { bias, .. }
+            | Self::Conv1d { bias, .. }
+            | Self::ConvTranspose1d { bias, .. }) => self.plan_conv(input, bias),
             &Self::Linear { out_features, bias } => {
                 if !input.flat {
                     return Err(format!("takes a flat feature, but gets {input}; put a flatten layer before it"));
@@ -24,16 +29,31 @@ impl LayerSpec {
                 positive("out_features", out_features)?;
                 let len = within("weight", &[out_features, input.len()])?;
                 let fan_in = len / out_features;
-                Ok((FeatureDims::flat(out_features), weight_and_bias(vec![out_features, fan_in], fan_in, bias)))
+                Ok((
+                    FeatureDims::flat(out_features),
+                    weight_and_bias(vec![out_features, fan_in], out_features, fan_in, bias),
+                ))
             }
-            Self::MaxPool2d { kernel, stride, padding } | Self::AvgPool2d { kernel, stride, padding } => {
+            &(Self::MaxPool2d { kernel, stride, padding, ceil }
+            | Self::AvgPool2d { kernel, stride, padding, ceil, .. }) => {
                 image(input)?;
-                let stride = stride.unwrap_or(*kernel);
+                if let Self::AvgPool2d { divisor: Some(divisor), .. } = self
+                    && !(divisor.is_finite() && *divisor != 0.0)
+                {
+                    return Err(format!("divisor {divisor} is 0 or not finite"));
+                }
+                let stride = stride.unwrap_or(kernel);
                 if padding.h >= kernel.h || padding.w >= kernel.w {
                     return Err(format!("padding {padding} must be smaller than the window, {kernel}"));
                 }
-                let out = windows(input, *kernel, stride, *padding)?;
+                let out = windows(input, Window { kernel, stride, padding, ceil })?;
                 Ok((FeatureDims::image(channels, out.h, out.w), Vec::new()))
+            }
+            &Self::AdaptiveAvgPool2d { size } => {
+                image(input)?;
+                positive("size", size.h.min(size.w))?;
+                within("output", &[channels, size.h, size.w])?;
+                Ok((FeatureDims::image(channels, size.h, size.w), Vec::new()))
             }
             Self::GlobalAvgPool2d {} => {
                 image(input)?;
@@ -72,28 +92,56 @@ impl LayerSpec {
         }
     }
 
-    /// Checked geometry of a convolution.
-    pub(crate) fn conv2d_geometry(&self, input: FeatureShape) -> Result<Conv2dGeometry, LinalgError> {
-        let &Self::Conv2d { out_channels, kernel, stride, padding, dilation, groups, .. } = self else {
-            return Err(LinalgError::Geometry { what: self.kind(), reason: "it is no convolution".into() });
-        };
-        let params = Conv2dParams::new(input, out_channels, kernel.dims()).stride(stride.dims());
-        params.padding(padding.dims()).dilation(dilation.dims()).groups(groups).check()
+    /// Checked geometry of a convolution, or of the one that the layer transposes, and whether it does so.
+    pub(crate) fn conv_geometry(&self, input: FeatureShape) -> Result<(Conv2dGeometry, bool), LinalgError> {
+        match *self {
+            Self::Conv2d { out_channels, kernel, stride, padding, dilation, groups, .. } => {
+                let params = Conv2dParams::new(input, out_channels, kernel.dims()).stride(stride.dims());
+                let params = params.padding(padding.dims()).dilation(dilation.dims()).groups(groups);
+                Ok((params.check()?, false))
+            }
+            Self::ConvTranspose2d {
+                out_channels, kernel, stride, padding, output_padding, dilation, groups, ..
+            } => {
+                let params = ConvTranspose2dParams::new(input, out_channels, kernel.dims()).stride(stride.dims());
+                let params = params.padding(padding.dims()).output_padding(output_padding.dims());
+                Ok((params.dilation(dilation.dims()).groups(groups).check()?, true))
+            }
+            Self::Conv1d { out_channels, kernel, stride, padding, dilation, groups, .. } => {
+                let line = Conv1dParams::new(input.channels, input.width, out_channels, kernel);
+                Ok((Conv1dParams { stride, padding, dilation, groups, ..line }.check()?, false))
+            }
+            Self::ConvTranspose1d {
+                out_channels, kernel, stride, padding, output_padding, dilation, groups, ..
+            } => {
+                let line = Conv1dParams::new(input.channels, input.width, out_channels, kernel);
+                let line = Conv1dParams { stride, padding, output_padding, dilation, groups, ..line };
+                Ok((line.check_transposed()?, true))
+            }
+            _ => Err(LinalgError::Geometry { what: self.kind(), reason: "it is no convolution".into() }),
+        }
     }
 
-    fn plan_conv2d(&self, input: FeatureDims, bias: bool) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
+    fn plan_conv(&self, input: FeatureDims, bias: bool) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
         image(input)?;
-        let geometry = self.conv2d_geometry(input.shape).map_err(|e| e.to_string())?;
-        let FeatureShape { channels, height, width } = geometry.out_shape();
-        within("output", &[channels, height, width])?;
-        let dims = geometry.weight_shape().to_vec();
-        let fan_in = within("weight", &dims)? / channels;
-        Ok((FeatureDims::image(channels, height, width), weight_and_bias(dims, fan_in, bias)))
+        let is_line = matches!(self, Self::Conv1d { .. } | Self::ConvTranspose1d { .. });
+        if is_line && input.shape.height != 1 {
+            return Err(format!("takes a line [C, 1, W], but gets {input}"));
+        }
+        let (geometry, transposed) = self.conv_geometry(input.shape).map_err(|e| e.to_string())?;
+        let out = if transposed { geometry.in_shape() } else { geometry.out_shape() };
+        within("output", &[out.channels, out.height, out.width])?;
+        let mut dims = geometry.weight_shape().to_vec();
+        // As PyTorch counts it, also for a transposed layer, whose outputs really have other inputs.
+        let fan_in = within("weight", &dims)? / dims[0];
+        if is_line {
+            dims.remove(2);
+        }
+        Ok((FeatureDims::image(out.channels, out.height, out.width), weight_and_bias(dims, out.channels, fan_in, bias)))
     }
 }
 
-fn weight_and_bias(dims: Vec<usize>, fan_in: usize, bias: bool) -> Vec<ParamPlan> {
-    let out = dims[0];
+fn weight_and_bias(dims: Vec<usize>, out: usize, fan_in: usize, bias: bool) -> Vec<ParamPlan> {
     let tensor = |name, dims| ParamPlan { name, dims, init: ParamInit::Uniform { fan_in }, trainable: true };
     let mut params = vec![tensor("weight", dims)];
     if bias {
@@ -116,17 +164,12 @@ fn within(what: &str, dims: &[usize]) -> Result<usize, String> {
     len.filter(|&len| len <= MAX_LEN).ok_or_else(|| format!("{what} of shape {dims:?} is too large"))
 }
 
-/// Number of windows per axis, `⌊(in + 2·padding - kernel) / stride⌋ + 1`.
-fn windows(input: FeatureDims, kernel: Pair, stride: Pair, padding: Pair) -> Result<Pair, String> {
-    positive("stride", stride.h.min(stride.w))?;
-    let axis = |size: usize, kernel: usize, stride: usize, padding: usize| {
-        let padded = padding.checked_mul(2)?.checked_add(size)?;
-        Some(padded.checked_sub(kernel)? / stride + 1)
-    };
-    let h = axis(input.shape.height, kernel.h, stride.h, padding.h);
-    let w = axis(input.shape.width, kernel.w, stride.w, padding.w);
-    match (h, w) {
-        (Some(h), Some(w)) => within("output", &[input.shape.channels, h, w]).map(|_| Pair { h, w }),
-        _ => Err(format!("a window of {kernel} does not fit into {input} with padding {padding}")),
+/// Number of windows per axis.
+fn windows(input: FeatureDims, window: Window) -> Result<Pair, String> {
+    positive("stride", window.stride.h.min(window.stride.w))?;
+    let shape = input.shape;
+    match PoolWindow::from(window).counts([shape.height, shape.width]) {
+        Some([h, w]) => within("output", &[shape.channels, h, w]).map(|_| Pair { h, w }),
+        None => Err(format!("a window of {} does not fit into {input} with padding {}", window.kernel, window.padding)),
     }
 }

@@ -17,6 +17,12 @@ const ALL: &str = r#"
     { type = "hard_swish" }, { type = "mish" }, { type = "instance_norm", eps = 1e-3 },
     { type = "max_pool2d", kernel = [2, 3], stride = 1, padding = [1, 0] },
     { type = "avg_pool2d", kernel = 2, stride = [2, 1], padding = [0, 1] },
+    { type = "conv_transpose2d", out_channels = 6, kernel = [2, 3], stride = [2, 1], padding = [1, 0], output_padding = [1, 0], dilation = [1, 2], groups = 2, bias = false },
+    { type = "max_pool2d", kernel = 3, stride = 2, ceil = true },
+    { type = "avg_pool2d", kernel = 2, ceil = true, count_include_pad = false }, { type = "avg_pool2d", kernel = 1, divisor = 2.5 },
+    { type = "adaptive_avg_pool2d", size = [1, 7] },
+    { type = "conv1d", out_channels = 4, kernel = 3, stride = 2, padding = 1, dilation = 2, groups = 2 },
+    { type = "conv_transpose1d", out_channels = 4, kernel = 3, stride = 2, padding = 1, output_padding = 1, dilation = 2, groups = 4 },
     { type = "global_avg_pool2d" }, { type = "flatten" },
     { type = "linear", out_features = 5, bias = false }, { type = "softmax" },
     { type = "layer_norm", eps = 1e-3, last = 1 }, { type = "rms_norm", eps = 1e-3 },
@@ -47,7 +53,23 @@ fn sizes_are_worked_out() {
     let outputs: Vec<String> = stages[0].layers.iter().map(|layer| layer.output.to_string()).collect();
     // conv: 12 + 2 - 5 + 1 = 10 rows, (10 + 2 - 2) / 2 + 1 = 6 columns; max: 10 + 2 - 2 + 1, 6 - 3 + 1; avg: 5, 4 + 2 - 2 + 1.
     assert_eq!(outputs[0], "[4, 10, 6]");
-    assert_eq!(outputs[17..23], ["[4, 11, 4]", "[4, 5, 5]", "[4, 1, 1]", "[4]", "[5]", "[5]"].map(String::from));
+    // transposed: (5 - 1)·2 - 2 + 1 + 1 + 1 rows, 4 + 2·2 + 1 columns; lines: (7 + 2 - 5)/2 + 1, (3 - 1)·2 - 2 + 2·2 + 1 + 1.
+    let expected = [
+        "[4, 11, 4]",
+        "[4, 5, 5]",
+        "[6, 9, 9]",
+        "[6, 4, 4]",
+        "[6, 2, 2]",
+        "[6, 2, 2]",
+        "[6, 1, 7]",
+        "[4, 1, 3]",
+        "[4, 1, 8]",
+        "[4, 1, 1]",
+        "[4]",
+        "[5]",
+        "[5]",
+    ];
+    assert_eq!(outputs[17..30], expected.map(String::from));
     let params: Vec<_> = spec.plan().unwrap().parameters().map(|(name, p)| (name, p.dims.clone())).collect();
     assert_eq!(params[0], ("a.0.weight".to_owned(), vec![4, 1, 3, 2]));
     assert_eq!(
@@ -55,10 +77,18 @@ fn sizes_are_worked_out() {
         ["a.1.weight", "a.1.bias", "a.1.running_mean", "a.1.running_var"]
     );
     assert_eq!(params[5..7], ["a.16.weight", "a.16.bias"].map(|name| (name.to_owned(), vec![4])));
-    assert_eq!(params[7], ("a.21.weight".to_owned(), vec![5, 4]));
-    let norms = ["a.23.weight", "a.23.bias", "a.24.weight", "a.25.weight", "a.25.bias"];
-    assert_eq!(params[8..], norms.map(|name| (name.to_owned(), vec![5])));
-    assert_eq!(spec.plan().unwrap().parameter_count(), 24 + 8 + 8 + 20 + 5 * 5);
+    let convolutions: [(&str, &[usize]); 5] = [
+        ("a.19.weight", &[4, 3, 2, 3]),
+        ("a.24.weight", &[4, 3, 3]),
+        ("a.24.bias", &[4]),
+        ("a.25.weight", &[4, 1, 3]),
+        ("a.25.bias", &[4]),
+    ];
+    assert_eq!(params[7..12], convolutions.map(|(name, dims)| (name.to_owned(), dims.to_vec())));
+    assert_eq!(params[12], ("a.28.weight".to_owned(), vec![5, 4]));
+    let norms = ["a.30.weight", "a.30.bias", "a.31.weight", "a.32.weight", "a.32.bias"];
+    assert_eq!(params[13..], norms.map(|name| (name.to_owned(), vec![5])));
+    assert_eq!(spec.plan().unwrap().parameter_count(), 24 + 8 + 8 + 72 + 40 + 16 + 20 + 5 * 5);
 }
 
 #[test]
@@ -92,6 +122,16 @@ fn faults_name_the_stage_and_the_layer() {
         (r#"{ type = "max_pool2d", kernel = 0 }"#, 0, "max_pool2d", "padding"),
         (r#"{ type = "avg_pool2d", kernel = 2, stride = 0 }"#, 0, "avg_pool2d", "stride"),
         (r#"{ type = "avg_pool2d", kernel = 13 }"#, 0, "avg_pool2d", "does not fit"),
+        (r#"{ type = "avg_pool2d", kernel = 2, divisor = 0.0 }"#, 0, "avg_pool2d", "divisor"),
+        (r#"{ type = "adaptive_avg_pool2d", size = [2, 0] }"#, 0, "adaptive_avg_pool2d", "size"),
+        (r#"{ type = "conv1d", out_channels = 2, kernel = 3 }"#, 0, "conv1d", "line"),
+        (
+            r#"{ type = "conv_transpose2d", out_channels = 2, kernel = 3, output_padding = 1 }"#,
+            0,
+            "conv_transpose2d",
+            "stride",
+        ),
+        (r#"{ type = "conv_transpose2d", out_channels = 3, kernel = 3, groups = 2 }"#, 0, "conv_transpose2d", "groups"),
         (r#"{ type = "batch_norm", eps = 0.0 }"#, 0, "batch_norm", "eps"),
         (r#"{ type = "layer_norm", eps = -1.0 }"#, 0, "layer_norm", "eps"),
         (r#"{ type = "layer_norm", last = 4 }"#, 0, "layer_norm", "last"),

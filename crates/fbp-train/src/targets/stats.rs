@@ -113,7 +113,7 @@ mod tests {
     fn stats(samples: usize, distance_sq: f64, violation_max: f64) -> TargetStats {
         let mut stats = TargetStats::empty(1);
         let boundary = BoundaryReport { distance_sq, observed_sq: 4.0, missed: 2, violation_max, ..Default::default() };
-        let report = ChainReport { samples, satisfied: 1, boundaries: vec![boundary; 2], operators: vec![] };
+        let report = ChainReport { samples, satisfied: 1, boundaries: vec![boundary; 2], ..ChainReport::default() };
         stats.set_chain(&report);
         (stats.right_before, stats.stages[0].right) = (samples - 2, samples - 1);
         stats.stages[0].right_of_wrong = 1;

@@ -1,17 +1,15 @@
 //! The reverse of one group of entries that are normalised together.
 
-use super::sphere::Sphere;
+use super::search::minimise;
+use super::sphere::{Piece, Sphere};
 use crate::Range;
 
 /// Steps of the search for the smallest miss of a box.
 const MISS_STEPS: usize = 300;
 
-/// Largest change of the logarithm of a deviation, and the steps of the search for it.
+/// Largest change of the logarithm of a deviation, and how exactly it is found.
 const SEARCH: f64 = 1.5;
-const SEARCH_STEPS: usize = 32;
-
-/// Share of the interval that a golden section keeps.
-const GOLDEN: f64 = 0.618_033_988_749_894_9;
+const SEARCH_ACCURACY: f64 = 3e-7;
 
 /// Smallest and largest change of a scale that nothing else determines (`ε = 0`).
 const SCALE_CHANGE: (f64, f64) = (0.1, 10.0);
@@ -38,6 +36,8 @@ pub(super) struct GroupMemory<'a> {
     pub(super) wanted: &'a mut [f64],
     pub(super) low: &'a mut [f64],
     pub(super) high: &'a mut [f64],
+    /// Where the last search for a feature in a box ended.
+    pub(super) piece: Piece,
 }
 
 /// Mean and deviation of the observed input.
@@ -66,30 +66,15 @@ pub(super) fn moments(values: &[f64], centred: bool) -> (f64, f64) {
 impl Group<'_> {
     /// Writes the input wanted into `out`.
     ///
-    /// A box asks for the nearest feature of a given deviation; the deviation is then found by golden section.
+    /// A box asks for the nearest feature of a given deviation; the deviation is then found by a search.
     pub(super) fn reverse(&self, memory: &mut GroupMemory<'_>, out: &mut [f64]) {
         let (mean, variance) = moments(self.input, self.sphere.centred);
         let observed = Moments { mean, deviation: variance.sqrt() };
         let mut best = self.attempt(observed, observed.deviation, memory, out);
         if best.is_box && observed.deviation > 0.0 {
-            let (mut low, mut high) = (-SEARCH, SEARCH);
-            let mut price = |at: f64| self.attempt(observed, observed.deviation * at.exp(), memory, out).price;
-            let inner = |low: f64, high: f64| (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
-            let (mut left, mut right) = inner(low, high);
-            let (mut price_left, mut price_right) = (price(left), price(right));
-            for _ in 0..SEARCH_STEPS {
-                if price_left <= price_right {
-                    (high, right, price_right) = (right, left, price_left);
-                    left = inner(low, high).0;
-                    price_left = price(left);
-                } else {
-                    (low, left, price_left) = (left, right, price_right);
-                    right = inner(low, high).1;
-                    price_right = price(right);
-                }
-            }
-            let middle = if price_left <= price_right { left } else { right };
-            let deviation = if price_left.min(price_right) < best.price { middle.exp() } else { 1.0 };
+            let price = |at: f64| self.attempt(observed, observed.deviation * at.exp(), memory, out).price;
+            let (change, least) = minimise((-SEARCH, SEARCH), SEARCH_ACCURACY, price);
+            let deviation = if least < best.price { change.exp() } else { 1.0 };
             best = self.attempt(observed, observed.deviation * deviation, memory, out);
         }
         out.iter_mut().for_each(|u| *u = self.range.clip_wide(best.mean + best.scale * *u));
@@ -133,7 +118,13 @@ impl Group<'_> {
                     *high = high.min((self.range.upper - mean) / root);
                 }
             }
-            if self.sphere.within(memory.observed, wanted, (memory.low, memory.high), (memory.wanted, u)) {
+            if self.sphere.within(
+                memory.observed,
+                wanted,
+                (memory.low, memory.high),
+                (memory.wanted, u),
+                &mut memory.piece,
+            ) {
                 return true;
             }
         }

@@ -3,7 +3,7 @@ use fbp_linalg::{LinalgError, Real};
 
 use super::NormReverse;
 use super::group::{Group, GroupMemory};
-use super::sphere::Sphere;
+use super::sphere::{Piece, Sphere};
 use crate::Range;
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, is_within, largest_magnitude, violation_of};
 use crate::layers::parts::ScratchReverse;
@@ -129,7 +129,13 @@ impl<T: Real> Reverse<'_, T> {
             lower: &lower,
             upper: &upper,
         };
-        let mut memory = GroupMemory { observed: &mut normal, wanted: &mut wanted, low: &mut low, high: &mut high };
+        let mut memory = GroupMemory {
+            observed: &mut normal,
+            wanted: &mut wanted,
+            low: &mut low,
+            high: &mut high,
+            piece: Piece::START,
+        };
         problem.reverse(&mut memory, &mut out);
         for (point, &x) in target.point[at].iter_mut().zip(out.iter()) {
             *point = range.clip(T::from_f64(x));

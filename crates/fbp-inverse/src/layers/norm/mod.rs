@@ -2,6 +2,7 @@
 
 mod group;
 mod kernels;
+mod search;
 mod sphere;
 
 use faer::dyn_stack::{MemStack, StackReq};

@@ -12,6 +12,24 @@ const ANCHORS: usize = 12;
 /// Doublings of `κ`, few enough that its rounding does not show.
 const DOUBLINGS: usize = 16;
 
+/// Steps from piece to piece before the slower search takes over.
+const PIECES: usize = 24;
+
+/// Largest `κ` of a step.
+const MOST_KAPPA: f64 = 65536.0;
+
+/// `κ` and `κ ν` of `u = clip(κ (anchor - ν))`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    kappa: f64,
+    omega: f64,
+}
+
+impl Piece {
+    /// The anchor itself.
+    pub(super) const START: Self = Self { kappa: 1.0, omega: 0.0 };
+}
+
 /// The set of normalised features of one group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sphere {
@@ -103,11 +121,16 @@ impl Sphere {
         wanted: f64,
         (lower, upper): (&[f64], &[f64]),
         (anchor, u): (&mut [f64], &mut [f64]),
+        piece: &mut Piece,
     ) -> bool {
         if lower.iter().zip(upper).any(|(a, b)| a > b) {
             return false;
         }
         let n = u.len() as f64;
+        if self.piecewise(wanted, observed, (lower, upper), u, piece) {
+            return true;
+        }
+        *piece = Piece::START;
         anchor.copy_from_slice(observed);
         let Some(smallest) = self.clipped(0.0, anchor, (lower, upper), u) else { return false };
         if smallest >= wanted {
@@ -131,6 +154,53 @@ impl Sphere {
             anchor.copy_from_slice(u);
         }
         !self.hollow
+    }
+
+    /// As [`within`](Self::within) from where the last search ended: on the piece of the entries that are not clipped now,
+    /// `κ` and `ν` have a closed form, and if it leads to the same piece it is the solution.
+    ///
+    /// Tells whether that worked; it does in a few steps nearly always.
+    fn piecewise(
+        &self,
+        wanted: f64,
+        observed: &[f64],
+        (lower, upper): (&[f64], &[f64]),
+        u: &mut [f64],
+        piece: &mut Piece,
+    ) -> bool {
+        let mut last = [f64::NAN; 4];
+        for _ in 0..PIECES {
+            let Piece { kappa, omega } = *piece;
+            let (mut free, mut sum, mut squares, mut held, mut held_squares) = (0.0, 0.0, 0.0, 0.0, 0.0);
+            for ((u, &v), (&a, &b)) in u.iter_mut().zip(observed).zip(lower.iter().zip(upper)) {
+                let value = kappa * v - omega;
+                let is_free = a < value && value < b;
+                *u = value.max(a).min(b);
+                let (inside, outside) = if is_free { (1.0, 0.0) } else { (0.0, 1.0) };
+                free += inside;
+                sum += inside * v;
+                squares += inside * v * v;
+                held += outside * *u;
+                held_squares += outside * *u * *u;
+            }
+            let found = [free, sum, held, held_squares];
+            if found == last {
+                return true;
+            }
+            last = found;
+            let (spread, rest) = if self.centred {
+                (squares - sum * sum / free, wanted - held_squares - held * held / free)
+            } else {
+                (squares, wanted - held_squares)
+            };
+            let next = (rest / spread).sqrt();
+            // Not a number if nothing is free, or if what is held is too large already.
+            if !(next > 0.0 && next < MOST_KAPPA && spread > 1e-12 * squares) {
+                return false;
+            }
+            *piece = Piece { kappa: next, omega: if self.centred { (next * sum + held) / free } else { 0.0 } };
+        }
+        false
     }
 
     /// Fills `u` for the `κ` between two ends at which the norm is `√wanted`.

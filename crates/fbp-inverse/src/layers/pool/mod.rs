@@ -4,6 +4,6 @@ mod average;
 mod max;
 mod window;
 
-pub use average::{AvgDivisor, AvgPoolReverse};
+pub use average::{AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse};
 pub use max::MaxPoolReverse;
 pub use window::PoolWindow;

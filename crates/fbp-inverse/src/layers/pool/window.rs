@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use fbp_linalg::FeatureShape;
+use fbp_linalg::{FeatureShape, Real};
 
 use crate::InverseError;
 
@@ -33,11 +33,37 @@ impl PoolWindow {
         Self::disjoint(shape.height, shape.width)
     }
 
+    /// Number of windows down and across a plane of `height × width`; `None` if none fits, a size is 0, or a window could
+    /// hold padding only.
+    pub fn counts(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
+        let count = |axis: usize, size: usize| {
+            count(size, self.kernel[axis], self.stride[axis], self.padding[axis], self.ceil_mode)
+        };
+        Some([count(0, height)?, count(1, width)?])
+    }
+
+    /// Windows along an axis (0 down, 1 across) of `size` sites.
+    pub(crate) fn axis(&self, axis: usize, size: usize) -> Option<Axis> {
+        Axis::new(size, self.kernel[axis], self.stride[axis], self.padding[axis], self.ceil_mode)
+    }
+
     /// The same window with the number of windows rounded up.
     #[must_use]
     pub const fn ceil(self) -> Self {
         Self { ceil_mode: true, ..self }
     }
+}
+
+/// Number of windows along an axis; `None` if none fits or one would hold padding only.
+fn count(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) -> Option<usize> {
+    if size == 0 || kernel == 0 || stride == 0 || padding >= kernel {
+        return None;
+    }
+    let room = padding.checked_mul(2)?.checked_add(size)?.checked_sub(kernel)?;
+    let floor = room / stride + 1;
+    // A window that rounding up adds must still begin before the padding on the far side.
+    let adds = ceil && !room.is_multiple_of(stride) && floor.checked_mul(stride)? < size + padding;
+    Some(floor + usize::from(adds))
 }
 
 /// Windows along one axis, checked: every window holds at least one site.
@@ -59,15 +85,8 @@ pub(crate) struct Axis {
 impl Axis {
     /// `None` if no window fits or one would hold padding only.
     fn new(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) -> Option<Self> {
-        if size == 0 || kernel == 0 || stride == 0 || padding >= kernel {
-            return None;
-        }
-        let room = padding.checked_mul(2)?.checked_add(size)?.checked_sub(kernel)?;
-        let floor = room / stride + 1;
-        // A window that rounding up adds must still begin before the padding on the far side.
-        let adds = ceil && !room.is_multiple_of(stride) && floor.checked_mul(stride)? < size + padding;
-        let count = floor + usize::from(adds);
-        let sites = |start: usize| [start.saturating_sub(padding), (start + kernel - padding).min(size)];
+        let count = count(size, kernel, stride, padding, ceil)?;
+        let sites = |start: usize| [start.saturating_sub(padding), (start + (kernel - padding)).min(size)];
         let windows = |at: usize| {
             let first = if at < kernel { 0 } else { (at - kernel) / stride + 1 };
             [first, (at / stride + 1).min(count)]
@@ -97,6 +116,15 @@ impl Axis {
     }
 }
 
+/// Row and column of an index; planes are far smaller than 2³² sites, and the shorter division is several times as fast.
+#[inline(always)]
+pub(crate) fn split(index: usize, width: usize) -> (usize, usize) {
+    match (u32::try_from(index), u32::try_from(width)) {
+        (Ok(index), Ok(width)) => ((index / width) as usize, (index % width) as usize),
+        _ => (index / width, index % width),
+    }
+}
+
 /// Sizes of a pooling layer, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Windows {
@@ -108,12 +136,8 @@ pub(crate) struct Windows {
 
 impl Windows {
     pub(crate) fn new(layer: &str, in_shape: FeatureShape, window: PoolWindow) -> Result<Self, InverseError> {
-        let PoolWindow { kernel: [kh, kw], stride: [sh, sw], padding: [ph, pw], ceil_mode } = window;
-        let axes = (
-            Axis::new(in_shape.height, kh, sh, ph, ceil_mode),
-            Axis::new(in_shape.width, kw, sw, pw, ceil_mode),
-            in_shape.channels,
-        );
+        let PoolWindow { kernel: [kh, kw], stride: [sh, sw], padding: [ph, pw], .. } = window;
+        let axes = (window.axis(0, in_shape.height), window.axis(1, in_shape.width), in_shape.channels);
         let (Some(rows), Some(cols), 1..) = axes else {
             let geometry = format!("window {kh}×{kw}, stride {sh}×{sw}, padding {ph}×{pw} on input {in_shape}");
             let reason = if kh == 0 || kw == 0 || sh == 0 || sw == 0 {
@@ -145,10 +169,47 @@ impl Windows {
         })
     }
 
+    /// The largest value of every window of a plane; `line` is as long as a row.
+    pub(crate) fn maxima<T: Real>(&self, plane: &[T], line: &mut [T], out: &mut [T]) {
+        let width = self.in_shape.width;
+        for (row, out) in out.chunks_exact_mut(self.cols.count).enumerate() {
+            let rows = self.rows.sites(row);
+            line.copy_from_slice(&plane[rows.start * width..][..width]);
+            for row in rows.skip(1) {
+                for (most, &x) in line.iter_mut().zip(&plane[row * width..][..width]) {
+                    *most = if x > *most { x } else { *most };
+                }
+            }
+            for (col, out) in out.iter_mut().enumerate() {
+                let sites = &line[self.cols.sites(col)];
+                *out = sites.iter().fold(sites[0], |most, &x| if x > most { x } else { most });
+            }
+        }
+    }
+
+    /// For every site the smallest value of the windows that hold it, `most` where there is none; `line` is as long as a
+    /// row.
+    pub(crate) fn minima_at_sites<T: Real>(&self, values: &[T], most: T, line: &mut [T], out: &mut [T]) {
+        let width = self.in_shape.width;
+        out.fill(most);
+        for (row, values) in values.chunks_exact(self.cols.count).enumerate() {
+            for (site, least) in line.iter_mut().enumerate() {
+                let windows = &values[self.cols.windows(site)];
+                *least = windows.iter().fold(most, |least, &x| if x < least { x } else { least });
+            }
+            for row in self.rows.sites(row) {
+                for (least, &x) in out[row * width..][..width].iter_mut().zip(&*line) {
+                    *least = if x < *least { x } else { *least };
+                }
+            }
+        }
+    }
+
     /// Sites of a window within its plane, row by row.
     #[inline(always)]
     pub(crate) fn sites(&self, window: usize) -> impl Iterator<Item = usize> + use<> {
-        let (row, col, width) = (window / self.cols.count, window % self.cols.count, self.in_shape.width);
+        let (row, col) = split(window, self.cols.count);
+        let width = self.in_shape.width;
         let cols = self.cols.sites(col);
         self.rows.sites(row).flat_map(move |r| r * width + cols.start..r * width + cols.end)
     }
@@ -156,7 +217,8 @@ impl Windows {
     /// Windows of a plane that hold a site.
     #[inline(always)]
     pub(crate) fn windows(&self, site: usize) -> impl Iterator<Item = usize> + use<> {
-        let (row, col, count) = (site / self.in_shape.width, site % self.in_shape.width, self.cols.count);
+        let (row, col) = split(site, self.in_shape.width);
+        let count = self.cols.count;
         let cols = self.cols.windows(col);
         self.rows.windows(row).flat_map(move |r| r * count + cols.start..r * count + cols.end)
     }
@@ -164,9 +226,9 @@ impl Windows {
     /// Whether a window holds a site of its plane.
     #[inline(always)]
     pub(crate) fn holds(&self, window: usize, site: usize) -> bool {
-        let (row, col) = (site / self.in_shape.width, site % self.in_shape.width);
-        self.rows.sites(window / self.cols.count).contains(&row)
-            && self.cols.sites(window % self.cols.count).contains(&col)
+        let (row, col) = split(site, self.in_shape.width);
+        let (window_row, window_col) = split(window, self.cols.count);
+        self.rows.sites(window_row).contains(&row) && self.cols.sites(window_col).contains(&col)
     }
 
     /// Largest number of windows that hold one site.

@@ -1,5 +1,6 @@
 //! Average pooling.
 
+mod axes;
 mod axis;
 mod disjoint;
 mod separable;
@@ -8,9 +9,10 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
+pub use self::axes::{AverageAxes, AverageAxis};
 use self::axis::MeanAxis;
 use self::separable::Separable;
-use super::window::{Axis, DisjointWindows, PoolWindow, Windows};
+use super::window::{DisjointWindows, PoolWindow, Windows};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns, reverse_columns};
 use crate::layers::parts::{reverse_parts, reverse_parts_scratch};
 use crate::{
@@ -87,25 +89,8 @@ impl<T: Real> AvgPoolReverse<T> {
         if let Some(windows) = disjoint {
             return Ok(Self { name, method: Method::Disjoint(windows) });
         }
-        let weights = |axis: &Axis| -> Vec<f64> {
-            let divisor = |window: usize| match divisor {
-                // Padding beyond the far edge, which rounding up can reach, does not count.
-                AvgDivisor::Window => axis.kernel.min(axis.size + 2 * axis.padding - window * axis.stride),
-                AvgDivisor::Sites => axis.sites(window).len(),
-                AvgDivisor::Fixed(_) => 1,
-            };
-            (0..axis.count).map(|window| 1.0 / divisor(window) as f64).collect()
-        };
-        let (mut row_weights, col_weights) = (weights(&windows.rows), weights(&windows.cols));
-        if let AvgDivisor::Fixed(value) = divisor {
-            if !value.is_finite() || value == 0.0 {
-                return Err(InverseError::Parameter { name: "divisor", value, range: "finite, not 0" });
-            }
-            row_weights.iter_mut().for_each(|weight| *weight /= value);
-        }
-        let runs = |axis: &Axis| (0..axis.count).map(|w| axis.sites(w)).map(|run| [run.start, run.end]).collect();
-        let rows = (runs(&windows.rows), row_weights);
-        Self::separable(name, in_shape, rows, (runs(&windows.cols), col_weights))
+        let axes = AverageAxes::of(&windows, divisor)?;
+        Self::separable(name, in_shape, axes)
     }
 
     /// Global average pooling: one window per channel.
@@ -127,31 +112,17 @@ impl<T: Real> AvgPoolReverse<T> {
         [height, width]: [usize; 2],
     ) -> Result<Self, InverseError> {
         let name = name.into();
-        if height == 0 || width == 0 || in_shape.len() == 0 {
-            let reason = format!("adaptive pooling from {in_shape} to {height}×{width} has an empty side");
-            return Err(InverseError::Layer { layer: name, reason });
-        }
-        if in_shape.height.is_multiple_of(height) && in_shape.width.is_multiple_of(width) {
+        if height > 0 && width > 0 && in_shape.height.is_multiple_of(height) && in_shape.width.is_multiple_of(width) {
             return Self::new(name, in_shape, PoolWindow::disjoint(in_shape.height / height, in_shape.width / width));
         }
-        let runs = |size: usize, count: usize| -> (Vec<[usize; 2]>, Vec<f64>) {
-            let run = |i: usize| [i * size / count, ((i + 1) * size).div_ceil(count)];
-            let runs: Vec<[usize; 2]> = (0..count).map(run).collect();
-            let weights = runs.iter().map(|[start, end]| 1.0 / (end - start) as f64).collect();
-            (runs, weights)
-        };
-        Self::separable(name, in_shape, runs(in_shape.height, height), runs(in_shape.width, width))
+        let axes = AverageAxes::adaptive(&name, in_shape, [height, width])?;
+        Self::separable(name, in_shape, axes)
     }
 
-    fn separable(
-        name: String,
-        in_shape: FeatureShape,
-        rows: (Vec<[usize; 2]>, Vec<f64>),
-        cols: (Vec<[usize; 2]>, Vec<f64>),
-    ) -> Result<Self, InverseError> {
-        let axis = |size, (windows, weights)| MeanAxis::new(size, windows, weights);
-        let rows = axis(in_shape.height, rows).map_err(InverseError::in_layer(&name))?;
-        let cols = axis(in_shape.width, cols).map_err(InverseError::in_layer(&name))?;
+    fn separable(name: String, in_shape: FeatureShape, axes: AverageAxes) -> Result<Self, InverseError> {
+        let axis = |size, axis: AverageAxis| MeanAxis::new(size, axis.windows, axis.weights);
+        let rows = axis(in_shape.height, axes.rows).map_err(InverseError::in_layer(&name))?;
+        let cols = axis(in_shape.width, axes.cols).map_err(InverseError::in_layer(&name))?;
         let separable = Separable::new(in_shape.channels, rows, cols).map_err(InverseError::in_layer(&name))?;
         Ok(Self { name, method: Method::Separable(Box::new(separable)) })
     }

@@ -2,7 +2,7 @@
 
 use fbp_linalg::Real;
 
-use crate::layers::pool::window::Windows;
+use crate::layers::pool::window::{Axis, Windows, split};
 
 /// Passes of the local search over a plane; it ends earlier where nothing can be gained.
 const ROUNDS: usize = 16;
@@ -30,6 +30,10 @@ pub(super) struct Plane<'a, T> {
 pub(super) struct CoverMemory<'a, T> {
     /// As many as windows of a plane.
     pub(super) order: &'a mut [usize],
+    /// As many.
+    pub(super) met: &'a mut [bool],
+    /// As many: the last round of the local search that looks at a window, 0 for those that it leaves alone.
+    pub(super) looks: &'a mut [u8],
     /// At least [`log_len`].
     pub(super) log: &'a mut [(usize, T)],
     /// As many as windows that hold one site.
@@ -71,45 +75,34 @@ impl<T: Real> Plane<'_, T> {
         })
     }
 
-    /// Writes the values of all sites: as near to the observed ones as the local search finds, every floor reached.
+    /// Raises sites from the nearest values that no window needs, as little as the local search finds, until every floor
+    /// is reached; `reached` holds the largest value of every window.
     ///
     /// Every window needs a site whose top is at least its floor.
-    pub(super) fn cover(&self, values: &mut [T], memory: &mut CoverMemory<'_, T>) {
-        for (site, value) in values.iter_mut().enumerate() {
-            *value = self.rest(site);
-        }
-        let mut count = 0;
-        for window in 0..self.floors.len() {
-            if !self.is_met(window, values) {
-                memory.order[count] = window;
-                count += 1;
-            }
-        }
-        let order = &mut memory.order[..count];
-        // Highest floors first: what a site reaches then also serves every later window that it lies in.
-        let falling = |a: &usize, b: &usize| {
-            let floors = (self.floors[*b], self.floors[*a]);
-            floors.0.partial_cmp(&floors.1).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b))
-        };
-        order.sort_unstable_by(falling);
-        for &window in order.iter() {
-            if !self.is_met(window, values)
-                && let Some(site) = self.choose(window, values)
-            {
-                values[site] = self.floors[window];
-            }
-        }
+    pub(super) fn cover(&self, values: &mut [T], reached: &[T], memory: &mut CoverMemory<'_, T>) {
+        let count = self.raise_greedily(values, reached, memory);
         if count < 2 {
             return;
         }
-        for _ in 0..ROUNDS {
+        let CoverMemory { order, looks, log, open, .. } = memory;
+        looks.fill(0);
+        order[..count].iter().for_each(|&window| looks[window] = 1);
+        for round in 1..=ROUNDS {
+            let (now, next) = (round as u8, round as u8 + 1);
             let mut gained = false;
-            for &window in order.iter().filter(|_| log_len(self.windows) <= MERGE_LIMIT) {
-                gained |= self.merge(window, values, memory.log);
+            for &window in order[..count].iter().filter(|_| log_len(self.windows) <= MERGE_LIMIT) {
+                if looks[window] >= now && self.merge(window, values, log) {
+                    self.look_again_around(window, next, looks);
+                    gained = true;
+                }
             }
             for site in 0..values.len() {
-                if values[site] > self.rest(site) {
-                    gained |= self.replace(site, values, memory.open, memory.log);
+                if values[site] <= self.rest(site) || self.windows.windows(site).all(|q| looks[q] < now) {
+                    continue;
+                }
+                if self.replace(site, values, open, log) {
+                    self.windows.windows(site).for_each(|q| self.look_again_around(q, next, looks));
+                    gained = true;
                 }
             }
             if !gained {
@@ -118,18 +111,79 @@ impl<T: Real> Plane<'_, T> {
         }
     }
 
-    /// The site with the smallest price per window that it would meet; the first one on ties.
-    fn choose(&self, window: usize, values: &[T]) -> Option<usize> {
+    /// Raises the best site of every window that needs one, highest floors first; gives the number of those that could
+    /// share a site with another, which are then at the front of `memory.order`.
+    fn raise_greedily(&self, values: &mut [T], reached: &[T], memory: &mut CoverMemory<'_, T>) -> usize {
+        let CoverMemory { order, met, .. } = memory;
+        let mut count = 0;
+        for (window, (met, (most, floor))) in met.iter_mut().zip(reached.iter().zip(self.floors)).enumerate() {
+            *met = most >= floor;
+            order[count] = window;
+            count += usize::from(!*met);
+        }
+        // What a site reaches then also serves every later window that it lies in.
+        let falling = |a: &usize, b: &usize| {
+            let floors = (self.floors[*b], self.floors[*a]);
+            floors.0.partial_cmp(&floors.1).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b))
+        };
+        order[..count].sort_unstable_by(falling);
+        let mut dependent = 0;
+        for at in 0..count {
+            let window = order[at];
+            let shares = if met[window] {
+                true
+            } else {
+                let (best, shares) = self.choose(window, (values, reached), met);
+                if let Some(site) = best {
+                    let floor = self.floors[window];
+                    values[site] = floor;
+                    self.windows.windows(site).for_each(|q| met[q] |= self.floors[q] <= floor);
+                }
+                shares
+            };
+            order[dependent] = window;
+            dependent += usize::from(shares);
+        }
+        dependent
+    }
+
+    /// Marks the windows whose sites a change in the given one can make worth another look: merging looks three windows
+    /// far.
+    fn look_again_around(&self, window: usize, round: u8, looks: &mut [u8]) {
+        let (rows, cols) = (&self.windows.rows, &self.windows.cols);
+        let (row, col) = split(window, cols.count);
+        let reach = |axis: &Axis, at: usize| {
+            let far = 3 * (axis.overlap() - 1);
+            at.saturating_sub(far)..(at + far + 1).min(axis.count)
+        };
+        for row in reach(rows, row) {
+            for look in &mut looks[row * cols.count..][reach(cols, col)] {
+                *look = if *look > 0 { round } else { 0 };
+            }
+        }
+    }
+
+    /// The site with the smallest price per window that it would meet, the first one on ties; and whether some site that
+    /// could serve the window could serve another one too.
+    ///
+    /// Without such a site the choice is final: no other window that needs one can make use of what is raised here.
+    fn choose(&self, window: usize, (values, reached): (&[T], &[T]), met: &[bool]) -> (Option<usize>, bool) {
         let floor = self.floors[window];
         let mut best: Option<(usize, f64)> = None;
+        let mut shares = false;
         for site in self.windows.sites(window).filter(|&site| self.tops[site] >= floor) {
-            let open = |q: &usize| self.floors[*q] <= floor && !self.is_met(*q, values);
-            let share = self.price(site, floor, values) / self.windows.windows(site).filter(open).count() as f64;
+            let (mut serves, mut could) = (0, 0);
+            for q in self.windows.windows(site) {
+                serves += usize::from(self.floors[q] <= floor && !met[q]);
+                could += usize::from(reached[q] < self.floors[q] && self.floors[q] <= self.tops[site]);
+            }
+            shares |= could > 1;
+            let share = self.price(site, floor, values) / serves as f64;
             if best.is_none_or(|(_, least)| share < least) {
                 best = Some((site, share));
             }
         }
-        best.map(|(site, _)| site)
+        (best.map(|(site, _)| site), shares)
     }
 
     /// Raises one site of a window, if that lets others fall by more than it costs.

@@ -6,16 +6,16 @@ use faer::dyn_stack::{MemStack, StackReq};
 use fbp_linalg::{LinalgError, Real};
 
 use super::cover::{CoverMemory, Plane, log_len};
-use super::relax::{RelaxMemory, Wanted, opening, relax};
+use super::relax::{RelaxMemory, Wanted, relax};
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap};
 use crate::layers::parts::ScratchReverse;
-use crate::layers::pool::window::Windows;
+use crate::layers::pool::window::{Windows, split};
 
 /// Index within its plane of the largest site of a window, the first one on ties.
 #[inline(always)]
 fn argmax<T: Real>(windows: &Windows, plane: &[T], window: usize) -> usize {
-    let (rows, cols) =
-        (windows.rows.sites(window / windows.cols.count), windows.cols.sites(window % windows.cols.count));
+    let (row, col) = split(window, windows.cols.count);
+    let (rows, cols) = (windows.rows.sites(row), windows.cols.sites(col));
     let width = windows.in_shape.width;
     let mut best = rows.start * width + cols.start;
     for row in rows {
@@ -75,7 +75,10 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
     fn sample_scratch(&self) -> StackReq {
         let (plane, overlap) = (self.0.out_shape.plane(), self.0.overlap());
         StackReq::all_of(&[
-            StackReq::new::<T>(plane).array(2),
+            StackReq::new::<T>(plane).array(3),
+            StackReq::new::<T>(self.0.in_shape.width),
+            StackReq::new::<bool>(plane),
+            StackReq::new::<u8>(plane),
             StackReq::new::<usize>(plane).array(2),
             StackReq::new::<(usize, T)>(log_len(self.0)),
             StackReq::new::<usize>(overlap),
@@ -94,6 +97,10 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
         let (count, overlap) = (self.0.out_shape.plane(), self.0.overlap());
         let (mut floors, stack) = stack.make_with(count, |_| T::ZERO);
         let (mut ceilings, stack) = stack.make_with(count, |_| T::ZERO);
+        let (mut reached, stack) = stack.make_with(count, |_| T::ZERO);
+        let (mut line, stack) = stack.make_with(self.0.in_shape.width, |_| T::ZERO);
+        let (mut met, stack) = stack.make_with(count, |_| false);
+        let (mut looks, stack) = stack.make_with(count, |_| 0_u8);
         let (mut order, stack) = stack.make_with(count, |_| 0_usize);
         let (mut witness, stack) = stack.make_with(count, |_| 0_usize);
         let (mut log, stack) = stack.make_with(log_len(self.0), |_| (0_usize, T::ZERO));
@@ -106,7 +113,9 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
         let mut memory = Memory {
             floors: &mut floors,
             ceilings: &mut ceilings,
-            cover: CoverMemory { order: &mut order, log: &mut log, open: &mut open },
+            reached: &mut reached,
+            line: &mut line,
+            cover: CoverMemory { order: &mut order, met: &mut met, looks: &mut looks, log: &mut log, open: &mut open },
             relax: RelaxMemory {
                 multipliers: &mut multipliers,
                 floors: &mut wide_floors,
@@ -129,6 +138,10 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
 struct Memory<'a, T> {
     floors: &'a mut [T],
     ceilings: &'a mut [T],
+    /// Largest value of every window.
+    reached: &'a mut [T],
+    /// One row.
+    line: &'a mut [T],
     cover: CoverMemory<'a, T>,
     relax: RelaxMemory<'a>,
 }
@@ -152,17 +165,26 @@ impl Reverse<'_> {
             (plane_of(channel, windows.in_shape.plane()), plane_of(channel, windows.out_shape.plane()));
         let mut attained = true;
         let (lower, upper) = (&sample.lower[outputs.clone()], &sample.upper[outputs]);
-        let Memory { floors, ceilings, cover, relax: projection } = memory;
+        let Memory { floors, ceilings, reached, line, cover, relax: projection } = memory;
         for ((&lo, &hi), (floor, ceiling)) in lower.iter().zip(upper).zip(floors.iter_mut().zip(ceilings.iter_mut())) {
             (*floor, *ceiling) = (range.clip(lo), range.clip(hi));
             attained &= (lo <= *ceiling) & (*floor <= hi);
         }
         let (values, tops, lowest) =
             (&mut target.point[sites.clone()], &mut target.upper[sites.clone()], &mut target.lower[sites.clone()]);
-        opening(windows, ceilings, range.upper, tops);
-        let relaxed = relax(&Wanted { windows, lower, upper, range }, (floors, ceilings), tops, projection);
-        let plane = Plane { windows, observed: &sample.observed_in[sites], floors, tops, least: range.lower };
-        plane.cover(values, cover);
+        windows.minima_at_sites(ceilings, range.upper, line, tops);
+        windows.maxima(tops, line, reached);
+        let contradictory = reached.iter().zip(floors.iter()).any(|(most, floor)| most < floor);
+        if contradictory {
+            relax(&Wanted { windows, lower, upper, range }, (floors, ceilings), tops, projection);
+        }
+        let observed = &sample.observed_in[sites];
+        for (value, (&x, &top)) in values.iter_mut().zip(observed.iter().zip(tops.iter())) {
+            *value = x.clip(range.lower, top);
+        }
+        windows.maxima(values, line, reached);
+        let plane = Plane { windows, observed, floors, tops, least: range.lower };
+        plane.cover(values, reached, cover);
         lowest.fill(range.lower);
         for (window, &floor) in floors.iter().enumerate() {
             if windows.sites(window).any(|site| lowest[site] >= floor) {
@@ -170,14 +192,14 @@ impl Reverse<'_> {
             }
             lowest[argmax(windows, values, window)] = floor;
         }
-        if relaxed {
+        if contradictory {
             // Not every raised ceiling is needed in the end, and no site of the box may make use of the rest.
             for (window, (ceiling, &hi)) in ceilings.iter_mut().zip(upper).enumerate() {
                 *ceiling = range.clip(hi).max(values[argmax(windows, values, window)]);
             }
-            opening(windows, ceilings, range.upper, tops);
+            windows.minima_at_sites(ceilings, range.upper, line, tops);
         }
-        attained & !relaxed
+        attained & !contradictory
     }
 
     /// Largest distance of a window's maximum to its interval.

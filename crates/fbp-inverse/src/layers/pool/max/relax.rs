@@ -44,7 +44,7 @@ pub(super) struct Wanted<'a, T> {
 }
 
 /// Sets every top to the smallest ceiling of the windows that hold the site; `most` where there is none.
-pub(super) fn opening<T: Real>(windows: &Windows, ceilings: &[T], most: T, tops: &mut [T]) {
+fn opening<T: Real>(windows: &Windows, ceilings: &[T], most: T, tops: &mut [T]) {
     tops.fill(most);
     for (window, &ceiling) in ceilings.iter().enumerate() {
         windows.sites(window).for_each(|site| tops[site] = tops[site].min(ceiling));
@@ -56,7 +56,7 @@ fn reach<T: Real>(windows: &Windows, window: usize, tops: &[T]) -> T {
     windows.sites(window).map(|site| tops[site]).fold(T::NEG_INFINITY, T::max)
 }
 
-/// Raises ceilings and lowers floors until some site of every window can reach its floor. Tells whether it had to.
+/// Raises ceilings and lowers floors until some site of every window can reach its floor.
 ///
 /// A window that cannot reach its floor names as *witness* the site where it exceeds the ceilings of the other windows
 /// least. With the witnesses fixed, the smallest change in the sense of least squares is the projection on the order
@@ -70,11 +70,8 @@ pub(super) fn relax<T: Real>(
     (floors, ceilings): (&mut [T], &mut [T]),
     tops: &mut [T],
     memory: &mut RelaxMemory<'_>,
-) -> bool {
+) {
     let windows = wanted.windows;
-    if !(0..floors.len()).any(|window| reach(windows, window, tops) < floors[window]) {
-        return false;
-    }
     for (best, &ceiling) in memory.best.iter_mut().zip(&*ceilings) {
         *best = ceiling.to_f64();
     }
@@ -106,7 +103,6 @@ pub(super) fn relax<T: Real>(
     for (window, floor) in floors.iter_mut().enumerate() {
         *floor = floor.min(reach(windows, window, tops));
     }
-    true
 }
 
 /// Names a witness for every window that cannot reach its floor, given the best ceilings so far; tells by how much the

@@ -1,0 +1,176 @@
+use faer::dyn_stack::{MemStack, StackReq};
+use faer::{Mat, MatMut, MatRef, Par};
+use fbp_linalg::conv_solve::ConvSystem;
+use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward};
+use fbp_linalg::{FeatureShape, LinalgError, Real, batch_slice, batch_slice_mut, column, column_mut};
+
+use crate::layers::matrix_free::LinearMap;
+
+/// The linear part of a convolution or of its transpose.
+#[derive(Clone, Debug)]
+pub(super) struct ConvMap<T> {
+    kernel: Conv2d,
+    weight: Vec<T>,
+    /// Whether the map is the adjoint of the convolution.
+    transposed: bool,
+}
+
+/// A batch and what the map makes of it.
+pub(super) struct MapBatch<'a, T> {
+    pub(super) input: MatRef<'a, T>,
+    pub(super) output: MatMut<'a, T>,
+}
+
+impl<T: Real> ConvMap<T> {
+    pub(super) fn new(geometry: Conv2dGeometry, weight: &[T], transposed: bool) -> Self {
+        Self { kernel: Conv2d::new(geometry), weight: weight.to_vec(), transposed }
+    }
+
+    pub(super) fn in_shape(&self) -> FeatureShape {
+        let geometry = self.kernel.geometry();
+        if self.transposed { geometry.out_shape() } else { geometry.in_shape() }
+    }
+
+    pub(super) fn out_shape(&self) -> FeatureShape {
+        let geometry = self.kernel.geometry();
+        if self.transposed { geometry.in_shape() } else { geometry.out_shape() }
+    }
+
+    /// The map in double precision.
+    pub(super) fn wide(&self) -> ConvMap<f64> {
+        let weight = self.weight.iter().map(|w| w.to_f64()).collect();
+        ConvMap { kernel: self.kernel.clone(), weight, transposed: self.transposed }
+    }
+
+    /// The map as a matrix, `out × in`.
+    pub(super) fn dense(&self) -> Result<Mat<f64>, LinalgError> {
+        let matrix = self.kernel.dense(&self.weight)?;
+        Ok(if self.transposed { matrix.transpose().to_owned() } else { matrix })
+    }
+
+    /// The map with a bias, as the solver of point targets takes it.
+    pub(super) fn system<'a>(&'a self, bias: &'a [T]) -> ConvSystem<'a, T> {
+        let (geometry, weight) = (*self.kernel.geometry(), self.weight.as_slice());
+        ConvSystem { geometry, weight, bias: Some(bias), transposed: self.transposed }
+    }
+
+    /// Workspace of either direction for `batch` samples.
+    pub(super) fn scratch(&self, batch: usize, par: Par) -> StackReq {
+        let kernel = &self.kernel;
+        let forward = kernel.forward_scratch::<T>(batch, par).or(kernel.forward_scratch::<T>(1, Par::Seq));
+        forward.or(kernel.adjoint_scratch::<T>(batch, par)).or(kernel.adjoint_scratch::<T>(1, Par::Seq))
+    }
+
+    /// `output <- A input + bias`.
+    pub(super) fn apply(
+        &self,
+        pass: MapBatch<'_, T>,
+        bias: Option<&[T]>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let MapBatch { input, mut output } = pass;
+        if !self.transposed {
+            return self.correlate(MapBatch { input, output }, bias, par, stack);
+        }
+        self.spread(MapBatch { input, output: output.as_mut() }, par, stack)?;
+        if let Some(bias) = bias {
+            let plane = self.out_shape().plane();
+            for sample in 0..output.ncols() {
+                let output = column_mut("output", output.as_mut(), sample)?;
+                for (plane, bias) in output.chunks_exact_mut(plane).zip(bias) {
+                    plane.iter_mut().for_each(|y| *y += *bias);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `output <- Aᵀ input`.
+    pub(super) fn apply_transposed(
+        &self,
+        pass: MapBatch<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        if self.transposed { self.correlate(pass, None, par, stack) } else { self.spread(pass, par, stack) }
+    }
+
+    /// The convolution.
+    fn correlate(
+        &self,
+        pass: MapBatch<'_, T>,
+        bias: Option<&[T]>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        self.each(pass, par, |input, output, par| {
+            self.kernel.forward(ConvForward { input, weight: &self.weight, bias, output }, par, stack)
+        })
+    }
+
+    /// The adjoint of the convolution.
+    fn spread(&self, pass: MapBatch<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
+        self.each(pass, par, |cotangent, input_grad, par| {
+            self.kernel.adjoint(ConvAdjoint { cotangent, weight: &self.weight, input_grad }, par, stack)
+        })
+    }
+
+    /// Runs a kernel on the whole batch, or sample by sample where the batch is not in one piece.
+    fn each(
+        &self,
+        pass: MapBatch<'_, T>,
+        par: Par,
+        mut run: impl FnMut(&[T], &mut [T], Par) -> Result<(), LinalgError>,
+    ) -> Result<(), LinalgError> {
+        let MapBatch { input, mut output } = pass;
+        if let (Some(input), Some(output)) = (batch_slice(input), batch_slice_mut(output.as_mut())) {
+            return run(input, output, par);
+        }
+        for sample in 0..input.ncols() {
+            run(column("input", input, sample)?, column_mut("output", output.as_mut(), sample)?, Par::Seq)?;
+        }
+        Ok(())
+    }
+}
+
+impl LinearMap for ConvMap<f64> {
+    fn shape(&self) -> (usize, usize) {
+        (self.out_shape().len(), self.in_shape().len())
+    }
+
+    fn scratch(&self) -> StackReq {
+        ConvMap::scratch(self, 1, Par::Seq)
+    }
+
+    fn apply(&self, x: &[f64], image: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
+        let (input, output) = (one(x), one_mut(image));
+        ConvMap::apply(self, MapBatch { input, output }, None, Par::Seq, stack)
+    }
+
+    fn adjoint(&self, weights: &[f64], sum: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
+        let (input, output) = (one(weights), one_mut(sum));
+        self.apply_transposed(MapBatch { input, output }, Par::Seq, stack)
+    }
+
+    fn row_squares(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
+        let squared = Self { weight: self.weight.iter().map(|w| w * w).collect(), ..self.clone() };
+        let (rows, cols) = self.shape();
+        let mut squares = vec![0.0; rows];
+        LinearMap::apply(&squared, &vec![1.0; cols], &mut squares, stack)?;
+        Ok(squares)
+    }
+
+    fn flops(&self) -> f64 {
+        2.0 * self.kernel.geometry().flops(1) as f64
+    }
+}
+
+fn one(values: &[f64]) -> MatRef<'_, f64> {
+    MatRef::from_column_major_slice(values, values.len(), 1)
+}
+
+fn one_mut(values: &mut [f64]) -> MatMut<'_, f64> {
+    let len = values.len();
+    MatMut::from_column_major_slice_mut(values, len, 1)
+}
