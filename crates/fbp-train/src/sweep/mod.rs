@@ -31,6 +31,9 @@
 //! Defaults are those of `fbp pretrain`, `fbp targets` and `fbp post-train`. A key that has no meaning for the mode of a run
 //! is ignored in it; one that has none for any mode of its table is refused.
 //!
+//! With `drop_class` and `recover_class` in `data`, starts are trained on the data without the classes, and runs on the data
+//! with those that are given back.
+//!
 //! Every run writes one record, named by a digest of all its settings, when it is finished: a sweep that is started again
 //! does what is missing, and a run that is written down twice is done once. Runs are done in parallel, each on
 //! `threads_per_run` threads (1 by default), so that its result does not depend on how many go on at a time.

@@ -153,6 +153,7 @@ pub(crate) fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 pub(crate) fn timeless(mut record: serde_json::Value) -> serde_json::Value {
     if let Some(fields) = record.as_object_mut() {
         fields.retain(|name, _| !name.contains("second"));
+        fields.values_mut().for_each(|value| *value = timeless(value.take()));
     }
     if let Some(records) = record.as_array_mut() {
         records.iter_mut().for_each(|record| *record = timeless(record.take()));
