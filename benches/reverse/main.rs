@@ -82,6 +82,14 @@ fn torch(folder: &Path, sizes: &[usize]) {
     }
 }
 
+/// Most memory that this program held at once, in GiB, where the system says so.
+fn peak_memory() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1_048_576.0)
+}
+
 fn practical(entries: &mut Vec<Entry>) -> Result<(), Box<dyn Error>> {
     let image = FeatureShape::image;
     let shapes = [
@@ -119,7 +127,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         practical(&mut entries)?;
     }
     fs::write(folder.join("reverse.json"), serde_json::to_string_pretty(&entries)?)?;
-    fs::write(folder.join("reverse.md"), table(&entries))?;
+    fs::write(folder.join("reverse.md"), table(&entries, peak_memory()))?;
     plot(&entries, &folder.join("reverse.svg"))?;
     if options.torch {
         torch(&folder, &options.sizes);

@@ -6,9 +6,10 @@ use plotters::prelude::*;
 
 use crate::cell::Entry;
 
-/// Every measurement as a row of a Markdown table.
-pub(crate) fn table(entries: &[Entry]) -> String {
-    let mut text = String::from(
+/// Every measurement as a row of a Markdown table, after the peak memory in GiB.
+pub(crate) fn table(entries: &[Entry], peak: Option<f64>) -> String {
+    let mut text = peak.map_or_else(String::new, |gib| format!("Peak memory of the whole run: {gib:.2} GiB.\n\n"));
+    text.push_str(
         "| layer | size | padding | κ | method | recipe | first ms | warm ms | residual | optimum | distance | optimum |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );

@@ -202,6 +202,8 @@ pub(super) struct Cg<'a, M> {
     pub(super) pair: &'a Pair,
     /// Whether `near` is the space of the unknowns.
     pub(super) in_unknowns: bool,
+    /// Whether the iteration begins with the panel's `x`, and not with zero.
+    pub(super) goes_on: bool,
     /// `z <- M res` for the whole panel.
     pub(super) precondition: M,
     pub(super) max_iters: usize,
@@ -214,23 +216,12 @@ impl<M> Cg<'_, M>
 where
     M: Fn(&[State], &[f64], &mut [f64], &mut MemStack) + Sync,
 {
-    /// Iterates until every sample has stopped, from `x = 0`.
+    /// Iterates until every sample has stopped.
     ///
     /// # Errors
     /// None, unless the panel does not fit the convolution.
     pub(super) fn run(&self, mut panel: Panel<'_>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
-        panel.x.fill(0.0);
-        panel.y.fill(0.0);
-        panel.p.fill(0.0);
-        if self.in_unknowns {
-            self.pair.to_near(panel.wanted, panel.res, par, stack)?;
-        } else {
-            panel.res.copy_from_slice(panel.wanted);
-        }
-        panel.by_ref().for_each(|one| {
-            one.states[0].start = norm(one.res);
-            one.states[0].wanted = norm(one.wanted);
-        });
+        self.start(panel.by_ref(), par, stack)?;
         for _ in 0..self.max_iters {
             (self.precondition)(panel.states, panel.res, panel.z, stack);
             self.each(panel.by_ref(), par, stack, &|one| self.direction(one));
@@ -248,6 +239,33 @@ where
             if !state.stopped {
                 (state.distance, state.misfit) = (now.distance, now.misfit);
             }
+        });
+        Ok(())
+    }
+
+    /// `y` and `res` of the panel's `x`.
+    fn start(&self, panel: Panel<'_>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
+        if self.goes_on {
+            self.pair.to_far(panel.x, panel.y, par, stack)?;
+        } else {
+            panel.x.fill(0.0);
+            panel.y.fill(0.0);
+        }
+        if self.in_unknowns {
+            panel.q.iter_mut().zip(panel.wanted.iter().zip(&*panel.y)).for_each(|(q, (r, y))| *q = r - y);
+            self.pair.to_near(panel.q, panel.res, par, stack)?;
+        } else if self.goes_on {
+            self.pair.to_near(panel.y, panel.res, par, stack)?;
+            panel.res.iter_mut().zip(panel.wanted).for_each(|(res, r)| *res = r - *res);
+        } else {
+            panel.res.copy_from_slice(panel.wanted);
+        }
+        panel.p.fill(0.0);
+        panel.for_each(|one| {
+            let state = &mut one.states[0];
+            one.res.iter_mut().zip(&*one.x).for_each(|(res, x)| *res -= state.shift * x);
+            state.wanted = norm(one.wanted);
+            state.start = if self.in_unknowns { norm(one.res) } else { state.wanted };
         });
         Ok(())
     }

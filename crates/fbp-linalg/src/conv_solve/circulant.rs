@@ -98,21 +98,17 @@ impl<P: Precision> Circulant<P> {
     }
 
     fn fields_scratch(&self, grid: &Grid, near: End) -> StackReq {
-        let (p, q) = (grid.sites(near).planes, grid.sites(opposite(near)).planes);
-        let q = if self.order > 0 { q } else { 0 };
-        let (cells, freqs) = (self.fft.plane_len(), self.fft.spectrum_len());
-        StackReq::new::<P>((p + q) * cells).and(StackReq::new::<Complex<P>>((2 * p + q) * freqs)).and(StackReq::new::<
-            Complex<P>,
-        >(
-            self.fft.scratch_len(),
-        ))
+        fields_scratch(&self.fft, self.order, (grid, near))
     }
 
     /// Workspace of [`apply`](Self::apply) for `batch` samples.
     pub(super) fn scratch(&self, grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
-        let edge = temp_mat_scratch::<P>(self.order, batch);
-        let inner = symmetric_scratch::<P>(self.order, batch, par);
-        parts_scratch(self.fields_scratch(grid, near), batch, par).or(inner).and(edge).and(edge)
+        scratch(&self.fft, self.order, (grid, near), batch, par)
+    }
+
+    /// The same for a plan with a boundary matrix that is not there yet.
+    pub(super) fn scratch_of(grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
+        scratch(&PlaneFft::<P>::new(grid.size()), grid.boundary(), (grid, near), batch, par)
     }
 
     /// `z <- (B Bᵀ + shift)⁻¹ r` for every sample, exactly or nearly.
@@ -134,6 +130,20 @@ impl<P: Precision> Circulant<P> {
             for_each_part(second, part, par, stack, &|stage, stack| work.second(stage, stack), &|(), ()| ());
         }
     }
+}
+
+fn fields_scratch<P: Precision>(fft: &PlaneFft<P>, order: usize, (grid, near): (&Grid, End)) -> StackReq {
+    let (p, q) = (grid.sites(near).planes, grid.sites(opposite(near)).planes);
+    let q = if order > 0 { q } else { 0 };
+    let (cells, freqs) = (fft.plane_len(), fft.spectrum_len());
+    let spectra = StackReq::new::<Complex<P>>((2 * p + q) * freqs);
+    StackReq::all_of(&[StackReq::new::<P>((p + q) * cells), spectra, StackReq::new::<Complex<P>>(fft.scratch_len())])
+}
+
+fn scratch<P: Precision>(fft: &PlaneFft<P>, order: usize, at: (&Grid, End), batch: usize, par: Par) -> StackReq {
+    let edge = temp_mat_scratch::<P>(order, batch);
+    let inner = symmetric_scratch::<P>(order, batch, par);
+    parts_scratch(fields_scratch(fft, order, at), batch, par).or(inner).and(edge).and(edge)
 }
 
 /// The other field.

@@ -1,3 +1,5 @@
+use super::circulant::Forecast;
+
 /// What the iteration of one sample works towards.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Goal {
@@ -21,6 +23,27 @@ pub(super) enum Length {
     Distance,
     /// `|A d - r|`, which grows with it.
     Residual,
+}
+
+impl Length {
+    /// A length, or the inverse of one, that falls as the shift grows, from what is known of `x = (H + shift)⁻¹ g`;
+    /// `squares` is `|r|²`.
+    pub(super) fn falling(self, in_unknowns: bool, squares: f64) -> impl Fn(f64, Forecast) -> f64 {
+        move |shift, found| {
+            let Forecast { product, square } = found;
+            match (self, in_unknowns) {
+                (Self::Distance, true) => square.sqrt(),
+                (Self::Distance, false) => (product - shift * square).max(0.0).sqrt(),
+                (Self::Residual, true) => 1.0 / (squares - product - shift * square).max(1e-12 * squares).sqrt(),
+                (Self::Residual, false) => 1.0 / (shift * shift * square).max(1e-12 * squares).sqrt(),
+            }
+        }
+    }
+
+    /// The value of [`falling`](Self::falling) where the length takes this value.
+    pub(super) fn falling_to(self, wanted: f64) -> f64 {
+        if self == Self::Distance { wanted } else { 1.0 / wanted }
+    }
 }
 
 /// Search for the shift at which `length` equals `wanted`: the secant rule on logarithms, kept within a bracket.

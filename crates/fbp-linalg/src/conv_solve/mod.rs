@@ -25,6 +25,7 @@ mod ladder;
 mod phases;
 mod plan;
 mod recipe;
+mod resolvent;
 mod shifted;
 mod solve;
 mod symbol;

@@ -1,13 +1,13 @@
-use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 
 use super::cg::{Cg, Panel, State, dot, norm};
-use super::circulant::{Apply, Forecast};
+use super::circulant::Apply;
 use super::config::ConvMode;
 use super::goal::{Goal, Length, Root};
-use super::plan::{ConvSolvePlan, Exact, Iteration, Preconditioner};
-use super::recipe::ConvRecipe;
-use super::shifted::Unshifted;
+use super::plan::{ConvSolvePlan, Exact, Iteration};
+use super::resolvent::{Resolvent, STEPS, with_resolvents};
+use super::shifted::{Factors, Unshifted};
 use super::solve::{Fields, Vectors};
 use crate::dense::{AffinePlan, AffineSolve};
 use crate::parallel::{SplitBatch, for_each_part};
@@ -24,11 +24,16 @@ const EXCESS: f64 = 10.0;
 /// Shifts, as shares of the largest eigenvalue, below which the system is factored: periodic inverses hang on the border
 /// of the image there (measured: 8 -> 8 channels, kernel 5, padding 2, 64 × 64, share 1e-5: no end in 1000 steps against
 /// 10), and in least squares already at larger shifts.
-const SMALL_SHIFT: f64 = 3e-5;
+const SMALL_SHIFT: f64 = 3e-4;
 const SMALL_SHIFT_LEAST_SQUARES: f64 = 3e-3;
-/// Residual that a trial solve must reach, and the steps that direct factors may take for it.
+/// Applications of factors after which the search for a shift looks whether others are nearer, and how far from the wanted
+/// shift, as a ratio, they have to be for that.
+const GLANCE: usize = 3;
+const FAR: f64 = 4.0;
+/// Residual that a trial solve must reach.
 const TRIAL_TOL: f64 = 1e-6;
-const TRIAL_ITERS: usize = 60;
+/// Steps that an exact solve may take with direct factors.
+const DIRECT_ITERS: usize = 60;
 /// Residual of a trial that did not converge below which the equations still count as independent.
 const TRIAL_NEAR: f64 = 1e-2;
 
@@ -104,14 +109,13 @@ impl<T: Real> ConvSolvePlan<T> {
             Exact::Iteration(iteration) => self.iterate(iteration, fields, vectors, bounded, par, stack)?,
         }
         let cols = self.cols();
+        let direct = !matches!(self.exact, Exact::Iteration(_));
         for (j, moved) in fields.moved.chunks_exact(cols).enumerate() {
             let done = &mut fields.done[j];
-            if !done.solved && !done.hopeless && (!bounded || norm(moved) <= fields.limits[j]) {
-                done.solved = true;
-                if !matches!(self.exact, Exact::Iteration(_)) {
-                    done.reached = true;
-                }
-            }
+            done.reached |= direct && !done.solved;
+            // Within a bound, what was not reached may be improved upon.
+            let within = !bounded || (done.reached && norm(moved) <= fields.limits[j]);
+            done.solved |= within && !done.hopeless;
         }
         Ok(())
     }
@@ -173,12 +177,12 @@ impl<T: Real> ConvSolvePlan<T> {
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
         let tolerance = self.config.tolerance(T::EPSILON.to_f64());
-        let may_give_up = bounded && !self.solves_together();
-        if may_give_up {
+        if bounded && !self.solves_together() {
             self.skip_hopeless(fields, vectors, par, stack);
         }
         for (j, state) in vectors.states.iter_mut().enumerate() {
-            let give_up = if may_give_up { GIVE_UP * fields.limits[j] } else { f64::INFINITY };
+            // Distances grow with every step, so that a sample beyond its bound stays beyond it.
+            let give_up = if bounded { GIVE_UP * fields.limits[j] } else { f64::INFINITY };
             *state = State::new(Goal::Fixed { tolerance, excess: EXCESS * tolerance, give_up }, 0.0);
             state.stopped = fields.done[j].solved || fields.done[j].hopeless;
         }
@@ -199,8 +203,9 @@ impl<T: Real> ConvSolvePlan<T> {
         let cg = |precondition| Cg {
             pair: &iteration.pair,
             in_unknowns: self.in_unknowns,
+            goes_on: false,
             precondition,
-            max_iters: self.config.max_iters(),
+            max_iters: self.max_iters(),
         };
         if self.solves_together() {
             cg(apply(par)).run(panel, par, stack)?;
@@ -215,11 +220,9 @@ impl<T: Real> ConvSolvePlan<T> {
     /// the image. Done once for every decade of shifts.
     fn prepare_shift(&self, shift: f64, par: Par) {
         let share = shift / self.scale;
-        let Exact::Iteration(iteration) = &self.exact else { return };
         let largest = if self.in_unknowns { SMALL_SHIFT_LEAST_SQUARES } else { SMALL_SHIFT };
-        if self.recipe() == ConvRecipe::Boundary && share <= largest && self.shifted.is_missing(share) {
-            let single = matches!(iteration.preconditioner, Preconditioner::Single(_));
-            let system = Unshifted { pair: &self.pair, grid: &self.grid, scale: self.scale, single };
+        if self.factors_pay && share <= largest && self.shifted.is_missing(share) {
+            let system = Unshifted { pair: &self.pair, grid: &self.grid, scale: self.scale };
             self.shifted.prepare(share, &system, par);
         }
     }
@@ -243,6 +246,12 @@ impl<T: Real> ConvSolvePlan<T> {
             Ok(())
         };
         for_each_part(panel, part, par, stack, &run, &|a: Result<(), LinalgError>, b| a.and(b))
+    }
+
+    /// Steps of an exact solve: around direct factors the first few dozen lead to the end, or none do.
+    fn max_iters(&self) -> usize {
+        let most = if self.solves_together() { DIRECT_ITERS } else { usize::MAX };
+        self.config.max_iters().min(most)
     }
 
     /// Takes over the corrections of samples that were not solved when the iteration began.
@@ -296,26 +305,74 @@ impl<T: Real> ConvSolvePlan<T> {
         } else {
             g.copy_from_slice(wanted);
         }
-        let distance = |shift: f64, found: Forecast| {
-            let square = if self.in_unknowns { found.square } else { found.product - shift * found.square };
-            square.max(0.0).sqrt()
-        };
-        let misfit = |shift: f64, found: Forecast| {
-            let square = if self.in_unknowns {
-                squares - found.product - shift * found.square
-            } else {
-                shift * shift * found.square
-            };
-            square.max(1e-12 * squares).sqrt()
-        };
         let at = (&self.grid, self.pair.near);
-        let pass = Apply { r: g, z };
-        match length {
-            Length::Distance => ladder.forecast(fields.limits[j], distance, pass, at, stack),
-            Length::Residual => {
-                ladder.forecast(1.0 / fields.limits[j], |shift, found| 1.0 / misfit(shift, found), pass, at, stack)
+        let falling = length.falling(self.in_unknowns, squares);
+        ladder.forecast(length.falling_to(fields.limits[j]), falling, Apply { r: g, z }, at, stack)
+    }
+
+    /// Looks for the shifts of all samples, and their solutions, with factors for a shift nearby.
+    fn foresee<'a>(
+        &'a self,
+        length: Length,
+        mut factors: &'a Factors,
+        fields: &Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let (near, rows) = (self.pair.near_len(), self.rows());
+        let at = (&self.grid, self.pair.near);
+        with_resolvents(near, vectors.states.len(), stack, |resolvents, bases, stack| {
+            let panel = vectors.panel(fields.wanted);
+            if self.in_unknowns {
+                self.pair.to_near(panel.wanted, panel.res, par, stack)?;
+            } else {
+                panel.res.copy_from_slice(panel.wanted);
             }
+            panel.p.copy_from_slice(panel.res);
+            let find = |j: usize, resolvent: &Resolvent, factored: f64| {
+                let wanted = &panel.wanted[j * rows..][..rows];
+                let falling = length.falling(self.in_unknowns, dot(wanted, wanted));
+                resolvent.find(length.falling_to(fields.limits[j]), factored, falling)
+            };
+            let (mut left, mut glanced) = (STEPS + 1, false);
+            while left > 0 {
+                left -= 1;
+                factors.inverse.apply(Apply { r: panel.p, z: panel.z }, at, par, stack);
+                let (z, p) = (&mut *panel.z, &mut *panel.p);
+                let samples = Extension { resolvents: &mut *resolvents, bases: &mut *bases, g: panel.res, z, p };
+                let extend = |samples: Extension<'_>, _: &mut MemStack| samples.run();
+                for_each_part(samples, StackReq::EMPTY, par, stack, &extend, &|(), ()| ());
+                if left == STEPS - GLANCE && !glanced {
+                    glanced = true;
+                    let active = panel.states.iter().enumerate().filter(|(_, state)| !state.stopped);
+                    let found = active.map(|(j, _)| find(j, &resolvents[j], factors.shift));
+                    if let Some(better) = self.better_factors(factors, found, par) {
+                        factors = better;
+                        left = STEPS + 1;
+                        resolvents.fill(Resolvent::default());
+                        panel.p.copy_from_slice(panel.res);
+                    }
+                }
+            }
+            for (j, state) in panel.states.iter_mut().enumerate().filter(|(_, state)| !state.stopped) {
+                state.shift = find(j, &resolvents[j], factors.shift);
+                let basis = &bases[j * STEPS * near..][..STEPS * near];
+                resolvents[j].solution(state.shift - factors.shift, basis, &mut panel.x[j * near..][..near]);
+            }
+            Ok(())
+        })
+    }
+
+    /// Factors that suit these shifts better by much; they are made if there are none.
+    fn better_factors(&self, factors: &Factors, shifts: impl Iterator<Item = f64>, par: Par) -> Option<&Factors> {
+        let (count, sum) = shifts.fold((0.0, 0.0), |(count, sum), shift| (count + 1.0, sum + shift.ln()));
+        let shift = (sum / count).exp();
+        if (factors.shift / FAR..=factors.shift * FAR).contains(&shift) {
+            return None;
         }
+        self.prepare_shift(shift, par);
+        self.shifted.nearest(shift / self.scale).filter(|better| better.shift != factors.shift)
     }
 
     /// Regularised solutions of the samples that are not solved yet, with the shift that gives the wanted length.
@@ -346,15 +403,18 @@ impl<T: Real> ConvSolvePlan<T> {
         }
         let at = (&self.grid, self.pair.near);
         let near = self.pair.near_len();
-        let share = |state: &State| state.shift / self.scale;
+        let common = |states: &[State]| {
+            let shifts = states.iter().filter(|state| !state.stopped).map(|state| state.shift);
+            self.shifted.common(shifts, self.scale)
+        };
         let precondition = |states: &[State], res: &[f64], z: &mut [f64], par: Par, stack: &mut MemStack| {
-            if let Some(factors) = self.shifted.common(states.iter().filter(|state| !state.stopped).map(share)) {
-                return factors.apply(Apply { r: res, z }, at, par, stack);
+            if let Some(factors) = common(states) {
+                return factors.inverse.apply(Apply { r: res, z }, at, par, stack);
             }
             let samples = res.chunks_exact(near).zip(z.chunks_exact_mut(near));
             for ((res, z), state) in samples.zip(states).filter(|(_, state)| !state.stopped) {
-                match (&self.ladder, self.shifted.nearest(share(state))) {
-                    (_, Some(factors)) => factors.apply(Apply { r: res, z }, at, par, stack),
+                match (&self.ladder, self.shifted.nearest(state.shift / self.scale)) {
+                    (_, Some(factors)) => factors.inverse.apply(Apply { r: res, z }, at, par, stack),
                     (Some(ladder), None) => ladder.apply(state.shift, Apply { r: res, z }, at, stack),
                     (None, None) => {
                         let scale = state.shift.max(1e-4 * self.scale);
@@ -365,12 +425,16 @@ impl<T: Real> ConvSolvePlan<T> {
         };
         let (in_unknowns, max_iters) = (self.in_unknowns, self.config.max_iters());
         // Factors are read from memory once for all samples, which then go together.
-        let together = self.shifted.common(vectors.states.iter().filter(|state| !state.stopped).map(share)).is_some();
+        let common = common(vectors.states);
+        let together = common.is_some();
+        if let Some(factors) = common {
+            self.foresee(length, factors, fields, vectors, par, stack)?;
+        }
         let threads = if together { par } else { Par::Seq };
         let precondition = move |states: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
             precondition(states, res, z, threads, stack);
         };
-        let cg = Cg { pair: &self.pair, in_unknowns, precondition, max_iters };
+        let cg = Cg { pair: &self.pair, in_unknowns, goes_on: together, precondition, max_iters };
         let panel = vectors.panel(fields.wanted);
         if together {
             cg.run(panel, par, stack)?
@@ -412,14 +476,54 @@ impl<T: Real> ConvSolvePlan<T> {
         let cg = Cg {
             pair: &iteration.pair,
             in_unknowns: false,
+            goes_on: false,
             precondition: |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
                 iteration.preconditioner.apply(Apply { r: res, z }, at, par, stack);
             },
-            max_iters: if self.solves_together() { TRIAL_ITERS } else { self.config.max_iters() },
+            max_iters: self.max_iters(),
         };
         cg.run(vectors.panel(wanted), par, MemStack::new(&mut memory))?;
         // Ill-conditioned equations get there in the end; dependent ones do not come near.
         let near_enough = !self.in_unknowns && !self.solves_together() && states[0].misfit <= TRIAL_NEAR * norm(wanted);
         Ok(states[0].reached || near_enough)
+    }
+}
+
+/// The bases of some samples, and the vectors that extend them.
+struct Extension<'a> {
+    resolvents: &'a mut [Resolvent],
+    bases: &'a mut [f64],
+    g: &'a [f64],
+    z: &'a mut [f64],
+    p: &'a mut [f64],
+}
+
+impl Extension<'_> {
+    fn run(self) {
+        let near = self.g.len() / self.resolvents.len().max(1);
+        let vectors = self.g.chunks_exact(near).zip(self.z.chunks_exact_mut(near)).zip(self.p.chunks_exact_mut(near));
+        let bases = self.resolvents.iter_mut().zip(self.bases.chunks_exact_mut(STEPS * near));
+        for ((resolvent, basis), ((g, z), p)) in bases.zip(vectors) {
+            resolvent.extend(basis, g, z, p);
+        }
+    }
+}
+
+impl SplitBatch for Extension<'_> {
+    fn batch(&self) -> usize {
+        self.resolvents.len()
+    }
+
+    fn split_at(self, count: usize) -> (Self, Self) {
+        let near = self.g.len() / self.resolvents.len().max(1);
+        let (resolvents, resolvents_rest) = self.resolvents.split_at_mut(count);
+        let (bases, bases_rest) = self.bases.split_at_mut(count * STEPS * near);
+        let (g, g_rest) = self.g.split_at(count * near);
+        let (z, z_rest) = self.z.split_at_mut(count * near);
+        let (p, p_rest) = self.p.split_at_mut(count * near);
+        (
+            Self { resolvents, bases, g, z, p },
+            Self { resolvents: resolvents_rest, bases: bases_rest, g: g_rest, z: z_rest, p: p_rest },
+        )
     }
 }

@@ -18,7 +18,14 @@ const DECADES: usize = 5;
 /// border of the image does. Where periodic inverses serve as well, they are used, for they cost nothing to set up.
 #[derive(Debug, Default)]
 pub(super) struct Shifted {
-    decades: [OnceLock<Option<Preconditioner>>; DECADES],
+    decades: [OnceLock<Option<Factors>>; DECADES],
+}
+
+/// `(B Bᵀ + shift)⁻¹`, but for rounding.
+#[derive(Debug)]
+pub(super) struct Factors {
+    pub(super) shift: f64,
+    pub(super) inverse: Preconditioner,
 }
 
 /// The system that is to be factored.
@@ -27,9 +34,13 @@ pub(super) struct Unshifted<'a> {
     pub(super) grid: &'a Grid,
     /// Its largest eigenvalue.
     pub(super) scale: f64,
-    /// Whether the factors are rounded to `f32`.
-    pub(super) single: bool,
 }
+
+/// Smallest shift, as a share of the largest eigenvalue, whose factors are rounded to `f32`: rounding moves what is
+/// smallest in them by a tenth at most.
+const SINGLE: f64 = 1e-5;
+/// Largest ratio of a shift to that of the factors used for it.
+const REACH: f64 = 30.0;
 
 impl Shifted {
     fn decade(share: f64) -> Option<usize> {
@@ -45,35 +56,40 @@ impl Shifted {
     /// Makes the factors for a shift. Two threads may do so at once; one of the results is kept.
     pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
         let Some(decade) = Self::decade(share) else { return };
-        let shift = system.scale * 10.0_f64.powi(-(FIRST + decade as i32));
-        let _ = self.decades[decade].set(factor(system, shift, par));
+        let share = 10.0_f64.powi(-(FIRST + decade as i32));
+        let _ = self.decades[decade].set(factor(system, share, par));
     }
 
     /// The factors for a shift, or for one a decade away.
-    pub(super) fn nearest(&self, share: f64) -> Option<&Preconditioner> {
+    pub(super) fn nearest(&self, share: f64) -> Option<&Factors> {
         let decade = Self::decade(share)?;
         let made = |decade: usize| self.decades.get(decade)?.get()?.as_ref();
         made(decade).or_else(|| made(decade + 1)).or_else(|| made(decade.checked_sub(1)?))
     }
 
-    /// The factors for all of these shifts, if they are the same.
-    pub(super) fn common(&self, mut shares: impl Iterator<Item = f64>) -> Option<&Preconditioner> {
-        let first = self.nearest(shares.next()?)?;
-        shares.all(|share| self.nearest(share).is_some_and(|other| std::ptr::eq(first, other))).then_some(first)
+    /// Factors that serve for all of these shifts of a system with this largest eigenvalue.
+    pub(super) fn common(&self, shifts: impl Iterator<Item = f64> + Clone, scale: f64) -> Option<&Factors> {
+        let (count, sum) = shifts.clone().fold((0.0, 0.0), |(count, sum), shift| (count + 1.0, sum + shift.ln()));
+        let factors = self.nearest((sum / count).exp() / scale)?;
+        let near = |shift: f64| (factors.shift / REACH..=factors.shift * REACH).contains(&shift);
+        shifts.into_iter().all(near).then_some(factors)
     }
 }
 
-fn factor(system: &Unshifted<'_>, shift: f64, par: Par) -> Option<Preconditioner> {
-    let Unshifted { pair, grid, single, .. } = *system;
+fn factor(system: &Unshifted<'_>, share: f64, par: Par) -> Option<Factors> {
+    let Unshifted { pair, grid, scale } = *system;
+    let shift = share * scale;
     let fft = PlaneFft::new(grid.size());
     let symbols = symbols(pair, grid, &pair.weight, &fft);
     let inverses: Vec<_> = symbols.iter().map(|symbol| symbol.gram_inverse(shift)).collect::<Option<_>>()?;
     let pairs = symbols.iter().zip(&inverses);
     let parts: Vec<_> = pairs.map(|(symbol, inverse)| GroupParts { symbol, inverse: &inverse.values }).collect();
-    let factors = if single {
+    let inverse = if share >= 0.9 * SINGLE {
         Circulant::with_boundary(grid, pair.near, &parts, &fft, par).map(Preconditioner::Single)
     } else {
         Circulant::with_boundary(grid, pair.near, &parts, &fft, par).map(Preconditioner::Double)
     };
-    factors.inspect_err(|error| tracing::warn!(%error, shift, "no direct factors for this shift")).ok()
+    let inverse =
+        inverse.inspect_err(|error| tracing::warn!(%error, shift, "no direct factors for this shift")).ok()?;
+    Some(Factors { shift, inverse })
 }

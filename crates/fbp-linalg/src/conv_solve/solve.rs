@@ -5,6 +5,7 @@ use super::cg::{Panel, State};
 use super::config::ConvMode;
 use super::goal::Goal;
 use super::plan::{ConvSolvePlan, Exact};
+use super::resolvent::{STEPS, resolvent_scratch};
 use crate::dense::AffineSolve;
 use crate::parallel::parts_scratch;
 use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_finite, expect_shape};
@@ -51,7 +52,8 @@ impl<T: Real> ConvSolvePlan<T> {
     /// Samples that pass through the solver together, of a batch.
     fn panel(&self, batch: usize) -> usize {
         let (near, far) = self.lens();
-        let bytes = 8 * (6 * near + 4 * far + self.rows() + self.cols());
+        let basis = if self.config.mode() == ConvMode::Exact { 0 } else { STEPS };
+        let bytes = 8 * ((6 + basis) * near + 4 * far + self.rows() + self.cols());
         (PANEL_BYTES / bytes).clamp(2, PANEL).min(batch.max(1))
     }
 
@@ -78,8 +80,10 @@ impl<T: Real> ConvSolvePlan<T> {
             }
             Exact::Iteration(_) => StackReq::EMPTY,
         };
+        let bases =
+            if self.config.mode() == ConvMode::Exact { StackReq::EMPTY } else { resolvent_scratch(near, width) };
         // Slack for the alignment of the slices.
-        StackReq::all_of(&[vectors, states, StackReq::new::<[u8; 64]>(16), iterate.or(whole).or(dense)])
+        StackReq::all_of(&[vectors, states, StackReq::new::<[u8; 64]>(16), iterate.or(whole.and(bases)).or(dense)])
     }
 
     /// Workspace of the iteration of one thread.

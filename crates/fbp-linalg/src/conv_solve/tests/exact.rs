@@ -61,3 +61,23 @@ fn random_geometries_match_the_oracle() {
         }
     });
 }
+
+#[test]
+fn nearly_singular_square_layers_are_solved() {
+    // Orthonormal kernels, whose matrix at some frequencies is nearly singular: `A Aᵀ` is singular to single precision.
+    for seed in 0..3 {
+        let mut rng = crate::testkit::rng(seed);
+        let params = Conv2dParams::new(FeatureShape::image(8, 24, 24), 8, [5, 5]).padding([2, 2]);
+        let mut case = Case::new(params, false, &mut rng);
+        case.weight = super::kernel(8, 200, 1.0, &mut rng);
+        let plan = case.plan::<f32>(&exact(), ConvRecipe::Boundary);
+        let [observed_in, target] = [plan.cols(), plan.rows()].map(|len| normal_mat::<f32>(len, 2, &mut rng));
+        let batch = Batch { observed_in, observed_out: None, target };
+        let (solution, report) = batch.solve(&plan, Par::Seq).unwrap();
+        assert_eq!((report.stop, report.side), (StopReason::Converged, SolveSide::Nearest), "seed {seed}: {report:?}");
+        // Each of the 25 taps is a matrix of norm 1 at most, and all of them together of norm 5.
+        let share = (0..2).map(|j| solution.col(j).norm_l2() / batch.target.col(j).norm_l2()).fold(0.0, f32::max);
+        let rounding = f64::from(f32::EPSILON) * 5.0 * f64::from(share);
+        assert!(report.residual_relative <= 10.0 * rounding, "seed {seed}: {rounding:.1e} against {report:?}");
+    }
+}
