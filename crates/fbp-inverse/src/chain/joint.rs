@@ -11,7 +11,9 @@
 //! its two sides would take turns for ever; and every miss raises what the cuts ask for by a share of it.
 //!
 //! A boundary may have a [`FeatureMetric`] in place of the Euclidean one: `min ½ (v - z)ᵀ C⁻¹ (v - z)` under the same
-//! conditions, for goals with margins.
+//! conditions, for goals with margins. Each of its steps is exact too, the range included; but it moves many entries at
+//! once, and crosses more kinks. So the Euclidean target comes first, and stays where nothing nearer in the metric is
+//! found.
 //!
 //! # Source
 //! Repeated linearisation: Moosavi-Dezfooli, Fawzi & Frossard, "DeepFool", CVPR 2016, there for the nearest point of
@@ -52,6 +54,15 @@ pub(super) enum Start {
     Targets,
 }
 
+/// How iterates are judged.
+#[derive(Clone, Copy)]
+struct Judgement<'a, T> {
+    /// In which distances are measured; none for the Euclidean one.
+    metric: Option<&'a FeatureMetric<T>>,
+    /// Whether they are where the iteration starts, which is written in any case.
+    is_start: bool,
+}
+
 /// Memory of the iteration, for the samples of one batch.
 #[derive(Debug)]
 pub(super) struct JointMemory<T> {
@@ -67,6 +78,8 @@ pub(super) struct JointMemory<T> {
     distances: Vec<f64>,
     /// Squared distance of the nearest iterate at the goal, by place; infinite if there is none.
     best: Vec<f64>,
+    /// Squared distance that an iterate at the goal has to fall below to become the target, by place.
+    bound: Vec<f64>,
 }
 
 impl<T: Real> JointMemory<T> {
@@ -84,6 +97,7 @@ impl<T: Real> JointMemory<T> {
             cuts: Cuts::new(boundary, metric, capacity),
             distances: vec![0.0; capacity],
             best: vec![f64::INFINITY; capacity],
+            bound: vec![f64::INFINITY; capacity],
         }
     }
 
@@ -110,8 +124,8 @@ impl<T: Real> ReverseChain<T> {
         !rest.is_empty() && rest.iter().all(|op| op.differentiable().is_some())
     }
 
-    /// Pushes the starts of the active samples through the rest of the network and improves them; writes the targets
-    /// that reach the goal, and what the rest makes of the last target of every active sample.
+    /// Pushes the starts of the active samples through the rest of the network and improves them in the Euclidean metric;
+    /// writes the targets that reach the goal, and what the rest makes of the last target of every active sample.
     pub(super) fn join(
         &self,
         boundary: usize,
@@ -119,11 +133,41 @@ impl<T: Real> ReverseChain<T> {
         start: Start,
         work: &mut ChainWorkspace<T>,
     ) -> Result<(), InverseError> {
-        let first = self.starts[boundary];
-        let metric = self.metric(boundary, goal);
-        let steps = if self.is_differentiable_from(first) { STEPS } else { 0 };
+        work.joint.bound.fill(f64::INFINITY);
         self.begin(boundary, start, work)?;
-        self.judge(boundary, goal, true, work);
+        self.judge(boundary, goal, Judgement { metric: None, is_start: true }, work);
+        self.iterate(boundary, goal, None, work)
+    }
+
+    /// Looks for targets of the active samples that are nearer in a metric than those they have, from the observed features
+    /// on. A linearisation may hold nowhere near where the metric leads; then the targets stay.
+    pub(super) fn improve(
+        &self,
+        boundary: usize,
+        goal: &ChainGoal<'_, T>,
+        metric: &FeatureMetric<T>,
+        work: &mut ChainWorkspace<T>,
+    ) -> Result<(), InverseError> {
+        self.begin(boundary, Start::Targets, work)?;
+        self.measure_iterates(self.starts[boundary], Some(metric), work);
+        for (at, &slot) in work.joint.active.iter().enumerate() {
+            let has_target = !work.missed[boundary * work.capacity + work.open[slot]];
+            work.joint.bound[slot] = if has_target { work.joint.distances[at] } else { f64::INFINITY };
+        }
+        self.begin(boundary, Start::Observed, work)?;
+        self.iterate(boundary, goal, Some(metric), work)
+    }
+
+    /// Linearises and steps until every active sample has ended.
+    fn iterate(
+        &self,
+        boundary: usize,
+        goal: &ChainGoal<'_, T>,
+        metric: Option<&FeatureMetric<T>>,
+        work: &mut ChainWorkspace<T>,
+    ) -> Result<(), InverseError> {
+        let first = self.starts[boundary];
+        let steps = if self.is_differentiable_from(first) { STEPS } else { 0 };
         for _ in 0..steps {
             if work.joint.active.is_empty() {
                 break;
@@ -131,7 +175,7 @@ impl<T: Real> ReverseChain<T> {
             self.cut(first, goal, metric, work)?;
             self.step(boundary, metric, work)?;
             self.push_iterates(first, work)?;
-            self.judge(boundary, goal, false, work);
+            self.judge(boundary, goal, Judgement { metric, is_start: false }, work);
         }
         Ok(())
     }
@@ -144,7 +188,8 @@ impl<T: Real> ReverseChain<T> {
         work: &mut ChainWorkspace<T>,
     ) -> Result<(), InverseError> {
         self.begin(boundary, Start::Targets, work)?;
-        self.judge(boundary, goal, true, work);
+        work.joint.bound.fill(f64::INFINITY);
+        self.judge(boundary, goal, Judgement { metric: None, is_start: true }, work);
         Ok(())
     }
 
@@ -177,10 +222,17 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Keeps the iterates that reach the goal closer than before, and takes finished samples out of the iteration.
-    fn judge(&self, boundary: usize, goal: &ChainGoal<'_, T>, is_start: bool, work: &mut ChainWorkspace<T>) {
+    fn judge(
+        &self,
+        boundary: usize,
+        goal: &ChainGoal<'_, T>,
+        judgement: Judgement<'_, T>,
+        work: &mut ChainWorkspace<T>,
+    ) {
+        let Judgement { metric, is_start } = judgement;
         let (first, last) = (self.starts[boundary], self.operators.len());
         let (len, classes) = (work.lens[first], self.out_len());
-        self.measure_iterates(first, self.metric(boundary, goal), work);
+        self.measure_iterates(first, metric, work);
         let joint = &mut work.joint;
         let mut kept = 0;
         for at in 0..joint.active.len() {
@@ -193,7 +245,7 @@ impl<T: Real> ReverseChain<T> {
                 let iterate = joint.iterates[first].column(len, at);
                 let distance = joint.distances[at];
                 let before = joint.best[slot];
-                if is_start || distance < before {
+                if is_start || distance < before.min(joint.bound[slot]) {
                     work.targets[boundary].column_mut(len, sample).copy_from_slice(iterate);
                     work.pushed[boundary].column_mut(classes, slot).copy_from_slice(output);
                 }

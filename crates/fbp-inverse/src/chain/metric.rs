@@ -3,7 +3,6 @@ use faer::{Mat, MatRef, Side};
 use fbp_linalg::{LinalgError, Real, expect_finite, expect_shape};
 
 use super::ReverseChain;
-use super::reverse::ChainGoal;
 use crate::InverseError;
 
 /// A metric for features: `(v - z)ᵀ C⁻¹ (v - z)` with a covariance `C`, so that changes along which features vary much are
@@ -57,7 +56,8 @@ impl<T: Real> FeatureMetric<T> {
 
 impl<T: Real> ReverseChain<T> {
     /// Sets the metric in which the targets at a boundary are nearest, for [`TargetMode::Attainable`] and goals with
-    /// margins; all others, and samples that have to be reversed layer by layer, keep the Euclidean one.
+    /// margins; all others keep the Euclidean one. So do samples that have to be reversed layer by layer, and those for
+    /// which nothing is found that is nearer in the metric than the Euclidean target.
     ///
     /// Workspaces made before do not fit the chain any more.
     ///
@@ -75,11 +75,6 @@ impl<T: Real> ReverseChain<T> {
             }
         }
         Ok(())
-    }
-
-    /// The metric of a boundary for a goal; none for the Euclidean one.
-    pub(super) fn metric(&self, boundary: usize, goal: &ChainGoal<'_, T>) -> Option<&FeatureMetric<T>> {
-        self.metrics[boundary].as_ref().filter(|_| goal.margins.is_some())
     }
 
     /// Length of the longest feature with a metric of its own, or 0.
