@@ -319,7 +319,7 @@ impl<T: Real> ReverseChain<T> {
                 operator.vjp(pass, work.par, MemStack::new(&mut work.memory))?;
             }
             let [even, odd] = &mut joint.cotangents;
-            let (gradients, mapped) = if first % 2 == 0 { (even, odd) } else { (odd, even) };
+            let (gradients, mapped) = if first.is_multiple_of(2) { (even, odd) } else { (odd, even) };
             if let Some(metric) = metric {
                 let (gradients, to) = (gradients.view(len, active), mapped.view_mut(len, active));
                 matmul(to, Accum::Replace, metric.covariance(), gradients, T::ONE, work.par); // (n×n)(n×N)

@@ -245,11 +245,10 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
     fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         let n = b.len();
         for pivot in 0..n {
+            let upper = a[pivot].clone();
             for row in pivot + 1..n {
-                let factor = a[row][pivot] / a[pivot][pivot];
-                for column in pivot..n {
-                    a[row][column] -= factor * a[pivot][column];
-                }
+                let factor = a[row][pivot] / upper[pivot];
+                a[row].iter_mut().zip(&upper).for_each(|(entry, above)| *entry -= factor * above);
                 b[row] -= factor * b[pivot];
             }
         }

@@ -305,10 +305,9 @@ impl SweepRow {
             (None, _) => "-".to_owned(),
             (_, None) => format!("output, {}", self.policy),
             (_, Some(mode)) => {
-                let metric = (!self.metric.is_euclidean()).then(|| format!(", {}", self.metric)).unwrap_or_default();
-                let is_static = self.policy == TargetPolicy::Static;
-                let policy = (!is_static).then(|| format!(", {}", self.policy)).unwrap_or_default();
-                format!("{mode}{metric}{policy}")
+                let metric = Some(self.metric.to_string()).filter(|_| !self.metric.is_euclidean());
+                let policy = Some(self.policy.to_string()).filter(|_| self.policy != TargetPolicy::Static);
+                [Some(mode.to_string()), metric, policy].into_iter().flatten().collect::<Vec<_>>().join(", ")
             }
         };
         vec![
