@@ -13,7 +13,8 @@ mod target;
 pub mod testkit;
 
 pub use chain::{
-    BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, Margins, ReverseChain, TargetMode,
+    BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, FeatureMetric, Margins, ReverseChain,
+    TargetMode,
 };
 pub use error::InverseError;
 pub use layers::{

@@ -21,7 +21,7 @@ mod shape;
 pub mod testkit;
 mod views;
 
-pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample};
+pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape};
 pub use lanes::Lanes;
 pub use parallel::{SplitBatch, for_each_part, parts_scratch};

@@ -39,4 +39,4 @@ pub use post_train::{
     transitional_stage, transitional_stages,
 };
 pub use pretrain::{PretrainOptions, Pretrained, pretrain};
-pub use settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};
+pub use settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};

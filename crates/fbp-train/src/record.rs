@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::DataIdentity;
 use crate::post_train::{Chosen, Keep, PostTrainCurves, SegmentRecord};
-use crate::settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// Settings of a pretraining run: two runs with the same settings give the same network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,6 +86,9 @@ pub struct TargetsReport {
     pub embedding: Embedding,
     /// Margin of the embedding.
     pub margin: f64,
+    /// In which metric they are nearest; left out for the Euclidean one.
+    #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
+    pub metric: Metric,
     /// Number of samples.
     pub samples: usize,
     /// Time of the reconstruction, verification and writing in this run.
@@ -139,6 +142,9 @@ pub struct PostTrainSettings {
     /// Decay of the average of the weights that was kept in their place, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// Metric of the targets, which `targets` tells too; left out for the Euclidean one.
+    #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
+    pub metric: Metric,
     /// Name of the start; in sweeps only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,

@@ -43,6 +43,25 @@ pub enum Embedding {
     OneHot,
 }
 
+/// In which metric targets are nearest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// `|v - z|²`.
+    #[default]
+    Euclidean,
+    /// `(v - z)ᵀ C⁻¹ (v - z)`, `C` the covariance of the features over the data plus a hundredth of the mean variance: the
+    /// change goes where features live.
+    Mahalanobis,
+}
+
+impl Metric {
+    /// Whether it is the Euclidean one, which manifests and records leave out.
+    pub(crate) fn is_euclidean(&self) -> bool {
+        *self == Self::Euclidean
+    }
+}
+
 /// What post-training minimises, and over which weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -87,6 +106,8 @@ pub enum TargetPolicy {
     /// Once, from the network that the run starts from.
     #[default]
     Static,
+    /// Before every epoch but the first again, from the network as it is.
+    Refresh,
     /// For every batch, from the network as it is: at the output alone.
     Live,
 }
@@ -122,7 +143,7 @@ macro_rules! display_as_value {
     )*};
 }
 
-display_as_value!(TargetMode, Embedding, Objective, TargetPolicy, Schedule);
+display_as_value!(TargetMode, Embedding, Metric, Objective, TargetPolicy, Schedule);
 
 #[cfg(test)]
 mod tests {
@@ -141,6 +162,7 @@ mod tests {
     fn settings_print_as_they_are_typed() {
         assert_eq!(TargetMode::Attainable.to_string(), "attainable");
         assert_eq!(Embedding::MaxAssign.to_string(), "max-assign");
+        assert_eq!(TargetPolicy::Refresh.to_string(), "refresh");
         assert_eq!(serde_json::to_string(&Embedding::MaxAssign).unwrap(), "\"max-assign\"");
     }
 }

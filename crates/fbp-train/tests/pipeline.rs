@@ -245,3 +245,34 @@ fn one_layer_is_solved_for_its_targets() {
     }
     world.fails(&format!("{common} --stage conv1 --out runs"), &["--targets"]);
 }
+
+#[test]
+fn targets_may_be_nearest_in_the_metric_of_the_features() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let arguments = targets_arguments("c.safetensors", "t");
+    world.ok(&format!("{arguments} --json euclidean.json"));
+    let manifest = fs::read_to_string(world.path("t/manifest.json")).unwrap();
+    assert!(!manifest.contains("metric"), "manifests with the Euclidean metric are what they were: {manifest}");
+    let other = format!("{arguments} --metric mahalanobis");
+    world.fails(&other, &["other settings", "metric"]);
+    world.ok(&format!("{} --json mahalanobis.json", other.replace("--out t", "--out m")));
+    let [euclidean, mahalanobis] = ["euclidean", "mahalanobis"].map(|name| world.json(&format!("{name}.json")));
+    assert_eq!(mahalanobis["metric"], "mahalanobis");
+    for (own, other) in mahalanobis["stages"].as_array().unwrap().iter().zip(euclidean["stages"].as_array().unwrap()) {
+        assert!(accuracy(&own["frozen_rest_accuracy"]) >= 0.999, "{own}");
+        assert!(accuracy(&own["distance_relative"]) > accuracy(&other["distance_relative"]), "{own} {other}");
+    }
+    // Whoever reads a store takes them as they are, and the number of threads changes nothing.
+    world.ok(&format!("{} --threads 1", other.replace("--threads 2", "").replace("--out t", "--out m1")));
+    let shards = |folder: &str| {
+        contents(&world.path(folder)).into_iter().filter(|(name, _)| name.starts_with("shard")).collect::<Vec<_>>()
+    };
+    assert_eq!(shards("m"), shards("m1"));
+    let refresh = post_train_arguments("c.safetensors", "m", "0.3", "runs") + " --policy refresh --json x.json";
+    world.ok(&refresh);
+    assert_eq!(world.json("x.json")["settings"]["metric"], "mahalanobis");
+    for extra in ["--targets point", "--targets layer-wise", "--embedding one-hot"] {
+        world.fails(&format!("{other} {extra} --force"), &["--metric = mahalanobis", "attainable"]);
+    }
+}

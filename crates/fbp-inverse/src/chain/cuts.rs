@@ -15,6 +15,8 @@ pub(super) struct Cuts<T> {
     /// By how much the one-sided cuts of each sample were raised.
     raised: Vec<T>,
     gradients: Batch<T>,
+    /// Gradients times the covariance of a metric; empty without metrics.
+    mapped: Batch<T>,
     values: Vec<T>,
     lower: Vec<T>,
     upper: Vec<T>,
@@ -24,19 +26,22 @@ pub(super) struct Cuts<T> {
 pub(super) struct SampleCuts<'a, T> {
     /// One column per cut.
     pub(super) gradients: MatRef<'a, T>,
+    /// Times the covariance of the metric; of no meaning without one.
+    pub(super) mapped: MatRef<'a, T>,
     pub(super) values: &'a [T],
     pub(super) lower: &'a [T],
     pub(super) upper: &'a [T],
 }
 
 impl<T: Real> Cuts<T> {
-    /// Memory for `capacity` samples with features of up to `longest` entries.
-    pub(super) fn new(longest: usize, capacity: usize) -> Self {
+    /// Memory for `capacity` samples with features of up to `longest` entries, up to `metric` in metrics of their own.
+    pub(super) fn new(longest: usize, metric: usize, capacity: usize) -> Self {
         let numbers = || vec![T::ZERO; MOST_CUTS * capacity];
         Self {
             added: vec![0; capacity],
             raised: vec![T::ZERO; capacity],
             gradients: Batch::new(longest * MOST_CUTS * capacity),
+            mapped: Batch::new(metric * MOST_CUTS * capacity),
             values: numbers(),
             lower: numbers(),
             upper: numbers(),
@@ -55,6 +60,12 @@ impl<T: Real> Cuts<T> {
         let raised = if condition.upper == T::INFINITY { self.raised[slot] } else { T::ZERO };
         (self.values[at], self.lower[at], self.upper[at]) = (value, condition.lower + raised, condition.upper);
         self.added[slot] += 1;
+    }
+
+    /// Sets the gradient of the cut that was added last times the covariance.
+    pub(super) fn set_mapped(&mut self, slot: usize, mapped: &[T]) {
+        let at = slot * MOST_CUTS + (self.added[slot] - 1) % MOST_CUTS;
+        self.mapped.column_mut(mapped.len(), at).copy_from_slice(mapped);
     }
 
     /// Asks for more from every one-sided cut of a sample, also from later ones.
@@ -79,11 +90,16 @@ impl<T: Real> Cuts<T> {
     }
 
     /// The cuts of a sample with features of `len` entries.
-    pub(super) fn of(&self, slot: usize, len: usize) -> SampleCuts<'_, T> {
+    pub(super) fn of(&self, slot: usize, len: usize, with_metric: bool) -> SampleCuts<'_, T> {
         let (start, count) = (slot * MOST_CUTS, self.added[slot].min(MOST_CUTS));
         let range = start..start + count;
         SampleCuts {
             gradients: self.gradients.columns(len, start, count),
+            mapped: if with_metric {
+                self.mapped.columns(len, start, count)
+            } else {
+                MatRef::from_column_major_slice(&[], 0, 0)
+            },
             values: &self.values[range.clone()],
             lower: &self.lower[range.clone()],
             upper: &self.upper[range],

@@ -10,22 +10,28 @@
 //! three steps end at the goal. Old cuts stay because the solution often lies on a kink, where the linearisations of
 //! its two sides would take turns for ever; and every miss raises what the cuts ask for by a share of it.
 //!
+//! A boundary may have a [`FeatureMetric`] in place of the Euclidean one: `min ½ (v - z)ᵀ C⁻¹ (v - z)` under the same
+//! conditions, for goals with margins. Each of its steps is exact too, the range included; but it moves many entries at
+//! once, and crosses more kinks. So the Euclidean target comes first, and stays where nothing nearer in the metric is
+//! found.
+//!
 //! # Source
 //! Repeated linearisation: Moosavi-Dezfooli, Fawzi & Frossard, "DeepFool", CVPR 2016, there for the nearest point of
 //! *another* class. Keeping cuts: Kelley, "The cutting-plane method for solving convex programs", J. SIAM 8 (1960).
 //! Nearest points within a range, raised cuts and the use for targets: own derivation.
 
-use faer::MatMut;
+use faer::Accum;
 use faer::dyn_stack::{MemStack, StackReq};
-use faer::reborrow::ReborrowMut;
-use fbp_linalg::{BoxedSample, LinalgError, Real, SplitBatch, column_mut, for_each_part, parts_scratch};
+use faer::linalg::matmul::matmul;
+use fbp_linalg::{Real, parts_scratch};
 
-use super::ReverseChain;
-use super::cuts::{Cuts, MOST_CUTS, SampleCuts};
+use super::cuts::{Cuts, MOST_CUTS};
 use super::goal::{Condition, SampleGoal};
 use super::reverse::ChainGoal;
+use super::step::step_scratch;
 use super::workspace::{Batch, ChainWorkspace};
-use crate::{InverseError, Range, VjpPass};
+use super::{FeatureMetric, ReverseChain};
+use crate::{InverseError, VjpPass};
 
 /// Most steps per sample; most need two or three.
 const STEPS: usize = 16;
@@ -48,25 +54,38 @@ pub(super) enum Start {
     Targets,
 }
 
+/// How iterates are judged.
+#[derive(Clone, Copy)]
+struct Judgement<'a, T> {
+    /// In which distances are measured; none for the Euclidean one.
+    metric: Option<&'a FeatureMetric<T>>,
+    /// Whether they are where the iteration starts, which is written in any case.
+    is_start: bool,
+}
+
 /// Memory of the iteration, for the samples of one batch.
 #[derive(Debug)]
 pub(super) struct JointMemory<T> {
     /// Open samples in the iteration, as places in the list of open samples.
     pub(super) active: Vec<usize>,
     /// Every feature of the rest of the network at the iterates of the active samples.
-    iterates: Vec<Batch<T>>,
+    pub(super) iterates: Vec<Batch<T>>,
     cotangents: [Batch<T>; 2],
     conditions: Vec<Condition<T>>,
     condition_counts: Vec<usize>,
-    cuts: Cuts<T>,
+    pub(super) cuts: Cuts<T>,
+    /// Squared distances of the iterates of the active samples.
+    distances: Vec<f64>,
     /// Squared distance of the nearest iterate at the goal, by place; infinite if there is none.
     best: Vec<f64>,
+    /// Squared distance that an iterate at the goal has to fall below to become the target, by place.
+    bound: Vec<f64>,
 }
 
 impl<T: Real> JointMemory<T> {
     /// Memory for `capacity` samples; `lens` are the lengths of all features, `boundary` is the longest one that is
-    /// reconstructed.
-    pub(super) fn new(lens: &[usize], boundary: usize, capacity: usize) -> Self {
+    /// reconstructed, `metric` the longest one with a metric.
+    pub(super) fn new(lens: &[usize], [boundary, metric]: [usize; 2], capacity: usize) -> Self {
         let largest = lens.iter().copied().max().unwrap_or(0) * capacity;
         let none = Condition { plus: 0, minus: None, lower: T::ZERO, upper: T::ZERO };
         Self {
@@ -75,8 +94,10 @@ impl<T: Real> JointMemory<T> {
             cotangents: [Batch::new(largest), Batch::new(largest)],
             conditions: vec![none; MOST_CUTS * capacity],
             condition_counts: vec![0; capacity],
-            cuts: Cuts::new(boundary, capacity),
+            cuts: Cuts::new(boundary, metric, capacity),
+            distances: vec![0.0; capacity],
             best: vec![f64::INFINITY; capacity],
+            bound: vec![f64::INFINITY; capacity],
         }
     }
 
@@ -92,7 +113,9 @@ impl<T: Real> ReverseChain<T> {
         let longest = self.starts.iter().map(|&k| self.feature_len(k)).max().unwrap_or(0);
         let derivatives = self.operators.iter().filter_map(|op| op.differentiable());
         let derivatives = derivatives.fold(StackReq::EMPTY, |req, op| req.or(op.derivative_scratch(batch, par)));
-        derivatives.or(parts_scratch(BoxedSample::<T>::solve_scratch(MOST_CUTS, longest), batch, par))
+        let longest_metric = self.longest_metric();
+        let euclidean = parts_scratch(step_scratch::<T>(longest, false), batch, par);
+        derivatives.or(euclidean).or(parts_scratch(step_scratch::<T>(longest_metric, longest_metric > 0), batch, par))
     }
 
     /// Whether the rest of the network above operator `first` has derivatives (and is not empty).
@@ -101,8 +124,8 @@ impl<T: Real> ReverseChain<T> {
         !rest.is_empty() && rest.iter().all(|op| op.differentiable().is_some())
     }
 
-    /// Pushes the starts of the active samples through the rest of the network and improves them; writes the targets
-    /// that reach the goal, and what the rest makes of the last target of every active sample.
+    /// Pushes the starts of the active samples through the rest of the network and improves them in the Euclidean metric;
+    /// writes the targets that reach the goal, and what the rest makes of the last target of every active sample.
     pub(super) fn join(
         &self,
         boundary: usize,
@@ -110,18 +133,49 @@ impl<T: Real> ReverseChain<T> {
         start: Start,
         work: &mut ChainWorkspace<T>,
     ) -> Result<(), InverseError> {
+        work.joint.bound.fill(f64::INFINITY);
+        self.begin(boundary, start, work)?;
+        self.judge(boundary, goal, Judgement { metric: None, is_start: true }, work);
+        self.iterate(boundary, goal, None, work)
+    }
+
+    /// Looks for targets of the active samples that are nearer in a metric than those they have, from the observed features
+    /// on. A linearisation may hold nowhere near where the metric leads; then the targets stay.
+    pub(super) fn improve(
+        &self,
+        boundary: usize,
+        goal: &ChainGoal<'_, T>,
+        metric: &FeatureMetric<T>,
+        work: &mut ChainWorkspace<T>,
+    ) -> Result<(), InverseError> {
+        self.begin(boundary, Start::Targets, work)?;
+        self.measure_iterates(self.starts[boundary], Some(metric), work);
+        for (at, &slot) in work.joint.active.iter().enumerate() {
+            let has_target = !work.missed[boundary * work.capacity + work.open[slot]];
+            work.joint.bound[slot] = if has_target { work.joint.distances[at] } else { f64::INFINITY };
+        }
+        self.begin(boundary, Start::Observed, work)?;
+        self.iterate(boundary, goal, Some(metric), work)
+    }
+
+    /// Linearises and steps until every active sample has ended.
+    fn iterate(
+        &self,
+        boundary: usize,
+        goal: &ChainGoal<'_, T>,
+        metric: Option<&FeatureMetric<T>>,
+        work: &mut ChainWorkspace<T>,
+    ) -> Result<(), InverseError> {
         let first = self.starts[boundary];
         let steps = if self.is_differentiable_from(first) { STEPS } else { 0 };
-        self.begin(boundary, start, work)?;
-        self.judge(boundary, goal, true, work);
         for _ in 0..steps {
             if work.joint.active.is_empty() {
                 break;
             }
-            self.cut(first, goal, work)?;
-            self.step(first, work)?;
+            self.cut(first, goal, metric, work)?;
+            self.step(boundary, metric, work)?;
             self.push_iterates(first, work)?;
-            self.judge(boundary, goal, false, work);
+            self.judge(boundary, goal, Judgement { metric, is_start: false }, work);
         }
         Ok(())
     }
@@ -134,7 +188,8 @@ impl<T: Real> ReverseChain<T> {
         work: &mut ChainWorkspace<T>,
     ) -> Result<(), InverseError> {
         self.begin(boundary, Start::Targets, work)?;
-        self.judge(boundary, goal, true, work);
+        work.joint.bound.fill(f64::INFINITY);
+        self.judge(boundary, goal, Judgement { metric: None, is_start: true }, work);
         Ok(())
     }
 
@@ -167,9 +222,17 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Keeps the iterates that reach the goal closer than before, and takes finished samples out of the iteration.
-    fn judge(&self, boundary: usize, goal: &ChainGoal<'_, T>, is_start: bool, work: &mut ChainWorkspace<T>) {
+    fn judge(
+        &self,
+        boundary: usize,
+        goal: &ChainGoal<'_, T>,
+        judgement: Judgement<'_, T>,
+        work: &mut ChainWorkspace<T>,
+    ) {
+        let Judgement { metric, is_start } = judgement;
         let (first, last) = (self.starts[boundary], self.operators.len());
         let (len, classes) = (work.lens[first], self.out_len());
+        self.measure_iterates(first, metric, work);
         let joint = &mut work.joint;
         let mut kept = 0;
         for at in 0..joint.active.len() {
@@ -180,9 +243,9 @@ impl<T: Real> ReverseChain<T> {
             let reached = goal.is_reached(output);
             if is_start || reached {
                 let iterate = joint.iterates[first].column(len, at);
-                let distance = squared_distance(iterate, work.features[first].column(len, sample));
+                let distance = joint.distances[at];
                 let before = joint.best[slot];
-                if is_start || distance < before {
+                if is_start || distance < before.min(joint.bound[slot]) {
                     work.targets[boundary].column_mut(len, sample).copy_from_slice(iterate);
                     work.pushed[boundary].column_mut(classes, slot).copy_from_slice(output);
                 }
@@ -214,7 +277,13 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Adds a cut for each of the tightest conditions of every active sample.
-    fn cut(&self, first: usize, goal: &ChainGoal<'_, T>, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
+    fn cut(
+        &self,
+        first: usize,
+        goal: &ChainGoal<'_, T>,
+        metric: Option<&FeatureMetric<T>>,
+        work: &mut ChainWorkspace<T>,
+    ) -> Result<(), InverseError> {
         let (last, classes, len) = (self.operators.len(), self.out_len(), work.lens[first]);
         let joint = &mut work.joint;
         let active = joint.active.len();
@@ -249,98 +318,53 @@ impl<T: Real> ReverseChain<T> {
                 };
                 operator.vjp(pass, work.par, MemStack::new(&mut work.memory))?;
             }
+            let [even, odd] = &mut joint.cotangents;
+            let (gradients, mapped) = if first.is_multiple_of(2) { (even, odd) } else { (odd, even) };
+            if let Some(metric) = metric {
+                let (gradients, to) = (gradients.view(len, active), mapped.view_mut(len, active));
+                matmul(to, Accum::Replace, metric.covariance(), gradients, T::ONE, work.par); // (n×n)(n×N)
+            }
             for at in 0..active {
                 if round >= joint.condition_counts[at] {
                     continue;
                 }
                 let slot = joint.active[at];
-                let gradient = joint.cotangents[first % 2].column(len, at);
+                let gradient = gradients.column(len, at);
                 let iterate = joint.iterates[first].column(len, at);
                 let observed = work.features[first].column(len, work.open[slot]);
                 let condition = &joint.conditions[at * MOST_CUTS + round];
                 let value = condition.value(joint.iterates[last].column(classes, at));
                 let back = gradient.iter().zip(observed).zip(iterate).map(|((g, v0), v)| *g * (*v0 - *v));
                 joint.cuts.add(slot, gradient, value + back.sum::<T>(), condition);
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves every iterate to the nearest point that satisfies the cuts of its sample.
-    fn step(&self, first: usize, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
-        let len = work.lens[first];
-        let joint = &mut work.joint;
-        let context = StepContext {
-            features: &work.features[first],
-            open: &work.open,
-            cuts: &joint.cuts,
-            range: self.ranges[first],
-            len,
-        };
-        let iterates = joint.iterates[first].view_mut(len, joint.active.len());
-        let part = BoxedSample::<T>::solve_scratch(MOST_CUTS, len);
-        let run = |pass: StepPass<'_, T>, stack: &mut MemStack| context.solve(pass, stack);
-        let merge = |left: Result<(), InverseError>, right| left.and(right);
-        let pass = StepPass { active: &joint.active, iterates };
-        for_each_part(pass, part, work.par, MemStack::new(&mut work.memory), &run, &merge)
-    }
-}
-
-/// What the steps of all samples share.
-struct StepContext<'a, T> {
-    features: &'a Batch<T>,
-    open: &'a [usize],
-    cuts: &'a Cuts<T>,
-    range: Range<T>,
-    len: usize,
-}
-
-/// The iterates of some active samples.
-struct StepPass<'a, T> {
-    active: &'a [usize],
-    iterates: MatMut<'a, T>,
-}
-
-impl<T: Real> SplitBatch for StepPass<'_, T> {
-    fn batch(&self) -> usize {
-        self.active.len()
-    }
-
-    fn split_at(self, count: usize) -> (Self, Self) {
-        let (left, right) = self.active.split_at(count);
-        let (iterates_left, iterates_right) = self.iterates.split_at_col_mut(count);
-        (Self { active: left, iterates: iterates_left }, Self { active: right, iterates: iterates_right })
-    }
-}
-
-impl<T: Real> StepContext<'_, T> {
-    fn solve(&self, mut pass: StepPass<'_, T>, stack: &mut MemStack) -> Result<(), InverseError> {
-        for (at, &slot) in pass.active.iter().enumerate() {
-            let SampleCuts { gradients, values, lower, upper } = self.cuts.of(slot, self.len);
-            let in_layer = || InverseError::in_layer("chain");
-            let solution = column_mut("chain", pass.iterates.rb_mut(), at).map_err(in_layer())?;
-            let problem = BoxedSample {
-                rows: gradients,
-                observed_in: self.features.column(self.len, self.open[slot]),
-                observed_out: values,
-                lower,
-                upper,
-                bounds: (self.range.lower, self.range.upper),
-                solution: &mut *solution,
-            };
-            // Cuts that contradict each other give a compromise: the next linearisation tells whether it was one.
-            match problem.solve(stack) {
-                // A linearisation that overflowed: the sample leaves the iteration with what it has.
-                Err(LinalgError::NonFinite { .. }) => solution.fill(T::from_f64(f64::NAN)),
-                solved => {
-                    solved.map_err(in_layer())?;
+                if metric.is_some() {
+                    joint.cuts.set_mapped(slot, mapped.column(len, at));
                 }
             }
         }
         Ok(())
     }
-}
 
-fn squared_distance<T: Real>(a: &[T], b: &[T]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (*a - *b).to_f64()).map(|step| step * step).sum()
+    /// Squared distances of the iterates from the observed features.
+    fn measure_iterates(&self, first: usize, metric: Option<&FeatureMetric<T>>, work: &mut ChainWorkspace<T>) {
+        let len = work.lens[first];
+        let JointMemory { active, iterates, cotangents: [moved, weighted], distances, .. } = &mut work.joint;
+        for (at, &slot) in active.iter().enumerate() {
+            let observed = work.features[first].column(len, work.open[slot]);
+            let entries = iterates[first].column(len, at).iter().zip(observed);
+            moved.column_mut(len, at).iter_mut().zip(entries).for_each(|(to, (v, v0))| *to = *v - *v0);
+        }
+        let weighted = match metric {
+            None => &*moved,
+            Some(metric) => {
+                let (moved, to) = (moved.view(len, active.len()), weighted.view_mut(len, active.len()));
+                matmul(to, Accum::Replace, metric.precision(), moved, T::ONE, work.par); // (n×n)(n×N)
+                &*weighted
+            }
+        };
+        for (at, distance) in distances[..active.len()].iter_mut().enumerate() {
+            let products = moved.column(len, at).iter().zip(weighted.column(len, at));
+            // Rounding may leave less than nothing.
+            *distance = products.map(|(a, b)| a.to_f64() * b.to_f64()).sum::<f64>().max(0.0);
+        }
+    }
 }

@@ -4,14 +4,17 @@ mod cuts;
 mod goal;
 mod joint;
 mod measure;
+mod metric;
 mod report;
 mod reverse;
+mod step;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 use fbp_linalg::{FeatureShape, Real};
 
+pub use metric::FeatureMetric;
 pub use report::{BoundaryReport, ChainReport};
 pub use reverse::{ChainGoal, Margins, TargetMode};
 pub use workspace::ChainWorkspace;
@@ -41,6 +44,8 @@ pub struct ReverseChain<T> {
     names: Vec<String>,
     /// `ranges[k]` holds for the input of operator `k`; the last one for the output.
     ranges: Vec<Range<T>>,
+    /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
+    metrics: Vec<Option<FeatureMetric<T>>>,
 }
 
 impl<T: Real> ReverseChain<T> {
@@ -49,7 +54,13 @@ impl<T: Real> ReverseChain<T> {
     /// # Errors
     /// [`InverseError::Chain`] if two neighbours do not fit, [`InverseError::Layer`] if a stage has no layers.
     pub fn new(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<Self, InverseError> {
-        let mut chain = Self { operators: Vec::new(), starts: vec![0], names: Vec::new(), ranges: vec![in_range] };
+        let mut chain = Self {
+            operators: Vec::new(),
+            starts: vec![0],
+            names: Vec::new(),
+            ranges: vec![in_range],
+            metrics: Vec::new(),
+        };
         for stage in stages {
             if stage.operators.is_empty() {
                 return Err(InverseError::Layer {
@@ -69,6 +80,7 @@ impl<T: Real> ReverseChain<T> {
                 reason: "a chain needs at least one stage".into(),
             });
         }
+        chain.metrics.resize_with(chain.boundaries(), || None);
         Ok(chain)
     }
 

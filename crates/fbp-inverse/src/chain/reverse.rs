@@ -89,6 +89,11 @@ impl<T: Real> ReverseChain<T> {
                 work.activate_open();
                 self.join(boundary, &goal, self.direct_start(boundary), work)?;
                 report.boundaries[boundary].missed = work.note_missed(boundary);
+                if let Some(metric) = &self.metrics[boundary] {
+                    work.activate_open();
+                    self.improve(boundary, &goal, metric, work)?;
+                    report.boundaries[boundary].missed = work.note_missed(boundary);
+                }
             }
             work.choose_missed(self.boundaries());
             self.reverse_layers(&goal, mode, work, &mut report)?;

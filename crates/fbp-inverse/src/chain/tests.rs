@@ -348,3 +348,70 @@ fn stages_that_do_not_fit_are_refused() {
     assert!(matches!(ReverseChain::new(stages, Range::EVERYTHING), Err(InverseError::Chain { .. })));
     assert!(matches!(ReverseChain::<f64>::new(vec![], Range::EVERYTHING), Err(InverseError::Layer { .. })));
 }
+
+/// A covariance with strong correlations.
+fn correlated(n: usize, rng: &mut rand_chacha::ChaCha8Rng) -> Mat<f64> {
+    let factor = normal_mat::<f64>(n, n / 4, rng);
+    &factor * factor.transpose()
+}
+
+#[test]
+fn targets_in_a_metric_are_right_and_nearer_in_it_than_the_euclidean_ones() {
+    for_seeds(4, |rng| {
+        let (mut chain, input, labels) = problem::<f32>(rng);
+        let euclidean = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
+        let metrics = [correlated(192, rng), correlated(27, rng)];
+        for (boundary, covariance) in metrics.iter().enumerate() {
+            chain.set_metric(boundary, FeatureMetric::mahalanobis(covariance.as_ref(), 0.01).unwrap()).unwrap();
+        }
+        let found = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
+        for (boundary, covariance) in metrics.iter().enumerate() {
+            let report = found.report.boundaries[boundary];
+            assert_eq!(report.unattained, 0, "boundary {boundary}: {report:?}");
+            let target = &found.targets[boundary];
+            assert!(target.col_iter().flat_map(|c| c.iter()).all(|&v| v >= 0.0), "targets leave the range");
+            let metric = FeatureMetric::<f64>::mahalanobis(covariance.as_ref(), 0.01).unwrap();
+            let length = |of: &Run<f32>, sample: usize| {
+                let step = |i: usize| f64::from(of.targets[boundary][(i, sample)] - of.observed[boundary][(i, sample)]);
+                let step = Mat::from_fn(target.nrows(), 1, |i, _| step(i));
+                (step.transpose() * metric.precision() * &step)[(0, 0)].sqrt()
+            };
+            let sum = |of: &Run<f32>| (0..BATCH).map(|sample| length(of, sample)).sum::<f64>();
+            assert!(sum(&found) < 0.8 * sum(&euclidean), "boundary {boundary}: {} {}", sum(&found), sum(&euclidean));
+            // Where nothing nearer is found, the Euclidean target stays; both may differ for samples that go layer by layer.
+            let is_farther = |&sample: &usize| length(&found, sample) > 1.001 * length(&euclidean, sample);
+            let farther = (0..BATCH).filter(is_farther).count();
+            assert!(10 * farther <= BATCH, "boundary {boundary}: {farther} are farther");
+        }
+    });
+}
+
+#[test]
+fn the_metric_of_the_identity_is_the_euclidean_one() {
+    for_seeds(3, |rng| {
+        let (mut chain, input, labels) = problem::<f64>(rng);
+        let euclidean = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
+        let identity = FeatureMetric::mahalanobis(Mat::<f64>::identity(192, 192).as_ref(), 0.0).unwrap();
+        chain.set_metric(0, identity).unwrap();
+        let found = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
+        for sample in 0..BATCH {
+            for i in 0..192 {
+                let [a, b] = [&found, &euclidean].map(|run| run.targets[0][(i, sample)]);
+                assert!((a - b).abs() <= 1e-6, "entry {i} of sample {sample}: {a} {b}");
+            }
+        }
+    });
+}
+
+#[test]
+fn metrics_of_the_wrong_size_or_without_an_inverse_are_errors() {
+    let mut chain = small_rest::<f32>(&mut fbp_linalg::testkit::rng(0));
+    let metric = |n: usize| FeatureMetric::<f32>::mahalanobis(Mat::<f64>::identity(n, n).as_ref(), 0.01);
+    assert!(matches!(chain.set_metric(0, metric(27).unwrap()), Err(InverseError::Shape { .. })));
+    assert!(matches!(chain.set_metric(9, metric(27).unwrap()), Err(InverseError::Shape { .. })));
+    let of = |covariance: Mat<f64>, ridge| FeatureMetric::<f32>::mahalanobis(covariance.as_ref(), ridge);
+    assert!(matches!(of(Mat::zeros(3, 3), 0.01), Err(LinalgError::Decomposition { .. })));
+    assert!(matches!(of(Mat::zeros(3, 2), 0.01), Err(LinalgError::Shape { .. })));
+    assert!(matches!(of(Mat::full(3, 3, f64::NAN), 0.01), Err(LinalgError::NonFinite { .. })));
+    assert!(matches!(of(Mat::identity(3, 3), f64::NAN), Err(LinalgError::Parameter { .. })));
+}

@@ -124,7 +124,7 @@ impl<T: Real> ReverseChain<T> {
             missed: vec![false; self.starts.len() * capacity],
             boxes: [BoxBatch::new(largest), BoxBatch::new(largest)],
             gathered: [Batch::new(largest), Batch::new(largest)],
-            joint: JointMemory::new(&lens, boundary, capacity),
+            joint: JointMemory::new(&lens, [boundary, self.longest_metric()], capacity),
             memory: MemBuffer::new(scratch),
             lens,
         }

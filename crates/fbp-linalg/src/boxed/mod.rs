@@ -8,9 +8,14 @@
 //! | up to 512 | semismooth Newton on the dual, sample by sample: a few factorisations of the order of the active rows |
 //! | up to [`BOXED_LIMIT`] | batched ADMM as three matrix products per iteration, then the Newton method as its polish |
 //!
+//! A [`BoxedSample`] has a matrix of few rows of its own, a [`MetricSample`] besides that a metric other than the Euclidean.
+//!
 //! Infeasible samples get the smallest distance to the box first and the smallest distance to `v0` second.
 
 mod admm;
+mod metric;
+#[cfg(test)]
+mod metric_tests;
 mod newton;
 mod plan;
 mod problem;
@@ -19,5 +24,6 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
+pub use metric::MetricSample;
 pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe};
 pub use sample::BoxedSample;

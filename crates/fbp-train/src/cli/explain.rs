@@ -57,8 +57,12 @@ pub(super) struct ExplainArgs {
 
 pub(super) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
     check("--limit", args.limit, 1..=MOST, "1 to 200")?;
-    let targets =
-        TargetsOptions { mode: args.targets, embedding: args.embedding, margin: args.margin, shard_samples: None };
+    let targets = TargetsOptions {
+        mode: args.targets,
+        embedding: args.embedding,
+        margin: args.margin,
+        ..TargetsOptions::default()
+    };
     targets.check()?;
     let network = Checkpoint::load(&args.checkpoint)?.network;
     let input = args.data.load()?;

@@ -15,7 +15,7 @@ use crate::json::{differences, read_json, write_json};
 use crate::post_train::{Goal, Keep, PostTrainOptions, check_policy, post_train, stage_of_mode};
 use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
 use crate::report::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
-use crate::settings::{Objective, Schedule, TargetPolicy};
+use crate::settings::{Metric, Objective, Schedule, TargetPolicy};
 use crate::store::{REPORT_FILE, TargetStore};
 
 /// Go on training a network: against its targets, or by one of the rivals of that
@@ -65,7 +65,8 @@ pub(super) struct PostTrainArgs {
     /// Which state becomes the result [default: last for joint and local, as published; else best]
     #[arg(long, value_enum)]
     keep: Option<Keep>,
-    /// When targets are computed: once, or live for every batch, which the last stage alone can have
+    /// When targets are computed: once, before every epoch (refresh; joint and local only), or live for every batch, which
+    /// the last stage alone can have
     #[arg(long, value_enum, default_value_t = TargetPolicy::Static)]
     policy: TargetPolicy,
     /// Judge and keep a running average of the weights with this decay, for example 0.99
@@ -139,6 +140,7 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         keep: options.keep,
         policy: options.policy,
         ema: options.ema,
+        metric: store.as_ref().map_or(Metric::Euclidean, |store| store.manifest().params.metric),
         start: None,
         margin: None,
         target_mode: None,

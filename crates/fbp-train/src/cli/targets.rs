@@ -10,7 +10,7 @@ use crate::TrainError;
 use crate::identity::file_sha256;
 use crate::record::{StageReport, TargetsReport};
 use crate::report::EXAMPLES_FILE;
-use crate::settings::{Embedding, TargetMode};
+use crate::settings::{Embedding, Metric, TargetMode};
 use crate::store::{StoreWriter, TargetStore};
 use crate::targets::{TargetsOptions, TargetsSource, compute_targets, wrong_examples};
 
@@ -38,6 +38,9 @@ pub(super) struct TargetsArgs {
     /// How targets are found: jointly, layer by layer, or the published points
     #[arg(long, value_enum, default_value_t = TargetMode::Attainable)]
     targets: TargetMode,
+    /// In which metric targets are nearest; mahalanobis weighs changes by the covariance of the features
+    #[arg(long, value_enum, default_value_t = Metric::Euclidean)]
+    metric: Metric,
     /// Samples per shard, which is what an interrupted run can lose [default: up to 5120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     shard_size: Option<u32>,
@@ -57,6 +60,7 @@ pub(super) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
+        metric: args.metric,
         shard_samples: args.shard_size.map(|size| size as usize),
     };
     let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;
@@ -71,11 +75,11 @@ pub(super) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
 }
 
 fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), TrainError> {
-    let TargetsReport { mode, margin, samples, seconds, images_per_second, .. } = report;
+    let TargetsReport { mode, margin, metric, samples, seconds, images_per_second, .. } = report;
     say(
         out,
         format_args!(
-            "{samples} images, {mode} targets, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
+            "{samples} images, {mode} targets, {metric}, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
         ),
     )?;
     let heading = ["right with targets", "moved by", "no change", "second attempt", "not attained", "largest miss"];

@@ -178,3 +178,133 @@ fn right_share(network: &Network, layer: &AffineLayer, cache: &FeatureCache) -> 
     }
     Ok((cache.samples() > 0).then(|| right as f64 / cache.samples() as f64))
 }
+
+#[cfg(test)]
+mod tests {
+    use fbp_models::NetworkSpec;
+
+    use super::*;
+    use crate::data::{DataBundle, Dataset, Normalization, Split};
+    use crate::identity::DataIdentity;
+    use crate::post_train::PostTrainOptions;
+    use crate::progress::Silent;
+    use crate::settings::Objective;
+    use crate::store::{ShardContent, StageRows, StoreWriter, TargetStore};
+    use crate::targets::TargetsOptions;
+
+    const SAMPLES: usize = 40;
+    const SPEC: &str = r#"
+name = "plain"
+input = [1, 4, 4]
+classes = 3
+
+[[stages]]
+name = "hidden"
+layers = [{ type = "flatten" }, { type = "linear", out_features = 5 }]
+
+[[stages]]
+name = "out"
+layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
+"#;
+
+    fn network() -> Network {
+        Network::new(&NetworkSpec::from_toml(SPEC).unwrap(), 1).unwrap()
+    }
+
+    fn data() -> DataBundle {
+        let images = (0..SAMPLES * 16).map(|k| (k * k * 31 % 251) as u8).collect();
+        let labels = (0..SAMPLES).map(|sample| (sample % 3) as u8).collect();
+        let shape = fbp_linalg::FeatureShape::image(1, 4, 4);
+        let train = Dataset::new("toy", shape, 3, images, labels).unwrap();
+        let normalization = Normalization::fashion_mnist();
+        DataBundle { test: train.clone(), train, normalization, folder: "toy".into() }
+    }
+
+    /// A store with given targets of the hidden stage.
+    fn store(network: &Network, target: &[f32]) -> (tempfile::TempDir, TargetStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = DataIdentity { name: "toy".into(), sha256: String::new(), samples: SAMPLES };
+        let manifest = TargetsOptions::default().manifest(network, String::new(), identity).unwrap();
+        let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
+        let stages = [StageRows { target, attained: &[1; SAMPLES] }];
+        let content = ShardContent { stages: &stages, labels: &[0; SAMPLES], stats: &0 };
+        for shard in writer.missing().unwrap() {
+            writer.write_shard(&shard, content).unwrap();
+        }
+        let store = TargetStore::open(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    fn hidden(network: &Network, stages: std::ops::Range<usize>, data: &DataBundle) -> Vec<f32> {
+        let samples: Vec<usize> = (0..SAMPLES).collect();
+        let features = |images: &Tensor| Ok(network.infer_stages(stages.clone(), images)?);
+        FeatureCache::new(&data.train, &data.normalization, &samples, features).unwrap().values
+    }
+
+    /// Solves `A x = b` by elimination with plain loops; `A` is positive definite.
+    fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+        let n = b.len();
+        for pivot in 0..n {
+            let upper = a[pivot].clone();
+            for row in pivot + 1..n {
+                let factor = a[row][pivot] / upper[pivot];
+                a[row].iter_mut().zip(&upper).for_each(|(entry, above)| *entry -= factor * above);
+                b[row] -= factor * b[pivot];
+            }
+        }
+        for row in (0..n).rev() {
+            let known: f64 = (row + 1..n).map(|column| a[row][column] * b[column]).sum();
+            b[row] = (b[row] - known) / a[row][row];
+        }
+        b
+    }
+
+    #[test]
+    fn the_change_is_the_ridge_solution_of_plain_loops() {
+        let (network, data) = (network(), data());
+        let layer = AffineLayer::of_stage(&network, "hidden").unwrap();
+        let (inputs, outputs) = (hidden(&network, 0..0, &data), hidden(&network, 0..1, &data));
+        let targets: Vec<f32> = (0..SAMPLES * 5).map(|k| ((k * 37) % 23) as f32 / 7.0 - 1.5).collect();
+        let cache = FeatureCache { values: inputs.clone(), labels: vec![0; SAMPLES], len: 16, constant: 1.0 };
+        let moments = accumulate(&network, 0, &layer, &cache, |place| &targets[place * 5..][..5]).unwrap();
+        let column = |sample: usize, i: usize| if i < 16 { f64::from(inputs[sample * 16 + i]) } else { 1.0 };
+        let mean = |value: &dyn Fn(usize) -> f64| (0..SAMPLES).map(value).sum::<f64>() / SAMPLES as f64;
+        let gram = |i: usize, j: usize| mean(&|sample| column(sample, i) * column(sample, j));
+        let trace: f64 = (0..17).map(|i| gram(i, i)).sum();
+        for damping in DAMPINGS {
+            let change = moments.change(damping).unwrap();
+            let system: Vec<Vec<f64>> = (0..17)
+                .map(|i| (0..17).map(|j| gram(i, j) + if i == j { damping * trace / 17.0 } else { 0.0 }).collect())
+                .collect();
+            for output in 0..5 {
+                let missing = |sample: usize| f64::from(targets[sample * 5 + output] - outputs[sample * 5 + output]);
+                let right = (0..17).map(|i| mean(&|sample| missing(sample) * column(sample, i))).collect();
+                for (i, expected) in eliminate(system.clone(), right).into_iter().enumerate() {
+                    let found = change[(output, i)];
+                    // Outputs are single precision, the smallest damping makes a condition number of about a thousand.
+                    assert!((found - expected).abs() <= 1e-4 * (1.0 + expected.abs()), "{damping}: {found} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn targets_that_only_do_harm_change_nothing() {
+        let (mut network, data) = (network(), data());
+        let before = hidden(&network, 0..2, &data);
+        // Labels that the start gets right and everything else wrong.
+        let labels = before.chunks(3).map(|row| argmax(row) as u8).collect();
+        let images = (0..SAMPLES * 16).map(|k| (k * k * 31 % 251) as u8).collect();
+        let train = Dataset::new("toy", data.train.shape(), 3, images, labels).unwrap();
+        let data = DataBundle { test: train.clone(), train, ..data };
+        let garbage: Vec<f32> = (0..SAMPLES * 5).map(|k| 1e4 * ((k * 37) % 23) as f32 - 1e5).collect();
+        let (_folder, store) = store(&network, &garbage);
+        let options = PostTrainOptions { objective: Objective::ClosedForm, validation: 0.5, ..Default::default() };
+        let split = Split::stratified(&data.train, 0.5, 0).unwrap();
+        let session = Session { data: &data, split, options: &options, progress: &Silent };
+        let curves = run(&mut network, 0, store.stage("hidden").unwrap(), session).unwrap();
+        assert_eq!((curves.validation_accuracy.len(), curves.chosen.unwrap().epoch), (16, 0));
+        assert_eq!(curves.chosen.unwrap().test_accuracy, curves.test_accuracy_before);
+        assert_eq!(hidden(&network, 0..2, &data), before);
+    }
+}

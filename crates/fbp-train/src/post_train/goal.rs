@@ -11,6 +11,7 @@ use crate::metrics::all_finite;
 use crate::objective::BatchTargets;
 use crate::settings::{Embedding, Objective, TargetMode, TargetPolicy};
 use crate::store::{ManifestParams, StageTargets, TargetStore};
+use crate::targets::{MemoryTargets, TargetsSource};
 
 /// What features are pulled towards.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +68,7 @@ impl OutputGoal {
     }
 }
 
-/// Checks that live targets are asked for at the output alone.
+/// Checks that live targets are asked for at the output alone, and refreshed ones where a whole network is run.
 ///
 /// # Errors
 /// [`TrainError::Parameter`].
@@ -75,17 +76,20 @@ pub(crate) fn check_policy(network: &Network, stage: &str, options: &PostTrainOp
     let PostTrainOptions { policy, objective, .. } = *options;
     let has_output =
         objective == Objective::Hierarchical || network.stages().last().is_some_and(|last| last.name() == stage);
-    if policy == TargetPolicy::Live && !has_output {
-        let range = "static, for every stage but the last";
-        return Err(TrainError::Parameter { name: "--policy", value: policy.to_string(), range });
-    }
-    Ok(())
+    let range = match policy {
+        TargetPolicy::Live if !has_output => "static or refresh, for every stage but the last",
+        TargetPolicy::Refresh if !objective.is_published() => "static, for every mode but joint and local",
+        _ => return Ok(()),
+    };
+    Err(TrainError::Parameter { name: "--policy", value: policy.to_string(), range })
 }
 
 /// Where the targets of a batch come from while a network is trained.
 pub(super) enum BatchGoal<'a> {
     /// Computed before, sample by sample.
     Stored(StageTargets<'a>),
+    /// Computed again for this epoch.
+    Refreshed { targets: MemoryTargets, mode: TargetMode },
     /// Outputs computed before, one sample of the data after the other.
     Fixed(Vec<f32>),
     /// From the output of the batch.
@@ -108,12 +112,7 @@ impl<'a> BatchGoal<'a> {
         match (goal, options.policy) {
             _ if !options.uses_targets() => Ok(None),
             (Some(Goal::Output(goal)), TargetPolicy::Live) if is_output => Ok(Some(Self::Live(goal.embedding()))),
-            (Some(Goal::Output(goal)), TargetPolicy::Static) if is_output => {
-                let samples: Vec<usize> = (0..data.train.len()).collect();
-                let logits = |images: &Tensor| Ok(network.infer(images)?);
-                let cache = FeatureCache::new(&data.train, &data.normalization, &samples, logits)?;
-                embed(goal.embedding(), &cache.values, &cache.labels).map(|targets| Some(Self::Fixed(targets)))
-            }
+            (Some(Goal::Output(goal)), _) if is_output => Self::of_output(network, data, goal).map(Some),
             (Some(Goal::Stage(targets)), _) => {
                 check_stage(network, stage, data, targets).map(|()| Some(Self::Stored(targets)))
             }
@@ -124,6 +123,38 @@ impl<'a> BatchGoal<'a> {
         }
     }
 
+    /// The targets of the present epoch where they are refreshed, from the network as it is; none for a goal that has no
+    /// stage of its own.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFiniteOutput`] if the network has diverged, [`TrainError::Model`] or [`TrainError::Inverse`] if a
+    /// layer cannot be reversed.
+    pub(super) fn refreshed(
+        network: &Network,
+        stage: usize,
+        data: &DataBundle,
+        goal: Goal<'_>,
+        samples: &[usize],
+    ) -> Result<Option<Self>, TrainError> {
+        match goal {
+            Goal::Output(goal) => Self::of_output(network, data, goal).map(Some),
+            Goal::Stage(stored) => {
+                let source = TargetsSource { network, data: &data.train, normalization: &data.normalization };
+                let targets = MemoryTargets::compute(source, stage, stored.params(), samples)?;
+                Ok(Some(Self::Refreshed { targets, mode: stored.params().mode }))
+            }
+            Goal::Stages(_) => Ok(None),
+        }
+    }
+
+    /// Targets of the output of the network as it is, for every sample.
+    fn of_output(network: &Network, data: &DataBundle, goal: OutputGoal) -> Result<Self, TrainError> {
+        let samples: Vec<usize> = (0..data.train.len()).collect();
+        let logits = |images: &Tensor| Ok(network.infer(images)?);
+        let cache = FeatureCache::new(&data.train, &data.normalization, &samples, logits)?;
+        embed(goal.embedding(), &cache.values, &cache.labels).map(Self::Fixed)
+    }
+
     /// The targets of a batch whose features are `features`. Samples whose target does not turn the frozen rest of the
     /// network right do not count, except those of point targets, which are seldom attained.
     ///
@@ -132,10 +163,11 @@ impl<'a> BatchGoal<'a> {
     pub(super) fn of_batch(&self, features: &Tensor, batch: Batch<'_>) -> Result<BatchTargets, TrainError> {
         match self {
             Self::Stored(targets) => {
-                let rows = batch.indices.iter();
-                let counted = (targets.mode() != TargetMode::Point)
-                    .then(|| rows.clone().map(|&sample| targets.attained(sample)).collect());
-                Ok(BatchTargets { values: gather(rows.map(|&sample| targets.row(sample))), counted })
+                let rows = batch.indices.iter().map(|&sample| (targets.row(sample), targets.attained(sample)));
+                Ok(of_rows(rows, targets.params().mode))
+            }
+            Self::Refreshed { targets, mode } => {
+                Ok(of_rows(batch.indices.iter().filter_map(|&sample| targets.of(sample)), *mode))
             }
             Self::Fixed(values) => {
                 let len = features.elem_count() / batch.len();
@@ -151,6 +183,12 @@ impl<'a> BatchGoal<'a> {
             }
         }
     }
+}
+
+/// Targets of a batch, each with whether it is attained.
+fn of_rows<'r>(rows: impl Iterator<Item = (&'r [f32], bool)> + Clone, mode: TargetMode) -> BatchTargets {
+    let counted = (mode != TargetMode::Point).then(|| rows.clone().map(|(_, attained)| attained).collect());
+    BatchTargets { values: gather(rows.map(|(row, _)| row)), counted }
 }
 
 fn gather<'r>(rows: impl Iterator<Item = &'r [f32]>) -> Vec<f32> {

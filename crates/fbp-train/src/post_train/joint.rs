@@ -13,7 +13,7 @@ use crate::TrainError;
 use crate::data::{Batch, Batcher};
 use crate::evaluate::pool_par;
 use crate::objective::{DistanceWeight, mean_squared_distance};
-use crate::settings::{Objective, Schedule};
+use crate::settings::{Objective, Schedule, TargetPolicy};
 
 /// Trains the stages up to `stage` in place; the stages above are frozen.
 ///
@@ -40,6 +40,7 @@ pub(super) fn run(
         weight: DistanceWeight::new(options.alpha),
         objective: options.objective,
     };
+    let refreshes = options.policy == TargetPolicy::Refresh && options.uses_targets();
     let mut curves = PostTrainCurves { test_accuracy_before: test.accuracy(network)?, ..PostTrainCurves::default() };
     let mut choice = Choice::new(options.keep, network, validate(network)?)?;
     let judged = Judged::new(network, options.ema)?;
@@ -47,6 +48,11 @@ pub(super) fn run(
     session.progress.begin("post-training", options.epochs * batcher.samples(), "images");
     for epoch in 1..=options.epochs {
         let begun = Instant::now();
+        if let (Some(goal), true) = (goal, refreshes && epoch > 1) {
+            // The memory of the old ones first.
+            trainer.targets = None;
+            trainer.targets = BatchGoal::refreshed(network, stage, data, goal, &session.split.train)?;
+        }
         batcher.shuffle(options.seed, epoch as u64);
         let mut means = Means::default();
         while let Some(batch) = batcher.next_batch(pool_par()) {

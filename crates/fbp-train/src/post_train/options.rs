@@ -36,7 +36,7 @@ impl fmt::Display for Keep {
 /// | `weight_decay`  | 5e-2     | `[0, 10]` |
 /// | `validation`    | 0.1      | `[0, 1)`; the objectives head and closed-form need some |
 /// | `keep`          | last     |           |
-/// | `policy`        | static   | live at the output only: for the last stage, or the last segment of the objective hierarchical |
+/// | `policy`        | static   | refresh with the objectives joint and local only; live at the output only: for the last stage, or the last segment of the objective hierarchical |
 /// | `ema`           | none     | `(0, 1)`; not with the objectives head and closed-form |
 /// | `seed`          | 0        |           |
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

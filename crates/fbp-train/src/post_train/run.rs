@@ -148,7 +148,8 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
 ///
 /// `goal` may be left out if [`uses_targets`](PostTrainOptions::uses_targets) is false; its samples are those of
 /// `data.train`. [`stage_of_mode`] says what `stage` has to be. With joint and local, targets that do not turn the frozen
-/// rest of the network right are left out of the distance, unless they are point targets.
+/// rest of the network right are left out of the distance, unless they are point targets; with the policy refresh, the
+/// targets of the samples that are trained on are computed again before every epoch but the first.
 ///
 /// After an error the weights are somewhere on the way, but no stage is frozen.
 ///

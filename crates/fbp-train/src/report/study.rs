@@ -10,6 +10,7 @@ use super::{Run, Runs};
 use crate::TrainError;
 use crate::record::{Example, PostTrainRecord, PretrainRecord, TargetsReport};
 use crate::repair::RepairRecord;
+use crate::settings::Metric;
 use crate::store::MANIFEST_FILE;
 
 /// Folders below the one given that are looked into.
@@ -48,6 +49,8 @@ struct Extra {
     margin: Option<f64>,
     /// Kind of the targets.
     target_mode: Option<String>,
+    /// Metric in which they are nearest.
+    metric: Option<String>,
     /// When they were computed.
     policy: Option<String>,
     /// Decay of the average of the weights.
@@ -58,9 +61,14 @@ impl Extra {
     /// What kind of targets it was, as far as it is told here; `folder` is what the folder tells.
     fn kind(&self, folder: Option<&TargetsReport>) -> String {
         let policy = self.policy.clone().filter(|policy| policy != "static");
-        let own = [self.target_mode.clone(), self.margin.map(|margin| format!("margin {margin}"))];
+        let metric = self.metric.clone().filter(|_| self.target_mode.is_some());
+        let own = [self.target_mode.clone(), metric, self.margin.map(|margin| format!("margin {margin}"))];
         let kind = own.into_iter().flatten().collect::<Vec<_>>().join(", ");
-        let folder = folder.map(|report| format!("{}, margin {}", report.mode, report.margin)).unwrap_or_default();
+        let folder = folder.map(|report| match report.metric {
+            Metric::Euclidean => format!("{}, margin {}", report.mode, report.margin),
+            metric => format!("{}, {metric}, margin {}", report.mode, report.margin),
+        });
+        let folder = folder.unwrap_or_default();
         let kind = if kind.is_empty() { folder } else { kind };
         [policy.unwrap_or_default(), kind].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
     }

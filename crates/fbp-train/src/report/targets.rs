@@ -3,7 +3,7 @@
 use crate::TrainError;
 use crate::page::{Captions, Change, change_row, class_name, escape, grouped, image_figure, percent, push, table};
 use crate::record::{Example, StageReport, TargetsReport};
-use crate::settings::{Embedding, TargetMode};
+use crate::settings::{Embedding, Metric, TargetMode};
 
 const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should have been" };
 
@@ -26,11 +26,17 @@ pub(super) fn figures(html: &mut String, targets: &TargetsReport) {
             "These are the published point targets: they may ask for features that no layer below can produce."
         }
     };
+    let metric = match targets.metric {
+        Metric::Euclidean => "",
+        Metric::Mahalanobis => {
+            " Changes of the kind in which features of different images differ count as short (Mahalanobis metric)."
+        }
+    };
     push(
         html,
         format_args!(
             "<p>For {} training images (of which the network got {} right) we asked for the nearest features with which \
-             {wanted}. {range} To check them, the targets of each layer were fed into the unchanged rest of the \
+             {wanted}. {range}{metric} To check them, the targets of each layer were fed into the unchanged rest of the \
              network.</p>\n",
             grouped(targets.samples),
             percent(targets.accuracy_before, 1),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::identity::{DataIdentity, bytes_sha256};
-use crate::settings::{Embedding, TargetMode};
+use crate::settings::{Embedding, Metric, TargetMode};
 
 /// Version of the layout of the folder; raised when an old reader would misread a new store.
 const FORMAT: u32 = 1;
@@ -51,6 +51,9 @@ pub struct ManifestParams {
     pub embedding: Embedding,
     /// Margin of the embedding; 0 if it has none.
     pub margin: f64,
+    /// In which metric they are nearest; left out for the Euclidean one.
+    #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
+    pub metric: Metric,
     /// Samples per shard.
     pub shard_samples: usize,
     /// The transitional stages, from the input to the output.

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{MANIFEST_FILE, Manifest, ShardEntry, StageEntry};
+use super::{MANIFEST_FILE, Manifest, ManifestParams, ShardEntry, StageEntry};
 use crate::TrainError;
 use crate::metrics::all_finite;
-use crate::settings::TargetMode;
 
 /// A finished target store, mapped into memory: nothing is read before it is needed.
 #[derive(Debug)]
@@ -173,9 +172,9 @@ impl<'a> StageTargets<'a> {
         &self.store.manifest.params.stages[self.index]
     }
 
-    /// Which preimages the targets are.
-    pub fn mode(&self) -> TargetMode {
-        self.store.manifest.params.mode
+    /// What the targets were made from and with.
+    pub fn params(&self) -> &'a ManifestParams {
+        &self.store.manifest.params
     }
 
     /// Number of samples.

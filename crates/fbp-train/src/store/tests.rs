@@ -4,7 +4,7 @@ use std::path::Path;
 use super::*;
 use crate::TrainError;
 use crate::identity::DataIdentity;
-use crate::settings::{Embedding, TargetMode};
+use crate::settings::{Embedding, Metric, TargetMode};
 
 const STAGES: [(&str, [usize; 3]); 2] = [("conv1", [2, 3, 1]), ("conv2", [4, 1, 1])];
 
@@ -16,6 +16,7 @@ fn manifest(samples: usize, margin: f64) -> Manifest {
         mode: TargetMode::Attainable,
         embedding: Embedding::Margin,
         margin,
+        metric: Metric::Euclidean,
         shard_samples: 4,
         stages: STAGES.iter().map(|&(name, shape)| StageEntry { name: name.into(), shape }).collect(),
     })

@@ -6,7 +6,7 @@ use super::list::List;
 use crate::TrainError;
 use crate::input::DataArgs;
 use crate::post_train::Keep;
-use crate::settings::{Embedding, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// A sweep as it is written down: see the [module](super).
 #[derive(Clone, Debug, Deserialize)]
@@ -114,6 +114,7 @@ pub(super) struct RunTable {
     pub(super) margin: Option<List<f64>>,
     pub(super) targets: Option<List<TargetMode>>,
     pub(super) embedding: Option<List<Embedding>>,
+    pub(super) metric: Option<List<Metric>>,
     pub(super) policy: Option<List<TargetPolicy>>,
     pub(super) epochs: Option<List<usize>>,
     pub(super) batch: Option<List<usize>>,
@@ -138,6 +139,7 @@ impl RunTable {
             ("margin", self.margin.is_some(), targets),
             ("targets", self.targets.is_some(), targets),
             ("embedding", self.embedding.is_some(), targets),
+            ("metric", self.metric.is_some(), targets),
             ("policy", self.policy.is_some(), any(|mode| mode.is_published() || *mode == Objective::Hierarchical)),
             ("epochs", self.epochs.is_some(), steps),
             ("batch", self.batch.is_some(), steps),

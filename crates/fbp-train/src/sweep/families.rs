@@ -26,12 +26,13 @@ pub(super) struct Family<'a> {
 fn key(settings: &PostTrainSettings) -> String {
     let of_start = settings.start.as_ref().unwrap_or(&settings.checkpoint_sha256);
     format!(
-        "{of_start:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?} {} {:?} {:?}",
+        "{of_start:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?} {} {:?} {:?}",
         settings.mode,
         settings.stage,
         settings.alpha,
         settings.margin,
         settings.target_mode,
+        settings.metric,
         settings.policy,
         settings.epochs,
         settings.batch,

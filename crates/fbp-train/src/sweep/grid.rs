@@ -170,6 +170,7 @@ fn combinations(table: &RunTable) -> u128 {
         len(&table.margin),
         len(&table.targets),
         len(&table.embedding),
+        len(&table.metric),
         len(&table.policy),
         len(&table.epochs),
         len(&table.batch),
@@ -344,6 +345,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         margin: pick.one(table.margin.as_ref(), targets.margin) + 0.0,
         mode: pick.one(table.targets.as_ref(), targets.mode),
         embedding: pick.one(table.embedding.as_ref(), targets.embedding),
+        metric: pick.one(table.metric.as_ref(), targets.metric),
         shard_samples: None,
     };
     let keep = if objective.is_published() { Keep::Last } else { Keep::Best };
@@ -385,7 +387,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         }
         if of_output {
             // Nothing is reversed.
-            targets.mode = TargetsOptions::default().mode;
+            TargetsOptions { mode: targets.mode, metric: targets.metric, .. } = TargetsOptions::default();
         }
     } else {
         options.policy = TargetPolicy::Static;

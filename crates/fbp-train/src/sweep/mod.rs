@@ -25,7 +25,7 @@
 //! schedule = "cosine"
 //! ```
 //!
-//! The other keys of `[[runs]]` are `starts`, `seeds`, `targets`, `embedding`, `policy`, `epochs`, `batch`,
+//! The other keys of `[[runs]]` are `starts`, `seeds`, `targets`, `embedding`, `metric`, `policy`, `epochs`, `batch`,
 //! `weight_decay`, `keep` and `ema`; those of `[[starts]]` `batch`, `learning_rate`, `schedule`, `weight_decay` and `seed`
 //! (that of the run by default); at the top `validation`, `threads_per_run`, `keep_checkpoints` and `keep_targets`.
 //! Defaults are those of `fbp pretrain`, `fbp targets` and `fbp post-train`. A key that has no meaning for the mode of a run

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use super::grid::RunPlan;
 use crate::post_train::PostTrainOptions;
-use crate::settings::Objective;
+use crate::settings::{Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
 
 /// One run of a sweep, for a list of them.
@@ -72,7 +72,15 @@ pub(super) fn describe(run: &RunPlan) -> String {
     }
     if let Some(targets) = run.targets {
         add(format!("margin {}", targets.margin));
-        add(if run.of_output { options.policy.to_string() } else { targets.mode.to_string() });
+        if !run.of_output {
+            add(targets.mode.to_string());
+            if !targets.metric.is_euclidean() {
+                add(targets.metric.to_string());
+            }
+        }
+        if run.of_output || options.policy != TargetPolicy::Static {
+            add(options.policy.to_string());
+        }
     }
     if options.objective.takes_steps() {
         let PostTrainOptions { learning_rate, schedule, epochs, .. } = options;

@@ -12,7 +12,7 @@ use crate::json::write_json;
 use crate::post_train::PostTrainOptions;
 use crate::record::PostTrainRecord;
 use crate::report::post_train_records;
-use crate::settings::{Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Metric, Objective, Schedule, TargetMode, TargetPolicy};
 use crate::statistics::holm;
 
 /// File name, without extension, of the comparisons of a sweep.
@@ -37,6 +37,9 @@ pub struct SweepRow {
     pub margin: Option<f64>,
     /// Kind of the targets; none without targets or at the output.
     pub targets: Option<TargetMode>,
+    /// In which metric they are nearest; left out for the Euclidean one.
+    #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
+    pub metric: Metric,
     /// When the targets were computed.
     pub policy: TargetPolicy,
     /// The learning rate; none if the best on the validation part was taken for each seed, or if there is none.
@@ -142,6 +145,7 @@ fn records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
             .then(number(a.margin, b.margin))
             .then(number(a.alpha, b.alpha))
             .then((a.target_mode.map(|mode| mode as u8)).cmp(&b.target_mode.map(|mode| mode as u8)))
+            .then((a.metric as u8).cmp(&(b.metric as u8)))
             .then((a.policy as u8).cmp(&(b.policy as u8)))
             .then(number(a.ema, b.ema))
             .then(a.epochs.cmp(&b.epochs))
@@ -261,6 +265,7 @@ impl SweepRow {
             alpha: settings.alpha,
             margin: settings.margin,
             targets: settings.target_mode,
+            metric: settings.metric,
             policy: settings.policy,
             learning_rate: family.learning_rate.filter(|_| takes_steps),
             schedule: settings.schedule,
@@ -299,7 +304,11 @@ impl SweepRow {
         let targets = match (self.margin, self.targets) {
             (None, _) => "-".to_owned(),
             (_, None) => format!("output, {}", self.policy),
-            (_, Some(mode)) => mode.to_string(),
+            (_, Some(mode)) => {
+                let metric = Some(self.metric.to_string()).filter(|_| !self.metric.is_euclidean());
+                let policy = Some(self.policy.to_string()).filter(|_| self.policy != TargetPolicy::Static);
+                [Some(mode.to_string()), metric, policy].into_iter().flatten().collect::<Vec<_>>().join(", ")
+            }
         };
         vec![
             self.start.clone(),

@@ -3,10 +3,10 @@ use std::sync::Mutex;
 use fbp_inverse::{ChainWorkspace, Range, ReverseChain};
 use rayon::prelude::*;
 
-use super::tile::TileEngine;
-use super::{TargetsOptions, TargetsSource, features_of};
+use super::maker::features_of;
+use super::tile::{TargetKind, TileEngine};
+use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
-use crate::post_train::OutputGoal;
 
 /// A few samples that were reversed: features, targets and outputs at every boundary of the chain.
 ///
@@ -36,8 +36,7 @@ pub(crate) fn reverse_samples<R: Send>(
 ) -> Result<Vec<R>, TrainError> {
     options.check()?;
     let chain = source.network.reverse_chain(first, input)?;
-    let engine =
-        TileEngine::new(chain, options.mode, OutputGoal { embedding: options.embedding, margin: options.margin });
+    let engine = TileEngine::new(chain, TargetKind::of_options(options), source, first)?;
     let mut features = Vec::new();
     features_of(source, 0..first, samples, &mut features)?;
     let labels: Vec<u32> = samples.iter().map(|&sample| u32::from(source.data.labels()[sample])).collect();

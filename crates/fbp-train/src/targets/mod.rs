@@ -2,31 +2,33 @@
 
 mod chosen;
 mod examples;
+mod maker;
+mod memory;
+mod metric;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 pub(crate) use chosen::{Reversed, reverse_samples};
 pub use examples::wrong_examples;
+pub(crate) use memory::MemoryTargets;
 
-use std::ops::Range as StageRange;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use fbp_inverse::Range;
-use fbp_models::{Network, bridge};
+use fbp_models::Network;
 use serde::Serialize;
 
+use self::maker::TargetMaker;
 use self::stats::TargetStats;
-use self::tile::{ShardBuffers, TileEngine, Worker};
+use self::tile::ShardBuffers;
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
-use crate::evaluate::pool_par;
-use crate::post_train::{OutputGoal, transitional_stages};
+use crate::post_train::transitional_stages;
 use crate::progress::Progress;
 use crate::record::TargetsReport;
-use crate::settings::{Embedding, TargetMode, check};
+use crate::settings::{Embedding, Metric, TargetMode, check};
 use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntry, StageRows, StoreWriter};
 
 /// Most samples of a shard, and most bytes of features.
@@ -34,8 +36,6 @@ const SHARD_SAMPLES: usize = 5120;
 const SHARD_BYTES: usize = 128 << 20;
 /// Largest margin: far beyond the outputs of a trained network, and small enough for single precision.
 const MAX_MARGIN: f64 = 1e6;
-/// Samples that go through the first stage at a time.
-const STEM_BATCH: usize = 512;
 
 /// How to compute targets.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -46,13 +46,22 @@ pub struct TargetsOptions {
     pub embedding: Embedding,
     /// Lead of the label over every other class, `[0, 1e6]`; for the margin embedding. With 0 the label ties.
     pub margin: f64,
+    /// In which metric they are nearest; Mahalanobis for attainable targets with the margin embedding only.
+    #[serde(skip_serializing_if = "Metric::is_euclidean")]
+    pub metric: Metric,
     /// Samples per shard; as many as fit into 128 MiB, at most 5,120, if not given.
     pub shard_samples: Option<usize>,
 }
 
 impl Default for TargetsOptions {
     fn default() -> Self {
-        Self { mode: TargetMode::Attainable, embedding: Embedding::Margin, margin: 1.0, shard_samples: None }
+        Self {
+            mode: TargetMode::Attainable,
+            embedding: Embedding::Margin,
+            margin: 1.0,
+            metric: Metric::Euclidean,
+            shard_samples: None,
+        }
     }
 }
 
@@ -60,9 +69,15 @@ impl TargetsOptions {
     /// Checks every field against its range.
     ///
     /// # Errors
-    /// [`TrainError::Parameter`] for a margin out of range.
+    /// [`TrainError::Parameter`] for a margin out of range, or a metric for targets that have none of their own.
     pub fn check(&self) -> Result<(), TrainError> {
-        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")
+        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
+        let has_metric = self.mode == TargetMode::Attainable && self.embedding == Embedding::Margin;
+        if !self.metric.is_euclidean() && !has_metric {
+            let range = "euclidean, unless --targets is attainable and --embedding margin";
+            return Err(TrainError::Parameter { name: "--metric", value: self.metric.to_string(), range });
+        }
+        Ok(())
     }
 
     /// The manifest of a store with these targets.
@@ -94,6 +109,7 @@ impl TargetsOptions {
             mode: self.mode,
             embedding: self.embedding,
             margin: if self.embedding == Embedding::Margin { self.margin } else { 0.0 },
+            metric: self.metric,
             shard_samples: self.shard_samples.unwrap_or(fitting),
             stages,
         })
@@ -135,7 +151,7 @@ pub fn compute_targets(
     progress.begin("targets", params.data.samples, "images");
     progress.advance(params.data.samples - computed);
     if !missing.is_empty() {
-        Pipeline::new(source, writer)?.run(missing, progress)?;
+        Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)? }.run(missing, progress)?;
     }
     progress.end();
     let mut stats = TargetStats::empty(params.stages.len());
@@ -148,31 +164,20 @@ pub fn compute_targets(
 }
 
 struct Pipeline<'a> {
-    source: TargetsSource<'a>,
     writer: &'a StoreWriter,
-    engine: TileEngine,
-    feature_lens: Vec<usize>,
+    maker: TargetMaker<'a>,
 }
 
-impl<'a> Pipeline<'a> {
-    fn new(source: TargetsSource<'a>, writer: &'a StoreWriter) -> Result<Self, TrainError> {
-        let params = &writer.manifest().params;
-        let chain = source.network.reverse_chain(1, Range::EVERYTHING)?;
-        let engine = TileEngine::new(chain, params.mode, OutputGoal::of(params));
-        let feature_lens = params.stages.iter().map(StageEntry::feature_len).collect();
-        Ok(Self { source, writer, engine, feature_lens })
-    }
-
+impl Pipeline<'_> {
     /// Computes shards on this thread's pool while another thread writes those that are done.
     fn run(&self, missing: Vec<ShardEntry>, progress: &dyn Progress) -> Result<(), TrainError> {
         let largest = missing.iter().map(|shard| shard.samples).max().unwrap_or(0);
-        let workers = self.engine.workers();
         let mut input = Vec::new();
         let (full, to_write) = sync_channel::<(ShardEntry, ShardBuffers)>(1);
         let (written, empty) = channel();
         for _ in 0..2.min(missing.len()) {
             // The other end is in this function.
-            let _ = written.send(ShardBuffers::new(largest, &self.feature_lens));
+            let _ = written.send(ShardBuffers::new(largest, &self.maker.feature_lens));
         }
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| self.write(to_write, written));
@@ -180,7 +185,8 @@ impl<'a> Pipeline<'a> {
             for shard in missing {
                 // Without buffers the writing thread has failed, and its error is the one to report.
                 let Ok(mut buffers) = empty.recv() else { break };
-                computing = self.compute(&shard, &mut input, &mut buffers, &workers);
+                let samples: Vec<usize> = (shard.start..shard.start + shard.samples).collect();
+                computing = self.maker.make(&samples, &mut input, &mut buffers);
                 progress.advance(shard.samples);
                 if computing.is_err() || full.send((shard, buffers)).is_err() {
                     break;
@@ -190,22 +196,6 @@ impl<'a> Pipeline<'a> {
             let writing = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             computing.and(writing)
         })
-    }
-
-    fn compute(
-        &self,
-        shard: &ShardEntry,
-        input: &mut Vec<f32>,
-        buffers: &mut ShardBuffers,
-        workers: &[Mutex<Worker>],
-    ) -> Result<(), TrainError> {
-        buffers.resize(shard.samples, &self.feature_lens);
-        let samples = shard.start..shard.start + shard.samples;
-        for (to, label) in buffers.labels.iter_mut().zip(&self.source.data.labels()[samples.clone()]) {
-            *to = u32::from(*label);
-        }
-        features_of(&self.source, 0..1, &samples.collect::<Vec<_>>(), input)?;
-        self.engine.run(input, buffers, workers)
     }
 
     fn write(
@@ -223,28 +213,4 @@ impl<'a> Pipeline<'a> {
         }
         Ok(())
     }
-}
-
-/// Outputs of the given stages, the first one among them, for some samples, one after the other, into `features`; without
-/// stages the images.
-fn features_of(
-    source: &TargetsSource<'_>,
-    stages: StageRange<usize>,
-    samples: &[usize],
-    features: &mut Vec<f32>,
-) -> Result<(), TrainError> {
-    features.clear();
-    let pixels = source.data.shape().len();
-    for batch in samples.chunks(STEM_BATCH) {
-        let mut images = vec![0.0; batch.len() * pixels];
-        source.data.normalise_into(batch, source.normalization, &mut images, pool_par())?;
-        let images = Tensor::from_vec(images, (batch.len(), pixels), &Device::Cpu)?;
-        let output = source.network.infer_stages(stages.clone(), &images)?;
-        bridge::with_matrix(&output, |matrix| {
-            for column in matrix.col_iter() {
-                features.extend(column.iter());
-            }
-        })?;
-    }
-    Ok(())
 }

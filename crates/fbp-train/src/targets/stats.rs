@@ -97,6 +97,7 @@ impl TargetStats {
             mode: params.mode,
             embedding: params.embedding,
             margin: params.margin,
+            metric: params.metric,
             samples: self.samples,
             seconds,
             images_per_second: if seconds > 0.0 { computed as f64 / seconds } else { 0.0 },

@@ -6,16 +6,40 @@ use fbp_inverse::{
     ChainGoal, ChainReport, ChainWorkspace, EmbeddingPass, Margins, OutputEmbedding, ReverseChain, TargetBox,
 };
 
+use super::metric::set_metrics;
 use super::stats::TargetStats;
+use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
 use crate::metrics::argmax;
 use crate::post_train::OutputGoal;
-use crate::settings::TargetMode;
+use crate::settings::{Metric, TargetMode};
+use crate::store::ManifestParams;
 
 /// Most samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
 const TILE: usize = 256;
 /// Most numbers in the largest feature of a tile; the workspace takes about a hundred bytes for each.
 const TILE_NUMBERS: usize = 1 << 19;
+
+/// Which targets to make.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TargetKind {
+    mode: TargetMode,
+    goal: OutputGoal,
+    metric: Metric,
+}
+
+impl TargetKind {
+    /// Those of a store.
+    pub(super) fn of_params(params: &ManifestParams) -> Self {
+        Self { mode: params.mode, goal: OutputGoal::of(params), metric: params.metric }
+    }
+
+    /// Those that are asked for.
+    pub(super) fn of_options(options: &TargetsOptions) -> Self {
+        let TargetsOptions { mode, embedding, margin, metric, .. } = *options;
+        Self { mode, goal: OutputGoal { embedding, margin }, metric }
+    }
+}
 
 /// Targets of some samples at every transitional stage.
 ///
@@ -80,15 +104,24 @@ impl ShardBuffers {
 }
 
 impl TileEngine {
-    /// Targets for the boundaries of `chain`.
-    pub(super) fn new(chain: ReverseChain<f32>, mode: TargetMode, goal: OutputGoal) -> Self {
-        let embedding = goal.embedding();
-        let mode = match mode {
+    /// Targets for the boundaries of `chain`, whose boundary 0 is the input of stage `first`.
+    ///
+    /// # Errors
+    /// Those of the metric, which is computed from the data.
+    pub(super) fn new(
+        mut chain: ReverseChain<f32>,
+        kind: TargetKind,
+        source: &TargetsSource<'_>,
+        first: usize,
+    ) -> Result<Self, TrainError> {
+        set_metrics(&mut chain, kind.metric, source, first)?;
+        let embedding = kind.goal.embedding();
+        let mode = match kind.mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
             TargetMode::LayerWise => fbp_inverse::TargetMode::LayerWise,
             TargetMode::Point => fbp_inverse::TargetMode::Point,
         };
-        Self { chain, embedding, mode }
+        Ok(Self { chain, embedding, mode })
     }
 
     /// Memory for one thread.

@@ -1,0 +1,84 @@
+use faer::linalg::solvers::DenseSolveCore;
+use faer::{Mat, MatRef, Side};
+use fbp_linalg::{LinalgError, Real, expect_finite, expect_shape};
+
+use super::ReverseChain;
+use crate::InverseError;
+
+/// A metric for features: `(v - z)ᵀ C⁻¹ (v - z)` with a covariance `C`, so that changes along which features vary much are
+/// short.
+///
+/// # Source
+/// Mahalanobis, "On the generalised distance in statistics", Proc. Nat. Inst. Sci. India 2 (1936).
+#[derive(Clone, Debug)]
+pub struct FeatureMetric<T> {
+    covariance: Mat<T>,
+    precision: Mat<T>,
+}
+
+impl<T: Real> FeatureMetric<T> {
+    /// The Mahalanobis metric of a covariance to whose diagonal `ridge` times the mean variance is added; only its shape
+    /// matters, not its scale.
+    ///
+    /// # Errors
+    /// [`LinalgError::Shape`] for a matrix that is not square, [`LinalgError::NonFinite`], [`LinalgError::Parameter`] for
+    /// a ridge outside `[0, ∞)`, [`LinalgError::Decomposition`] if the sum is not positive definite.
+    pub fn mahalanobis(covariance: MatRef<'_, f64>, ridge: f64) -> Result<Self, LinalgError> {
+        let n = covariance.nrows();
+        expect_shape("metric: covariance", covariance.shape(), (n, n))?;
+        expect_finite("metric: covariance", covariance)?;
+        if !(0.0..f64::INFINITY).contains(&ridge) {
+            return Err(LinalgError::Parameter { name: "ridge", value: ridge, range: "[0, ∞)" });
+        }
+        let singular =
+            || LinalgError::Decomposition { what: "metric: covariance", reason: "it is not positive definite".into() };
+        let mean = (0..n).map(|k| covariance[(k, k)]).sum::<f64>() / n.max(1) as f64;
+        if mean <= 0.0 {
+            return Err(singular());
+        }
+        let entry = |i: usize, j: usize| covariance[(i, j)] / mean + if i == j { ridge } else { 0.0 };
+        let scaled = Mat::from_fn(n, n, entry);
+        let precision = scaled.llt(Side::Lower).map_err(|_| singular())?.inverse();
+        let cast = |mat: &Mat<f64>| Mat::from_fn(n, n, |i, j| T::from_f64(mat[(i, j)]));
+        Ok(Self { covariance: cast(&scaled), precision: cast(&precision) })
+    }
+
+    /// `C`, scaled.
+    pub(super) fn covariance(&self) -> MatRef<'_, T> {
+        self.covariance.as_ref()
+    }
+
+    /// `C⁻¹`.
+    pub(super) fn precision(&self) -> MatRef<'_, T> {
+        self.precision.as_ref()
+    }
+}
+
+impl<T: Real> ReverseChain<T> {
+    /// Sets the metric in which the targets at a boundary are nearest, for [`TargetMode::Attainable`] and goals with
+    /// margins; all others keep the Euclidean one. So do samples that have to be reversed layer by layer, and those for
+    /// which nothing is found that is nearer in the metric than the Euclidean target.
+    ///
+    /// Workspaces made before do not fit the chain any more.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] if there is no such boundary or its features have another length.
+    ///
+    /// [`TargetMode::Attainable`]: super::TargetMode::Attainable
+    pub fn set_metric(&mut self, boundary: usize, metric: FeatureMetric<T>) -> Result<(), InverseError> {
+        let len = self.boundary_shape(boundary).map_or(0, |shape| shape.len());
+        match self.metrics.get_mut(boundary) {
+            Some(own) if metric.covariance.nrows() == len => *own = Some(metric),
+            _ => {
+                let (expected, found) = ((len, len), metric.covariance.shape());
+                return Err(InverseError::Shape { layer: "chain".into(), what: "metric", expected, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Length of the longest feature with a metric of its own, or 0.
+    pub(super) fn longest_metric(&self) -> usize {
+        self.metrics.iter().flatten().map(|metric| metric.covariance.nrows()).max().unwrap_or(0)
+    }
+}

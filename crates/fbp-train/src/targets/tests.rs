@@ -1,0 +1,56 @@
+use fbp_linalg::FeatureShape;
+use fbp_models::{Network, zoo};
+
+use super::*;
+use crate::data::Dataset;
+use crate::progress::Silent;
+use crate::store::TargetStore;
+
+const SAMPLES: usize = 60;
+
+fn toy_data() -> Dataset {
+    let images = (0..SAMPLES * 784).map(|k| (k * k % 251) as u8).collect();
+    let labels = (0..SAMPLES).map(|sample| (sample % 10) as u8).collect();
+    Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap()
+}
+
+fn network() -> Network {
+    Network::new(&zoo::spec("simple-cnn-mnist-v1").unwrap(), 2).unwrap()
+}
+
+fn store_of(source: TargetsSource<'_>, options: TargetsOptions) -> (tempfile::TempDir, TargetStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = crate::DataIdentity { name: "toy".into(), sha256: String::new(), samples: SAMPLES };
+    let manifest = options.manifest(source.network, String::new(), identity).unwrap();
+    let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
+    compute_targets(source, &writer, &Silent).unwrap();
+    let store = TargetStore::open(folder.path()).unwrap();
+    (folder, store)
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn targets_in_memory_are_those_of_the_store_while_the_network_stays_what_it_is() {
+    let (network, data, normalization) = (network(), toy_data(), Normalization::fashion_mnist());
+    let source = TargetsSource { network: &network, data: &data, normalization: &normalization };
+    for mode in [TargetMode::Attainable, TargetMode::LayerWise, TargetMode::Point] {
+        let (_folder, store) = store_of(source, TargetsOptions { mode, ..TargetsOptions::default() });
+        let samples: Vec<usize> = (0..SAMPLES).filter(|sample| sample % 3 != 1).collect();
+        for (stage, name) in ["conv1", "conv2"].into_iter().enumerate() {
+            let stored = store.stage(name).unwrap();
+            let targets = MemoryTargets::compute(source, stage, stored.params(), &samples).unwrap();
+            assert!(targets.of(1).is_none() && targets.of(SAMPLES).is_none());
+            for &sample in &samples {
+                let (row, attained) = targets.of(sample).unwrap();
+                assert_eq!(attained, stored.attained(sample), "{mode} {name} {sample}");
+                // Other samples in a batch may change the last bits.
+                let scale = distance(row, &vec![0.0; row.len()]);
+                let difference = distance(row, stored.row(sample));
+                assert!(difference <= 1e-4 * scale, "{mode} {name} {sample}: {difference} of {scale}");
+            }
+        }
+    }
+}
