@@ -25,8 +25,10 @@ pub(super) fn markdown(points: &[RepairPoint]) -> String {
             continue;
         }
         let own: Vec<&Curve<'_>> = curves.iter().filter(|other| other.subject == curve.subject).collect();
-        let starts: Vec<f64> = seeds(curve).iter().map(|points| 100.0 * points[0].start_test_accuracy).collect();
-        let counts: Vec<f64> = seeds(curve).iter().map(|points| points[0].subject.count as f64).collect();
+        // A folder that is not complete may lack seeds in some curves.
+        let widest = own.iter().map(|curve| seeds(curve)).max_by_key(Vec::len).unwrap_or_default();
+        let starts: Vec<f64> = widest.iter().map(|points| 100.0 * points[0].start_test_accuracy).collect();
+        let counts: Vec<f64> = widest.iter().map(|points| points[0].subject.count as f64).collect();
         let (start, count) = (spread(&starts, 2), spread(&counts, 0));
         line(format!("\n## {}\n\n{} samples; test accuracy before: {start} %.\n", safe(&curve.subject), count));
         line("Chosen by each method on the validation part; time with everything that was tried.\n".into());
