@@ -1,6 +1,6 @@
 //! Accuracy of checkpoints on test images with noise.
 
-use crate::page::{escape, number, percent, table};
+use crate::page::{escape, percent, table};
 use crate::record::EvalRecord;
 use crate::statistics::Spread;
 
@@ -22,7 +22,7 @@ pub(super) fn section(html: &mut String, evaluations: &[EvalRecord]) {
         "<h2>Accuracy under noise</h2>\n<p>Share of the test images that are right when normal noise is added to their \
          pixels. A noise of 1 is as strong as the difference of black and white; over several seeds it is the mean.</p>\n",
     );
-    let headings: Vec<String> = strengths.iter().map(|noise| format!("noise {}", number(*noise))).collect();
+    let headings: Vec<String> = strengths.iter().map(|noise| format!("noise {noise}")).collect();
     let headings: Vec<&str> =
         ["checkpoint", "network"].into_iter().chain(headings.iter().map(String::as_str)).collect();
     let rows: Vec<Vec<String>> = checkpoints.iter().map(|first| row(first, evaluations, &strengths)).collect();
