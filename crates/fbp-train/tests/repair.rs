@@ -100,3 +100,74 @@ fn what_cannot_be_repaired_is_named() {
     assert_eq!(fs::read(world.path("mine.safetensors")).unwrap(), b"not a checkpoint");
     assert!(!world.path("r.safetensors").exists());
 }
+
+#[test]
+fn curves_hold_every_layer_and_every_rival_and_grow() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let analyse = "analyse repair --checkpoint c.safetensors --data idx:data --classes 3 --samples wrong:6 --margin 0.3,1 \
+                   --ridge 0.01 --slack 1e-5,1 --threads 2 --out a";
+    let text = world.ok(analyse);
+    assert!(text.contains("repair of conv1: ") && text.contains("fine-tuning of all: "), "{text}");
+    let points = world.json("a/repair.json");
+    let points = points.as_array().unwrap();
+    let of = |method: &str, stage: &str, chosen: bool| -> Vec<&serde_json::Value> {
+        let is_it = |point: &&serde_json::Value| {
+            point["method"] == method && point["stage"] == stage && point["chosen"] == chosen
+        };
+        points.iter().filter(is_it).collect()
+    };
+    for stage in ["conv1", "conv2", "out"] {
+        assert_eq!((of("repair", stage, false).len(), of("repair", stage, true).len()), (4, 1), "{stage}");
+    }
+    assert_eq!((of("fine-tuning", "all", false).len(), of("fine-tuning", "all", true).len()), (28, 1));
+    assert_eq!(of("head-refit", "out", false).len(), 8);
+    // Weaker damping makes more of the samples right.
+    let refits = of("head-refit", "out", false);
+    assert!(number(&refits[7]["efficacy"]) >= number(&refits[0]["efficacy"]), "{refits:?}");
+    assert!(number(&refits[7]["damping"]) < number(&refits[0]["damping"]), "{refits:?}");
+
+    // What is chosen is what `fbp repair` chooses.
+    world.ok("repair --checkpoint c.safetensors --data idx:data --classes 3 --threads 2 --samples wrong:6 --stage out --rival \
+              --out r.safetensors");
+    let record = world.json("r.json");
+    let rivals = [(of("repair", "out", true)[0], &record), (of("fine-tuning", "all", true)[0], &record["rival"])];
+    for (point, record) in rivals {
+        assert_eq!((&point["efficacy"], &point["generalisation"]), (&record["efficacy"], &record["generalisation"]));
+        assert!((number(&point["drawdown_pp"]) - 100.0 * number(&record["drawdown_test"])).abs() < 1e-9, "{point}");
+    }
+    let table = fs::read_to_string(world.path("a/repair.md")).unwrap();
+    assert!(table.contains("| repair of conv2 | 1 |") && table.contains("| head refit | "), "{table}");
+    let plot = fs::read_to_string(world.path("a/repair.svg")).unwrap();
+    assert!(plot.starts_with("<svg width=\"1040\"") && plot.matches("<circle").count() > 40, "{plot}");
+
+    // Nothing is made twice, and other demands and seeds are added.
+    world.ok(analyse);
+    assert_eq!(world.json("a/repair.json").as_array().unwrap(), points);
+    world.ok(&analyse.replace("0.3,1", "0.3,2").replace("--threads", "--stage out --threads"));
+    let grown = world.json("a/repair.json");
+    assert_eq!(grown.as_array().unwrap().len(), points.len() + 2);
+    world.ok(&format!("{analyse} --stage out --seed 1"));
+    let more = world.json("a/repair.json");
+    let added: Vec<_> = more.as_array().unwrap().iter().filter(|point| point["seed"] == 1).collect();
+    assert!(added.len() >= 4 + 1 + 28 + 1 + 8, "{}", added.len());
+    assert_eq!(more.as_array().unwrap().len(), grown.as_array().unwrap().len() + added.len());
+}
+
+#[test]
+fn curves_refuse_what_makes_no_sense_and_files_that_are_not_theirs() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let analyse =
+        "analyse repair --checkpoint c.safetensors --data idx:data --classes 3 --samples wrong:3 --stage out --out a";
+    world.fails(&format!("{analyse} --margin 0.1,-1"), &["--margin = -1", "(0, 1000]"]);
+    world.fails(&format!("{analyse} --slack nan"), &["--slack = NaN"]);
+    world.fails(&analyse.replace("--stage out", "--stage conv9"), &["conv9", "conv1, conv2, out"]);
+    fs::create_dir(world.path("a")).unwrap();
+    fs::write(world.path("a/repair.json"), "{\"mine\": 1}").unwrap();
+    world.fails(analyse, &["a/repair.json is not a list of repairs"]);
+    fs::remove_file(world.path("a/repair.json")).unwrap();
+    fs::write(world.path("a/repair.md"), "mine").unwrap();
+    world.fails(analyse, &["a/repair.md", "--force"]);
+    assert_eq!(fs::read_to_string(world.path("a/repair.md")).unwrap(), "mine");
+}

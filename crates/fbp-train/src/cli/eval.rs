@@ -2,7 +2,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
-use serde::Serialize;
 
 use super::input::DataArgs;
 use super::{CommonArgs, Out, say};
@@ -10,6 +9,7 @@ use crate::TrainError;
 use crate::data::with_pixel_noise;
 use crate::evaluate::{EvalSet, frozen_rest_accuracy};
 use crate::identity::file_sha256;
+use crate::record::{EvalRecord, FrozenRest};
 use crate::store::TargetStore;
 
 /// Accuracy of a checkpoint, and of its frozen rest on target features
@@ -27,24 +27,6 @@ pub(super) struct EvalArgs {
     /// Add normal noise to the pixels of the test images; 1 is the difference of black and white
     #[arg(long, value_name = "SIGMA", default_value_t = 0.0, allow_negative_numbers = true)]
     noise: f64,
-}
-
-/// Result of the command.
-#[derive(Clone, Debug, Serialize)]
-struct EvalReport {
-    model: String,
-    data: String,
-    noise: f64,
-    train_accuracy: f64,
-    test_accuracy: f64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    frozen_rest: Vec<FrozenRest>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct FrozenRest {
-    stage: String,
-    accuracy: f64,
 }
 
 pub(super) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
@@ -72,6 +54,15 @@ pub(super) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
             frozen_rest.push(FrozenRest { stage: entry.name.clone(), accuracy });
         }
     }
-    let (model, data) = (network.spec().name.clone(), input.identity.name);
-    common.write_json(&EvalReport { model, data, noise: args.noise, train_accuracy, test_accuracy, frozen_rest })
+    common.write_json(&EvalRecord {
+        model: network.spec().name.clone(),
+        data: input.identity.name,
+        checkpoint: args.checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        checkpoint_sha256: file_sha256(&args.checkpoint)?,
+        seed: common.seed,
+        noise: args.noise,
+        train_accuracy,
+        test_accuracy,
+        frozen_rest,
+    })
 }

@@ -10,11 +10,11 @@ use super::progress::Stderr;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
 use crate::atomic::{folder_of, prepare_folder, write_atomic};
-use crate::evaluate::EvalSet;
 use crate::identity::{bytes_sha256, file_sha256};
 use crate::json::{differences, read_json, write_json};
 use crate::repair::{
-    RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair, repaired_examples,
+    Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair,
+    repaired_examples,
 };
 
 /// Repaired images that are kept for the report.
@@ -45,7 +45,7 @@ pub(super) struct RepairArgs {
     /// Largest loss of accuracy on the validation part, in percentage points
     #[arg(long, value_name = "PP", default_value_t = 1.3, allow_negative_numbers = true)]
     max_drawdown: f64,
-    /// Share of the samples that is enough: nothing more is tried once so many are right
+    /// Share of the samples that is enough: of states with so many right, the one that loses least is kept
     #[arg(long, value_name = "SHARE", default_value_t = 0.99, allow_negative_numbers = true)]
     efficacy: f64,
     /// Share of the training data held back for validation
@@ -98,8 +98,8 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     }
     let before = network.duplicate()?;
     let repaired = repair(&network, &args.stage, &args.samples, &input.bundle, &options, &Stderr::default())?;
-    let judge = Judge::new(&before, &input, &args.samples)?;
-    let [generalisation, drawdown_test, test_accuracy_after] = judge.measure(&network)?;
+    let judge = Judge::new(&before, &input.bundle, &args.samples)?;
+    let test = judge.measure(&network)?;
     let rival = match args.rival {
         false => None,
         true => Some(run_rival(&before, &repaired.samples, &input, options.validation, &judge)?),
@@ -111,11 +111,11 @@ pub(super) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         threads: rayon::current_num_threads(),
         samples: repaired.samples,
         efficacy: repaired.measures.efficacy,
-        generalisation,
+        generalisation: test.generalisation,
         drawdown_validation: repaired.measures.drawdown_validation,
-        drawdown_test,
+        drawdown_test: test.drawdown,
         test_accuracy_before: judge.accuracy,
-        test_accuracy_after,
+        test_accuracy_after: test.accuracy,
         layer: repaired.layer,
         change_relative: repaired.change_relative,
         chosen: repaired.chosen,
@@ -157,40 +157,6 @@ fn finished(
     Err(TrainError::OtherSettings { path: record_file.to_owned(), differences })
 }
 
-/// The test set, and what the network made of it before.
-struct Judge {
-    test: EvalSet,
-    accuracy: f64,
-    /// Whether each test sample was wrong before and is of the kind that was repaired.
-    of_kind: Vec<bool>,
-}
-
-impl Judge {
-    fn new(before: &Network, input: &Input, choice: &SampleChoice) -> Result<Self, TrainError> {
-        let data = &input.bundle.test;
-        let test = EvalSet::new(data, &input.bundle.normalization, None)?;
-        let right = test.right(before)?;
-        let accuracy = share(&right);
-        let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
-        let of_kind = right.iter().zip(data.labels()).map(|(right, &label)| !right && same_class(label)).collect();
-        Ok(Self { test, accuracy, of_kind })
-    }
-
-    /// Generalisation, drawdown and accuracy.
-    fn measure(&self, network: &Network) -> Result<[f64; 3], TrainError> {
-        let right = self.test.right(network)?;
-        let accuracy = share(&right);
-        let kind = self.of_kind.iter().filter(|kind| **kind).count();
-        let gained = right.iter().zip(&self.of_kind).filter(|(right, kind)| **right && **kind).count();
-        Ok([gained as f64 / kind.max(1) as f64, self.accuracy - accuracy, accuracy])
-    }
-}
-
-/// Share of the samples that are right.
-fn share(right: &[bool]) -> f64 {
-    right.iter().filter(|right| **right).count() as f64 / right.len() as f64
-}
-
 fn run_rival(
     before: &Network,
     samples: &[usize],
@@ -199,13 +165,13 @@ fn run_rival(
     judge: &Judge,
 ) -> Result<RivalRecord, TrainError> {
     let rival = RivalOptions::default().run(before, samples, &input.bundle, validation)?;
-    let [generalisation, drawdown_test, _] = judge.measure(&rival.network)?;
+    let test = judge.measure(&rival.network)?;
     Ok(RivalRecord {
         learning_rate: rival.learning_rate,
         steps: rival.steps,
         measures: rival.measures,
-        generalisation,
-        drawdown_test,
+        generalisation: test.generalisation,
+        drawdown_test: test.drawdown,
         seconds: rival.seconds,
         curve: rival.curve,
     })

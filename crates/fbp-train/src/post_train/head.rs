@@ -12,8 +12,11 @@ use crate::cache::FeatureCache;
 /// Dampings tried, strongest first: each fit starts where the one before ended.
 const DAMPINGS: [f64; 6] = [1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5];
 
-/// The last layer of the network, which has to be linear.
-fn head_of(network: &Network) -> Result<AffineLayer, TrainError> {
+/// The last layer of the network.
+///
+/// # Errors
+/// [`TrainError::Mismatch`] if it is not linear.
+pub(crate) fn head_of(network: &Network) -> Result<AffineLayer, TrainError> {
     let stage = network.stages().len() - 1;
     let layers = network.stages()[stage].layers();
     let kind = layers[layers.len() - 1].kind();

@@ -15,6 +15,8 @@ mod tail;
 pub use choice::Chosen;
 pub(crate) use goal::check_policy;
 pub use goal::{Goal, OutputGoal};
+pub(crate) use head::head_of;
 pub use hierarchical::SegmentRecord;
 pub use options::{Keep, PostTrainOptions};
 pub use run::{PostTrainCurves, post_train, stage_of_mode, transitional_stage, transitional_stages};
+pub(crate) use softmax_fit::SoftmaxFit;

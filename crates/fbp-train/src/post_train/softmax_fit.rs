@@ -27,7 +27,7 @@ const FLOOR: f64 = 1e-12;
 /// # Source
 /// Whitening as a preconditioner: own derivation from `∇²CE ⪯ ½ I ⊗ E x̃x̃ᵀ` (Böhning, Ann. Inst. Statist. Math. 44
 /// (1992)).
-pub(super) struct SoftmaxFit {
+pub(crate) struct SoftmaxFit {
     /// Whitened features of the training samples, a column each.
     white: Mat<f32>,
     labels: Vec<u32>,
@@ -43,8 +43,15 @@ impl SoftmaxFit {
     /// # Errors
     /// [`TrainError::Singular`] if the second moment of the features is not positive definite: a feature is not finite.
     pub(super) fn new(cache: &FeatureCache, classes: usize) -> Result<Self, TrainError> {
+        Self::with_moment(cache, second_moment(cache), classes)
+    }
+
+    /// As [`new`](Self::new), with the second moment of other samples: the change is then measured on those.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn with_moment(cache: &FeatureCache, moment: Mat<f64>, classes: usize) -> Result<Self, TrainError> {
         let (n, dim) = (cache.samples(), cache.len + 1);
-        let moment = second_moment(cache);
         let mean = (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim as f64;
         let mut factor = moment;
         for k in 0..dim {
@@ -74,17 +81,17 @@ impl SoftmaxFit {
     }
 
     /// Weights `(W, b)` in whitened coordinates, `classes × (F + 1)` column-major.
-    pub(super) fn to_white(&self, weights: MatRef<'_, f64>) -> Vec<f64> {
+    pub(crate) fn to_white(&self, weights: MatRef<'_, f64>) -> Vec<f64> {
         to_vec(&(weights * &self.factor))
     }
 
     /// Whitened coordinates as weights.
-    pub(super) fn unwhitened(&self, v: &[f64]) -> Mat<f64> {
+    pub(crate) fn unwhitened(&self, v: &[f64]) -> Mat<f64> {
         MatRef::from_column_major_slice(v, self.classes, self.factor.nrows()) * &self.inverse
     }
 
     /// Improves `v` for one damping; returns the cross-entropy.
-    pub(super) fn fit(&self, v: &mut [f64], start: &[f64], damping: f64) -> f64 {
+    pub(crate) fn fit(&self, v: &mut [f64], start: &[f64], damping: f64) -> f64 {
         let mut entropy = 0.0;
         let limits = Limits { max_iters: 40, gradient: 2e-4 };
         minimise(v, limits, |v, gradient| {

@@ -4,10 +4,11 @@ use candle_core::{Device, Tensor};
 use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network};
 
+use super::judge::Gauge;
 use super::record::StateMeasures;
 use crate::TrainError;
 use crate::data::{Batcher, DataBundle, Split};
-use crate::evaluate::{EvalSet, pool_par};
+use crate::evaluate::pool_par;
 use crate::pretrain::SPLIT_SEED;
 
 /// The rival of a repair: fine-tuning of the whole network on the same samples, with early stopping.
@@ -55,48 +56,75 @@ impl RivalOptions {
     ) -> Result<Rival, TrainError> {
         let begun = Instant::now();
         let split = Split::stratified(&data.train, validation, SPLIT_SEED)?;
-        let held_back = EvalSet::new(&data.train, &data.normalization, Some(&split.validation))?;
-        let own = EvalSet::new(&data.train, &data.normalization, Some(samples))?;
-        let before = held_back.accuracy(start)?;
-        let measure = |network: &Network| -> Result<StateMeasures, TrainError> {
-            let drawdown_validation = before - held_back.accuracy(network)?;
-            Ok(StateMeasures { efficacy: own.accuracy(network)?, drawdown_validation })
-        };
-        let mut batcher = Batcher::new(&data.train, samples.to_vec(), &data.normalization, samples.len())?;
-        let Some(batch) = batcher.next_batch(pool_par()) else {
-            return Err(TrainError::Samples { choice: "rival".into(), reason: "there is nothing to repair".into() });
-        };
-        let images = Tensor::from_slice(batch.images, (batch.len(), data.train.shape().len()), &Device::Cpu)?;
+        let gauge = Gauge::new(start, samples, data, &split)?;
+        let tuning = FineTuning::new(start, samples, data)?;
         let first = Rival {
             network: start.duplicate()?,
             learning_rate: 0.0,
             steps: 0,
-            measures: measure(start)?,
+            measures: gauge.measure(start)?,
             curve: Vec::new(),
             seconds: 0.0,
         };
         let (mut best, mut curve) = (first, Vec::new());
         for &learning_rate in &self.learning_rates {
-            let network = start.duplicate()?;
-            let params = AdamWParams { learning_rate, weight_decay: 0.0, ..AdamWParams::default() };
-            let mut optimiser = AdamW::new(network.vars_of(0..network.stages().len())?, params)?;
             let (mut steps, mut measures) = (0, best.measures);
-            while steps < self.steps {
-                for _ in 0..self.every {
-                    optimiser.backward_step(&cross_entropy(&network.forward(&images)?, batch.labels)?)?;
-                }
-                steps += self.every;
-                measures = measure(&network)?;
+            let looks = (0..self.steps).step_by(self.every).map(|taken| taken + self.every);
+            let network = tuning.run(learning_rate, looks, |taken, network| {
+                (steps, measures) = (taken, gauge.measure(network)?);
                 curve.push((learning_rate, steps, measures));
-                if measures.efficacy >= self.efficacy {
-                    break;
-                }
-            }
-            let rank = |m: &StateMeasures| (m.efficacy.min(self.efficacy), -m.drawdown_validation);
-            if rank(&measures) > rank(&best.measures) {
+                Ok(measures.efficacy < self.efficacy)
+            })?;
+            if measures.rank(self.efficacy) > best.measures.rank(self.efficacy) {
                 best = Rival { network, learning_rate, steps, measures, ..best };
             }
         }
         Ok(Rival { curve, seconds: begun.elapsed().as_secs_f64(), ..best })
+    }
+}
+
+/// Fine-tuning of all stages on all samples to repair at once.
+pub(super) struct FineTuning<'a> {
+    start: &'a Network,
+    images: Tensor,
+    labels: Vec<u32>,
+}
+
+impl<'a> FineTuning<'a> {
+    /// # Errors
+    /// [`TrainError::Samples`] if there are none.
+    pub(super) fn new(start: &'a Network, samples: &[usize], data: &DataBundle) -> Result<Self, TrainError> {
+        let mut batcher = Batcher::new(&data.train, samples.to_vec(), &data.normalization, samples.len())?;
+        let Some(batch) = batcher.next_batch(pool_par()) else {
+            return Err(TrainError::Samples { choice: "rival".into(), reason: "there is nothing to repair".into() });
+        };
+        let images = Tensor::from_slice(batch.images, (batch.len(), data.train.shape().len()), &Device::Cpu)?;
+        Ok(Self { start, images, labels: batch.labels.to_vec() })
+    }
+
+    /// Looks at the network after the numbers of steps in `looks`, which ascend, until `look` says that it is enough.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the images do not fit the network, and those of `look`.
+    pub(super) fn run(
+        &self,
+        learning_rate: f64,
+        looks: impl IntoIterator<Item = usize>,
+        mut look: impl FnMut(usize, &Network) -> Result<bool, TrainError>,
+    ) -> Result<Network, TrainError> {
+        let network = self.start.duplicate()?;
+        let params = AdamWParams { learning_rate, weight_decay: 0.0, ..AdamWParams::default() };
+        let mut optimiser = AdamW::new(network.vars_of(0..network.stages().len())?, params)?;
+        let mut taken = 0;
+        for steps in looks {
+            while taken < steps {
+                optimiser.backward_step(&cross_entropy(&network.forward(&self.images)?, &self.labels)?)?;
+                taken += 1;
+            }
+            if !look(steps, &network)? {
+                break;
+            }
+        }
+        Ok(network)
     }
 }

@@ -1,18 +1,25 @@
 //! Repair: the smallest change of one layer that makes given samples right and leaves the rest of the data alone.
 
 mod change;
+mod curve;
 mod dual;
 mod examples;
 mod finetune;
+mod judge;
 mod problem;
 mod record;
 mod rows;
 mod run;
 mod samples;
+mod search;
 
 pub use change::{SingleWeight, WeightChange};
+pub use curve::{CURVE_FILE, RepairMethod, RepairPoint, RepairSubject, read_points};
+pub(crate) use curve::{CurveDemands, Curves, check_folder, write_points};
 pub use examples::{RepairedExample, repaired_examples};
 pub use finetune::RivalOptions;
+pub(crate) use judge::Judge;
 pub use record::{Candidate, RepairRecord, RepairSettings, RivalRecord, StateMeasures};
 pub use run::{RepairOptions, Repaired, repair};
 pub use samples::{SampleChoice, wrong_samples};
+pub use search::Demand;

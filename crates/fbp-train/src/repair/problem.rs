@@ -1,4 +1,5 @@
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, Par, Side};
 
 use super::dual::nonnegative;
@@ -6,6 +7,7 @@ use super::rows::{Row, Subjects};
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::cache::{FeatureCache, second_moment};
+use crate::evaluate::pool_par;
 
 /// Samples whose patches make up the second moment of a convolution's input.
 const PATCH_SAMPLES: usize = 1000;
@@ -49,7 +51,7 @@ impl Metric {
     }
 
     /// The smallest change that satisfies all conditions, up to a slack: `min ½|V|² + |s|² / (2 ε)` subject to
-    /// `⟨row, V⟩ + s >= demand`, `ε` the share `softness` of the mean squared length of the rows.
+    /// `⟨row, V⟩ + s >= demand`, `ε` the share `slack` of the mean squared length of the rows.
     ///
     /// The slack makes the problem solvable where conditions contradict each other.
     ///
@@ -63,7 +65,7 @@ impl Metric {
         &self,
         layer: &AffineLayer,
         groups: &[(&Subjects, &[Row])],
-        softness: f64,
+        slack: f64,
     ) -> Result<Mat<f64>, TrainError> {
         let white: Vec<Vec<Mat<f64>>> =
             groups.iter().map(|(subjects, _)| subjects.columns.iter().map(|x| &self.inverse * x).collect()).collect();
@@ -77,7 +79,7 @@ impl Metric {
         let n = rows.len();
         let mean = (0..n).map(|k| gram[(k, k)]).sum::<f64>() / n.max(1) as f64;
         for k in 0..n {
-            gram[(k, k)] += softness * mean + f64::MIN_POSITIVE;
+            gram[(k, k)] += slack * mean + f64::MIN_POSITIVE;
         }
         let lambda = nonnegative(&gram, &demands)?;
         let mut v = Mat::zeros(layer.outputs, layer.inputs + 1);
@@ -91,16 +93,9 @@ impl Metric {
 /// Inner products of rows `g x̃ᵀ` with a single column each: `(g_i · g_j)(x̃_i · x̃_j)`.
 fn outer_gram(rows: &[(&Row, &Mat<f64>)]) -> Mat<f64> {
     let n = rows.len();
-    let stack = |column: &dyn Fn(usize) -> Mat<f64>, len: usize| {
-        let mut all = Mat::zeros(len, n);
-        for k in 0..n {
-            all.col_mut(k).copy_from(column(k).col(0));
-        }
-        all.transpose() * &all
-    };
     let Some((first, white)) = rows.first() else { return Mat::zeros(0, 0) };
-    let left = stack(&|k| rows[k].0.g.clone(), first.g.nrows());
-    let right = stack(&|k| rows[k].1.clone(), white.nrows());
+    let left = gram(&Mat::from_fn(first.g.nrows(), n, |i, k| rows[k].0.g[(i, 0)]));
+    let right = gram(&Mat::from_fn(white.nrows(), n, |i, k| rows[k].1[(i, 0)]));
     Mat::from_fn(n, n, |i, j| left[(i, j)] * right[(i, j)])
 }
 
@@ -117,7 +112,22 @@ fn dense_gram(rows: &[(&Row, &Mat<f64>)]) -> Mat<f64> {
             }
         }
     }
-    all.transpose() * &all
+    gram(&all)
+}
+
+/// `AᵀA`.
+fn gram(a: &Mat<f64>) -> Mat<f64> {
+    let n = a.ncols();
+    let mut gram = Mat::zeros(n, n);
+    let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+    let (left, right) = (a.transpose(), a.as_ref());
+    triangular::matmul(gram.as_mut(), lower, Accum::Replace, left, full, right, full, 1.0, pool_par()); // (N×D)(D×N)
+    for j in 0..n {
+        for i in 0..j {
+            gram[(i, j)] = gram[(j, i)];
+        }
+    }
+    gram
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::WeightChange;
 use super::examples::RepairedExample;
+use super::search::Demand;
 use crate::identity::DataIdentity;
 
 /// What a repair was asked for.
@@ -38,13 +39,19 @@ pub struct StateMeasures {
     pub drawdown_validation: f64,
 }
 
+impl StateMeasures {
+    /// Order of states: more repaired samples first, all that reach the share `enough` as equals, then the smaller loss.
+    pub(super) fn rank(&self, enough: f64) -> (f64, f64) {
+        (self.efficacy.min(enough), -self.drawdown_validation)
+    }
+}
+
 /// One state that could have been chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// Demanded lead of the label.
-    pub margin: f64,
-    /// Share of the mean variance that was added to the second moment of the data to be left alone.
-    pub ridge: f64,
+    /// What was asked for.
+    #[serde(flatten)]
+    pub demand: Demand,
     /// Number of linearisations before it.
     pub round: usize,
     /// Share of the last step that was taken.

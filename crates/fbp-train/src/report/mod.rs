@@ -3,6 +3,7 @@
 mod chart;
 mod comparison;
 mod groups;
+mod noise;
 mod origin;
 mod page;
 mod repairs;

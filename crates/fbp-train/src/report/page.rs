@@ -1,7 +1,7 @@
 use super::groups::Group;
 use super::rows::Rows;
 use super::verdict::overall;
-use super::{Comparison, Runs, Study, origin, repairs, targets, training};
+use super::{Comparison, Runs, Study, noise, origin, repairs, targets, training};
 use crate::TrainError;
 use crate::page::{document, duration, escape, grouped, percent, push};
 
@@ -29,6 +29,7 @@ pub(super) fn render(study: &Study, comparisons: &[Comparison]) -> Result<String
     if !study.repairs.is_empty() {
         repairs::section(&mut html, &study.repairs)?;
     }
+    noise::section(&mut html, &study.evaluations);
     closing(&mut html, study);
     Ok(document(&title, &html))
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::runs::{EXAMPLES_FILE, PRETRAIN_FILE, TARGETS_FILE, is_record_name};
 use super::{Run, Runs};
 use crate::TrainError;
-use crate::record::{Example, PostTrainRecord, PretrainRecord, TargetsReport};
+use crate::record::{EvalRecord, Example, PostTrainRecord, PretrainRecord, TargetsReport};
 use crate::repair::RepairRecord;
 use crate::settings::Metric;
 use crate::store::MANIFEST_FILE;
@@ -23,6 +23,8 @@ pub struct Study {
     pub starts: Vec<Runs>,
     /// The repairs, in the order of their files.
     pub repairs: Vec<RepairRecord>,
+    /// Accuracies of checkpoints, some under noise, in the order of their files.
+    pub evaluations: Vec<EvalRecord>,
     /// What was found and could not be used, in words.
     pub notes: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Extra {
 struct Reader {
     folders: Vec<Folder>,
     repairs: Vec<RepairRecord>,
+    evaluations: Vec<EvalRecord>,
     /// Settings of records that were read: the same run may have been written twice.
     seen: HashSet<String>,
 }
@@ -97,9 +100,9 @@ impl Study {
         for folder in folders {
             reader.visit(folder, DEPTH)?;
         }
-        let mut study = Self { repairs: reader.repairs, ..Self::default() };
+        let mut study = Self { repairs: reader.repairs, evaluations: reader.evaluations, ..Self::default() };
         study.sort_into_starts(reader.folders);
-        if study.starts.is_empty() && study.repairs.is_empty() {
+        if study.starts.is_empty() && study.repairs.is_empty() && study.evaluations.is_empty() {
             let reason = "no records here: make some with `fbp post-train --out` and name that folder".into();
             return Err(TrainError::NoRecords { folder: folders.first().cloned().unwrap_or_default(), reason });
         }
@@ -232,6 +235,8 @@ impl Reader {
         } else if has(&["/settings/max_drawdown", "/efficacy", "/layer"]) {
             let record = self.fresh(path, &bytes, &value, "repair record")?;
             self.repairs.extend(record);
+        } else if has(&["/noise", "/checkpoint_sha256", "/test_accuracy"]) {
+            self.evaluations.push(parse(path, &bytes, "evaluation")?);
         } else if name == TARGETS_FILE || has(&["/images_per_second", "/embedding", "/stages"]) {
             folder.targets = Some(parse(path, &bytes, "report of targets")?);
         } else if name == EXAMPLES_FILE {

@@ -88,6 +88,8 @@ fn a_report_compares_fairly_and_shows_repairs() {
         "repair --checkpoint c.safetensors {DATA} --validation 0.2 --samples wrong:6 --max-drawdown 20 --stage conv2 \
          --rival --out runs/repaired.safetensors"
     ));
+    world.ok(&format!("eval --checkpoint c.safetensors {DATA} --json runs/clean.json"));
+    world.ok(&format!("eval --checkpoint c.safetensors {DATA} --noise 0.3 --json runs/noisy.json"));
     // A run of the future has more fields than this program knows.
     let name = "runs/joint/post-train_joint_conv1_alpha0.3_seed5.json";
     let mut record = world.json(name);
@@ -127,6 +129,8 @@ fn a_report_compares_fairly_and_shows_repairs() {
         "Accuracy against time",
         "fine-tuning on the same images",
         "Single weights that changed most",
+        "Accuracy under noise",
+        "noise 0.3",
         "<svg",
         "data:image/png;base64,",
     ] {

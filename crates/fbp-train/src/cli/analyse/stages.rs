@@ -1,18 +1,18 @@
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use fbp_models::{Checkpoint, Network};
 
-use super::input::{DataArgs, Input, network_spec};
-use super::progress::Stderr;
-use super::{CommonArgs, Out, say};
 use crate::TrainError;
 use crate::analysis::{
     AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, measure, with_interval,
     write_analysis,
 };
+use crate::cli::progress::Stderr;
+use crate::cli::{CommonArgs, Out, say};
 use crate::data::{Split, shuffle_indices};
 use crate::identity::file_sha256;
+use crate::input::{DataArgs, Input, network_spec};
 use crate::pretrain::{PretrainOptions, SPLIT_SEED, pretrain_watched};
 use crate::progress::Progress;
 use crate::settings::{Schedule, TargetMode, check};
@@ -21,20 +21,6 @@ use crate::targets::{TargetsOptions, TargetsSource};
 /// Random stream for the choice among the held-back samples.
 const STREAM: u64 = u64::MAX - 3;
 
-/// Ask what the targets tell about a network
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:\n  cargo fbp analyse stages --model simple-cnn-mnist-v2 --data fashion-mnist \
-    --epochs 10 --out analysis/")]
-pub(super) struct AnalyseArgs {
-    #[command(subcommand)]
-    question: Question,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-enum Question {
-    Stages(StagesArgs),
-}
-
 /// Does the distance of a stage's features to their targets predict the loss?
 ///
 /// Measures both on held-back training samples, for the checkpoints given, or for every epoch of a training of its own,
@@ -42,7 +28,7 @@ enum Question {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp analyse stages --checkpoint a.safetensors --checkpoint b.safetensors \
     --data fashion-mnist --out analysis/")]
-struct StagesArgs {
+pub(super) struct StagesArgs {
     /// A checkpoint, of one network in several states; may be given several times
     #[arg(long, value_name = "FILE", required_unless_present = "model", conflicts_with_all = ["model", "epochs", "batch", "learning_rate", "schedule"])]
     checkpoint: Vec<PathBuf>,
@@ -83,11 +69,6 @@ struct StagesArgs {
     force: bool,
 }
 
-pub(super) fn run(args: &AnalyseArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
-    let Question::Stages(args) = &args.question;
-    args.run(common, out)
-}
-
 /// What is measured, and on what.
 struct Bench<'a> {
     input: &'a Input,
@@ -104,7 +85,7 @@ impl Bench<'_> {
 }
 
 impl StagesArgs {
-    fn run(&self, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+    pub(super) fn run(&self, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
         check("--validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")?;
         check("--limit", self.limit, 3..=1_000_000, "3 to 1000000")?;
         let targets = TargetsOptions { mode: self.targets, margin: self.margin, ..TargetsOptions::default() };

@@ -1,0 +1,240 @@
+use std::time::Instant;
+
+use fbp_models::Network;
+
+use super::{ALL_STAGES, RepairMethod, RepairPoint, RepairSubject};
+use crate::TrainError;
+use crate::affine::AffineLayer;
+use crate::data::{DataBundle, Split};
+use crate::identity::DataIdentity;
+use crate::post_train::{SoftmaxFit, head_of};
+use crate::pretrain::SPLIT_SEED;
+use crate::progress::Progress;
+use crate::repair::finetune::FineTuning;
+use crate::repair::judge::{Gauge, Judge};
+use crate::repair::record::StateMeasures;
+use crate::repair::search::{Demand, ROUNDS, Search};
+use crate::repair::{RepairOptions, RivalOptions, SampleChoice, repair};
+
+/// Learning rates of fine-tuning.
+const RATES: [f64; 4] = [1e-4, 3e-4, 1e-3, 3e-3];
+/// Numbers of steps after which fine-tuning is looked at.
+const STEPS: [usize; 7] = [5, 10, 20, 40, 80, 160, 320];
+/// Dampings of head refits, strongest first: each fit starts where the one before ended.
+const DAMPINGS: [f64; 8] = [1.0, 0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-5];
+
+/// What repairs are asked for: every combination is one point of the curve of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct CurveDemands {
+    /// Demanded leads of the labels.
+    pub(crate) margins: Vec<f64>,
+    /// Shares of the mean variance added to the second moment.
+    pub(crate) ridges: Vec<f64>,
+    /// What missing a condition costs.
+    pub(crate) slacks: Vec<f64>,
+}
+
+impl CurveDemands {
+    fn all(&self) -> Vec<Demand> {
+        let pairs = self.slacks.iter().flat_map(|&slack| self.ridges.iter().map(move |&ridge| (ridge, slack)));
+        pairs
+            .flat_map(|(ridge, slack)| self.margins.iter().map(move |&margin| Demand { margin, ridge, slack }))
+            .collect()
+    }
+}
+
+/// Makes the points of one checkpoint and one choice of samples.
+pub(crate) struct Curves<'a> {
+    start: &'a Network,
+    data: &'a DataBundle,
+    choice: &'a SampleChoice,
+    options: RepairOptions,
+    split: Split,
+    samples: Vec<usize>,
+    judge: Judge,
+    subject: RepairSubject,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Curves<'a> {
+    /// # Errors
+    /// [`TrainError::Samples`], [`TrainError::Model`] if the images do not fit the network.
+    pub(crate) fn new(
+        (start, checkpoint_sha256): (&'a Network, String),
+        (data, identity): (&'a DataBundle, &DataIdentity),
+        choice: &'a SampleChoice,
+        seed: u64,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let options = RepairOptions { seed, ..RepairOptions::default() };
+        let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
+        let samples = choice.resolve(start, data, &split.train, seed)?;
+        let subject = RepairSubject {
+            samples: choice.to_string(),
+            count: samples.len(),
+            seed,
+            model: start.spec().name.clone(),
+            data: identity.clone(),
+            checkpoint_sha256,
+        };
+        let judge = Judge::new(start, data, choice)?;
+        Ok(Self { start, data, choice, options, split, samples, judge, subject, progress })
+    }
+
+    /// The stages with a layer that can be repaired.
+    pub(crate) fn stages(network: &Network) -> Vec<String> {
+        let names = network.stages().iter().map(|stage| stage.name().to_owned());
+        names.filter(|name| AffineLayer::of_stage(network, name).is_ok()).collect()
+    }
+
+    /// Adds what `points` lacks: for every stage the repairs asked for and the one that [`repair`] chooses, then the
+    /// rivals. `save` is called whenever there is more.
+    ///
+    /// # Errors
+    /// As [`repair`], and those of `save`.
+    pub(crate) fn complete(
+        &self,
+        points: &mut Vec<RepairPoint>,
+        stages: &[String],
+        demands: &CurveDemands,
+        mut save: impl FnMut(&[RepairPoint]) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        for stage in stages {
+            let is_new = |demand: &Demand| {
+                let method = RepairMethod::Repair { demand: Some(*demand), round: ROUNDS };
+                !self.known(points, stage, |point| !point.chosen && point.method == method)
+            };
+            let missing: Vec<Demand> = demands.all().into_iter().filter(is_new).collect();
+            if !missing.is_empty() {
+                points.extend(self.repairs(stage, &missing)?);
+                save(points)?;
+            }
+            if !self.known(points, stage, |point| point.chosen && point.method.name() == "repair") {
+                points.push(self.chosen_repair(stage)?);
+                save(points)?;
+            }
+        }
+        if !self.known(points, ALL_STAGES, |_| true) {
+            points.extend(self.fine_tuning()?);
+            save(points)?;
+        }
+        let last = self.start.stages()[self.start.stages().len() - 1].name();
+        let is_refit = |point: &RepairPoint| matches!(point.method, RepairMethod::HeadRefit { .. });
+        if head_of(self.start).is_ok() && !self.known(points, last, is_refit) {
+            points.extend(self.head_refits(last)?);
+            save(points)?;
+        }
+        Ok(())
+    }
+
+    fn known(&self, points: &[RepairPoint], stage: &str, is_it: impl Fn(&RepairPoint) -> bool) -> bool {
+        points.iter().any(|point| self.is_own(point) && point.stage == stage && is_it(point))
+    }
+
+    /// Whether a point is of this checkpoint and choice of samples.
+    pub(crate) fn is_own(&self, point: &RepairPoint) -> bool {
+        point.subject == self.subject
+    }
+
+    fn point(
+        &self,
+        (method, stage): (RepairMethod, &str),
+        network: &Network,
+        measures: StateMeasures,
+        seconds: f64,
+    ) -> Result<RepairPoint, TrainError> {
+        let test = self.judge.measure(network)?;
+        Ok(RepairPoint {
+            method,
+            stage: stage.to_owned(),
+            subject: self.subject.clone(),
+            start_test_accuracy: self.judge.accuracy,
+            chosen: false,
+            efficacy: measures.efficacy,
+            generalisation: test.generalisation,
+            drawdown_pp: 100.0 * test.drawdown,
+            drawdown_validation_pp: 100.0 * measures.drawdown_validation,
+            seconds,
+        })
+    }
+
+    /// The state after the last round for each demand, whatever it loses.
+    fn repairs(&self, stage: &str, demands: &[Demand]) -> Result<Vec<RepairPoint>, TrainError> {
+        let network = self.start.duplicate()?;
+        let begun = Instant::now();
+        let search = Search::new(&network, stage, &self.samples, self.data, &self.split, self.options.seed)?;
+        let setup = begun.elapsed().as_secs_f64();
+        self.progress.begin(&format!("repairs of {stage}"), demands.len() * ROUNDS, "solves");
+        let mut points = Vec::with_capacity(demands.len());
+        for &demand in demands {
+            let begun = Instant::now();
+            let states = search.run(demand, f64::INFINITY, self.progress)?;
+            let seconds = setup + begun.elapsed().as_secs_f64();
+            if let Some((_, last)) = states.last() {
+                let method = RepairMethod::Repair { demand: Some(demand), round: last.round };
+                points.push(self.point((method, stage), &network, last.measures, seconds)?);
+            }
+        }
+        self.progress.end();
+        Ok(points)
+    }
+
+    fn chosen_repair(&self, stage: &str) -> Result<RepairPoint, TrainError> {
+        let network = self.start.duplicate()?;
+        let repaired = repair(&network, stage, self.choice, self.data, &self.options, self.progress)?;
+        let round = repaired.chosen.map_or(0, |candidate| candidate.round);
+        let method = RepairMethod::Repair { demand: repaired.chosen.map(|candidate| candidate.demand), round };
+        let point = self.point((method, stage), &network, repaired.measures, repaired.seconds)?;
+        Ok(RepairPoint { chosen: true, ..point })
+    }
+
+    /// All rates and numbers of steps, and the state that early stopping chooses.
+    fn fine_tuning(&self) -> Result<Vec<RepairPoint>, TrainError> {
+        let mut points = Vec::new();
+        let gauge = Gauge::new(self.start, &self.samples, self.data, &self.split)?;
+        let tuning = FineTuning::new(self.start, &self.samples, self.data)?;
+        self.progress.begin("fine-tuning", RATES.len() * STEPS.len(), "looks");
+        for learning_rate in RATES {
+            let (mut seconds, mut begun) = (0.0, Instant::now());
+            tuning.run(learning_rate, STEPS, |steps, network| {
+                seconds += begun.elapsed().as_secs_f64();
+                let method = RepairMethod::FineTuning { learning_rate, steps };
+                points.push(self.point((method, ALL_STAGES), network, gauge.measure(network)?, seconds)?);
+                self.progress.advance(1);
+                begun = Instant::now();
+                Ok(true)
+            })?;
+        }
+        self.progress.end();
+        let rival = RivalOptions::default().run(self.start, &self.samples, self.data, self.options.validation)?;
+        let method = RepairMethod::FineTuning { learning_rate: rival.learning_rate, steps: rival.steps };
+        let point = self.point((method, ALL_STAGES), &rival.network, rival.measures, rival.seconds)?;
+        points.push(RepairPoint { chosen: true, ..point });
+        Ok(points)
+    }
+
+    /// All dampings, and among them the state that the validation part chooses.
+    fn head_refits(&self, stage: &str) -> Result<Vec<RepairPoint>, TrainError> {
+        let network = self.start.duplicate()?;
+        let begun = Instant::now();
+        let search = Search::new(&network, stage, &self.samples, self.data, &self.split, self.options.seed)?;
+        let fit = SoftmaxFit::with_moment(&search.targets, search.moment.clone(), search.layer.outputs)?;
+        let start = fit.to_white(search.old.as_ref());
+        let (mut v, mut seconds) = (start.clone(), begun.elapsed().as_secs_f64());
+        let (mut points, mut best) = (Vec::with_capacity(DAMPINGS.len() + 1), search.start);
+        let mut chosen = None;
+        for damping in DAMPINGS {
+            let begun = Instant::now();
+            fit.fit(&mut v, &start, damping);
+            let measures = search.look(&(fit.unwhitened(&v) - &search.old))?;
+            seconds += begun.elapsed().as_secs_f64();
+            let point = self.point((RepairMethod::HeadRefit { damping }, stage), &network, measures, seconds)?;
+            if measures.rank(self.options.efficacy) > best.rank(self.options.efficacy) {
+                (best, chosen) = (measures, Some(point.clone()));
+            }
+            points.push(point);
+        }
+        points.extend(chosen.map(|point| RepairPoint { chosen: true, seconds, ..point }));
+        Ok(points)
+    }
+}

@@ -1,0 +1,83 @@
+use fbp_models::Network;
+
+use super::record::StateMeasures;
+use super::samples::SampleChoice;
+use crate::TrainError;
+use crate::data::{DataBundle, Split};
+use crate::evaluate::EvalSet;
+
+/// The test set, and what the network made of it before.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    test: EvalSet,
+    /// Accuracy before, 0 to 1.
+    pub(crate) accuracy: f64,
+    /// Whether each test sample was wrong before and is of the kind that is repaired.
+    of_kind: Vec<bool>,
+}
+
+/// What a repair did to the test set, all 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct TestMeasures {
+    /// Share of the wrong samples of the same kind that became right.
+    pub(crate) generalisation: f64,
+    /// Loss of accuracy.
+    pub(crate) drawdown: f64,
+    /// Accuracy.
+    pub(crate) accuracy: f64,
+}
+
+impl Judge {
+    /// # Errors
+    /// [`TrainError::Model`] if the images do not fit the network.
+    pub(crate) fn new(before: &Network, data: &DataBundle, choice: &SampleChoice) -> Result<Self, TrainError> {
+        let test = EvalSet::new(&data.test, &data.normalization, None)?;
+        let right = test.right(before)?;
+        let accuracy = share(&right);
+        let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
+        let of_kind = right.iter().zip(data.test.labels()).map(|(right, &label)| !right && same_class(label)).collect();
+        Ok(Self { test, accuracy, of_kind })
+    }
+
+    /// # Errors
+    /// [`TrainError::Model`] if the images do not fit the network.
+    pub(crate) fn measure(&self, network: &Network) -> Result<TestMeasures, TrainError> {
+        let right = self.test.right(network)?;
+        let accuracy = share(&right);
+        let kind = self.of_kind.iter().filter(|kind| **kind).count();
+        let gained = right.iter().zip(&self.of_kind).filter(|(right, kind)| **right && **kind).count();
+        let generalisation = gained as f64 / kind.max(1) as f64;
+        Ok(TestMeasures { generalisation, drawdown: self.accuracy - accuracy, accuracy })
+    }
+}
+
+/// Share of the samples that are right.
+fn share(right: &[bool]) -> f64 {
+    right.iter().filter(|right| **right).count() as f64 / right.len() as f64
+}
+
+/// The samples to repair and the validation part, for networks of which any stage may have changed.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    own: EvalSet,
+    validation: EvalSet,
+    before: f64,
+}
+
+impl Gauge {
+    pub(super) fn new(
+        start: &Network,
+        samples: &[usize],
+        data: &DataBundle,
+        split: &Split,
+    ) -> Result<Self, TrainError> {
+        let set = |indices: &[usize]| EvalSet::new(&data.train, &data.normalization, Some(indices));
+        let validation = set(&split.validation)?;
+        Ok(Self { own: set(samples)?, before: validation.accuracy(start)?, validation })
+    }
+
+    pub(super) fn measure(&self, network: &Network) -> Result<StateMeasures, TrainError> {
+        let drawdown_validation = self.before - self.validation.accuracy(network)?;
+        Ok(StateMeasures { efficacy: self.own.accuracy(network)?, drawdown_validation })
+    }
+}

@@ -1,0 +1,200 @@
+use candle_core::{Device, Tensor};
+use faer::Mat;
+use fbp_models::Network;
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Metric, column_moment};
+use super::record::{Candidate, StateMeasures};
+use super::rows::Subjects;
+use crate::TrainError;
+use crate::affine::{AffineLayer, flat};
+use crate::cache::FeatureCache;
+use crate::data::{DataBundle, Split, shuffle_indices};
+use crate::progress::Progress;
+
+/// Linearisations for each demand.
+pub(super) const ROUNDS: usize = 4;
+/// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
+const RIVALS: usize = 4;
+/// Shares of a step, tried in turn until the loss on the validation part is within its bound.
+const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
+/// Share of the margin by which more is asked for a sample that a state has not repaired.
+const RAISE: f64 = 0.5;
+/// Training samples that are watched: their features are the data to be left alone.
+const WATCHED: usize = 10_000;
+/// Watched samples that become conditions, at most: the cost of a solve grows with the cube of their number.
+const GUARDS: usize = 400;
+/// Lead that they keep.
+const GUARD_MARGIN: f64 = 0.05;
+/// Samples that are evaluated at a time.
+const BATCH: usize = 1000;
+/// Random stream for the choice of watched samples.
+const STREAM: u64 = u64::MAX - 2;
+
+/// What a change of a layer is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Demand {
+    /// Demanded lead of the label.
+    pub margin: f64,
+    /// Share of the mean variance that was added to the second moment of the data to be left alone.
+    pub ridge: f64,
+    /// Share of the mean squared length of the conditions that slack costs: the larger, the more conditions may be missed.
+    #[serde(default = "firm")]
+    pub slack: f64,
+}
+
+/// The slack of records that do not tell theirs.
+fn firm() -> f64 {
+    1e-5
+}
+
+/// Changes of one layer that make samples right: what they are made from and measured on.
+///
+/// Every change that is looked at is left in the network.
+pub(super) struct Search<'a> {
+    network: &'a Network,
+    pub(super) layer: AffineLayer,
+    /// Weights of the layer at the start.
+    pub(super) old: Mat<f64>,
+    pub(super) targets: FeatureCache,
+    subjects: Subjects,
+    watched: FeatureCache,
+    validation: FeatureCache,
+    /// Second moment of the layer's input over the watched samples.
+    pub(super) moment: Mat<f64>,
+    /// Watched samples that were right at the start.
+    right: Vec<bool>,
+    validation_before: f64,
+    /// Measures of the network as it was.
+    pub(super) start: StateMeasures,
+}
+
+impl<'a> Search<'a> {
+    /// Caches the inputs of the last linear or convolutional layer of `stage`.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] for a stage without such a layer, [`TrainError::Model`] for data of another shape.
+    pub(super) fn new(
+        network: &'a Network,
+        stage: &str,
+        samples: &[usize],
+        data: &DataBundle,
+        split: &Split,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let layer = AffineLayer::of_stage(network, stage)?;
+        let mut watched: Vec<usize> =
+            split.train.iter().copied().filter(|i| samples.binary_search(i).is_err()).collect();
+        shuffle_indices(&mut watched, seed, STREAM);
+        watched.truncate(WATCHED);
+        let cached = |indices: &[usize]| {
+            FeatureCache::new(&data.train, &data.normalization, indices, |images| layer.input(network, images))
+                .map(|cache| FeatureCache { constant: layer.constant, ..cache })
+        };
+        let (targets, watched, validation) = (cached(samples)?, cached(&watched)?, cached(&split.validation)?);
+        let all: Vec<usize> = (0..targets.samples()).collect();
+        let mut search = Self {
+            network,
+            old: layer.weights(network)?,
+            subjects: Subjects::new(&layer, &targets, &all)?,
+            moment: column_moment(&layer, &watched),
+            layer,
+            targets,
+            watched,
+            validation,
+            right: Vec::new(),
+            validation_before: 0.0,
+            start: StateMeasures { efficacy: 0.0, drawdown_validation: 0.0 },
+        };
+        search.right = search.leads(&search.watched)?.into_iter().map(|lead| lead > 0.0).collect();
+        search.validation_before = search.share_right(&search.validation)?;
+        search.start.efficacy = search.share_right(&search.targets)?;
+        Ok(search)
+    }
+
+    /// Lead of the label over the strongest rival, for every cached sample, at the present weights.
+    fn leads(&self, cache: &FeatureCache) -> Result<Vec<f32>, TrainError> {
+        let mut leads = Vec::with_capacity(cache.samples());
+        for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
+            let input = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
+            let logits = self.layer.logits(self.network, &self.layer.output(self.network, &input)?)?;
+            let classes = logits.dim(1)?;
+            for (row, &label) in flat(&logits)?.chunks_exact(classes).zip(labels) {
+                let rivals = row.iter().enumerate().filter(|(class, _)| *class != label as usize);
+                leads.push(row[label as usize] - rivals.map(|(_, &z)| z).fold(f32::NEG_INFINITY, f32::max));
+            }
+        }
+        Ok(leads)
+    }
+
+    fn share_right(&self, cache: &FeatureCache) -> Result<f64, TrainError> {
+        let right = self.leads(cache)?.into_iter().filter(|&lead| lead > 0.0).count();
+        Ok(right as f64 / cache.samples().max(1) as f64)
+    }
+
+    /// Changes the layer and measures.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] if the weights cannot be written.
+    pub(super) fn look(&self, change: &Mat<f64>) -> Result<StateMeasures, TrainError> {
+        self.layer.set(self.network, &(&self.old + change))?;
+        Ok(StateMeasures {
+            efficacy: self.share_right(&self.targets)?,
+            drawdown_validation: self.validation_before - self.share_right(&self.validation)?,
+        })
+    }
+
+    /// All rounds for one demand, with the states that they come through.
+    ///
+    /// # Errors
+    /// [`TrainError::Singular`] for data that are not finite.
+    pub(super) fn run(
+        &self,
+        demand: Demand,
+        max_drawdown: f64,
+        progress: &dyn Progress,
+    ) -> Result<Vec<(Mat<f64>, Candidate)>, TrainError> {
+        let Self { network, layer, old, subjects, .. } = self;
+        let metric = Metric::new(&self.moment, demand.ridge)?;
+        let mut states = Vec::new();
+        let mut change = Mat::zeros(old.nrows(), old.ncols());
+        let mut guarded: Vec<usize> = Vec::new();
+        let mut margins = vec![demand.margin; subjects.labels.len()];
+        layer.set(network, old)?;
+        for round in 1..=ROUNDS {
+            let rows = subjects.rows(network, layer, &change, &margins, RIVALS)?;
+            let guards = Subjects::new(layer, &self.watched, &guarded)?;
+            let guard_margins = vec![GUARD_MARGIN; guarded.len()];
+            let guard_rows = guards.rows(network, layer, &change, &guard_margins, 2)?;
+            let wanted = metric.smallest_change(layer, &[(subjects, &rows), (&guards, &guard_rows)], demand.slack)?;
+            let from = change.clone();
+            for step in STEPS {
+                change = &from + faer::Scale(step) * (&wanted - &from);
+                let measures = self.look(&change)?;
+                let candidate = Candidate { demand, round, step, guards: guarded.len(), measures };
+                tracing::info!(?candidate, "state");
+                states.push((change.clone(), candidate));
+                if measures.drawdown_validation <= max_drawdown {
+                    break;
+                }
+            }
+            self.watch(&mut guarded)?;
+            for (own, lead) in margins.iter_mut().zip(self.leads(&self.targets)?) {
+                // The linearisation promised more than the network keeps.
+                *own += if lead > 0.0 { 0.0 } else { RAISE * demand.margin };
+            }
+            progress.advance(1);
+        }
+        Ok(states)
+    }
+
+    /// Adds the watched samples that the present weights broke, the worst ones first.
+    fn watch(&self, guarded: &mut Vec<usize>) -> Result<(), TrainError> {
+        let leads = self.leads(&self.watched)?;
+        let mut broken: Vec<usize> =
+            (0..leads.len()).filter(|&k| self.right[k] && leads[k] <= 0.0 && !guarded.contains(&k)).collect();
+        broken.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));
+        guarded.extend(broken.into_iter().take(GUARDS - guarded.len()));
+        Ok(())
+    }
+}
