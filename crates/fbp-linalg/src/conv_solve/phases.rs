@@ -15,6 +15,9 @@ use crate::{LinalgError, Real, column, column_mut};
 
 /// Smallest shift of a regularised solve, as a share of the largest eigenvalue.
 const SHIFT_FLOOR: f64 = 1e-14;
+/// What a forecast shift is multiplied by in least squares, where the periodic operator has equations beyond the border
+/// that there are not. Measured for 8 → 16 channels, kernel 5, 64 × 64: 0.12 (padding 1) and 0.11 (padding 2).
+const FORECAST_LEAST_SQUARES: f64 = 0.12;
 /// A forecast distance this many times the bound makes the exact solution not worth computing.
 const HOPELESS: f64 = 3.0;
 /// An iteration that has moved this many times its bound is given up.
@@ -396,6 +399,7 @@ impl<T: Real> ConvSolvePlan<T> {
                 state.stopped = true;
             } else {
                 let (shift, _) = self.forecast(length, j, fields, vectors, par, stack);
+                let shift = if self.in_unknowns { FORECAST_LEAST_SQUARES * shift } else { shift };
                 state.shift = shift.max(floor);
                 self.prepare_shift(state.shift, par);
             }

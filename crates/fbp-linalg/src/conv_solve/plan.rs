@@ -237,7 +237,9 @@ impl<T: Real> ConvSolvePlan<T> {
             scale,
             in_unknowns,
             recipe,
-            factors_pay: recipe == ConvRecipe::Boundary && !symbols.is_empty(),
+            factors_pay: matches!(recipe, ConvRecipe::Boundary | ConvRecipe::Dense)
+                && !symbols.is_empty()
+                && facts.cost(ConvRecipe::Boundary).0.is_finite(),
             facts,
             shift: 0.0,
         };
