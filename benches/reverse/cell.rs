@@ -8,7 +8,7 @@ use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
 use fbp_linalg::dense::AffineSolve;
 use fbp_linalg::testkit::{normal_mat, normal_vec, rng, uniform_vec};
 use fbp_linalg::{Real, SolveReport, SolveSide};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::oracle::{Dense, Plain};
 
@@ -37,7 +37,7 @@ pub(crate) struct Cell {
 }
 
 /// A measurement, with the keys of the results file.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) size: usize,
     pub(crate) padding: usize,
@@ -129,6 +129,18 @@ impl Cell {
         });
         let warm_ms = times.get(times.len() / 2).copied().unwrap_or(first_ms);
         Ok(Outcome { first_ms, warm_ms, report, moved: moved.collect() })
+    }
+
+    /// Whether the cell was measured before.
+    pub(crate) fn is_in(&self, entries: &[Entry]) -> bool {
+        let g = &self.geometry;
+        let layer = (g.in_shape().height, g.in_shape().channels, g.out_shape().channels);
+        let shape = (g.padding()[0], g.kernel()[0], g.stride()[0]);
+        entries.iter().any(|e| {
+            (e.size, e.c_in, e.c_out) == layer
+                && (e.padding, e.kernel, e.stride) == shape
+                && (e.condition, e.seed, e.batch) == (self.condition, self.seed, self.batch)
+        })
     }
 
     /// Exact, bounded and auto in `f32`, each beside the optimum of the same problem in `f64`.

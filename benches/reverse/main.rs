@@ -1,7 +1,8 @@
 //! Reversal of convolutions: first call, warm calls, residuals and distances against the optimum in `f64`.
 //!
 //! Measures every cell of the list below and writes `reverse.json`, `reverse.md` and `reverse.svg` to the folder that
-//! `FBP_RESULTS` names (`benches/results` without it). Arguments: `--full`, `--sizes 16,32`, `--seeds 1`, `--peer torch`.
+//! `FBP_RESULTS` names (`benches/results` without it). Arguments: `--full`, `--sizes 16,32`, `--seeds 1`, `--peer torch`,
+//! `--resume`, which keeps the cells that the folder has.
 //!
 //! Residuals and distances are measured with plain loops in `f64`; what the optimum is, and how far that is proved, says
 //! [`oracle`].
@@ -29,15 +30,17 @@ struct Options {
     sizes: Vec<usize>,
     seeds: Option<u64>,
     torch: bool,
+    resume: bool,
 }
 
 impl Options {
     fn parse() -> Result<Self, Box<dyn Error>> {
-        let mut options = Self { full: false, sizes: vec![16, 32, 64, 128], seeds: None, torch: false };
+        let mut options = Self { full: false, sizes: vec![16, 32, 64, 128], seeds: None, torch: false, resume: false };
         let mut words = env::args().skip(1);
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--full" => options.full = true,
+                "--resume" => options.resume = true,
                 "--sizes" => {
                     let list = words.next().ok_or("--sizes needs a list like 16,32")?;
                     options.sizes = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -99,9 +102,19 @@ fn practical(entries: &mut Vec<Entry>) -> Result<(), Box<dyn Error>> {
         (Conv2dParams::new(image(128, 16, 16), 128, [3, 3]).padding([1, 1]).stride([2, 2]), 16),
     ];
     for (params, batch) in shapes {
-        Cell::new(params, 1.0, 0, batch)?.measure_practical(entries)?;
+        let cell = Cell::new(params, 1.0, 0, batch)?;
+        if !cell.is_in(entries) {
+            cell.measure_practical(entries)?;
+        }
     }
     Ok(())
+}
+
+/// Writes all files, after every layer, so that an interrupted run leaves what it measured.
+fn save(entries: &[Entry], folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::write(folder.join("reverse.json"), serde_json::to_string_pretty(entries)?)?;
+    fs::write(folder.join("reverse.md"), table(entries, peak_memory()))?;
+    plot(entries, &folder.join("reverse.svg"))
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
@@ -109,7 +122,11 @@ fn run() -> Result<(), Box<dyn Error>> {
     let folder =
         env::var_os("FBP_RESULTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"), PathBuf::from);
     fs::create_dir_all(&folder)?;
-    let mut entries = Vec::new();
+    let kept = folder.join("reverse.json");
+    let mut entries: Vec<Entry> = if options.resume { serde_json::from_slice(&fs::read(kept)?)? } else { Vec::new() };
+    if options.full || options.sizes.len() > 1 {
+        practical(&mut entries)?;
+    }
     for &size in &options.sizes {
         for (c_out, padding) in [4, 8, 16].into_iter().flat_map(|c| [0, 1, 2].map(|p| (c, p))) {
             let params =
@@ -117,18 +134,14 @@ fn run() -> Result<(), Box<dyn Error>> {
             for (&condition, seed) in
                 options.conditions(size).iter().flat_map(|c| (0..options.seeds(size)).map(move |s| (c, s)))
             {
-                Cell::new(params, condition, seed, 2)?.measure(&mut entries)?;
+                let cell = Cell::new(params, condition, seed, 2)?;
+                if !cell.is_in(&entries) {
+                    cell.measure(&mut entries)?;
+                }
             }
-            // Kept after every layer, so that an interrupted run leaves what it measured.
-            fs::write(folder.join("reverse.json"), serde_json::to_string_pretty(&entries)?)?;
+            save(&entries, &folder)?;
         }
     }
-    if options.full || options.sizes.len() > 1 {
-        practical(&mut entries)?;
-    }
-    fs::write(folder.join("reverse.json"), serde_json::to_string_pretty(&entries)?)?;
-    fs::write(folder.join("reverse.md"), table(&entries, peak_memory()))?;
-    plot(&entries, &folder.join("reverse.svg"))?;
     if options.torch {
         torch(&folder, &options.sizes);
     }

@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// reverse: also time another program, torch
     #[arg(long)]
     peer: Option<String>,
+    /// reverse: keep the cells that an interrupted run has measured
+    #[arg(long)]
+    resume: bool,
 }
 
 /// The benchmark that keeps its own results and takes flags of its own.
@@ -52,6 +55,9 @@ impl Arguments {
         let mut flags = Vec::new();
         if self.full {
             flags.push("--full");
+        }
+        if self.resume {
+            flags.push("--resume");
         }
         for (name, value) in [("--sizes", &self.sizes), ("--seeds", &self.seeds), ("--peer", &self.peer)] {
             if let Some(value) = value {
@@ -80,7 +86,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
         return run_reverse(arguments);
     }
     if !arguments.reverse_flags().is_empty() {
-        return Err(TaskError::Refused(format!("--full, --sizes, --seeds and --peer belong to `bench {REVERSE}`")));
+        return Err(TaskError::Refused(format!(
+            "--full, --sizes, --seeds, --peer and --resume belong to `bench {REVERSE}`"
+        )));
     }
     // The reversal benchmark takes half an hour, so it has to be named.
     let mut names = benchmarks()?;

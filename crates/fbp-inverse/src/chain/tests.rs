@@ -376,11 +376,12 @@ fn targets_in_a_metric_are_right_and_nearer_in_it_than_the_euclidean_ones() {
                 let step = Mat::from_fn(target.nrows(), 1, |i, _| step(i));
                 (step.transpose() * metric.precision() * &step)[(0, 0)].sqrt()
             };
-            let sum = |of: &Run<f32>| (0..BATCH).map(|sample| length(of, sample)).sum::<f64>();
-            assert!(sum(&found) < 0.8 * sum(&euclidean), "boundary {boundary}: {} {}", sum(&found), sum(&euclidean));
-            // Where nothing nearer is found, the Euclidean target stays; both may differ for samples that go layer by layer.
-            let is_farther = |&sample: &usize| length(&found, sample) > 1.001 * length(&euclidean, sample);
-            let farther = (0..BATCH).filter(is_farther).count();
+            // The Euclidean nearest point is as a rule not the nearest in a metric of strong correlations. Where nothing
+            // nearer is found, the Euclidean target stays; both may differ for samples that go layer by layer.
+            let share = |sample: &usize| length(&found, *sample) / length(&euclidean, *sample);
+            let nearer = (0..BATCH).filter(|sample| share(sample) < 0.99).count();
+            assert!(2 * nearer > BATCH, "boundary {boundary}: only {nearer} are nearer");
+            let farther = (0..BATCH).filter(|sample| share(sample) > 1.001).count();
             assert!(10 * farther <= BATCH, "boundary {boundary}: {farther} are farther");
         }
     });

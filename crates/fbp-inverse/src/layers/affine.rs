@@ -13,6 +13,12 @@ use fbp_linalg::{
 use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
+/// Violation of a point target, relative to the largest output, that still counts as attained; less where the precision
+/// of the features allows it.
+const MOST_MISSED: f64 = 1e-4;
+/// The same in roundings: what the condition of a layer may make of them.
+const ROUNDINGS: f64 = 262_144.0;
+
 /// Factor-once plans for one affine map `y = A x + b`.
 ///
 /// Point targets without a range are a linear system and go to the factorised [`AffinePlan`]; everything else is a
@@ -37,7 +43,9 @@ impl<T: Real> AffineReverse<T> {
             // The weights came in the precision of the features, which is what dependent equations differ by.
             let (rows, cols) = self.a.shape();
             let rank_tol = (rows.max(cols) as f64 * T::EPSILON.to_f64()).min(0.1);
-            AffinePlan::new(self.a.as_ref(), None, &SolveParams::new().rank_tol(rank_tol).check()?, par)
+            let attained_tol = MOST_MISSED.min(ROUNDINGS * T::EPSILON.to_f64());
+            let params = SolveParams::new().rank_tol(rank_tol).attained_tol(attained_tol);
+            AffinePlan::new(self.a.as_ref(), None, &params.check()?, par)
         };
         self.points.get_or_init(build).as_ref().map_err(Clone::clone)
     }

@@ -276,9 +276,10 @@ impl<T: Real> Place<'_, T> {
         let judged =
             (!check.points_only || self.sample.lower == self.sample.upper) && !(missed && check.miss_factor > 1.0);
         // Where the outputs are flat, many inputs round to one output; the gap to a missed target grows with the square
-        // of a move across it, so that moves of `√eps · miss` do not show; and what misses may do so by the tolerance more.
+        // of a move across it, so that moves of `√eps · miss` do not show, longer ones where outputs hardly depend on them;
+        // and what misses may do so by the tolerance more.
         let pivot = orthonormal(surface.rows.iter().cloned()).1;
-        let hidden = if missed { check.nearest * eps.sqrt() * miss + 8.0 * tolerance / pivot } else { 0.0 };
+        let hidden = if missed { (check.nearest * eps.sqrt() * miss + 8.0 * tolerance) / pivot } else { 0.0 };
         let slack = self.slack(check, moved) + 8.0 * eps * self.sample.output_size(0) / pivot + hidden;
         for ((what, x), output) in tried.0.iter().zip(tried.1) {
             let x = self.clip(x);

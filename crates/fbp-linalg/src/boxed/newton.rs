@@ -5,13 +5,16 @@
 //! proximal term `-ε/2 |λ - λ_k|²` by Newton steps `(A_R D A_Rᵀ + εI) Δ = g_R`: `R` the rows that are active or
 //! violated, `D` the entries of `v` strictly between their bounds. The outer iteration moves the centre `λ_k`. On
 //! feasible problems it converges to the exact solution; on infeasible ones `A(v - v0)` converges to the point at the
-//! smallest distance from the box and `v` to the point nearest to `v0` among those that reach it.
+//! smallest distance from the box and `v` to the point nearest to `v0` among those that reach it. Where the inner iteration
+//! does not end, the second try solves the inner problem in `v` instead.
 //!
 //! # Source
 //! Method of multipliers and its limit on infeasible problems: Chiche & Gilbert, "How the augmented Lagrangian
 //! algorithm can deal with an infeasible convex quadratic optimization problem", J. Convex Analysis 23 (2016).
 //! Projected Newton on the dual: Bertsekas, SIAM J. Control Optim. 20 (1982). The combination is our own.
 
+mod primal;
+mod stall;
 mod step;
 
 use faer::Par;
@@ -19,6 +22,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::linalg::cholesky::llt;
 use faer::linalg::temp_mat_scratch;
 
+pub(super) use self::primal::primal_scratch;
 use super::problem::{Sample, SampleOutcome, squared_distance, worst_violation};
 use super::rows::{RowSource, SystemRows};
 use crate::Real;
@@ -29,14 +33,13 @@ const FREE_STEPS: usize = 20;
 /// Operations that the second try may spend on a sample, unless that were less than 50 steps.
 const CAREFUL_OPERATIONS: f64 = 5e10;
 
-/// Rounding of large multipliers that a violation may be put down to, in tolerances.
-const MOST_ROUNDING: f64 = 7.0;
-
 /// Caps and tolerances of the dual solver; all finite.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NewtonLimits {
     /// Newton steps per sample, over all outer iterations.
     pub(super) newton_steps: usize,
+    /// Newton steps per inner iteration.
+    pub(super) inner_steps: usize,
     /// Moves of the proximal centre per sample.
     pub(super) outer_steps: usize,
     /// Proximal weight ε relative to the mean squared row norm. Any value gives the same limit: a small one needs
@@ -45,11 +48,24 @@ pub(super) struct NewtonLimits {
     pub(super) proximal_weight: f64,
     /// The distance to the box has settled when a move of the centre leaves more than this share of it.
     pub(super) settled_ratio: f64,
+    /// Rounding of large multipliers that a violation may be put down to, in tolerances. Without such a bound, all of it
+    /// would pass for rounding where the proximal weight is about a rounding itself.
+    pub(super) most_rounding: f64,
+    /// Whether an inner iteration that does not end is repeated in `v`, and boxes out of reach are proved to be.
+    pub(super) is_careful: bool,
 }
 
 /// Limits of the first try, in the scalar of the batch.
 pub(super) fn fast_limits<T: Real>() -> NewtonLimits {
-    NewtonLimits { newton_steps: 30, outer_steps: 20, proximal_weight: 64.0 * T::EPSILON.to_f64(), settled_ratio: 0.9 }
+    NewtonLimits {
+        newton_steps: 30,
+        inner_steps: 30,
+        outer_steps: 20,
+        proximal_weight: 64.0 * T::EPSILON.to_f64(),
+        settled_ratio: 0.9,
+        most_rounding: 7.0,
+        is_careful: false,
+    }
 }
 
 /// Limits of the second try, always in `f64`; large systems get fewer steps, each of which takes `rows³/3` operations.
@@ -57,9 +73,12 @@ pub(super) fn careful_limits(rows: usize) -> NewtonLimits {
     let step = (rows as f64).powi(3) / 3.0;
     NewtonLimits {
         newton_steps: (CAREFUL_OPERATIONS / step.max(1.0)).clamp(50.0, 1000.0) as usize,
+        inner_steps: 50,
         outer_steps: 400,
         proximal_weight: f64::EPSILON.sqrt(),
         settled_ratio: 1.0 - 1e-8,
+        most_rounding: 4096.0,
+        is_careful: true,
     }
 }
 
@@ -173,21 +192,27 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         }
         self.move_to_lambda(&sample, solution, work);
         for _ in 0..self.limits.outer_steps {
-            let inner_converged = self.inner(&sample, solution, work, tolerance, &mut outcome, stack);
+            let inner_converged = self.inner(&sample, solution, work, tolerance, &mut outcome, stack)
+                || self.limits.is_careful
+                    && self.inner_in_primal(&sample, solution, work, tolerance, &mut outcome, stack);
             violation = worst_violation(&sample, work.image);
             // Multipliers of a box out of reach grow without end, and their rounding must not pass for the box reached.
-            let tolerance = tolerance + self.rounding(work.lambda).min(T::from_f64(MOST_ROUNDING) * tolerance);
+            let tolerance =
+                tolerance + self.rounding(work.lambda).min(T::from_f64(self.limits.most_rounding) * tolerance);
             outcome.tolerance = tolerance.to_f64();
+            // A point that reaches the box need not be the nearest while the inner iteration goes on.
+            if !inner_converged {
+                break;
+            }
             if violation <= tolerance {
                 outcome.converged = true;
                 break;
             }
-            if !inner_converged {
-                break;
-            }
-            // The distance to the box never grows; where it no longer shrinks, the problem is infeasible.
+            // The distance to the box never grows. Where it no longer shrinks, the problem is infeasible, or seems to be.
             let distance = squared_distance(&sample, work.image).sqrt();
-            if distance >= least * T::from_f64(self.limits.settled_ratio) {
+            if distance >= least * T::from_f64(self.limits.settled_ratio)
+                && !(self.limits.is_careful && self.nears_a_kink(&sample, work))
+            {
                 outcome.converged = true;
                 break;
             }
@@ -209,12 +234,13 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         outcome: &mut SampleOutcome,
         stack: &mut MemStack,
     ) -> bool {
+        let last = self.limits.newton_steps.min(outcome.iters + self.limits.inner_steps);
         loop {
             let worst = self.dual_gradient(sample, work.lambda, work.image, work.centre, work.gradient);
             if worst <= tolerance * T::from_f64(0.5) + self.rounding(work.lambda) {
                 return true;
             }
-            if outcome.iters == self.limits.newton_steps {
+            if outcome.iters >= last {
                 return false;
             }
             outcome.iters += 1;

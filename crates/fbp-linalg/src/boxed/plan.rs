@@ -5,7 +5,7 @@ use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef, Par};
 
 use super::admm::{AdmmPlan, admm_scratch};
-use super::newton::{DualNewton, careful_limits, fast_limits, newton_scratch};
+use super::newton::{DualNewton, careful_limits, fast_limits, newton_scratch, primal_scratch};
 use super::problem::{Sample, SampleOutcome};
 use super::sample::expect_bounds;
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
@@ -133,7 +133,11 @@ impl<T: Real> BoxedPlan<T> {
     /// Workspace of one thread, for a matrix of the given shape.
     fn part_scratch((m, n): (usize, usize)) -> StackReq {
         let widened = StackReq::all_of(&[StackReq::new::<f64>(n).array(2), StackReq::new::<f64>(m).array(3)]);
-        let sample = newton_scratch::<T>(m, n).or(widened.and(newton_scratch::<f64>(m, n)));
+        let sample = newton_scratch::<T>(m, n).or(StackReq::all_of(&[
+            widened,
+            newton_scratch::<f64>(m, n),
+            primal_scratch::<f64>(m, n),
+        ]));
         match BoxedRecipe::choose(m) {
             BoxedRecipe::Newton => sample,
             BoxedRecipe::AdmmThenNewton => {

@@ -66,7 +66,7 @@ impl<T: Real> AffinePlan<T> {
         let build = match recipe {
             AffineRecipe::Nearest => nearest::build(factors),
             AffineRecipe::LeastSquares => lstsq::build(factors),
-            AffineRecipe::Truncated => truncated::build(factors, par),
+            AffineRecipe::Truncated => truncated::build(factors),
             AffineRecipe::Ridge(_) => ridge::build(&system, facts, config.lambda(), par)?,
         };
         Ok(Self { core: TwoGemm::new(&system, build, config), recipe })

@@ -1,6 +1,6 @@
 use faer::{MatRef, Par};
 
-use super::factor::{Factors, System, product};
+use super::factor::{Factors, System};
 use super::plan_methods;
 use super::two_gemm::{Build, TwoGemm};
 use crate::{LinalgError, Real, SolveConfig, SolveSide};
@@ -34,12 +34,12 @@ impl<T: Real> TruncatedPlan<T> {
     ) -> Result<Self, LinalgError> {
         let system = System::new(weight, bias, config)?;
         let factors = Factors::of(&system, par)?;
-        Ok(Self { core: TwoGemm::new(&system, build(factors, par), config) })
+        Ok(Self { core: TwoGemm::new(&system, build(factors), config) })
     }
 }
 
 /// Factors of a system of any rank.
-pub(super) fn build(factors: Factors, par: Par) -> Build {
+pub(super) fn build(factors: Factors) -> Build {
     let facts = factors.facts;
     let rank = facts.rank;
     let Some(spectrum) = &factors.spectrum else {
@@ -47,7 +47,7 @@ pub(super) fn build(factors: Factors, par: Par) -> Build {
         let tall = facts.rows > facts.cols;
         return if tall { super::lstsq::build(factors) } else { super::nearest::build(factors) };
     };
-    let basis = product(factors.q.as_ref(), spectrum.u.get(.., ..rank), par);
+    let basis = spectrum.u.get(.., ..rank).to_owned();
     let mut scaled = spectrum.v.get(.., ..rank).to_owned();
     for (j, sigma) in spectrum.sigma[..rank].iter().enumerate() {
         scaled.col_mut(j).iter_mut().for_each(|x| *x /= sigma);

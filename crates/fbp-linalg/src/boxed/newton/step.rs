@@ -8,6 +8,19 @@ use super::{DualNewton, FREE_STEPS, Sample, Work};
 use crate::Real;
 use crate::boxed::rows::{GramSelection, RowSource};
 
+/// Multipliers that may end at zero in one guarded step; the next step sees to the others.
+const MOST_PIECES: usize = 16;
+
+/// How a part of a guarded step ended.
+enum Piece<T> {
+    /// Nothing raises the dual.
+    Nowhere,
+    /// At the end of the step, or where the dual stops to grow.
+    Ends,
+    /// Where the multiplier of a row is zero, with this share of the step left.
+    Blocked { row: usize, left: T },
+}
+
 impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     /// One Newton step with line search; false if no step makes progress.
     #[inline(always)]
@@ -42,8 +55,8 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         self.guarded_step(size, sample, solution, work, stack)
     }
 
-    /// The step for kinks and degenerate rows: blocked rows are left out, no multiplier crosses zero, and the slope
-    /// of the dual along the step is brought near zero. Every such step raises the dual.
+    /// The step for kinks and degenerate rows: blocked rows are left out, and no multiplier crosses zero. Where one ends
+    /// there the others go on without it, because it may have nothing to do with what they have to do.
     #[cold]
     #[inline(never)]
     fn guarded_step(
@@ -65,6 +78,34 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
                 return false;
             }
         }
+        let mut advanced = false;
+        for _ in 0..MOST_PIECES {
+            match self.guarded_piece(sample, solution, work) {
+                Piece::Nowhere => break,
+                Piece::Ends => return true,
+                Piece::Blocked { row, left } => {
+                    advanced = true;
+                    work.step[row] = T::ZERO;
+                    work.step.iter_mut().for_each(|step| *step *= left);
+                    work.previous.copy_from_slice(work.lambda);
+                    work.gradient.copy_from_slice(work.trial);
+                    if inner_product(work.step, work.gradient) <= T::ZERO {
+                        return true;
+                    }
+                }
+            }
+        }
+        if advanced {
+            // The last piece may have tried where it does not go.
+            work.lambda.copy_from_slice(work.previous);
+            self.move_to_lambda(sample, solution, work);
+        }
+        advanced
+    }
+
+    /// The part of a step up to where the first multiplier is zero, or the slope of the dual along it near zero. It raises
+    /// the dual.
+    fn guarded_piece(&self, sample: &Sample<'_, T>, solution: &mut [T], work: &mut Work<'_, T>) -> Piece<T> {
         let slope = inner_product(work.step, work.gradient);
         let mut longest = T::ONE;
         let mut blocker = None;
@@ -90,7 +131,10 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             } else if end > T::from_f64(0.5) * slope && length < longest {
                 low = length;
             } else {
-                return true;
+                return match blocker {
+                    Some(row) if length == longest => Piece::Blocked { row, left: T::ONE - longest },
+                    _ => Piece::Ends,
+                };
             }
             length = if low == T::ZERO {
                 high * T::from_f64(0.03)
@@ -100,7 +144,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
                 (low + high) * T::from_f64(0.5)
             };
         }
-        low > T::ZERO
+        if low > T::ZERO { Piece::Ends } else { Piece::Nowhere }
     }
 
     /// Moves to `work.lambda` and returns the slope of the dual there, along the way from `work.previous`.

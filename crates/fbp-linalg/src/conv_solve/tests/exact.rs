@@ -35,9 +35,11 @@ fn judge<T: Real>(case: &Case, recipe: ConvRecipe, rng: &mut ChaCha8Rng) -> Resu
                 plan.shift(),
             )
         };
-        // The errors of the targets in `T` are amplified by the condition number, too.
-        let ls = if oracle.rank() < a.nrows() { condition } else { 1.0 };
-        if !(distance <= 1000.0 * eps * condition * ls && excess <= 100.0 * eps * condition) {
+        // Wedin's bound for least squares (Björck, theorem 1.4.6): what rounding moves grows with the square of the condition
+        // number where a residual remains; ten roundings per product of a row or a column.
+        let sums = 10.0 * (a.nrows() + a.ncols()) as f64 * eps;
+        let remains = if oracle.rank() < a.nrows() { condition } else { 1.0 };
+        if !(distance <= sums * condition * remains && excess <= sums * condition) {
             return Err(text());
         }
         if report.stop == StopReason::MaxIterations || report.lambda != 0.0 || report.side == SolveSide::Regularised {
