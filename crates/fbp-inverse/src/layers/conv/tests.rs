@@ -136,18 +136,23 @@ fn both_ways_give_the_same_points() {
                 let range = Range::new(0.0, f64::INFINITY);
                 let (a, b) =
                     (reverse(&dense, &input, (&lower, &upper), range), reverse(&free, &input, (&lower, &upper), range));
-                if dense.out_shape().len() > n && a.report.unattained + b.report.unattained > 0 {
-                    // More points than inputs leave hardly any freedom, and either way may end just short of the box. The
-                    // one without a matrix then says that it ran out of steps.
-                    assert!(b.report.unattained == 0 || b.report.stopped_early, "{params:?}: {:?}", b.report);
-                    let miss = a.report.violation_max.max(b.report.violation_max) / upper.norm_max();
-                    assert!(miss <= 1e-2, "{params:?} {transposed}: {:?} {:?}", a.report, b.report);
+                // More points than inputs leave hardly any freedom. The multipliers are large, and so is their rounding in
+                // the optimality conditions; and either way may end just short of the box, but says that it ran out of
+                // steps.
+                let is_tight = dense.out_shape().len() > n;
+                let rounding = if is_tight { 64.0 * f64::EPSILON.sqrt() } else { f64::EPSILON.sqrt() };
+                let is_short = |run: &Run<f64>, most: f64| {
+                    let miss = run.report.violation_max / upper.norm_max();
+                    is_tight && run.report.unattained > 0 && run.report.stopped_early && miss <= most
+                };
+                if is_short(&a, rounding) || is_short(&b, 1e-2) {
                     continue;
                 }
-                assert_eq!((a.report.unattained, b.report.unattained), (0, 0), "{params:?} {transposed}");
-                assert!(!b.report.stopped_early && b.report.kkt_max <= 1e-8, "{:?}", b.report);
+                assert_eq!(a.report.unattained, 0, "{params:?} {transposed}: {:?}", a.report);
+                assert_eq!(b.report.unattained, 0, "{params:?} {transposed}: {:?}", b.report);
+                assert!(!b.report.stopped_early && b.report.kkt_max <= rounding, "{rounding:e}: {:?}", b.report);
                 let gap = (&a.point - &b.point).norm_max() / a.point.norm_max();
-                assert!(gap <= 1e-7, "{params:?} {transposed}: the points differ by {gap:e}");
+                assert!(gap <= 8.0 * rounding, "{params:?} {transposed}: the points differ by {gap:e}");
             }
         });
     }

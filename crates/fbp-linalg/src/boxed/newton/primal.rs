@@ -20,7 +20,7 @@ use faer::linalg::cholesky::llt;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 
-use super::{DualNewton, Sample, Work};
+use super::{CAREFUL_OPERATIONS, DualNewton, Sample, Work};
 use crate::Real;
 use crate::boxed::problem::SampleOutcome;
 use crate::boxed::rows::RowSource;
@@ -28,8 +28,8 @@ use crate::boxed::rows::RowSource;
 /// Largest number of rows or columns of a matrix whose inner problem is also solved in `v`; each step factorises a matrix
 /// of the order of the columns.
 const PRIMAL_LIMIT: usize = 1024;
-/// Most steps; most need fewer than ten.
-const PRIMAL_STEPS: usize = 100;
+/// Fewest and most steps that one inner problem may take; most need fewer than ten.
+const PRIMAL_STEPS: (f64, f64) = (20.0, 1000.0);
 
 /// Whether the inner problem of an `m × n` matrix is solved in `v` where that in `λ` fails.
 pub(super) const fn pays_in_primal(m: usize, n: usize) -> bool {
@@ -158,8 +158,11 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         outcome: &mut SampleOutcome,
         stack: &mut MemStack,
     ) -> bool {
+        let (m, n) = (self.rows.nrows() as f64, self.rows.ncols() as f64);
+        let operations = m * n * n + n * n * n / 3.0;
+        let steps = (CAREFUL_OPERATIONS / operations.max(1.0)).clamp(PRIMAL_STEPS.0, PRIMAL_STEPS.1) as usize;
         self.primal_gradient(sample, solution, work, primal);
-        for _ in 0..PRIMAL_STEPS {
+        for _ in 0..steps {
             let size = release(sample.bounds, solution, primal);
             let residuals = primal.residual.iter().fold(T::ZERO, |sum, r| sum + r.abs());
             let small = self.row_norm * (tolerance + T::EPSILON * self.row_norm * residuals);
