@@ -12,12 +12,16 @@
 //! frequency. Solving per frequency alone answers another problem; the boundary system puts that right. Everything is
 //! set up in `f64`; the iteration around the factors works in `f64`, so factors in `f32` cost no accuracy.
 //!
+//! Regularised solutions come from eigenvalues where the operator is dense, from factors of a system shifted by nearly as
+//! much where it is large, and from periodic inverses where those serve as well.
+//!
 //! Which solution is wanted is the [`ConvMode`]; the report always says which one it is, with the residual and λ.
 
 mod boundary;
 mod cg;
 mod circulant;
 mod config;
+mod eigen;
 mod fft;
 mod goal;
 mod grid;

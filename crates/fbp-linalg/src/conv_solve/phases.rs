@@ -4,6 +4,7 @@ use faer::{MatMut, MatRef, Par};
 use super::cg::{Cg, Panel, State, dot, norm};
 use super::circulant::Apply;
 use super::config::ConvMode;
+use super::eigen::Eigen;
 use super::goal::{Goal, Length, Root};
 use super::plan::{ConvSolvePlan, Exact, Iteration};
 use super::resolvent::{Resolvent, STEPS, with_resolvents};
@@ -33,6 +34,8 @@ const SMALL_SHIFT_LEAST_SQUARES: f64 = 3e-3;
 /// shift, as a ratio, they have to be for that.
 const GLANCE: usize = 3;
 const FAR: f64 = 4.0;
+/// Most such looks: with each the search can move on by more than a decade.
+const MOST_GLANCES: usize = 4;
 /// Residual that a trial solve must reach.
 const TRIAL_TOL: f64 = 1e-6;
 /// Steps that an exact solve may take with direct factors.
@@ -296,14 +299,14 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> (f64, f64) {
-        let Some(ladder) = &self.ladder else { return (1e-3 * self.scale, 0.0) };
+        let Some(ladder) = &self.ladder else { return (self.blind_shift(), 0.0) };
         let ((near, _), rows) = (self.lens(), self.rows());
         let wanted = &fields.wanted[j * rows..][..rows];
         let squares = dot(wanted, wanted);
         let (g, z) = vectors.near[..2 * near].split_at_mut(near);
         if self.in_unknowns {
             if self.pair.to_near(wanted, g, par, stack).is_err() {
-                return (1e-3 * self.scale, 0.0);
+                return (self.blind_shift(), 0.0);
             }
         } else {
             g.copy_from_slice(wanted);
@@ -311,6 +314,18 @@ impl<T: Real> ConvSolvePlan<T> {
         let at = (&self.grid, self.pair.near);
         let falling = length.falling(self.in_unknowns, squares);
         ladder.forecast(length.falling_to(fields.limits[j]), falling, Apply { r: g, z }, at, stack)
+    }
+
+    /// A shift to start from where there is no forecast: one with factors, which show where to go, if they pay.
+    fn blind_shift(&self) -> f64 {
+        let share = if !self.factors_pay {
+            1e-3
+        } else if self.in_unknowns {
+            SMALL_SHIFT_LEAST_SQUARES
+        } else {
+            SMALL_SHIFT
+        };
+        share * self.scale
     }
 
     /// Looks for the shifts of all samples, and their solutions, with factors for a shift nearby.
@@ -338,7 +353,7 @@ impl<T: Real> ConvSolvePlan<T> {
                 let falling = length.falling(self.in_unknowns, dot(wanted, wanted));
                 resolvent.find(length.falling_to(fields.limits[j]), factored, falling)
             };
-            let (mut left, mut glanced) = (STEPS + 1, false);
+            let (mut left, mut glances) = (STEPS + 1, 0);
             while left > 0 {
                 left -= 1;
                 factors.inverse.apply(Apply { r: panel.p, z: panel.z }, at, par, stack);
@@ -346,8 +361,8 @@ impl<T: Real> ConvSolvePlan<T> {
                 let samples = Extension { resolvents: &mut *resolvents, bases: &mut *bases, g: panel.res, z, p };
                 let extend = |samples: Extension<'_>, _: &mut MemStack| samples.run();
                 for_each_part(samples, StackReq::EMPTY, par, stack, &extend, &|(), ()| ());
-                if left == STEPS - GLANCE && !glanced {
-                    glanced = true;
+                if left == STEPS - GLANCE && glances < MOST_GLANCES {
+                    glances += 1;
                     let active = panel.states.iter().enumerate().filter(|(_, state)| !state.stopped);
                     let found = active.map(|(j, _)| find(j, &resolvents[j], factors.shift));
                     if let Some(better) = self.better_factors(factors, found, par) {
@@ -365,6 +380,37 @@ impl<T: Real> ConvSolvePlan<T> {
             }
             Ok(())
         })
+    }
+
+    /// Finds the shifts of all samples, and their solutions, by eigenvalues.
+    fn solve_by_eigen(
+        &self,
+        eigen: &Eigen,
+        (length, floor): (Length, f64),
+        fields: &Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let panel = vectors.panel(fields.wanted);
+        if self.in_unknowns {
+            self.pair.to_near(panel.wanted, panel.res, par, stack)?;
+        } else {
+            panel.res.copy_from_slice(panel.wanted);
+        }
+        let search = |j: usize| {
+            let wanted = &fields.wanted[j * self.rows()..][..self.rows()];
+            (length.falling_to(fields.limits[j]), length.falling(self.in_unknowns, dot(wanted, wanted)))
+        };
+        let pass = Apply { r: panel.res, z: panel.x };
+        eigen.solve(panel.states, floor, search, pass, par, stack);
+        Ok(())
+    }
+
+    /// The eigenvalues of the system, made when they are needed first, if it is dense anyway and not too large.
+    fn eigen(&self, par: Par) -> Option<&Eigen> {
+        let make = || self.eigen_pays().then(|| Eigen::new(&self.pair, par)).flatten();
+        self.eigen.get_or_init(make).as_ref()
     }
 
     /// Factors that suit these shifts better by much; they are made if there are none.
@@ -393,11 +439,12 @@ impl<T: Real> ConvSolvePlan<T> {
         let floor = SHIFT_FLOOR * self.scale;
         // The objective errs by its square.
         let accuracy = 0.2 * self.config.tolerance(T::EPSILON.to_f64()).sqrt();
+        let eigen = self.eigen(par);
         for j in 0..fields.done.len() {
             let mut state = State::new(Goal::Root(Root::new(length, fields.limits[j], floor, accuracy)), floor);
             if fields.done[j].solved {
                 state.stopped = true;
-            } else {
+            } else if eigen.is_none() {
                 let (shift, _) = self.forecast(length, j, fields, vectors, par, stack);
                 let shift = if self.in_unknowns { FORECAST_LEAST_SQUARES * shift } else { shift };
                 state.shift = shift.max(floor);
@@ -412,6 +459,9 @@ impl<T: Real> ConvSolvePlan<T> {
             self.shifted.common(shifts, self.scale)
         };
         let precondition = |states: &[State], res: &[f64], z: &mut [f64], par: Par, stack: &mut MemStack| {
+            if let Some(eigen) = eigen {
+                return eigen.apply(states, Apply { r: res, z }, par, stack);
+            }
             if let Some(factors) = common(states) {
                 return factors.inverse.apply(Apply { r: res, z }, at, par, stack);
             }
@@ -429,9 +479,11 @@ impl<T: Real> ConvSolvePlan<T> {
         };
         let (in_unknowns, max_iters) = (self.in_unknowns, self.config.max_iters());
         // Factors are read from memory once for all samples, which then go together.
-        let common = common(vectors.states);
-        let together = common.is_some();
-        if let Some(factors) = common {
+        let common = if eigen.is_none() { common(vectors.states) } else { None };
+        let together = eigen.is_some() || common.is_some();
+        if let Some(eigen) = eigen {
+            self.solve_by_eigen(eigen, (length, floor), fields, vectors, par, stack)?;
+        } else if let Some(factors) = common {
             self.foresee(length, factors, fields, vectors, par, stack)?;
         }
         let threads = if together { par } else { Par::Seq };

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{Mat, Par};
@@ -6,6 +6,7 @@ use faer::{Mat, Par};
 use super::cg::Pair;
 use super::circulant::{Apply, Circulant, GroupParts, opposite};
 use super::config::{ConvMode, ConvSolveConfig};
+use super::eigen::{EIGEN_LIMIT, Eigen};
 use super::fft::PlaneFft;
 use super::grid::{End, Grid};
 use super::ladder::Ladder;
@@ -131,6 +132,8 @@ pub struct ConvSolvePlan<T> {
     pub(super) ladder: Option<Arc<Ladder>>,
     /// Direct factors of regularised systems, as far as they were needed.
     pub(super) shifted: Arc<Shifted>,
+    /// Eigenvalues of a small system, once they were needed.
+    pub(super) eigen: Arc<OnceLock<Option<Eigen>>>,
     /// Largest eigenvalue of the periodic `A Aᵀ`.
     pub(super) scale: f64,
     pub(super) in_unknowns: bool,
@@ -230,6 +233,7 @@ impl<T: Real> ConvSolvePlan<T> {
             })),
             ladder: None,
             shifted: Arc::default(),
+            eigen: Arc::default(),
             bias: bias(system),
             config: *config,
             pair,
@@ -291,6 +295,7 @@ impl<T: Real> ConvSolvePlan<T> {
             exact: Exact::Iteration(Arc::clone(iteration)),
             ladder: self.ladder.clone(),
             shifted: Arc::clone(&self.shifted),
+            eigen: Arc::clone(&self.eigen),
             scale: self.scale,
             in_unknowns: self.in_unknowns,
             bias: self.bias.clone(),
@@ -445,7 +450,13 @@ impl<T: Real> ConvSolvePlan<T> {
         } else {
             StackReq::EMPTY
         };
-        exact.or(ladder).or(shifted)
+        let eigen = if self.eigen_pays() { Eigen::scratch(self.pair.near_len(), batch) } else { StackReq::EMPTY };
+        exact.or(ladder).or(shifted).or(eigen)
+    }
+
+    /// Whether regularised solves go by eigenvalues: of a system that is dense anyway.
+    pub(super) fn eigen_pays(&self) -> bool {
+        matches!(self.exact, Exact::Dense(_)) && self.pair.near_len() <= EIGEN_LIMIT
     }
 }
 

@@ -68,7 +68,7 @@ fn the_nearest_point_within_a_tolerance() {
             let a = case.dense();
             let oracle = Oracle::new(&a);
             for recipe in [ConvRecipe::Periodic, ConvRecipe::Dense] {
-                for delta in [0.02, 0.3, 0.9] {
+                for delta in [1e-3, 0.02, 0.3, 0.9] {
                     let plan = case.plan::<f64>(&config(ConvMode::Tolerance(delta)), recipe);
                     let batch = Batch::<f64>::random(&case, &a, 1, rng);
                     let (solution, report) = batch.solve(&plan, Par::Seq).unwrap();
@@ -82,7 +82,7 @@ fn the_nearest_point_within_a_tolerance() {
                         continue;
                     }
                     assert!(misfit(&d) <= wanted * (1.0 + 1e-6), "{text}: {} above {wanted}", misfit(&d));
-                    if oracle.condition() > 1e3 {
+                    if oracle.condition() > 1e3 && recipe != ConvRecipe::Dense {
                         // A search below the smallest rung may end; then the exact solution is returned.
                         continue;
                     }
