@@ -11,7 +11,7 @@ use super::symbol::{C64, Symbol};
 use crate::{LinalgError, Real};
 
 /// Real kernels of a symbol's entries, one plane of cells after the other.
-fn kernels(symbol: &mut [C64], fft: &PlaneFft<f64>) -> Vec<f64> {
+pub(super) fn kernels(symbol: &mut [C64], fft: &PlaneFft<f64>) -> Vec<f64> {
     let cells = fft.plane_len();
     let planes = symbol.len() / fft.spectrum_len();
     let mut out = vec![0.0; planes * cells];
@@ -24,7 +24,14 @@ fn kernels(symbol: &mut [C64], fft: &PlaneFft<f64>) -> Vec<f64> {
 }
 
 /// Gathers `kernel[c_i, c_j, pos_i - pos_j mod N]` for two lists of sites.
-fn gather(mut out: MatMut<'_, f64>, rows: &[u32], cols: &[u32], kernel: &[f64], inner: usize, size: [usize; 2]) {
+pub(super) fn gather(
+    mut out: MatMut<'_, f64>,
+    rows: &[u32],
+    cols: &[u32],
+    kernel: &[f64],
+    inner: usize,
+    size: [usize; 2],
+) {
     let cells = size[0] * size[1];
     let place = |at: u32| {
         let (plane, cell) = (at as usize / cells, at as usize % cells);
@@ -45,7 +52,7 @@ fn failed(reason: String) -> LinalgError {
 }
 
 /// Replaces a symmetric positive definite matrix (lower triangle read) by its inverse, both triangles.
-fn invert_spd(mut a: MatMut<'_, f64>, par: Par) -> Result<(), LinalgError> {
+pub(super) fn invert_spd(mut a: MatMut<'_, f64>, par: Par) -> Result<(), LinalgError> {
     let n = a.nrows();
     if n == 0 {
         return Ok(());

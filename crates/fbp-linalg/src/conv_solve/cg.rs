@@ -207,7 +207,12 @@ pub(super) struct Cg<'a, M> {
     /// `z <- M res` for the whole panel.
     pub(super) precondition: M,
     pub(super) max_iters: usize,
+    /// Norm of `B`, nearly.
+    pub(super) norm: f64,
 }
+
+/// Roundings of a product that a residual is left with.
+const ROUNDINGS: f64 = 16.0;
 
 /// Steps without progress after which a sample stops.
 const PATIENCE: usize = 300;
@@ -321,7 +326,9 @@ where
                 state.iters += 1;
             }
             _ => {
-                (state.stopped, state.reached) = (true, verdict == Verdict::Stop || product == 0.0);
+                // A residual that only rounding holds up is as good as it gets.
+                let rounded = now.residual <= ROUNDINGS * f64::EPSILON * self.norm * now.wanted;
+                (state.stopped, state.reached) = (true, verdict == Verdict::Stop || product == 0.0 || rounded);
                 (state.distance, state.misfit) = (now.distance, now.misfit);
                 p.fill(0.0);
             }

@@ -6,9 +6,13 @@ use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
 use faer::mat::AsMatMut;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::cg::{Pair, State};
+use super::cg::{Pair, State, dot};
 use super::circulant::{Apply, Forecast};
+use super::goal::Length;
 use super::grid::End;
+use super::plan::ConvSolvePlan;
+use super::solve::{Fields, Vectors};
+use crate::{LinalgError, Real};
 
 /// `B Bᵀ = U diag(λ) Uᵀ` of an operator that is small enough: every sample is solved with a shift of its own by two
 /// products, and the shift that gives a wanted length is found without any.
@@ -111,6 +115,39 @@ impl Eigen {
             }
         }
         matmul(z, Accum::Replace, self.vectors.as_ref(), c.as_ref(), 1.0, par);
+    }
+}
+
+impl<T: Real> ConvSolvePlan<T> {
+    /// Finds the shifts of all samples, and their solutions, by eigenvalues.
+    pub(super) fn solve_by_eigen(
+        &self,
+        eigen: &Eigen,
+        (length, floor): (Length, f64),
+        fields: &Fields<'_>,
+        vectors: &mut Vectors<'_>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let panel = vectors.panel(fields.wanted);
+        if self.in_unknowns {
+            self.pair.to_near(panel.wanted, panel.res, par, stack)?;
+        } else {
+            panel.res.copy_from_slice(panel.wanted);
+        }
+        let search = |j: usize| {
+            let wanted = &fields.wanted[j * self.rows()..][..self.rows()];
+            (length.falling_to(fields.limits[j]), length.falling(self.in_unknowns, dot(wanted, wanted)))
+        };
+        let pass = Apply { r: panel.res, z: panel.x };
+        eigen.solve(panel.states, floor, search, pass, par, stack);
+        Ok(())
+    }
+
+    /// The eigenvalues of the system, made when they are needed first, if it is dense anyway and not too large.
+    pub(super) fn eigen(&self, par: Par) -> Option<&Eigen> {
+        let make = || self.eigen_pays().then(|| Eigen::new(&self.pair, par)).flatten();
+        self.eigen.get_or_init(make).as_ref()
     }
 }
 

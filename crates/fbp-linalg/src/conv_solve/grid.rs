@@ -11,6 +11,8 @@ pub(super) const NOWHERE: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 struct Axis {
     cells: usize,
+    /// Cells that an output reads.
+    reach: usize,
     /// Phases that some tap reads, in ascending order.
     phases: Vec<usize>,
     stride: usize,
@@ -38,7 +40,7 @@ impl Axis {
                 (read[i], fed[j]) = (true, true);
             }
         }
-        Self { cells, phases, stride, padding, dilation, read, fed }
+        Self { cells, reach, phases, stride, padding, dilation, read, fed }
     }
 
     /// Index of the phase and cell of a pixel, if an output reads it.
@@ -152,6 +154,11 @@ impl Grid {
 
     pub(super) fn cells(&self) -> usize {
         self.axes[0].cells * self.axes[1].cells
+    }
+
+    /// Rows and columns of cells that an output reads.
+    pub(super) fn reach(&self) -> [usize; 2] {
+        [self.axes[0].reach, self.axes[1].reach]
     }
 
     pub(super) fn sites(&self, end: End) -> &Sites {

@@ -17,6 +17,7 @@
 //!
 //! Which solution is wanted is the [`ConvMode`]; the report always says which one it is, with the residual and λ.
 
+mod border;
 mod boundary;
 mod cg;
 mod circulant;

@@ -4,9 +4,8 @@ use faer::{MatMut, MatRef, Par};
 use super::cg::{Cg, Panel, State, dot, norm};
 use super::circulant::Apply;
 use super::config::ConvMode;
-use super::eigen::Eigen;
 use super::goal::{Goal, Length, Root};
-use super::plan::{ConvSolvePlan, Exact, Iteration};
+use super::plan::{ConvSolvePlan, Exact, Iteration, TRIAL_TOL};
 use super::resolvent::{Resolvent, STEPS, with_resolvents};
 use super::shifted::{Factors, Unshifted};
 use super::solve::{Fields, Vectors};
@@ -36,12 +35,10 @@ const GLANCE: usize = 3;
 const FAR: f64 = 4.0;
 /// Most such looks: with each the search can move on by more than a decade.
 const MOST_GLANCES: usize = 4;
-/// Residual that a trial solve must reach.
-const TRIAL_TOL: f64 = 1e-6;
+/// Steps of a solve with a small shift and periodic inverses.
+const HARD_STEPS: usize = 200;
 /// Steps that an exact solve may take with direct factors.
 const DIRECT_ITERS: usize = 60;
-/// Residual of a trial that did not converge below which the equations still count as independent.
-const TRIAL_NEAR: f64 = 1e-2;
 
 impl<T: Real> ConvSolvePlan<T> {
     /// The phases of the mode.
@@ -199,10 +196,9 @@ impl<T: Real> ConvSolvePlan<T> {
             }
             None => &*fields.wanted,
         };
-        let at = (&self.grid, iteration.pair.near);
         let apply = |par: Par| {
             move |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
-                iteration.preconditioner.apply(Apply { r: res, z }, at, par, stack);
+                iteration.precondition(Apply { r: res, z }, &self.grid, par, stack);
             }
         };
         let panel = vectors.panel(wanted);
@@ -212,6 +208,7 @@ impl<T: Real> ConvSolvePlan<T> {
             goes_on: false,
             precondition,
             max_iters: self.max_iters(),
+            norm: iteration.scale.sqrt(),
         };
         if self.solves_together() {
             cg(apply(par)).run(panel, par, stack)?;
@@ -227,9 +224,15 @@ impl<T: Real> ConvSolvePlan<T> {
     fn prepare_shift(&self, shift: f64, par: Par) {
         let share = shift / self.scale;
         let largest = if self.in_unknowns { SMALL_SHIFT_LEAST_SQUARES } else { SMALL_SHIFT };
-        if self.factors_pay && share <= largest && self.shifted.is_missing(share) {
-            let system = Unshifted { pair: &self.pair, grid: &self.grid, scale: self.scale };
+        if share > largest {
+            return;
+        }
+        let system = Unshifted { pair: &self.pair, grid: &self.grid, scale: self.scale };
+        if self.factors_pay && self.shifted.is_missing(share) {
             self.shifted.prepare(share, &system, par);
+        }
+        if !self.factors_pay && self.ladder.is_some() && self.facts().border_pays(HARD_STEPS) {
+            self.borders.prepare(share, &system, par);
         }
     }
 
@@ -382,37 +385,6 @@ impl<T: Real> ConvSolvePlan<T> {
         })
     }
 
-    /// Finds the shifts of all samples, and their solutions, by eigenvalues.
-    fn solve_by_eigen(
-        &self,
-        eigen: &Eigen,
-        (length, floor): (Length, f64),
-        fields: &Fields<'_>,
-        vectors: &mut Vectors<'_>,
-        par: Par,
-        stack: &mut MemStack,
-    ) -> Result<(), LinalgError> {
-        let panel = vectors.panel(fields.wanted);
-        if self.in_unknowns {
-            self.pair.to_near(panel.wanted, panel.res, par, stack)?;
-        } else {
-            panel.res.copy_from_slice(panel.wanted);
-        }
-        let search = |j: usize| {
-            let wanted = &fields.wanted[j * self.rows()..][..self.rows()];
-            (length.falling_to(fields.limits[j]), length.falling(self.in_unknowns, dot(wanted, wanted)))
-        };
-        let pass = Apply { r: panel.res, z: panel.x };
-        eigen.solve(panel.states, floor, search, pass, par, stack);
-        Ok(())
-    }
-
-    /// The eigenvalues of the system, made when they are needed first, if it is dense anyway and not too large.
-    fn eigen(&self, par: Par) -> Option<&Eigen> {
-        let make = || self.eigen_pays().then(|| Eigen::new(&self.pair, par)).flatten();
-        self.eigen.get_or_init(make).as_ref()
-    }
-
     /// Factors that suit these shifts better by much; they are made if there are none.
     fn better_factors(&self, factors: &Factors, shifts: impl Iterator<Item = f64>, par: Par) -> Option<&Factors> {
         let (count, sum) = shifts.fold((0.0, 0.0), |(count, sum), shift| (count + 1.0, sum + shift.ln()));
@@ -469,7 +441,12 @@ impl<T: Real> ConvSolvePlan<T> {
             for ((res, z), state) in samples.zip(states).filter(|(_, state)| !state.stopped) {
                 match (&self.ladder, self.shifted.nearest(state.shift / self.scale)) {
                     (_, Some(factors)) => factors.inverse.apply(Apply { r: res, z }, at, par, stack),
-                    (Some(ladder), None) => ladder.apply(state.shift, Apply { r: res, z }, at, stack),
+                    (Some(ladder), None) => {
+                        ladder.apply(state.shift, Apply { r: res, z: &mut *z }, at, stack);
+                        if let Some(border) = self.borders.nearest(state.shift / self.scale) {
+                            border.add(Apply { r: res, z }, Par::Seq, stack);
+                        }
+                    }
                     (None, None) => {
                         let scale = state.shift.max(1e-4 * self.scale);
                         z.iter_mut().zip(res).for_each(|(z, r)| *z = r / scale);
@@ -490,7 +467,8 @@ impl<T: Real> ConvSolvePlan<T> {
         let precondition = move |states: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
             precondition(states, res, z, threads, stack);
         };
-        let cg = Cg { pair: &self.pair, in_unknowns, goes_on: together, precondition, max_iters };
+        let size = self.scale.sqrt();
+        let cg = Cg { pair: &self.pair, in_unknowns, goes_on: together, precondition, max_iters, norm: size };
         let panel = vectors.panel(fields.wanted);
         if together {
             cg.run(panel, par, stack)?
@@ -498,6 +476,12 @@ impl<T: Real> ConvSolvePlan<T> {
             self.in_parts(panel, &cg, par, stack)?
         }
         self.take_correction(fields, vectors);
+        self.settle(length, fields, vectors.states);
+        Ok(())
+    }
+
+    /// Whether regularised solutions are what was asked for; those a little too long are shortened.
+    fn settle(&self, length: Length, fields: &mut Fields<'_>, states: &[State]) {
         for (j, done) in fields.done.iter_mut().enumerate().filter(|(_, done)| !done.solved) {
             match length {
                 Length::Distance => {
@@ -510,38 +494,47 @@ impl<T: Real> ConvSolvePlan<T> {
                     done.solved = true;
                 }
                 Length::Residual => {
-                    done.solved = vectors.states[j].misfit <= fields.limits[j];
+                    done.solved = states[j].misfit <= fields.limits[j];
                     if !done.solved {
                         done.shift = 0.0;
                     }
                 }
             }
         }
-        Ok(())
     }
 
-    /// Whether `B Bᵀ x = wanted` has a solution that the iteration finds; called while the plan is built.
-    pub(super) fn trial(&self, iteration: &Iteration, wanted: &[f64], par: Par) -> Result<bool, LinalgError> {
+    /// Where the iteration for `B Bᵀ x = wanted` ends after so many steps at most; called while the plan is built.
+    pub(super) fn trial(
+        &self,
+        iteration: &Iteration,
+        wanted: &[f64],
+        max_iters: usize,
+        par: Par,
+    ) -> Result<State, LinalgError> {
         let (near, far) = self.lens();
         let mut memory = MemBuffer::new(self.solve_scratch(1, par));
         let goal = Goal::Fixed { tolerance: TRIAL_TOL, excess: TRIAL_TOL, give_up: f64::INFINITY };
         let mut states = [State::new(goal, 0.0)];
         let (mut near_fields, mut far_fields) = (vec![0.0; 5 * near], vec![0.0; 2 * far]);
         let mut vectors = Vectors { near: &mut near_fields, far: &mut far_fields, states: &mut states };
-        let at = (&self.grid, iteration.pair.near);
         let cg = Cg {
             pair: &iteration.pair,
             in_unknowns: false,
             goes_on: false,
             precondition: |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
-                iteration.preconditioner.apply(Apply { r: res, z }, at, par, stack);
+                iteration.precondition(Apply { r: res, z }, &self.grid, par, stack);
             },
-            max_iters: self.max_iters(),
+            max_iters: self.max_iters().min(max_iters),
+            norm: iteration.scale.sqrt(),
         };
         cg.run(vectors.panel(wanted), par, MemStack::new(&mut memory))?;
-        // Ill-conditioned equations get there in the end; dependent ones do not come near.
-        let near_enough = !self.in_unknowns && !self.solves_together() && states[0].misfit <= TRIAL_NEAR * norm(wanted);
-        Ok(states[0].reached || near_enough)
+        // Of dependent equations the recurrence may lose the residual; the solution is then huge.
+        let (x, z, q) = (&near_fields[..near], &mut vec![0.0; near], &mut vec![0.0; far]);
+        iteration.pair.to_far(x, q, par, MemStack::new(&mut memory))?;
+        iteration.pair.to_near(q, z, par, MemStack::new(&mut memory))?;
+        let [mut state] = states;
+        state.misfit = wanted.iter().zip(z).map(|(w, z)| (w - *z) * (w - *z)).sum::<f64>().sqrt();
+        Ok(state)
     }
 }
 

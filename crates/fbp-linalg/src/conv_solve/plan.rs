@@ -3,15 +3,16 @@ use std::sync::{Arc, OnceLock};
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{Mat, Par};
 
-use super::cg::Pair;
+use super::border::Border;
+use super::cg::{Pair, State, norm};
 use super::circulant::{Apply, Circulant, GroupParts, opposite};
 use super::config::{ConvMode, ConvSolveConfig};
 use super::eigen::{EIGEN_LIMIT, Eigen};
 use super::fft::PlaneFft;
-use super::grid::{End, Grid};
+use super::grid::{End, Grid, NOWHERE};
 use super::ladder::Ladder;
 use super::recipe::{ConvFacts, ConvRecipe};
-use super::shifted::Shifted;
+use super::shifted::{Borders, Shifted};
 use super::symbol::Symbol;
 use super::whiten::Whitening;
 use crate::conv2d::{Conv2d, Conv2dGeometry};
@@ -91,6 +92,21 @@ pub(super) struct Iteration {
     pub(super) pair: Pair,
     pub(super) whitening: Option<Whitening>,
     pub(super) preconditioner: Preconditioner,
+    /// What is added to a periodic preconditioner.
+    pub(super) border: Option<Border>,
+    /// Largest eigenvalue of the periodic system.
+    pub(super) scale: f64,
+}
+
+impl Iteration {
+    /// `z <- M r` for every sample.
+    pub(super) fn precondition(&self, pass: Apply<'_>, grid: &Grid, par: Par, stack: &mut MemStack) {
+        let Apply { r, z } = pass;
+        self.preconditioner.apply(Apply { r, z: &mut *z }, (grid, self.pair.near), par, stack);
+        if let Some(border) = &self.border {
+            border.add(Apply { r, z }, par, stack);
+        }
+    }
 }
 
 /// Ways to build a plan, in the order in which they are tried.
@@ -132,6 +148,8 @@ pub struct ConvSolvePlan<T> {
     pub(super) ladder: Option<Arc<Ladder>>,
     /// Direct factors of regularised systems, as far as they were needed.
     pub(super) shifted: Arc<Shifted>,
+    /// Windows along the border for regularised systems, as far as they were needed.
+    pub(super) borders: Arc<Borders>,
     /// Eigenvalues of a small system, once they were needed.
     pub(super) eigen: Arc<OnceLock<Option<Eigen>>>,
     /// Largest eigenvalue of the periodic `A Aᵀ`.
@@ -154,6 +172,12 @@ const SINGULAR_SHIFT: f64 = 1e-6;
 /// The same where only the convolution itself is nearly singular. Measured on 8 → 8 channels, kernel 5, padding 2,
 /// 32 × 32, whose `f32` factors without a shift lead nowhere: 1e-6 needs 33 steps, 1e-8 needs 8, 1e-10 needs 4.
 const EQUATIONS_SHIFT: f64 = 1e-10;
+/// Steps of a trial after which the periodic inverse is not good enough.
+const FEW_STEPS: usize = 100;
+/// Residual that a trial solve must reach.
+pub(super) const TRIAL_TOL: f64 = 1e-6;
+/// Residual of a trial that did not converge below which the equations still count as independent.
+const TRIAL_NEAR: f64 = 1e-2;
 /// Smallest share of the largest eigenvalue with which `f32` factors still contract quickly.
 const SINGLE: f64 = 3e-5;
 
@@ -230,9 +254,12 @@ impl<T: Real> ConvSolvePlan<T> {
                 pair: pair.clone(),
                 whitening: None,
                 preconditioner: Preconditioner::Scale(scale),
+                border: None,
+                scale,
             })),
             ladder: None,
             shifted: Arc::default(),
+            borders: Arc::default(),
             eigen: Arc::default(),
             bias: bias(system),
             config: *config,
@@ -258,7 +285,7 @@ impl<T: Real> ConvSolvePlan<T> {
             _ => {
                 let least = if attempt == Attempt::ShiftedEquations { EQUATIONS_SHIFT } else { 0.0 };
                 plan.prepare(whitening, &symbols, least, &fft, par)?;
-                let regular = (plan.recipe == ConvRecipe::Plain && in_unknowns) || plan.is_regular(par)?;
+                let regular = (plan.recipe == ConvRecipe::Plain && in_unknowns) || plan.is_regular(&fft, par)?;
                 if !regular && !in_unknowns {
                     return Ok(None);
                 }
@@ -295,6 +322,7 @@ impl<T: Real> ConvSolvePlan<T> {
             exact: Exact::Iteration(Arc::clone(iteration)),
             ladder: self.ladder.clone(),
             shifted: Arc::clone(&self.shifted),
+            borders: Arc::clone(&self.borders),
             eigen: Arc::clone(&self.eigen),
             scale: self.scale,
             in_unknowns: self.in_unknowns,
@@ -307,10 +335,28 @@ impl<T: Real> ConvSolvePlan<T> {
         })
     }
 
-    /// Whether the system that the iteration solves has a solution for an arbitrary right-hand side.
-    fn is_regular(&self, par: Par) -> Result<bool, LinalgError> {
-        let Exact::Iteration(iteration) = &self.exact else { return Ok(true) };
-        self.trial(iteration, &arbitrary(self.pair.near_len()), par)
+    /// Whether the system that the iteration solves has a solution for an arbitrary right-hand side. Where that takes
+    /// many steps with the periodic inverse, windows along the border are added to it.
+    fn is_regular(&mut self, fft: &PlaneFft<f64>, par: Par) -> Result<bool, LinalgError> {
+        let Exact::Iteration(iteration) = &mut self.exact else { return Ok(true) };
+        let mut iteration = Arc::clone(iteration);
+        let wanted = arbitrary(&self.grid.sites(iteration.pair.near).index, self.pair.near_len());
+        let solved = |trial: &State| trial.misfit <= 2.0 * TRIAL_TOL * norm(&wanted);
+        // Where periodic inverses are singular, windows leave them as bad as they are.
+        if self.recipe == ConvRecipe::Periodic && self.shift == 0.0 {
+            let trial = self.trial(&iteration, &wanted, FEW_STEPS, par)?;
+            if solved(&trial) && !self.facts.border_pays(trial.iters) {
+                return Ok(true);
+            }
+            let symbols = symbols(&iteration.pair, &self.grid, &iteration.pair.weight, fft);
+            let border = Border::new(&self.grid, iteration.pair.near, &symbols, self.shift, fft, par);
+            iteration = Arc::new(Iteration { border, ..Iteration::clone(&iteration) });
+            self.exact = Exact::Iteration(Arc::clone(&iteration));
+        }
+        let trial = self.trial(&iteration, &wanted, usize::MAX, par)?;
+        // Ill-conditioned equations get there in the end; dependent ones do not come near.
+        let near_enough = !self.in_unknowns && !self.solves_together() && trial.misfit <= TRIAL_NEAR * norm(&wanted);
+        Ok(solved(&trial) || near_enough)
     }
 
     /// Prepares conjugate gradients, with the boundary system if the recipe says so, and a shift of at least this share
@@ -342,7 +388,7 @@ impl<T: Real> ConvSolvePlan<T> {
         } else {
             self.recipe = ConvRecipe::Plain;
         }
-        self.exact = Exact::Iteration(Arc::new(Iteration { pair, whitening, preconditioner }));
+        self.exact = Exact::Iteration(Arc::new(Iteration { pair, whitening, preconditioner, border: None, scale }));
         Ok(())
     }
 
@@ -437,11 +483,15 @@ impl<T: Real> ConvSolvePlan<T> {
     pub(super) fn preconditioner_scratch(&self, batch: usize, par: Par) -> StackReq {
         let at = (&self.grid, self.pair.near);
         let exact = match &self.exact {
-            Exact::Iteration(iteration) => match &iteration.preconditioner {
-                Preconditioner::Scale(_) => StackReq::EMPTY,
-                Preconditioner::Single(plan) => plan.scratch(at.0, at.1, batch, par),
-                Preconditioner::Double(plan) => plan.scratch(at.0, at.1, batch, par),
-            },
+            Exact::Iteration(iteration) => {
+                let border = Border::scratch_of(&self.grid, self.pair.near, batch);
+                let whole = match &iteration.preconditioner {
+                    Preconditioner::Scale(_) => StackReq::EMPTY,
+                    Preconditioner::Single(plan) => plan.scratch(at.0, at.1, batch, par),
+                    Preconditioner::Double(plan) => plan.scratch(at.0, at.1, batch, par),
+                };
+                whole.or(border)
+            }
             Exact::Dense(_) | Exact::Pixelwise(_) => StackReq::EMPTY,
         };
         let ladder = self.ladder.as_ref().map_or(StackReq::EMPTY, |ladder| ladder.scratch(at.0, at.1, par));
@@ -482,9 +532,11 @@ fn bias<W: Real>(system: &ConvSystem<'_, W>) -> Vec<f64> {
     system.bias.map_or(vec![0.0; channels], |bias| bias.iter().map(|b| b.to_f64()).collect())
 }
 
-/// Values without period, of either sign.
-fn arbitrary(len: usize) -> Vec<f64> {
-    (0..len).map(|i| (0.618_033_988_749_894_9 * (i + 1) as f64).fract() - 0.5).collect()
+/// Values without period, of either sign, where a field of so many entries takes part in the convolution; `sites` are
+/// those of one group.
+fn arbitrary(sites: &[u32], len: usize) -> Vec<f64> {
+    let value = |i: usize| (0.618_033_988_749_894_9 * (i + 1) as f64).fract() - 0.5;
+    (0..len).map(|i| if sites[i % sites.len()] == NOWHERE { 0.0 } else { value(i) }).collect()
 }
 
 /// One symbol per group.

@@ -55,6 +55,10 @@ const READ_RATE: f64 = 10e9;
 /// Flop per second of transforms and sums over frequencies.
 const FOURIER_RATE: f64 = 3e9;
 
+/// Steps that windows along the border leave, counted as those without, and the seconds they take to set up.
+const BORDER_STEPS: usize = 40;
+const BORDER_SECONDS: f64 = 1.0;
+
 impl ConvFacts {
     /// Seconds of set-up and per sample of a recipe, roughly, on two cores; infinite where it does not fit.
     pub fn cost(&self, recipe: ConvRecipe) -> (f64, f64) {
@@ -84,6 +88,13 @@ impl ConvFacts {
             ConvRecipe::Periodic => never,
             ConvRecipe::Plain => (0.0, self.iterations() * self.pair_flops / CONV_RATE),
         }
+    }
+
+    /// Whether windows along the border of the image pay for a periodic inverse that takes so many steps without them.
+    pub(super) fn border_pays(&self, steps: usize) -> bool {
+        let step = self.fourier_seconds(false) + self.pair_flops / CONV_RATE;
+        let saved = steps.saturating_sub(BORDER_STEPS) as f64 * step * self.samples as f64;
+        saved > self.groups as f64 * BORDER_SECONDS
     }
 
     /// Iterations that plain conjugate gradients need: few where the near space has fewer planes, many otherwise.

@@ -2,6 +2,7 @@ use std::sync::OnceLock;
 
 use faer::Par;
 
+use super::border::Border;
 use super::cg::Pair;
 use super::circulant::{Circulant, GroupParts};
 use super::fft::PlaneFft;
@@ -26,6 +27,40 @@ pub(super) struct Shifted {
 pub(super) struct Factors {
     pub(super) shift: f64,
     pub(super) inverse: Preconditioner,
+}
+
+/// Windows along the border for periodic inverses with small shifts, for every decade, made when a sample needs them.
+#[derive(Debug, Default)]
+pub(super) struct Borders {
+    decades: [OnceLock<Option<Border>>; DECADES],
+}
+
+impl Borders {
+    /// Makes the windows for a shift, as a share of the largest eigenvalue, unless they are there.
+    pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
+        let Some(decade) = Shifted::decade(share) else { return };
+        self.decades[decade].get_or_init(|| {
+            let fft = PlaneFft::new(system.grid.size());
+            let symbols = symbols(system.pair, system.grid, &system.pair.weight, &fft);
+            Border::new(system.grid, system.pair.near, &symbols, of_decade(decade) * system.scale, &fft, par)
+        });
+    }
+
+    /// The windows for a shift, or for one a decade away.
+    pub(super) fn nearest(&self, share: f64) -> Option<&Border> {
+        nearest(&self.decades, Shifted::decade(share)?)
+    }
+}
+
+/// The shift of a decade, as a share of the largest eigenvalue.
+fn of_decade(decade: usize) -> f64 {
+    10.0_f64.powi(-(FIRST + decade as i32))
+}
+
+/// What there is for a decade, or for the next one.
+fn nearest<V>(decades: &[OnceLock<Option<V>>], decade: usize) -> Option<&V> {
+    let made = |decade: usize| decades.get(decade)?.get()?.as_ref();
+    made(decade).or_else(|| made(decade + 1)).or_else(|| made(decade.checked_sub(1)?))
 }
 
 /// The system that is to be factored.
@@ -56,15 +91,12 @@ impl Shifted {
     /// Makes the factors for a shift. Two threads may do so at once; one of the results is kept.
     pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
         let Some(decade) = Self::decade(share) else { return };
-        let share = 10.0_f64.powi(-(FIRST + decade as i32));
-        let _ = self.decades[decade].set(factor(system, share, par));
+        let _ = self.decades[decade].set(factor(system, of_decade(decade), par));
     }
 
     /// The factors for a shift, or for one a decade away.
     pub(super) fn nearest(&self, share: f64) -> Option<&Factors> {
-        let decade = Self::decade(share)?;
-        let made = |decade: usize| self.decades.get(decade)?.get()?.as_ref();
-        made(decade).or_else(|| made(decade + 1)).or_else(|| made(decade.checked_sub(1)?))
+        nearest(&self.decades, Self::decade(share)?)
     }
 
     /// Factors that serve for all of these shifts of a system with this largest eigenvalue.

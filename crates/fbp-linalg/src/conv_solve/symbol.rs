@@ -66,6 +66,17 @@ impl Symbol {
         }
     }
 
+    /// `M Mᴴ` at every frequency, `[near][near][frequency]`.
+    pub(super) fn grams(&self) -> Vec<C64> {
+        let (p, freqs) = (self.p, self.freqs);
+        let (mut grams, mut gram) = (vec![ZERO; p * p * freqs], vec![ZERO; p * p]);
+        for f in 0..freqs {
+            self.gram(f, &mut gram);
+            gram.iter().enumerate().for_each(|(at, value)| grams[at * freqs + f] = *value);
+        }
+        grams
+    }
+
     /// Largest eigenvalue of `M Mᴴ` over all frequencies, by a few steps of the power method from above-average starts;
     /// a lower bound within a few per cent.
     pub(super) fn largest(&self) -> f64 {

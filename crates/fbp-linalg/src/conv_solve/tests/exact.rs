@@ -65,6 +65,26 @@ fn random_geometries_match_the_oracle() {
 }
 
 #[test]
+fn periodic_inverses_serve_where_the_border_is_hard() {
+    // Without padding, pixels at the border lie in few equations: periodic inverses alone need more than 1000 steps.
+    let mut rng = crate::testkit::rng(1);
+    let params = Conv2dParams::new(FeatureShape::image(8, 24, 24), 16, [5, 5]);
+    let mut case = Case::new(params, false, &mut rng);
+    case.weight = super::kernel(16, 200, 1.0, &mut rng);
+    let config = ConvSolveParams::new().mode(ConvMode::Exact).samples_expected(100_000).check().unwrap();
+    let plans = [ConvRecipe::Periodic, ConvRecipe::Boundary].map(|recipe| case.plan::<f64>(&config, recipe));
+    let [observed_in, target] = [plans[0].cols(), plans[0].rows()].map(|len| normal_mat::<f64>(len, 2, &mut rng));
+    let batch = Batch { observed_in, observed_out: None, target };
+    let [(found, report), (expected, _)] = plans.each_ref().map(|plan| batch.solve(plan, Par::Seq).unwrap());
+    assert_eq!((plans[0].recipe(), report.stop), (ConvRecipe::Periodic, StopReason::Converged), "{report:?}");
+    assert!(report.iters <= 200, "{report:?}");
+    // An iteration ends at an excess of ten tolerances, in the norm of the operator, whose smallest singular value is
+    // above 1e-3 here.
+    let away = (&found - &expected).norm_l2() / expected.norm_l2();
+    assert!(away <= 2.0 * 10.0 * config.tolerance(f64::EPSILON) * 1e3, "{away:e}");
+}
+
+#[test]
 fn nearly_singular_square_layers_are_solved() {
     // Orthonormal kernels, whose matrix at some frequencies is nearly singular: `A Aᵀ` is singular to single precision.
     for seed in 0..3 {

@@ -61,7 +61,7 @@ impl Case {
 }
 
 /// Any geometry with an output: stride 1 to 3, padding 0 to 3, dilation 1 to 3, groups, odd sizes, single pixels.
-fn random_params(rng: &mut ChaCha8Rng) -> Conv2dParams {
+pub(super) fn random_params(rng: &mut ChaCha8Rng) -> Conv2dParams {
     let mut upto = |most: usize| rng.random_range(1..=most);
     loop {
         let groups = upto(3);
