@@ -19,6 +19,8 @@ pub(super) struct Case<T> {
     pub(super) upper: Mat<T>,
     pub(super) range: Range<T>,
     pub(super) witness: Option<Mat<T>>,
+    /// Largest output of the input nearest to zero: shifts, which outputs may cancel but round by.
+    shift: f64,
     /// How the case was made, for messages.
     pub(super) origin: String,
 }
@@ -102,7 +104,9 @@ impl<T: Real> Case<T> {
         let upper = Mat::from_fn(rows, cols, |i, j| ends(i, j).1);
         let point = Mat::from_fn(rows, cols, |i, j| output[(i, j)].clip(lower[(i, j)], upper[(i, j)]));
         let witness = (kind < 3).then_some(witness);
-        Ok(Self { input, output, point, lower, upper, range, witness, origin })
+        let zero = forward(op, Mat::full(input.nrows(), 1, range.clip(T::ZERO)).as_ref())?;
+        let shift = zero.norm_max().to_f64();
+        Ok(Self { input, output, point, lower, upper, range, witness, shift, origin })
     }
 
     pub(super) fn batch(&self) -> usize {
@@ -120,6 +124,7 @@ impl<T: Real> Case<T> {
             upper: column(&self.upper),
             range: self.range,
             witness: self.witness.as_ref().map(column),
+            shift: self.shift,
             origin: format!("{}, sample {j}", self.origin),
         }
     }
@@ -149,11 +154,11 @@ impl<T: Real> Case<T> {
         Ok(Answer { point, lower, upper, report })
     }
 
-    /// Size of the outputs and of the finite target ends of a sample.
+    /// Size of the outputs, of the shifts within them, and of the finite target ends of a sample.
     pub(super) fn output_size(&self, j: usize) -> f64 {
         let column = |m: &Mat<T>| (0..m.nrows()).map(|i| m[(i, j)].to_f64().abs()).collect::<Vec<_>>();
         let values = [&self.output, &self.lower, &self.upper].into_iter().flat_map(column);
-        values.filter(|v| v.is_finite()).fold(f64::MIN_POSITIVE, f64::max)
+        values.chain([self.shift]).filter(|v| v.is_finite()).fold(f64::MIN_POSITIVE, f64::max)
     }
 
     /// Largest distance of an entry of `output` (one sample) to its interval.
