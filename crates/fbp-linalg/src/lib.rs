@@ -10,6 +10,7 @@ pub mod conv_solve;
 pub mod dense;
 mod error;
 mod lanes;
+mod once;
 mod parallel;
 mod params;
 #[cfg(any(test, feature = "testkit"))]
@@ -24,6 +25,7 @@ mod views;
 pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape};
 pub use lanes::Lanes;
+pub use once::get_or_make;
 pub use parallel::{SplitBatch, for_each_part, parts_scratch};
 pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};

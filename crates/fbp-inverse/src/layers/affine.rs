@@ -8,6 +8,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_linalg::dense::{AffinePlan, AffineSolve};
 use fbp_linalg::{
     BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveParams, SolveReport, StopReason, column, column_mut,
+    get_or_make,
 };
 
 use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
@@ -47,11 +48,11 @@ impl<T: Real> AffineReverse<T> {
             let params = SolveParams::new().rank_tol(rank_tol).attained_tol(attained_tol);
             AffinePlan::new(self.a.as_ref(), None, &params.check()?, par)
         };
-        self.points.get_or_init(build).as_ref().map_err(Clone::clone)
+        get_or_make(&self.points, build).as_ref().map_err(Clone::clone)
     }
 
     fn boxed(&self) -> Result<&BoxedPlan<T>, LinalgError> {
-        self.boxed.get_or_init(|| BoxedPlan::new(self.a.as_ref())).as_ref().map_err(Clone::clone)
+        get_or_make(&self.boxed, || BoxedPlan::new(self.a.as_ref())).as_ref().map_err(Clone::clone)
     }
 
     fn is_beyond_boxed(&self) -> bool {
@@ -78,7 +79,7 @@ impl<T: Real> AffineReverse<T> {
     ) -> Result<ReverseReport, InverseError> {
         pass.check(layer)?;
         if self.is_beyond_boxed() && !(pass.in_range.is_everything() && is_point(&pass.target_out)) {
-            let scale = self.scale.get_or_init(|| MapScale::of(&DenseMap(self.a.as_ref()))).clone();
+            let scale = get_or_make(&self.scale, || MapScale::of(&DenseMap(self.a.as_ref()))).clone();
             let reversed =
                 scale.and_then(|scale| reverse_in_boxes(&DenseMap(self.a.as_ref()), scale, pass, par, stack));
             return reversed.map_err(InverseError::in_layer(layer.name()));

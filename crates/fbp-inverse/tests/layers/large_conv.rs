@@ -2,10 +2,12 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
-use fbp_inverse::{Conv2dReverse, Range, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
+use fbp_inverse::{Conv2dReverse, LinearReverse, Range, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
 use fbp_linalg::FeatureShape;
 use fbp_linalg::conv2d::Conv2dParams;
 use fbp_linalg::testkit::{normal_mat, normal_vec, rng};
+
+use rayon::prelude::*;
 
 use crate::passes::forward;
 
@@ -78,4 +80,40 @@ fn boxes_and_ranges_are_answered_without_the_matrix() {
     let beyond = Mat::from_fn(attained.nrows(), 2, |_, _| 100.0_f32);
     let missed = crate::passes::reverse(&layer, input.as_ref(), (&beyond, &beyond), unit).unwrap();
     assert_eq!((missed.report.unattained, missed.report.stopped_early), (2, false), "{:?}", missed.report);
+}
+
+/// What a layer prepares at first use must not make the tasks of a thread pool wait for one another.
+#[test]
+fn tasks_of_a_pool_share_a_new_layer() {
+    let mut rng = rng(3);
+    let geometry = Conv2dParams::new(FeatureShape::image(3, 40, 40), 2, [3, 3]).padding([1, 1]).check().unwrap();
+    let weight = normal_vec::<f64>(geometry.weight_len(), &mut rng);
+    let large = Conv2dReverse::new("large", geometry, &weight, &[0.3, -0.2]).unwrap();
+    let matrix = normal_mat::<f64>(300, 400, &mut rng);
+    let dense = LinearReverse::new("dense", matrix.as_ref(), &[0.1; 300]).unwrap();
+    let layers: [&dyn ReverseOperator<f64>; 2] = [&large, &dense];
+    for layer in layers {
+        let start = normal_mat::<f64>(layer.in_shape().len(), 2, &mut rng);
+        let target = normal_mat::<f64>(layer.out_shape().len(), 2, &mut rng);
+        let observed = forward(layer, start.as_ref());
+        let reversed = |_| {
+            let mut point = Mat::zeros(start.nrows(), 2);
+            let (mut lower, mut upper) = (point.clone(), point.clone());
+            let pass = ReversePass {
+                observed_in: start.as_ref(),
+                observed_out: observed.as_ref(),
+                target_out: TargetBox { point: target.as_ref(), lower: target.as_ref(), upper: target.as_ref() },
+                in_range: Range::EVERYTHING,
+                target_in: TargetBoxMut { point: point.as_mut(), lower: lower.as_mut(), upper: upper.as_mut() },
+            };
+            let par = Par::rayon(2);
+            let mut memory = MemBuffer::new(layer.reverse_scratch(2, par));
+            layer.reverse(pass, par, MemStack::new(&mut memory)).unwrap();
+            point
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(8).build().unwrap();
+        let points: Vec<Mat<f64>> = pool.install(|| (0..32).into_par_iter().map(reversed).collect());
+        let tolerance = 4096.0 * f64::EPSILON * points[0].norm_l2();
+        assert!(points.iter().all(|point| (point - &points[0]).norm_l2() <= tolerance));
+    }
 }

@@ -12,7 +12,7 @@ use super::goal::Length;
 use super::grid::End;
 use super::plan::ConvSolvePlan;
 use super::solve::{Fields, Vectors};
-use crate::{LinalgError, Real};
+use crate::{LinalgError, Real, get_or_make};
 
 /// `B Bᵀ = U diag(λ) Uᵀ` of an operator that is small enough: every sample is solved with a shift of its own by two
 /// products, and the shift that gives a wanted length is found without any.
@@ -147,7 +147,7 @@ impl<T: Real> ConvSolvePlan<T> {
     /// The eigenvalues of the system, made when they are needed first, if it is dense anyway and not too large.
     pub(super) fn eigen(&self, par: Par) -> Option<&Eigen> {
         let make = || self.eigen_pays().then(|| Eigen::new(&self.pair, par)).flatten();
-        self.eigen.get_or_init(make).as_ref()
+        get_or_make(&self.eigen, make).as_ref()
     }
 }
 

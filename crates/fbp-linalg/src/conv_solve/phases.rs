@@ -228,10 +228,9 @@ impl<T: Real> ConvSolvePlan<T> {
             return;
         }
         let system = Unshifted { pair: &self.pair, grid: &self.grid, scale: self.scale };
-        if self.factors_pay && self.shifted.is_missing(share) {
+        if self.factors_pay {
             self.shifted.prepare(share, &system, par);
-        }
-        if !self.factors_pay && self.ladder.is_some() && self.facts().border_pays(HARD_STEPS) {
+        } else if self.ladder.is_some() && self.facts().border_pays(HARD_STEPS) {
             self.borders.prepare(share, &system, par);
         }
     }

@@ -345,13 +345,17 @@ impl<T: Real> ConvSolvePlan<T> {
         // Where periodic inverses are singular, windows leave them as bad as they are.
         if self.recipe == ConvRecipe::Periodic && self.shift == 0.0 {
             let trial = self.trial(&iteration, &wanted, FEW_STEPS, par)?;
-            if solved(&trial) && !self.facts.border_pays(trial.iters) {
+            let regular = solved(&trial);
+            if regular && !self.facts.border_pays(trial.iters) {
                 return Ok(true);
             }
             let symbols = symbols(&iteration.pair, &self.grid, &iteration.pair.weight, fft);
             let border = Border::new(&self.grid, iteration.pair.near, &symbols, self.shift, fft, par);
             iteration = Arc::new(Iteration { border, ..Iteration::clone(&iteration) });
             self.exact = Exact::Iteration(Arc::clone(&iteration));
+            if regular {
+                return Ok(true);
+            }
         }
         let trial = self.trial(&iteration, &wanted, usize::MAX, par)?;
         // Ill-conditioned equations get there in the end; dependent ones do not come near.

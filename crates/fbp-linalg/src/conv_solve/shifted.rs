@@ -8,59 +8,30 @@ use super::circulant::{Circulant, GroupParts};
 use super::fft::PlaneFft;
 use super::grid::Grid;
 use super::plan::{Preconditioner, symbols};
+use crate::get_or_make;
 
-/// Decades of shifts, as shares of the largest eigenvalue, that may have factors of their own: from 1e-3 down.
+/// Decades of shifts, as shares of the largest eigenvalue, that may have values of their own: from 1e-3 down.
 const FIRST: i32 = 3;
 const DECADES: usize = 5;
 
-/// Direct factors of `B Bᵀ + shift·I`, one for every decade of small shifts, made when a sample needs them.
+/// A value for every decade of small shifts of a system, made when a sample needs it; `None` where that failed.
+#[derive(Debug)]
+pub(super) struct Decades<V>([OnceLock<Option<V>>; DECADES]);
+
+/// Direct factors of `B Bᵀ + shift·I`.
 ///
 /// Factors for a shift within half a decade leave the preconditioned system a condition number of three, whatever the
 /// border of the image does. Where periodic inverses serve as well, they are used, for they cost nothing to set up.
-#[derive(Debug, Default)]
-pub(super) struct Shifted {
-    decades: [OnceLock<Option<Factors>>; DECADES],
-}
+pub(super) type Shifted = Decades<Factors>;
+
+/// Windows along the border for periodic inverses with small shifts.
+pub(super) type Borders = Decades<Border>;
 
 /// `(B Bᵀ + shift)⁻¹`, but for rounding.
 #[derive(Debug)]
 pub(super) struct Factors {
     pub(super) shift: f64,
     pub(super) inverse: Preconditioner,
-}
-
-/// Windows along the border for periodic inverses with small shifts, for every decade, made when a sample needs them.
-#[derive(Debug, Default)]
-pub(super) struct Borders {
-    decades: [OnceLock<Option<Border>>; DECADES],
-}
-
-impl Borders {
-    /// Makes the windows for a shift, as a share of the largest eigenvalue, unless they are there.
-    pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
-        let Some(decade) = Shifted::decade(share) else { return };
-        self.decades[decade].get_or_init(|| {
-            let fft = PlaneFft::new(system.grid.size());
-            let symbols = symbols(system.pair, system.grid, &system.pair.weight, &fft);
-            Border::new(system.grid, system.pair.near, &symbols, of_decade(decade) * system.scale, &fft, par)
-        });
-    }
-
-    /// The windows for a shift, or for one a decade away.
-    pub(super) fn nearest(&self, share: f64) -> Option<&Border> {
-        nearest(&self.decades, Shifted::decade(share)?)
-    }
-}
-
-/// The shift of a decade, as a share of the largest eigenvalue.
-fn of_decade(decade: usize) -> f64 {
-    10.0_f64.powi(-(FIRST + decade as i32))
-}
-
-/// What there is for a decade, or for the next one.
-fn nearest<V>(decades: &[OnceLock<Option<V>>], decade: usize) -> Option<&V> {
-    let made = |decade: usize| decades.get(decade)?.get()?.as_ref();
-    made(decade).or_else(|| made(decade + 1)).or_else(|| made(decade.checked_sub(1)?))
 }
 
 /// The system that is to be factored.
@@ -77,26 +48,36 @@ const SINGLE: f64 = 1e-5;
 /// Largest ratio of a shift to that of the factors used for it.
 const REACH: f64 = 30.0;
 
-impl Shifted {
-    fn decade(share: f64) -> Option<usize> {
+impl<V> Default for Decades<V> {
+    fn default() -> Self {
+        Self([const { OnceLock::new() }; DECADES])
+    }
+}
+
+impl<V> Decades<V> {
+    fn index(share: f64) -> Option<usize> {
         let decade = (-share.log10()).round() as i32 - FIRST;
         usize::try_from(decade).ok().map(|decade| decade.min(DECADES - 1))
     }
 
-    /// Whether a shift, as a share of the largest eigenvalue, wants factors that nobody has tried to make.
-    pub(super) fn is_missing(&self, share: f64) -> bool {
-        Self::decade(share).is_some_and(|decade| self.decades[decade].get().is_none())
+    /// Makes the value for a shift from the share of its decade, unless that was tried before.
+    fn make(&self, share: f64, value: impl FnOnce(f64) -> Option<V>) {
+        let Some(decade) = Self::index(share) else { return };
+        get_or_make(&self.0[decade], || value(10.0_f64.powi(-(FIRST + decade as i32))));
     }
 
-    /// Makes the factors for a shift. Two threads may do so at once; one of the results is kept.
+    /// The value for a shift, or for one a decade away.
+    pub(super) fn nearest(&self, share: f64) -> Option<&V> {
+        let decade = Self::index(share)?;
+        let made = |decade: usize| self.0.get(decade)?.get()?.as_ref();
+        made(decade).or_else(|| made(decade + 1)).or_else(|| made(decade.checked_sub(1)?))
+    }
+}
+
+impl Shifted {
+    /// Makes the factors for a shift.
     pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
-        let Some(decade) = Self::decade(share) else { return };
-        let _ = self.decades[decade].set(factor(system, of_decade(decade), par));
-    }
-
-    /// The factors for a shift, or for one a decade away.
-    pub(super) fn nearest(&self, share: f64) -> Option<&Factors> {
-        nearest(&self.decades, Self::decade(share)?)
+        self.make(share, |share| factor(system, share, par));
     }
 
     /// Factors that serve for all of these shifts of a system with this largest eigenvalue.
@@ -105,6 +86,17 @@ impl Shifted {
         let factors = self.nearest((sum / count).exp() / scale)?;
         let near = |shift: f64| (factors.shift / REACH..=factors.shift * REACH).contains(&shift);
         shifts.into_iter().all(near).then_some(factors)
+    }
+}
+
+impl Borders {
+    /// Makes the windows for a shift.
+    pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
+        self.make(share, |share| {
+            let fft = PlaneFft::new(system.grid.size());
+            let symbols = symbols(system.pair, system.grid, &system.pair.weight, &fft);
+            Border::new(system.grid, system.pair.near, &symbols, share * system.scale, &fft, par)
+        });
     }
 }
 

@@ -6,7 +6,7 @@ use faer::Par;
 use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
 use fbp_linalg::conv_solve::{ConvMode, ConvSolveParams, ConvSolvePlan};
 use fbp_linalg::dense::AffineSolve;
-use fbp_linalg::{LinalgError, Real};
+use fbp_linalg::{LinalgError, Real, get_or_make};
 
 use super::map::ConvMap;
 use crate::layers::affine::{distance, is_point, solved_report};
@@ -48,7 +48,7 @@ impl<T: Real> LargeReverse<T> {
             let scale = MapScale::of(&wide)?;
             Ok((wide, scale))
         };
-        let (wide, scale) = self.boxes.get_or_init(build).as_ref().map_err(Clone::clone)?;
+        let (wide, scale) = get_or_make(&self.boxes, build).as_ref().map_err(Clone::clone)?;
         reverse_in_boxes(wide, *scale, pass, par, stack)
     }
 
@@ -63,7 +63,7 @@ impl<T: Real> LargeReverse<T> {
             let config = ConvSolveParams::new().mode(ConvMode::Exact).check()?;
             ConvSolvePlan::new(&map.system(bias), &config, par)
         };
-        let plan = self.points.get_or_init(build).as_ref().map_err(Clone::clone)?;
+        let plan = get_or_make(&self.points, build).as_ref().map_err(Clone::clone)?;
         let mut memory = MemBuffer::new(plan.solve_scratch(pass.batch(), par));
         let problem = AffineSolve {
             observed_in: pass.observed_in,
