@@ -3,9 +3,11 @@ use faer::dyn_stack::{MemStack, StackReq};
 use super::cg::{dot, norm};
 use super::circulant::Forecast;
 
-/// Vectors of the basis of a sample: with factors within half a decade of the wanted shift the error of the last one is
-/// about `((√10 - 1) / (√10 + 1))^8`, 2e-5 of the solution, and with factors a decade away 1e-3.
+/// Most vectors of the basis of a sample: with factors within half a decade of the wanted shift the error of the last one
+/// is about `((√10 - 1) / (√10 + 1))^8`, 2e-5 of the solution, and with factors a decade away 1e-3.
 pub(super) const STEPS: usize = 8;
+/// Relative residual at which a basis is large enough: that which rounded factors leave anyway.
+const SETTLED: f64 = 1e-3;
 /// Largest ratio of a shift to that of the factors.
 const REACH: f64 = 30.0;
 /// Bisections of the logarithm of the shift.
@@ -28,11 +30,14 @@ const COMPLETE: f64 = 1e-10;
 /// Sorensen, *SIAM J. Sci. Stat. Comput.* 4 (1983) 553.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resolvent {
+    /// Vectors of the basis.
     len: usize,
+    /// Those among them whose image under `P` is known.
+    known: usize,
     complete: bool,
     /// `|Pg|`.
     size: f64,
-    /// `T`.
+    /// `T`; below the last known vector the length of the next direction.
     diagonal: [f64; STEPS],
     beside: [f64; STEPS],
     /// `Vᵀ g`.
@@ -42,7 +47,7 @@ pub(super) struct Resolvent {
 impl Default for Resolvent {
     fn default() -> Self {
         let zeros = [0.0; STEPS];
-        Self { len: 0, complete: false, size: 0.0, diagonal: zeros, beside: zeros, products: zeros }
+        Self { len: 0, known: 0, complete: false, size: 0.0, diagonal: zeros, beside: zeros, products: zeros }
     }
 }
 
@@ -58,6 +63,7 @@ impl Resolvent {
         let before = norm(z);
         if let Some(newest) = self.len.checked_sub(1) {
             self.diagonal[newest] = dot(&known[newest * n..], z);
+            self.known = self.len;
         }
         // Twice is enough.
         for _ in 0..2 {
@@ -67,13 +73,15 @@ impl Resolvent {
             }
         }
         let length = norm(z);
-        if self.len == STEPS || length.is_nan() || length <= COMPLETE * before {
-            self.complete = true;
-            return;
-        }
+        self.complete = length.is_nan() || length <= COMPLETE * before;
         match self.len.checked_sub(1) {
+            _ if self.complete => return,
             Some(newest) => self.beside[newest] = length,
             None => self.size = length,
+        }
+        if self.len == STEPS {
+            self.complete = true;
+            return;
         }
         let v = &mut rest[..n];
         v.iter_mut().zip(&*z).for_each(|(v, z)| *v = z / length);
@@ -86,7 +94,7 @@ impl Resolvent {
     fn coefficients(&self, offset: f64) -> Option<[f64; STEPS]> {
         let mut x = [0.0; STEPS];
         let mut pivots = [0.0; STEPS];
-        for i in 0..self.len {
+        for i in 0..self.known {
             let (mut pivot, mut right) = (1.0 + offset * self.diagonal[i], if i == 0 { self.size } else { 0.0 });
             if i > 0 {
                 let share = offset * self.beside[i - 1] / pivots[i - 1];
@@ -98,11 +106,22 @@ impl Resolvent {
             }
             (pivots[i], x[i]) = (pivot, right);
         }
-        for i in (0..self.len).rev() {
-            let above = if i + 1 < self.len { offset * self.beside[i] * x[i + 1] } else { 0.0 };
+        for i in (0..self.known).rev() {
+            let above = if i + 1 < self.known { offset * self.beside[i] * x[i + 1] } else { 0.0 };
             x[i] = (x[i] - above) / pivots[i];
         }
         Some(x)
+    }
+
+    /// Whether the solution for `a - a₀` is as good as the factors, or as the basis can make it.
+    pub(super) fn is_settled(&self, offset: f64) -> bool {
+        let residual = |x: [f64; STEPS]| {
+            self.known.checked_sub(1).is_some_and(|last| {
+                // What the next direction would add.
+                (offset * self.beside[last] * x[last]).abs() <= SETTLED * self.size
+            })
+        };
+        self.complete || self.coefficients(offset).is_some_and(residual)
     }
 
     fn forecast(&self, offset: f64) -> Option<Forecast> {
@@ -131,7 +150,7 @@ impl Resolvent {
     pub(super) fn solution(&self, offset: f64, basis: &[f64], x: &mut [f64]) {
         x.fill(0.0);
         let Some(coefficients) = self.coefficients(offset) else { return };
-        for (v, share) in basis.chunks_exact(x.len()).zip(coefficients).take(self.len) {
+        for (v, share) in basis.chunks_exact(x.len()).zip(coefficients).take(self.known) {
             x.iter_mut().zip(v).for_each(|(x, v)| *x += share * v);
         }
     }
@@ -179,6 +198,28 @@ mod tests {
             resolvent.extend(&mut vectors, g, &mut z, &mut p);
         }
         (resolvent, vectors)
+    }
+
+    #[test]
+    fn a_basis_settles_before_it_is_full() {
+        let mut rng = rng(7);
+        let root = normal_mat::<f64>(40, 60, &mut rng);
+        let (h, g) = (&root * root.transpose(), normal_vec::<f64>(40, &mut rng));
+        let (mut resolvent, mut vectors, mut p) = (Resolvent::default(), vec![0.0; STEPS * g.len()], g.clone());
+        let (factored, offset) = (5.0, 2.0);
+        let mut applications = 0;
+        while !resolvent.is_settled(offset) {
+            let mut z = solved(&h, factored, &p);
+            resolvent.extend(&mut vectors, &g, &mut z, &mut p);
+            applications += 1;
+        }
+        assert!((3..STEPS).contains(&applications), "{applications} applications");
+        let mut x = vec![0.0; g.len()];
+        resolvent.solution(offset, &vectors, &mut x);
+        // The preconditioned residual `Pg - (I + offset·P) x`, against its estimate.
+        let (start, image) = (solved(&h, factored, &g), solved(&h, factored, &x));
+        let rest: Vec<f64> = (0..x.len()).map(|i| start[i] - x[i] - offset * image[i]).collect();
+        assert!(norm(&rest) <= (1.0 + 1e-6) * SETTLED * norm(&start), "{}", norm(&rest) / norm(&start));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(super) struct Fields<'a> {
 pub(super) struct Done {
     pub(super) satisfied: bool,
     pub(super) solved: bool,
-    /// Its exact solution is forecast far beyond its bound.
-    pub(super) hopeless: bool,
+    /// Where its exact solution is forecast far beyond its bound: the forecast shift that meets the bound.
+    pub(super) hopeless: Option<f64>,
     pub(super) reached: bool,
     pub(super) shift: f64,
     pub(super) iters: usize,
