@@ -14,7 +14,7 @@ use crate::oracle::{Dense, Plain};
 
 /// Warm calls of which the median counts.
 const REPEATS: usize = 5;
-/// Seconds after which no further call is made.
+/// Seconds after which no further call is made, beside one warm call.
 const PATIENCE: f64 = 20.0;
 /// Samples that a plan is built for, so that it factors what a data set repays.
 const SAMPLES: usize = 10_000;
@@ -116,7 +116,7 @@ impl Cell {
         let (_, mut report) = call()?;
         let first_ms = begin.elapsed().as_secs_f64() * 1e3;
         let mut times = Vec::new();
-        while times.len() < repeats && begin.elapsed().as_secs_f64() < PATIENCE {
+        while times.len() < repeats && (times.is_empty() || begin.elapsed().as_secs_f64() < PATIENCE) {
             let (time, again) = call()?;
             times.push(time);
             report = again;

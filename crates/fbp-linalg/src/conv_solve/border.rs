@@ -21,7 +21,8 @@ use crate::Real;
 ///
 /// # Source
 /// Additive Schwarz: Dryja & Widlund, in *Iterative Methods for Large Linear Systems* (1990); the choice of windows is
-/// ours. Measured for 8 → 16 channels, kernel 5, without padding, 64 × 64: 60 steps to 1e-9 against 1396 without windows.
+/// ours. For 8 → 16 channels, kernel 5, without padding, 64 × 64, a prototype in `f64` took 60 steps to 1e-9 against 1396
+/// without windows.
 #[derive(Clone, Debug)]
 pub(super) struct Border {
     classes: Classes,

@@ -40,17 +40,17 @@ impl Length {
         }
     }
 
-    /// The value of [`falling`](Self::falling) where the length takes this value.
-    pub(super) fn falling_to(self, wanted: f64) -> f64 {
-        if self == Self::Distance { wanted } else { 1.0 / wanted }
+    /// The value of [`falling`](Self::falling) where the length is a little below this bound, as a search aims at.
+    pub(super) fn falling_to(self, bound: f64) -> f64 {
+        if self == Self::Distance { AIM * bound } else { 1.0 / (AIM * bound) }
     }
 }
 
-/// Search for the shift at which `length` equals `wanted`: the secant rule on logarithms, kept within a bracket.
+/// Search for the shift at which `length` is a little below a bound: the secant rule on logarithms, kept within a bracket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Root {
     length: Length,
-    wanted: f64,
+    bound: f64,
     /// Logarithms of shifts known to be too small and too large.
     bracket: [f64; 2],
     /// Logarithm of the last shift and the excess found there.
@@ -65,6 +65,8 @@ pub(super) struct Root {
 const MAX_SHIFTS: usize = 40;
 /// Relative error of the length that ends a search.
 const ROOT_TOL: f64 = 1e-4;
+/// Share of the bound that a search aims at, so that where it ends the bound is kept.
+const AIM: f64 = 1.0 - ROOT_TOL;
 
 /// What the iteration of a sample knows after an application of the preconditioner.
 #[derive(Clone, Copy, Debug)]
@@ -116,17 +118,16 @@ impl Goal {
 
 impl Root {
     /// A search that starts at the shift of the first solve and never goes below `floor`.
-    pub(super) fn new(length: Length, wanted: f64, floor: f64, accuracy: f64) -> Self {
+    pub(super) fn new(length: Length, bound: f64, floor: f64, accuracy: f64) -> Self {
         let bracket = [f64::NEG_INFINITY, f64::INFINITY];
-        Self { length, wanted, bracket, last: None, evaluations: 0, floor, accuracy }
+        Self { length, bound, bracket, last: None, evaluations: 0, floor, accuracy }
     }
 
     /// Positive where the shift is too small, negative where it is too large: the logarithm of a ratio of lengths.
     fn excess(&self, now: &Moment) -> f64 {
         match self.length {
-            Length::Distance => (now.distance / self.wanted).ln(),
-            // Aims a little below, so that the residual is met.
-            Length::Residual => ((1.0 - ROOT_TOL) * self.wanted / now.misfit).ln(),
+            Length::Distance => (now.distance / (AIM * self.bound)).ln(),
+            Length::Residual => (AIM * self.bound / now.misfit).ln(),
         }
     }
 

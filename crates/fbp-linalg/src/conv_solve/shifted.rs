@@ -103,6 +103,7 @@ impl Borders {
 fn factor(system: &Unshifted<'_>, share: f64, par: Par) -> Option<Factors> {
     let Unshifted { pair, grid, scale } = *system;
     let shift = share * scale;
+    tracing::debug!(share, "conv solve: factors for shifts like this share of the largest eigenvalue");
     let fft = PlaneFft::new(grid.size());
     let symbols = symbols(pair, grid, &pair.weight, &fft);
     let inverses: Vec<_> = symbols.iter().map(|symbol| symbol.gram_inverse(shift)).collect::<Option<_>>()?;
