@@ -6,7 +6,7 @@ use super::circulant::Apply;
 use super::config::ConvMode;
 use super::goal::{Goal, Length, Root};
 use super::plan::{ConvSolvePlan, Exact, Iteration, TRIAL_TOL};
-use super::resolvent::{Resolvent, STEPS, with_resolvents};
+use super::resolvent::{Resolvent, SETTLED, STEPS, with_resolvents};
 use super::shifted::{Factors, Unshifted};
 use super::solve::{Fields, Vectors};
 use crate::dense::{AffinePlan, AffineSolve};
@@ -33,9 +33,11 @@ const EXCESS: f64 = 10.0;
 /// 10), and in least squares already at larger shifts.
 const SMALL_SHIFT: f64 = 3e-4;
 const SMALL_SHIFT_LEAST_SQUARES: f64 = 3e-3;
-/// Applications of factors after which the search for a shift looks whether others are nearer, and how far from the wanted
-/// shift, as a ratio, they have to be for that.
-const GLANCE: usize = 3;
+/// Applications of factors after which the search for a shift looks whether others are nearer: the first where it has
+/// found the shift with less than this residual, the second in any case; and how far from the wanted shift, as a ratio,
+/// they have to be for that.
+const GLANCES: [usize; 2] = [3, 6];
+const TRUSTED: f64 = 0.1;
 const FAR: f64 = 4.0;
 /// Most such looks: with each the search can move on by more than a decade.
 const MOST_GLANCES: usize = 4;
@@ -367,7 +369,11 @@ impl<T: Real> ConvSolvePlan<T> {
                 for_each_part(samples, StackReq::EMPTY, par, stack, &extend, &|(), ()| ());
                 let active = || panel.states.iter().enumerate().filter(|(_, state)| !state.stopped);
                 let found = |j: usize| find(j, &resolvents[j], factors.shift);
-                if applications == GLANCE && glances < MOST_GLANCES {
+                if applications < GLANCES[0] {
+                    continue;
+                }
+                let rest = active().map(|(j, _)| resolvents[j].residual(found(j) - factors.shift)).fold(0.0, f64::max);
+                if glances < MOST_GLANCES && (rest <= TRUSTED || applications == GLANCES[1]) {
                     glances += 1;
                     if let Some(better) = self.better_factors(factors, active().map(|(j, _)| found(j)), par) {
                         factors = better;
@@ -377,7 +383,7 @@ impl<T: Real> ConvSolvePlan<T> {
                         continue;
                     }
                 }
-                if applications >= GLANCE && active().all(|(j, _)| resolvents[j].is_settled(found(j) - factors.shift)) {
+                if rest <= SETTLED {
                     break;
                 }
             }

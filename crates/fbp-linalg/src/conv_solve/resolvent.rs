@@ -7,7 +7,7 @@ use super::circulant::Forecast;
 /// is about `((√10 - 1) / (√10 + 1))^8`, 2e-5 of the solution, and with factors a decade away 1e-3.
 pub(super) const STEPS: usize = 8;
 /// Relative residual at which a basis is large enough: that which rounded factors leave anyway.
-const SETTLED: f64 = 1e-3;
+pub(super) const SETTLED: f64 = 1e-3;
 /// Largest ratio of a shift to that of the factors.
 const REACH: f64 = 30.0;
 /// Bisections of the logarithm of the shift.
@@ -113,15 +113,11 @@ impl Resolvent {
         Some(x)
     }
 
-    /// Whether the solution for `a - a₀` is as good as the factors, or as the basis can make it.
-    pub(super) fn is_settled(&self, offset: f64) -> bool {
-        let residual = |x: [f64; STEPS]| {
-            self.known.checked_sub(1).is_some_and(|last| {
-                // What the next direction would add.
-                (offset * self.beside[last] * x[last]).abs() <= SETTLED * self.size
-            })
-        };
-        self.complete || self.coefficients(offset).is_some_and(residual)
+    /// Residual of the solution for `a - a₀`, relative to `|Pg|`: what the next direction would add.
+    pub(super) fn residual(&self, offset: f64) -> f64 {
+        let Some(last) = self.known.checked_sub(1) else { return if self.complete { 0.0 } else { 1.0 } };
+        let rest = |x: [f64; STEPS]| (offset * self.beside[last] * x[last]).abs() / self.size;
+        self.coefficients(offset).map_or(1.0, rest)
     }
 
     fn forecast(&self, offset: f64) -> Option<Forecast> {
@@ -208,7 +204,7 @@ mod tests {
         let (mut resolvent, mut vectors, mut p) = (Resolvent::default(), vec![0.0; STEPS * g.len()], g.clone());
         let (factored, offset) = (5.0, 2.0);
         let mut applications = 0;
-        while !resolvent.is_settled(offset) {
+        while resolvent.residual(offset) > SETTLED {
             let mut z = solved(&h, factored, &p);
             resolvent.extend(&mut vectors, &g, &mut z, &mut p);
             applications += 1;
