@@ -17,7 +17,7 @@ except ImportError:
 def dense(w, r, n, p):
     eye = torch.eye(8 * n * n).reshape(-1, 8, n, n)
     a = torch.nn.functional.conv2d(eye, w, padding=p).reshape(8 * n * n, -1).T
-    return torch.linalg.lstsq(a, r.reshape(2, -1).T, driver="gelsd").solution.T.reshape(2, 8, n, n)
+    return torch.linalg.lstsq(a, r.reshape(2, -1).T, driver="gelsd").solution.T.reshape(2, 8, n, n), 1, True
 
 
 def gradients(w, r, n, p, steps=500, tol=1e-6):
@@ -26,16 +26,19 @@ def gradients(w, r, n, p, steps=500, tol=1e-6):
     d, rest = torch.zeros(2, 8, n, n), r.clone()
     s = adjoint(rest)
     q, gamma = s.clone(), (s * s).sum()
-    for _ in range(steps):
+    least = tol**2 * gamma
+    for step in range(1, steps + 1):
         image = forward(q)
         alpha = gamma / (image * image).sum()
         d, rest = d + alpha * q, rest - alpha * image
         if rest.norm() <= tol * r.norm():
-            break
+            return d, step, True
         s = adjoint(rest)
         gamma, before = (s * s).sum(), gamma
+        if gamma <= least:
+            return d, step, True
         q = s + gamma / before * q
-    return d
+    return d, steps, False
 
 
 def frequency(w, r, n, p):
@@ -46,7 +49,7 @@ def frequency(w, r, n, p):
     wanted = torch.fft.rfft2(padded).permute(2, 3, 1, 0)
     found = torch.linalg.pinv(kernel) @ wanted
     d = torch.fft.irfft2(found.permute(3, 2, 0, 1), s=(size, size))
-    return d[..., p : p + n, p : p + n]
+    return d[..., p : p + n, p : p + n], 1, True
 
 
 def main():
@@ -71,16 +74,21 @@ def main():
                         solve(w, r, n, p)
                         first = time.perf_counter() - begin
                         begin = time.perf_counter()
-                        d = solve(w, r, n, p)
+                        d, steps, converged = solve(w, r, n, p)
                         warm = time.perf_counter() - begin
                         rest = r - torch.nn.functional.conv2d(d, w, padding=p)
+                        if not d.isfinite().all():
+                            print(f"torch-{name} overflows: {n}x{n}, 8->{c_out}, padding {p}, {condition:g}", file=sys.stderr)
+                            continue
                         entries.append({
-                            "size": n, "padding": p, "c_in": 8, "c_out": c_out, "kernel": 5, "condition": condition,
-                            "seed": 0, "method": f"torch-{name}", "dtype": "f32", "threads": torch.get_num_threads(),
+                            "size": n, "padding": p, "c_in": 8, "c_out": c_out, "kernel": 5, "stride": 1,
+                            "batch": 2, "condition": condition, "seed": 0, "method": f"torch-{name}",
+                            "recipe": "PyTorch", "dtype": "f32", "threads": torch.get_num_threads(),
                             "first_ms": 1e3 * first, "warm_ms": 1e3 * warm,
                             "residual_relative": (rest.norm() / (image + r).norm()).item(), "residual_optimum": None,
                             "distance_relative": (d.norm() / v0.norm()).item(), "distance_optimum": None,
-                            "regularised": False, "lambda": 0.0,
+                            "optimum_by": None, "regularised": False, "lambda": 0.0, "iterations": steps,
+                            "converged": converged,
                         })
     with open(out, "w", encoding="utf-8") as file:
         json.dump(entries, file, indent=1)

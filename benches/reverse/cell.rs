@@ -18,12 +18,8 @@ const REPEATS: usize = 5;
 const PATIENCE: f64 = 20.0;
 /// Samples that a plan is built for, so that it factors what a data set repays.
 const SAMPLES: usize = 10_000;
-/// Distance, relative to the observed input, that `bounded` and `auto` keep to.
-const BOUND: f64 = 10.0;
-/// Residual, relative to the target, that `tolerance` allows.
-const TOLERANCE: f64 = 1e-3;
-/// Largest image for which the optimum comes from a dense decomposition.
-const DENSE_SIZE: usize = 16;
+/// Most features on either side for which the optimum comes from a dense decomposition.
+const DENSE_LEN: usize = 4096;
 
 /// One cell: a convolution, its weights and its targets.
 pub(crate) struct Cell {
@@ -66,6 +62,13 @@ pub(crate) struct Entry {
     pub(crate) lambda: f64,
     pub(crate) iterations: usize,
     pub(crate) converged: bool,
+}
+
+impl Entry {
+    /// Whether another program measured it.
+    pub(crate) fn is_peer(&self) -> bool {
+        self.method.starts_with("torch-")
+    }
 }
 
 /// Weights `U diag(logspace(0, -log10 κ)) Vᵀ`.
@@ -131,69 +134,68 @@ impl Cell {
         Ok(Outcome { first_ms, warm_ms, report, moved: moved.collect() })
     }
 
-    /// Whether the cell was measured before.
-    pub(crate) fn is_in(&self, entries: &[Entry]) -> bool {
+    /// Measures the modes that the entries lack.
+    pub(crate) fn measure_new(
+        &self,
+        modes: &[(&str, ConvMode)],
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), Box<dyn Error>> {
+        let new: Vec<_> = modes.iter().copied().filter(|(method, _)| !self.is_in(entries, method)).collect();
+        if new.is_empty() { Ok(()) } else { self.measure(&new, entries) }
+    }
+
+    /// Whether the cell was measured before with this method.
+    fn is_in(&self, entries: &[Entry], method: &str) -> bool {
         let g = &self.geometry;
         let layer = (g.in_shape().height, g.in_shape().channels, g.out_shape().channels);
         let shape = (g.padding()[0], g.kernel()[0], g.stride()[0]);
-        entries.iter().any(|e| {
+        entries.iter().filter(|e| e.method == method).any(|e| {
             (e.size, e.c_in, e.c_out) == layer
                 && (e.padding, e.kernel, e.stride) == shape
                 && (e.condition, e.seed, e.batch) == (self.condition, self.seed, self.batch)
         })
     }
 
-    /// Exact, bounded and auto in `f32`, each beside the optimum of the same problem in `f64`.
-    pub(crate) fn measure(&self, entries: &mut Vec<Entry>) -> Result<(), Box<dyn Error>> {
+    /// Solves in every mode in `f32`, each beside the optimum of the same problem in `f64`.
+    fn measure(&self, modes: &[(&str, ConvMode)], entries: &mut Vec<Entry>) -> Result<(), Box<dyn Error>> {
         let (plan, setup_ms) = self.plan::<f32>()?;
-        let exact = self.in_double(&plan)?;
-        let best = self.run(&exact, 0)?;
-        for (method, mode) in
-            [("exact", ConvMode::Exact), ("bounded", ConvMode::Bounded(BOUND)), ("auto", ConvMode::Auto(BOUND))]
-        {
+        let double = self.in_double(&plan)?;
+        let dense = self.geometry.in_len().max(self.geometry.out_len()) <= DENSE_LEN;
+        let dense = dense.then(|| Dense::new(&self.system()));
+        for &(method, mode) in modes {
             let config = ConvSolveParams::new().mode(mode).samples_expected(SAMPLES).check()?;
             let begin = Instant::now();
             let with_mode = plan.with_config(&config);
             let setup_ms = setup_ms + begin.elapsed().as_secs_f64() * 1e3;
             let found = self.run(&with_mode, REPEATS)?;
-            let optimum = if mode != ConvMode::Exact {
-                let double = self.run(&exact.with_config(&config), 0)?;
-                Optimum { by: "certified", residual: self.certified(&double.moved), distance: length(&double.moved) }
-            } else if self.geometry.in_shape().height <= DENSE_SIZE {
-                let moved = Dense::new(&self.system()).nearest(&self.wanted(), self.batch);
-                Optimum { by: "dense", residual: self.missed(&moved), distance: length(&moved) }
-            } else {
-                Optimum { by: "plan", residual: self.missed(&best.moved), distance: length(&best.moved) }
-            };
-            self.keep(entries, (method, plan.recipe()), setup_ms, &found, Some(optimum));
+            let optimum = self.optimum(mode, dense.as_ref(), &double.with_config(&config))?;
+            self.keep(entries, (method, plan.recipe()), setup_ms, &found, optimum);
         }
         Ok(())
     }
 
-    /// Exact solution and the nearest point within a residual, as practical layers are reversed.
-    pub(crate) fn measure_practical(&self, entries: &mut Vec<Entry>) -> Result<(), Box<dyn Error>> {
-        let (plan, setup_ms) = self.plan::<f32>()?;
-        let dense = (self.geometry.out_len() <= 4096).then(|| Dense::new(&self.system()));
-        for (method, mode) in [("exact", ConvMode::Exact), ("tolerance", ConvMode::Tolerance(TOLERANCE))] {
-            let config = ConvSolveParams::new().mode(mode).samples_expected(SAMPLES).check()?;
-            let begin = Instant::now();
-            let with_mode = plan.with_config(&config);
-            let setup_ms = setup_ms + begin.elapsed().as_secs_f64() * 1e3;
-            let found = self.run(&with_mode, REPEATS)?;
-            let rows = self.geometry.out_len();
-            let limit = |target: &[f64]| TOLERANCE * length(target);
-            let optimum = dense.as_ref().map(|dense| {
-                let moved = if mode == ConvMode::Exact {
-                    dense.nearest(&self.wanted(), self.batch)
-                } else {
-                    let limits: Vec<f64> = self.target.chunks_exact(rows).map(limit).collect();
-                    dense.nearest_within(&self.wanted(), &limits)
-                };
-                Optimum { by: "dense", residual: self.missed(&moved), distance: length(&moved) }
-            });
-            self.keep(entries, (method, plan.recipe()), setup_ms, &found, optimum);
-        }
-        Ok(())
+    /// The best that any method can do in this mode, where it is known.
+    fn optimum(
+        &self,
+        mode: ConvMode,
+        dense: Option<&Dense>,
+        double: &ConvSolvePlan<f64>,
+    ) -> Result<Option<Optimum>, Box<dyn Error>> {
+        let at = |by, moved: Vec<f64>| Optimum { by, residual: self.missed(&moved), distance: length(&moved) };
+        Ok(match (mode, dense) {
+            (ConvMode::Exact, Some(dense)) => Some(at("dense", dense.nearest(&self.wanted(), self.batch))),
+            (ConvMode::Exact, None) => Some(at("plan", self.run(double, 0)?.moved)),
+            (ConvMode::Tolerance(tolerance), dense) => dense.map(|dense| {
+                let targets = self.target.chunks_exact(self.geometry.out_len());
+                let limits: Vec<f64> = targets.map(|target| tolerance * length(target)).collect();
+                at("dense", dense.nearest_within(&self.wanted(), &limits))
+            }),
+            (ConvMode::Bounded(bound) | ConvMode::Auto(bound), _) => {
+                let moved = self.run(double, 0)?.moved;
+                let residual = self.certified(&moved, bound);
+                Some(Optimum { by: "certified", residual, distance: length(&moved) })
+            }
+        })
     }
 
     fn system(&self) -> Plain<'_> {
@@ -231,13 +233,13 @@ impl Cell {
         length(&image) / length(&self.target)
     }
 
-    /// Proved lower bound of the residual within the distance, relative to the target.
-    fn certified(&self, moved: &[f64]) -> f64 {
+    /// Proved lower bound of the residual within `bound` norms of the observed input, relative to the target.
+    fn certified(&self, moved: &[f64], bound: f64) -> f64 {
         let (rows, cols) = (self.geometry.out_len(), self.geometry.in_len());
         let wanted = self.wanted();
         let samples = wanted.chunks_exact(rows).zip(moved.chunks_exact(cols)).zip(self.start.chunks_exact(cols));
         let squares: f64 = samples
-            .map(|((wanted, moved), start)| self.system().least_residual(wanted, moved, BOUND * length(start)).powi(2))
+            .map(|((wanted, moved), start)| self.system().least_residual(wanted, moved, bound * length(start)).powi(2))
             .sum();
         squares.sqrt() / length(&self.target)
     }
