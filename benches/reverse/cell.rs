@@ -48,7 +48,8 @@ pub(crate) struct Entry {
     pub(crate) recipe: String,
     pub(crate) dtype: String,
     pub(crate) threads: usize,
-    /// Set-up of the plan and first call.
+    /// Set-up of the plan and first call. The methods of a cell share what they factor: `auto`, after `bounded`, finds the
+    /// factors of regularised solves made.
     pub(crate) first_ms: f64,
     pub(crate) warm_ms: f64,
     pub(crate) residual_relative: f64,
@@ -159,16 +160,22 @@ impl Cell {
     /// Solves in every mode in `f32`, each beside the optimum of the same problem in `f64`.
     fn measure(&self, modes: &[(&str, ConvMode)], entries: &mut Vec<Entry>) -> Result<(), Box<dyn Error>> {
         let (plan, setup_ms) = self.plan::<f32>()?;
-        let double = self.in_double(&plan)?;
         let dense = self.geometry.in_len().max(self.geometry.out_len()) <= DENSE_LEN;
         let dense = dense.then(|| Dense::new(&self.system()));
+        let needs_double = |mode| match mode {
+            ConvMode::Exact => dense.is_none(),
+            ConvMode::Tolerance(_) => false,
+            ConvMode::Bounded(_) | ConvMode::Auto(_) => true,
+        };
+        let double = modes.iter().any(|(_, mode)| needs_double(*mode)).then(|| self.in_double(&plan)).transpose()?;
         for &(method, mode) in modes {
             let config = ConvSolveParams::new().mode(mode).samples_expected(SAMPLES).check()?;
             let begin = Instant::now();
             let with_mode = plan.with_config(&config);
             let setup_ms = setup_ms + begin.elapsed().as_secs_f64() * 1e3;
             let found = self.run(&with_mode, REPEATS)?;
-            let optimum = self.optimum(mode, dense.as_ref(), &double.with_config(&config))?;
+            let double = double.as_ref().map(|double| double.with_config(&config));
+            let optimum = self.optimum(mode, dense.as_ref(), double.as_ref())?;
             self.keep(entries, (method, plan.recipe()), setup_ms, &found, optimum);
         }
         Ok(())
@@ -179,22 +186,23 @@ impl Cell {
         &self,
         mode: ConvMode,
         dense: Option<&Dense>,
-        double: &ConvSolvePlan<f64>,
+        double: Option<&ConvSolvePlan<f64>>,
     ) -> Result<Option<Optimum>, Box<dyn Error>> {
         let at = |by, moved: Vec<f64>| Optimum { by, residual: self.missed(&moved), distance: length(&moved) };
-        Ok(match (mode, dense) {
-            (ConvMode::Exact, Some(dense)) => Some(at("dense", dense.nearest(&self.wanted(), self.batch))),
-            (ConvMode::Exact, None) => Some(at("plan", self.run(double, 0)?.moved)),
-            (ConvMode::Tolerance(tolerance), dense) => dense.map(|dense| {
+        Ok(match (mode, dense, double) {
+            (ConvMode::Exact, Some(dense), _) => Some(at("dense", dense.nearest(&self.wanted(), self.batch))),
+            (ConvMode::Exact, None, Some(double)) => Some(at("plan", self.run(double, 0)?.moved)),
+            (ConvMode::Tolerance(tolerance), Some(dense), _) => {
                 let targets = self.target.chunks_exact(self.geometry.out_len());
                 let limits: Vec<f64> = targets.map(|target| tolerance * length(target)).collect();
-                at("dense", dense.nearest_within(&self.wanted(), &limits))
-            }),
-            (ConvMode::Bounded(bound) | ConvMode::Auto(bound), _) => {
+                Some(at("dense", dense.nearest_within(&self.wanted(), &limits)))
+            }
+            (ConvMode::Bounded(bound) | ConvMode::Auto(bound), _, Some(double)) => {
                 let moved = self.run(double, 0)?.moved;
                 let residual = self.certified(&moved, bound);
                 Some(Optimum { by: "certified", residual, distance: length(&moved) })
             }
+            _ => None,
         })
     }
 

@@ -137,7 +137,7 @@ impl<T: Real> ReversePass<'_, T> {
         self.observed_in.ncols()
     }
 
-    /// Checks all views once: shapes, contiguous columns, finite observations and points, non-empty boxes.
+    /// Checks all views once: shapes, contiguous columns, finite observations and points, boxes and range not empty.
     ///
     /// # Errors
     /// [`InverseError::Shape`] or [`InverseError::Solve`], with the name of the layer.
@@ -159,6 +159,10 @@ impl<T: Real> ReversePass<'_, T> {
             expect_batch(layer.name(), what, view, expected)?;
         }
         let in_layer = || InverseError::in_layer(layer.name());
+        if self.in_range.is_empty() {
+            let source = LinalgError::EmptyBox { what: "in_range", row: 0, column: 0 };
+            return Err(InverseError::Solve { layer: layer.name().to_owned(), source });
+        }
         expect_finite("observed_in", self.observed_in).map_err(in_layer())?;
         expect_finite("observed_out", self.observed_out).map_err(in_layer())?;
         self.target_out.check().map_err(in_layer())

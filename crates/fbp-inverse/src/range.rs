@@ -30,6 +30,12 @@ impl<T: Real> Range<T> {
         self.lower <= value && value <= self.upper
     }
 
+    /// Whether no value is in the range; also if an end is NaN.
+    pub fn is_empty(&self) -> bool {
+        let ordered = self.lower <= self.upper;
+        !ordered
+    }
+
     /// Whether every number is in the range.
     pub fn is_everything(&self) -> bool {
         self.lower == T::NEG_INFINITY && self.upper == T::INFINITY

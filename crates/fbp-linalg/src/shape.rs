@@ -25,16 +25,16 @@ impl FeatureShape {
         Self { channels: len, height: 1, width: 1 }
     }
 
-    /// Number of entries of one feature, `C·H·W`.
+    /// Number of entries of one feature, `C·H·W`; `usize::MAX` where that is more, which no data has.
     // A feature may be empty in a faulty description, which the callers report; "is_empty" would have no other use.
     #[expect(clippy::len_without_is_empty, reason = "a shape is not a collection")]
     pub const fn len(&self) -> usize {
-        self.channels * self.height * self.width
+        self.channels.saturating_mul(self.plane())
     }
 
     /// Number of pixels of one channel, `H·W`.
     pub const fn plane(&self) -> usize {
-        self.height * self.width
+        self.height.saturating_mul(self.width)
     }
 }
 

@@ -151,6 +151,9 @@ pub struct PostTrainSettings {
     /// Margin of the targets, which `targets` tells too; in sweeps only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
+    /// Embedding of the label, which `targets` tells too; in sweeps only, left out for a margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
     /// Kind of the targets, which `targets` tells too; in sweeps only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_mode: Option<TargetMode>,

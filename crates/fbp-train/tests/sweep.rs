@@ -186,17 +186,18 @@ fn the_summary_compares_by_seed_and_takes_the_learning_rate_that_validates_best(
     };
     let test = |record: &Value| record["chosen"]["test_accuracy"].as_f64().unwrap();
     let validation = |record: &Value| record["chosen"]["validation_accuracy"].as_f64().unwrap();
-    let tuned = |seed| {
+    let rate = |record: &Value| record["settings"]["learning_rate"].as_f64().unwrap();
+    let best = |seed| {
         let runs = select("full", "all", None, None, seed);
         assert_eq!(runs.len(), 2);
-        let rate = |record: &Value| record["settings"]["learning_rate"].as_f64().unwrap();
         let best = runs.into_iter().reduce(|a, b| match (validation(a), validation(b)) {
             (a_is, b_is) if a_is > b_is => a,
             (a_is, b_is) if a_is == b_is && rate(a) < rate(b) => a,
             _ => b,
         });
-        test(best.unwrap())
+        best.unwrap()
     };
+    let tuned = |seed| test(best(seed));
     let row = |mode: &str, stage: &str, margin: Option<f64>, against: &str| {
         let fits = |row: &&Value| {
             row["start"] == "short"
@@ -221,6 +222,14 @@ fn the_summary_compares_by_seed_and_takes_the_learning_rate_that_validates_best(
     close(&plain, mean(&|seed| joint(seed, 0.3, Some(1.0)) - joint(seed, 0.0, None)));
     let against_tuned = row("joint", "conv1", Some(0.0), "tuned");
     close(&against_tuned, mean(&|seed| joint(seed, 0.3, Some(0.0)) - tuned(seed)));
+    // Of two rates each is an end, so that one of them is named where both seeds agree.
+    let expected = match (rate(best(1)), rate(best(2))) {
+        (one, other) if one != other => Value::Null,
+        (one, _) if one > 5e-3 => "largest".into(),
+        _ => "smallest".into(),
+    };
+    assert_eq!(against_tuned["rate_edge_against"], expected);
+    assert_eq!(plain["rate_edge_against"], Value::Null);
     let head = |seed| test(select("head", "out", None, None, seed)[0]);
     close(&row("head", "out", None, "tuned"), mean(&|seed| head(seed) - tuned(seed)));
     for extension in ["csv", "md"] {
@@ -233,6 +242,22 @@ fn the_summary_compares_by_seed_and_takes_the_learning_rate_that_validates_best(
     world.ok("sweep --summary out");
     assert_eq!(fs::read(world.path("out/summary.json")).unwrap(), before);
     world.fails("sweep --summary data", &["no runs of a sweep", "fbp sweep --config"]);
+
+    // Another embedding is another way of training, and not the same runs once more.
+    let copy = |mut record: Value, name: &str, key: &str, value: &str| {
+        record["settings"][key] = value.into();
+        fs::write(world.path(&format!("out/runs/short/post-train_{name}.json")), record.to_string()).unwrap();
+    };
+    let margin = |seed| select("joint", "out", Some(0.3), Some(0.0), seed)[0].clone();
+    for seed in [1, 2] {
+        copy(margin(seed), &format!("other{seed}"), "embedding", "one-hot");
+    }
+    world.ok("sweep --summary out");
+    let more = world.json("out/summary.json").as_array().unwrap().len();
+    assert_eq!(more, rows.as_array().unwrap().len() + ["plain", "tuned"].len());
+    // Runs from a start that was changed are not mixed with the others.
+    copy(margin(1), "changed", "checkpoint_sha256", &"0".repeat(64));
+    world.fails("sweep --summary out", &["short", "other settings", "start of seed 1", "000000000000…"]);
 }
 
 #[test]

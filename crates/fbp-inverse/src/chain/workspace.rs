@@ -76,7 +76,8 @@ impl<T: Real> BoxBatch<T> {
     }
 }
 
-/// All memory of a [`ReverseChain`] for batches of up to a fixed size: nothing is allocated per batch.
+/// All memory of a [`ReverseChain`] for batches of up to a fixed size: nothing is allocated per batch, but by layers too
+/// large for a matrix.
 ///
 /// Made by [`ReverseChain::workspace`]; one per thread.
 pub struct ChainWorkspace<T> {

@@ -14,11 +14,15 @@ use fbp_linalg::{
 use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
-/// Violation of a point target, relative to the largest output, that still counts as attained; less where the precision
-/// of the features allows it.
-const MOST_MISSED: f64 = 1e-4;
-/// The same in roundings: what the condition of a layer may make of them.
+/// What the condition of a layer may make of roundings.
 const ROUNDINGS: f64 = 262_144.0;
+
+/// Violation of a point target, relative to the largest output, that still counts as attained: so many roundings of the
+/// features' precision.
+pub(super) fn attained_tol<T: Real>(roundings: f64) -> f64 {
+    const MOST_MISSED: f64 = 1e-4;
+    MOST_MISSED.min(roundings * T::EPSILON.to_f64())
+}
 
 /// Factor-once plans for one affine map `y = A x + b`.
 ///
@@ -44,8 +48,7 @@ impl<T: Real> AffineReverse<T> {
             // The weights came in the precision of the features, which is what dependent equations differ by.
             let (rows, cols) = self.a.shape();
             let rank_tol = (rows.max(cols) as f64 * T::EPSILON.to_f64()).min(0.1);
-            let attained_tol = MOST_MISSED.min(ROUNDINGS * T::EPSILON.to_f64());
-            let params = SolveParams::new().rank_tol(rank_tol).attained_tol(attained_tol);
+            let params = SolveParams::new().rank_tol(rank_tol).attained_tol(attained_tol::<T>(ROUNDINGS));
             AffinePlan::new(self.a.as_ref(), None, &params.check()?, par)
         };
         get_or_make(&self.points, build).as_ref().map_err(Clone::clone)

@@ -93,7 +93,7 @@ impl<T: Real> Views<T> {
     }
 }
 
-/// Wrong shapes, NaN and empty boxes give an error, an empty batch does not.
+/// Wrong shapes, NaN, empty boxes and empty ranges give an error, an empty batch does not.
 pub(super) fn check_refusals<T: Real>(
     op: &dyn ReverseOperator<T>,
     case: &Case<T>,
@@ -127,5 +127,12 @@ pub(super) fn check_refusals<T: Real>(
     let mut views = Views::new(case);
     views.read[3][(0, 0)] = views.read[4][(0, 0)] + T::ONE;
     let refused = views.run(op).is_err();
-    ledger.expect("an empty box is refused", refused, || "lower above upper in entry 0 of sample 0".to_owned())
+    ledger.expect("an empty box is refused", refused, || "lower above upper in entry 0 of sample 0".to_owned())?;
+    for (lower, upper) in [(1.0, 0.0), (f64::NAN, 1.0), (0.0, f64::NAN)] {
+        let mut views = Views::new(case);
+        views.range = Range::new(T::from_f64(lower), T::from_f64(upper));
+        let refused = views.run(op).is_err();
+        ledger.expect("an empty range is refused", refused, || format!("inputs from {lower} to {upper}"))?;
+    }
+    Ok(())
 }

@@ -157,7 +157,7 @@ pub(super) fn opposite(end: End) -> End {
 /// Near fields of a batch, one sample after the other.
 pub(super) struct Apply<'a> {
     pub(super) r: &'a [f64],
-    /// Overwritten.
+    /// Overwritten, or added to where the function says so.
     pub(super) z: &'a mut [f64],
 }
 

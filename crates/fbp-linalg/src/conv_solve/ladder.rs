@@ -56,8 +56,8 @@ impl Ladder {
         self.rungs[rung].apply(pass, at, Par::Seq, stack);
     }
 
-    /// The shift at which a falling length takes a given value, as the periodic operator sees it; also whether even the
-    /// smallest shift leaves it above that value by the factor `beyond`.
+    /// The shift at which a falling length takes a given value, as the periodic operator sees it, and the length at the
+    /// smallest shift.
     pub(super) fn forecast(
         &self,
         wanted: f64,

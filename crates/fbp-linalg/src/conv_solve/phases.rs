@@ -8,7 +8,7 @@ use super::goal::{Goal, Length, Root};
 use super::plan::{ConvSolvePlan, Exact, Iteration, TRIAL_TOL};
 use super::resolvent::{Resolvent, SETTLED, STEPS, with_resolvents};
 use super::shifted::{Factors, Unshifted};
-use super::solve::{Fields, Vectors};
+use super::solve::{Done, Fields, Vectors};
 use crate::dense::{AffinePlan, AffineSolve};
 use crate::parallel::{SplitBatch, for_each_part};
 use crate::{LinalgError, Real, column, column_mut};
@@ -23,7 +23,7 @@ const FORECAST_PADDED: f64 = 0.1;
 /// the forecast was that or less, without padding, condition 1e2 and 1e3: 1e-6 to 7e-6.
 const LEAST_FORECAST: f64 = 5e-6;
 /// A forecast distance this many times the bound makes the exact solution not worth computing.
-const HOPELESS: f64 = 3.0;
+const HOPELESS: f64 = 1.2;
 /// An iteration that has moved this many times its bound is given up.
 const GIVE_UP: f64 = 1.5;
 /// Relative excess over the least-squares optimum at which an exact solve ends.
@@ -71,9 +71,12 @@ impl<T: Real> ConvSolvePlan<T> {
                 }
             };
             let done = &mut fields.done[j];
-            let within =
-                matches!(mode, ConvMode::Tolerance(_)) && norm(&fields.wanted[j * rows..][..rows]) <= fields.limits[j];
-            if done.satisfied || within || fields.limits[j] == 0.0 {
+            let enough = match mode {
+                ConvMode::Exact => false,
+                ConvMode::Tolerance(_) => norm(&fields.wanted[j * rows..][..rows]) <= fields.limits[j],
+                ConvMode::Bounded(_) | ConvMode::Auto(_) => fields.limits[j] == 0.0,
+            };
+            if done.satisfied || enough {
                 (done.solved, done.reached) = (true, true);
             }
         }
@@ -213,7 +216,7 @@ impl<T: Real> ConvSolvePlan<T> {
             in_unknowns: self.in_unknowns,
             goes_on: false,
             precondition,
-            max_iters: self.max_iters(),
+            max_iters: self.config.max_iters().min(self.useful_iters()),
             norm: iteration.scale.sqrt(),
         };
         if self.solves_together() {
@@ -262,10 +265,9 @@ impl<T: Real> ConvSolvePlan<T> {
         for_each_part(panel, part, par, stack, &run, &|a: Result<(), LinalgError>, b| a.and(b))
     }
 
-    /// Steps of an exact solve: around direct factors the first few dozen lead to the end, or none do.
-    fn max_iters(&self) -> usize {
-        let most = if self.solves_together() { DIRECT_ITERS } else { usize::MAX };
-        self.config.max_iters().min(most)
+    /// Most steps of an exact solve that make sense: around direct factors the first few dozen lead to the end, or none do.
+    fn useful_iters(&self) -> usize {
+        if self.solves_together() { DIRECT_ITERS } else { usize::MAX }
     }
 
     /// Takes over the corrections of samples that were not solved when the iteration began.
@@ -416,7 +418,9 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        if fields.done.iter().all(|done| done.solved) {
+        // A residual of zero is that of the exact solution.
+        let skipped = |done: &Done, limit: f64| done.solved || limit == 0.0;
+        if fields.done.iter().zip(&*fields.limits).all(|(done, limit)| skipped(done, *limit)) {
             return Ok(());
         }
         let floor = SHIFT_FLOOR * self.scale;
@@ -425,7 +429,7 @@ impl<T: Real> ConvSolvePlan<T> {
         let eigen = self.eigen(par);
         for j in 0..fields.done.len() {
             let mut state = State::new(Goal::Root(Root::new(length, fields.limits[j], floor, accuracy)), floor);
-            if fields.done[j].solved {
+            if skipped(&fields.done[j], fields.limits[j]) {
                 state.stopped = true;
             } else if eigen.is_none() {
                 let known = fields.done[j].hopeless.filter(|_| length == Length::Distance);
@@ -510,7 +514,7 @@ impl<T: Real> ConvSolvePlan<T> {
                     done.solved = true;
                 }
                 Length::Residual => {
-                    done.solved = states[j].misfit <= fields.limits[j];
+                    done.solved = fields.limits[j] > 0.0 && states[j].misfit <= fields.limits[j];
                     if !done.solved {
                         done.shift = 0.0;
                     }
@@ -540,7 +544,7 @@ impl<T: Real> ConvSolvePlan<T> {
             precondition: |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
                 iteration.precondition(Apply { r: res, z }, &self.grid, par, stack);
             },
-            max_iters: self.max_iters().min(max_iters),
+            max_iters: max_iters.min(self.useful_iters()),
             norm: iteration.scale.sqrt(),
         };
         cg.run(vectors.panel(wanted), par, MemStack::new(&mut memory))?;

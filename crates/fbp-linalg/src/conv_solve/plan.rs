@@ -191,7 +191,8 @@ impl<T: Real> ConvSolvePlan<T> {
         Self::build(system, config, None, par)
     }
 
-    /// As [`new`](Self::new) with a given recipe; one that does not apply is replaced by the nearest that does.
+    /// As [`new`](Self::new) with a given recipe; one that does not apply, or whose [`ConvFacts::cost`] is infinite, is
+    /// replaced by one that does.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -244,6 +245,7 @@ impl<T: Real> ConvSolvePlan<T> {
         }
         let near = if in_unknowns { opposite(equations) } else { equations };
         let facts = facts(system, &grid, near, config.samples_expected());
+        let recipe = recipe.filter(|recipe| facts.cost(*recipe).0.is_finite());
         let recipe = recipe.unwrap_or_else(|| ConvRecipe::choose(&facts));
         let pair = Pair { conv: Conv2d::new(*g), weight, near };
         let fft = PlaneFft::new(grid.size());
@@ -300,11 +302,12 @@ impl<T: Real> ConvSolvePlan<T> {
         Ok(Some(plan))
     }
 
-    /// The same system with other parameters. The factors are shared; a mode that may regularise adds some of its own,
-    /// which take little time.
+    /// The same system with other parameters. The factors are shared; a mode that may regularise adds some of its own, at
+    /// once or when a shift first needs them ([`solve`](Self::solve)). The recipe stays that of the first parameters.
     #[must_use]
     pub fn with_config(&self, config: &ConvSolveConfig) -> Self {
         let mut plan = Self { config: *config, ..self.clone() };
+        plan.facts.samples = config.samples_expected();
         if config.mode() != ConvMode::Exact && plan.ladder.is_none() {
             let symbols = symbols_of_few(&plan.facts, &plan.pair, &plan.grid, &PlaneFft::new(plan.grid.size()));
             plan.ladder = Ladder::new(&plan.grid, plan.pair.near, &symbols, plan.scale).map(Arc::new);
@@ -456,7 +459,7 @@ impl<T: Real> ConvSolvePlan<T> {
         &self.facts
     }
 
-    /// The parameters that the plan was built with.
+    /// The parameters that it solves with.
     pub fn config(&self) -> &ConvSolveConfig {
         &self.config
     }

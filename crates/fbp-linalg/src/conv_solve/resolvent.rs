@@ -2,14 +2,13 @@ use faer::dyn_stack::{MemStack, StackReq};
 
 use super::cg::{dot, norm};
 use super::circulant::Forecast;
+use super::shifted::REACH;
 
 /// Most vectors of the basis of a sample: with factors within half a decade of the wanted shift the error of the last one
 /// is about `((√10 - 1) / (√10 + 1))^8`, 2e-5 of the solution, and with factors a decade away 1e-3.
 pub(super) const STEPS: usize = 8;
 /// Relative residual at which a basis is large enough: that which rounded factors leave anyway.
 pub(super) const SETTLED: f64 = 1e-3;
-/// Largest ratio of a shift to that of the factors.
-const REACH: f64 = 30.0;
 /// Bisections of the logarithm of the shift.
 const BISECTIONS: usize = 40;
 /// Length of a new direction, relative to the one before, below which the basis is complete.

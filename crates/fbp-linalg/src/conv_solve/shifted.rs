@@ -46,7 +46,7 @@ pub(super) struct Unshifted<'a> {
 /// smallest in them by a tenth at most.
 const SINGLE: f64 = 1e-5;
 /// Largest ratio of a shift to that of the factors used for it.
-const REACH: f64 = 30.0;
+pub(super) const REACH: f64 = 30.0;
 
 impl<V> Default for Decades<V> {
     fn default() -> Self {
@@ -56,7 +56,7 @@ impl<V> Default for Decades<V> {
 
 impl<V> Decades<V> {
     fn index(share: f64) -> Option<usize> {
-        let decade = (-share.log10()).round() as i32 - FIRST;
+        let decade = ((-share.log10()).round() as i32).saturating_sub(FIRST);
         usize::try_from(decade).ok().map(|decade| decade.min(DECADES - 1))
     }
 

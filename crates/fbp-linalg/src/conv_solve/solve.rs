@@ -62,7 +62,7 @@ impl<T: Real> ConvSolvePlan<T> {
         if self.facts().pair_flops < SMALL_FLOPS { 8 } else { 1 }
     }
 
-    /// Workspace of [`solve`](Self::solve) for `batch` samples, in bytes.
+    /// Workspace of [`solve`](Self::solve) for `batch` samples.
     pub fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
         let width = self.panel(batch);
         let (near, far) = self.lens();
@@ -96,7 +96,9 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// Solves for every column of `pass.target`, in the way that the plan's mode asks for.
     ///
-    /// Allocates nothing. The report's residual is `r - A(v - v0)` with the rounded `v`, in `f64`, where `r` is the
+    /// The vectors live on the stack. Modes that may regularise make factors when a shift first needs them, and share them
+    /// between calls, threads and plans [with other parameters](Self::with_config): first calls may take seconds, and up to
+    /// five sets of factors of the size of the exact ones stay in memory. The report's residual is `r - A(v - v0)` with the rounded `v`, in `f64`, where `r` is the
     /// target minus the observed output; its λ is the largest that a sample was regularised with.
     ///
     /// # Errors

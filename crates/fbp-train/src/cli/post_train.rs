@@ -143,6 +143,7 @@ pub(super) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         metric: store.as_ref().map_or(Metric::Euclidean, |store| store.manifest().params.metric),
         start: None,
         margin: None,
+        embedding: None,
         target_mode: None,
     };
     prepare_folder(&args.out)?;

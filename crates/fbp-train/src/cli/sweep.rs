@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -5,14 +6,14 @@ use clap::Args;
 use super::progress::Stderr;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
-use crate::sweep::{Sweep, SweepConfig, SweepRow, summarise};
+use crate::sweep::{RateEdge, Sweep, SweepConfig, SweepRow, summarise};
 
 /// Run many post-trainings from one description and compare them
 ///
 /// Does every combination of starts, modes, stages, weights, margins and seeds, several at a time, one record per run. A
 /// sweep that was killed goes on where it stopped when it is started again. At the end, and with --summary at any time, the
 /// runs are compared by seed with plain and with tuned fine-tuning: summary.json, .csv and .md. The description is explained
-/// in the documentation of the module `sweep`; benches/results/post-training/sweep.toml is a large one.
+/// in the documentation of the module `sweep`; benches/results/post-training/rivals.toml is a large one.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp sweep --config sweep.toml --out study/ --dry-run\n  \
     cargo fbp sweep --config sweep.toml --out study/\n  cargo fbp sweep --summary study/")]
@@ -73,7 +74,24 @@ fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), Tra
             ),
         )?;
     }
+    for line in untuned(rows) {
+        say(out, format_args!("{line}"))?;
+    }
     common.write_json(&rows)
+}
+
+/// A line for every way of training whose best learning rate is an end of those that were tried.
+fn untuned(rows: &[SweepRow]) -> BTreeSet<String> {
+    let line = |start: &str, what: &str, epochs: usize, edge: RateEdge| {
+        format!("{start}: {what}, {epochs} epochs: the {} learning rate tried is the best: try more", edge.name())
+    };
+    let own = rows
+        .iter()
+        .filter_map(|row| Some(line(&row.start, &format!("{} {}", row.mode, row.stage), row.epochs?, row.rate_edge?)));
+    let yardsticks = rows
+        .iter()
+        .filter_map(|row| Some(line(&row.start, "tuned fine-tuning", row.against_epochs, row.rate_edge_against?)));
+    own.chain(yardsticks).collect()
 }
 
 fn list(sweep: &Sweep, out: Out<'_>) -> Result<(), TrainError> {

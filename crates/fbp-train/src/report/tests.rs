@@ -84,6 +84,7 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
             metric: Metric::Euclidean,
             start: None,
             margin: None,
+            embedding: None,
             target_mode: None,
         },
         threads: 2,

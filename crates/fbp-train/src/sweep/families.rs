@@ -1,11 +1,34 @@
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use crate::record::{PostTrainRecord, PostTrainSettings};
 use crate::settings::Objective;
 use crate::statistics::{PairedComparison, Spread};
 
 /// Seed of the bootstrap: equal records give equal tables.
 const BOOTSTRAP_SEED: u64 = 0;
+
+/// End of the learning rates that were tried: where the best one lies there, a better one may lie beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RateEdge {
+    /// The smallest rate.
+    Smallest,
+    /// The largest rate.
+    Largest,
+}
+
+impl RateEdge {
+    /// `smallest` or `largest`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smallest => "smallest",
+            Self::Largest => "largest",
+        }
+    }
+}
 
 /// Runs that differ in nothing but their seed; or, if tuned, the best of several learning rates for each seed.
 #[derive(Clone, Debug)]
@@ -16,9 +39,11 @@ pub(super) struct Family<'a> {
     pub(super) learning_rate: Option<f64>,
     /// One run for each seed.
     runs: BTreeMap<u64, &'a PostTrainRecord>,
+    /// Which end of the rates tried is the best for more than half of the seeds; none if none is, or if it was not tuned.
+    pub(super) rate_edge: Option<RateEdge>,
     /// Mean time of all runs that a seed took, those that were not chosen as well.
     pub(super) tuning_seconds: f64,
-    /// Whether it is one of several learning rates of a tuned family: its test accuracies then stay unread.
+    /// Whether it is one of several learning rates of a tuned family: then it has no lines of its own.
     pub(super) is_candidate: bool,
 }
 
@@ -26,11 +51,12 @@ pub(super) struct Family<'a> {
 fn key(settings: &PostTrainSettings) -> String {
     let of_start = settings.start.as_ref().unwrap_or(&settings.checkpoint_sha256);
     format!(
-        "{of_start:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?} {} {:?} {:?}",
+        "{of_start:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?} {} {:?} {:?}",
         settings.mode,
         settings.stage,
         settings.alpha,
         settings.margin,
+        settings.embedding,
         settings.target_mode,
         settings.metric,
         settings.policy,
@@ -63,6 +89,7 @@ impl<'a> Family<'a> {
                     settings: &run.settings,
                     learning_rate: Some(rate),
                     runs: BTreeMap::new(),
+                    rate_edge: None,
                     tuning_seconds: 0.0,
                     is_candidate: false,
                 });
@@ -98,9 +125,17 @@ impl<'a> Family<'a> {
         let seconds: Vec<f64> = seconds.into_values().collect();
         let runs: BTreeMap<_, _> = best.into_iter().map(|(seed, (_, run))| (seed, run)).collect();
         let settings = &runs.values().next()?.settings;
+        let are_at = |edge: Option<&&Self>| {
+            let chosen =
+                |run: &&&PostTrainRecord| edge.and_then(|edge| edge.learning_rate) == Some(run.settings.learning_rate);
+            2 * runs.values().filter(chosen).count() > runs.len()
+        };
+        let edges = [(rates.first(), RateEdge::Smallest), (rates.last(), RateEdge::Largest)];
+        let rate_edge = edges.into_iter().find(|(rate, _)| are_at(*rate)).map(|(_, edge)| edge);
         Some(Self {
             settings,
             learning_rate: None,
+            rate_edge,
             runs,
             tuning_seconds: Spread::of(&seconds)?.mean,
             is_candidate: false,

@@ -55,6 +55,7 @@ mod summary;
 mod tables;
 
 pub use config::SweepConfig;
+pub use families::RateEdge;
 pub use plan::PlannedRun;
 pub use run::Sweep;
 pub use summary::{SweepRow, summarise};

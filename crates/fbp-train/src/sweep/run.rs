@@ -18,7 +18,7 @@ use crate::post_train::{Goal, OutputGoal, post_train};
 use crate::pretrain::pretrain_to_file;
 use crate::progress::{Progress, Silent};
 use crate::record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
-use crate::settings::{Metric, Objective, check};
+use crate::settings::{Embedding, Metric, Objective, check};
 use crate::store::{StoreWriter, TargetStore};
 use crate::targets::{TargetsOptions, TargetsSource, compute_targets};
 use crate::tasks::run_tasks;
@@ -363,6 +363,7 @@ impl Sweep {
             metric: run.targets.map_or(Metric::Euclidean, |targets| targets.metric),
             start: Some(self.start_of(run).name.clone()),
             margin: run.targets.map(|targets| targets.margin),
+            embedding: run.targets.map(|targets| targets.embedding).filter(|embedding| *embedding != Embedding::Margin),
             target_mode: run.targets.filter(|_| !run.of_output).map(|targets| targets.mode),
         }
     }

@@ -1,15 +1,16 @@
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::families::Family;
+use super::families::{Family, RateEdge};
 use super::run::RUNS_FOLDER;
 use super::tables::{csv, markdown};
 use crate::TrainError;
 use crate::atomic::write_atomic;
 use crate::json::write_json;
-use crate::post_train::PostTrainOptions;
+use crate::post_train::{Keep, PostTrainOptions};
 use crate::record::PostTrainRecord;
 use crate::report::post_train_records;
 use crate::settings::{Metric, Objective, Schedule, TargetMode, TargetPolicy};
@@ -44,16 +45,28 @@ pub struct SweepRow {
     pub policy: TargetPolicy,
     /// The learning rate; none if the best on the validation part was taken for each seed, or if there is none.
     pub learning_rate: Option<f64>,
+    /// The end of the learning rates tried that was the best for more than half of the seeds: then it was not tuned enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_edge: Option<RateEdge>,
     /// How the learning rate changed.
     pub schedule: Schedule,
     /// Passes over the training data; none if there are none.
     pub epochs: Option<usize>,
+    /// Samples per step.
+    pub batch: usize,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// Which state became the result.
+    pub keep: Keep,
     /// Decay of the average of the weights.
     pub ema: Option<f64>,
     /// The yardstick: `plain`, `tuned` or `tuned-equal-time`; see [`summarise`].
     pub against: String,
     /// Passes over the training data of the yardstick.
     pub against_epochs: usize,
+    /// As `rate_edge`, of the yardstick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_edge_against: Option<RateEdge>,
     /// Number of pairs.
     pub seeds: usize,
     /// Mean difference.
@@ -98,11 +111,12 @@ pub struct SweepRow {
 /// | `tuned` | `full`, for each seed with the learning rate that is best on the validation part; of several the one that is most like the runs, above all in its epochs |
 /// | `tuned-equal-time` | for modes that are not trained like it: of several kinds of `tuned`, the one whose runs took a time most like that of the runs, if that is another |
 ///
-/// What has several learning rates itself has a line for the best one of each seed alone.
+/// What has several learning rates itself has a line for the best one of each seed alone. Where the best one is an end of
+/// those tried for more than half of the seeds, the line says so ([`SweepRow::rate_edge`]).
 ///
 /// # Errors
-/// [`TrainError::NoRecords`] without records, [`TrainError::Json`] for a file that is no record, [`TrainError::Read`],
-/// [`TrainError::Write`].
+/// [`TrainError::NoRecords`] without records, [`TrainError::OtherSettings`] if a start was changed between the runs,
+/// [`TrainError::Json`] for a file that is no record, [`TrainError::Read`], [`TrainError::Write`].
 pub fn summarise(folder: &Path) -> Result<Vec<SweepRow>, TrainError> {
     let records = records(folder)?;
     let rows = compare(&records);
@@ -154,7 +168,25 @@ fn records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
             .then(a.seed.cmp(&b.seed))
     };
     records.sort_by(order);
+    same_starts(&records, &runs)?;
     Ok(records)
+}
+
+/// Refuses records of one start and seed that began at different checkpoints: its description was changed between them.
+fn same_starts(records: &[PostTrainRecord], runs: &Path) -> Result<(), TrainError> {
+    let mut checkpoints = HashMap::new();
+    for settings in records.iter().map(|record| &record.settings) {
+        let sha256 = &settings.checkpoint_sha256;
+        let first = *checkpoints.entry((&settings.start, settings.seed)).or_insert(sha256);
+        if first != sha256 {
+            let cut = |sha256: &str| sha256.chars().take(12).collect::<String>();
+            return Err(TrainError::OtherSettings {
+                path: runs.join(settings.start.as_deref().unwrap_or_default()),
+                differences: format!("start of seed {}: {}…, also {}…", settings.seed, cut(first), cut(sha256)),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Every family against its yardsticks, with p-values adjusted over the whole table.
@@ -228,7 +260,7 @@ fn adjust(rows: &mut [SweepRow], field: impl Fn(&mut SweepRow) -> &mut Option<f6
     }
 }
 
-const HEADINGS: [&str; 22] = [
+const HEADINGS: [&str; 23] = [
     "start",
     "mode",
     "stage",
@@ -237,6 +269,7 @@ const HEADINGS: [&str; 22] = [
     "targets",
     "rate",
     "epochs",
+    "training",
     "against",
     "seeds",
     "mean_pp",
@@ -247,8 +280,8 @@ const HEADINGS: [&str; 22] = [
     "p_wilcoxon",
     "p_wilcoxon_holm",
     "d_z",
-    "accuracy",
-    "accuracy_against",
+    "accuracy_pct",
+    "accuracy_against_pct",
     "seconds",
     "seconds_against",
 ];
@@ -268,11 +301,16 @@ impl SweepRow {
             metric: settings.metric,
             policy: settings.policy,
             learning_rate: family.learning_rate.filter(|_| takes_steps),
+            rate_edge: family.rate_edge.filter(|_| takes_steps),
             schedule: settings.schedule,
             epochs: takes_steps.then_some(settings.epochs),
+            batch: settings.batch,
+            weight_decay: settings.weight_decay,
+            keep: settings.keep,
             ema: settings.ema,
             against: against.to_owned(),
             against_epochs: other.settings.epochs,
+            rate_edge_against: other.rate_edge,
             seeds: found.pairs,
             mean_pp: 100.0 * found.mean,
             ci_low: 100.0 * found.interval[0],
@@ -293,12 +331,24 @@ impl SweepRow {
         })
     }
 
+    /// The schedule, and what else of the training is not as by default.
+    fn training(&self) -> String {
+        let usual = PostTrainOptions::default();
+        let others = [
+            (self.batch != usual.batch).then(|| format!("batch {}", self.batch)),
+            (self.weight_decay != usual.weight_decay).then(|| format!("weight decay {}", self.weight_decay)),
+            (self.keep != usual.keep).then(|| format!("{} kept", self.keep)),
+            self.ema.map(|decay| format!("ema {decay}")),
+        ];
+        std::iter::once(self.schedule.to_string()).chain(others.into_iter().flatten()).collect::<Vec<_>>().join(", ")
+    }
+
     fn cells(&self) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let p = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.4}")));
         let rate = match (self.epochs, self.learning_rate) {
             (None, _) => "-".to_owned(),
-            (_, None) => "tuned".to_owned(),
+            (_, None) => self.rate_edge.map_or("tuned".to_owned(), |edge| format!("tuned ({} tried)", edge.name())),
             (_, Some(rate)) => format!("{rate:e}"),
         };
         let targets = match (self.margin, self.targets) {
@@ -319,9 +369,13 @@ impl SweepRow {
             targets,
             rate,
             or_dash(self.epochs.map(|epochs| epochs.to_string())),
+            or_dash(self.epochs.map(|_| self.training())),
             match self.against.as_str() {
                 "plain" => self.against.clone(),
-                name => format!("{name}, {} epochs", self.against_epochs),
+                name => {
+                    let edge = self.rate_edge_against.map(|edge| format!(" ({} rate tried)", edge.name()));
+                    format!("{name}, {} epochs{}", self.against_epochs, edge.unwrap_or_default())
+                }
             },
             self.seeds.to_string(),
             format!("{:+.3}", self.mean_pp),
@@ -332,8 +386,8 @@ impl SweepRow {
             p(self.p_wilcoxon),
             p(self.p_wilcoxon_holm),
             or_dash(self.d_z.map(|d_z| format!("{d_z:+.2}"))),
-            format!("{:.3} %", 100.0 * self.accuracy),
-            format!("{:.3} %", 100.0 * self.accuracy_against),
+            format!("{:.3}", 100.0 * self.accuracy),
+            format!("{:.3}", 100.0 * self.accuracy_against),
             format!("{:.1}", self.seconds),
             format!("{:.1}", self.seconds_against),
         ]

@@ -175,14 +175,14 @@ impl<T: Real> DifferentiableOperator<T> for Conv2dReverse<T> {
     }
 
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
-        expect_batch(&self.name, "at", pass.at, (self.in_shape().len(), pass.at.ncols()))?;
+        expect_batch(&self.name, "at", pass.at, (self.in_shape().len(), pass.tangent_in.ncols()))?;
         self.check_pair(("tangent_in", pass.tangent_in), ("tangent_out", pass.tangent_out.as_ref()))?;
         let batch = MapBatch { input: pass.tangent_in, output: pass.tangent_out };
         self.map.apply(batch, None, par, stack).map_err(InverseError::in_layer(&self.name))
     }
 
     fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
-        expect_batch(&self.name, "at", pass.at, (self.in_shape().len(), pass.at.ncols()))?;
+        expect_batch(&self.name, "at", pass.at, (self.in_shape().len(), pass.cotangent_out.ncols()))?;
         self.check_pair(("cotangent_in", pass.cotangent_in.as_ref()), ("cotangent_out", pass.cotangent_out))?;
         let batch = MapBatch { input: pass.cotangent_out, output: pass.cotangent_in };
         self.map.apply_transposed(batch, par, stack).map_err(InverseError::in_layer(&self.name))

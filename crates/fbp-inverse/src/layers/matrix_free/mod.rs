@@ -94,9 +94,11 @@ pub(super) fn reverse_in_boxes<T: Real>(
         let mut report = ReverseReport { samples: pass.batch(), rank: rows.min(cols), ..ReverseReport::default() };
         let mut memory = MemBuffer::new(map.scratch());
         let mut solver = Solver::new(map, scale);
+        let mut wide = Wide::default();
         for index in 0..pass.batch() {
             let (sample, mut target) = sample_of(&mut pass, index);
-            let outcome = reverse_sample(&mut solver, (&sample, &mut target), index, &mut report, &mut memory)?;
+            let outcome =
+                reverse_sample(&mut solver, &mut wide, (&sample, &mut target), index, &mut report, &mut memory)?;
             account(&mut report, &sample, &mut target, outcome);
         }
         Ok(report)
@@ -105,8 +107,33 @@ pub(super) fn reverse_in_boxes<T: Real>(
     for_each_part(pass, StackReq::EMPTY, par, stack, &run, &merge)
 }
 
+/// A sample in `f64`, in vectors that the next one uses again.
+#[derive(Debug, Default)]
+struct Wide {
+    start: Vec<f64>,
+    image: Vec<f64>,
+    lower: Vec<f64>,
+    upper: Vec<f64>,
+}
+
+impl Wide {
+    fn take<T: Real>(&mut self, sample: &Sample<'_, T>) {
+        let parts = [
+            (&mut self.start, sample.observed_in),
+            (&mut self.image, sample.observed_out),
+            (&mut self.lower, sample.lower),
+            (&mut self.upper, sample.upper),
+        ];
+        for (to, from) in parts {
+            to.clear();
+            to.extend(from.iter().map(|value| value.to_f64()));
+        }
+    }
+}
+
 fn reverse_sample<T: Real, M: LinearMap>(
     solver: &mut Solver<'_, M>,
+    wide: &mut Wide,
     (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
     index: usize,
     report: &mut ReverseReport,
@@ -121,19 +148,16 @@ fn reverse_sample<T: Real, M: LinearMap>(
         keep(target);
         return Ok(Outcome { violation: T::ZERO, tolerance: T::ZERO });
     }
-    let wide = |values: &[T]| -> Vec<f64> { values.iter().map(|v| v.to_f64()).collect() };
-    let (start, image) = (wide(sample.observed_in), wide(sample.observed_out));
-    let (lower, upper) = (wide(sample.lower), wide(sample.upper));
+    wide.take(sample);
+    let Wide { start, image, lower, upper } = &*wide;
     let bounds = (sample.in_range.lower.to_f64(), sample.in_range.upper.to_f64());
     let problem = Problem {
-        start: &start,
-        image: &image,
-        lower: &lower,
-        upper: &upper,
+        start,
+        image,
+        lower,
+        upper,
         bounds,
-        tolerance: T::EPSILON.to_f64()
-            * 16.0
-            * (solver.scale.largest_row * norm(&start) + reach(&image, &lower, &upper)),
+        tolerance: T::EPSILON.to_f64() * 16.0 * (solver.scale.largest_row * norm(start) + reach(image, lower, upper)),
         precision: T::EPSILON.to_f64(),
     };
     let stack = MemStack::new(memory);

@@ -85,6 +85,18 @@ fn periodic_inverses_serve_where_the_border_is_hard() {
 }
 
 #[test]
+fn how_long_calls_may_iterate_does_not_change_what_is_factored() {
+    let mut rng = crate::testkit::rng(2);
+    let case = Case::new(Conv2dParams::new(FeatureShape::image(4, 9, 9), 2, [3, 3]), false, &mut rng);
+    let hasty = ConvSolveParams::new().mode(ConvMode::Exact).max_iters(1).check().unwrap();
+    let plan = case.plan::<f64>(&hasty, ConvRecipe::Boundary);
+    assert_eq!(plan.recipe(), ConvRecipe::Boundary);
+    let patient = plan.with_config(&exact());
+    let batch = Batch::<f64>::random(&case, &case.dense(), 1, &mut rng);
+    assert_eq!(batch.solve(&patient, Par::Seq).unwrap().1.stop, StopReason::Converged);
+}
+
+#[test]
 fn nearly_singular_square_layers_are_solved() {
     // Orthonormal kernels, whose matrix at some frequencies is nearly singular: `A Aᵀ` is singular to single precision.
     for seed in 0..3 {

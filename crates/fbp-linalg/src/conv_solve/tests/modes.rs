@@ -118,3 +118,24 @@ fn auto_is_exact_where_that_stays_near_and_bounded_elsewhere() {
         assert_eq!((report.side, report.unattained), (SolveSide::Nearest, 0));
     });
 }
+
+#[test]
+fn a_target_of_zero_is_met_exactly_within_any_tolerance() {
+    let mut rng = crate::testkit::rng(5);
+    for case in cases(&mut rng) {
+        let a = case.dense();
+        let oracle = Oracle::new(&a);
+        for recipe in [ConvRecipe::Boundary, ConvRecipe::Periodic, ConvRecipe::Plain, ConvRecipe::Dense] {
+            let plan = case.plan::<f64>(&config(ConvMode::Tolerance(0.1)), recipe);
+            let mut batch = Batch::<f64>::random(&case, &a, 2, &mut rng);
+            batch.target.col_mut(1).fill(0.0);
+            let (solution, report) = batch.solve(&plan, Par::Seq).unwrap();
+            let (r, d) = batch.corrections(&case, &a, &solution);
+            let missed = |d: &Mat<f64>| (&a * d - &r).col(1).norm_l2();
+            let (found, least) = (missed(&d), missed(&oracle.nearest(&r)));
+            // The solver ends at 1e-14 and an excess of ten times that, in the norm of the operator.
+            let slack = 1e-13 * oracle.condition() * r.norm_l2();
+            assert!(found <= least + slack, "{recipe:?}: {found}, least {least}, {report:?}");
+        }
+    }
+}
