@@ -242,22 +242,37 @@ fn the_summary_compares_by_seed_and_takes_the_learning_rate_that_validates_best(
     world.ok("sweep --summary out");
     assert_eq!(fs::read(world.path("out/summary.json")).unwrap(), before);
     world.fails("sweep --summary data", &["no runs of a sweep", "fbp sweep --config"]);
+}
 
-    // Another embedding is another way of training, and not the same runs once more.
-    let copy = |mut record: Value, name: &str, key: &str, value: &str| {
+#[test]
+fn different_runs_are_not_mixed() {
+    let description = r#"
+data = { name = "idx:data", classes = 3 }
+model = "small.toml"
+seeds = [1, 2]
+starts = [{ name = "short", epochs = 1, batch = 32 }]
+runs = [{ mode = "joint", stage = "out", alpha = [0, 0.3], epochs = 1, batch = 32 }]
+"#;
+    let world = world(description);
+    world.ok(&format!("{RUN} out"));
+    let rows = world.json("out/summary.json").as_array().unwrap().len();
+    let joint: Vec<_> =
+        records(&world, "out", "short").into_iter().filter(|record| record["settings"]["alpha"] == 0.3).collect();
+    assert_eq!(joint.len(), 2);
+    let copy = |record: &Value, name: &str, key: &str, value: &str| {
+        let mut record = record.clone();
         record["settings"][key] = value.into();
         fs::write(world.path(&format!("out/runs/short/post-train_{name}.json")), record.to_string()).unwrap();
     };
-    let margin = |seed| select("joint", "out", Some(0.3), Some(0.0), seed)[0].clone();
-    for seed in [1, 2] {
-        copy(margin(seed), &format!("other{seed}"), "embedding", "one-hot");
-    }
+    // Another embedding is another way of training, and not the same runs once more.
+    copy(&joint[0], "other0", "embedding", "one-hot");
+    copy(&joint[1], "other1", "embedding", "one-hot");
     world.ok("sweep --summary out");
-    let more = world.json("out/summary.json").as_array().unwrap().len();
-    assert_eq!(more, rows.as_array().unwrap().len() + ["plain", "tuned"].len());
+    assert_eq!(world.json("out/summary.json").as_array().unwrap().len(), 2 * rows);
     // Runs from a start that was changed are not mixed with the others.
-    copy(margin(1), "changed", "checkpoint_sha256", &"0".repeat(64));
-    world.fails("sweep --summary out", &["short", "other settings", "start of seed 1", "000000000000…"]);
+    copy(&joint[0], "changed", "checkpoint_sha256", &"0".repeat(64));
+    let seed = format!("start of seed {}", joint[0]["settings"]["seed"]);
+    world.fails("sweep --summary out", &["short", "other settings", &seed, "000000000000…"]);
 }
 
 #[test]
