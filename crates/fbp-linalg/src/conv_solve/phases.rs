@@ -23,7 +23,7 @@ const FORECAST_PADDED: f64 = 0.1;
 /// the forecast was that or less, without padding, condition 1e2 and 1e3: 1e-6 to 7e-6.
 const LEAST_FORECAST: f64 = 5e-6;
 /// A forecast distance this many times the bound makes the exact solution not worth computing.
-const HOPELESS: f64 = 1.2;
+const HOPELESS: f64 = 3.0;
 /// An iteration that has moved this many times its bound is given up.
 const GIVE_UP: f64 = 1.5;
 /// Relative excess over the least-squares optimum at which an exact solve ends.
