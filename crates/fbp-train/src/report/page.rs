@@ -4,6 +4,7 @@ use super::verdict::overall;
 use super::{Comparison, Runs, Study, noise, origin, repairs, targets, training};
 use crate::TrainError;
 use crate::page::{document, duration, escape, grouped, percent, push};
+use crate::statistics::Spread;
 
 /// The whole page.
 ///
@@ -50,7 +51,8 @@ fn subject_of(runs: &Runs) -> String {
 
 /// What the runs started from, as HTML.
 fn start_heading(runs: &Runs) -> String {
-    let before = runs.post_train.first().map(|run| run.test_accuracy_before);
+    let accuracies: Vec<f64> = runs.post_train.iter().map(|run| run.test_accuracy_before).collect();
+    let before = Spread::of(&accuracies).map(|spread| spread.mean);
     let before = before.or(runs.pretrain.as_ref().map(|record| record.test_accuracy));
     let accuracy = before.map(|share| format!(", {} of the test images right", percent(share, 2)));
     format!("Start: {}{}", escape(&runs.start_name()), accuracy.unwrap_or_default())
