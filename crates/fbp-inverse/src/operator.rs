@@ -160,8 +160,7 @@ impl<T: Real> ReversePass<'_, T> {
         }
         let in_layer = || InverseError::in_layer(layer.name());
         if self.in_range.is_empty() {
-            let source = LinalgError::EmptyBox { what: "in_range", row: 0, column: 0 };
-            return Err(InverseError::Solve { layer: layer.name().to_owned(), source });
+            return Err(in_layer()(LinalgError::EmptyBox { what: "in_range", row: 0, column: 0 }));
         }
         expect_finite("observed_in", self.observed_in).map_err(in_layer())?;
         expect_finite("observed_out", self.observed_out).map_err(in_layer())?;

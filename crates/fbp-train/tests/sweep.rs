@@ -269,6 +269,8 @@ runs = [{ mode = "joint", stage = "out", alpha = [0, 0.3], epochs = 1, batch = 3
     copy(&joint[1], "other1", "embedding", "one-hot");
     world.ok("sweep --summary out");
     assert_eq!(world.json("out/summary.json").as_array().unwrap().len(), 2 * rows);
+    let table = fs::read_to_string(world.path("out/summary.csv")).unwrap();
+    assert_eq!(table.matches("one-hot").count(), rows, "{table}");
     // Runs from a start that was changed are not mixed with the others.
     copy(&joint[0], "changed", "checkpoint_sha256", &"0".repeat(64));
     let seed = format!("start of seed {}", joint[0]["settings"]["seed"]);

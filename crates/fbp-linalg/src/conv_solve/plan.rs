@@ -281,9 +281,7 @@ impl<T: Real> ConvSolvePlan<T> {
         }
         match recipe {
             ConvRecipe::Dense => plan.exact = Exact::Dense(Arc::new(dense(system, par)?)),
-            ConvRecipe::Pixelwise if facts.pixelwise => {
-                plan.exact = Exact::Pixelwise(Arc::new(pixelwise(system, par)?));
-            }
+            ConvRecipe::Pixelwise => plan.exact = Exact::Pixelwise(Arc::new(pixelwise(system, par)?)),
             _ => {
                 let least = if attempt == Attempt::ShiftedEquations { EQUATIONS_SHIFT } else { 0.0 };
                 plan.prepare(whitening, &symbols, least, &fft, par)?;

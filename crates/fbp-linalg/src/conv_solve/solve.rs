@@ -98,8 +98,10 @@ impl<T: Real> ConvSolvePlan<T> {
     ///
     /// The vectors live on the stack. Modes that may regularise make factors when a shift first needs them, and share them
     /// between calls, threads and plans [with other parameters](Self::with_config): first calls may take seconds, and up to
-    /// five sets of factors of the size of the exact ones stay in memory. The report's residual is `r - A(v - v0)` with the rounded `v`, in `f64`, where `r` is the
-    /// target minus the observed output; its λ is the largest that a sample was regularised with.
+    /// five sets of factors of the size of the exact ones stay in memory.
+    ///
+    /// The report's residual is `r - A(v - v0)` with the rounded `v`, in `f64`, where `r` is the target minus the observed
+    /// output; its λ is the largest that a sample was regularised with.
     ///
     /// # Errors
     /// [`LinalgError::Shape`] and [`LinalgError::Strided`] for views of another size or layout;

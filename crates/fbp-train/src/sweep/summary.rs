@@ -13,7 +13,7 @@ use crate::json::write_json;
 use crate::post_train::{Keep, PostTrainOptions};
 use crate::record::PostTrainRecord;
 use crate::report::post_train_records;
-use crate::settings::{Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 use crate::statistics::holm;
 
 /// File name, without extension, of the comparisons of a sweep.
@@ -38,6 +38,9 @@ pub struct SweepRow {
     pub margin: Option<f64>,
     /// Kind of the targets; none without targets or at the output.
     pub targets: Option<TargetMode>,
+    /// Embedding of the label; left out for a margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
     /// In which metric they are nearest; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
@@ -159,6 +162,7 @@ fn records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
             .then(number(a.margin, b.margin))
             .then(number(a.alpha, b.alpha))
             .then((a.target_mode.map(|mode| mode as u8)).cmp(&b.target_mode.map(|mode| mode as u8)))
+            .then((a.embedding.map(|embedding| embedding as u8)).cmp(&b.embedding.map(|embedding| embedding as u8)))
             .then((a.metric as u8).cmp(&(b.metric as u8)))
             .then((a.policy as u8).cmp(&(b.policy as u8)))
             .then(number(a.ema, b.ema))
@@ -298,6 +302,7 @@ impl SweepRow {
             alpha: settings.alpha,
             margin: settings.margin,
             targets: settings.target_mode,
+            embedding: settings.embedding,
             metric: settings.metric,
             policy: settings.policy,
             learning_rate: family.learning_rate.filter(|_| takes_steps),
@@ -351,15 +356,17 @@ impl SweepRow {
             (_, None) => self.rate_edge.map_or("tuned".to_owned(), |edge| format!("tuned ({} tried)", edge.name())),
             (_, Some(rate)) => format!("{rate:e}"),
         };
-        let targets = match (self.margin, self.targets) {
-            (None, _) => "-".to_owned(),
-            (_, None) => format!("output, {}", self.policy),
+        let embedding = self.embedding.map(|embedding| embedding.to_string());
+        let parts = match (self.margin, self.targets) {
+            (None, _) => [Some("-".to_owned()), None, None, None],
+            (_, None) => [Some("output".to_owned()), Some(self.policy.to_string()), embedding, None],
             (_, Some(mode)) => {
                 let metric = Some(self.metric.to_string()).filter(|_| !self.metric.is_euclidean());
                 let policy = Some(self.policy.to_string()).filter(|_| self.policy != TargetPolicy::Static);
-                [Some(mode.to_string()), metric, policy].into_iter().flatten().collect::<Vec<_>>().join(", ")
+                [Some(mode.to_string()), metric, policy, embedding]
             }
         };
+        let targets = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
         vec![
             self.start.clone(),
             self.mode.to_string(),
