@@ -244,7 +244,7 @@ fn side(grid: &Grid, near: End) -> Option<usize> {
     let sites = grid.sites(near);
     let side = SIDE * grid.reach().into_iter().max()?;
     let some = sites.missing.len() < sites.planes * grid.cells();
-    (some && grid.boundary() > 0 && sites.planes * side * side <= ORDER_LIMIT).then_some(side)
+    (some && grid.missing() > 0 && sites.planes * side * side <= ORDER_LIMIT).then_some(side)
 }
 
 impl Class<f64> {
@@ -285,23 +285,11 @@ impl<P: Real> Class<P> {
 mod tests {
     use super::super::cg::Pair;
     use super::super::plan::symbols;
-    use super::super::tests::random_params;
+    use super::super::tests::{random_params, shifted_gram};
     use super::*;
     use crate::FeatureShape;
-    use crate::conv2d::naive::NaiveConv2d;
-    use crate::conv2d::{Conv2d, Conv2dGeometry, Conv2dParams};
+    use crate::conv2d::{Conv2d, Conv2dParams};
     use crate::testkit::{for_seeds, normal_vec};
-
-    /// `B Bᵀ + shift` from the definition of the convolution.
-    fn system(g: &Conv2dGeometry, weight: &[f64], near: End, shift: f64) -> Mat<f64> {
-        let (n, m) = (g.in_len(), g.out_len());
-        let unit: Vec<f64> = (0..n * n).map(|at| f64::from(at / n == at % n)).collect();
-        let images = NaiveConv2d::new(*g).forward(&unit, weight, None);
-        let a = Mat::from_fn(m, n, |i, j| images[j * m + i]);
-        let gram = if near == End::Output { &a * a.transpose() } else { a.transpose() * &a };
-        let order = gram.nrows();
-        gram + shift * Mat::<f64>::identity(order, order)
-    }
 
     fn classes(border: &Border) -> Vec<(Mat<f64>, &[u32])> {
         fn wide<P: Real>(class: &Class<P>) -> (Mat<f64>, &[u32]) {
@@ -322,7 +310,7 @@ mod tests {
         let fft = PlaneFft::new(grid.size());
         let symbols = symbols(&pair, &grid, &pair.weight, &fft);
         let Some(border) = Border::new(&grid, near, &symbols, 0.5, &fft, Par::Seq) else { return 0 };
-        let whole = system(&geometry, &pair.weight, near, 0.5);
+        let whole = shifted_gram(&geometry, &pair.weight, near, 0.5);
         let mut count = 0;
         for (inverse, entries) in classes(&border) {
             let order = inverse.nrows();

@@ -291,7 +291,7 @@ where
             (norm(one.y), rest.sqrt())
         };
         let (start, wanted, in_unknowns) = (state.start, state.wanted, self.in_unknowns);
-        Moment { shift, energy, residual: norm(one.res), start, distance, misfit, wanted, in_unknowns }
+        Moment { shift, energy, residual: norm(one.res), start, distance, misfit, wanted, foreseen: 0.0, in_unknowns }
     }
 
     /// Judges the sample; if it goes on, `p <- z + β p` and `old <- res`.
@@ -301,7 +301,10 @@ where
             return;
         }
         let product = dot(one.res, one.z);
-        let now = self.moment(&one, product.max(0.0).sqrt());
+        let mut now = self.moment(&one, product.max(0.0).sqrt());
+        if one.states[0].iters == 0 && !self.goes_on {
+            now.foreseen = if self.in_unknowns { norm(one.z) } else { now.energy };
+        }
         let Panel { states, x, p, z, res, old, .. } = one;
         let state = &mut states[0];
         let verdict = state.goal.judge(&now);

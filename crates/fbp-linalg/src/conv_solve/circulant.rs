@@ -1,12 +1,13 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
 use faer::mat::AsMatMut;
-use faer::{Mat, MatMut, Par};
+use faer::{MatMut, Par};
 use rustfft::num_complex::Complex;
 
-use super::boundary::Boundary;
+use super::boundary::{Boundary, Solved};
 use super::fft::{PlaneFft, Precision};
 use super::grid::{End, Grid, NOWHERE};
+use super::strips::Spectra;
 use super::symbol::{C64, Symbol};
 use super::symmetric::{symmetric_scratch, symmetric_times};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
@@ -20,6 +21,9 @@ use crate::{LinalgError, Real};
 /// w0 = T⁻¹ r,   [u; v] = S⁻¹ [-(w0)_N; -(Mᴴ w0)_F],   w = R (w0 + T⁻¹ (u + M v))
 /// ```
 ///
+/// Where whole missing rows are eliminated, `S` is solved in blocks: sources on these rows take away what `w` has there,
+/// frequency by frequency; then those on the other missing sites, and once more those on the rows, for what that brings.
+///
 /// # Source
 /// Own derivation: the conditions `w_N = 0` and `v = (Mᴴ w)_F` turn the periodic inverse into that of `B Bᵀ + shift·I`.
 #[derive(Clone, Debug)]
@@ -27,8 +31,26 @@ pub(super) struct Circulant<P: Precision> {
     fft: PlaneFft<P>,
     groups: Vec<Group<P>>,
     near_len: usize,
-    /// Order of the boundary matrices; 0 without them.
+    /// What of the boundary is taken into account.
+    reach: Reach,
+}
+
+/// What the boundary adds to a periodic inverse.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reach {
+    /// Whether the far field is transformed.
+    far: bool,
+    /// Missing rows that are eliminated by frequency.
+    lines: usize,
+    /// Most missing sites that are not eliminated so.
     order: usize,
+}
+
+impl Reach {
+    fn of(grid: &Grid, near: End) -> Self {
+        let far = !grid.sites(opposite(near)).missing.is_empty();
+        Self { far, lines: grid.lines(), order: grid.missing() }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -37,8 +59,7 @@ struct Group<P> {
     inverse: Vec<Complex<P>>,
     /// `M`, `[near][far][frequency]`; only with a boundary.
     symbol: Vec<Complex<P>>,
-    /// `S⁻¹`.
-    boundary: Option<Mat<P>>,
+    boundary: Option<Solved<P>>,
 }
 
 fn narrow<P: Real>(values: &[C64], factor: f64) -> Vec<Complex<P>> {
@@ -62,7 +83,12 @@ impl<P: Precision> Circulant<P> {
             boundary: None,
         };
         let near_len = grid.sites(near).len();
-        Self { fft: PlaneFft::new(grid.size()), groups: groups.iter().map(group).collect(), near_len, order: 0 }
+        Self {
+            fft: PlaneFft::new(grid.size()),
+            groups: groups.iter().map(group).collect(),
+            near_len,
+            reach: Reach::default(),
+        }
     }
 
     /// The inverse with the boundary taken into account.
@@ -77,10 +103,10 @@ impl<P: Precision> Circulant<P> {
         par: Par,
     ) -> Result<Self, LinalgError> {
         let mut plan = Self::periodic(grid, near, groups);
-        plan.order = grid.boundary();
-        if plan.order == 0 {
+        if grid.missing() == 0 {
             return Ok(plan);
         }
+        plan.reach = Reach::of(grid, near);
         let far = opposite(near);
         for (group, parts) in plan.groups.iter_mut().zip(groups) {
             let boundary = Boundary {
@@ -92,23 +118,23 @@ impl<P: Precision> Circulant<P> {
                 fft,
             };
             group.symbol = narrow(&parts.symbol.values, 1.0);
-            group.boundary = Some(boundary.inverse(par)?);
+            group.boundary = Some(boundary.solve(par)?);
         }
         Ok(plan)
     }
 
     fn fields_scratch(&self, grid: &Grid, near: End) -> StackReq {
-        fields_scratch(&self.fft, self.order, (grid, near))
+        fields_scratch(&self.fft, self.reach, (grid, near))
     }
 
     /// Workspace of [`apply`](Self::apply) for `batch` samples.
     pub(super) fn scratch(&self, grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
-        scratch(&self.fft, self.order, (grid, near), batch, par)
+        scratch(&self.fft, self.reach, (grid, near), batch, par)
     }
 
     /// The same for a plan with a boundary matrix that is not there yet.
     pub(super) fn scratch_of(grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
-        scratch(&PlaneFft::<P>::new(grid.size()), grid.boundary(), (grid, near), batch, par)
+        scratch(&PlaneFft::<P>::new(grid.size()), Reach::of(grid, near), (grid, near), batch, par)
     }
 
     /// `z <- (B Bᵀ + shift)⁻¹ r` for every sample, exactly or nearly.
@@ -117,33 +143,35 @@ impl<P: Precision> Circulant<P> {
         let sample = self.near_len * self.groups.len();
         let Apply { r, z } = pass;
         for (index, group) in self.groups.iter().enumerate() {
-            let (mut edge, stack) = temp_mat_zeroed::<P, _, _>(self.order, batch, stack);
-            let (mut inner, stack) = temp_mat_zeroed::<P, _, _>(self.order, batch, stack);
-            let (mut edge, mut inner) = (edge.as_mat_mut(), inner.as_mat_mut());
+            let (mut edge, stack) = temp_mat_zeroed::<P, _, _>(self.reach.order, batch, stack);
+            let (mut inner, stack) = temp_mat_zeroed::<P, _, _>(self.reach.order, batch, stack);
+            let (mut edge, inner) = (edge.as_mat_mut(), inner.as_mat_mut());
             let work = Work { plan: self, group, grid, near, offset: index * self.near_len, sample };
             let part = self.fields_scratch(grid, near);
             let first = Stage { r, z: &mut *z, edge: edge.as_mut(), sample };
             for_each_part(first, part, par, stack, &|stage, stack| work.first(stage, stack), &|(), ()| ());
-            let Some(matrix) = &group.boundary else { continue };
-            symmetric_times(matrix.as_ref(), edge.as_ref(), inner.as_mut(), par, stack);
+            let Some(solved) = group.boundary.as_ref().filter(|solved| solved.rest.nrows() > 0) else { continue };
+            let (edge, mut inner) = (edge.subrows(0, solved.rest.nrows()), inner.subrows_mut(0, solved.rest.nrows()));
+            symmetric_times(solved.rest.as_ref(), edge, inner.as_mut(), par, stack);
             let second = Stage { r, z: &mut *z, edge: inner, sample };
             for_each_part(second, part, par, stack, &|stage, stack| work.second(stage, stack), &|(), ()| ());
         }
     }
 }
 
-fn fields_scratch<P: Precision>(fft: &PlaneFft<P>, order: usize, (grid, near): (&Grid, End)) -> StackReq {
+fn fields_scratch<P: Precision>(fft: &PlaneFft<P>, reach: Reach, (grid, near): (&Grid, End)) -> StackReq {
     let (p, q) = (grid.sites(near).planes, grid.sites(opposite(near)).planes);
-    let q = if order > 0 { q } else { 0 };
+    let q = if reach.far { q } else { 0 };
     let (cells, freqs) = (fft.plane_len(), fft.spectrum_len());
-    let spectra = StackReq::new::<Complex<P>>((2 * p + q) * freqs);
-    StackReq::all_of(&[StackReq::new::<P>((p + q) * cells), spectra, StackReq::new::<Complex<P>>(fft.scratch_len())])
+    let spectra = (2 * p + q) * freqs + 2 * reach.lines * fft.half();
+    let complex = StackReq::new::<Complex<P>>(spectra).and(StackReq::new::<Complex<P>>(fft.scratch_len()));
+    StackReq::new::<P>((p + q) * cells).and(complex)
 }
 
-fn scratch<P: Precision>(fft: &PlaneFft<P>, order: usize, at: (&Grid, End), batch: usize, par: Par) -> StackReq {
-    let edge = temp_mat_scratch::<P>(order, batch);
-    let inner = symmetric_scratch::<P>(order, batch, par);
-    parts_scratch(fields_scratch(fft, order, at), batch, par).or(inner).and(edge).and(edge)
+fn scratch<P: Precision>(fft: &PlaneFft<P>, reach: Reach, at: (&Grid, End), batch: usize, par: Par) -> StackReq {
+    let edge = temp_mat_scratch::<P>(reach.order, batch);
+    let inner = symmetric_scratch::<P>(reach.order, batch, par);
+    parts_scratch(fields_scratch(fft, reach, at), batch, par).or(inner).and(edge).and(edge)
 }
 
 /// The other field.
@@ -201,22 +229,28 @@ struct Fields<'a, P> {
     a: &'a mut [Complex<P>],
     b: &'a mut [Complex<P>],
     c: &'a mut [Complex<P>],
+    /// Missing rows by frequency: what is found there, and the sources that take it away.
+    found: &'a mut [Complex<P>],
+    wanted: &'a mut [Complex<P>],
     scratch: &'a mut [Complex<P>],
 }
 
 impl<P: Precision> Work<'_, P> {
     fn with_fields(&self, stack: &mut MemStack, run: impl FnOnce(Fields<'_, P>)) {
+        let Circulant { fft, reach, .. } = self.plan;
         let (p, q) = (self.grid.sites(self.near).planes, self.grid.sites(opposite(self.near)).planes);
-        let q = if self.plan.order > 0 { q } else { 0 };
-        let (cells, freqs) = (self.plan.fft.plane_len(), self.plan.fft.spectrum_len());
+        let q = if reach.far { q } else { 0 };
+        let (cells, freqs, lines) = (fft.plane_len(), fft.spectrum_len(), reach.lines * fft.half());
         let (real, complex) = (<P as Real>::ZERO, Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
         let (mut planes, stack) = stack.make_with(cells * (p + q), |_| real);
-        let (mut spectra, stack) = stack.make_with(freqs * (2 * p + q), |_| complex);
-        let (mut scratch, _) = stack.make_with(self.plan.fft.scratch_len(), |_| complex);
+        let (mut spectra, stack) = stack.make_with(freqs * (2 * p + q) + 2 * lines, |_| complex);
+        let (mut scratch, _) = stack.make_with(fft.scratch_len(), |_| complex);
         let (near, far) = planes.split_at_mut(cells * p);
         let (a, rest) = spectra.split_at_mut(freqs * p);
-        let (b, c) = rest.split_at_mut(freqs * p);
-        run(Fields { near, far, a, b, c, scratch: &mut scratch });
+        let (b, rest) = rest.split_at_mut(freqs * p);
+        let (c, rest) = rest.split_at_mut(freqs * q);
+        let (found, wanted) = rest.split_at_mut(lines);
+        run(Fields { near, far, a, b, c, found, wanted, scratch: &mut scratch });
     }
 
     fn forward(&self, planes: &mut [P], spectra: &mut [Complex<P>], scratch: &mut [Complex<P>]) {
@@ -231,11 +265,38 @@ impl<P: Precision> Work<'_, P> {
         planes.zip(spectra.chunks_exact_mut(fft.spectrum_len())).for_each(|(x, y)| fft.inverse(y, x, scratch));
     }
 
-    /// `z <- w0`, `edge <- [-(w0)_N; -(Mᴴ w0)_F]`.
+    /// The fields that belong to the sources `a`, with those on missing rows that make them vanish there: `b` of the near
+    /// field. With `far`, `c` of the far one.
+    fn solve(&self, fields: &mut Fields<'_, P>, far: bool) {
+        let (freqs, [rows, _]) = (self.plan.fft.spectrum_len(), self.grid.size());
+        let Fields { a, b, c, found, wanted, .. } = fields;
+        multiply(&self.group.inverse, a, b, freqs);
+        let strips = self.group.boundary.as_ref().and_then(|solved| solved.strips.as_ref());
+        if let Some(strips) = strips {
+            if strips.reach_far() {
+                multiply_adjoint(&self.group.symbol, b, c, freqs);
+            }
+            strips.solve(rows, Spectra { near: b, near_source: a, far: c }, found, wanted);
+            if strips.reach_far() {
+                add_product(&self.group.symbol, c, a, freqs);
+            }
+            multiply(&self.group.inverse, a, b, freqs);
+        }
+        if far {
+            multiply_adjoint(&self.group.symbol, b, c, freqs);
+        }
+    }
+
+    /// Missing sites of the near and the far field that the boundary matrix belongs to.
+    fn edges(&self) -> (&[u32], &[u32]) {
+        let sites = |end| self.group.boundary.as_ref().map_or(&[][..], |solved| solved.sites(self.grid.sites(end)));
+        (sites(self.near), sites(opposite(self.near)))
+    }
+
+    /// `z <- w`, the fields with the sources on missing rows, and `edge <- [-w_N; -(Mᴴ w)_F]` on the other missing sites.
     fn first(&self, mut stage: Stage<'_, P>, stack: &mut MemStack) {
-        let freqs = self.plan.fft.spectrum_len();
-        let (near, far) = (self.grid.sites(self.near), self.grid.sites(opposite(self.near)));
-        self.with_fields(stack, |fields| {
+        let (near, (near_edge, far_edge)) = (self.grid.sites(self.near), self.edges());
+        self.with_fields(stack, |mut fields| {
             let samples = stage.r.chunks_exact(self.sample).zip(stage.z.chunks_exact_mut(self.sample));
             for (j, (r, z)) in samples.enumerate() {
                 let (r, z) = (&r[self.offset..][..near.len()], &mut z[self.offset..][..near.len()]);
@@ -244,21 +305,16 @@ impl<P: Precision> Work<'_, P> {
                     fields.near[at as usize] = <P as Real>::from_f64(r);
                 }
                 self.forward(fields.near, fields.a, fields.scratch);
-                multiply(&self.group.inverse, fields.a, fields.b, freqs);
-                if let Some(edge) = self.group.boundary.as_ref().map(|_| &mut stage.edge) {
-                    if !far.missing.is_empty() {
-                        multiply_adjoint(&self.group.symbol, fields.b, fields.c, freqs);
-                        self.inverse(fields.c, fields.far, fields.scratch);
-                        for (i, &at) in far.missing.iter().enumerate() {
-                            edge[(near.missing.len() + i, j)] = -fields.far[at as usize];
-                        }
+                self.solve(&mut fields, !far_edge.is_empty());
+                if !far_edge.is_empty() {
+                    self.inverse(fields.c, fields.far, fields.scratch);
+                    for (i, &at) in far_edge.iter().enumerate() {
+                        stage.edge[(near_edge.len() + i, j)] = -fields.far[at as usize];
                     }
-                    self.inverse(fields.b, fields.near, fields.scratch);
-                    for (i, &at) in near.missing.iter().enumerate() {
-                        edge[(i, j)] = -fields.near[at as usize];
-                    }
-                } else {
-                    self.inverse(fields.b, fields.near, fields.scratch);
+                }
+                self.inverse(fields.b, fields.near, fields.scratch);
+                for (i, &at) in near_edge.iter().enumerate() {
+                    stage.edge[(i, j)] = -fields.near[at as usize];
                 }
                 for (&at, z) in near.index.iter().zip(z) {
                     *z = if at == NOWHERE { 0.0 } else { fields.near[at as usize].to_f64() };
@@ -267,26 +323,26 @@ impl<P: Precision> Work<'_, P> {
         });
     }
 
-    /// `z += R T⁻¹ (u + M v)`.
+    /// `z += R T⁻¹ (u + M v)`, with what keeps the fields at zero on missing rows.
     fn second(&self, stage: Stage<'_, P>, stack: &mut MemStack) {
         let freqs = self.plan.fft.spectrum_len();
-        let (near, far) = (self.grid.sites(self.near), self.grid.sites(opposite(self.near)));
-        self.with_fields(stack, |fields| {
+        let (near, (near_edge, far_edge)) = (self.grid.sites(self.near), self.edges());
+        self.with_fields(stack, |mut fields| {
             for (j, z) in stage.z.chunks_exact_mut(self.sample).enumerate() {
                 fields.near.fill(<P as Real>::ZERO);
-                for (i, &at) in near.missing.iter().enumerate() {
+                for (i, &at) in near_edge.iter().enumerate() {
                     fields.near[at as usize] = stage.edge[(i, j)];
                 }
                 self.forward(fields.near, fields.a, fields.scratch);
-                if !far.missing.is_empty() {
+                if !far_edge.is_empty() {
                     fields.far.fill(<P as Real>::ZERO);
-                    for (i, &at) in far.missing.iter().enumerate() {
-                        fields.far[at as usize] = stage.edge[(near.missing.len() + i, j)];
+                    for (i, &at) in far_edge.iter().enumerate() {
+                        fields.far[at as usize] = stage.edge[(near_edge.len() + i, j)];
                     }
                     self.forward(fields.far, fields.c, fields.scratch);
                     add_product(&self.group.symbol, fields.c, fields.a, freqs);
                 }
-                multiply(&self.group.inverse, fields.a, fields.b, freqs);
+                self.solve(&mut fields, false);
                 self.inverse(fields.b, fields.near, fields.scratch);
                 for (&at, z) in near.index.iter().zip(&mut z[self.offset..]).filter(|(at, _)| **at != NOWHERE) {
                     *z += fields.near[at as usize].to_f64();
@@ -297,7 +353,7 @@ impl<P: Precision> Work<'_, P> {
 }
 
 /// `y <- H x`, `H` of as many rows as `y` has spectra.
-fn multiply<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
+pub(super) fn multiply<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
     y.fill(Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
     add_product(h, x, y, freqs);
 }

@@ -226,7 +226,7 @@ mod tests {
                 })
                 .collect();
             let eigen = Eigen::new(&pair, Par::Seq).unwrap();
-            let goal = Goal::Fixed { tolerance: 1.0, excess: 1.0, give_up: 1.0 };
+            let goal = Goal::within(1.0, 1.0);
             let mut memory = MemBuffer::new(Eigen::scratch(order, 3));
             let mut z = vec![f64::NAN; 3 * order];
             let states = shifts.map(|shift| State::new(goal, shift));

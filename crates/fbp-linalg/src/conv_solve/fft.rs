@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use faer::Mat;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 use rustfft::num_complex::Complex;
 use rustfft::{Fft, FftNum, FftPlanner};
@@ -7,9 +8,22 @@ use rustfft::{Fft, FftNum, FftPlanner};
 use crate::Real;
 
 /// Scalars that the transforms work in.
-pub(super) trait Precision: Real + FftNum {}
-impl Precision for f32 {}
-impl Precision for f64 {}
+pub(super) trait Precision: Real + FftNum {
+    /// Rounds a matrix.
+    fn rounded(matrix: Mat<f64>) -> Mat<Self>;
+}
+
+impl Precision for f32 {
+    fn rounded(matrix: Mat<f64>) -> Mat<f32> {
+        Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] as f32)
+    }
+}
+
+impl Precision for f64 {
+    fn rounded(matrix: Mat<f64>) -> Mat<f64> {
+        matrix
+    }
+}
 
 /// Two-dimensional Fourier transform of real planes of one size.
 ///
@@ -53,6 +67,11 @@ impl<P: Precision> PlaneFft<P> {
         self.half * self.rows
     }
 
+    /// Frequencies along the rows.
+    pub(super) fn half(&self) -> usize {
+        self.half
+    }
+
     /// Cells of one plane.
     pub(super) fn plane_len(&self) -> usize {
         self.rows * self.cols
@@ -73,6 +92,11 @@ impl<P: Precision> PlaneFft<P> {
             spectrum[r..].iter_mut().step_by(self.rows).zip(line.iter()).for_each(|(to, from)| *to = *from);
         }
         self.along_cols.process_with_scratch(spectrum, scratch);
+    }
+
+    /// Transforms spectra back along their columns only; the result is `rows` times the spectra along the rows.
+    pub(super) fn inverse_along_columns(&self, spectra: &mut [Complex<P>]) {
+        self.back_cols.process(spectra);
     }
 
     /// Transforms a spectrum back, whose values are lost; the result is `rows·cols` times the plane.

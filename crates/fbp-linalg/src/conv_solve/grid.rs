@@ -61,6 +61,15 @@ impl Axis {
     }
 }
 
+/// Rows and columns of a grid, and the cell that belongs to a row and a column of the image.
+fn sides([rows, cols]: &[Axis; 2], turned: bool) -> [usize; 2] {
+    if turned { [cols.cells, rows.cells] } else { [rows.cells, cols.cells] }
+}
+
+fn cell([rows, cols]: &[Axis; 2], turned: bool, [qh, qw]: [usize; 2]) -> usize {
+    if turned { qw * rows.cells + qh } else { qh * cols.cells + qw }
+}
+
 /// Which side of a convolution a field lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -79,16 +88,23 @@ pub(super) struct Sites {
     pub(super) index: Vec<u32>,
     /// Indices that belong to no entry, in ascending order.
     pub(super) missing: Vec<u32>,
+    /// Rows of the grid whose cells are all missing, as `plane·rows + row`, in ascending order.
+    pub(super) lines: Vec<u32>,
+    /// Missing indices that lie in none of these rows, in ascending order.
+    pub(super) others: Vec<u32>,
 }
 
 impl Sites {
-    fn new(planes: usize, cells: usize, index: Vec<u32>) -> Self {
-        let mut taken = vec![false; planes * cells];
+    fn new(planes: usize, [rows, cols]: [usize; 2], index: Vec<u32>) -> Self {
+        let mut taken = vec![false; planes * rows * cols];
         for &at in index.iter().filter(|&&at| at != NOWHERE) {
             taken[at as usize] = true;
         }
-        let missing = (0..taken.len()).filter(|&at| !taken[at]).map(|at| at as u32).collect();
-        Self { planes, index, missing }
+        let missing: Vec<u32> = (0..taken.len()).filter(|&at| !taken[at]).map(|at| at as u32).collect();
+        let empty: Vec<bool> = taken.chunks_exact(cols).map(|row| !row.contains(&true)).collect();
+        let lines = (0..empty.len()).filter(|&line| empty[line]).map(|line| line as u32).collect();
+        let others = missing.iter().copied().filter(|&at| !empty[at as usize / cols]).collect();
+        Self { planes, index, missing, lines, others }
     }
 
     /// Whether every entry takes part in the convolution.
@@ -104,11 +120,15 @@ impl Sites {
 
 /// The circular normal form of one group of a convolution: `A = R_O C R_Iᵀ` with `C` circulant.
 ///
+/// The rows of the grid are the shorter of its sides, so that few sites are missing outside whole rows.
+///
 /// # Source
 /// Own derivation: polyphase decomposition of the stride, then the smallest period without wrap-around.
 #[derive(Clone, Debug)]
 pub(super) struct Grid {
     axes: [Axis; 2],
+    /// Whether rows of the grid are columns of the image.
+    turned: bool,
     pub(super) input: Sites,
     pub(super) output: Sites,
     kernel: [usize; 2],
@@ -120,6 +140,9 @@ impl Grid {
         let (shape, out) = (g.in_shape(), g.out_shape());
         let axes = [Axis::new(g, 0, (shape.height, out.height)), Axis::new(g, 1, (shape.width, out.width))];
         let [rows, cols] = &axes;
+        let turned = rows.cells > cols.cells;
+        let size = sides(&axes, turned);
+        let cell = |q| cell(&axes, turned, q);
         let cells = rows.cells * cols.cells;
         let phases = rows.phases.len() * cols.phases.len();
         let (ci, co) = (g.in_channels_per_group(), g.out_channels_per_group());
@@ -130,18 +153,18 @@ impl Grid {
         let input = each(ci, shape).map(|(c, i, j)| match (rows.pixel(i), cols.pixel(j)) {
             (Some((ph, qh)), Some((pw, qw))) => {
                 let plane = c * phases + ph * cols.phases.len() + pw;
-                (plane * cells + qh * cols.cells + qw) as u32
+                (plane * cells + cell([qh, qw])) as u32
             }
             _ => NOWHERE,
         });
-        let output = each(co, out).map(|(o, i, j)| {
-            if rows.fed[i] && cols.fed[j] { (o * cells + i * cols.cells + j) as u32 } else { NOWHERE }
-        });
+        let output = each(co, out)
+            .map(|(o, i, j)| if rows.fed[i] && cols.fed[j] { (o * cells + cell([i, j])) as u32 } else { NOWHERE });
         let (input, output) = (input.collect(), output.collect());
         Self {
-            input: Sites::new(ci * phases, cells, input),
-            output: Sites::new(co, cells, output),
+            input: Sites::new(ci * phases, size, input),
+            output: Sites::new(co, size, output),
             axes,
+            turned,
             kernel: g.kernel(),
             in_channels: ci,
         }
@@ -149,7 +172,7 @@ impl Grid {
 
     /// Rows and columns of the grid.
     pub(super) fn size(&self) -> [usize; 2] {
-        [self.axes[0].cells, self.axes[1].cells]
+        sides(&self.axes, self.turned)
     }
 
     pub(super) fn cells(&self) -> usize {
@@ -158,7 +181,8 @@ impl Grid {
 
     /// Rows and columns of cells that an output reads.
     pub(super) fn reach(&self) -> [usize; 2] {
-        [self.axes[0].reach, self.axes[1].reach]
+        let [rows, cols] = &self.axes;
+        if self.turned { [cols.reach, rows.reach] } else { [rows.reach, cols.reach] }
     }
 
     pub(super) fn sites(&self, end: End) -> &Sites {
@@ -168,9 +192,19 @@ impl Grid {
         }
     }
 
-    /// Order of the boundary system.
-    pub(super) fn boundary(&self) -> usize {
+    /// Missing sites.
+    pub(super) fn missing(&self) -> usize {
         self.input.missing.len() + self.output.missing.len()
+    }
+
+    /// Order of the boundary system that is left when whole missing rows are eliminated by frequency.
+    pub(super) fn boundary(&self) -> usize {
+        self.input.others.len() + self.output.others.len()
+    }
+
+    /// Whole missing rows.
+    pub(super) fn lines(&self) -> usize {
+        self.input.lines.len() + self.output.lines.len()
     }
 
     /// Writes the circular kernel from input plane to output channel `o` of a group with these weights
@@ -184,7 +218,8 @@ impl Grid {
         for (index, w) in weight[o * self.in_channels * kh * kw..][..self.in_channels * kh * kw].iter().enumerate() {
             let (c, k, l) = (index / (kh * kw), index / kw % kh, index % kw);
             let ((ph, qh), (pw, qw)) = (rows.tap(k), cols.tap(l));
-            planes[(c * phases + ph * cols.phases.len() + pw) * cells + qh * cols.cells + qw] += w;
+            let plane = c * phases + ph * cols.phases.len() + pw;
+            planes[plane * cells + cell(&self.axes, self.turned, [qh, qw])] += w;
         }
     }
 }

@@ -73,22 +73,23 @@ impl Ladder {
         };
         let last = self.rungs.len() - 1;
         let (mut low, mut high) = (0, last);
-        let (mut length_low, mut length_high) = (at_rung(0), at_rung(last));
+        let (mut length_low, mut length_high) = (None, at_rung(last));
         let largest = length_high;
-        if length_low >= wanted {
-            return (self.shifts[0] * length_low / wanted, largest);
-        }
         if length_high <= wanted {
             return (self.shifts[last], largest);
         }
-        while high - low > 1 {
+        while low + 1 < high {
             let middle = (low + high) / 2;
             let found = at_rung(middle);
             if found > wanted {
                 (high, length_high) = (middle, found);
             } else {
-                (low, length_low) = (middle, found);
+                (low, length_low) = (middle, Some(found));
             }
+        }
+        let length_low = length_low.unwrap_or_else(|| at_rung(low));
+        if length_low >= wanted {
+            return (self.shifts[low] * length_low / wanted, largest);
         }
         let share = (wanted / length_low).ln() / (length_high / length_low).ln();
         let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.5 };

@@ -9,8 +9,9 @@
 //! | `Plain`      | wide layers | conjugate gradients |
 //!
 //! A convolution with zero padding is a piece of a periodic one: `A = R_O C R_Iᵀ`, with `C` block-diagonal in
-//! frequency. Solving per frequency alone answers another problem; the boundary system puts that right. Everything is
-//! set up in `f64`; the iteration around the factors works in `f64`, so factors in `f32` cost no accuracy.
+//! frequency. Solving per frequency alone answers another problem; the boundary system puts that right. It is a dense one
+//! on the missing sites; whole missing rows are eliminated from it by frequency, which halves its order. Everything is set
+//! up in `f64`; the iteration around the factors works in `f64`, so factors in `f32` cost no accuracy.
 //!
 //! Regularised solutions come from eigenvalues where the operator is dense, from factors of a system shifted by nearly as
 //! much where it is large, and from periodic inverses where those serve as well.
@@ -23,6 +24,7 @@ mod cg;
 mod circulant;
 mod config;
 mod eigen;
+mod elimination;
 mod fft;
 mod goal;
 mod grid;
@@ -33,6 +35,7 @@ mod recipe;
 mod resolvent;
 mod shifted;
 mod solve;
+mod strips;
 mod symbol;
 mod symmetric;
 #[cfg(test)]

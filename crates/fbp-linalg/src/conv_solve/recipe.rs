@@ -1,3 +1,5 @@
+use super::boundary::BOUNDARY_LIMIT;
+
 /// What the choice of a method depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ConvFacts {
@@ -13,7 +15,7 @@ pub struct ConvFacts {
     pub far_planes: usize,
     /// Cells of the periodic grid.
     pub cells: usize,
-    /// Order of the boundary system of one group.
+    /// Order of the boundary system of one group, without the missing rows that are eliminated by frequency.
     pub boundary: usize,
     /// Flop of one forward and one adjoint convolution of one sample.
     pub pair_flops: f64,
@@ -42,8 +44,6 @@ pub enum ConvRecipe {
 const DENSE_LIMIT: usize = 4096;
 /// Largest longer side of a dense operator.
 const DENSE_LONG_LIMIT: usize = 8192;
-/// Largest order of a boundary system, a little more than 0.5 GiB in `f64`.
-const BOUNDARY_LIMIT: usize = 8448;
 /// Most planes for which small inverses per frequency pay.
 const PERIODIC_LIMIT: usize = 32;
 
@@ -111,7 +111,8 @@ impl ConvFacts {
     fn fourier_seconds(&self, boundary: bool) -> f64 {
         let (p, q, cells) = (self.near_planes as f64, self.far_planes as f64, self.cells as f64);
         let planes = if boundary { 4.0 * p + 2.0 * q } else { 2.0 * p };
-        let sums = if boundary { 8.0 * p * (p + q) } else { 4.0 * p * p };
+        // With a boundary the inverse is applied four times, and the symbol six times.
+        let sums = if boundary { 16.0 * p * p + 24.0 * p * q } else { 4.0 * p * p };
         self.groups as f64 * cells * (2.5 * planes * cells.log2().max(1.0) + sums) / FOURIER_RATE
     }
 }
@@ -124,7 +125,7 @@ impl ConvRecipe {
     ///
     /// // 8 -> 4 channels, kernel 5, padding 2 on 64 × 64.
     /// let facts = ConvFacts {
-    ///     rows: 16384, cols: 32768, groups: 1, near_planes: 4, far_planes: 8, cells: 4356, boundary: 3120,
+    ///     rows: 16384, cols: 32768, groups: 1, near_planes: 4, far_planes: 8, cells: 4356, boundary: 1536,
     ///     pair_flops: 13.1e6, pixelwise: false, samples: 10_000,
     /// };
     /// assert_eq!(ConvRecipe::choose(&facts), ConvRecipe::Boundary);
@@ -152,7 +153,7 @@ mod tests {
             near_planes: 4,
             far_planes: 8,
             cells: 4356,
-            boundary: 3120,
+            boundary: 1536,
             pair_flops: 13.1e6,
             pixelwise: false,
             samples,

@@ -162,7 +162,7 @@ impl<T: Real> ConvSolvePlan<T> {
         let (mut done, stack) = stack.make_with(count, |_| Done::default());
         let (mut near_fields, stack) = stack.make_with(5 * count * near, zeros);
         let (mut far_fields, stack) = stack.make_with(2 * count * far, zeros);
-        let first = Goal::Fixed { tolerance: 1.0, excess: 1.0, give_up: f64::INFINITY };
+        let first = Goal::within(1.0, 1.0);
         let (mut states, stack) = stack.make_with(count, |_| State::new(first, 0.0));
         let mut fields =
             Fields { wanted: &mut wanted, white: &mut white, moved: &mut moved, limits: &mut limits, done: &mut done };

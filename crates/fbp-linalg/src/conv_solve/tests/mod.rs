@@ -9,6 +9,7 @@ use faer::{Mat, Par};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use super::grid::End;
 use super::{ConvRecipe, ConvSolveConfig, ConvSolvePlan, ConvSystem};
 use crate::conv2d::naive::NaiveConv2d;
 use crate::conv2d::{Conv2dGeometry, Conv2dParams};
@@ -75,6 +76,17 @@ pub(super) fn random_params(rng: &mut ChaCha8Rng) -> Conv2dParams {
             return params;
         }
     }
+}
+
+/// `B Bᵀ + shift`, `B` the map to the near field, from the definition of the convolution.
+pub(super) fn shifted_gram(g: &Conv2dGeometry, weight: &[f64], near: End, shift: f64) -> Mat<f64> {
+    let (n, m) = (g.in_len(), g.out_len());
+    let unit: Vec<f64> = (0..n * n).map(|at| f64::from(at / n == at % n)).collect();
+    let images = NaiveConv2d::new(*g).forward(&unit, weight, None);
+    let a = Mat::from_fn(m, n, |i, j| images[j * m + i]);
+    let gram = if near == End::Output { &a * a.transpose() } else { a.transpose() * &a };
+    let order = gram.nrows();
+    gram + shift * Mat::<f64>::identity(order, order)
 }
 
 /// One batch.
