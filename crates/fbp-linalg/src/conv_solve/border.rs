@@ -284,7 +284,7 @@ impl<P: Real> Class<P> {
 #[cfg(test)]
 mod tests {
     use super::super::cg::Pair;
-    use super::super::plan::symbols;
+    use super::super::symbol::symbols;
     use super::super::tests::{random_params, shifted_gram};
     use super::*;
     use crate::FeatureShape;

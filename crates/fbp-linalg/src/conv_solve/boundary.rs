@@ -91,7 +91,7 @@ pub(super) fn invert_spd(mut a: MatMut<'_, f64>, par: Par) -> Result<(), LinalgE
 /// [ q_NFᵀ -z_FF ]      N, F = missing sites of the near and the far field
 /// ```
 ///
-/// Whole missing rows are eliminated first ([`Elimination`]), which makes the rest of it half as large.
+/// Whole missing rows are eliminated first ([`Elimination`]), which makes the rest of it half as large for square images.
 ///
 /// # Source
 /// Own derivation; quasi-definite matrices: Vanderbei, *SIAM J. Optim.* 5 (1995) 100.
@@ -132,24 +132,24 @@ pub(super) struct Symbols {
 pub(super) const BOUNDARY_LIMIT: usize = 8448;
 
 /// Largest condition of the part of the system on missing rows with which they are eliminated, in roundings of the result
-/// and of the set-up. Measured for kernel 5, 64 × 64: 3 to 7 for 8 → 4 channels, 500 to 2e4 for 8 → 8 with padding 0 and 1
-/// and 5e11 with padding 2; regularised 2e6, whose factors in `f32` are as good as those without elimination.
+/// and of the set-up. Measured for kernel 5, 64 × 64, padding 2: up to 7e3 for 8 → 8 channels and 3e4 for 8 → 16, condition
+/// 1e5; 9e6 without padding, where what is left then is not definite any more.
 const RESULT_ROUNDINGS: f64 = 0.5;
 const SET_UP_ROUNDINGS: f64 = 1e-5;
 
 impl Boundary<'_> {
     /// Solves the boundary system in `f64` and rounds the result to `P`.
     ///
-    /// Missing rows are not eliminated where that part of the system alone is too ill-conditioned, as in nearly singular
-    /// square systems.
+    /// Missing rows are eliminated if that is allowed, and if their part of the system alone is not too ill-conditioned.
     ///
     /// # Errors
     /// [`LinalgError::Decomposition`] if a block is not numerically definite, or if the system is too large without
     /// elimination.
-    pub(super) fn solve<P: Precision>(&self, par: Par) -> Result<Solved<P>, LinalgError> {
+    pub(super) fn solve<P: Precision>(&self, eliminate: bool, par: Par) -> Result<Solved<P>, LinalgError> {
         let (near, far) = (self.near, self.far);
-        if !(near.lines.is_empty() && far.lines.is_empty()) {
-            match self.eliminated(par) {
+        if eliminate && !(near.lines.is_empty() && far.lines.is_empty()) {
+            let limit = (RESULT_ROUNDINGS / P::EPSILON.to_f64()).min(SET_UP_ROUNDINGS / f64::EPSILON);
+            match self.eliminated(limit, par) {
                 Ok(solved) => return Ok(solved),
                 Err(error) => tracing::debug!(%error, "conv solve: missing rows are not eliminated"),
             }
@@ -161,27 +161,32 @@ impl Boundary<'_> {
         self.whole(par)
     }
 
+    /// The same without elimination.
     pub(super) fn whole<P: Precision>(&self, par: Par) -> Result<Solved<P>, LinalgError> {
         let mut rest = self.gathered([&self.near.missing, &self.far.missing], &self.symbols());
         invert_quasi_definite(rest.as_mut(), self.near.missing.len(), par)?;
         Ok(Solved { strips: None, rest: P::rounded(rest) })
     }
 
-    fn eliminated<P: Precision>(&self, par: Par) -> Result<Solved<P>, LinalgError> {
+    /// The same with elimination, if its condition is within a limit.
+    pub(super) fn eliminated<P: Precision>(&self, limit: f64, par: Par) -> Result<Solved<P>, LinalgError> {
         let (near, far) = (self.near, self.far);
         let symbols = self.symbols();
         let mut rest = self.gathered([&near.others, &far.others], &symbols);
-        let condition = (RESULT_ROUNDINGS / P::EPSILON.to_f64()).min(SET_UP_ROUNDINGS / f64::EPSILON);
-        let inverses = Elimination::new(self, symbols).run(&mut rest, condition, par)?;
+        let inverses = Elimination::new(self, symbols).run(&mut rest, limit, par)?;
         invert_quasi_definite(rest.as_mut(), near.others.len(), par)?;
         let strips = Strips::new([&near.lines, &far.lines], self.size, &inverses);
         Ok(Solved { strips: Some(strips), rest: P::rounded(rest) })
     }
 
     fn symbols(&self) -> Symbols {
+        let t = self.inverse.to_vec();
+        if self.far.missing.is_empty() {
+            return Symbols { t, q: Vec::new(), z: Vec::new() };
+        }
         let q = self.symbol.solved(self.inverse);
-        let z = if self.far.missing.is_empty() { Vec::new() } else { self.symbol.complement(&q) };
-        Symbols { t: self.inverse.to_vec(), q, z }
+        let z = self.symbol.complement(&q);
+        Symbols { t, q, z }
     }
 
     /// The system on some missing sites of both fields: its lower triangle.

@@ -228,6 +228,9 @@ where
     pub(super) fn run(&self, mut panel: Panel<'_>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
         self.start(panel.by_ref(), par, stack)?;
         for _ in 0..self.max_iters {
+            if panel.states.iter().all(|state| state.stopped) {
+                return Ok(());
+            }
             (self.precondition)(panel.states, panel.res, panel.z, stack);
             self.each(panel.by_ref(), par, stack, &|one| self.direction(one));
             if panel.states.iter().all(|state| state.stopped) {
@@ -291,7 +294,7 @@ where
             (norm(one.y), rest.sqrt())
         };
         let (start, wanted, in_unknowns) = (state.start, state.wanted, self.in_unknowns);
-        Moment { shift, energy, residual: norm(one.res), start, distance, misfit, wanted, foreseen: 0.0, in_unknowns }
+        Moment { shift, energy, residual: norm(one.res), start, distance, misfit, wanted, in_unknowns }
     }
 
     /// Judges the sample; if it goes on, `p <- z + β p` and `old <- res`.
@@ -301,10 +304,7 @@ where
             return;
         }
         let product = dot(one.res, one.z);
-        let mut now = self.moment(&one, product.max(0.0).sqrt());
-        if one.states[0].iters == 0 && !self.goes_on {
-            now.foreseen = if self.in_unknowns { norm(one.z) } else { now.energy };
-        }
+        let now = self.moment(&one, product.max(0.0).sqrt());
         let Panel { states, x, p, z, res, old, .. } = one;
         let state = &mut states[0];
         let verdict = state.goal.judge(&now);
@@ -354,17 +354,31 @@ where
         }
     }
 
-    /// The residual of the shifted system from `z = B q`.
+    /// The residual of the shifted system from `z = B q`. A sample whose first step shows that its solution is too far away
+    /// stops.
+    ///
+    /// With `H = B Bᵀ`, `z` the first direction and `g` the right-hand side, `⟨z, g⟩ = ⟨Hz, x⟩ ≤ |Hz| |x|` bounds the solution
+    /// `x` from below, and `⟨z, g⟩ ≤ |Bᵀz| |Bᵀx|` the correction `Bᵀx`, whatever the preconditioner is.
     fn residual(&self, one: Panel<'_>) {
-        let Panel { states, x, p, z, res, .. } = one;
-        let (step, shift) = (states[0].step, states[0].shift);
-        if states[0].stopped {
+        let Panel { states, x, p, z, res, old, y, .. } = one;
+        let state = &mut states[0];
+        let (step, shift) = (state.step, state.shift);
+        if state.stopped {
             return;
         }
         if self.in_unknowns {
             res.iter_mut().zip(z.iter().zip(&*x)).for_each(|(res, (z, x))| *res = z - shift * x);
         } else {
             res.iter_mut().zip(z.iter().zip(&*p)).for_each(|(res, (z, p))| *res -= step * (z + shift * p));
+        }
+        if state.iters == 1 && !self.goes_on && shift == 0.0 {
+            let least = if self.in_unknowns {
+                let image = old.iter().zip(&*res).map(|(old, res)| (old - res) * (old - res)).sum::<f64>().sqrt();
+                step * state.product / image
+            } else {
+                norm(y)
+            };
+            state.stopped = state.goal.gives_up(least);
         }
     }
 }

@@ -73,6 +73,11 @@ pub(super) struct GroupParts<'a> {
     pub(super) inverse: &'a [C64],
 }
 
+fn boundary<'a>(grid: &'a Grid, near: End, parts: &GroupParts<'a>, fft: &'a PlaneFft<f64>) -> Boundary<'a> {
+    let (symbol, inverse, far) = (parts.symbol, parts.inverse, opposite(near));
+    Boundary { symbol, inverse, near: grid.sites(near), far: grid.sites(far), size: grid.size(), fft }
+}
+
 impl<P: Precision> Circulant<P> {
     /// The periodic inverse of every group.
     pub(super) fn periodic(grid: &Grid, near: End, groups: &[GroupParts<'_>]) -> Self {
@@ -91,14 +96,20 @@ impl<P: Precision> Circulant<P> {
         }
     }
 
-    /// The inverse with the boundary taken into account.
+    /// Whether missing rows are eliminated from a boundary system.
+    pub(super) fn eliminates(&self) -> bool {
+        self.groups.iter().any(|group| group.boundary.as_ref().is_some_and(|solved| solved.strips.is_some()))
+    }
+
+    /// The inverse with the boundary taken into account, with missing rows eliminated if that is allowed and goes well.
     ///
     /// # Errors
-    /// [`LinalgError::Decomposition`] if a boundary matrix is not numerically definite.
+    /// [`LinalgError::Decomposition`] if a boundary matrix is not numerically definite, or too large.
     pub(super) fn with_boundary(
         grid: &Grid,
         near: End,
         groups: &[GroupParts<'_>],
+        eliminate: bool,
         fft: &PlaneFft<f64>,
         par: Par,
     ) -> Result<Self, LinalgError> {
@@ -107,18 +118,9 @@ impl<P: Precision> Circulant<P> {
             return Ok(plan);
         }
         plan.reach = Reach::of(grid, near);
-        let far = opposite(near);
         for (group, parts) in plan.groups.iter_mut().zip(groups) {
-            let boundary = Boundary {
-                symbol: parts.symbol,
-                inverse: parts.inverse,
-                near: grid.sites(near),
-                far: grid.sites(far),
-                size: grid.size(),
-                fft,
-            };
             group.symbol = narrow(&parts.symbol.values, 1.0);
-            group.boundary = Some(boundary.solve(par)?);
+            group.boundary = Some(boundary(grid, near, parts, fft).solve(eliminate, par)?);
         }
         Ok(plan)
     }
@@ -143,16 +145,16 @@ impl<P: Precision> Circulant<P> {
         let sample = self.near_len * self.groups.len();
         let Apply { r, z } = pass;
         for (index, group) in self.groups.iter().enumerate() {
-            let (mut edge, stack) = temp_mat_zeroed::<P, _, _>(self.reach.order, batch, stack);
-            let (mut inner, stack) = temp_mat_zeroed::<P, _, _>(self.reach.order, batch, stack);
-            let (mut edge, inner) = (edge.as_mat_mut(), inner.as_mat_mut());
+            let order = group.boundary.as_ref().map_or(0, |solved| solved.rest.nrows());
+            let (mut edge, stack) = temp_mat_zeroed::<P, _, _>(order, batch, stack);
+            let (mut inner, stack) = temp_mat_zeroed::<P, _, _>(order, batch, stack);
+            let (mut edge, mut inner) = (edge.as_mat_mut(), inner.as_mat_mut());
             let work = Work { plan: self, group, grid, near, offset: index * self.near_len, sample };
             let part = self.fields_scratch(grid, near);
             let first = Stage { r, z: &mut *z, edge: edge.as_mut(), sample };
             for_each_part(first, part, par, stack, &|stage, stack| work.first(stage, stack), &|(), ()| ());
-            let Some(solved) = group.boundary.as_ref().filter(|solved| solved.rest.nrows() > 0) else { continue };
-            let (edge, mut inner) = (edge.subrows(0, solved.rest.nrows()), inner.subrows_mut(0, solved.rest.nrows()));
-            symmetric_times(solved.rest.as_ref(), edge, inner.as_mut(), par, stack);
+            let Some(solved) = group.boundary.as_ref().filter(|_| order > 0) else { continue };
+            symmetric_times(solved.rest.as_ref(), edge.as_ref(), inner.as_mut(), par, stack);
             let second = Stage { r, z: &mut *z, edge: inner, sample };
             for_each_part(second, part, par, stack, &|stage, stack| work.second(stage, stack), &|(), ()| ());
         }
@@ -268,7 +270,7 @@ impl<P: Precision> Work<'_, P> {
     /// The fields that belong to the sources `a`, with those on missing rows that make them vanish there: `b` of the near
     /// field. With `far`, `c` of the far one.
     fn solve(&self, fields: &mut Fields<'_, P>, far: bool) {
-        let (freqs, [rows, _]) = (self.plan.fft.spectrum_len(), self.grid.size());
+        let freqs = self.plan.fft.spectrum_len();
         let Fields { a, b, c, found, wanted, .. } = fields;
         multiply(&self.group.inverse, a, b, freqs);
         let strips = self.group.boundary.as_ref().and_then(|solved| solved.strips.as_ref());
@@ -276,7 +278,7 @@ impl<P: Precision> Work<'_, P> {
             if strips.reach_far() {
                 multiply_adjoint(&self.group.symbol, b, c, freqs);
             }
-            strips.solve(rows, Spectra { near: b, near_source: a, far: c }, found, wanted);
+            strips.solve(Spectra { near: b, near_source: a, far: c }, found, wanted);
             if strips.reach_far() {
                 add_product(&self.group.symbol, c, a, freqs);
             }
@@ -416,5 +418,87 @@ impl Forecast {
             square += z * z;
         }
         Self { product, square }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use faer::dyn_stack::MemBuffer;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::super::cg::Pair;
+    use super::super::symbol::symbols;
+    use super::super::tests::{random_params, shifted_gram};
+    use super::*;
+    use crate::FeatureShape;
+    use crate::conv2d::{Conv2d, Conv2dParams};
+    use crate::testkit::{for_seeds, normal_vec};
+
+    const SHIFT: f64 = 0.5;
+
+    /// Factors with missing rows eliminated, and without, against the dense system; returns the grid.
+    fn inverts<P: Precision>(params: Conv2dParams, near: End, par: Par, rng: &mut ChaCha8Rng) -> Grid {
+        let geometry = params.check().unwrap();
+        let pair = Pair { conv: Conv2d::new(geometry), weight: normal_vec(geometry.weight_len(), rng), near };
+        let (grid, batch) = (Grid::new(&geometry), 2);
+        let fft = PlaneFft::new(grid.size());
+        let symbols = symbols(&pair, &grid, &pair.weight, &fft);
+        let inverses: Vec<_> = symbols.iter().map(|symbol| symbol.gram_inverse(SHIFT).unwrap()).collect();
+        let pairs = symbols.iter().zip(&inverses);
+        let parts: Vec<_> = pairs.map(|(symbol, inverse)| GroupParts { symbol, inverse: &inverse.values }).collect();
+        let system = shifted_gram(&geometry, &pair.weight, near, SHIFT);
+        let order = system.nrows();
+        let r = normal_vec::<f64>(batch * order, rng);
+        for eliminated in [true, false] {
+            let plan = Circulant::<P>::with_boundary(&grid, near, &parts, eliminated, &fft, par).unwrap();
+            assert_eq!(plan.eliminates(), eliminated && grid.lines() > 0, "{geometry:?}");
+            let mut z = vec![f64::NAN; batch * order];
+            let mut memory = MemBuffer::new(plan.scratch(&grid, near, batch, par));
+            memory.iter_mut().for_each(|byte| {
+                byte.write(0xff);
+            });
+            plan.apply(Apply { r: &r, z: &mut z }, (&grid, near), par, MemStack::new(&mut memory));
+            // The eigenvalues lie between the shift and the norm, so that this bounds what rounding of `z` does.
+            let tol = 64.0 * P::EPSILON.to_f64() * (system.norm_l2() / SHIFT) * (order as f64).sqrt();
+            for (r, z) in r.chunks_exact(order).zip(z.chunks_exact(order)) {
+                let used = |i: &usize| grid.sites(near).index[i % grid.sites(near).len()] != NOWHERE;
+                for i in (0..order).filter(used) {
+                    let error = ((0..order).map(|j| system[(i, j)] * z[j]).sum::<f64>() - r[i]).abs();
+                    assert!(error <= tol, "{geometry:?}, {near:?}, {eliminated}: {error} above {tol}");
+                }
+            }
+        }
+        grid
+    }
+
+    #[test]
+    fn factors_are_the_inverse() {
+        let image = Conv2dParams::new(FeatureShape::image(2, 9, 14), 3, [3, 3]);
+        for_seeds(4, |rng| {
+            for near in [End::Input, End::Output] {
+                for par in [Par::Seq, Par::rayon(2)] {
+                    for params in [image, image.padding([1, 1]), image.padding([2, 0]), image.stride([2, 1])] {
+                        let grid = inverts::<f64>(params, near, par, rng);
+                        assert!(grid.lines() > 0 && grid.boundary() > 0);
+                        inverts::<f32>(params, near, par, rng);
+                    }
+                    inverts::<f64>(image.dilation([2, 3]).padding([1, 2]), near, par, rng);
+                    inverts::<f64>(random_params(rng), near, par, rng);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn the_grid_is_turned_so_that_whole_rows_are_missing() {
+        let tall = FeatureShape::image(2, 12, 7);
+        for_seeds(2, |rng| {
+            for (image, kernel) in [(tall, [4, 1]), (tall, [1, 4]), (FeatureShape::image(2, 7, 7), [1, 3])] {
+                let grid = inverts::<f64>(Conv2dParams::new(image, 3, kernel), End::Output, Par::Seq, rng);
+                assert!(grid.lines() > 0 && grid.boundary() == 0, "{kernel:?}");
+            }
+            let both = inverts::<f64>(Conv2dParams::new(tall, 2, [3, 3]), End::Input, Par::Seq, rng);
+            assert_eq!(both.size(), [7, 12]);
+        });
     }
 }

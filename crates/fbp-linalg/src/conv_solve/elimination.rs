@@ -37,6 +37,21 @@ pub(super) struct Elimination<'a> {
     distances: Vec<usize>,
 }
 
+/// Most bytes that the elimination of missing rows may take.
+const LARGEST: usize = 1 << 30;
+
+/// A measure of the condition of a matrix that the scales of its rows do not change: the largest `|S_ij| |S⁻¹_ji|`. NaN if
+/// an entry is.
+fn condition(matrix: &Mat<C64>, inverse: &Mat<C64>) -> f64 {
+    let (mut largest, mut sum) = (0.0_f64, 0.0);
+    for (i, j) in (0..matrix.nrows()).flat_map(|i| (0..matrix.ncols()).map(move |j| (i, j))) {
+        let product = (matrix[(i, j)].norm_sqr() * inverse[(j, i)].norm_sqr()).sqrt();
+        (largest, sum) = (largest.max(product), sum + product);
+    }
+    // The maximum forgets NaN, the sum does not.
+    if sum.is_finite() { largest } else { f64::NAN }
+}
+
 impl<'a> Elimination<'a> {
     pub(super) fn new(boundary: &'a Boundary<'a>, mut symbols: Symbols) -> Self {
         let [rows, cols] = boundary.size;
@@ -85,30 +100,36 @@ impl<'a> Elimination<'a> {
     /// `[frequency][line][line]`.
     ///
     /// # Errors
-    /// [`LinalgError::Decomposition`] if one of them is worse conditioned than the limit.
+    /// [`LinalgError::Decomposition`] if one of them is worse conditioned than the limit, or if this takes too much memory.
     pub(super) fn run(self, rest: &mut Mat<f64>, limit: f64, par: Par) -> Result<Vec<C64>, LinalgError> {
         let (h, count, cols) = (self.missing.len(), self.lanes.len(), self.boundary.size[1]);
         let half = cols / 2 + 1;
+        let bytes = 16 * (h * h * half + count * count) + 8 * count * count * self.distances.len();
+        if bytes > LARGEST {
+            return Err(failed(format!("{h} missing rows and {count} others would take {bytes} bytes to eliminate")));
+        }
         // `[lane][distance][lane]`.
         let mut taken = vec![0.0; count * self.distances.len() * count];
-        let mut inverses = Vec::with_capacity(h * h * half);
-        let mut product = Mat::<C64>::zeros(count, count);
+        let (mut inverses, mut worst) = (Vec::with_capacity(h * h * half), 0.0_f64);
+        let (mut solved, mut product) = (Mat::<C64>::zeros(h, count), Mat::<C64>::zeros(count, count));
         for frequency in 0..half {
             let system = Mat::from_fn(h, h, |i, j| self.entry(self.missing[i], self.missing[j], frequency));
             let inverse = system.partial_piv_lu().inverse();
-            let condition = system.norm_max() * inverse.norm_max();
+            let condition = condition(&system, &inverse);
             if condition.is_nan() || condition > limit {
                 return Err(failed(format!("condition {condition:.1e} on missing rows at frequency {frequency}")));
             }
+            worst = worst.max(condition);
             inverses.extend((0..h * h).map(|at| inverse[(at / h, at % h)]));
             if count > 0 {
                 let coupling = Mat::from_fn(h, count, |i, j| self.entry(self.missing[i], self.lanes[j], frequency));
-                let solved = &inverse * &coupling;
                 let one = C64 { re: 1.0, im: 0.0 };
+                matmul(solved.as_mut(), Accum::Replace, inverse.as_ref(), coupling.as_ref(), one, par);
                 matmul(product.as_mut(), Accum::Replace, coupling.adjoint(), solved.as_ref(), one, par);
                 self.add(product.as_ref(), frequency, &mut taken, par);
             }
         }
+        tracing::debug!(h, count, worst, "conv solve: missing rows are eliminated");
         self.subtract(&taken, rest);
         Ok(inverses)
     }
@@ -151,77 +172,20 @@ impl<'a> Elimination<'a> {
 
 #[cfg(test)]
 mod tests {
-    use faer::dyn_stack::{MemBuffer, MemStack};
-    use rand_chacha::ChaCha8Rng;
-
     use super::super::cg::Pair;
-    use super::super::circulant::{Apply, Circulant, GroupParts};
-    use super::super::fft::{PlaneFft, Precision};
-    use super::super::grid::{End, Grid, NOWHERE};
-    use super::super::plan::symbols;
-    use super::super::tests::{random_params, shifted_gram};
+    use super::super::circulant::opposite;
+    use super::super::fft::PlaneFft;
+    use super::super::grid::{End, Grid, Sites};
+    use super::super::symbol::symbols;
+    use super::super::tests::random_params;
     use super::*;
-    use crate::FeatureShape;
-    use crate::conv2d::{Conv2d, Conv2dParams};
+    use crate::conv2d::Conv2d;
     use crate::testkit::{for_seeds, normal_vec};
 
-    const SHIFT: f64 = 0.5;
-
-    /// Solves with and without elimination and compares the products with the dense system; returns the number of lines and of
-    /// other missing sites.
-    fn inverts<P: Precision>(params: Conv2dParams, near: End, par: Par, rng: &mut ChaCha8Rng) -> [usize; 2] {
-        let geometry = params.check().unwrap();
-        let pair = Pair { conv: Conv2d::new(geometry), weight: normal_vec(geometry.weight_len(), rng), near };
-        let (grid, batch) = (Grid::new(&geometry), 2);
-        let fft = PlaneFft::new(grid.size());
-        let symbols = symbols(&pair, &grid, &pair.weight, &fft);
-        let inverses: Vec<_> = symbols.iter().map(|symbol| symbol.gram_inverse(SHIFT).unwrap()).collect();
-        let pairs = symbols.iter().zip(&inverses);
-        let parts: Vec<_> = pairs.map(|(symbol, inverse)| GroupParts { symbol, inverse: &inverse.values }).collect();
-        let system = shifted_gram(&geometry, &pair.weight, near, SHIFT);
-        let order = system.nrows();
-        let used = |at: usize| grid.sites(near).index[at % grid.sites(near).len()] != NOWHERE;
-        let r = normal_vec::<f64>(batch * order, rng);
-        let mut z = vec![f64::NAN; batch * order];
-        let plan = Circulant::<P>::with_boundary(&grid, near, &parts, &fft, par).unwrap();
-        let mut memory = MemBuffer::new(plan.scratch(&grid, near, batch, par));
-        memory.iter_mut().for_each(|byte| {
-            byte.write(0xff);
-        });
-        plan.apply(Apply { r: &r, z: &mut z }, (&grid, near), par, MemStack::new(&mut memory));
-        // The eigenvalues lie between the shift and the norm, so that this bounds what rounding of `z` does to the product.
-        let norm = system.norm_l2();
-        let tol = 64.0 * P::EPSILON.to_f64() * (norm / SHIFT) * (order as f64).sqrt();
-        for (r, z) in r.chunks_exact(order).zip(z.chunks_exact(order)) {
-            for i in (0..order).filter(|&i| used(i)) {
-                let product: f64 = (0..order).map(|j| system[(i, j)] * z[j]).sum();
-                assert!(
-                    (product - r[i]).abs() <= tol,
-                    "{geometry:?}, {near:?}: {} above {tol}",
-                    (product - r[i]).abs()
-                );
-            }
-        }
-        [grid.lines(), grid.boundary()]
-    }
-
-    #[test]
-    fn factors_with_eliminated_rows_are_the_inverse() {
-        let image = Conv2dParams::new(FeatureShape::image(2, 9, 14), 3, [3, 3]);
-        for_seeds(4, |rng| {
-            for near in [End::Input, End::Output] {
-                for par in [Par::Seq, Par::rayon(2)] {
-                    // Wide, tall, with padding, stride, dilation and groups.
-                    for params in [image, image.padding([1, 1]), image.padding([2, 0]), image.stride([2, 1])] {
-                        assert!(inverts::<f64>(params, near, par, rng).iter().all(|count| *count > 0));
-                        inverts::<f32>(params, near, par, rng);
-                    }
-                    inverts::<f64>(Conv2dParams::new(FeatureShape::image(2, 11, 5), 2, [4, 2]), near, par, rng);
-                    inverts::<f64>(image.dilation([2, 3]).padding([1, 2]), near, par, rng);
-                    inverts::<f64>(random_params(rng), near, par, rng);
-                }
-            }
-        });
+    /// Missing sites of the near field and of the far one, in order.
+    fn both(boundary: &Boundary<'_>, of: impl Fn(&Sites) -> Vec<u32>) -> Vec<(bool, u32)> {
+        let near = of(boundary.near).into_iter().map(|at| (false, at));
+        near.chain(of(boundary.far).into_iter().map(|at| (true, at))).collect()
     }
 
     #[test]
@@ -232,37 +196,44 @@ mod tests {
                 let pair = Pair { conv: Conv2d::new(geometry), weight: normal_vec(geometry.weight_len(), rng), near };
                 let grid = Grid::new(&geometry);
                 let fft = PlaneFft::new(grid.size());
-                let symbols = symbols(&pair, &grid, &pair.weight, &fft);
-                let inverse = symbols[0].gram_inverse(SHIFT).unwrap();
+                let symbol = &symbols(&pair, &grid, &pair.weight, &fft)[0];
+                let inverse = symbol.gram_inverse(0.5).unwrap();
                 let boundary = Boundary {
-                    symbol: &symbols[0],
+                    symbol,
                     inverse: &inverse.values,
                     near: grid.sites(near),
-                    far: grid.sites(super::super::circulant::opposite(near)),
+                    far: grid.sites(opposite(near)),
                     size: grid.size(),
                     fft: &fft,
                 };
-                let (parts, whole) =
-                    (boundary.solve::<f64>(Par::Seq).unwrap(), boundary.whole::<f64>(Par::Seq).unwrap());
-                assert_eq!(parts.strips.is_some(), grid.lines() > 0);
-                let sites = |others: bool| -> Vec<(bool, u32)> {
-                    let of = |sites: &'_ super::super::grid::Sites| {
-                        if others { sites.others.clone() } else { sites.missing.clone() }
-                    };
-                    let near = of(boundary.near).into_iter().map(|at| (false, at));
-                    near.chain(of(boundary.far).into_iter().map(|at| (true, at))).collect()
-                };
-                let (left, all) = (sites(true), sites(false));
+                let parts = boundary.eliminated::<f64>(f64::INFINITY, Par::Seq).unwrap();
+                let whole = boundary.whole::<f64>(Par::Seq).unwrap();
+                assert!(parts.strips.is_some() && whole.strips.is_none());
+                let left = both(&boundary, |sites| sites.others.clone());
+                let all = both(&boundary, |sites| sites.missing.clone());
+                assert_eq!((parts.rest.nrows(), whole.rest.nrows()), (left.len(), all.len()));
                 let place: Vec<usize> = left.iter().map(|site| all.binary_search(site).unwrap()).collect();
-                let largest = whole.rest.norm_max();
+                // Quasi-definite, with blocks whose condition is at most the norm over the shift.
+                let condition = symbol.largest().max(1.0) / inverse.least;
+                let tol = 64.0 * f64::EPSILON * all.len() as f64 * condition * whole.rest.norm_max();
                 for (i, j) in (0..left.len()).flat_map(|i| (0..left.len()).map(move |j| (i, j))) {
                     let error = (parts.rest[(i, j)] - whole.rest[(place[i], place[j])]).abs();
-                    // Quasi-definite with blocks of condition at most the norm over the shift.
-                    let condition = inverse.least.recip() * symbols[0].largest().max(1.0);
-                    let tol = 64.0 * f64::EPSILON * (all.len() as f64) * condition * largest;
                     assert!(error <= tol, "{geometry:?}, {near:?}: {error} above {tol}");
                 }
             }
         });
+    }
+
+    #[test]
+    fn a_condition_knows_no_scales_and_no_nan() {
+        let matrix = |scale: f64| {
+            Mat::from_fn(2, 2, |i, j| C64::new(if i == j { 2.0 } else { 1.0 }, 0.0) * scale.powi((i + j) as i32))
+        };
+        let of = |matrix: &Mat<C64>| condition(matrix, &matrix.partial_piv_lu().inverse());
+        let plain = of(&matrix(1.0));
+        assert!((plain - 4.0 / 3.0).abs() <= 1e-14 && (of(&matrix(1e3)) / plain - 1.0).abs() <= 1e-14);
+        let mut broken = matrix(1.0);
+        broken[(0, 1)] = C64::new(f64::NAN, 0.0);
+        assert!(condition(&broken, &matrix(1.0)).is_nan());
     }
 }

@@ -11,8 +11,6 @@ pub(super) enum Goal {
         excess: f64,
         /// Distance beyond which the solution is of no use.
         give_up: f64,
-        /// The same for the distance that the first direction foresees.
-        hopeless: f64,
     },
     /// The shift at which a length takes a given value.
     Root(Root),
@@ -86,8 +84,6 @@ pub(super) struct Moment {
     pub(super) misfit: f64,
     /// `|r|`.
     pub(super) wanted: f64,
-    /// Distance of the solution if the first direction leads to it; zero later.
-    pub(super) foreseen: f64,
     /// Whether the iteration lives in the space of the unknowns.
     pub(super) in_unknowns: bool,
 }
@@ -96,7 +92,7 @@ pub(super) struct Moment {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Verdict {
     Go,
-    /// The goal is reached, or out of reach as it was foreseen.
+    /// The goal is reached, or the distance is beyond that at which it is given up.
     Stop,
     /// The goal cannot be reached.
     Fail,
@@ -107,13 +103,17 @@ pub(super) enum Verdict {
 impl Goal {
     /// The solution without a shift, however far away.
     pub(super) fn within(tolerance: f64, excess: f64) -> Self {
-        Self::Fixed { tolerance, excess, give_up: f64::INFINITY, hopeless: f64::INFINITY }
+        Self::Fixed { tolerance, excess, give_up: f64::INFINITY }
+    }
+
+    /// Whether a solution at least this far away is of no use.
+    pub(super) fn gives_up(&self, distance: f64) -> bool {
+        matches!(self, Self::Fixed { give_up, .. } if distance > *give_up)
     }
 
     pub(super) fn judge(&mut self, now: &Moment) -> Verdict {
         match self {
-            Goal::Fixed { hopeless, .. } if now.foreseen > *hopeless => Verdict::Fail,
-            Goal::Fixed { tolerance, excess, give_up, .. } => {
+            Goal::Fixed { tolerance, excess, give_up } => {
                 let met = if now.in_unknowns {
                     now.misfit <= *tolerance * now.wanted || now.energy <= *excess * now.misfit
                 } else {

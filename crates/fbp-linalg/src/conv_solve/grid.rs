@@ -61,11 +61,12 @@ impl Axis {
     }
 }
 
-/// Rows and columns of a grid, and the cell that belongs to a row and a column of the image.
+/// Rows and columns of a grid.
 fn sides([rows, cols]: &[Axis; 2], turned: bool) -> [usize; 2] {
     if turned { [cols.cells, rows.cells] } else { [rows.cells, cols.cells] }
 }
 
+/// The cell that belongs to a row and a column of the image.
 fn cell([rows, cols]: &[Axis; 2], turned: bool, [qh, qw]: [usize; 2]) -> usize {
     if turned { qw * rows.cells + qh } else { qh * cols.cells + qw }
 }
@@ -120,7 +121,7 @@ impl Sites {
 
 /// The circular normal form of one group of a convolution: `A = R_O C R_Iᵀ` with `C` circulant.
 ///
-/// The rows of the grid are the shorter of its sides, so that few sites are missing outside whole rows.
+/// It is turned where fewer sites are missing outside whole rows then.
 ///
 /// # Source
 /// Own derivation: polyphase decomposition of the stride, then the smallest period without wrap-around.
@@ -137,10 +138,14 @@ pub(super) struct Grid {
 
 impl Grid {
     pub(super) fn new(g: &Conv2dGeometry) -> Self {
+        let (plain, turned) = (Self::oriented(g, false), Self::oriented(g, true));
+        if turned.boundary() < plain.boundary() { turned } else { plain }
+    }
+
+    fn oriented(g: &Conv2dGeometry, turned: bool) -> Self {
         let (shape, out) = (g.in_shape(), g.out_shape());
         let axes = [Axis::new(g, 0, (shape.height, out.height)), Axis::new(g, 1, (shape.width, out.width))];
         let [rows, cols] = &axes;
-        let turned = rows.cells > cols.cells;
         let size = sides(&axes, turned);
         let cell = |q| cell(&axes, turned, q);
         let cells = rows.cells * cols.cells;
@@ -205,6 +210,19 @@ impl Grid {
     /// Whole missing rows.
     pub(super) fn lines(&self) -> usize {
         self.input.lines.len() + self.output.lines.len()
+    }
+
+    /// Flop of eliminating the whole missing rows of one group.
+    pub(super) fn elimination_flops(&self) -> f64 {
+        let [_, cols] = self.size();
+        let touched = |sites: &Sites| {
+            let mut rows: Vec<_> = sites.others.iter().map(|at| *at as usize / cols).collect();
+            rows.dedup();
+            rows.len() as f64
+        };
+        let (lines, rows) = (self.lines() as f64, touched(&self.input) + touched(&self.output));
+        // An inverse and two products for every frequency.
+        (cols / 2 + 1) as f64 * 8.0 * lines * (2.0 * lines * lines + lines * rows + rows * rows)
     }
 
     /// Writes the circular kernel from input plane to output channel `o` of a group with these weights

@@ -10,7 +10,7 @@
 //!
 //! A convolution with zero padding is a piece of a periodic one: `A = R_O C R_Iᵀ`, with `C` block-diagonal in
 //! frequency. Solving per frequency alone answers another problem; the boundary system puts that right. It is a dense one
-//! on the missing sites; whole missing rows are eliminated from it by frequency, which halves its order. Everything is set
+//! on the missing sites; whole missing rows are eliminated from it by frequency, which halves its order for square images. Everything is set
 //! up in `f64`; the iteration around the factors works in `f64`, so factors in `f32` cost no accuracy.
 //!
 //! Regularised solutions come from eigenvalues where the operator is dense, from factors of a system shifted by nearly as

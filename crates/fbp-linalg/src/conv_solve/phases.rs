@@ -193,11 +193,9 @@ impl<T: Real> ConvSolvePlan<T> {
             self.skip_hopeless(fields, vectors, par, stack);
         }
         for (j, state) in vectors.states.iter_mut().enumerate() {
-            // Distances only grow; the first direction of direct factors is the solution, nearly.
-            let limit = if bounded { fields.limits[j] } else { f64::INFINITY };
-            let hopeless = if self.solves_together() { HOPELESS * limit } else { f64::INFINITY };
-            let goal = Goal::Fixed { tolerance, excess: EXCESS * tolerance, give_up: GIVE_UP * limit, hopeless };
-            *state = State::new(goal, 0.0);
+            // Distances grow with every step, so that a sample beyond its bound stays beyond it.
+            let give_up = if bounded { GIVE_UP * fields.limits[j] } else { f64::INFINITY };
+            *state = State::new(Goal::Fixed { tolerance, excess: EXCESS * tolerance, give_up }, 0.0);
             state.stopped = fields.done[j].solved || fields.done[j].hopeless.is_some();
         }
         let wanted = match &iteration.whitening {

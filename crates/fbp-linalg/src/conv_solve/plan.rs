@@ -13,7 +13,7 @@ use super::grid::{End, Grid, NOWHERE};
 use super::ladder::Ladder;
 use super::recipe::{ConvFacts, ConvRecipe};
 use super::shifted::{Borders, Shifted};
-use super::symbol::Symbol;
+use super::symbol::{self, Symbol, scale, symbols};
 use super::whiten::Whitening;
 use crate::conv2d::{Conv2d, Conv2dGeometry};
 use crate::dense::AffinePlan;
@@ -118,6 +118,15 @@ enum Attempt {
     ShiftedEquations,
     /// In the space of the unknowns, where dependent equations do no harm.
     LeastSquares,
+}
+
+/// How the boundary system of a plan is built.
+#[derive(Clone, Copy, Debug)]
+struct Build {
+    /// Smallest shift, as a share of the largest eigenvalue.
+    least_shift: f64,
+    /// Whether missing rows may be eliminated.
+    eliminate: bool,
 }
 
 /// How the exact solution is found.
@@ -284,15 +293,22 @@ impl<T: Real> ConvSolvePlan<T> {
             ConvRecipe::Pixelwise => plan.exact = Exact::Pixelwise(Arc::new(pixelwise(system, par)?)),
             _ => {
                 let least = if attempt == Attempt::ShiftedEquations { EQUATIONS_SHIFT } else { 0.0 };
-                plan.prepare(whitening, &symbols, least, &fft, par)?;
-                let regular = (plan.recipe == ConvRecipe::Plain && in_unknowns) || plan.is_regular(&fft, par)?;
+                let mut build = Build { least_shift: least, eliminate: true };
+                plan.prepare(whitening.clone(), &symbols, build, &fft, par)?;
+                let mut regular = (plan.recipe == ConvRecipe::Plain && in_unknowns) || plan.is_regular(&fft, par)?;
+                if !regular && plan.eliminates() {
+                    // What is left may be far worse conditioned than the whole.
+                    build.eliminate = false;
+                    plan.prepare(whitening, &symbols, build, &fft, par)?;
+                    regular = plan.is_regular(&fft, par)?;
+                }
                 if !regular && !in_unknowns {
                     return Ok(None);
                 }
                 if !regular {
                     // Only what commutes with the operator leads to the nearest of many solutions.
                     plan.recipe = ConvRecipe::Plain;
-                    plan.prepare(None, &symbols, 0.0, &fft, par)?;
+                    plan.prepare(None, &symbols, build, &fft, par)?;
                 }
             }
         }
@@ -364,13 +380,22 @@ impl<T: Real> ConvSolvePlan<T> {
         Ok(solved(&trial) || near_enough)
     }
 
-    /// Prepares conjugate gradients, with the boundary system if the recipe says so, and a shift of at least this share
-    /// of the largest eigenvalue.
+    /// Whether missing rows are eliminated from the boundary system.
+    fn eliminates(&self) -> bool {
+        let Exact::Iteration(iteration) = &self.exact else { return false };
+        match &iteration.preconditioner {
+            Preconditioner::Scale(_) => false,
+            Preconditioner::Single(plan) => plan.eliminates(),
+            Preconditioner::Double(plan) => plan.eliminates(),
+        }
+    }
+
+    /// Prepares conjugate gradients, with the boundary system if the recipe says so.
     fn prepare(
         &mut self,
         whitening: Option<Whitening>,
         plain: &[Symbol],
-        least_shift: f64,
+        build: Build,
         fft: &PlaneFft<f64>,
         par: Par,
     ) -> Result<(), LinalgError> {
@@ -380,7 +405,7 @@ impl<T: Real> ConvSolvePlan<T> {
         if let Some(whitening) = &whitening {
             pair.weight.clone_from(&whitening.weight);
             if !symbols.is_empty() {
-                white = self::symbols(&pair, &self.grid, &pair.weight, fft);
+                white = symbol::symbols(&pair, &self.grid, &pair.weight, fft);
                 symbols = &white;
             }
         }
@@ -389,7 +414,7 @@ impl<T: Real> ConvSolvePlan<T> {
         let periodic = matches!(self.recipe, ConvRecipe::Boundary | ConvRecipe::Periodic) && !symbols.is_empty();
         let mut preconditioner = Preconditioner::Scale(scale);
         if periodic {
-            preconditioner = self.periodic(&pair, symbols, (scale, least_shift), fft, par)?;
+            preconditioner = self.periodic(&pair, symbols, (scale, build), fft, par)?;
         } else {
             self.recipe = ConvRecipe::Plain;
         }
@@ -401,7 +426,7 @@ impl<T: Real> ConvSolvePlan<T> {
         &mut self,
         pair: &Pair,
         symbols: &[Symbol],
-        (scale, least_shift): (f64, f64),
+        (scale, build): (f64, Build),
         fft: &PlaneFft<f64>,
         par: Par,
     ) -> Result<Preconditioner, LinalgError> {
@@ -410,6 +435,7 @@ impl<T: Real> ConvSolvePlan<T> {
             inverses.iter().map(|inverse| inverse.least).fold(f64::INFINITY, f64::min)
         };
         let regular = |inverses: &Vec<_>| least(inverses) >= SINGULAR * scale;
+        let Build { least_shift, eliminate } = build;
         let mut inverses = if least_shift == 0.0 { invert(0.0).filter(regular) } else { None };
         if inverses.is_none() {
             self.shift = scale * if least_shift == 0.0 { SINGULAR_SHIFT } else { least_shift };
@@ -430,9 +456,9 @@ impl<T: Real> ConvSolvePlan<T> {
         let (grid, near) = (&self.grid, pair.near);
         if self.recipe == ConvRecipe::Boundary {
             let built = if single {
-                Circulant::with_boundary(grid, near, &parts, fft, par).map(Preconditioner::Single)
+                Circulant::with_boundary(grid, near, &parts, eliminate, fft, par).map(Preconditioner::Single)
             } else {
-                Circulant::with_boundary(grid, near, &parts, fft, par).map(Preconditioner::Double)
+                Circulant::with_boundary(grid, near, &parts, eliminate, fft, par).map(Preconditioner::Double)
             };
             match built {
                 Ok(preconditioner) => return Ok(preconditioner),
@@ -526,6 +552,7 @@ fn facts<W: Real>(system: &ConvSystem<'_, W>, grid: &Grid, near: End, samples: u
         far_planes: grid.sites(opposite(near)).planes,
         cells: grid.cells(),
         boundary: grid.boundary(),
+        elimination_flops: grid.elimination_flops(),
         pair_flops: 2.0 * g.flops(1) as f64,
         pixelwise: simple,
         samples,
@@ -544,30 +571,10 @@ fn arbitrary(sites: &[u32], len: usize) -> Vec<f64> {
     (0..len).map(|i| if sites[i % sites.len()] == NOWHERE { 0.0 } else { value(i) }).collect()
 }
 
-/// One symbol per group.
-pub(super) fn symbols(pair: &Pair, grid: &Grid, weight: &[f64], fft: &PlaneFft<f64>) -> Vec<Symbol> {
-    let groups = pair.conv.geometry().groups();
-    let group = |weight: &[f64]| Symbol::new(grid, pair.near, weight, fft);
-    weight.chunks_exact(weight.len() / groups).map(group).collect()
-}
-
 /// The symbols, where there are so few channels that anything per frequency can pay.
 fn symbols_of_few(facts: &ConvFacts, pair: &Pair, grid: &Grid, fft: &PlaneFft<f64>) -> Vec<Symbol> {
     let few = facts.near_planes.max(facts.far_planes) <= 64;
     if few { symbols(pair, grid, &pair.weight, fft) } else { Vec::new() }
-}
-
-/// Largest eigenvalue of the periodic operator, or a bound from the weights; never zero.
-fn scale(symbols: &[Symbol], weight: &[f64]) -> f64 {
-    let largest = symbols.iter().map(Symbol::largest).fold(0.0, f64::max);
-    let bound = weight.iter().map(|w| w * w).sum::<f64>();
-    if largest > 0.0 {
-        largest
-    } else if bound > 0.0 {
-        bound
-    } else {
-        1.0
-    }
 }
 
 fn dense<T: Real, W: Real>(system: &ConvSystem<'_, W>, par: Par) -> Result<AffinePlan<T>, LinalgError> {

@@ -17,6 +17,8 @@ pub struct ConvFacts {
     pub cells: usize,
     /// Order of the boundary system of one group, without the missing rows that are eliminated by frequency.
     pub boundary: usize,
+    /// Flop of eliminating those rows.
+    pub elimination_flops: f64,
     /// Flop of one forward and one adjoint convolution of one sample.
     pub pair_flops: f64,
     /// Whether the kernel is one pixel and every pixel is a system of its own.
@@ -76,7 +78,8 @@ impl ConvFacts {
             ConvRecipe::Boundary if self.boundary <= BOUNDARY_LIMIT && self.near_planes <= 2 * PERIODIC_LIMIT => {
                 let order = self.boundary as f64;
                 let groups = self.groups as f64;
-                let setup = groups * (2.0 * order * order * order / FACTOR_RATE) + self.symbol_seconds();
+                let flops = 2.0 * order * order * order + self.elimination_flops;
+                let setup = groups * flops / FACTOR_RATE + self.symbol_seconds();
                 let products = groups * 4.0 * order * order / READ_RATE / 4.0;
                 (setup, 3.0 * (products + self.fourier_seconds(true) + self.pair_flops / CONV_RATE))
             }
@@ -126,7 +129,7 @@ impl ConvRecipe {
     /// // 8 -> 4 channels, kernel 5, padding 2 on 64 × 64.
     /// let facts = ConvFacts {
     ///     rows: 16384, cols: 32768, groups: 1, near_planes: 4, far_planes: 8, cells: 4356, boundary: 1536,
-    ///     pair_flops: 13.1e6, pixelwise: false, samples: 10_000,
+    ///     elimination_flops: 2e9, pair_flops: 13.1e6, pixelwise: false, samples: 10_000,
     /// };
     /// assert_eq!(ConvRecipe::choose(&facts), ConvRecipe::Boundary);
     /// assert_eq!(ConvRecipe::choose(&ConvFacts { samples: 1, ..facts }), ConvRecipe::Periodic);
@@ -154,6 +157,7 @@ mod tests {
             far_planes: 8,
             cells: 4356,
             boundary: 1536,
+            elimination_flops: 2e9,
             pair_flops: 13.1e6,
             pixelwise: false,
             samples,

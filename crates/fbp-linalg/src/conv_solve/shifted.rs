@@ -7,7 +7,8 @@ use super::cg::Pair;
 use super::circulant::{Circulant, GroupParts};
 use super::fft::PlaneFft;
 use super::grid::Grid;
-use super::plan::{Preconditioner, symbols};
+use super::plan::Preconditioner;
+use super::symbol::symbols;
 use crate::get_or_make;
 
 /// Decades of shifts, as shares of the largest eigenvalue, that may have values of their own: from 1e-3 down.
@@ -110,9 +111,9 @@ fn factor(system: &Unshifted<'_>, share: f64, par: Par) -> Option<Factors> {
     let pairs = symbols.iter().zip(&inverses);
     let parts: Vec<_> = pairs.map(|(symbol, inverse)| GroupParts { symbol, inverse: &inverse.values }).collect();
     let inverse = if share >= 0.9 * SINGLE {
-        Circulant::with_boundary(grid, pair.near, &parts, &fft, par).map(Preconditioner::Single)
+        Circulant::with_boundary(grid, pair.near, &parts, true, &fft, par).map(Preconditioner::Single)
     } else {
-        Circulant::with_boundary(grid, pair.near, &parts, &fft, par).map(Preconditioner::Double)
+        Circulant::with_boundary(grid, pair.near, &parts, true, &fft, par).map(Preconditioner::Double)
     };
     let inverse =
         inverse.inspect_err(|error| tracing::warn!(%error, shift, "no direct factors for this shift")).ok()?;

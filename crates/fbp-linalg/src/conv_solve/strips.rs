@@ -10,8 +10,8 @@ use crate::Real;
 /// Along its rows the system is periodic, so that it falls apart into one small system for every frequency.
 #[derive(Clone, Debug)]
 pub(super) struct Strips<P> {
-    near: Vec<Line>,
-    far: Vec<Line>,
+    near: Vec<MissingRow>,
+    far: Vec<MissingRow>,
     /// A wave for every row that is missing somewhere.
     waves: Vec<Wave<P>>,
     /// Inverses of the small systems, times minus the number of columns: `[line][line][frequency]`.
@@ -20,7 +20,7 @@ pub(super) struct Strips<P> {
 
 /// A missing row of a plane, and the wave that belongs to it.
 #[derive(Clone, Copy, Debug)]
-struct Line {
+struct MissingRow {
     plane: usize,
     wave: usize,
 }
@@ -61,7 +61,7 @@ impl<P: Precision> Strips<P> {
         known.dedup();
         let line = |&line: &u32| {
             let (plane, row) = (line as usize / rows, line as usize % rows);
-            Line { plane, wave: known.binary_search(&row).unwrap_or(0) }
+            MissingRow { plane, wave: known.binary_search(&row).unwrap_or(0) }
         };
         let mut inverse = vec![Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO }; lines * lines * half];
         for (frequency, one) in inverses.chunks_exact(lines * lines).enumerate() {
@@ -78,10 +78,6 @@ impl<P: Precision> Strips<P> {
         }
     }
 
-    pub(super) fn lines(&self) -> usize {
-        self.near.len() + self.far.len()
-    }
-
     /// Whether rows of the far field are missing.
     pub(super) fn reach_far(&self) -> bool {
         !self.far.is_empty()
@@ -89,54 +85,48 @@ impl<P: Precision> Strips<P> {
 
     /// Finds the sources on the missing rows that make the fields vanish there; `found` and `wanted` hold a spectrum along
     /// the columns for every line.
-    pub(super) fn solve(
-        &self,
-        rows: usize,
-        spectra: Spectra<'_, P>,
-        found: &mut [Complex<P>],
-        wanted: &mut [Complex<P>],
-    ) {
-        let half = found.len() / self.lines().max(1);
+    pub(super) fn solve(&self, spectra: Spectra<'_, P>, found: &mut [Complex<P>], wanted: &mut [Complex<P>]) {
+        let half = found.len() / (self.near.len() + self.far.len()).max(1);
         let Spectra { near, near_source, far } = spectra;
         let (near_found, far_found) = found.split_at_mut(self.near.len() * half);
-        self.each(&self.near, near_found, |wave, line, at| *at = wave.gather(&near[line..][..rows]), rows);
-        self.each(&self.far, far_found, |wave, line, at| *at = wave.gather(&far[line..][..rows]), rows);
+        self.each(&self.near, near_found, |wave, value, at| *value = wave.gather(&near[at..]));
+        self.each(&self.far, far_found, |wave, value, at| *value = wave.gather(&far[at..]));
         multiply(&self.inverse, found, wanted, half);
         far.fill(Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
         let (near_wanted, far_wanted) = wanted.split_at_mut(self.near.len() * half);
-        self.each(&self.near, near_wanted, |wave, line, x| wave.scatter(*x, &mut near_source[line..][..rows]), rows);
-        self.each(&self.far, far_wanted, |wave, line, x| wave.scatter(*x, &mut far[line..][..rows]), rows);
+        self.each(&self.near, near_wanted, |wave, value, at| wave.scatter(*value, &mut near_source[at..]));
+        self.each(&self.far, far_wanted, |wave, value, at| wave.scatter(*value, &mut far[at..]));
     }
 
-    /// Runs `run` with the place of every column of every line in a spectrum.
+    /// Runs `run` for every column of every line: with its wave, its value, and where the column begins in a spectrum.
     fn each(
         &self,
-        lines: &[Line],
+        lines: &[MissingRow],
         values: &mut [Complex<P>],
-        mut run: impl FnMut(&Wave<P>, usize, &mut Complex<P>),
-        rows: usize,
+        mut run: impl FnMut(&Wave<P>, &mut Complex<P>, usize),
     ) {
         let half = values.len() / lines.len().max(1);
         for (line, values) in lines.iter().zip(values.chunks_exact_mut(half.max(1))) {
+            let wave = &self.waves[line.wave];
             for (column, value) in values.iter_mut().enumerate() {
-                run(&self.waves[line.wave], (line.plane * half + column) * rows, value);
+                run(wave, value, (line.plane * half + column) * wave.cos.len());
             }
         }
     }
 }
 
 /// Complex numbers that are summed side by side.
-const LANES: usize = 8;
+const WIDTH: usize = 8;
 
 impl<P: Precision> Wave<P> {
-    /// `Σ x[k] exp(i·angle[k])`: the value of a column of a spectrum in the row of the wave.
+    /// `Σ x[k] exp(i·angle[k])`: what a spectrum's column, with which `x` begins, has in the row of the wave.
     fn gather(&self, x: &[Complex<P>]) -> Complex<P> {
-        pulp::Arch::new().dispatch(Gather { wave: self, x })
+        pulp::Arch::new().dispatch(Gather { wave: self, x: &x[..self.cos.len()] })
     }
 
     /// `y[k] += value·exp(-i·angle[k])`.
     fn scatter(&self, value: Complex<P>, y: &mut [Complex<P>]) {
-        pulp::Arch::new().dispatch(Scatter { wave: self, value, y });
+        pulp::Arch::new().dispatch(Scatter { wave: self, value, y: &mut y[..self.cos.len()] });
     }
 }
 
@@ -151,12 +141,12 @@ impl<P: Precision> pulp::WithSimd for Gather<'_, P> {
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) -> Complex<P> {
         let zero = <P as Real>::ZERO;
-        let (mut by_cos, mut by_sin) = ([[zero; 2]; LANES], [[zero; 2]; LANES]);
-        let (x, rest) = self.x.as_chunks::<LANES>();
-        let (cos, cos_rest) = self.wave.cos.as_chunks::<LANES>();
-        let (sin, sin_rest) = self.wave.sin.as_chunks::<LANES>();
+        let (mut by_cos, mut by_sin) = ([[zero; 2]; WIDTH], [[zero; 2]; WIDTH]);
+        let (x, rest) = self.x.as_chunks::<WIDTH>();
+        let (cos, cos_rest) = self.wave.cos.as_chunks::<WIDTH>();
+        let (sin, sin_rest) = self.wave.sin.as_chunks::<WIDTH>();
         for ((x, cos), sin) in x.iter().zip(cos).zip(sin) {
-            for l in 0..LANES {
+            for l in 0..WIDTH {
                 by_cos[l] = [by_cos[l][0] + x[l].re * cos[l][0], by_cos[l][1] + x[l].im * cos[l][1]];
                 by_sin[l] = [by_sin[l][0] + x[l].re * sin[l][0], by_sin[l][1] + x[l].im * sin[l][1]];
             }
@@ -165,7 +155,7 @@ impl<P: Precision> pulp::WithSimd for Gather<'_, P> {
             by_cos[0] = [by_cos[0][0] + x.re * cos[0], by_cos[0][1] + x.im * cos[1]];
             by_sin[0] = [by_sin[0][0] + x.re * sin[0], by_sin[0][1] + x.im * sin[1]];
         }
-        let sum = |lanes: &[[P; 2]; LANES], part: usize| lanes.iter().fold(zero, |sum, lane| sum + lane[part]);
+        let sum = |lanes: &[[P; 2]; WIDTH], part: usize| lanes.iter().fold(zero, |sum, lane| sum + lane[part]);
         Complex { re: sum(&by_cos, 0) - sum(&by_sin, 1), im: sum(&by_cos, 1) + sum(&by_sin, 0) }
     }
 }

@@ -1,5 +1,6 @@
 use rustfft::num_complex::Complex;
 
+use super::cg::Pair;
 use super::fft::PlaneFft;
 use super::grid::{End, Grid};
 
@@ -164,6 +165,26 @@ impl Symbol {
             }
         }
         product
+    }
+}
+
+/// One symbol per group.
+pub(super) fn symbols(pair: &Pair, grid: &Grid, weight: &[f64], fft: &PlaneFft<f64>) -> Vec<Symbol> {
+    let groups = pair.conv.geometry().groups();
+    let group = |weight: &[f64]| Symbol::new(grid, pair.near, weight, fft);
+    weight.chunks_exact(weight.len() / groups).map(group).collect()
+}
+
+/// Largest eigenvalue of the periodic operator, or a bound from the weights; never zero.
+pub(super) fn scale(symbols: &[Symbol], weight: &[f64]) -> f64 {
+    let largest = symbols.iter().map(Symbol::largest).fold(0.0, f64::max);
+    let bound = weight.iter().map(|w| w * w).sum::<f64>();
+    if largest > 0.0 {
+        largest
+    } else if bound > 0.0 {
+        bound
+    } else {
+        1.0
     }
 }
 
