@@ -61,7 +61,8 @@ pub(crate) struct Entry {
     pub(crate) optimum_by: Option<String>,
     pub(crate) regularised: bool,
     pub(crate) lambda: f64,
-    pub(crate) iterations: usize,
+    /// Steps; none where they were not kept.
+    pub(crate) iterations: Option<usize>,
     pub(crate) converged: bool,
 }
 
@@ -285,7 +286,7 @@ impl Cell {
             optimum_by: optimum.map(|optimum| optimum.by.to_owned()),
             regularised: found.report.side == SolveSide::Regularised,
             lambda: found.report.lambda,
-            iterations: found.report.iters,
+            iterations: Some(found.report.iters),
             converged: found.report.stop != fbp_linalg::StopReason::MaxIterations,
         };
         println!(

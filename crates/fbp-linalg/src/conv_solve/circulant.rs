@@ -387,16 +387,38 @@ impl<P: Precision, const ADJOINT: bool> pulp::WithSimd for Products<'_, P, ADJOI
         let Self { h, x, y, freqs } = self;
         let (ins, outs) = (x.len() / freqs, y.len() / freqs);
         for (i, y) in y.chunks_exact_mut(freqs).enumerate() {
-            for (k, x) in x.chunks_exact(freqs).enumerate() {
+            let entry = |k: usize| {
                 let at = if ADJOINT { k * outs + i } else { i * ins + k };
-                let h = &h[at * freqs..][..freqs];
-                for ((y, h), x) in y.iter_mut().zip(h).zip(x) {
-                    let im = if ADJOINT { -h.im } else { h.im };
-                    y.re = y.re + h.re * x.re - im * x.im;
-                    y.im = y.im + h.re * x.im + im * x.re;
-                }
+                (&h[at * freqs..][..freqs], &x[k * freqs..][..freqs])
+            };
+            let whole = ins / TERMS * TERMS;
+            for k in (0..whole).step_by(TERMS) {
+                add_terms::<P, ADJOINT, TERMS>(std::array::from_fn(|term| entry(k + term)), y);
             }
+            (whole..ins).for_each(|k| add_terms::<P, ADJOINT, 1>([entry(k)], y));
         }
+    }
+}
+
+/// Products that are added at a time, so that the sums are read and written less often.
+const TERMS: usize = 4;
+
+/// A factor at every frequency, and what it multiplies.
+type Term<'a, P> = (&'a [Complex<P>], &'a [Complex<P>]);
+
+/// `y += Σ h x`, or with the conjugates of `h`, entry by entry.
+#[inline(always)]
+fn add_terms<P: Precision, const ADJOINT: bool, const N: usize>(terms: [Term<'_, P>; N], y: &mut [Complex<P>]) {
+    let terms = terms.map(|(h, x)| (&h[..y.len()], &x[..y.len()]));
+    for (at, y) in y.iter_mut().enumerate() {
+        let Complex { mut re, mut im } = *y;
+        for (h, x) in terms {
+            let (h, x) = (h[at], x[at]);
+            let turned = if ADJOINT { -h.im } else { h.im };
+            re = re + h.re * x.re - turned * x.im;
+            im = im + h.re * x.im + turned * x.re;
+        }
+        *y = Complex { re, im };
     }
 }
 
