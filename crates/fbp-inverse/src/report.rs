@@ -5,7 +5,8 @@ pub struct ReverseReport {
     pub samples: usize,
     /// Samples whose observed output already lay in the target box: their input is returned bit for bit.
     pub satisfied_before: usize,
-    /// Samples whose remaining violation exceeds the operator's tolerance: their box has no preimage in the range.
+    /// Samples with an entry that misses its target interval; [`fbp_linalg::attained`] says what counts as a miss, the same
+    /// for every operator. Either their box has no preimage in the range, or [`stopped_early`](Self::stopped_early) is set.
     pub unattained: usize,
     /// Largest distance of an entry of `f(target_in.point)` to its target interval.
     pub violation_max: f64,

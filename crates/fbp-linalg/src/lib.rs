@@ -4,6 +4,7 @@
 //! `(C·H·W) × N` matrix and crosses over without a copy. Plans are built once from the weights (in `f64`), are
 //! immutable and `Send + Sync`, and are applied to every batch in `f32` or `f64` with the caller's scratch memory.
 
+pub mod attained;
 mod boxed;
 pub mod conv2d;
 pub mod conv_solve;

@@ -57,7 +57,7 @@ pub struct SolveReport {
     pub violation_sum: f64,
     /// Samples whose given point already solved the problem: it is returned bit for bit.
     pub satisfied: usize,
-    /// Samples whose largest violation exceeds the tolerance of the solve.
+    /// Samples with an entry that misses its target; [`attained`](crate::attained) says what counts as a miss.
     pub unattained: usize,
 }
 
