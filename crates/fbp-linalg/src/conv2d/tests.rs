@@ -156,17 +156,16 @@ proptest! {
     }
 
     #[test]
-    fn parallel_and_sequential_results_agree(params in params(), batch in 1..9_usize, seed: u64) {
+    fn results_are_the_same_bits_on_any_number_of_threads(params in params(), batch in 1..40_usize, seed: u64) {
         let Ok(g) = params.check() else { return Ok(()) };
         let d = data::<f32>(&g, batch, &mut rng(seed));
-        let (seq, par) = (Calls::<f32>::new(g, Par::Seq), Calls::<f32>::new(g, Par::rayon(2)));
-        prop_assert_eq!(seq.forward(&d.input, &d.weight, None), par.forward(&d.input, &d.weight, None));
-        prop_assert_eq!(seq.adjoint(&d.cotangent, &d.weight), par.adjoint(&d.cotangent, &d.weight));
-        let again = par.weight_grad(&d.input, &d.cotangent);
-        prop_assert_eq!(&par.weight_grad(&d.input, &d.cotangent), &again);
-        let (scale, _) = NaiveConv2d::new(g).weight_grad(&magnitudes(&d.input), &magnitudes(&d.cotangent));
-        let tol = Tol::eps::<f32>().times(batch * g.out_shape().plane()).scale(largest(&scale));
-        assert_close!(again.0, seq.weight_grad(&d.input, &d.cotangent).0, tol);
+        let seq = Calls::<f32>::new(g, Par::Seq);
+        for threads in 2..=5 {
+            let par = Calls::<f32>::new(g, Par::rayon(threads));
+            prop_assert_eq!(seq.forward(&d.input, &d.weight, None), par.forward(&d.input, &d.weight, None));
+            prop_assert_eq!(seq.adjoint(&d.cotangent, &d.weight), par.adjoint(&d.cotangent, &d.weight));
+            prop_assert_eq!(seq.weight_grad(&d.input, &d.cotangent), par.weight_grad(&d.input, &d.cotangent));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::correlate::{CACHE_LINE, Chunks, Exec, chunks};
+use super::correlate::{CACHE_LINE, Exec};
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
 use super::source::{Packed, Source};
 use super::tile::tile_ranges;
@@ -17,6 +17,10 @@ const BLOCK_BYTES: usize = 256 << 10;
 const TRANSPOSED: usize = 8;
 /// Most images of one block; more would no longer make the sums at its end any cheaper.
 const BLOCK_IMAGES: usize = 32;
+/// Fewest images of one group: below, the sums at its end would cost more than a second thread saves.
+const GROUP_IMAGES: usize = 8;
+/// Most groups of a batch, and threads that share in it.
+const MOST_GROUPS: usize = 16;
 
 /// Which way the products `g[o, i] · x[t, i]` (output channel, tap, pixel) are vectorised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,42 +102,58 @@ impl WeightGrad {
         (BLOCK_BYTES / bytes).clamp(1, BLOCK_IMAGES).min(chunk)
     }
 
-    /// Scratch of one thread: partial sums of weights and biases, packed images, transposed cotangents.
-    fn thread_len<T>(&self, chunk: usize) -> usize {
-        let image = self.source.packed_len() + self.cotangent_len();
-        (self.partial_len() + self.output.channels).next_multiple_of(MAX_LANES) + self.block_images::<T>(chunk) * image
+    /// Length of the partial sums of one group, weights and then biases.
+    fn sums_len(&self) -> usize {
+        (self.partial_len() + self.output.channels).next_multiple_of(MAX_LANES)
+    }
+
+    /// Length of the packed images and cotangents of one thread.
+    fn packing_len<T>(&self, group: usize) -> usize {
+        self.block_images::<T>(group) * (self.source.packed_len() + self.cotangent_len())
+    }
+
+    /// Cells for the sums of every group, and then for what each thread packs.
+    fn cells<T>(&self, Groups { count, size }: Groups, par: Par) -> usize {
+        let packing = if par == Par::Seq { 1 } else { count };
+        count * self.sums_len() + packing * self.packing_len::<T>(size)
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let chunks = chunks(batch, par);
-        StackReq::new_aligned::<T>(chunks.most * self.thread_len::<T>(chunks.size), CACHE_LINE)
+        StackReq::new_aligned::<T>(self.cells::<T>(Groups::most(batch), par), CACHE_LINE)
     }
 
     /// Sums over the whole batch; the lengths of the slices have been checked.
     pub(super) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, exec: Exec, stack: &mut MemStack) {
         let (in_len, out_len) = (self.input.len(), self.output.len());
-        let chunks = chunks(args.input.len() / in_len, exec.par);
-        let Chunks { count, size, .. } = chunks;
-        let thread_len = self.thread_len::<T>(size);
-        let (mut scratch, _) = stack.make_aligned_with::<T>(count * thread_len, CACHE_LINE, |_| T::ZERO);
+        let batch = args.input.len() / in_len;
+        let groups = Groups::of(batch);
+        let Groups { count, size } = groups;
+        let (sums_len, packing_len) = (self.sums_len(), self.packing_len::<T>(size));
+        let (mut scratch, _) = stack.make_aligned_with::<T>(self.cells::<T>(groups, exec.par), CACHE_LINE, |_| T::ZERO);
+        let (sums, packing) = scratch.split_at_mut(count * sums_len);
+        // The same for every group, the last and smallest too: the zeros between packed images stay where they are.
+        let images = self.block_images::<T>(size);
         let bias = args.bias_grad.is_some();
-        let work = |((input, cotangent), scratch): ((_, _), _)| {
-            T::sum_products(exec.arch, Samples { plan: self, input, cotangent, scratch, bias });
-        };
-        if count == 1 {
-            work(((args.input, args.cotangent), &mut scratch));
-        } else if count > 1 {
-            let images = args.input.par_chunks(size * in_len).zip(args.cotangent.par_chunks(size * out_len));
-            images.zip(scratch.par_chunks_mut(thread_len)).for_each(work);
+        if exec.par == Par::Seq || count < 2 {
+            let groups = args.input.chunks(size * in_len).zip(args.cotangent.chunks(size * out_len));
+            for ((input, cotangent), sums) in groups.zip(sums.chunks_exact_mut(sums_len)) {
+                let packing = &mut packing[..packing_len];
+                T::sum_products(exec.arch, Samples { plan: self, images, input, cotangent, sums, packing, bias });
+            }
+        } else {
+            let groups = args.input.par_chunks(size * in_len).zip(args.cotangent.par_chunks(size * out_len));
+            let memory = sums.par_chunks_exact_mut(sums_len).zip(packing.par_chunks_exact_mut(packing_len));
+            groups.zip(memory).for_each(|((input, cotangent), (sums, packing))| {
+                T::sum_products(exec.arch, Samples { plan: self, images, input, cotangent, sums, packing, bias });
+            });
         }
-        // Always in the order of the samples, so that equal numbers of threads give equal bits.
         args.weight_grad.fill(T::ZERO);
-        for partial in scratch.chunks_exact(thread_len) {
+        for partial in sums.chunks_exact(sums_len) {
             self.add_partial(partial, args.weight_grad);
         }
         if let Some(bias_grad) = args.bias_grad {
             bias_grad.fill(T::ZERO);
-            for partial in scratch.chunks_exact(thread_len) {
+            for partial in sums.chunks_exact(sums_len) {
                 bias_grad.iter_mut().zip(&partial[self.partial_len()..]).for_each(|(sum, &part)| *sum += part);
             }
         }
@@ -155,12 +175,39 @@ impl WeightGrad {
     }
 }
 
-/// The samples of one thread.
+/// How a batch is cut into groups of samples that are summed on their own, and then in their order.
+///
+/// By the size of the batch alone: the sums are the same bits on any number of threads.
+#[derive(Clone, Copy, Debug)]
+struct Groups {
+    count: usize,
+    size: usize,
+}
+
+impl Groups {
+    fn of(batch: usize) -> Self {
+        let count = batch.div_ceil(Self::most(batch).size);
+        // As equal as possible.
+        let size = batch.div_ceil(count.max(1)).max(1);
+        Self { count: batch.div_ceil(size), size }
+    }
+
+    /// The most groups, and the most samples in one, of this batch or a smaller one.
+    fn most(batch: usize) -> Self {
+        let size = batch.div_ceil(MOST_GROUPS).max(GROUP_IMAGES);
+        Self { count: batch.div_ceil(GROUP_IMAGES).min(MOST_GROUPS), size }
+    }
+}
+
+/// The samples of one group.
 pub struct Samples<'a, T> {
     plan: &'a WeightGrad,
+    /// Images that are packed at a time.
+    images: usize,
     input: &'a [T],
     cotangent: &'a [T],
-    scratch: &'a mut [T],
+    sums: &'a mut [T],
+    packing: &'a mut [T],
     bias: bool,
 }
 
@@ -171,11 +218,9 @@ impl<T: Real> WithSimd for Samples<'_, T> {
     fn with_simd<S: Simd>(self, simd: S) {
         let plan = self.plan;
         let (in_len, out_len) = (plan.input.len(), plan.output.len());
-        let images = plan.block_images::<T>(self.input.len() / in_len);
-        let (partial, scratch) = self.scratch.split_at_mut(plan.partial_len());
-        let sums = (plan.partial_len() + plan.output.channels).next_multiple_of(MAX_LANES);
-        let (bias, scratch) = scratch.split_at_mut(sums - plan.partial_len());
-        let (packed, packed_cotangent) = scratch.split_at_mut(images * plan.source.packed_len());
+        let images = self.images;
+        let (partial, bias) = self.sums.split_at_mut(plan.partial_len());
+        let (packed, packed_cotangent) = self.packing.split_at_mut(images * plan.source.packed_len());
         for (input, cotangent) in self.input.chunks(images * in_len).zip(self.cotangent.chunks(images * out_len)) {
             let source = plan.source.pack(simd, input, packed);
             match plan.vectors {

@@ -234,3 +234,39 @@ fn pooling_runs_before_a_nondecreasing_activation() {
     let network = Network::new(&NetworkSpec::from_toml(&many).unwrap(), 1).unwrap();
     assert_eq!(network.stages()[0].steps().iter().map(|s| s.layer).collect::<Vec<_>>(), [0, 3, 1, 2]);
 }
+
+/// Convolutions that nothing pools right away, in front of both kinds of norms.
+const NORMS_OF_CONVOLUTIONS: &str = r#"
+    name = "norms"
+    input = [2, 12, 12]
+    classes = 3
+    [[stages]]
+    name = "a"
+    layers = [{ type = "conv2d", out_channels = 8, kernel = 3, padding = 1 }, { type = "batch_norm" }, { type = "relu" }]
+    [[stages]]
+    name = "b"
+    layers = [{ type = "conv2d", out_channels = 12, kernel = 3 }, { type = "group_norm", groups = 3 }, { type = "relu" }]
+    [[stages]]
+    name = "out"
+    layers = [{ type = "flatten" }, { type = "linear", out_features = 3 }]
+"#;
+
+#[test]
+fn training_gives_the_same_bits_on_any_number_of_threads() {
+    let train = || {
+        let mut network = Network::new(&NetworkSpec::from_toml(NORMS_OF_CONVOLUTIONS).unwrap(), 1).unwrap();
+        network.set_batch_statistics(true);
+        let mut optimizer = AdamW::new(network.vars_of(0..3).unwrap(), AdamWParams::default()).unwrap();
+        let labels: Vec<u32> = (0..50).map(|sample| sample % 3).collect();
+        for step in 0..3 {
+            let logits = network.forward(&random(&[50, 2, 12, 12], step)).unwrap();
+            optimizer.backward_step(&cross_entropy(&logits, &labels).unwrap()).unwrap();
+        }
+        network.state().map(|(_, var)| values(&var.as_detached_tensor())).collect::<Vec<_>>()
+    };
+    let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(train);
+    let one = on(1);
+    for threads in 2..=4 {
+        assert!(one == on(threads), "{threads} threads");
+    }
+}

@@ -96,8 +96,9 @@ impl ExplainedStage {
 
 /// Computes the targets of some samples at every stage asked for.
 ///
-/// The input is reversed too where its stage can be, to the nearest image with brightness from 0 to 1 that the network
-/// would have classified as the label: what it should have seen.
+/// The input is reversed too where its stage can be, to the nearest image found with brightness from 0 to 1 that the
+/// network would have classified as the label: what it should have seen. Where none is found, the sample's stage is not
+/// [`attained`](ExplainedStage::attained).
 ///
 /// # Errors
 /// [`TrainError::UnknownStage`], [`TrainError::Parameter`], [`TrainError::Data`] for a sample that is not there,

@@ -61,7 +61,8 @@ fn introduction(body: &mut String, record: &ExplainRecord) {
     match &record.input_note {
         Some(note) => push(body, format_args!(" The image itself is left out: {}.</p>\n", escape(note))),
         None => body.push_str(
-            " For the input this is the nearest image, from black to white, that the network would have got right.</p>\n",
+            " For the input this is the nearest image found, from black to white, that the network would have got right; where \
+             none was found, its row says so.</p>\n",
         ),
     }
     body.push_str(
@@ -149,7 +150,12 @@ fn stage_row(
     let result = match (stage.predicted() == sample.label, stage.attained) {
         (true, true) => "With it, the rest of the network gives the right class and the whole lead.".to_owned(),
         (true, false) => "With it, the rest of the network gives the right class, with a smaller lead.".to_owned(),
-        (false, _) => format!("Even so the network says {}.", class_name(data, stage.predicted())),
+        (false, _) => {
+            let said = class_name(data, stage.predicted());
+            format!(
+                "This is as close as the search came: no target was found that gives the right class, and with this one the network says {said}."
+            )
+        }
     };
     let text = match figures.distance {
         0.0 => "Nothing changes.".to_owned(),
