@@ -12,7 +12,9 @@
 //!
 //! Infeasible samples get the smallest distance to the box first and the smallest distance to `v0` second.
 
+mod active_set;
 mod admm;
+mod judge;
 mod metric;
 #[cfg(test)]
 mod metric_tests;
@@ -21,6 +23,9 @@ mod plan;
 mod problem;
 mod rows;
 mod sample;
+#[cfg(test)]
+mod scale_tests;
+mod scaling;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,170 @@
+//! Whether the point that is returned attains its box: by the definition in [`attained`](crate::attained), row by row, from
+//! the rounded point, in `f64` and, where the rounding of that would decide, beyond it.
+
+use faer::dyn_stack::{MemStack, StackReq};
+
+use super::problem::{Sample, gap};
+use super::rows::RowSource;
+use crate::Real;
+use crate::attained::attained_slack;
+
+/// What the rows miss.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdict {
+    /// Largest distance of a row to its interval, in units of the unscaled outputs.
+    pub(super) violation: f64,
+    /// No row misses by more than the definition allows.
+    pub(super) attained: bool,
+}
+
+/// A row at a point.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowAt {
+    /// `w0 + a·(v - v0)`.
+    pub(super) image: f64,
+    /// `Σ abs(a_j v_j) + abs(b)`.
+    pub(super) scale: f64,
+    /// `Σ abs(a_j v0_j)`, which the image is as accurate as.
+    from: f64,
+    /// Coefficients that are not zero.
+    terms: usize,
+}
+
+impl RowAt {
+    /// Distance to the interval that counts as none, for data and point in the precision of `T`.
+    #[inline(always)]
+    pub(super) fn slack<T: Real>(&self) -> f64 {
+        // The bias is a term too.
+        attained_slack::<T>(self.terms + 1, self.scale)
+    }
+
+    /// Rounding of the image.
+    #[inline(always)]
+    fn rounding(&self) -> f64 {
+        2.0 * f64::EPSILON * ((self.terms + 1) as f64).sqrt() * (self.scale + self.from)
+    }
+}
+
+/// Evaluates a row at `v`, whose output at `start` is `image`.
+#[inline(always)]
+pub(super) fn row_at<A: Real, T: Real>(row: &[A], start: &[T], image: f64, v: &[T]) -> RowAt {
+    const LANES: usize = 8;
+    let (rows, row_tail) = row.as_chunks::<LANES>();
+    let (starts, start_tail) = start.as_chunks::<LANES>();
+    let (points, point_tail) = v.as_chunks::<LANES>();
+    // Moved, scale, output and scale at the start, terms.
+    let mut lanes = [[0.0; LANES]; 5];
+    let add = |[moved, scale, output, from, terms]: [&mut f64; 5], a: A, v0: T, v: T| {
+        let (a, v0, v) = (a.to_f64(), v0.to_f64(), v.to_f64());
+        let product = a * v0;
+        *moved += a * (v - v0);
+        *scale += (a * v).abs();
+        *output += product;
+        *from += product.abs();
+        *terms += if a == 0.0 { 0.0 } else { 1.0 };
+    };
+    let [moved, scale, output, from, terms] = &mut lanes;
+    for ((row, start), point) in rows.iter().zip(starts).zip(points) {
+        for l in 0..LANES {
+            let sums = [&mut moved[l], &mut scale[l], &mut output[l], &mut from[l], &mut terms[l]];
+            add(sums, row[l], start[l], point[l]);
+        }
+    }
+    for ((&a, &v0), &v) in row_tail.iter().zip(start_tail).zip(point_tail) {
+        add([&mut moved[0], &mut scale[0], &mut output[0], &mut from[0], &mut terms[0]], a, v0, v);
+    }
+    let [moved, scale, output, from, terms] = lanes.map(|lanes| lanes.into_iter().sum::<f64>());
+    RowAt { image: image + moved, scale: scale + (image - output).abs(), from, terms: terms as usize }
+}
+
+/// The image of [`row_at`] without the rounding of its sum: the value and what it lacks.
+#[cold]
+#[inline(never)]
+fn exact_image<A: Real, T: Real>(row: &[A], start: &[T], image: f64, v: &[T]) -> (f64, f64) {
+    let (mut sum, mut rest) = (image, 0.0);
+    let mut add = |a: f64, b: f64| {
+        let product = a * b;
+        let next = sum + product;
+        let taken = next - sum;
+        rest += (sum - (next - taken)) + (product - taken) + f64::mul_add(a, b, -product);
+        sum = next;
+    };
+    for ((a, start), v) in row.iter().zip(start).zip(v) {
+        add(a.to_f64(), v.to_f64());
+        add(-a.to_f64(), start.to_f64());
+    }
+    (sum, rest)
+}
+
+/// Judges the point `v` of a sample; `row(i)` is row `i` times `scale(i)`, while the sample is not scaled.
+#[inline(always)]
+pub(super) fn judge<'r, A: Real, T: Real>(
+    row: impl Fn(usize) -> &'r [A],
+    scale: impl Fn(usize) -> f64,
+    sample: &Sample<'_, T>,
+    v: &[T],
+) -> Verdict {
+    let mut verdict = Verdict { violation: 0.0, attained: true };
+    for i in 0..sample.image.len() {
+        let scale = scale(i);
+        let image = sample.image[i].to_f64() * scale;
+        let at = row_at(row(i), sample.start, image, v);
+        let (lower, upper) = (sample.lower[i].to_f64() * scale, sample.upper[i].to_f64() * scale);
+        let mut gap = (at.image - at.image.clip(lower, upper)).abs();
+        if gap <= 4.0 * at.slack::<T>() && gap + at.rounding() > at.slack::<T>() {
+            let (sum, rest) = exact_image(row(i), sample.start, image, v);
+            gap = ((sum - sum.clip(lower, upper)) + rest).abs();
+        }
+        verdict.violation = if gap.is_nan() { f64::INFINITY } else { verdict.violation.max(gap / scale) };
+        // Not the other way round: what is no number is a miss.
+        verdict.attained &= gap <= at.slack::<T>();
+    }
+    verdict
+}
+
+/// How far from the present point a box is looked for, in lengths of the point and the start.
+const FARTHEST: f64 = 1e4;
+
+/// Workspace of [`is_out_of_reach`].
+pub(super) fn reach_scratch(m: usize, n: usize) -> StackReq {
+    StackReq::all_of(&[StackReq::new::<f64>(m), StackReq::new::<f64>(n)])
+}
+
+/// Whether the rows that `v` misses prove that no point within its bounds, as far as anyone would look, attains the box.
+///
+/// With the gaps `g` of the rows and `p = Aᵀg`, a point `v + d` of the box has `p·d = g·Ad >= |g|²`. Where bounds hold
+/// `v` against `p` the entries of `d` only take away from that; what the others can give is at most `|p| |d|`.
+pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
+    rows: &R,
+    norms: &[f64],
+    sample: &Sample<'_, f64>,
+    v: &[f64],
+    stack: &mut MemStack,
+) -> bool {
+    let (m, n) = (rows.nrows(), rows.ncols());
+    let (mut image, stack) = stack.make_with(m, |_| 0.0);
+    let (mut pull, _) = stack.make_with(n, |_| 0.0);
+    let (mut start_sq, mut point_sq) = (0.0, 0.0);
+    for ((moved, v), start) in pull.iter_mut().zip(v).zip(sample.start) {
+        *moved = v - start;
+        start_sq += start * start;
+        point_sq += v * v;
+    }
+    rows.multiply(&pull, &mut image);
+    let size = start_sq.sqrt() + point_sq.sqrt();
+    let (mut square, mut slack, mut rounding) = (0.0, 0.0, 0.0);
+    for i in 0..m {
+        image[i] += sample.image[i];
+        let missing = gap(sample, &image, i);
+        slack += missing.abs() * attained_slack::<T>(n + 1, norms[i] * size + image[i].abs());
+        rounding += 4.0 * f64::EPSILON * norms[i] * missing.abs();
+        image[i] = missing;
+        square += missing * missing;
+    }
+    pull.fill(0.0);
+    rows.add_weighted_rows(&image, &mut pull);
+    let (low, high) = sample.bounds;
+    let gives = |(&pull, &v): (&f64, &f64)| !(v == low && pull <= 0.0 || v == high && pull >= 0.0);
+    let rest: f64 = pull.iter().zip(v).filter(|entry| gives(*entry)).map(|(pull, _)| pull * pull).sum();
+    FARTHEST * size * (rest.sqrt() + rounding) + 4.0 * slack < 0.5 * square
+}
