@@ -6,7 +6,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use super::problem::{Sample, gap};
 use super::rows::RowSource;
 use crate::Real;
-use crate::attained::attained_slack;
+use crate::attained::{attained_slack, observed_slack};
 
 /// What the rows miss.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct RowAt {
     pub(super) image: f64,
     /// `Σ abs(a_j v_j) + abs(b)`.
     pub(super) scale: f64,
-    /// `Σ abs(a_j v0_j)`, which the image is as accurate as.
+    /// `Σ abs(a_j v0_j) + abs(w0)`, the scale of the observed output.
     from: f64,
     /// Coefficients that are not zero.
     terms: usize,
@@ -35,7 +35,7 @@ impl RowAt {
     #[inline(always)]
     pub(super) fn slack<T: Real>(&self) -> f64 {
         // The bias is a term too.
-        attained_slack::<T>(self.terms + 1, self.scale)
+        attained_slack::<T>(self.terms + 1, self.scale) + observed_slack::<T>(self.terms + 1, self.from)
     }
 
     /// Rounding of the image.
@@ -74,6 +74,7 @@ pub(super) fn row_at<A: Real, T: Real>(row: &[A], start: &[T], image: f64, v: &[
         add([&mut moved[0], &mut scale[0], &mut output[0], &mut from[0], &mut terms[0]], a, v0, v);
     }
     let [moved, scale, output, from, terms] = lanes.map(|lanes| lanes.into_iter().sum::<f64>());
+    let from = from + image.abs();
     RowAt { image: image + moved, scale: scale + (image - output).abs(), from, terms: terms as usize }
 }
 

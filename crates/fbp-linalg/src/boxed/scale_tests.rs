@@ -118,13 +118,16 @@ impl<T: Real> Problem<T> {
         let (m, n) = (self.a.nrows(), self.a.ncols());
         let mut worst = 0.0_f64;
         for i in 0..m {
-            let (mut moved, mut scale, mut bias, mut terms) = (Twice::of(self.image[i].to_f64()), 0.0, Twice::of(self.image[i].to_f64()), 1.0);
+            let image = self.image[i].to_f64();
+            let (mut moved, mut scale, mut bias, mut terms) = (Twice::of(image), 0.0, Twice::of(image), 1.0);
+            let mut observed = image.abs();
             for j in 0..n {
                 let (a, x, x0) = (self.a[(i, j)].to_f64(), v[j].to_f64(), self.start[j].to_f64());
                 moved.add_product(a, x);
                 moved.add_product(-a, x0);
                 bias.add_product(-a, x0);
                 scale += (a * x).abs();
+                observed += (a * x0).abs();
                 terms += f64::from(u8::from(a != 0.0));
             }
             let (lower, upper) = (self.lower[i].to_f64(), self.upper[i].to_f64());
@@ -134,7 +137,7 @@ impl<T: Real> Problem<T> {
             } else {
                 0.0
             };
-            let slack = 16.0 * T::EPSILON.to_f64() * f64::sqrt(terms) * (scale + bias.high.abs());
+            let slack = 16.0 * T::EPSILON.to_f64() * f64::sqrt(terms) * (scale + bias.high.abs() + observed / 16.0);
             if gap > 0.0 {
                 worst = worst.max(gap / slack);
             }
