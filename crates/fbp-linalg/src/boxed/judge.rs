@@ -97,17 +97,23 @@ fn exact_image<A: Real, T: Real>(row: &[A], start: &[T], image: f64, v: &[T]) ->
     (sum, rest)
 }
 
-/// Judges the point `v` of a sample; `row(i)` is row `i` times `scale(i)`, while the sample is not scaled.
+/// Judges the point `v` of a sample; `row(i)` is row `i` times `scale(i)`, while the sample is not scaled. Rows whose scaled
+/// `gaps` are known to be attained are taken as that.
 #[inline(always)]
 pub(super) fn judge<'r, A: Real, T: Real>(
     row: impl Fn(usize) -> &'r [A],
     scale: impl Fn(usize) -> f64,
     sample: &Sample<'_, T>,
     v: &[T],
+    gaps: Option<&[T]>,
 ) -> Verdict {
     let mut verdict = Verdict { violation: 0.0, attained: true };
     for i in 0..sample.image.len() {
         let scale = scale(i);
+        if let Some(gap) = gaps.map(|gaps| gaps[i]).filter(|gap| !gap.is_nan()) {
+            verdict.violation = verdict.violation.max(gap.to_f64() / scale);
+            continue;
+        }
         let image = sample.image[i].to_f64() * scale;
         let at = row_at(row(i), sample.start, image, v);
         let (lower, upper) = (sample.lower[i].to_f64() * scale, sample.upper[i].to_f64() * scale);
@@ -123,15 +129,13 @@ pub(super) fn judge<'r, A: Real, T: Real>(
     verdict
 }
 
-/// How far from the present point a box is looked for, in lengths of the point and the start.
-const FARTHEST: f64 = 1e4;
-
 /// Workspace of [`is_out_of_reach`].
 pub(super) fn reach_scratch(m: usize, n: usize) -> StackReq {
     StackReq::all_of(&[StackReq::new::<f64>(m), StackReq::new::<f64>(n)])
 }
 
-/// Whether the rows that `v` misses prove that no point within its bounds, as far as anyone would look, attains the box.
+/// Whether the rows that `v` misses prove that no point within its bounds attains the box, as far as `farthest` lengths of
+/// the point and the start from it.
 ///
 /// With the gaps `g` of the rows and `p = Aᵀg`, a point `v + d` of the box has `p·d = g·Ad >= |g|²`. Where bounds hold
 /// `v` against `p` the entries of `d` only take away from that; what the others can give is at most `|p| |d|`.
@@ -140,6 +144,7 @@ pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
     norms: &[f64],
     sample: &Sample<'_, f64>,
     v: &[f64],
+    farthest: f64,
     stack: &mut MemStack,
 ) -> bool {
     let (m, n) = (rows.nrows(), rows.ncols());
@@ -167,5 +172,5 @@ pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
     let (low, high) = sample.bounds;
     let gives = |(&pull, &v): (&f64, &f64)| !(v == low && pull <= 0.0 || v == high && pull >= 0.0);
     let rest: f64 = pull.iter().zip(v).filter(|entry| gives(*entry)).map(|(pull, _)| pull * pull).sum();
-    FARTHEST * size * (rest.sqrt() + rounding) + 4.0 * slack < 0.5 * square
+    farthest * size * (rest.sqrt() + rounding) + 4.0 * slack < 0.5 * square
 }

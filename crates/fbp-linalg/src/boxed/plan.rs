@@ -7,11 +7,11 @@ use faer::{Mat, MatMut, MatRef, Par};
 use super::active_set::{MOST_OPERATIONS, Rescue, rescue, rescue_scratch};
 use super::admm::{AdmmPlan, admm_scratch};
 use super::judge::{Verdict, is_out_of_reach, judge, reach_scratch};
-use super::newton::{DualNewton, careful_limits, fast_limits, newton_scratch, primal_scratch};
+use super::newton::{DualNewton, Found, careful_limits, fast_limits, newton_scratch, primal_scratch};
 use super::problem::Sample;
 use super::rows::RowSource;
 use super::sample::expect_bounds;
-use super::scaling::{RowScaling, Weights, row_norm};
+use super::scaling::{RowScaling, RowSize, Weights, row_size};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{
     LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_box, expect_finite, expect_shape,
@@ -36,6 +36,9 @@ pub const BOXED_LIMIT: usize = 4096;
 
 /// Samples that the batched iteration handles together.
 const PANEL: usize = 32;
+
+/// How far a box is looked for before it counts as out of reach, in lengths of the point and the start.
+const FARTHEST: f64 = 1e4;
 
 /// Operations that active sets may take before the dual solver is tried, beside some that grow with the system.
 const QUICK_OPERATIONS: f64 = 1e7;
@@ -119,10 +122,10 @@ impl<T: Real> BoxedPlan<T> {
         }
         expect_finite("boxed: A", a)?;
         let transposed = a.transpose().to_owned();
-        let norms: Vec<f64> = (0..rows).map(|i| row_norm(transposed.col_as_slice(i))).collect();
+        let sizes: Vec<RowSize> = (0..rows).map(|i| row_size(transposed.col_as_slice(i))).collect();
         let (fast_limits, careful_limits) = (fast_limits::<T>(), careful_limits(rows));
-        let fast_scaling = RowScaling::<T>::new(&norms, fast_limits.proximal_weight);
-        let careful_scaling = RowScaling::<f64>::new(&norms, careful_limits.proximal_weight);
+        let fast_scaling = RowScaling::<T>::new(&sizes, fast_limits.proximal_weight);
+        let careful_scaling = RowScaling::<f64>::new(&sizes, careful_limits.proximal_weight);
         let even = Mat::from_fn(rows, cols, |i, j| careful_scaling.scales[i] * a[(i, j)]);
         let admm = match BoxedRecipe::choose(rows) {
             BoxedRecipe::Newton => None,
@@ -149,8 +152,8 @@ impl<T: Real> BoxedPlan<T> {
 
     /// Workspace of one thread, for a matrix of the given shape.
     fn part_scratch((m, n): (usize, usize)) -> StackReq {
-        let scaled = StackReq::new::<T>(m).array(3);
-        let widened = StackReq::all_of(&[StackReq::new::<f64>(n).array(2), StackReq::new::<f64>(m).array(4)]);
+        let scaled = StackReq::new::<T>(m).array(4);
+        let widened = StackReq::all_of(&[StackReq::new::<f64>(n).array(2), StackReq::new::<f64>(m).array(5)]);
         let newton = newton_scratch::<f64>(m, n).and(primal_scratch::<f64>(m, n));
         let careful = widened.and(newton.or(rescue_scratch(m, n)).or(reach_scratch(m, n)));
         let sample = StackReq::new::<T>(m).and(scaled.and(newton_scratch::<T>(m, n)).or(careful));
@@ -265,24 +268,26 @@ impl<T: Real> BoxedPlan<T> {
         multipliers: &mut [T],
         stack: &mut MemStack,
     ) -> Option<Solved> {
-        let RowScaling { scales, norms, even, .. } = &self.fast_scaling;
+        let RowScaling { scales, norms, terms, even, .. } = &self.fast_scaling;
         let scale = |values: &[T], i: usize| values[i] * scales[i];
         let (m, _) = self.shape();
         let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
         let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
         let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
         let scaled = Sample { image: &image, lower: &lower, upper: &upper, ..*sample };
-        let outcome = self.fast.solve(scaled, Weights { norms, epsilon: even }, solution, multipliers, stack);
+        let (mut gaps, stack) = stack.make_with(m, |_| T::ZERO);
+        let found = Found { multipliers, gaps: &mut gaps };
+        let outcome = self.fast.solve(scaled, Weights { norms, epsilon: even, terms }, solution, found, stack);
         if !(outcome.converged && outcome.reached) {
             return None;
         }
-        let verdict = self.judge(sample, solution);
+        let verdict = self.judge(sample, solution, Some(&gaps));
         verdict.attained.then_some(Solved { iters: outcome.iters, converged: true, verdict })
     }
 
-    fn judge(&self, sample: &Sample<'_, T>, v: &[T]) -> Verdict {
+    fn judge(&self, sample: &Sample<'_, T>, v: &[T], gaps: Option<&[T]>) -> Verdict {
         let (rows, scales) = (self.careful.rows(), &self.careful_scaling.scales);
-        pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |i| scales[i], sample, v))
+        pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |i| scales[i], sample, v, gaps))
     }
 
     /// Repeats a sample that the first try could not finish, or that looks infeasible, in `f64`: by active sets, by the dual
@@ -296,13 +301,14 @@ impl<T: Real> BoxedPlan<T> {
         tried: &[T],
         stack: &mut MemStack,
     ) -> Solved {
-        let RowScaling { scales, norms, even, metric } = &self.careful_scaling;
+        let RowScaling { scales, norms, terms, even, metric } = &self.careful_scaling;
         let scale = |values: &[T], i: usize| values[i].to_f64() * scales[i];
         let (m, n) = self.shape();
         let (start, stack) = stack.collect(sample.start.iter().map(|v| v.to_f64()));
         let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
         let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
         let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
+        let (mut gaps, stack) = stack.make_with(m, |_| 0.0);
         let (mut multipliers, stack) = stack.collect(tried.iter().map(|weight| weight.to_f64()));
         let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
         let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
@@ -310,11 +316,11 @@ impl<T: Real> BoxedPlan<T> {
         let mut narrow = |wide: &[f64]| {
             let (low, high) = sample.bounds;
             solution.iter_mut().zip(wide).for_each(|(to, &v)| *to = T::from_f64(v).clip(low, high));
-            self.judge(sample, solution)
+            self.judge(sample, solution, None)
         };
         let rows = self.careful.rows();
         let rescued = |multipliers: &[f64], wide: &mut [f64], most: f64, stack: &mut MemStack| {
-            !is_out_of_reach::<T, _>(rows, norms, &widened, wide, stack)
+            !is_out_of_reach::<T, _>(rows, norms, &widened, wide, FARTHEST, stack)
                 && rescue::<T, _>(rows, widened, multipliers, wide, most, stack) == Rescue::Solved
         };
         // What a few steps of the dual solver take.
@@ -325,8 +331,8 @@ impl<T: Real> BoxedPlan<T> {
                 return Solved { iters: 1, converged: true, verdict };
             }
         }
-        let weights = Weights { norms, epsilon: even };
-        let outcome = self.careful.solve(widened, weights, &mut wide, &mut multipliers, stack);
+        let weights = Weights { norms, epsilon: even, terms };
+        let outcome = self.careful.solve(widened, weights, &mut wide, Found { multipliers: &mut multipliers, gaps: &mut gaps }, stack);
         let verdict = narrow(&wide);
         let mut solved = Solved { iters: outcome.iters, converged: outcome.converged, verdict };
         if !verdict.attained && rescued(&multipliers, &mut wide, MOST_OPERATIONS, stack) {
@@ -334,8 +340,8 @@ impl<T: Real> BoxedPlan<T> {
             solved = Solved { converged: verdict.attained, verdict, ..solved };
         }
         if let (false, Some(metric)) = (solved.verdict.attained, metric) {
-            let weights = Weights { norms, epsilon: metric };
-            let outcome = self.careful.solve(widened, weights, &mut wide, &mut multipliers, stack);
+            let weights = Weights { norms, epsilon: metric, terms };
+            let outcome = self.careful.solve(widened, weights, &mut wide, Found { multipliers: &mut multipliers, gaps: &mut gaps }, stack);
             let verdict = narrow(&wide);
             solved = Solved { iters: solved.iters + outcome.iters, converged: outcome.converged, verdict };
         }

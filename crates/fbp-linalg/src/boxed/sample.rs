@@ -3,11 +3,15 @@ use faer::dyn_stack::{MemStack, StackReq};
 
 use super::active_set::{MOST_OPERATIONS, Rescue, rescue, rescue_scratch};
 use super::judge::{Verdict, is_out_of_reach, judge, reach_scratch};
-use super::newton::{DualNewton, fast_limits, newton_scratch};
+use super::newton::{DualNewton, Found, fast_limits, newton_scratch};
 use super::problem::{Sample, SampleOutcome};
 use super::rows::{RowSource, SampleRows};
-use super::scaling::{Weights, even_out, even_weights, row_norm};
+use super::scaling::{Weights, even_out, even_weights, row_size};
 use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, expect_shape};
+
+/// How far a box is looked for before it counts as out of reach, in lengths of the point and the start: cuts of the joint
+/// iteration often contradict each other, and a point that far would not be taken.
+const FARTHEST: f64 = 100.0;
 
 /// One box-constrained nearest point with a matrix of its own, of few rows and any number of columns:
 ///
@@ -63,7 +67,7 @@ pub struct BoxedSample<'a, T> {
 impl<T: Real> BoxedSample<'_, T> {
     /// Workspace of [`solve`](Self::solve) for up to `rows` rows and `cols` columns of `A`.
     pub fn solve_scratch(rows: usize, cols: usize) -> StackReq {
-        let sizes = StackReq::new::<T>(rows).array(7);
+        let sizes = StackReq::new::<T>(rows).array(9);
         let scaled = StackReq::new::<T>(rows * cols);
         let widened = StackReq::all_of(&[
             StackReq::new::<f64>(rows * cols),
@@ -97,8 +101,10 @@ impl<T: Real> BoxedSample<'_, T> {
         let m = rows.nrows();
         let (mut scales, stack) = stack.make_with(m, |_| T::ONE);
         let (mut multipliers, stack) = stack.make_with(m, |_| T::ZERO);
-        let outcome = solve_first(rows, &sample, solution, (&mut scales, &mut multipliers), stack);
-        let mut verdict = judge_point(rows, &sample, solution);
+        let (mut gaps, stack) = stack.make_with(m, |_| T::ZERO);
+        let found = Found { multipliers: &mut multipliers, gaps: &mut gaps };
+        let outcome = solve_first(rows, &sample, solution, &mut scales, found, stack);
+        let mut verdict = judge_point(rows, &scales, &sample, solution, Some(&mut gaps));
         let mut converged = outcome.converged;
         if !verdict.attained
             && let Some(better) = solve_again(rows, &sample, solution, (&scales, &multipliers), stack)
@@ -141,21 +147,26 @@ fn solve_first<T: Real>(
     rows: SampleRows<'_, T>,
     sample: &Sample<'_, T>,
     solution: &mut [T],
-    (scales, multipliers): (&mut [T], &mut [T]),
+    scales: &mut [T],
+    found: Found<'_, T>,
     stack: &mut MemStack,
 ) -> SampleOutcome {
     let (m, n) = (rows.nrows(), rows.ncols());
     let limits = fast_limits::<T>();
     let (mut norms, stack) = stack.make_with(m, |_| T::ZERO);
     let (mut epsilon, stack) = stack.make_with(m, |_| T::ZERO);
+    let (mut terms, stack) = stack.make_with(m, |_| T::ZERO);
     pulp::Arch::new().dispatch(|| {
-        norms.iter_mut().enumerate().for_each(|(i, norm)| *norm = T::from_f64(row_norm(rows.row(i))));
+        for (i, (norm, terms)) in norms.iter_mut().zip(terms.iter_mut()).enumerate() {
+            let size = row_size(rows.row(i));
+            (*norm, *terms) = (T::from_f64(size.norm), T::from_f64(size.terms));
+        }
     });
     let is_uneven = even_out(&mut norms, scales);
     even_weights(limits.proximal_weight, &norms, &mut epsilon);
-    let weights = Weights { norms: &norms, epsilon: &epsilon };
+    let weights = Weights { norms: &norms, epsilon: &epsilon, terms: &terms };
     if !is_uneven {
-        return DualNewton::over_rows(rows, limits).solve(*sample, weights, solution, multipliers, stack);
+        return DualNewton::over_rows(rows, limits).solve(*sample, weights, solution, found, stack);
     }
     let scale = |values: &[T], i: usize| values[i] * scales[i];
     let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
@@ -164,7 +175,7 @@ fn solve_first<T: Real>(
     let (even, stack) = stack.collect((0..m * n).map(|at| rows.row(at / n)[at % n] * scales[at / n]));
     let scaled = Sample { image: &image, lower: &lower, upper: &upper, ..*sample };
     let rows = SampleRows { rows: MatRef::from_column_major_slice(&even, n, m) };
-    DualNewton::over_rows(rows, limits).solve(scaled, weights, solution, multipliers, stack)
+    DualNewton::over_rows(rows, limits).solve(scaled, weights, solution, found, stack)
 }
 
 /// The second try, in `f64`: none if the box is out of reach, or seems to be.
@@ -185,23 +196,34 @@ fn solve_again<T: Real>(
     let (even, stack) =
         stack.collect((0..m * n).map(|at| rows.row(at / n)[at % n].to_f64() * scales[at / n].to_f64()));
     let even = SampleRows { rows: MatRef::from_column_major_slice(&even, n, m) };
-    let (norms, stack) = stack.collect((0..m).map(|i| row_norm(even.row(i))));
+    let (norms, stack) = stack.collect((0..m).map(|i| row_size(even.row(i)).norm));
     let (multipliers, stack) = stack.collect(multipliers.iter().map(|weight| weight.to_f64()));
     let (start, stack) = stack.collect(sample.start.iter().map(|v| v.to_f64()));
     let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
     let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
     let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
-    if is_out_of_reach::<T, _>(&even, &norms, &widened, &wide, stack)
+    if is_out_of_reach::<T, _>(&even, &norms, &widened, &wide, FARTHEST, stack)
         || rescue::<T, _>(&even, widened, &multipliers, &mut wide, MOST_OPERATIONS, stack) != Rescue::Solved
     {
         return None;
     }
     solution.iter_mut().zip(wide.iter()).for_each(|(to, &v)| *to = T::from_f64(v).clip(sample.bounds.0, sample.bounds.1));
-    Some(judge_point(rows, sample, solution))
+    Some(judge_point(rows, scales, sample, solution, None))
 }
 
-fn judge_point<T: Real>(rows: SampleRows<'_, T>, sample: &Sample<'_, T>, v: &[T]) -> Verdict {
-    pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |_| 1.0, sample, v))
+/// Judges a point by the rows as they are; `gaps` are in units of the scaled ones.
+fn judge_point<T: Real>(
+    rows: SampleRows<'_, T>,
+    scales: &[T],
+    sample: &Sample<'_, T>,
+    v: &[T],
+    gaps: Option<&mut [T]>,
+) -> Verdict {
+    let gaps = gaps.map(|gaps| {
+        gaps.iter_mut().zip(scales).for_each(|(gap, &scale)| *gap = *gap / scale);
+        &*gaps
+    });
+    pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |_| 1.0, sample, v, gaps))
 }
 
 /// Checks that the bounds of `v` are an interval.

@@ -22,6 +22,8 @@ pub(super) struct Weights<'a, T> {
     pub(super) norms: &'a [T],
     /// Proximal weight of every row.
     pub(super) epsilon: &'a [T],
+    /// Coefficients of every row that are not zero, and the bias.
+    pub(super) terms: &'a [T],
 }
 
 /// Scales and sizes of the rows of a matrix, in the scalar of one solver.
@@ -31,6 +33,8 @@ pub(super) struct RowScaling<T> {
     pub(super) scales: Vec<T>,
     /// Norms of the scaled rows.
     pub(super) norms: Vec<T>,
+    /// Coefficients of every row that are not zero, and the bias.
+    pub(super) terms: Vec<T>,
     /// Equal proximal weights.
     pub(super) even: Vec<T>,
     /// Proximal weights in the metric of the outputs; none if the scales are 1 and the metric is that of `even`.
@@ -38,9 +42,9 @@ pub(super) struct RowScaling<T> {
 }
 
 impl<T: Real> RowScaling<T> {
-    /// For rows of the given norms, with `share` of their mean square as proximal weight.
-    pub(super) fn new(row_norms: &[f64], share: f64) -> Self {
-        let mut norms = row_norms.to_vec();
+    /// For rows of the given sizes, with `share` of their mean square as proximal weight.
+    pub(super) fn new(rows: &[RowSize], share: f64) -> Self {
+        let mut norms: Vec<f64> = rows.iter().map(|row| row.norm).collect();
         let mut scales = vec![1.0; norms.len()];
         let is_uneven = even_out(&mut norms, &mut scales);
         let narrow = |values: &[f64]| values.iter().map(|&value| T::from_f64(value)).collect::<Vec<T>>();
@@ -52,37 +56,54 @@ impl<T: Real> RowScaling<T> {
             metric_weights(&scales, &mut metric);
             metric
         });
-        Self { scales, norms, even, metric }
+        let terms = rows.iter().map(|row| T::from_f64(row.terms)).collect();
+        Self { scales, norms, terms, even, metric }
     }
 }
 
-/// Norm of a row.
+/// Size of a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowSize {
+    pub(super) norm: f64,
+    /// Coefficients that are not zero, and the bias.
+    pub(super) terms: f64,
+}
+
+/// Measures a row.
 #[inline(always)]
-pub(super) fn row_norm<T: Real>(row: &[T]) -> f64 {
-    let square = square_sum(row);
+pub(super) fn row_size<T: Real>(row: &[T]) -> RowSize {
+    let (square, terms) = square_sum(row);
     if square > f64::MIN_POSITIVE && square.is_finite() {
-        return square.sqrt();
+        return RowSize { norm: square.sqrt(), terms };
     }
     // The squares of the entries under- or overflow.
     let largest = row.iter().fold(0.0_f64, |most, a| most.max(a.to_f64().abs()));
     if largest == 0.0 {
-        return 0.0;
+        return RowSize { norm: 0.0, terms };
     }
-    largest * row.iter().map(|a| (a.to_f64() / largest).powi(2)).sum::<f64>().sqrt()
+    let square = row.iter().map(|a| (a.to_f64() / largest).powi(2)).sum::<f64>();
+    RowSize { norm: largest * square.sqrt(), terms }
 }
 
-/// Sum of squares, in independent lanes so that it vectorises.
+/// Sum of squares and the number of terms with the bias, in independent lanes so that it vectorises.
 #[inline(always)]
-fn square_sum<T: Real>(row: &[T]) -> f64 {
-    const LANES: usize = 8;
+fn square_sum<T: Real>(row: &[T]) -> (f64, f64) {
+    const LANES: usize = 16;
     let (body, tail) = row.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
+    let (mut lanes, mut terms) = ([0.0; LANES], [T::ZERO; LANES]);
     for chunk in body {
-        for (lane, a) in lanes.iter_mut().zip(chunk) {
-            *lane += a.to_f64() * a.to_f64();
+        for l in 0..LANES {
+            lanes[l] += chunk[l].to_f64() * chunk[l].to_f64();
+            terms[l] += if chunk[l] == T::ZERO { T::ZERO } else { T::ONE };
         }
     }
-    tail.iter().fold(lanes.into_iter().sum::<f64>(), |sum, a| sum + a.to_f64() * a.to_f64())
+    let mut square = lanes.into_iter().sum::<f64>();
+    let mut count = 1.0 + terms.into_iter().map(T::to_f64).sum::<f64>();
+    for a in tail {
+        square += a.to_f64() * a.to_f64();
+        count += if *a == T::ZERO { 0.0 } else { 1.0 };
+    }
+    (square, count)
 }
 
 /// Turns `norms` into those of the scaled rows and fills `scales`; false if all scales are 1.
