@@ -4,7 +4,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
 
 use super::problem::{Sample, gap};
-use super::rows::RowSource;
+use super::rows::{GramSelection, RowSource};
 use crate::Real;
 use crate::attained::{attained_slack, observed_slack};
 
@@ -129,16 +129,33 @@ pub(super) fn judge<'r, A: Real, T: Real>(
     verdict
 }
 
+/// Rows up to which the gaps are turned into a sharper proof.
+const MOST_ROWS: usize = 64;
+/// Shift of the Gram matrix for that, relative to its largest diagonal entry.
+const SHIFT: f64 = 1e-10;
+
 /// Workspace of [`is_out_of_reach`].
 pub(super) fn reach_scratch(m: usize, n: usize) -> StackReq {
-    StackReq::all_of(&[StackReq::new::<f64>(m), StackReq::new::<f64>(n)])
+    let sharper = if m <= MOST_ROWS {
+        StackReq::all_of(&[
+            StackReq::new::<f64>(m * m),
+            StackReq::new::<(u32, f64)>(m + 1),
+            StackReq::new::<u32>(m),
+            StackReq::new::<bool>(n),
+        ])
+    } else {
+        StackReq::EMPTY
+    };
+    StackReq::all_of(&[StackReq::new::<f64>(m).array(2), StackReq::new::<f64>(n), sharper])
 }
 
 /// Whether the rows that `v` misses prove that no point within its bounds attains the box, as far as `farthest` lengths of
 /// the point and the start from it.
 ///
-/// With the gaps `g` of the rows and `p = Aᵀg`, a point `v + d` of the box has `p·d = g·Ad >= |g|²`. Where bounds hold
-/// `v` against `p` the entries of `d` only take away from that; what the others can give is at most `|p| |d|`.
+/// For weights `g` of the rows and `p = Aᵀg`, a point `v + d` of the box has `p·d = g·Ad >= Σ g_i (end_i - w_i)`, with the
+/// lower ends where `g` is positive and the upper ones where it is negative. Where bounds hold `v` against `p` the
+/// entries of `d` only take away from that; what the others can give is at most `|p| |d|`. The weights are the gaps of
+/// the rows and, where their rounding spoils the proof, the gaps after an inverse iteration that makes `p` small.
 pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
     rows: &R,
     norms: &[f64],
@@ -149,7 +166,8 @@ pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
 ) -> bool {
     let (m, n) = (rows.nrows(), rows.ncols());
     let (mut image, stack) = stack.make_with(m, |_| 0.0);
-    let (mut pull, _) = stack.make_with(n, |_| 0.0);
+    let (mut weights, stack) = stack.make_with(m, |_| 0.0);
+    let (mut pull, stack) = stack.make_with(n, |_| 0.0);
     let (mut start_sq, mut point_sq) = (0.0, 0.0);
     for ((moved, v), start) in pull.iter_mut().zip(v).zip(sample.start) {
         *moved = v - start;
@@ -157,20 +175,81 @@ pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
         point_sq += v * v;
     }
     rows.multiply(&pull, &mut image);
+    image.iter_mut().zip(sample.image).for_each(|(image, start)| *image += start);
+    weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = gap(sample, &image, i));
     let size = start_sq.sqrt() + point_sq.sqrt();
-    let (mut square, mut slack, mut rounding) = (0.0, 0.0, 0.0);
-    for i in 0..m {
-        image[i] += sample.image[i];
-        let missing = gap(sample, &image, i);
-        slack += missing.abs() * attained_slack::<T>(n + 1, norms[i] * size + image[i].abs());
-        rounding += 4.0 * f64::EPSILON * norms[i] * missing.abs();
-        image[i] = missing;
-        square += missing * missing;
-    }
-    pull.fill(0.0);
-    rows.add_weighted_rows(&image, &mut pull);
+    let mut proves = |weights: &[f64]| {
+        let (mut needed, mut slack, mut rounding) = (0.0, 0.0, 0.0);
+        for (i, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
+            let end = if weight > 0.0 { sample.lower[i] } else { sample.upper[i] };
+            needed += weight * (end - image[i]);
+            slack += weight.abs() * attained_slack::<T>(n + 1, norms[i] * size + image[i].abs());
+            rounding += 4.0 * f64::EPSILON * norms[i] * weight.abs();
+        }
+        pull.fill(0.0);
+        rows.add_weighted_rows(weights, &mut pull);
+        let (low, high) = sample.bounds;
+        let gives = |(&pull, &v): (&f64, &f64)| !(v == low && pull <= 0.0 || v == high && pull >= 0.0);
+        let rest: f64 = pull.iter().zip(v).filter(|entry| gives(*entry)).map(|(pull, _)| pull * pull).sum();
+        needed.is_finite() && farthest * size * (rest.sqrt() + rounding) + 4.0 * slack < 0.5 * needed
+    };
+    proves(&weights) || m <= MOST_ROWS && sharpen(rows, sample, v, &mut weights, stack) && proves(&weights)
+}
+
+/// Replaces the gaps by two steps of inverse iteration with the Gram matrix of their rows on the free entries; false if
+/// that is not possible.
+fn sharpen<R: RowSource<f64>>(
+    rows: &R,
+    sample: &Sample<'_, f64>,
+    v: &[f64],
+    weights: &mut [f64],
+    stack: &mut MemStack,
+) -> bool {
+    let (m, n) = (rows.nrows(), rows.ncols());
+    let (mut gram, stack) = stack.make_with(m * m, |_| 0.0);
+    let (mut gather, stack) = stack.make_with(m + 1, |_| (0, 0.0));
+    let (mut position, stack) = stack.make_with(m, |_| u32::MAX);
+    let (mut free, _) = stack.make_with(n, |_| false);
     let (low, high) = sample.bounds;
-    let gives = |(&pull, &v): (&f64, &f64)| !(v == low && pull <= 0.0 || v == high && pull >= 0.0);
-    let rest: f64 = pull.iter().zip(v).filter(|entry| gives(*entry)).map(|(pull, _)| pull * pull).sum();
-    farthest * size * (rest.sqrt() + rounding) + 4.0 * slack < 0.5 * square
+    free.iter_mut().zip(v).for_each(|(free, &v)| *free = low < v && v < high);
+    let mut size = 0;
+    for (position, _) in position.iter_mut().zip(weights.iter()).filter(|(_, weight)| **weight != 0.0) {
+        *position = size as u32;
+        size += 1;
+    }
+    rows.masked_gram(GramSelection { position: &position, size, free: &free }, &mut gather, &mut gram);
+    let shift = SHIFT * (0..size).map(|k| gram[k * (size + 1)]).fold(f64::MIN_POSITIVE, f64::max);
+    // Cholesky factors of the shifted matrix, in its lower triangle.
+    for k in 0..size {
+        let mut pivot = gram[k * (size + 1)] + shift;
+        (0..k).for_each(|l| pivot -= gram[l * size + k] * gram[l * size + k]);
+        if pivot <= 0.0 {
+            return false;
+        }
+        let pivot = pivot.sqrt();
+        gram[k * (size + 1)] = pivot;
+        for i in k + 1..size {
+            let mut entry = gram[k * size + i];
+            (0..k).for_each(|l| entry -= gram[l * size + i] * gram[l * size + k]);
+            gram[k * size + i] = entry / pivot;
+        }
+    }
+    let mut packed = [0.0; MOST_ROWS];
+    let taken = || (0..m).filter(|&i| position[i] != u32::MAX);
+    taken().for_each(|i| packed[position[i] as usize] = weights[i]);
+    let before = packed[..size].iter().map(|weight| weight * weight).sum::<f64>().sqrt();
+    for _ in 0..2 {
+        for k in 0..size {
+            (0..k).for_each(|l| packed[k] -= gram[l * size + k] * packed[l]);
+            packed[k] /= gram[k * (size + 1)];
+        }
+        for k in (0..size).rev() {
+            (k + 1..size).for_each(|l| packed[k] -= gram[k * size + l] * packed[l]);
+            packed[k] /= gram[k * (size + 1)];
+        }
+        let after = packed[..size].iter().map(|weight| weight * weight).sum::<f64>().sqrt();
+        packed[..size].iter_mut().for_each(|weight| *weight *= before / after);
+    }
+    taken().for_each(|i| weights[i] = packed[position[i] as usize]);
+    true
 }
