@@ -156,6 +156,7 @@ pub(super) fn reach_scratch(m: usize, n: usize) -> StackReq {
 /// lower ends where `g` is positive and the upper ones where it is negative. Where bounds hold `v` against `p` the
 /// entries of `d` only take away from that; what the others can give is at most `|p| |d|`. The weights are the gaps of
 /// the rows and, where their rounding spoils the proof, the gaps after an inverse iteration that makes `p` small.
+#[inline(always)]
 pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
     rows: &R,
     norms: &[f64],
@@ -198,6 +199,7 @@ pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
 
 /// Replaces the gaps by two steps of inverse iteration with the Gram matrix of their rows on the free entries; false if
 /// that is not possible.
+#[inline(always)]
 fn sharpen<R: RowSource<f64>>(
     rows: &R,
     sample: &Sample<'_, f64>,

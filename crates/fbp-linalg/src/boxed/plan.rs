@@ -294,13 +294,7 @@ impl<T: Real> BoxedPlan<T> {
     /// solver, by both, and at last, for rows of uneven size, by the dual solver in the metric of the outputs.
     ///
     /// `solution` and `tried` are what the first try left: a point and the multipliers of the scaled rows.
-    fn solve_carefully(
-        &self,
-        sample: &Sample<'_, T>,
-        solution: &mut [T],
-        tried: &[T],
-        stack: &mut MemStack,
-    ) -> Solved {
+    fn solve_carefully(&self, sample: &Sample<'_, T>, solution: &mut [T], tried: &[T], stack: &mut MemStack) -> Solved {
         let RowScaling { scales, norms, terms, even, metric } = &self.careful_scaling;
         let scale = |values: &[T], i: usize| values[i].to_f64() * scales[i];
         let (m, n) = self.shape();
@@ -332,7 +326,13 @@ impl<T: Real> BoxedPlan<T> {
             }
         }
         let weights = Weights { norms, epsilon: even, terms };
-        let outcome = self.careful.solve(widened, weights, &mut wide, Found { multipliers: &mut multipliers, gaps: &mut gaps }, stack);
+        let outcome = self.careful.solve(
+            widened,
+            weights,
+            &mut wide,
+            Found { multipliers: &mut multipliers, gaps: &mut gaps },
+            stack,
+        );
         let verdict = narrow(&wide);
         let mut solved = Solved { iters: outcome.iters, converged: outcome.converged, verdict };
         if !verdict.attained && rescued(&multipliers, &mut wide, MOST_OPERATIONS, stack) {
@@ -341,7 +341,13 @@ impl<T: Real> BoxedPlan<T> {
         }
         if let (false, Some(metric)) = (solved.verdict.attained, metric) {
             let weights = Weights { norms, epsilon: metric, terms };
-            let outcome = self.careful.solve(widened, weights, &mut wide, Found { multipliers: &mut multipliers, gaps: &mut gaps }, stack);
+            let outcome = self.careful.solve(
+                widened,
+                weights,
+                &mut wide,
+                Found { multipliers: &mut multipliers, gaps: &mut gaps },
+                stack,
+            );
             let verdict = narrow(&wide);
             solved = Solved { iters: solved.iters + outcome.iters, converged: outcome.converged, verdict };
         }

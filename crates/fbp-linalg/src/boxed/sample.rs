@@ -172,7 +172,10 @@ fn solve_first<T: Real>(
     let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
     let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
     let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
-    let (even, stack) = stack.collect((0..m * n).map(|at| rows.row(at / n)[at % n] * scales[at / n]));
+    let (mut even, stack) = stack.make_with(m * n, |_| T::ZERO);
+    for (i, to) in even.chunks_exact_mut(n.max(1)).enumerate() {
+        to.iter_mut().zip(rows.row(i)).for_each(|(to, &a)| *to = a * scales[i]);
+    }
     let scaled = Sample { image: &image, lower: &lower, upper: &upper, ..*sample };
     let rows = SampleRows { rows: MatRef::from_column_major_slice(&even, n, m) };
     DualNewton::over_rows(rows, limits).solve(scaled, weights, solution, found, stack)
@@ -193,8 +196,11 @@ fn solve_again<T: Real>(
     let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
     let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
     let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
-    let (even, stack) =
-        stack.collect((0..m * n).map(|at| rows.row(at / n)[at % n].to_f64() * scales[at / n].to_f64()));
+    let (mut even, stack) = stack.make_with(m * n, |_| 0.0);
+    for (i, to) in even.chunks_exact_mut(n.max(1)).enumerate() {
+        let scale = scales[i].to_f64();
+        to.iter_mut().zip(rows.row(i)).for_each(|(to, a)| *to = a.to_f64() * scale);
+    }
     let even = SampleRows { rows: MatRef::from_column_major_slice(&even, n, m) };
     let (norms, stack) = stack.collect((0..m).map(|i| row_size(even.row(i)).norm));
     let (multipliers, stack) = stack.collect(multipliers.iter().map(|weight| weight.to_f64()));
@@ -202,12 +208,15 @@ fn solve_again<T: Real>(
     let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
     let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
     let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
-    if is_out_of_reach::<T, _>(&even, &norms, &widened, &wide, FARTHEST, stack)
+    if pulp::Arch::new().dispatch(|| is_out_of_reach::<T, _>(&even, &norms, &widened, &wide, FARTHEST, stack))
         || rescue::<T, _>(&even, widened, &multipliers, &mut wide, MOST_OPERATIONS, stack) != Rescue::Solved
     {
         return None;
     }
-    solution.iter_mut().zip(wide.iter()).for_each(|(to, &v)| *to = T::from_f64(v).clip(sample.bounds.0, sample.bounds.1));
+    solution
+        .iter_mut()
+        .zip(wide.iter())
+        .for_each(|(to, &v)| *to = T::from_f64(v).clip(sample.bounds.0, sample.bounds.1));
     Some(judge_point(rows, scales, sample, solution, None))
 }
 

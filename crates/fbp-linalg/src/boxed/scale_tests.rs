@@ -91,10 +91,10 @@ impl<T: Real> Problem<T> {
             (0..n).map(|_| T::from_f64((2.0 * rng.random::<f64>() - 1.0).clamp(low, high))).collect()
         };
         let (start, goal) = (draw(rng), draw(rng));
-        let bias: Vec<f64> = (0..m).map(|i| if rng.random_bool(0.5) { rows[i] * (rng.random::<f64>() - 0.5) } else { 0.0 }).collect();
-        let output = |v: &[T], i: usize| {
-            T::from_f64(bias[i] + (0..n).map(|j| a[(i, j)].to_f64() * v[j].to_f64()).sum::<f64>())
-        };
+        let bias: Vec<f64> =
+            (0..m).map(|i| if rng.random_bool(0.5) { rows[i] * (rng.random::<f64>() - 0.5) } else { 0.0 }).collect();
+        let output =
+            |v: &[T], i: usize| T::from_f64(bias[i] + (0..n).map(|j| a[(i, j)].to_f64() * v[j].to_f64()).sum::<f64>());
         let image: Vec<T> = (0..m).map(|i| output(&start, i)).collect();
         let reached: Vec<T> = (0..m).map(|i| output(&goal, i)).collect();
         let (mut lower, mut upper) = (Vec::new(), Vec::new());
@@ -211,10 +211,10 @@ impl Twice {
     }
 }
 
-fn explore<T: Real>(solve: impl Fn(&Problem<T>) -> (Vec<T>, SolveReport), name: &str) {
-    let (mut cases, mut lost, mut lied, mut far) = (0, 0, 0, 0);
-    let clock = std::time::Instant::now();
-    let mut slowest = (0.0, String::new());
+/// Draws 1,200 problems of every kind: nothing that misses is called attained, nothing lies farther than the point that is
+/// known to attain its box, and attainable ones are found.
+fn judge_kinds<T: Real>(solve: impl Fn(&Problem<T>) -> (Vec<T>, SolveReport)) {
+    let (mut cases, mut lost, mut plain_lost) = (0, 0, 0);
     for (m, n) in [(2, 4), (4, 4), (5, 12), (12, 5), (10, 30), (16, 60)] {
         for_seeds(200, |rng| {
             let kind = Kind::draw(rng);
@@ -223,35 +223,99 @@ fn explore<T: Real>(solve: impl Fn(&Problem<T>) -> (Vec<T>, SolveReport), name: 
                 return;
             }
             cases += 1;
-            let clock = std::time::Instant::now();
             let (v, report) = solve(&problem);
-            let took = clock.elapsed().as_secs_f64();
-            if took > slowest.0 {
-                slowest = (took, format!("{m}x{n} {kind:?} {report:?}"));
-            }
-            let missed = problem.missed(&v);
+            assert!(v.iter().all(|&v| problem.bounds.0 <= v && v <= problem.bounds.1), "{m} × {n}, {kind:?}: {v:?}");
             if report.unattained > 0 {
                 lost += 1;
-                if lost <= 6 {
-                    eprintln!("{name} {}: {m} × {n} lost, missed {missed:.2e}, {kind:?}, {} its {:?}", T::NAME, report.iters, report.stop);
-                }
-            } else if missed > 1.0 + 1.0 / 16.0 {
-                lied += 1;
-                eprintln!("{name} {}: {m} × {n} lied, missed {missed:.2e}, {kind:?}", T::NAME);
+                plain_lost += usize::from(kind.col_powers == 0);
+                return;
             }
-            if problem.distance(&v) > problem.distance(&problem.goal) * (1.0 + 1e-6) + 1e-6 {
-                far += 1;
-                if far <= 5 { eprintln!("{name} {}: {m} × {n} far {:e} {:e} {kind:?} {report:?}", T::NAME, problem.distance(&v), problem.distance(&problem.goal)); }
-            }
+            // The last bits of the scale are summed in another order.
+            let missed = problem.missed(&v);
+            assert!(missed <= 1.0 + 1e-6, "{m} × {n}, {kind:?}: missed {missed} times what is attained, {report:?}");
+            let (moved, known) = (problem.distance(&v), problem.distance(&problem.goal));
+            let rounding = 16.0 * T::EPSILON.to_f64() * (n as f64).sqrt();
+            assert!(moved <= known * (1.0 + 1e-6) + rounding, "{m} × {n}, {kind:?}: {moved} > {known}, {report:?}");
         });
     }
-    eprintln!("{name} {}: {cases} cases, {lost} lost, {lied} lied, {far} far, {:?}; slowest {slowest:?}", T::NAME, clock.elapsed());
+    assert!(cases > 1100, "{cases} cases");
+    println!(
+        "{}: {lost} of {cases} attainable problems called unattained, {plain_lost} of them without scaled columns",
+        T::NAME
+    );
+    // Scaled columns multiply the condition by up to 1e12, beyond what double precision resolves.
+    assert!(1000 * plain_lost <= cases + 1000, "{plain_lost} of {cases} problems of plain columns");
+    assert!(100 * lost <= cases, "{lost} of {cases} problems");
 }
 
 #[test]
-fn explore_all() {
-    explore::<f64>(|p| p.solve_plan(), "plan");
-    explore::<f32>(|p| p.solve_plan(), "plan");
-    explore::<f64>(|p| p.solve_sample(), "sample");
-    explore::<f32>(|p| p.solve_sample(), "sample");
+fn plans_attain_what_can_be_attained() {
+    judge_kinds::<f64>(Problem::solve_plan);
+    judge_kinds::<f32>(Problem::solve_plan);
+}
+
+#[test]
+fn samples_attain_what_can_be_attained() {
+    judge_kinds::<f64>(Problem::solve_sample);
+    judge_kinds::<f32>(Problem::solve_sample);
+}
+
+/// Rows of very different size, of which the small one is met by one solution only.
+fn uneven<T: Real>() {
+    let value = T::from_f64;
+    let a = Mat::from_fn(2, 4, |i, j| value([[1.0, -2.0, 3.0, 1.0], [1e6, 2e6, -1e6, 2e6]][i][j]));
+    let problem = Problem {
+        a,
+        start: [1.0, 0.0, 2.0, 0.0].map(value).to_vec(),
+        image: [7.0, -1e6].map(value).to_vec(),
+        lower: [1.0, 1e6].map(value).to_vec(),
+        upper: [1.0, 1e6].map(value).to_vec(),
+        bounds: (T::ZERO, T::INFINITY),
+        goal: [0.0, 1.0, 1.0, 0.0].map(value).to_vec(),
+    };
+    for (v, report) in [problem.solve_plan(), problem.solve_sample()] {
+        assert_eq!(report.unattained, 0, "{report:?}");
+        assert!(report.iters <= 6, "{report:?}");
+        let expected = [1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0, 0.0];
+        let gap = v.iter().zip(expected).fold(0.0_f64, |gap, (v, e)| gap.max((v.to_f64() - e).abs()));
+        assert!(gap <= 64.0 * T::EPSILON.to_f64(), "{}: off by {gap:e}, {v:?}", T::NAME);
+        assert!(problem.missed(&v) <= 1.0);
+    }
+}
+
+#[test]
+fn rows_of_very_different_size_are_all_met() {
+    uneven::<f32>();
+    uneven::<f64>();
+}
+
+/// A box out of reach is missed by the least as the outputs are, whatever the sizes of the rows.
+#[test]
+fn uneven_rows_out_of_reach_are_missed_by_the_least() {
+    for_seeds(40, |rng| {
+        let (m, n) = (6, 4);
+        let powers: Vec<f64> = (0..m).map(|_| f64::from(rng.random_range(-8..=8)).exp2()).collect();
+        let normal = normal_mat::<f64>(m, n, rng);
+        let a = Mat::from_fn(m, n, |i, j| normal[(i, j)] * powers[i]);
+        let wanted: Vec<f64> = (0..m).map(|i| powers[i] * (rng.random::<f64>() - 0.5)).collect();
+        let problem = Problem {
+            image: vec![0.0; m],
+            start: vec![0.0; n],
+            lower: wanted.clone(),
+            upper: wanted.clone(),
+            bounds: (f64::NEG_INFINITY, f64::INFINITY),
+            goal: vec![0.0; n],
+            a,
+        };
+        let (v, report) = problem.solve_plan();
+        assert_eq!(report.unattained, 1, "{report:?}");
+        // The gradient of the squared distance, as a share of the sizes of its terms.
+        let missed: Vec<f64> =
+            (0..m).map(|i| (0..n).map(|j| problem.a[(i, j)] * v[j]).sum::<f64>() - wanted[i]).collect();
+        for j in 0..n {
+            let terms = (0..m).map(|i| problem.a[(i, j)] * missed[i]);
+            let (slope, size) = terms.fold((0.0, 0.0_f64), |(slope, size), term| (slope + term, size + term.abs()));
+            assert!(slope.abs() <= 1e-4 * size, "slope {slope:e} of {size:e}, {report:?}");
+        }
+    });
 }

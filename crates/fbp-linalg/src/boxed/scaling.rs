@@ -137,4 +137,3 @@ pub(super) fn metric_weights<T: Real>(scales: &[T], epsilon: &mut [T]) {
         *epsilon = T::from_f64((largest * (scale.to_f64() / most).powi(2)).max(least));
     }
 }
-

@@ -202,11 +202,8 @@ struct Wide {
 impl Wide {
     /// Takes a sample over, its outputs multiplied with `scales`.
     fn take<T: Real>(&mut self, sample: &Sample<'_, T>, scales: Option<&[f64]>) {
-        let parts = [
-            (&mut self.image, sample.observed_out),
-            (&mut self.lower, sample.lower),
-            (&mut self.upper, sample.upper),
-        ];
+        let parts =
+            [(&mut self.image, sample.observed_out), (&mut self.lower, sample.lower), (&mut self.upper, sample.upper)];
         for (to, from) in parts {
             to.clear();
             to.extend(from.iter().map(|value| value.to_f64()));
@@ -264,7 +261,11 @@ impl Wide {
             let scale = sizes[i] + (image[i] - bias[i]).abs();
             let slack = attained_slack::<T>(terms, scale) + observed_slack::<T>(terms, from[i] + image[i].abs());
             most = if gap.is_nan() { f64::INFINITY } else { most.max(gap) };
-            worst = if gap <= slack { worst.max(if slack > 0.0 { gap / slack } else { 0.0 }) } else { worst.max(gap / slack) };
+            worst = if gap <= slack {
+                worst.max(if slack > 0.0 { gap / slack } else { 0.0 })
+            } else {
+                worst.max(gap / slack)
+            };
         }
         Ok((most, if most.is_finite() { worst } else { f64::INFINITY }))
     }
@@ -297,14 +298,13 @@ fn reverse_sample<T: Real, M: LinearMap>(
     let mut solved = None;
     if let Some(even) = even {
         let scales = Some(&*even.map.scales);
-        solved = Some(attempts(even, scales, map, wide, (sample, &mut *target), stack)?).filter(|(_, _, missed)| *missed <= 1.0);
+        solved = Some(attempts(even, scales, map, wide, (sample, &mut *target), stack)?)
+            .filter(|(_, _, missed)| *missed <= 1.0);
     }
     // Boxes out of reach are missed by the least as the outputs are.
     let (solved, violation, missed) = match solved {
         Some(solved) => solved,
-        None => {
-            attempts(solver, None, map, wide, (sample, &mut *target), stack)?
-        }
+        None => attempts(solver, None, map, wide, (sample, &mut *target), stack)?,
     };
     if let Some(row) = target.point.iter().position(|v| !v.is_finite()) {
         return Err(LinalgError::NonFinite { what: "nearest point in boxes", row, column: index });
