@@ -29,7 +29,7 @@ pub(super) const MOST_OPERATIONS: f64 = 5e9;
 /// condition 1e12 are above, what Gram-Schmidt leaves of a dependent row is below.
 const DEPENDENT: f64 = 1e-14;
 /// Share of a trade of multipliers that is rounding.
-const NO_TRADE: f64 = 1e-13;
+const NO_TRADE: f64 = 4.0 * f64::EPSILON;
 /// By which shares of what counts as attained the boxes are widened, one try after the other: the scales of the rows are
 /// those at the point before, and what is within rounding of being out of reach needs more than the rounding of the data.
 const SHARES: [f64; 3] = [0.125, 0.125, 0.5];
@@ -63,7 +63,7 @@ pub(super) fn rescue_scratch(m: usize, n: usize) -> StackReq {
     StackReq::all_of(&[
         StackReq::new::<usize>(rank),
         StackReq::new::<f64>(rank).array(5),
-        StackReq::new::<f64>(n).array(5),
+        StackReq::new::<f64>(n).array(6),
         StackReq::new::<f64>(m),
         StackReq::new::<Side>(n),
         StackReq::new::<f64>(n * rank),
@@ -124,6 +124,8 @@ struct ActiveSet<'a, R> {
     point: &'a mut [f64],
     across: &'a mut [f64],
     change: &'a mut [f64],
+    /// Size of the terms of every change.
+    terms: &'a mut [f64],
     along: &'a mut [f64],
     trade: &'a mut [f64],
     right: &'a mut [f64],
@@ -160,6 +162,7 @@ pub(super) fn rescue<T: Real, R: RowSource<f64>>(
     let (mut point, stack) = stack.make_with(n, |_| 0.0);
     let (mut across, stack) = stack.make_with(n, |_| 0.0);
     let (mut change, stack) = stack.make_with(n, |_| 0.0);
+    let (mut terms, stack) = stack.make_with(n, |_| 0.0);
     let (mut widened, stack) = stack.make_with(m, |_| 0.0);
     let (mut basis, stack) = stack.make_with(n * rank, |_| 0.0);
     let (mut triangle, _) = stack.make_with(rank * rank, |_| 0.0);
@@ -178,6 +181,7 @@ pub(super) fn rescue<T: Real, R: RowSource<f64>>(
         point: &mut point,
         across: &mut across,
         change: &mut change,
+        terms: &mut terms,
         along: &mut along,
         trade: &mut trade,
         right: &mut right,
@@ -497,6 +501,7 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
         for ((to, &normal), &side) in self.across.iter_mut().zip(self.change.iter()).zip(self.sides.iter()) {
             *to = if side == Side::Free { normal } else { 0.0 };
         }
+        self.terms.iter_mut().zip(self.change.iter()).for_each(|(terms, normal)| *terms = normal.abs());
         let size = square(self.across).sqrt();
         self.split();
         let (along, mut trade) = (&*self.along, std::mem::take(&mut self.trade));
@@ -505,7 +510,10 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
         for k in 0..self.count {
             let weight = self.trade[k];
             let row = self.rows.row(self.active[k]);
-            self.change.iter_mut().zip(row).for_each(|(change, a)| *change -= weight * a);
+            for ((change, terms), a) in self.change.iter_mut().zip(self.terms.iter_mut()).zip(row) {
+                *change -= weight * a;
+                *terms += (weight * a).abs();
+            }
         }
         let rest = square(self.across);
         if rest.sqrt() <= DEPENDENT * size { 0.0 } else { rest }
@@ -524,11 +532,10 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
                 }
             }
         }
-        let held = || self.sides.iter().zip(self.change.iter()).filter(|(side, _)| **side != Side::Free);
-        let largest = held().fold(0.0_f64, |most, (_, change)| most.max(change.abs()));
         for (entry, (side, change)) in self.sides.iter().zip(self.change.iter()).enumerate() {
             let trade = side.sign() * change;
-            if *side != Side::Free && trade > NO_TRADE * largest {
+            // Columns may be of very different size, so that each has its own rounding.
+            if *side != Side::Free && trade > NO_TRADE * self.terms[entry] {
                 let most = (side.sign() * self.pushes[entry]).max(0.0) / trade;
                 if most < step {
                     (step, found) = (most, Some(Constraint::Entry(entry)));

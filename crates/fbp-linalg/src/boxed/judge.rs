@@ -134,6 +134,9 @@ const MOST_ROWS: usize = 64;
 /// Shift of the Gram matrix for that, relative to its largest diagonal entry.
 const SHIFT: f64 = 1e-10;
 
+/// Smallest weight that takes part in the sharper proof, as a share of all.
+const LEAST_WEIGHT: f64 = 1e-8;
+
 /// Workspace of [`is_out_of_reach`].
 pub(super) fn reach_scratch(m: usize, n: usize) -> StackReq {
     let sharper = if m <= MOST_ROWS {
@@ -252,6 +255,11 @@ fn sharpen<R: RowSource<f64>>(
         let after = packed[..size].iter().map(|weight| weight * weight).sum::<f64>().sqrt();
         packed[..size].iter_mut().for_each(|weight| *weight *= before / after);
     }
-    taken().for_each(|i| weights[i] = packed[position[i] as usize]);
+    for i in taken() {
+        let weight = packed[position[i] as usize];
+        let end = if weight > 0.0 { sample.lower[i] } else { sample.upper[i] };
+        // Rows that take no part are left with rounding, which may push to where they have no end.
+        weights[i] = if weight.abs() > LEAST_WEIGHT * before && end.is_finite() { weight } else { 0.0 };
+    }
     true
 }
