@@ -229,7 +229,7 @@ fn judge_point<T: Real>(
     gaps: Option<&mut [T]>,
 ) -> Verdict {
     let gaps = gaps.map(|gaps| {
-        gaps.iter_mut().zip(scales).for_each(|(gap, &scale)| *gap = *gap / scale);
+        gaps.iter_mut().zip(scales).for_each(|(gap, &scale)| *gap /= scale);
         &*gaps
     });
     pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |_| 1.0, sample, v, gaps))

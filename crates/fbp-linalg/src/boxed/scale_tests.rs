@@ -115,14 +115,14 @@ impl<T: Real> Problem<T> {
 
     /// The most that a row misses by the definition of attained, in units of what it may, at any point.
     fn missed(&self, v: &[T]) -> f64 {
-        let (m, n) = (self.a.nrows(), self.a.ncols());
+        let m = self.a.nrows();
         let mut worst = 0.0_f64;
         for i in 0..m {
             let image = self.image[i].to_f64();
             let (mut moved, mut scale, mut bias, mut terms) = (Twice::of(image), 0.0, Twice::of(image), 1.0);
             let mut observed = image.abs();
-            for j in 0..n {
-                let (a, x, x0) = (self.a[(i, j)].to_f64(), v[j].to_f64(), self.start[j].to_f64());
+            for (j, (x, x0)) in v.iter().zip(&self.start).enumerate() {
+                let (a, x, x0) = (self.a[(i, j)].to_f64(), x.to_f64(), x0.to_f64());
                 moved.add_product(a, x);
                 moved.add_product(-a, x0);
                 bias.add_product(-a, x0);

@@ -117,7 +117,7 @@ pub(super) fn even_out<T: Real>(norms: &mut [T], scales: &mut [T]) -> bool {
     for (norm, scale) in norms.iter_mut().zip(scales.iter_mut()).filter(|(norm, _)| **norm > T::ZERO) {
         let power = (-norm.to_f64().log2().floor()).clamp(-MOST_POWERS, MOST_POWERS);
         *scale = T::from_f64(power.exp2());
-        *norm = *norm * *scale;
+        *norm *= *scale;
     }
     true
 }

@@ -149,7 +149,6 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     }
 
     /// Steps until the gradient vanishes in all entries that no bound holds; false where they run out or lead nowhere.
-    #[expect(clippy::too_many_arguments, reason = "the memory of two solvers")]
     fn descend(
         &self,
         sample: &Sample<'_, T>,
@@ -306,7 +305,7 @@ fn small_gradient<T: Real>(work: &Work<'_, T>, primal: &PrimalWork<'_, T>) -> T 
     for (i, weighted) in primal.weighted.iter().enumerate() {
         let weight = work.norms[i] * (work.largest_epsilon / work.epsilon[i]);
         tolerance = tolerance.max(weight * work.tolerance[i]);
-        residuals = residuals + weighted.abs() * work.norms[i];
+        residuals += weighted.abs() * work.norms[i];
     }
     tolerance + T::EPSILON * work.row_norm * residuals
 }
