@@ -15,7 +15,8 @@
 //! sets, whose accuracy does not depend on the condition, and by the dual solver, first with even rows and then, if the
 //! box is out of reach, in the metric of the outputs.
 //!
-//! Infeasible samples get the smallest distance to the box first and the smallest distance to `v0` second, both Euclidean and in the units of the data.
+//! Infeasible samples get the smallest distance to the box first and the smallest distance to `v0` second, both Euclidean and
+//! in the units of the data.
 
 mod active_set;
 mod admm;
