@@ -17,6 +17,10 @@
 //! | normalisation | 2 | `abs(γ_i z_i) + abs(β_i)`, `z` the normalised entries of the centred input |
 //! | maximum of a pooling window | 1 | `abs(y_i)` |
 //!
+//! Solvers that are given observed outputs `A v0 + b` instead of the bias know `b` up to the rounding of these, and allow for
+//! it: `ε √k_i` times the scale of the observed output ([`observed_slack`]). Without that, a row whose inputs all move to
+//! zero would have no scale at all, and no point would attain `b` itself.
+//!
 //! No entry is judged by the size of another one: a row of small weights beside one of large weights is held to what it can
 //! resolve. What the features' precision cannot represent is a miss. Layers that are built with a tolerance of their own
 //! (saturating activations, normalisations) add it, and say so.
@@ -42,4 +46,15 @@ const ROUNDINGS: f64 = 16.0;
 /// ```
 pub fn attained_slack<T: Real>(terms: usize, scale: f64) -> f64 {
     ROUNDINGS * T::EPSILON.to_f64() * (terms.max(1) as f64).sqrt() * scale
+}
+
+/// Rounding of an observed output that a solver takes the bias from: `ε √terms scale`, see the [module](self).
+///
+/// ```
+/// use fbp_linalg::attained::observed_slack;
+///
+/// assert!((observed_slack::<f64>(100, 3.0) - 30.0 * f64::EPSILON).abs() < 1e-25);
+/// ```
+pub fn observed_slack<T: Real>(terms: usize, scale: f64) -> f64 {
+    T::EPSILON.to_f64() * (terms.max(1) as f64).sqrt() * scale
 }

@@ -249,6 +249,14 @@ impl LinearMap for DenseMap<'_> {
         Ok(squares)
     }
 
+    fn magnitudes(&self, x: &[f64], sizes: &mut [f64], _stack: &mut MemStack) -> Result<(), LinalgError> {
+        sizes.fill(0.0);
+        for (column, x) in self.0.col_iter().zip(x).filter(|(_, x)| **x != 0.0) {
+            sizes.iter_mut().zip(column.iter()).for_each(|(size, a)| *size += a.abs() * x);
+        }
+        Ok(())
+    }
+
     fn flops(&self) -> f64 {
         4.0 * self.0.nrows() as f64 * self.0.ncols() as f64
     }

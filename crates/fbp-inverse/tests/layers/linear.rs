@@ -67,3 +67,48 @@ fn boxes_beyond_the_dense_limit_are_answered_by_products() {
     assert!(found.report.kkt_max <= 1e-4, "{:?}", found.report);
     assert!(found.point.col_iter().flat_map(|c| c.iter()).all(|v| *v >= 0.0));
 }
+
+/// Rows of very different size: the answer is that of the rows made even, and no row is lost beside another.
+fn uneven_rows<T: Real>() {
+    let value = T::from_f64;
+    let weight = Mat::from_fn(2, 4, |i, j| value([[1.0, -2.0, 3.0, 1.0], [1e6, 2e6, -1e6, 2e6]][i][j]));
+    let layer = LinearReverse::new("linear", weight.as_ref(), &[T::ZERO; 2]).unwrap();
+    let input = Mat::from_fn(4, 1, |i, _| value([1.0, 0.0, 2.0, 0.0][i]));
+    let target = Mat::from_fn(2, 1, |i, _| value([1.0, 1e6][i]));
+    let found = reverse(&layer, input.as_ref(), (&target, &target), Range::new(T::ZERO, T::INFINITY)).unwrap();
+    assert_eq!((found.report.unattained, found.report.stopped_early), (0, false), "{:?}", found.report);
+    let expected = Mat::from_fn(4, 1, |i, _| [1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0, 0.0][i]);
+    assert_close!(found.point, expected, Tol::eps::<T>().times(64));
+}
+
+#[test]
+fn rows_of_very_different_size_are_all_met() {
+    uneven_rows::<f32>();
+    uneven_rows::<f64>();
+}
+
+/// The same beyond the dense plan, and with rows that a factor of a million lies between.
+#[test]
+fn uneven_rows_beyond_the_dense_limit_are_all_met() {
+    let mut rng = rng(6);
+    let (rows, cols) = (6, BOXED_LIMIT + 4);
+    let normal = normal_mat::<f32>(rows, cols, &mut rng);
+    let weight = Mat::from_fn(rows, cols, |i, j| normal[(i, j)] * 2.0_f32.powi(4 * i as i32 - 10));
+    let layer = LinearReverse::new("linear", weight.as_ref(), &[0.0; 6]).unwrap();
+    let relu = |x: Mat<f32>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].max(0.0));
+    let (input, witness) = (relu(normal_mat(cols, 2, &mut rng)), relu(normal_mat(cols, 2, &mut rng)));
+    let target = forward(&layer, witness.as_ref());
+    let found = reverse(&layer, input.as_ref(), (&target, &target), Range::new(0.0, f32::INFINITY)).unwrap();
+    assert_eq!(found.report.unattained, 0, "{:?}", found.report);
+    // Every row by its own scale, in f64.
+    for sample in 0..2 {
+        for i in 0..rows {
+            let terms = |j: usize| f64::from(weight[(i, j)]) * f64::from(found.point[(j, sample)]);
+            let (sum, size) = (0..cols).map(terms).fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+            let gap = (sum - f64::from(target[(i, sample)])).abs();
+            // The bias is known from the observed output.
+            let allowed = 17.0 * f64::from(f32::EPSILON) * (cols as f64).sqrt() * size;
+            assert!(gap <= allowed, "row {i}: {gap:e} of {allowed:e}");
+        }
+    }
+}

@@ -32,7 +32,10 @@ const ITERATIONS: usize = 40;
 /// The factorised iteration for one matrix.
 #[derive(Clone, Debug)]
 pub(super) struct AdmmPlan<T> {
+    /// The matrix, its rows scaled.
     a: Mat<T>,
+    /// What rows and outputs are multiplied with.
+    scales: Vec<T>,
     /// `H`, symmetric.
     inverse: Mat<T>,
     /// ρ₂: makes the rows as heavy as the unknowns.
@@ -40,7 +43,8 @@ pub(super) struct AdmmPlan<T> {
 }
 
 impl<T: Real> AdmmPlan<T> {
-    pub(super) fn new(a: MatRef<'_, f64>) -> Result<Self, LinalgError> {
+    /// The plan for a matrix whose rows have been multiplied with `scales`.
+    pub(super) fn new(a: MatRef<'_, f64>, scales: Vec<T>) -> Result<Self, LinalgError> {
         let (m, _) = a.shape();
         let mean = a.squared_norm_l2() / m.max(1) as f64;
         let row_weight = if mean > 0.0 { 1.0 / mean } else { 1.0 };
@@ -53,10 +57,10 @@ impl<T: Real> AdmmPlan<T> {
             .map_err(|error| LinalgError::Decomposition { what: "boxed: ADMM", reason: format!("{error:?}") })?;
         let inverse = factor.solve(Mat::<f64>::identity(m, m));
         let narrow = |wide: MatRef<'_, f64>| Mat::from_fn(wide.nrows(), wide.ncols(), |i, j| T::from_f64(wide[(i, j)]));
-        Ok(Self { a: narrow(a), inverse: narrow(inverse.as_ref()), row_weight })
+        Ok(Self { a: narrow(a), scales, inverse: narrow(inverse.as_ref()), row_weight })
     }
 
-    /// Writes estimates of the multipliers `λ` (`m × N`) of every sample.
+    /// Writes estimates of the multipliers `λ` (`m × N`) of every sample, those of the scaled rows.
     pub(super) fn multipliers(
         &self,
         pass: &BoxedPass<'_, T>,
@@ -81,7 +85,7 @@ impl<T: Real> AdmmPlan<T> {
         let bound = T::from_f64(BOUND_WEIGHT);
         // `lambda` holds y2 until the end.
         lambda.fill(T::ZERO);
-        project(pass, Part::Rows, split_image.as_mut());
+        project(pass, self.rows(), split_image.as_mut());
         for _ in 0..ITERATIONS {
             subtract(split.as_ref(), bound_dual.as_ref(), moved.as_mut()); // q
             subtract(split_image.as_ref(), lambda.as_ref(), image.as_mut()); // s
@@ -93,9 +97,15 @@ impl<T: Real> AdmmPlan<T> {
             matmul(moved.as_mut(), Accum::Add, self.a.transpose(), push.as_ref(), scaled, par); // (n×m)(m×N)
             add_scaled(push.as_ref(), -T::from_f64(1.0 / self.row_weight), image.as_mut());
             relax_and_split(pass, Part::Unknowns, moved.as_ref(), split.as_mut(), bound_dual.as_mut());
-            relax_and_split(pass, Part::Rows, image.as_ref(), split_image.as_mut(), lambda.as_mut());
+            relax_and_split(pass, self.rows(), image.as_ref(), split_image.as_mut(), lambda.as_mut());
         }
         scale(-T::from_f64(self.row_weight), lambda);
+    }
+}
+
+impl<T> AdmmPlan<T> {
+    fn rows(&self) -> Part<'_, T> {
+        Part::Rows { scales: &self.scales }
     }
 }
 
@@ -108,13 +118,13 @@ pub(super) fn admm_scratch<T: Real>((m, n): (usize, usize), batch: usize) -> Sta
 
 /// Which of the two boxes.
 #[derive(Clone, Copy)]
-enum Part {
+enum Part<'a, T> {
     Unknowns,
-    Rows,
+    Rows { scales: &'a [T] },
 }
 
 /// Nearest point of the box of `part`, in terms of the correction, to every entry.
-fn project<T: Real>(pass: &BoxedPass<'_, T>, part: Part, mut values: MatMut<'_, T>) {
+fn project<T: Real>(pass: &BoxedPass<'_, T>, part: Part<'_, T>, mut values: MatMut<'_, T>) {
     for j in 0..values.ncols() {
         for i in 0..values.nrows() {
             let (low, high) = ends(pass, part, i, j);
@@ -124,15 +134,15 @@ fn project<T: Real>(pass: &BoxedPass<'_, T>, part: Part, mut values: MatMut<'_, 
 }
 
 #[inline(always)]
-fn ends<T: Real>(pass: &BoxedPass<'_, T>, part: Part, i: usize, j: usize) -> (T, T) {
+fn ends<T: Real>(pass: &BoxedPass<'_, T>, part: Part<'_, T>, i: usize, j: usize) -> (T, T) {
     match part {
         Part::Unknowns => {
             let start = pass.observed_in[(i, j)];
             (pass.bounds.0 - start, pass.bounds.1 - start)
         }
-        Part::Rows => {
+        Part::Rows { scales } => {
             let start = pass.observed_out[(i, j)];
-            (pass.lower[(i, j)] - start, pass.upper[(i, j)] - start)
+            (scales[i] * (pass.lower[(i, j)] - start), scales[i] * (pass.upper[(i, j)] - start))
         }
     }
 }
@@ -140,7 +150,7 @@ fn ends<T: Real>(pass: &BoxedPass<'_, T>, part: Part, i: usize, j: usize) -> (T,
 /// `h = α x + (1-α) z`, `z <- clip(h + y)`, `y <- y + h - z`.
 fn relax_and_split<T: Real>(
     pass: &BoxedPass<'_, T>,
-    part: Part,
+    part: Part<'_, T>,
     x: MatRef<'_, T>,
     mut z: MatMut<'_, T>,
     mut y: MatMut<'_, T>,

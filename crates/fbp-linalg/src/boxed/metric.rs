@@ -4,6 +4,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::linalg::cholesky::llt;
 use faer::{MatMut, MatRef, Par};
 
+use super::judge::{Verdict, row_at};
 use super::sample::expect_bounds;
 use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, expect_finite, expect_shape};
 
@@ -11,6 +12,9 @@ use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, expect_finite
 const MOST_EXCHANGES: usize = 200;
 /// Exchanges of everything that may follow one another without fewer constraints being wrong.
 const PATIENCE: usize = 3;
+
+/// Share of their squared norm, in roundings, that is added to the diagonal of the rows' Gram matrix.
+const SHIFT: f64 = 64.0;
 
 /// One nearest point in the metric `C⁻¹`, with few one-sided rows, within bounds of every entry:
 ///
@@ -99,7 +103,7 @@ impl<'a, T: Real> MetricSample<'a, T> {
         StackReq::all_of(&[
             StackReq::new::<Side>(all).array(2),
             StackReq::new::<usize>(all),
-            StackReq::new::<f64>(all),
+            StackReq::new::<f64>(all).array(2),
             StackReq::new::<f64>(rows * rows),
             StackReq::new::<f64>(all * all),
             llt::factor::cholesky_in_place_scratch::<f64>(all, Par::Seq, Default::default()),
@@ -161,32 +165,43 @@ impl<'a, T: Real> MetricSample<'a, T> {
         }
         let (low, high) = self.bounds;
         self.solution.iter_mut().for_each(|v| *v = v.clip(low, high));
-        let gap = |i: usize| (self.lower[i] - self.image(i)).max(T::ZERO).to_f64();
-        report.violation_max = (0..m).map(gap).fold(0.0, f64::max);
-        report.violation_sum = report.violation_max;
-        report.unattained =
-            usize::from(report.violation_max > 16.0 * Self::rounding(self.observed_out, self.lower).to_f64());
+        let verdict = self.verdict();
+        (report.violation_max, report.violation_sum) = (verdict.violation, verdict.violation);
+        report.unattained = usize::from(!verdict.attained);
         report.satisfied = usize::from(report.iters == 0);
         report
     }
 
-    /// `A v + b` of one row at the solution.
+    /// What the rows miss at the solution.
     #[inline(always)]
-    fn image(&self, row: usize) -> T {
-        let moved = self.solution.iter().zip(self.observed_in).map(|(v, start)| *v - *start);
-        self.observed_out[row] + moved.zip(slice(self.rows, row)).map(|(moved, a)| moved * *a).sum::<T>()
+    fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict { violation: 0.0, attained: true };
+        for row in 0..self.rows.ncols() {
+            let image = self.observed_out[row].to_f64();
+            let at = row_at(slice(self.rows, row), self.observed_in, image, self.solution);
+            let gap = self.lower[row].to_f64() - at.image;
+            verdict.violation = if gap.is_nan() { f64::INFINITY } else { verdict.violation.max(gap) };
+            verdict.attained &= gap <= at.slack::<T>();
+        }
+        verdict
     }
 
-    /// The same from the multipliers of the active constraints.
+    /// `A v + b` of one row from the multipliers of the active constraints, and how much of it is rounding.
     #[inline(always)]
-    fn image_of_multipliers(&self, row: usize, count: usize, work: &Work<'_>) -> f64 {
+    fn image_of_multipliers(&self, row: usize, count: usize, work: &Work<'_>) -> (f64, f64) {
         let (m, mapped) = (self.rows.ncols(), slice(self.mapped, row));
         let weights = work.active[..count].iter().zip(work.multipliers.iter());
         let product = |(&constraint, &weight): (&usize, &f64)| match constraint.checked_sub(m) {
             None => weight * work.rows_gram[constraint.min(row) * m + constraint.max(row)],
             Some(entry) => weight * mapped[entry].to_f64(),
         };
-        self.observed_out[row].to_f64() + weights.map(product).sum::<f64>()
+        let (mut sum, mut size) = (self.observed_out[row].to_f64(), self.lower[row].to_f64().abs());
+        size = size.max(sum.abs());
+        for term in weights.map(product) {
+            sum += term;
+            size = size.max(term.abs());
+        }
+        (sum, 64.0 * T::EPSILON.to_f64() * size)
     }
 
     /// What counts as rounding in sums of the given size.
@@ -205,9 +220,13 @@ impl<'a, T: Real> MetricSample<'a, T> {
             }
         }
         // Rows may repeat each other, and the rounding of their products must not make the matrix indefinite.
-        let trace: f64 = (0..m).map(|i| work.rows_gram[i * (m + 1)]).sum();
-        let shift = 64.0 * T::EPSILON.to_f64() * trace / m.max(1) as f64;
-        (0..m).for_each(|i| work.rows_gram[i * (m + 1)] += shift);
+        // Relative to each row: the factorisation does not mind rows of uneven size.
+        let shift = SHIFT * T::EPSILON.to_f64();
+        let largest = (0..m).map(|i| work.rows_gram[i * (m + 1)]).fold(0.0, f64::max);
+        for diagonal in (0..m).map(|i| i * (m + 1)) {
+            let size = work.rows_gram[diagonal];
+            work.rows_gram[diagonal] += shift * if size > 0.0 { size } else { largest };
+        }
     }
 
     /// Lists the active constraints; returns their number.
@@ -253,8 +272,25 @@ impl<'a, T: Real> MetricSample<'a, T> {
         {
             return false;
         }
-        let multipliers = MatMut::from_column_major_slice_mut(&mut work.multipliers[..count], count, 1);
-        llt::solve::solve_in_place(gram.as_ref(), multipliers, Par::Seq, stack);
+        let (mut again, stack) = stack.make_with(count, |_| 0.0);
+        let multipliers = &mut work.multipliers[..count];
+        llt::solve::solve_in_place(
+            gram.as_ref(),
+            MatMut::from_column_major_slice_mut(multipliers, count, 1),
+            Par::Seq,
+            stack,
+        );
+        // Once more for what the shift of the rows has left.
+        for ((again, &multiplier), &row) in again.iter_mut().zip(multipliers.iter()).zip(&active[..rows]) {
+            *again = SHIFT * T::EPSILON.to_f64() * work.rows_gram[row * (m + 1)] * multiplier;
+        }
+        llt::solve::solve_in_place(
+            gram.as_ref(),
+            MatMut::from_column_major_slice_mut(&mut again, count, 1),
+            Par::Seq,
+            stack,
+        );
+        multipliers.iter_mut().zip(again.iter()).for_each(|(multiplier, again)| *multiplier += again);
         work.multipliers[..count].iter().all(|multiplier| multiplier.is_finite())
     }
 
@@ -304,22 +340,27 @@ impl<'a, T: Real> MetricSample<'a, T> {
         let m = self.rows.ncols();
         let (low, high) = self.bounds;
         let slack = Self::rounding(self.solution, self.observed_in);
-        let row_slack = Self::rounding(self.observed_out, self.lower).to_f64();
-        let largest = work.multipliers[..count].iter().fold(0.0_f64, |largest, weight| largest.max(weight.abs()));
-        let zero = 64.0 * f64::EPSILON * largest;
+        // Multipliers by what they move the point, in the metric.
+        let length = |constraint: usize| match constraint.checked_sub(m) {
+            None => work.rows_gram[constraint * (m + 1)].sqrt(),
+            Some(entry) => self.covariance[(entry, entry)].to_f64().sqrt(),
+        };
+        let moves = work.active[..count].iter().zip(work.multipliers.iter());
+        let largest = moves.fold(0.0_f64, |largest, (&at, weight)| largest.max(weight.abs() * length(at)));
+        let zero = |constraint: usize| 64.0 * f64::EPSILON * largest / length(constraint);
         let (mut wrong, mut last, mut at) = (0, 0, 0);
         for constraint in 0..work.sides.len() {
             let side = work.sides[constraint];
             let right = match (side, constraint.checked_sub(m)) {
                 (Side::Free, None) => {
-                    let missing = self.lower[constraint].to_f64() - self.image_of_multipliers(constraint, count, work);
-                    if missing > row_slack { Side::Lower } else { Side::Free }
+                    let (image, rounding) = self.image_of_multipliers(constraint, count, work);
+                    if self.lower[constraint].to_f64() - image > rounding { Side::Lower } else { Side::Free }
                 }
                 (Side::Free, Some(entry)) if self.solution[entry] < low - slack => Side::Lower,
                 (Side::Free, Some(entry)) if self.solution[entry] > high + slack => Side::Upper,
                 (Side::Free, Some(_)) => Side::Free,
-                (Side::Lower, _) if work.multipliers[at] < -zero => Side::Free,
-                (Side::Upper, _) if work.multipliers[at] > zero => Side::Free,
+                (Side::Lower, _) if work.multipliers[at] < -zero(constraint) => Side::Free,
+                (Side::Upper, _) if work.multipliers[at] > zero(constraint) => Side::Free,
                 _ => side,
             };
             at += usize::from(side != Side::Free);

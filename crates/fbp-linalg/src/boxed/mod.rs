@@ -10,9 +10,17 @@
 //!
 //! A [`BoxedSample`] has a matrix of few rows of its own, a [`MetricSample`] besides that a metric other than the Euclidean.
 //!
-//! Infeasible samples get the smallest distance to the box first and the smallest distance to `v0` second.
+//! Rows whose norms differ by more than a factor of 16 are scaled by powers of two. The point that is returned, in the
+//! features' precision, is judged row by row ([`attained`](crate::attained)). What misses is tried again in `f64`: by active
+//! sets, whose accuracy does not depend on the condition, and by the dual solver, first with even rows and then, if the
+//! box is out of reach, in the metric of the outputs.
+//!
+//! Infeasible samples get the smallest distance to the box first and the smallest distance to `v0` second, both Euclidean and
+//! in the units of the data.
 
+mod active_set;
 mod admm;
+mod judge;
 mod metric;
 #[cfg(test)]
 mod metric_tests;
@@ -21,6 +29,9 @@ mod plan;
 mod problem;
 mod rows;
 mod sample;
+#[cfg(test)]
+mod scale_tests;
+mod scaling;
 #[cfg(test)]
 mod tests;
 

@@ -17,14 +17,17 @@ mod primal;
 mod stall;
 mod step;
 
+use std::marker::PhantomData;
+
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::linalg::cholesky::llt;
 use faer::linalg::temp_mat_scratch;
 
 pub(super) use self::primal::primal_scratch;
-use super::problem::{Sample, SampleOutcome, squared_distance, worst_violation};
+use super::problem::{Sample, SampleOutcome, gap};
 use super::rows::{RowSource, SystemRows};
+use super::scaling::Weights;
 use crate::Real;
 
 /// Newton steps that may overshoot the maximum along their direction; later ones must raise the dual.
@@ -86,15 +89,30 @@ pub(super) fn careful_limits(rows: usize) -> NewtonLimits {
 #[derive(Clone, Debug)]
 pub(super) struct DualNewton<T, R = SystemRows<T>> {
     rows: R,
-    /// Proximal weight ε.
-    epsilon: T,
-    /// Largest row norm, for tolerances.
-    row_norm: T,
     limits: NewtonLimits,
+    scalar: PhantomData<T>,
+}
+
+/// What a solve finds beside the point.
+pub(super) struct Found<'a, T> {
+    /// The multipliers of the rows.
+    pub(super) multipliers: &'a mut [T],
+    /// How far every row is from its box; NaN where that might be a miss, and has to be looked at again.
+    pub(super) gaps: &'a mut [T],
 }
 
 /// Working memory of one sample.
 struct Work<'a, T> {
+    /// Norm of every row.
+    norms: &'a [T],
+    /// Proximal weight ε of every row.
+    epsilon: &'a [T],
+    /// Largest of the norms.
+    row_norm: T,
+    /// Largest of the proximal weights.
+    largest_epsilon: T,
+    /// Distance of every row to its box that counts as zero.
+    tolerance: &'a mut [T],
     lambda: &'a mut [T],
     centre: &'a mut [T],
     trial: &'a mut [T],
@@ -111,6 +129,7 @@ struct Work<'a, T> {
 }
 
 impl<T: Real> DualNewton<T> {
+    /// The solver for `a`, whose rows have been scaled.
     pub(super) fn new(a: faer::MatRef<'_, f64>, limits: NewtonLimits) -> Self {
         Self::over_rows(SystemRows::new(a), limits)
     }
@@ -118,30 +137,25 @@ impl<T: Real> DualNewton<T> {
 
 impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     pub(super) fn over_rows(rows: R, limits: NewtonLimits) -> Self {
-        let mut sum = 0.0;
-        let mut largest = 0.0_f64;
-        for i in 0..rows.nrows() {
-            let norm_sq = rows.row(i).iter().map(|a| a.to_f64() * a.to_f64()).sum::<f64>();
-            sum += norm_sq;
-            largest = largest.max(norm_sq);
-        }
-        let mean = if sum > 0.0 { sum / rows.nrows() as f64 } else { 1.0 };
-        let epsilon = T::from_f64(mean * limits.proximal_weight);
-        Self { rows, epsilon, row_norm: T::from_f64(largest.sqrt()), limits }
+        Self { rows, limits, scalar: PhantomData }
     }
 
-    pub(super) fn nrows(&self) -> usize {
-        self.rows.nrows()
+    pub(super) fn rows(&self) -> &R {
+        &self.rows
     }
 
-    pub(super) fn ncols(&self) -> usize {
-        self.rows.ncols()
-    }
-
-    /// Solves one sample; `solution` is write-only.
-    pub(super) fn solve(&self, sample: Sample<'_, T>, solution: &mut [T], stack: &mut MemStack) -> SampleOutcome {
+    /// Solves one sample, whose outputs have been scaled like the rows; `solution` and `found` are write-only.
+    pub(super) fn solve(
+        &self,
+        sample: Sample<'_, T>,
+        weights: Weights<'_, T>,
+        solution: &mut [T],
+        found: Found<'_, T>,
+        stack: &mut MemStack,
+    ) -> SampleOutcome {
+        let Found { multipliers, gaps } = found;
         let (m, n) = (self.rows.nrows(), self.rows.ncols());
-        let (mut lambda, stack) = stack.make_with(m, |_| T::ZERO);
+        let (mut tolerance, stack) = stack.make_with(m, |_| T::ZERO);
         let (mut centre, stack) = stack.make_with(m, |_| T::ZERO);
         let (mut trial, stack) = stack.make_with(m, |_| T::ZERO);
         let (mut gradient, stack) = stack.make_with(m, |_| T::ZERO);
@@ -154,8 +168,15 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         let (mut gather, stack) = stack.make_with(m + 1, |_| (0, T::ZERO));
         let (mut position, stack) = stack.make_with(m, |_| 0);
         let (mut free, stack) = stack.make_with(n, |_| false);
+        let largest = |values: &[T]| values.iter().fold(T::ZERO, |most, &value| most.max(value));
+        multipliers.fill(T::ZERO);
         let mut work = Work {
-            lambda: &mut lambda,
+            norms: weights.norms,
+            epsilon: weights.epsilon,
+            row_norm: largest(weights.norms),
+            largest_epsilon: largest(weights.epsilon),
+            tolerance: &mut tolerance,
+            lambda: multipliers,
             centre: &mut centre,
             trial: &mut trial,
             gradient: &mut gradient,
@@ -169,7 +190,11 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             position: &mut position,
             free: &mut free,
         };
-        pulp::Arch::new().dispatch(|| self.iterate(sample, solution, &mut work, stack))
+        pulp::Arch::new().dispatch(|| {
+            let outcome = self.iterate(sample, solution, &mut work, stack);
+            self.note_gaps(&sample, &work, weights.terms, gaps);
+            outcome
+        })
     }
 
     #[inline(always)]
@@ -180,10 +205,9 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         work: &mut Work<'_, T>,
         stack: &mut MemStack,
     ) -> SampleOutcome {
-        let tolerance = self.tolerance(&sample);
+        self.set_tolerances(&sample, work);
         let mut outcome = SampleOutcome::default();
         let mut least = T::INFINITY;
-        let mut violation = T::INFINITY;
         for (i, &weight) in sample.multipliers.unwrap_or(&[]).iter().enumerate() {
             let wrong_side = (weight > T::ZERO && sample.lower[i] == T::NEG_INFINITY)
                 || (weight < T::ZERO && sample.upper[i] == T::INFINITY);
@@ -192,24 +216,19 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         }
         self.move_to_lambda(&sample, solution, work);
         for _ in 0..self.limits.outer_steps {
-            let inner_converged = self.inner(&sample, solution, work, tolerance, &mut outcome, stack)
-                || self.limits.is_careful
-                    && self.inner_in_primal(&sample, solution, work, tolerance, &mut outcome, stack);
-            violation = worst_violation(&sample, work.image);
-            // Multipliers of a box out of reach grow without end, and their rounding must not pass for the box reached.
-            let tolerance =
-                tolerance + self.rounding(work.lambda).min(T::from_f64(self.limits.most_rounding) * tolerance);
-            outcome.tolerance = tolerance.to_f64();
+            let inner_converged = self.inner(&sample, solution, work, &mut outcome, stack)
+                || self.limits.is_careful && self.inner_in_primal(&sample, solution, work, &mut outcome, stack);
+            outcome.reached = self.is_reached(&sample, work);
             // A point that reaches the box need not be the nearest while the inner iteration goes on.
             if !inner_converged {
                 break;
             }
-            if violation <= tolerance {
+            if outcome.reached {
                 outcome.converged = true;
                 break;
             }
             // The distance to the box never grows. Where it no longer shrinks, the problem is infeasible, or seems to be.
-            let distance = squared_distance(&sample, work.image).sqrt();
+            let distance = distance(&sample, work);
             if distance >= least * T::from_f64(self.limits.settled_ratio)
                 && !(self.limits.is_careful && self.nears_a_kink(&sample, work))
             {
@@ -219,7 +238,6 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             least = distance;
             work.centre.copy_from_slice(work.lambda);
         }
-        outcome.violation = violation.to_f64();
         outcome
     }
 
@@ -230,14 +248,13 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         sample: &Sample<'_, T>,
         solution: &mut [T],
         work: &mut Work<'_, T>,
-        tolerance: T,
         outcome: &mut SampleOutcome,
         stack: &mut MemStack,
     ) -> bool {
         let last = self.limits.newton_steps.min(outcome.iters + self.limits.inner_steps);
         loop {
-            let worst = self.dual_gradient(sample, work.lambda, work.image, work.centre, work.gradient);
-            if worst <= tolerance * T::from_f64(0.5) + self.rounding(work.lambda) {
+            dual_gradient(sample, work.epsilon, work.lambda, work.image, work.centre, work.gradient);
+            if vanishes(work) {
                 return true;
             }
             if outcome.iters >= last {
@@ -268,46 +285,106 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         }
     }
 
-    /// Gradient of the proximal dual at `lambda`; returns its largest entry.
+    /// Writes the gap of every row, NaN where it might not count as attained.
+    ///
+    /// The scale of a row is at least the magnitude of its output, and its rounding in the scalar of the solver is
+    /// about that of a sum in sixteen lanes; only where these do not tell the row has to be evaluated again.
     #[inline(always)]
-    fn dual_gradient(&self, sample: &Sample<'_, T>, lambda: &[T], image: &[T], centre: &[T], gradient: &mut [T]) -> T {
-        let mut worst = T::ZERO;
-        for i in 0..lambda.len() {
-            let value = image[i] + self.epsilon * (lambda[i] - centre[i]);
-            let goal = if lambda[i] > T::ZERO {
-                sample.lower[i]
-            } else if lambda[i] < T::ZERO {
-                sample.upper[i]
-            } else {
-                value.clip(sample.lower[i], sample.upper[i])
-            };
-            gradient[i] = goal - value;
-            worst = worst.max(gradient[i].abs());
+    fn note_gaps(&self, sample: &Sample<'_, T>, work: &Work<'_, T>, terms: &[T], gaps: &mut [T]) {
+        let moved = norm(work.moved);
+        let depth = T::from_f64(2.0 * (self.rows.ncols() as f64 / 16.0).sqrt() + 8.0);
+        let sixteen = T::from_f64(16.0);
+        for (i, to) in gaps.iter_mut().enumerate() {
+            let (lower, upper, image) = (sample.lower[i], sample.upper[i], work.image[i]);
+            let missing = gap(sample, work.image, i).abs();
+            let inside = (image - lower).min(upper - image).max(T::ZERO);
+            let rounding = T::EPSILON * (depth * work.norms[i] * moved + T::from_f64(2.0) * sample.image[i].abs());
+            let slack = T::EPSILON * sixteen * terms[i].sqrt() * image.abs();
+            *to = if missing + rounding <= slack + inside { missing } else { T::from_f64(f64::NAN) };
         }
-        worst
     }
 
-    /// Rounding of the image of `v0 + Aᵀλ`.
+    /// Whether every row is in its box, up to rounding.
     #[inline(always)]
-    fn rounding(&self, lambda: &[T]) -> T {
-        let sum = lambda.iter().fold(T::ZERO, |sum, &weight| sum + weight.abs());
-        T::EPSILON * self.row_norm * self.row_norm * sum
+    fn is_reached(&self, sample: &Sample<'_, T>, work: &Work<'_, T>) -> bool {
+        // Multipliers of a box out of reach grow without end, and their rounding must not pass for the box reached.
+        let most = T::from_f64(self.limits.most_rounding);
+        let rounding = rounding(work);
+        (0..work.image.len()).fold(true, |reached, i| {
+            let tolerance = work.tolerance[i] + (work.norms[i] * rounding).min(most * work.tolerance[i]);
+            reached & (gap(sample, work.image, i).abs() <= tolerance)
+        })
     }
 
-    /// Violations below this are rounding: it grows with the row norm, the point and the length of a row.
+    /// Sets what counts as rounding in every row: it grows with the norm of the row, the point and the wanted output.
     #[inline(always)]
-    pub(super) fn tolerance(&self, sample: &Sample<'_, T>) -> T {
-        let mut start_sq = T::ZERO;
-        for &v in sample.start {
-            start_sq += v * v;
-        }
-        let mut image = T::ZERO;
-        for i in 0..sample.image.len() {
+    fn set_tolerances(&self, sample: &Sample<'_, T>, work: &mut Work<'_, T>) {
+        let start = norm(sample.start);
+        for (i, tolerance) in work.tolerance.iter_mut().enumerate() {
             let goal = sample.image[i].clip(sample.lower[i], sample.upper[i]);
-            image = image.max(sample.image[i].abs()).max(goal.abs());
+            let size = work.norms[i] * start + sample.image[i].abs().max(goal.abs());
+            *tolerance = T::EPSILON * T::from_f64(16.0) * size;
         }
-        T::EPSILON * T::from_f64(16.0) * (self.row_norm * start_sq.sqrt() + image)
     }
+}
+
+/// Gradient of the proximal dual at `lambda`.
+#[inline(always)]
+fn dual_gradient<T: Real>(
+    sample: &Sample<'_, T>,
+    epsilon: &[T],
+    lambda: &[T],
+    image: &[T],
+    centre: &[T],
+    gradient: &mut [T],
+) {
+    for i in 0..lambda.len() {
+        let value = image[i] + epsilon[i] * (lambda[i] - centre[i]);
+        let goal = if lambda[i] > T::ZERO {
+            sample.lower[i]
+        } else if lambda[i] < T::ZERO {
+            sample.upper[i]
+        } else {
+            value.clip(sample.lower[i], sample.upper[i])
+        };
+        gradient[i] = goal - value;
+    }
+}
+
+/// Whether the gradient is rounding in every row.
+#[inline(always)]
+fn vanishes<T: Real>(work: &Work<'_, T>) -> bool {
+    let (half, rounding) = (T::from_f64(0.5), rounding(work));
+    let rows = work.gradient.iter().zip(work.tolerance.iter()).zip(work.norms);
+    rows.fold(true, |vanishes, ((gradient, &tolerance), &norm)| {
+        vanishes & (gradient.abs() <= half * tolerance + norm * rounding)
+    })
+}
+
+/// Rounding of the image of `v0 + Aᵀλ` in a row of norm 1.
+#[inline(always)]
+fn rounding<T: Real>(work: &Work<'_, T>) -> T {
+    T::EPSILON * work.lambda.iter().zip(work.norms).fold(T::ZERO, |sum, (weight, &norm)| sum + norm * weight.abs())
+}
+
+/// Distance of the image to its box in the metric that the proximal weights belong to.
+#[inline(always)]
+fn distance<T: Real>(sample: &Sample<'_, T>, work: &Work<'_, T>) -> T {
+    let square = |i: usize| gap(sample, work.image, i) * gap(sample, work.image, i) / work.epsilon[i];
+    (0..work.image.len()).fold(T::ZERO, |sum, i| sum + square(i)).sqrt()
+}
+
+/// Euclidean norm, in independent lanes so that it vectorises.
+#[inline(always)]
+fn norm<T: Real>(values: &[T]) -> T {
+    let (body, tail) = values.as_chunks::<16>();
+    let mut lanes = [T::ZERO; 16];
+    for chunk in body {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += v * v;
+        }
+    }
+    tail.iter().fold(lanes.into_iter().sum::<T>(), |sum, &v| sum + v * v).sqrt()
 }
 
 /// Workspace of the dual solver for `m` rows and `n` columns.

@@ -2,12 +2,16 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
 use faer::mat::AsMatMut;
 use faer::reborrow::ReborrowMut;
-use faer::{MatMut, MatRef, Par};
+use faer::{Mat, MatMut, MatRef, Par};
 
+use super::active_set::{MOST_OPERATIONS, Rescue, rescue, rescue_scratch};
 use super::admm::{AdmmPlan, admm_scratch};
-use super::newton::{DualNewton, careful_limits, fast_limits, newton_scratch, primal_scratch};
-use super::problem::{Sample, SampleOutcome};
+use super::judge::{Verdict, is_out_of_reach, judge, reach_scratch};
+use super::newton::{DualNewton, Found, careful_limits, fast_limits, newton_scratch, primal_scratch};
+use super::problem::Sample;
+use super::rows::RowSource;
 use super::sample::expect_bounds;
+use super::scaling::{RowScaling, RowSize, Weights, row_size};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{
     LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_box, expect_finite, expect_shape,
@@ -21,7 +25,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct BoxedPlan<T> {
     fast: DualNewton<T>,
+    fast_scaling: RowScaling<T>,
     careful: DualNewton<f64>,
+    careful_scaling: RowScaling<f64>,
     admm: Option<AdmmPlan<T>>,
 }
 
@@ -30,6 +36,12 @@ pub const BOXED_LIMIT: usize = 4096;
 
 /// Samples that the batched iteration handles together.
 const PANEL: usize = 32;
+
+/// How far a box is looked for before it counts as out of reach, in lengths of the point and the start.
+const FARTHEST: f64 = 1e4;
+
+/// Operations that active sets may take before the dual solver is tried, beside some that grow with the system.
+const QUICK_OPERATIONS: f64 = 1e7;
 
 /// How a [`BoxedPlan`] solves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,13 +121,21 @@ impl<T: Real> BoxedPlan<T> {
             return Err(LinalgError::TooLarge { what: "boxed nearest point", rows, cols, limit: BOXED_LIMIT });
         }
         expect_finite("boxed: A", a)?;
+        let transposed = a.transpose().to_owned();
+        let sizes: Vec<RowSize> = (0..rows).map(|i| row_size(transposed.col_as_slice(i))).collect();
+        let (fast_limits, careful_limits) = (fast_limits::<T>(), careful_limits(rows));
+        let fast_scaling = RowScaling::<T>::new(&sizes, fast_limits.proximal_weight);
+        let careful_scaling = RowScaling::<f64>::new(&sizes, careful_limits.proximal_weight);
+        let even = Mat::from_fn(rows, cols, |i, j| careful_scaling.scales[i] * a[(i, j)]);
         let admm = match BoxedRecipe::choose(rows) {
             BoxedRecipe::Newton => None,
-            BoxedRecipe::AdmmThenNewton => Some(AdmmPlan::new(a)?),
+            BoxedRecipe::AdmmThenNewton => Some(AdmmPlan::new(even.as_ref(), fast_scaling.scales.clone())?),
         };
         Ok(Self {
-            fast: DualNewton::new(a, fast_limits::<T>()),
-            careful: DualNewton::new(a, careful_limits(rows)),
+            fast: DualNewton::new(even.as_ref(), fast_limits),
+            fast_scaling,
+            careful: DualNewton::new(even.as_ref(), careful_limits),
+            careful_scaling,
             admm,
         })
     }
@@ -127,17 +147,16 @@ impl<T: Real> BoxedPlan<T> {
 
     /// Number of rows `m` and columns `n` of `A`.
     pub fn shape(&self) -> (usize, usize) {
-        (self.fast.nrows(), self.fast.ncols())
+        (self.fast.rows().nrows(), self.fast.rows().ncols())
     }
 
     /// Workspace of one thread, for a matrix of the given shape.
     fn part_scratch((m, n): (usize, usize)) -> StackReq {
-        let widened = StackReq::all_of(&[StackReq::new::<f64>(n).array(2), StackReq::new::<f64>(m).array(3)]);
-        let sample = newton_scratch::<T>(m, n).or(StackReq::all_of(&[
-            widened,
-            newton_scratch::<f64>(m, n),
-            primal_scratch::<f64>(m, n),
-        ]));
+        let scaled = StackReq::new::<T>(m).array(4);
+        let widened = StackReq::all_of(&[StackReq::new::<f64>(n).array(2), StackReq::new::<f64>(m).array(5)]);
+        let newton = newton_scratch::<f64>(m, n).and(primal_scratch::<f64>(m, n));
+        let careful = widened.and(newton.or(rescue_scratch(m, n)).or(reach_scratch(m, n)));
+        let sample = StackReq::new::<T>(m).and(scaled.and(newton_scratch::<T>(m, n)).or(careful));
         match BoxedRecipe::choose(m) {
             BoxedRecipe::Newton => sample,
             BoxedRecipe::AdmmThenNewton => {
@@ -228,33 +247,118 @@ impl<T: Real> BoxedPlan<T> {
             report.satisfied = 1;
             return Ok(report);
         }
-        let mut outcome = self.fast.solve(sample, solution, stack);
-        if !outcome.converged || outcome.violation > outcome.tolerance {
-            outcome = self.solve_carefully(sample, solution, stack);
-        }
-        report.stop = if outcome.converged { StopReason::Converged } else { StopReason::MaxIterations };
-        report.iters = outcome.iters;
-        report.violation_max = outcome.violation;
-        report.violation_sum = outcome.violation;
-        report.unattained = usize::from(outcome.violation > outcome.tolerance);
+        let (mut multipliers, stack) = stack.make_with(self.shape().0, |_| T::ZERO);
+        let solved = match self.solve_fast(&sample, solution, &mut multipliers, stack) {
+            Some(solved) => solved,
+            None => self.solve_carefully(&sample, solution, &multipliers, stack),
+        };
+        report.stop = if solved.converged { StopReason::Converged } else { StopReason::MaxIterations };
+        report.iters = solved.iters;
+        report.violation_max = solved.verdict.violation;
+        report.violation_sum = solved.verdict.violation;
+        report.unattained = usize::from(!solved.verdict.attained);
         Ok(report)
     }
 
-    /// Repeats a sample that single precision could not finish, or that looks infeasible, in `f64`.
-    fn solve_carefully(&self, sample: Sample<'_, T>, solution: &mut [T], stack: &mut MemStack) -> SampleOutcome {
+    /// The first try, in the scalar of the batch; none if it did not attain the box.
+    fn solve_fast(
+        &self,
+        sample: &Sample<'_, T>,
+        solution: &mut [T],
+        multipliers: &mut [T],
+        stack: &mut MemStack,
+    ) -> Option<Solved> {
+        let RowScaling { scales, norms, terms, even, .. } = &self.fast_scaling;
+        let scale = |values: &[T], i: usize| values[i] * scales[i];
+        let (m, _) = self.shape();
+        let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
+        let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
+        let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
+        let scaled = Sample { image: &image, lower: &lower, upper: &upper, ..*sample };
+        let (mut gaps, stack) = stack.make_with(m, |_| T::ZERO);
+        let found = Found { multipliers, gaps: &mut gaps };
+        let outcome = self.fast.solve(scaled, Weights { norms, epsilon: even, terms }, solution, found, stack);
+        if !(outcome.converged && outcome.reached) {
+            return None;
+        }
+        let verdict = self.judge(sample, solution, Some(&gaps));
+        verdict.attained.then_some(Solved { iters: outcome.iters, converged: true, verdict })
+    }
+
+    fn judge(&self, sample: &Sample<'_, T>, v: &[T], gaps: Option<&[T]>) -> Verdict {
+        let (rows, scales) = (self.careful.rows(), &self.careful_scaling.scales);
+        pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |i| scales[i], sample, v, gaps))
+    }
+
+    /// Repeats a sample that the first try could not finish, or that looks infeasible, in `f64`: by active sets, by the dual
+    /// solver, by both, and at last, for rows of uneven size, by the dual solver in the metric of the outputs.
+    ///
+    /// `solution` and `tried` are what the first try left: a point and the multipliers of the scaled rows.
+    fn solve_carefully(&self, sample: &Sample<'_, T>, solution: &mut [T], tried: &[T], stack: &mut MemStack) -> Solved {
+        let RowScaling { scales, norms, terms, even, metric } = &self.careful_scaling;
+        let scale = |values: &[T], i: usize| values[i].to_f64() * scales[i];
+        let (m, n) = self.shape();
         let (start, stack) = stack.collect(sample.start.iter().map(|v| v.to_f64()));
-        let (image, stack) = stack.collect(sample.image.iter().map(|v| v.to_f64()));
-        let (lower, stack) = stack.collect(sample.lower.iter().map(|v| v.to_f64()));
-        let (upper, stack) = stack.collect(sample.upper.iter().map(|v| v.to_f64()));
-        let (mut wide, stack) = stack.make_with(solution.len(), |_| 0.0);
+        let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
+        let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
+        let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
+        let (mut gaps, stack) = stack.make_with(m, |_| 0.0);
+        let (mut multipliers, stack) = stack.collect(tried.iter().map(|weight| weight.to_f64()));
+        let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
         let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
         let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
-        let mut outcome = self.careful.solve(widened, &mut wide, stack);
-        for (narrow, &wide) in solution.iter_mut().zip(wide.iter()) {
-            *narrow = T::from_f64(wide);
+        let mut narrow = |wide: &[f64]| {
+            let (low, high) = sample.bounds;
+            solution.iter_mut().zip(wide).for_each(|(to, &v)| *to = T::from_f64(v).clip(low, high));
+            self.judge(sample, solution, None)
+        };
+        let rows = self.careful.rows();
+        let rescued = |multipliers: &[f64], wide: &mut [f64], most: f64, stack: &mut MemStack| {
+            !is_out_of_reach::<T, _>(rows, norms, &widened, wide, FARTHEST, stack)
+                && rescue::<T, _>(rows, widened, multipliers, wide, most, stack) == Rescue::Solved
+        };
+        // What a few steps of the dual solver take.
+        let quick = QUICK_OPERATIONS + 4.0 * (m * m) as f64 * (m / 3 + n) as f64;
+        if rescued(&multipliers, &mut wide, quick.min(MOST_OPERATIONS), stack) {
+            let verdict = narrow(&wide);
+            if verdict.attained {
+                return Solved { iters: 1, converged: true, verdict };
+            }
         }
-        // The data of the sample carry the rounding of `T`, so nothing below that counts as a violation.
-        outcome.tolerance = outcome.tolerance.max(self.fast.tolerance(&sample).to_f64());
-        outcome
+        let weights = Weights { norms, epsilon: even, terms };
+        let outcome = self.careful.solve(
+            widened,
+            weights,
+            &mut wide,
+            Found { multipliers: &mut multipliers, gaps: &mut gaps },
+            stack,
+        );
+        let verdict = narrow(&wide);
+        let mut solved = Solved { iters: outcome.iters, converged: outcome.converged, verdict };
+        if !verdict.attained && rescued(&multipliers, &mut wide, MOST_OPERATIONS, stack) {
+            let verdict = narrow(&wide);
+            solved = Solved { converged: verdict.attained, verdict, ..solved };
+        }
+        if let (false, Some(metric)) = (solved.verdict.attained, metric) {
+            let weights = Weights { norms, epsilon: metric, terms };
+            let outcome = self.careful.solve(
+                widened,
+                weights,
+                &mut wide,
+                Found { multipliers: &mut multipliers, gaps: &mut gaps },
+                stack,
+            );
+            let verdict = narrow(&wide);
+            solved = Solved { iters: solved.iters + outcome.iters, converged: outcome.converged, verdict };
+        }
+        solved
     }
+}
+
+/// How one sample ended.
+#[derive(Clone, Copy, Debug)]
+struct Solved {
+    iters: usize,
+    converged: bool,
+    verdict: Verdict,
 }

@@ -35,27 +35,12 @@ pub(super) struct SampleOutcome {
     pub(super) iters: usize,
     /// The iteration ended at a solution (or at the smallest possible violation).
     pub(super) converged: bool,
-    /// Largest distance of a row to its box.
-    pub(super) violation: f64,
-    /// Largest distance of a row to its box that counts as zero.
-    pub(super) tolerance: f64,
+    /// Every row is in its box up to the rounding of the iteration.
+    pub(super) reached: bool,
 }
 
-/// Squared Euclidean distance of `image` to its box.
+/// What is missing in row `i` of `image` to be in its box.
 #[inline(always)]
-pub(super) fn squared_distance<T: Real>(sample: &Sample<'_, T>, image: &[T]) -> T {
-    gaps(sample, image).fold(T::ZERO, |sum, gap| sum + gap * gap)
-}
-
-/// Largest distance of a row of `image` to its box.
-#[inline(always)]
-pub(super) fn worst_violation<T: Real>(sample: &Sample<'_, T>, image: &[T]) -> T {
-    gaps(sample, image).fold(T::ZERO, |worst, gap| worst.max(gap.abs()))
-}
-
-/// What is missing in every row to be in its box.
-#[inline(always)]
-fn gaps<T: Real>(sample: &Sample<'_, T>, image: &[T]) -> impl Iterator<Item = T> {
-    let ends = sample.lower.iter().zip(sample.upper);
-    image.iter().zip(ends).map(|(&value, (&lower, &upper))| value.clip(lower, upper) - value)
+pub(super) fn gap<T: Real>(sample: &Sample<'_, T>, image: &[T], i: usize) -> T {
+    image[i].clip(sample.lower[i], sample.upper[i]) - image[i]
 }

@@ -1,10 +1,17 @@
 use faer::MatRef;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::newton::{DualNewton, fast_limits, newton_scratch};
-use super::problem::Sample;
-use super::rows::SampleRows;
+use super::active_set::{MOST_OPERATIONS, Rescue, rescue, rescue_scratch};
+use super::judge::{Verdict, is_out_of_reach, judge, reach_scratch};
+use super::newton::{DualNewton, Found, fast_limits, newton_scratch};
+use super::problem::{Sample, SampleOutcome};
+use super::rows::{RowSource, SampleRows};
+use super::scaling::{Weights, even_out, even_weights, row_size};
 use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, expect_shape};
+
+/// How far a box is looked for before it counts as out of reach, in lengths of the point and the start: cuts of the joint
+/// iteration often contradict each other, and a point that far would not be taken.
+const FARTHEST: f64 = 100.0;
 
 /// One box-constrained nearest point with a matrix of its own, of few rows and any number of columns:
 ///
@@ -60,33 +67,54 @@ pub struct BoxedSample<'a, T> {
 impl<T: Real> BoxedSample<'_, T> {
     /// Workspace of [`solve`](Self::solve) for up to `rows` rows and `cols` columns of `A`.
     pub fn solve_scratch(rows: usize, cols: usize) -> StackReq {
-        newton_scratch::<T>(rows, cols)
+        let sizes = StackReq::new::<T>(rows).array(9);
+        let scaled = StackReq::new::<T>(rows * cols);
+        let widened = StackReq::all_of(&[
+            StackReq::new::<f64>(rows * cols),
+            StackReq::new::<f64>(rows).array(5),
+            StackReq::new::<f64>(cols).array(2),
+        ]);
+        let second = widened.and(rescue_scratch(rows, cols).or(reach_scratch(rows, cols)));
+        sizes.and(scaled.and(newton_scratch::<T>(rows, cols)).or(second))
     }
 
-    /// Writes the nearest point, by the dual solver in the scalar of the data.
+    /// Writes the nearest point: by the dual solver in the scalar of the data, and where that does not attain the box by
+    /// active sets in `f64`.
     ///
-    /// A box that cannot be reached gets a point at about the smallest distance from it, and the report counts it as
-    /// unattained; unlike a [`BoxedPlan`](super::BoxedPlan), nothing is repeated in higher precision.
+    /// A box that cannot be reached gets a point at about the smallest distance from it (rows of very different norms
+    /// in units of their norms), and the report counts it as unattained.
     ///
     /// # Errors
     /// [`LinalgError::Shape`], [`LinalgError::Strided`], [`LinalgError::NonFinite`] or [`LinalgError::EmptyBox`] for
     /// data that do not describe a problem.
     pub fn solve(self, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
         self.check()?;
-        let newton = DualNewton::over_rows(SampleRows { rows: self.rows }, fast_limits::<T>());
-        let Self { observed_in, observed_out, lower, upper, bounds, .. } = self;
+        let Self { rows, observed_in, observed_out, lower, upper, bounds, solution } = self;
         let sample = Sample { start: observed_in, image: observed_out, lower, upper, bounds, multipliers: None };
-        let mut report = SolveReport::direct(SolveSide::Boxed, self.rows.ncols().min(self.rows.nrows()));
+        let mut report = SolveReport::direct(SolveSide::Boxed, rows.ncols().min(rows.nrows()));
         if sample.is_feasible() {
-            self.solution.copy_from_slice(observed_in);
+            solution.copy_from_slice(observed_in);
             report.satisfied = 1;
             return Ok(report);
         }
-        let outcome = newton.solve(sample, self.solution, stack);
-        report.stop = if outcome.converged { StopReason::Converged } else { StopReason::MaxIterations };
+        let rows = SampleRows { rows };
+        let m = rows.nrows();
+        let (mut scales, stack) = stack.make_with(m, |_| T::ONE);
+        let (mut multipliers, stack) = stack.make_with(m, |_| T::ZERO);
+        let (mut gaps, stack) = stack.make_with(m, |_| T::ZERO);
+        let found = Found { multipliers: &mut multipliers, gaps: &mut gaps };
+        let outcome = solve_first(rows, &sample, solution, &mut scales, found, stack);
+        let mut verdict = judge_point(rows, &scales, &sample, solution, Some(&mut gaps));
+        let mut converged = outcome.converged;
+        if !verdict.attained
+            && let Some(better) = solve_again(rows, &sample, solution, (&scales, &multipliers), stack)
+        {
+            (verdict, converged) = (better, true);
+        }
+        report.stop = if converged { StopReason::Converged } else { StopReason::MaxIterations };
         report.iters = outcome.iters;
-        (report.violation_max, report.violation_sum) = (outcome.violation, outcome.violation);
-        report.unattained = usize::from(outcome.violation > outcome.tolerance);
+        (report.violation_max, report.violation_sum) = (verdict.violation, verdict.violation);
+        report.unattained = usize::from(!verdict.attained);
         Ok(report)
     }
 
@@ -112,6 +140,99 @@ impl<T: Real> BoxedSample<'_, T> {
         crate::expect_box("boxed: row bounds", ends(self.lower), ends(self.upper))?;
         expect_bounds(self.bounds)
     }
+}
+
+/// The first try, in the scalar of the data; fills the scales of the rows and the multipliers of the scaled rows.
+fn solve_first<T: Real>(
+    rows: SampleRows<'_, T>,
+    sample: &Sample<'_, T>,
+    solution: &mut [T],
+    scales: &mut [T],
+    found: Found<'_, T>,
+    stack: &mut MemStack,
+) -> SampleOutcome {
+    let (m, n) = (rows.nrows(), rows.ncols());
+    let limits = fast_limits::<T>();
+    let (mut norms, stack) = stack.make_with(m, |_| T::ZERO);
+    let (mut epsilon, stack) = stack.make_with(m, |_| T::ZERO);
+    let (mut terms, stack) = stack.make_with(m, |_| T::ZERO);
+    pulp::Arch::new().dispatch(|| {
+        for (i, (norm, terms)) in norms.iter_mut().zip(terms.iter_mut()).enumerate() {
+            let size = row_size(rows.row(i));
+            (*norm, *terms) = (T::from_f64(size.norm), T::from_f64(size.terms));
+        }
+    });
+    let is_uneven = even_out(&mut norms, scales);
+    even_weights(limits.proximal_weight, &norms, &mut epsilon);
+    let weights = Weights { norms: &norms, epsilon: &epsilon, terms: &terms };
+    if !is_uneven {
+        return DualNewton::over_rows(rows, limits).solve(*sample, weights, solution, found, stack);
+    }
+    let scale = |values: &[T], i: usize| values[i] * scales[i];
+    let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
+    let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
+    let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
+    let (mut even, stack) = stack.make_with(m * n, |_| T::ZERO);
+    for (i, to) in even.chunks_exact_mut(n.max(1)).enumerate() {
+        to.iter_mut().zip(rows.row(i)).for_each(|(to, &a)| *to = a * scales[i]);
+    }
+    let scaled = Sample { image: &image, lower: &lower, upper: &upper, ..*sample };
+    let rows = SampleRows { rows: MatRef::from_column_major_slice(&even, n, m) };
+    DualNewton::over_rows(rows, limits).solve(scaled, weights, solution, found, stack)
+}
+
+/// The second try, in `f64`: none if the box is out of reach, or seems to be.
+#[cold]
+#[inline(never)]
+fn solve_again<T: Real>(
+    rows: SampleRows<'_, T>,
+    sample: &Sample<'_, T>,
+    solution: &mut [T],
+    (scales, multipliers): (&[T], &[T]),
+    stack: &mut MemStack,
+) -> Option<Verdict> {
+    let (m, n) = (rows.nrows(), rows.ncols());
+    let scale = |values: &[T], i: usize| values[i].to_f64() * scales[i].to_f64();
+    let (image, stack) = stack.collect((0..m).map(|i| scale(sample.image, i)));
+    let (lower, stack) = stack.collect((0..m).map(|i| scale(sample.lower, i)));
+    let (upper, stack) = stack.collect((0..m).map(|i| scale(sample.upper, i)));
+    let (mut even, stack) = stack.make_with(m * n, |_| 0.0);
+    for (i, to) in even.chunks_exact_mut(n.max(1)).enumerate() {
+        let scale = scales[i].to_f64();
+        to.iter_mut().zip(rows.row(i)).for_each(|(to, a)| *to = a.to_f64() * scale);
+    }
+    let even = SampleRows { rows: MatRef::from_column_major_slice(&even, n, m) };
+    let (norms, stack) = stack.collect((0..m).map(|i| row_size(even.row(i)).norm));
+    let (multipliers, stack) = stack.collect(multipliers.iter().map(|weight| weight.to_f64()));
+    let (start, stack) = stack.collect(sample.start.iter().map(|v| v.to_f64()));
+    let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
+    let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
+    let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
+    if pulp::Arch::new().dispatch(|| is_out_of_reach::<T, _>(&even, &norms, &widened, &wide, FARTHEST, stack))
+        || rescue::<T, _>(&even, widened, &multipliers, &mut wide, MOST_OPERATIONS, stack) != Rescue::Solved
+    {
+        return None;
+    }
+    solution
+        .iter_mut()
+        .zip(wide.iter())
+        .for_each(|(to, &v)| *to = T::from_f64(v).clip(sample.bounds.0, sample.bounds.1));
+    Some(judge_point(rows, scales, sample, solution, None))
+}
+
+/// Judges a point by the rows as they are; `gaps` are in units of the scaled ones.
+fn judge_point<T: Real>(
+    rows: SampleRows<'_, T>,
+    scales: &[T],
+    sample: &Sample<'_, T>,
+    v: &[T],
+    gaps: Option<&mut [T]>,
+) -> Verdict {
+    let gaps = gaps.map(|gaps| {
+        gaps.iter_mut().zip(scales).for_each(|(gap, &scale)| *gap /= scale);
+        &*gaps
+    });
+    pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |_| 1.0, sample, v, gaps))
 }
 
 /// Checks that the bounds of `v` are an interval.

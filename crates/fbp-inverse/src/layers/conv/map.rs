@@ -161,6 +161,11 @@ impl LinearMap for ConvMap<f64> {
         Ok(squares)
     }
 
+    fn magnitudes(&self, x: &[f64], sizes: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
+        let magnitudes = Self { weight: self.weight.iter().map(|w| w.abs()).collect(), ..self.clone() };
+        LinearMap::apply(&magnitudes, x, sizes, stack)
+    }
+
     fn flops(&self) -> f64 {
         2.0 * self.kernel.geometry().flops(1) as f64
     }

@@ -4,7 +4,9 @@
 //! min ½|v - v0|²   subject to   lo <= w0 + A(v - v0) <= hi,   l <= v <= u
 //! ```
 //!
-//! is solved sample by sample from products with `A` and `Aᵀ` alone, in `f64`; see [`solver`].
+//! is solved sample by sample from products with `A` and `Aᵀ` alone, in `f64`; see [`solver`]. Rows of very different norms
+//! are scaled by powers of two first; what misses then is solved as it is, so that boxes out of reach are missed by the
+//! least in the units of the outputs. Every row of the rounded point is judged by its own scale.
 
 mod newton;
 mod solver;
@@ -13,12 +15,13 @@ mod tests;
 
 use faer::Par;
 use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
+use fbp_linalg::attained::{attained_slack, observed_slack};
 use fbp_linalg::{LinalgError, Real, for_each_part, parts_scratch};
 
 use super::columns::{Outcome, Sample, SampleBox, account, is_within, sample_of};
 use crate::{ReversePass, ReverseReport};
 
-use solver::{Problem, Solver};
+use solver::{Problem, Solved, Solver};
 
 /// A linear map `A` in double precision.
 pub(super) trait LinearMap: Sync {
@@ -37,8 +40,75 @@ pub(super) trait LinearMap: Sync {
     /// Sum of the squares of every row.
     fn row_squares(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError>;
 
+    /// `sizes <- Σ_j abs(a_ij) x_j`, for `x >= 0`.
+    fn magnitudes(&self, x: &[f64], sizes: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError>;
+
     /// Flop of a product with `A` and one with `Aᵀ`.
     fn flops(&self) -> f64;
+}
+
+/// A map whose rows are multiplied with powers of two that make them of one size.
+struct EvenMap<'a, M> {
+    map: &'a M,
+    scales: Vec<f64>,
+}
+
+impl<M: LinearMap> LinearMap for EvenMap<'_, M> {
+    fn shape(&self) -> (usize, usize) {
+        self.map.shape()
+    }
+
+    fn scratch(&self) -> StackReq {
+        self.map.scratch().and(StackReq::new::<f64>(self.scales.len()))
+    }
+
+    fn apply(&self, x: &[f64], image: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
+        self.map.apply(x, image, stack)?;
+        image.iter_mut().zip(&self.scales).for_each(|(y, scale)| *y *= scale);
+        Ok(())
+    }
+
+    fn adjoint(&self, weights: &[f64], sum: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
+        let (scaled, stack) = stack.collect(weights.iter().zip(&self.scales).map(|(weight, scale)| weight * scale));
+        self.map.adjoint(&scaled, sum, stack)
+    }
+
+    fn row_squares(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
+        let mut squares = self.map.row_squares(stack)?;
+        squares.iter_mut().zip(&self.scales).for_each(|(square, scale)| *square *= scale * scale);
+        Ok(squares)
+    }
+
+    fn magnitudes(&self, x: &[f64], sizes: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
+        self.map.magnitudes(x, sizes, stack)?;
+        sizes.iter_mut().zip(&self.scales).for_each(|(size, scale)| *size *= scale);
+        Ok(())
+    }
+
+    fn flops(&self) -> f64 {
+        self.map.flops()
+    }
+}
+
+/// Largest ratio of two row norms that is left as it is, as in [`fbp_linalg::BoxedPlan`].
+const MOST_UNEVEN: f64 = 16.0;
+/// Powers of two that a row may be scaled by.
+const MOST_POWERS: f64 = 60.0;
+
+impl<'a, M: LinearMap> EvenMap<'a, M> {
+    /// None if the rows are of about one size, and keep the metric in which boxes out of reach are missed by the least.
+    fn of(map: &'a M, scale: MapScale) -> Result<Option<Self>, LinalgError> {
+        if scale.largest_row <= MOST_UNEVEN * scale.smallest_row {
+            return Ok(None);
+        }
+        let mut memory = MemBuffer::new(map.scratch());
+        let squares = map.row_squares(MemStack::new(&mut memory))?;
+        let even = |square: f64| {
+            let power = (-0.5 * square.log2()).ceil().clamp(-MOST_POWERS, MOST_POWERS);
+            if square > 0.0 { power.exp2() } else { 1.0 }
+        };
+        Ok(Some(Self { map, scales: squares.into_iter().map(even).collect() }))
+    }
 }
 
 /// Sizes of a map that scale the iteration.
@@ -48,8 +118,9 @@ pub(super) struct MapScale {
     mean_square: f64,
     /// Mean squared norm of a column.
     column_square: f64,
-    /// Largest norm of a row.
+    /// Largest norm of a row, and the smallest of those that are not zero.
     largest_row: f64,
+    smallest_row: f64,
 }
 
 impl MapScale {
@@ -61,7 +132,13 @@ impl MapScale {
         let total: f64 = squares.iter().sum();
         let mean = if total > 0.0 { total / rows as f64 } else { 1.0 };
         let largest = squares.iter().fold(0.0_f64, |largest, x| largest.max(*x));
-        Ok(Self { mean_square: mean, column_square: total / cols.max(1) as f64, largest_row: largest.sqrt() })
+        let smallest = squares.iter().filter(|x| **x > 0.0).fold(largest, |smallest, x| smallest.min(*x));
+        Ok(Self {
+            mean_square: mean,
+            column_square: total / cols.max(1) as f64,
+            largest_row: largest.sqrt(),
+            smallest_row: smallest.sqrt(),
+        })
     }
 
     /// About the largest singular value.
@@ -90,15 +167,18 @@ pub(super) fn reverse_in_boxes<T: Real>(
     stack: &mut MemStack,
 ) -> Result<ReverseReport, LinalgError> {
     let (rows, cols) = map.shape();
+    let even = EvenMap::of(map, scale)?;
+    let even_scale = even.as_ref().map(MapScale::of).transpose()?;
     let run = |mut pass: ReversePass<'_, T>, _: &mut MemStack| {
         let mut report = ReverseReport { samples: pass.batch(), rank: rows.min(cols), ..ReverseReport::default() };
-        let mut memory = MemBuffer::new(map.scratch());
+        let mut memory = MemBuffer::new(map.scratch().and(StackReq::new::<f64>(rows)));
         let mut solver = Solver::new(map, scale);
+        let mut even_solver = even.as_ref().zip(even_scale).map(|(even, scale)| Solver::new(even, scale));
         let mut wide = Wide::default();
         for index in 0..pass.batch() {
             let (sample, mut target) = sample_of(&mut pass, index);
-            let outcome =
-                reverse_sample(&mut solver, &mut wide, (&sample, &mut target), index, &mut report, &mut memory)?;
+            let solvers = (&mut solver, even_solver.as_mut());
+            let outcome = reverse_sample(solvers, &mut wide, (&sample, &mut target), index, &mut report, &mut memory)?;
             account(&mut report, &sample, &mut target, outcome);
         }
         Ok(report)
@@ -114,25 +194,92 @@ struct Wide {
     image: Vec<f64>,
     lower: Vec<f64>,
     upper: Vec<f64>,
+    /// For judging: the point, its image, the bias and sizes of the rows.
+    point: Vec<f64>,
+    reached: Vec<f64>,
+    bias: Vec<f64>,
+    sizes: [Vec<f64>; 2],
 }
 
 impl Wide {
-    fn take<T: Real>(&mut self, sample: &Sample<'_, T>) {
-        let parts = [
-            (&mut self.start, sample.observed_in),
-            (&mut self.image, sample.observed_out),
-            (&mut self.lower, sample.lower),
-            (&mut self.upper, sample.upper),
-        ];
+    /// Takes a sample over, its outputs multiplied with `scales`.
+    fn take<T: Real>(&mut self, sample: &Sample<'_, T>, scales: Option<&[f64]>) {
+        let parts =
+            [(&mut self.image, sample.observed_out), (&mut self.lower, sample.lower), (&mut self.upper, sample.upper)];
         for (to, from) in parts {
             to.clear();
             to.extend(from.iter().map(|value| value.to_f64()));
+            if let Some(scales) = scales {
+                to.iter_mut().zip(scales).for_each(|(value, scale)| *value *= scale);
+            }
         }
+        self.start.clear();
+        self.start.extend(sample.observed_in.iter().map(|value| value.to_f64()));
+    }
+
+    fn problem<T: Real>(&self, sample: &Sample<'_, T>, scale: MapScale, share: f64) -> Problem<'_> {
+        let Self { start, image, lower, upper, .. } = self;
+        let size = scale.largest_row * norm(start) + reach(image, lower, upper);
+        Problem {
+            start,
+            image,
+            lower,
+            upper,
+            bounds: (sample.in_range.lower.to_f64(), sample.in_range.upper.to_f64()),
+            tolerance: share * T::EPSILON.to_f64() * size,
+            precision: T::EPSILON.to_f64(),
+        }
+    }
+
+    /// What the rows of the sample miss at a rounded point, by the definition of attained: the largest distance, and the
+    /// largest in units of what a row may miss. The outputs are taken as they are.
+    fn judge<T: Real>(
+        &mut self,
+        map: &impl LinearMap,
+        sample: &Sample<'_, T>,
+        point: &[T],
+        stack: &mut MemStack,
+    ) -> Result<(f64, f64), LinalgError> {
+        self.take(sample, None);
+        let (rows, _) = map.shape();
+        // Rows at the border of an image have fewer terms than the others, corners a quarter of them.
+        let terms = (map.flops() / (16.0 * rows.max(1) as f64)) as usize + 1;
+        let Self { start, image, lower, upper, point: moved, reached, bias, sizes: [from, sizes] } = self;
+        for to in [&mut *reached, &mut *bias, &mut *from, &mut *sizes] {
+            to.resize(rows, 0.0);
+        }
+        moved.clear();
+        moved.extend(point.iter().zip(start.iter()).map(|(v, start)| v.to_f64() - start));
+        map.apply(moved, reached, stack)?;
+        map.apply(start, bias, stack)?;
+        moved.iter_mut().zip(start.iter()).for_each(|(to, start)| *to = start.abs());
+        map.magnitudes(moved, from, stack)?;
+        moved.iter_mut().zip(point).for_each(|(to, v)| *to = v.to_f64().abs());
+        map.magnitudes(moved, sizes, stack)?;
+        let (mut most, mut worst) = (0.0_f64, 0.0_f64);
+        for i in 0..rows {
+            let at = image[i] + reached[i];
+            let gap = (at - at.clip(lower[i], upper[i])).abs();
+            let scale = sizes[i] + (image[i] - bias[i]).abs();
+            let slack = attained_slack::<T>(terms, scale) + observed_slack::<T>(terms, from[i] + image[i].abs());
+            most = if gap.is_nan() { f64::INFINITY } else { most.max(gap) };
+            worst = if gap <= slack {
+                worst.max(if slack > 0.0 { gap / slack } else { 0.0 })
+            } else {
+                worst.max(gap / slack)
+            };
+        }
+        Ok((most, if most.is_finite() { worst } else { f64::INFINITY }))
     }
 }
 
+/// Roundings that a row may miss while the iteration goes on, and those after the first try.
+const TOLERANCES: [f64; 2] = [16.0, 0.25];
+/// A miss of at most so many times what counts as attained is worth a second try.
+const NEARLY: f64 = 1e3;
+
 fn reverse_sample<T: Real, M: LinearMap>(
-    solver: &mut Solver<'_, M>,
+    (solver, even): (&mut Solver<'_, M>, Option<&mut Solver<'_, EvenMap<'_, M>>>),
     wide: &mut Wide,
     (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
     index: usize,
@@ -148,32 +295,51 @@ fn reverse_sample<T: Real, M: LinearMap>(
         keep(target);
         return Ok(Outcome { violation: T::ZERO, tolerance: T::ZERO });
     }
-    wide.take(sample);
-    let Wide { start, image, lower, upper } = &*wide;
-    let bounds = (sample.in_range.lower.to_f64(), sample.in_range.upper.to_f64());
-    let problem = Problem {
-        start,
-        image,
-        lower,
-        upper,
-        bounds,
-        tolerance: T::EPSILON.to_f64() * 16.0 * (solver.scale.largest_row * norm(start) + reach(image, lower, upper)),
-        precision: T::EPSILON.to_f64(),
-    };
     let stack = MemStack::new(memory);
-    let solved = solver.solve(&problem, stack)?;
-    for (point, &v) in target.point.iter_mut().zip(solver.solution()) {
-        *point = sample.in_range.clip(T::from_f64(v));
+    let map = solver.map;
+    let mut solved = None;
+    if let Some(even) = even {
+        let scales = Some(&*even.map.scales);
+        solved = Some(attempts(even, scales, map, wide, (sample, &mut *target), stack)?)
+            .filter(|(_, _, missed)| *missed <= 1.0);
     }
+    // Boxes out of reach are missed by the least as the outputs are.
+    let (solved, violation, missed) = match solved {
+        Some(solved) => solved,
+        None => attempts(solver, None, map, wide, (sample, &mut *target), stack)?,
+    };
     if let Some(row) = target.point.iter().position(|v| !v.is_finite()) {
         return Err(LinalgError::NonFinite { what: "nearest point in boxes", row, column: index });
     }
-    let violation = solver.violation_at(&problem, target.point, stack)?;
     keep(target);
     report.iters = report.iters.max(solved.products);
     report.stopped_early |= !solved.converged;
     report.kkt_max = report.kkt_max.max(solved.residual);
-    Ok(Outcome { violation: T::from_f64(violation), tolerance: T::from_f64(solved.tolerance) })
+    let violation = T::from_f64(violation);
+    Ok(Outcome { violation, tolerance: if missed <= 1.0 { violation } else { T::ZERO } })
+}
+
+/// Solves the sample in `wide`, once more and more sharply if that nearly attained its box; returns the solve, the violation
+/// and what is missed in units of what counts as attained.
+fn attempts<T: Real, M: LinearMap, N: LinearMap>(
+    solver: &mut Solver<'_, M>,
+    scales: Option<&[f64]>,
+    map: &N,
+    wide: &mut Wide,
+    (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
+    stack: &mut MemStack,
+) -> Result<(Solved, f64, f64), LinalgError> {
+    let mut attempt = |share: f64| {
+        wide.take(sample, scales);
+        let solved = solver.solve(&wide.problem(sample, solver.scale, share), stack)?;
+        for (point, &v) in target.point.iter_mut().zip(solver.solution()) {
+            *point = sample.in_range.clip(T::from_f64(v));
+        }
+        let (violation, missed) = wide.judge(map, sample, target.point, stack)?;
+        Ok((solved, violation, missed))
+    };
+    let first = attempt(TOLERANCES[0])?;
+    if first.2 <= 1.0 || first.2 > NEARLY { Ok(first) } else { attempt(TOLERANCES[1]) }
 }
 
 /// Largest observed or wanted output.

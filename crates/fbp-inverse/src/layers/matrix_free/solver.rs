@@ -17,7 +17,8 @@
 //! own choice.
 
 use faer::dyn_stack::MemStack;
-use fbp_linalg::{LinalgError, Real};
+use fbp_linalg::LinalgError;
+use fbp_linalg::Real as _;
 
 use super::{LinearMap, MapScale, dot, norm};
 
@@ -344,20 +345,6 @@ impl<'a, M: LinearMap> Solver<'a, M> {
         let inputs_size = inputs_size.max(self.distance(problem) / root);
         let size = self.rows.image.iter().fold(inputs_size, |size, w| size.max(w.abs() / root));
         Ok(rows.max(inputs) / if size > 0.0 { size } else { 1.0 })
-    }
-
-    /// Largest distance of a row to its interval at a point that was rounded.
-    pub(super) fn violation_at<T: Real>(
-        &mut self,
-        problem: &Problem<'_>,
-        point: &[T],
-        stack: &mut MemStack,
-    ) -> Result<f64, LinalgError> {
-        self.cols.point.iter_mut().zip(point).for_each(|(to, v)| *to = v.to_f64());
-        self.update_image(problem, stack)?;
-        let ends = problem.lower.iter().zip(problem.upper);
-        let gaps = self.rows.image.iter().zip(ends).map(|(w, (low, high))| (w - w.clip(*low, *high)).abs());
-        Ok(gaps.fold(0.0, f64::max))
     }
 
     /// Slope of the penalised distance along the step, at `point + length · step`.

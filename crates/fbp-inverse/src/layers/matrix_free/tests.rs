@@ -37,6 +37,13 @@ impl LinearMap for Loops {
         Ok((0..self.0.nrows()).map(|i| (0..self.0.ncols()).map(|j| self.0[(i, j)].powi(2)).sum()).collect())
     }
 
+    fn magnitudes(&self, x: &[f64], sizes: &mut [f64], _: &mut MemStack) -> Result<(), LinalgError> {
+        for (i, y) in sizes.iter_mut().enumerate() {
+            *y = (0..x.len()).map(|j| self.0[(i, j)].abs() * x[j]).sum();
+        }
+        Ok(())
+    }
+
     fn flops(&self) -> f64 {
         1.0
     }

@@ -4,11 +4,11 @@
 //! dual: Newton's method meets them one by one. In `v` the same problem,
 //!
 //! ```text
-//! min ½ε|v - v0|² + ½|s - clip(s)|²   subject to l <= v <= u,   s = w0 + A(v - v0) - ε λ_k
+//! min ½|v - v0|² + Σ (s - clip(s))²_i / 2ε_i   subject to l <= v <= u,   s_i = (w0 + A(v - v0))_i - ε_i (λ_k)_i
 //! ```
 //!
 //! is piecewise quadratic with few pieces. Each step is Newton's in the entries that are not held by a bound, projected to
-//! the bounds, as long as the slope at its end shows that it went downhill. The multipliers are `(clip(s) - s)/ε`; a few
+//! the bounds, as long as the slope at its end shows that it went downhill. The multipliers are `(clip(s) - s)_i / ε_i`; a few
 //! steps of the dual from there mend what `ε` costs in accuracy.
 //!
 //! # Source
@@ -44,7 +44,7 @@ pub(in crate::boxed) fn primal_scratch<T: Real>(m: usize, n: usize) -> StackReq 
     StackReq::all_of(&[
         StackReq::new::<T>(n).array(4),
         StackReq::new::<u32>(n),
-        StackReq::new::<T>(m),
+        StackReq::new::<T>(m).array(2),
         StackReq::new::<T>(m * n),
         StackReq::new::<T>(n * n),
         llt::factor::cholesky_in_place_scratch::<T>(n, Par::Seq, Default::default()),
@@ -63,6 +63,8 @@ struct PrimalWork<'a, T> {
     free: &'a mut [u32],
     /// `s - clip(s)`.
     residual: &'a mut [T],
+    /// The same, weighted like the squares of the rows: by the largest `ε` over that of the row.
+    weighted: &'a mut [T],
     gathered: &'a mut [T],
     hessian: &'a mut [T],
 }
@@ -76,7 +78,6 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         sample: &Sample<'_, T>,
         solution: &mut [T],
         work: &mut Work<'_, T>,
-        tolerance: T,
         outcome: &mut SampleOutcome,
         stack: &mut MemStack,
     ) -> bool {
@@ -91,6 +92,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             let (mut rhs, stack) = stack.make_with(n, |_| T::ZERO);
             let (mut free, stack) = stack.make_with(n, |_| 0);
             let (mut residual, stack) = stack.make_with(m, |_| T::ZERO);
+            let (mut weighted, stack) = stack.make_with(m, |_| T::ZERO);
             let (mut gathered, stack) = stack.make_with(m * n, |_| T::ZERO);
             let (mut hessian, stack) = stack.make_with(n * n, |_| T::ZERO);
             let mut primal = PrimalWork {
@@ -100,17 +102,18 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
                 rhs: &mut rhs,
                 free: &mut free,
                 residual: &mut residual,
+                weighted: &mut weighted,
                 gathered: &mut gathered,
                 hessian: &mut hessian,
             };
-            if !self.descend(sample, solution, work, &mut primal, tolerance, outcome, stack) {
+            if !self.descend(sample, solution, work, &mut primal, outcome, stack) {
                 return false;
             }
-            for (lambda, &residual) in work.lambda.iter_mut().zip(primal.residual.iter()) {
-                *lambda = -residual / self.epsilon;
+            for (i, (lambda, &residual)) in work.lambda.iter_mut().zip(primal.residual.iter()).enumerate() {
+                *lambda = -residual / work.epsilon[i];
             }
         }
-        self.polish(sample, solution, work, tolerance, outcome, stack);
+        self.polish(sample, solution, work, outcome, stack);
         true
     }
 
@@ -120,14 +123,13 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         sample: &Sample<'_, T>,
         solution: &mut [T],
         work: &mut Work<'_, T>,
-        tolerance: T,
         outcome: &mut SampleOutcome,
         stack: &mut MemStack,
     ) {
         let (kept, stack) = stack.collect(solution.iter().copied());
         let (multipliers, stack) = stack.collect(work.lambda.iter().copied());
         self.move_to_lambda(sample, solution, work);
-        if !self.inner(sample, solution, work, tolerance, outcome, stack) {
+        if !self.inner(sample, solution, work, outcome, stack) {
             work.lambda.copy_from_slice(&multipliers);
             self.move_to_lambda(sample, solution, work);
             solution.copy_from_slice(&kept);
@@ -147,14 +149,12 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     }
 
     /// Steps until the gradient vanishes in all entries that no bound holds; false where they run out or lead nowhere.
-    #[expect(clippy::too_many_arguments, reason = "the memory of two solvers")]
     fn descend(
         &self,
         sample: &Sample<'_, T>,
         solution: &mut [T],
         work: &mut Work<'_, T>,
         primal: &mut PrimalWork<'_, T>,
-        tolerance: T,
         outcome: &mut SampleOutcome,
         stack: &mut MemStack,
     ) -> bool {
@@ -164,13 +164,12 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         self.primal_gradient(sample, solution, work, primal);
         for _ in 0..steps {
             let size = release(sample.bounds, solution, primal);
-            let residuals = primal.residual.iter().fold(T::ZERO, |sum, r| sum + r.abs());
-            let small = self.row_norm * (tolerance + T::EPSILON * self.row_norm * residuals);
+            let small = small_gradient(work, primal);
             if primal.free[..size].iter().all(|&i| primal.gradient[i as usize].abs() <= small) {
                 return true;
             }
             outcome.iters += 1;
-            if !self.primal_direction(sample.bounds, solution, primal, size, stack)
+            if !self.primal_direction(sample.bounds, solution, work.epsilon, primal, size, stack)
                 || !self.go_downhill(sample, solution, work, primal)
             {
                 return false;
@@ -182,14 +181,15 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     /// Residuals and gradient at `v`.
     fn primal_gradient(&self, sample: &Sample<'_, T>, v: &[T], work: &mut Work<'_, T>, primal: &mut PrimalWork<'_, T>) {
         self.image_of(sample, v, work);
-        for (i, residual) in primal.residual.iter_mut().enumerate() {
-            let shifted = work.image[i] - self.epsilon * work.centre[i];
+        for (i, (residual, weighted)) in primal.residual.iter_mut().zip(primal.weighted.iter_mut()).enumerate() {
+            let shifted = work.image[i] - work.epsilon[i] * work.centre[i];
             *residual = shifted - shifted.clip(sample.lower[i], sample.upper[i]);
+            *weighted = *residual * (work.largest_epsilon / work.epsilon[i]);
         }
         for (gradient, &moved) in primal.gradient.iter_mut().zip(work.moved.iter()) {
-            *gradient = self.epsilon * moved;
+            *gradient = work.largest_epsilon * moved;
         }
-        self.rows.add_weighted_rows(primal.residual, primal.gradient);
+        self.rows.add_weighted_rows(primal.weighted, primal.gradient);
     }
 
     /// Newton's step in the first `size` entries of `primal.free`, without those that it would push through their bound.
@@ -197,13 +197,14 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         &self,
         (lower, upper): (T, T),
         v: &[T],
+        epsilon: &[T],
         primal: &mut PrimalWork<'_, T>,
         mut size: usize,
         stack: &mut MemStack,
     ) -> bool {
         loop {
             primal.step.fill(T::ZERO);
-            if size == 0 || !self.solve_free(primal, size, stack) {
+            if size == 0 || !self.solve_free(epsilon, primal, size, stack) {
                 return false;
             }
             let mut kept = 0;
@@ -222,15 +223,17 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         }
     }
 
-    /// `(A_RFᵀ A_RF + εI) step_F = -gradient_F` with the rows `R` that miss their boxes.
-    fn solve_free(&self, primal: &mut PrimalWork<'_, T>, size: usize, stack: &mut MemStack) -> bool {
+    /// `(A_RFᵀ W A_RF + εI) step_F = -gradient_F` with the rows `R` that miss their boxes and their weights `W`.
+    fn solve_free(&self, epsilon: &[T], primal: &mut PrimalWork<'_, T>, size: usize, stack: &mut MemStack) -> bool {
+        let largest = epsilon.iter().fold(T::ZERO, |most, &epsilon| most.max(epsilon));
         let free = &primal.free[..size];
         let mut count = 0;
         for (i, &residual) in primal.residual.iter().enumerate() {
             if residual != T::ZERO {
                 let row = self.rows.row(i);
                 let gathered = &mut primal.gathered[count * size..][..size];
-                gathered.iter_mut().zip(free).for_each(|(to, &j)| *to = row[j as usize]);
+                let weight = (largest / epsilon[i]).sqrt();
+                gathered.iter_mut().zip(free).for_each(|(to, &j)| *to = weight * row[j as usize]);
                 count += 1;
             }
         }
@@ -248,7 +251,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             Par::Seq,
         );
         for (k, (rhs, &j)) in primal.rhs.iter_mut().zip(free).enumerate() {
-            hessian[(k, k)] += self.epsilon;
+            hessian[(k, k)] += largest;
             *rhs = -primal.gradient[j as usize];
         }
         let factor =
@@ -294,6 +297,17 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         }
         low > T::ZERO
     }
+}
+
+/// What counts as rounding in the gradient at the present point.
+fn small_gradient<T: Real>(work: &Work<'_, T>, primal: &PrimalWork<'_, T>) -> T {
+    let (mut tolerance, mut residuals) = (T::ZERO, T::ZERO);
+    for (i, weighted) in primal.weighted.iter().enumerate() {
+        let weight = work.norms[i] * (work.largest_epsilon / work.epsilon[i]);
+        tolerance = tolerance.max(weight * work.tolerance[i]);
+        residuals += weighted.abs() * work.norms[i];
+    }
+    tolerance + T::EPSILON * work.row_norm * residuals
 }
 
 /// Fills `primal.free` with the entries that no bound holds against the gradient, and returns how many there are.

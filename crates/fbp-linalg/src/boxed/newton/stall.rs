@@ -28,7 +28,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         let pull = &mut *work.moved;
         pull.fill(T::ZERO);
         self.rows.add_weighted_rows(work.step, pull);
-        let least = T::from_f64(LEAST_PULL) * self.row_norm * size_sq.sqrt();
+        let least = T::from_f64(LEAST_PULL) * work.row_norm * size_sq.sqrt();
         let farthest = T::from_f64(FARTHEST);
         let released = work.free_sum.iter().zip(pull.iter()).any(|(&sum, &pull)| {
             sum >= upper && pull < -least && sum - upper <= farthest * -pull

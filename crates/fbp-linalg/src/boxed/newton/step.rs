@@ -4,7 +4,7 @@ use faer::dyn_stack::MemStack;
 use faer::linalg::cholesky::llt;
 use faer::{MatMut, Par};
 
-use super::{DualNewton, FREE_STEPS, Sample, Work};
+use super::{DualNewton, FREE_STEPS, Sample, Work, dual_gradient};
 use crate::Real;
 use crate::boxed::rows::{GramSelection, RowSource};
 
@@ -151,14 +151,14 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     #[inline(always)]
     fn slope_at_lambda(&self, sample: &Sample<'_, T>, solution: &mut [T], work: &mut Work<'_, T>) -> T {
         self.move_to_lambda(sample, solution, work);
-        self.dual_gradient(sample, work.lambda, work.image, work.centre, work.trial);
+        dual_gradient(sample, work.epsilon, work.lambda, work.image, work.centre, work.trial);
         let mut slope = T::ZERO;
         for i in 0..work.lambda.len() {
             let mut gradient = work.trial[i];
             if work.lambda[i] == T::ZERO && work.previous[i] != T::ZERO {
                 // The way ends at the kink of this row: its slope is the one on the side that it came from.
                 let goal = if work.previous[i] > T::ZERO { sample.lower[i] } else { sample.upper[i] };
-                gradient = goal - work.image[i] + self.epsilon * work.centre[i];
+                gradient = goal - work.image[i] + work.epsilon[i] * work.centre[i];
             }
             slope += gradient * (work.lambda[i] - work.previous[i]);
         }
@@ -200,15 +200,15 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             if at != u32::MAX {
                 packed[at as usize] = work.gradient[i];
                 let diagonal = &mut work.gram[at as usize * (size + 1)];
-                *diagonal += self.epsilon;
+                *diagonal += work.epsilon[i];
             }
         }
         let mut gram = MatMut::from_column_major_slice_mut(&mut work.gram[..size * size], size, size);
         let factor = llt::factor::cholesky_in_place(
             gram.as_mut(),
             llt::factor::LltRegularization {
-                dynamic_regularization_delta: self.epsilon,
-                dynamic_regularization_epsilon: self.epsilon * T::EPSILON,
+                dynamic_regularization_delta: work.largest_epsilon,
+                dynamic_regularization_epsilon: work.largest_epsilon * T::EPSILON,
             },
             Par::Seq,
             stack,
