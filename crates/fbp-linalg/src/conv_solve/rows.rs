@@ -8,7 +8,7 @@ use super::grid::End;
 use crate::attained::attained_slack;
 use crate::{LinalgError, Real};
 
-/// Share of the rows above which the scales of all are computed by one product.
+/// While at most one row in so many is in doubt they are looked at one by one; the scales of all take one product.
 const FEW: usize = 64;
 
 /// One sample that is to be judged.
