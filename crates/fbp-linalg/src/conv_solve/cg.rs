@@ -30,15 +30,15 @@ impl Pair {
         self.conv.forward_scratch::<f64>(batch, par).or(self.conv.adjoint_scratch::<f64>(batch, par))
     }
 
-    fn run(
+    /// The convolution or its adjoint with these weights.
+    pub(super) fn run_with(
         &self,
+        weight: &[f64],
         forward: bool,
-        from: &[f64],
-        to: &mut [f64],
+        (from, to): (&[f64], &mut [f64]),
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        let weight = &self.weight;
         if forward {
             self.conv.forward(ConvForward { input: from, weight, bias: None, output: to }, par, stack)
         } else {
@@ -54,7 +54,7 @@ impl Pair {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        self.run(self.near == End::Output, far, near, par, stack)
+        self.run_with(&self.weight, self.near == End::Output, (far, near), par, stack)
     }
 
     /// `far <- Bᵀ near`.
@@ -65,7 +65,7 @@ impl Pair {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        self.run(self.near == End::Input, near, far, par, stack)
+        self.run_with(&self.weight, self.near == End::Input, (near, far), par, stack)
     }
 }
 
@@ -293,8 +293,10 @@ where
             let rest = one.res.iter().zip(&*one.x).map(|(r, x)| (r + shift * x) * (r + shift * x)).sum::<f64>();
             (norm(one.y), rest.sqrt())
         };
-        let (start, wanted, in_unknowns) = (state.start, state.wanted, self.in_unknowns);
-        Moment { shift, energy, residual: norm(one.res), start, distance, misfit, wanted, in_unknowns }
+        let (start, wanted, in_unknowns, residual) = (state.start, state.wanted, self.in_unknowns, norm(one.res));
+        // A residual of the normal equations that only rounding holds up is as good as it gets.
+        let rounded = residual == 0.0 || (in_unknowns && residual <= ROUNDINGS * f64::EPSILON * self.norm * wanted);
+        Moment { shift, energy, residual, start, distance, misfit, wanted, in_unknowns, rounded }
     }
 
     /// Judges the sample; if it goes on, `p <- z + β p` and `old <- res`.
@@ -314,11 +316,13 @@ where
         } else {
             state.since_best += 1;
         }
-        let stuck = state.since_best > PATIENCE || product.is_nan() || product <= 0.0;
+        let broken = product.is_nan() || product < 0.0;
+        // A residual of zero is no obstacle to another shift.
+        let stuck = broken || product == 0.0 || state.since_best > PATIENCE;
         match verdict {
-            Verdict::Shift(shift) if !stuck => {
+            Verdict::Shift(shift) if !broken => {
                 res.iter_mut().zip(&*x).for_each(|(res, x)| *res += (state.shift - shift) * x);
-                (state.shift, state.product, state.best) = (shift, 0.0, f64::INFINITY);
+                (state.shift, state.product, state.best, state.since_best) = (shift, 0.0, f64::INFINITY, 0);
                 p.fill(0.0);
             }
             Verdict::Go if !stuck => {
@@ -329,9 +333,9 @@ where
                 state.iters += 1;
             }
             _ => {
-                // A residual that only rounding holds up is as good as it gets.
                 let rounded = now.residual <= ROUNDINGS * f64::EPSILON * self.norm * now.wanted;
-                (state.stopped, state.reached) = (true, verdict == Verdict::Stop || product == 0.0 || rounded);
+                let exact = !state.goal.is_search() && (product == 0.0 || rounded);
+                (state.stopped, state.reached) = (true, verdict == Verdict::Stop || exact);
                 (state.distance, state.misfit) = (now.distance, now.misfit);
                 p.fill(0.0);
             }

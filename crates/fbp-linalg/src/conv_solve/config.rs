@@ -5,9 +5,11 @@ use crate::LinalgError;
 pub enum ConvMode {
     /// The nearest solution, or the nearest least-squares solution where there is none, whatever its distance.
     Exact,
-    /// The point nearest to `v0` with `|A v + b - y| <= δ|y|`.
+    /// The point nearest to `v0` with `|A v + b - y| <= δ|y|`, or with the least residual where none has less. Its distance
+    /// is within 1e-3 of the optimum, or the report says that iterations ended early.
     Tolerance(f64),
-    /// The smallest residual within `|v - v0| <= ρ|v0|`; samples whose exact solution lies within it get that.
+    /// The smallest residual within `|v - v0| <= ρ|v0|`; samples whose exact solution lies within it get that. The residual
+    /// is within 1e-3 of the optimum, or the report says that iterations ended early.
     Bounded(f64),
     /// As `Bounded`, except that a sample with `v0 = 0`, which has no scale, is solved exactly.
     Auto(f64),
@@ -21,7 +23,6 @@ pub enum ConvMode {
 /// | `samples_expected` | 1000           | at least 1   | samples that the set-up is spread over                           |
 /// | `tolerance`        | ε/2 of the features, 1e-14 at least | `(0, 1)` | relative residual at which an exact solve ends  |
 /// | `max_iters`        | 1000           | `1..=100000` | iterations per solve and sample                                  |
-/// | `attained_tol`     | 1e-4           | `[0, 1)`     | violation, relative to the largest output, that counts as attained |
 ///
 /// ```
 /// use fbp_linalg::conv_solve::{ConvMode, ConvSolveParams};
@@ -37,13 +38,12 @@ pub struct ConvSolveParams {
     samples_expected: usize,
     tolerance: Option<f64>,
     max_iters: usize,
-    attained_tol: f64,
 }
 
 impl Default for ConvSolveParams {
     fn default() -> Self {
         let mode = ConvMode::Auto(10.0);
-        Self { mode, samples_expected: 1000, tolerance: None, max_iters: 1000, attained_tol: 1e-4 }
+        Self { mode, samples_expected: 1000, tolerance: None, max_iters: 1000 }
     }
 }
 
@@ -77,12 +77,6 @@ impl ConvSolveParams {
         Self { max_iters, ..self }
     }
 
-    /// Sets the relative violation up to which a sample counts as attained.
-    #[must_use]
-    pub fn attained_tol(self, attained_tol: f64) -> Self {
-        Self { attained_tol, ..self }
-    }
-
     /// Checks every range.
     ///
     /// # Errors
@@ -106,9 +100,6 @@ impl ConvSolveParams {
         }
         if !(1..=100_000).contains(&self.max_iters) {
             return outside("max_iters", self.max_iters as f64, "1..=100000");
-        }
-        if !(0.0..1.0).contains(&self.attained_tol) {
-            return outside("attained_tol", self.attained_tol, "[0, 1)");
         }
         Ok(ConvSolveConfig(self))
     }
@@ -145,11 +136,6 @@ impl ConvSolveConfig {
     pub fn max_iters(&self) -> usize {
         self.0.max_iters
     }
-
-    /// Violation, relative to the sample's largest output, that still counts as attained.
-    pub fn attained_tol(&self) -> f64 {
-        self.0.attained_tol
-    }
 }
 
 #[cfg(test)]
@@ -175,17 +161,13 @@ mod tests {
             assert_eq!(refused(new().mode(ConvMode::Tolerance(bad))), "mode: tolerance");
             assert_eq!(refused(new().tolerance(bad)), "tolerance");
         }
-        for bad in [-1e-9, 1.0, f64::NAN] {
-            assert_eq!(refused(new().attained_tol(bad)), "attained_tol");
-        }
         assert_eq!(refused(new().samples_expected(0)), "samples_expected");
         for bad in [0, 100_001] {
             assert_eq!(refused(new().max_iters(bad)), "max_iters");
         }
         for mode in [ConvMode::Exact, ConvMode::Tolerance(0.5), ConvMode::Bounded(1e300), ConvMode::Auto(1e-300)] {
-            let config = new().mode(mode).tolerance(0.1).max_iters(7).attained_tol(0.2).check().unwrap();
+            let config = new().mode(mode).tolerance(0.1).max_iters(7).check().unwrap();
             assert_eq!((config.mode(), config.tolerance(1.0), config.max_iters()), (mode, 0.1, 7));
-            assert_eq!(config.attained_tol(), 0.2);
         }
     }
 }

@@ -8,7 +8,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use super::cg::{Pair, State, dot};
 use super::circulant::{Apply, Forecast};
-use super::goal::Length;
+use super::goal::{Length, ROOT_TOL, least_tolerance};
 use super::grid::End;
 use super::plan::ConvSolvePlan;
 use super::solve::{Fields, Vectors};
@@ -27,9 +27,61 @@ pub(super) struct Eigen {
 
 /// Largest order; measured on two cores, 4096 take 14 s, less than three exact plans of that order.
 pub(super) const EIGEN_LIMIT: usize = 4096;
+/// Largest order for samples that iterations leave short of their goal, whatever the recipe: 2048 take 2 s.
+pub(super) const RESCUE_LIMIT: usize = 2048;
+/// Most searches for the shift of a sample, with smaller tolerances.
+const MOST_SEARCHES: usize = 4;
 /// Bisections of the logarithm of the shift, between the smallest shift and `LARGEST` times the largest eigenvalue.
 const BISECTIONS: usize = 48;
 const LARGEST: f64 = 1e30;
+
+/// What a shift has to do for the sample with an index.
+pub(super) trait Search {
+    /// `|r|²`.
+    fn squares(&self, sample: usize) -> f64;
+    /// Whether it brings a length within its bound, less this tolerance.
+    fn is_enough(&self, sample: usize, tolerance: f64, at: At) -> bool;
+    /// The tolerance that the length needs near this shift.
+    fn tolerance(&self, at: At) -> f64;
+}
+
+/// A shift, and what is known of the solution with it.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    /// `|r|²`.
+    squares: f64,
+    shift: f64,
+    found: Forecast,
+}
+
+/// Looks for the shift at which a length is at its bound.
+struct Bounds<'a> {
+    length: Length,
+    in_unknowns: bool,
+    /// Largest length of every sample.
+    limits: &'a [f64],
+    /// `r` of every sample.
+    wanted: &'a [f64],
+    rounding: f64,
+}
+
+impl Search for Bounds<'_> {
+    fn squares(&self, sample: usize) -> f64 {
+        let rows = self.wanted.len() / self.limits.len();
+        let wanted = &self.wanted[sample * rows..][..rows];
+        dot(wanted, wanted)
+    }
+
+    fn is_enough(&self, sample: usize, tolerance: f64, at: At) -> bool {
+        let falling = self.length.falling(self.in_unknowns, at.squares);
+        falling(at.shift, at.found) <= self.length.falling_to(self.limits[sample], tolerance)
+    }
+
+    fn tolerance(&self, at: At) -> f64 {
+        let lengths = Length::lengths(self.in_unknowns, at.squares, at.shift, at.found);
+        self.length.tolerance(at.shift, lengths, self.rounding)
+    }
+}
 
 impl Eigen {
     /// `None`, with a warning, if the decomposition fails.
@@ -66,13 +118,12 @@ impl Eigen {
         self.each(pass, par, stack, |j, c| divide(c, &self.values, states[j].shift));
     }
 
-    /// The shift of every sample that goes on at which a length, which falls, takes a wanted value, and
-    /// `z <- (B Bᵀ + shift)⁻¹ r` with it; `search` gives both for the sample with an index.
-    pub(super) fn solve<L: Fn(f64, Forecast) -> f64>(
+    /// The smallest shift of every sample that goes on that is enough, and `z <- (B Bᵀ + shift)⁻¹ r` with it.
+    pub(super) fn solve(
         &self,
         states: &mut [State],
         floor: f64,
-        search: impl Fn(usize) -> (f64, L),
+        search: &impl Search,
         pass: Apply<'_>,
         par: Par,
         stack: &mut MemStack,
@@ -84,18 +135,26 @@ impl Eigen {
             if state.stopped {
                 return;
             }
-            let (wanted, length) = search(j);
-            let (mut low, mut high) = (lowest, highest);
-            for _ in 0..BISECTIONS {
-                let middle = 0.5 * (low + high);
-                let shift = middle.exp();
-                if length(shift, forecast(c, &self.values, shift)) <= wanted {
-                    high = middle;
-                } else {
-                    low = middle;
+            let mut tolerance = ROOT_TOL;
+            let squares = search.squares(j);
+            let at = |shift: f64| At { squares, shift, found: forecast(c, &self.values, shift) };
+            for _ in 0..MOST_SEARCHES {
+                let (mut low, mut high) = (lowest, highest);
+                for _ in 0..BISECTIONS {
+                    let middle = 0.5 * (low + high);
+                    if search.is_enough(j, tolerance, at(middle.exp())) {
+                        high = middle;
+                    } else {
+                        low = middle;
+                    }
                 }
+                state.shift = (0.5 * (low + high)).exp();
+                let allowed = search.tolerance(at(state.shift));
+                if allowed >= 0.5 * tolerance {
+                    break;
+                }
+                tolerance = allowed;
             }
-            state.shift = (0.5 * (low + high)).exp();
             divide(c, &self.values, state.shift);
         });
     }
@@ -135,19 +194,26 @@ impl<T: Real> ConvSolvePlan<T> {
         } else {
             panel.res.copy_from_slice(panel.wanted);
         }
-        let search = |j: usize| {
-            let wanted = &fields.wanted[j * self.rows()..][..self.rows()];
-            (length.falling_to(fields.limits[j]), length.falling(self.in_unknowns, dot(wanted, wanted)))
-        };
+        let (limits, wanted, rounding) = (&*fields.limits, &*fields.wanted, least_tolerance(T::EPSILON.to_f64()));
+        let search = Bounds { length, in_unknowns: self.in_unknowns, limits, wanted, rounding };
         let pass = Apply { r: panel.res, z: panel.x };
-        eigen.solve(panel.states, floor, search, pass, par, stack);
+        eigen.solve(panel.states, floor, &search, pass, par, stack);
         Ok(())
     }
 
     /// The eigenvalues of the system, made when they are needed first, if it is dense anyway and not too large.
     pub(super) fn eigen(&self, par: Par) -> Option<&Eigen> {
-        let make = || self.eigen_pays().then(|| Eigen::new(&self.pair, par)).flatten();
-        get_or_make(&self.eigen, make).as_ref()
+        if self.eigen_pays() { self.eigenvalues(par) } else { None }
+    }
+
+    /// Whether eigenvalues may help samples that iterations leave short of their goal.
+    pub(super) fn rescue_pays(&self) -> bool {
+        !self.eigen_pays() && self.pair.near_len() <= RESCUE_LIMIT
+    }
+
+    /// The eigenvalues of a system, however it is solved.
+    pub(super) fn eigenvalues(&self, par: Par) -> Option<&Eigen> {
+        get_or_make(&self.eigen, || Eigen::new(&self.pair, par)).as_ref()
     }
 }
 
@@ -205,6 +271,23 @@ mod tests {
     use crate::testkit::{Tol, normal_vec, rng};
     use crate::{FeatureShape, assert_close};
 
+    /// Lengths of the solution that are wanted.
+    struct Squares([f64; 3]);
+
+    impl Search for Squares {
+        fn squares(&self, _sample: usize) -> f64 {
+            1.0
+        }
+
+        fn is_enough(&self, sample: usize, _tolerance: f64, at: At) -> bool {
+            at.found.square.sqrt() <= self.0[sample]
+        }
+
+        fn tolerance(&self, _at: At) -> f64 {
+            ROOT_TOL
+        }
+    }
+
     #[test]
     fn every_shift_is_solved_and_every_length_found() {
         let mut rng = rng(3);
@@ -236,13 +319,10 @@ mod tests {
             assert_close!(z, expected, tol);
 
             let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-            let search = |j: usize| {
-                let square = |_: f64, found: Forecast| found.square.sqrt();
-                (length(&expected[j * order..][..order]), square)
-            };
+            let search = Squares(std::array::from_fn(|j| length(&expected[j * order..][..order])));
             let mut states = [0.0; 3].map(|shift| State::new(goal, shift));
             let pass = Apply { r: &r, z: &mut z };
-            eigen.solve(&mut states, 1e-14, search, pass, Par::Seq, MemStack::new(&mut memory));
+            eigen.solve(&mut states, 1e-14, &search, pass, Par::Seq, MemStack::new(&mut memory));
             for (state, shift) in states.iter().zip(shifts) {
                 // Where shifts are small beside eigenvalues, lengths hardly tell them apart.
                 assert!((state.shift / shift - 1.0).abs() < 1e-6, "{} instead of {shift}", state.shift);

@@ -14,7 +14,8 @@
 //! up in `f64`; the iteration around the factors works in `f64`, so factors in `f32` cost no accuracy.
 //!
 //! Regularised solutions come from eigenvalues where the operator is dense, from factors of a system shifted by nearly as
-//! much where it is large, and from periodic inverses where those serve as well.
+//! much where it is large, and from periodic inverses where those serve as well. The search for their shift ends where weak
+//! duality proves the optimum; small systems that iterations leave short of it are solved by eigenvalues.
 //!
 //! Which solution is wanted is the [`ConvMode`]; the report always says which one it is, with the residual and λ.
 
@@ -29,10 +30,13 @@ mod fft;
 mod goal;
 mod grid;
 mod ladder;
+mod matrix;
 mod phases;
 mod plan;
 mod recipe;
+mod regularise;
 mod resolvent;
+mod rows;
 mod shifted;
 mod solve;
 mod strips;

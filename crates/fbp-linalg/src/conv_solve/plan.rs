@@ -1,7 +1,7 @@
 use std::sync::{Arc, OnceLock};
 
+use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
-use faer::{Mat, Par};
 
 use super::border::Border;
 use super::cg::{Pair, State, norm};
@@ -11,13 +11,14 @@ use super::eigen::{EIGEN_LIMIT, Eigen};
 use super::fft::PlaneFft;
 use super::grid::{End, Grid, NOWHERE};
 use super::ladder::Ladder;
+use super::matrix::{dense, pixelwise};
 use super::recipe::{ConvFacts, ConvRecipe};
 use super::shifted::{Borders, Shifted};
 use super::symbol::{self, Symbol, scale, symbols};
 use super::whiten::Whitening;
 use crate::conv2d::{Conv2d, Conv2dGeometry};
 use crate::dense::AffinePlan;
-use crate::{FeatureShape, LinalgError, Real, SolveConfig, SolveParams, expect_finite};
+use crate::{FeatureShape, LinalgError, Real, expect_finite};
 
 /// An affine convolution `v -> A v + b`, or its transpose as a layer of its own.
 #[derive(Clone, Copy, Debug)]
@@ -531,7 +532,12 @@ impl<T: Real> ConvSolvePlan<T> {
         } else {
             StackReq::EMPTY
         };
-        let eigen = if self.eigen_pays() { Eigen::scratch(self.pair.near_len(), batch) } else { StackReq::EMPTY };
+        let regularises = self.config.mode() != ConvMode::Exact;
+        let eigen = if self.eigen_pays() || (regularises && self.rescue_pays()) {
+            Eigen::scratch(self.pair.near_len(), batch)
+        } else {
+            StackReq::EMPTY
+        };
         exact.or(ladder).or(shifted).or(eigen)
     }
 
@@ -559,7 +565,7 @@ fn facts<W: Real>(system: &ConvSystem<'_, W>, grid: &Grid, near: End, samples: u
     }
 }
 
-fn bias<W: Real>(system: &ConvSystem<'_, W>) -> Vec<f64> {
+pub(super) fn bias<W: Real>(system: &ConvSystem<'_, W>) -> Vec<f64> {
     let channels = system.out_shape().channels;
     system.bias.map_or(vec![0.0; channels], |bias| bias.iter().map(|b| b.to_f64()).collect())
 }
@@ -575,22 +581,4 @@ fn arbitrary(sites: &[u32], len: usize) -> Vec<f64> {
 fn symbols_of_few(facts: &ConvFacts, pair: &Pair, grid: &Grid, fft: &PlaneFft<f64>) -> Vec<Symbol> {
     let few = facts.near_planes.max(facts.far_planes) <= 64;
     if few { symbols(pair, grid, &pair.weight, fft) } else { Vec::new() }
-}
-
-fn dense<T: Real, W: Real>(system: &ConvSystem<'_, W>, par: Par) -> Result<AffinePlan<T>, LinalgError> {
-    let matrix = Conv2d::new(system.geometry).dense(system.weight)?;
-    let matrix = if system.transposed { matrix.transpose().to_owned() } else { matrix };
-    let plane = system.out_shape().plane();
-    let bias: Vec<f64> = bias(system).iter().flat_map(|&b| std::iter::repeat_n(b, plane)).collect();
-    // Padding makes whole blocks of equations dependent, and rounding leaves them a little more than the usual bound.
-    let rank_tol = 16.0 * matrix.nrows().max(matrix.ncols()) as f64 * W::EPSILON.to_f64();
-    let config = SolveParams::new().rank_tol(rank_tol.min(0.1)).refine_steps(2).check()?;
-    AffinePlan::new(matrix.as_ref(), Some(&bias), &config, par)
-}
-
-fn pixelwise<T: Real, W: Real>(system: &ConvSystem<'_, W>, par: Par) -> Result<AffinePlan<T>, LinalgError> {
-    let (rows, cols) = (system.out_shape().channels, system.in_shape().channels);
-    let entry = |i: usize, j: usize| if system.transposed { j * rows + i } else { i * cols + j };
-    let matrix = Mat::from_fn(rows, cols, |i, j| system.weight[entry(i, j)]);
-    AffinePlan::new(matrix.as_ref(), system.bias, &SolveConfig::default(), par)
 }

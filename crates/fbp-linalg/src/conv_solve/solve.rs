@@ -1,11 +1,13 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatRef, Par};
 
-use super::cg::{Panel, State};
+use super::cg::{Panel, State, norm};
+use super::circulant::opposite;
 use super::config::ConvMode;
-use super::goal::Goal;
+use super::goal::{Goal, OPTIMAL, ROOT_TOL};
 use super::plan::{ConvSolvePlan, Exact};
 use super::resolvent::{STEPS, resolvent_scratch};
+use super::rows::{Judged, Rows};
 use crate::dense::AffineSolve;
 use crate::parallel::parts_scratch;
 use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_finite, expect_shape};
@@ -42,6 +44,12 @@ pub(super) struct Done {
     pub(super) reached: bool,
     pub(super) shift: f64,
     pub(super) iters: usize,
+    /// Whether a shift is searched for.
+    pub(super) searched: bool,
+    /// `|A d - r|` at the end of the search.
+    pub(super) misfit: f64,
+    /// `|d|` below which nothing keeps the bound on the residual, as far as a search that failed knows.
+    pub(super) nearest: f64,
 }
 
 impl<T: Real> ConvSolvePlan<T> {
@@ -70,7 +78,7 @@ impl<T: Real> ConvSolvePlan<T> {
         let states = StackReq::new::<State>(width).and(StackReq::new::<Done>(width));
         let pair = self.pair.scratch(width, par);
         let parts = self.part_scratch(width).or(StackReq::EMPTY);
-        let iterate = parts_scratch(parts, width, par);
+        let iterate = parts_scratch(parts, width, par).or(self.equations().scratch());
         let whole = self.preconditioner_scratch(width, par).or(pair).or(parts_scratch(StackReq::EMPTY, width, par));
         let dense = match &self.exact {
             Exact::Dense(plan) => plan.solve_scratch(width, par),
@@ -101,7 +109,9 @@ impl<T: Real> ConvSolvePlan<T> {
     /// five sets of factors of the size of the exact ones stay in memory.
     ///
     /// The report's residual is `r - A(v - v0)` with the rounded `v`, in `f64`, where `r` is the target minus the observed
-    /// output; its λ is the largest that a sample was regularised with.
+    /// output; its λ is the largest that a sample was regularised with. A sample counts as unattained by the scale of each row,
+    /// see [`attained`](crate::attained). [`StopReason::MaxIterations`] says that the residual or distance of a sample was not
+    /// shown to be the optimum.
     ///
     /// # Errors
     /// [`LinalgError::Shape`] and [`LinalgError::Strided`] for views of another size or layout;
@@ -239,40 +249,59 @@ impl<T: Real> ConvSolvePlan<T> {
             }
         }
         expect_finite("affine: solution", pass.solution.as_ref())?;
-        let (near, _) = self.lens();
-        let image = if self.in_unknowns { &mut vectors.far[..count * rows] } else { &mut vectors.near[..count * near] };
+        let image = if self.in_unknowns { &mut vectors.far[..count * rows] } else { &mut vectors.near[..count * rows] };
         self.image(fields.moved, image, par, stack)?;
         let mut report = self.empty_report();
         for (j, (wanted, image)) in fields.wanted.chunks_exact(rows).zip(image.chunks_exact(rows)).enumerate() {
-            let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0_f64, |m, x| m.max(x.abs()));
-            let rest = || wanted.iter().zip(image).map(|(w, y)| w - y);
             let target = column("affine", pass.target, j)?;
+            let solution = column("affine", pass.solution.as_ref(), j)?;
+            let rest = || wanted.iter().zip(image).map(|(w, y)| w - y);
             let length = target.iter().map(|y| y.to_f64() * y.to_f64()).sum::<f64>().sqrt();
             let missed = rest().map(|x| x * x).sum::<f64>().sqrt();
-            let violation = largest(&mut rest());
+            let violation = rest().fold(0.0_f64, |most, x| most.max(x.abs()));
             if !(missed.is_finite() && violation.is_finite()) {
                 return Err(LinalgError::NonFinite { what: "affine: residual", row: 0, column: j });
             }
-            let scale = largest(&mut target.iter().map(|y| y.to_f64())).max(largest(&mut wanted.iter().copied()));
+            let judged = Judged { solution, target, bias: &self.bias, wanted, image };
+            let unattained = self.equations().is_missed(&judged, stack)?;
             let done = fields.done[j];
             let regularised = done.shift > 0.0;
+            let moved = norm(&fields.moved[j * cols..][..cols]);
+            let reached =
+                self.is_direct() || (done.reached && self.is_optimal(&done, fields.limits[j], (moved, missed)));
             report = merge(
                 report,
                 SolveReport {
                     side: if regularised { SolveSide::Regularised } else { report.side },
-                    stop: if done.reached || self.is_direct() { report.stop } else { StopReason::MaxIterations },
+                    stop: if reached { report.stop } else { StopReason::MaxIterations },
                     iters: done.iters,
                     lambda: if regularised { done.shift } else { 0.0 },
                     residual_relative: missed / if length > 0.0 { length } else { 1.0 },
                     violation_max: violation,
                     violation_sum: violation,
                     satisfied: usize::from(done.satisfied),
-                    unattained: usize::from(violation > self.config.attained_tol() * scale),
+                    unattained: usize::from(unattained),
                     ..report
                 },
             );
         }
         Ok(report)
+    }
+
+    /// Whether what is returned is optimal within its bound, as far as that shows in the end.
+    fn is_optimal(&self, done: &Done, limit: f64, (moved, missed): (f64, f64)) -> bool {
+        let ConvMode::Tolerance(_) = self.config.mode() else { return true };
+        if done.shift > 0.0 {
+            return missed <= limit * (1.0 + ROOT_TOL);
+        }
+        // After a search that failed: the exact solution, unless even that one misses by as much as is allowed.
+        !done.searched || moved <= (1.0 + OPTIMAL) * done.nearest || missed >= (1.0 - ROOT_TOL) * limit
+    }
+
+    /// The equations, with their scales.
+    fn equations(&self) -> Rows<'_> {
+        let near = self.pair.near;
+        Rows { pair: &self.pair, end: if self.in_unknowns { opposite(near) } else { near } }
     }
 
     fn is_direct(&self) -> bool {

@@ -9,12 +9,9 @@ use fbp_linalg::dense::AffineSolve;
 use fbp_linalg::{LinalgError, Real, get_or_make};
 
 use super::map::ConvMap;
-use crate::layers::affine::{attained_tol, distance, is_point, solved_report};
+use crate::layers::affine::{distance, is_point, solved_report};
 use crate::layers::matrix_free::{MapScale, boxes_scratch, reverse_in_boxes};
 use crate::{ReversePass, ReverseReport};
-
-/// What the condition of a layer may make of roundings; iterations end farther from the solution than factors do.
-const ROUNDINGS: f64 = 16_777_216.0;
 
 /// Solvers of one convolution that never form its matrix, each built when it is first needed.
 #[derive(Clone, Debug)]
@@ -63,8 +60,7 @@ impl<T: Real> LargeReverse<T> {
         par: Par,
     ) -> Result<ReverseReport, LinalgError> {
         let build = || {
-            let config =
-                ConvSolveParams::new().mode(ConvMode::Exact).attained_tol(attained_tol::<T>(ROUNDINGS)).check()?;
+            let config = ConvSolveParams::new().mode(ConvMode::Exact).check()?;
             ConvSolvePlan::new(&map.system(bias), &config, par)
         };
         let plan = get_or_make(&self.points, build).as_ref().map_err(Clone::clone)?;

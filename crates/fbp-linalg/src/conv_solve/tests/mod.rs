@@ -3,6 +3,7 @@
 mod contract;
 mod exact;
 mod modes;
+mod optimum;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
