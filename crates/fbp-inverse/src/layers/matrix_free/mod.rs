@@ -138,7 +138,7 @@ fn reverse_sample<T: Real, M: LinearMap>(
     index: usize,
     report: &mut ReverseReport,
     memory: &mut MemBuffer,
-) -> Result<Outcome<T>, LinalgError> {
+) -> Result<Outcome, LinalgError> {
     let keep = |target: &mut SampleBox<'_, T>| {
         target.lower.copy_from_slice(target.point);
         target.upper.copy_from_slice(target.point);
@@ -146,7 +146,7 @@ fn reverse_sample<T: Real, M: LinearMap>(
     if is_within(sample.observed_out, sample.lower, sample.upper) {
         target.point.copy_from_slice(sample.observed_in);
         keep(target);
-        return Ok(Outcome { violation: T::ZERO, tolerance: T::ZERO });
+        return Ok(Outcome::MET);
     }
     wide.take(sample);
     let Wide { start, image, lower, upper } = &*wide;
@@ -173,7 +173,7 @@ fn reverse_sample<T: Real, M: LinearMap>(
     report.iters = report.iters.max(solved.products);
     report.stopped_early |= !solved.converged;
     report.kkt_max = report.kkt_max.max(solved.residual);
-    Ok(Outcome { violation: T::from_f64(violation), tolerance: T::from_f64(solved.tolerance) })
+    Ok(Outcome { violation, missed: violation > solved.tolerance })
 }
 
 /// Largest observed or wanted output.
