@@ -10,7 +10,7 @@ struct Symlog(FeatureShape);
 #[rustfmt::skip]
 fn symlog(x: f64) -> f64 { x.signum() * x.abs().ln_1p() }
 #[rustfmt::skip]
-fn symexp(y: f64) -> f64 { y.signum() * y.abs().exp_m1() }
+fn symexp(y: f64) -> f64 { y.signum() * y.abs().exp_m1() } // infinite for |y| > 710
 
 #[rustfmt::skip]
 impl ReverseOperator<f64> for Symlog {
@@ -34,7 +34,8 @@ impl ReverseOperator<f64> for Symlog {
             let (mut satisfied, mut violation) = (true, 0.0_f64);
             for i in 0..observed_in.nrows() {
                 let (x0, y0, lo, hi) = (observed_in[(i, j)], observed_out[(i, j)], wanted.lower[(i, j)], wanted.upper[(i, j)]);
-                let (lower, upper) = (in_range.clip(symexp(lo)), in_range.clip(symexp(hi)));
+                // Every point is finite, also where the target would need more.
+                let (lower, upper) = (in_range.clip(symexp(lo)).min(f64::MAX), in_range.clip(symexp(hi)).max(f64::MIN));
                 let inside = lo <= y0 && y0 <= hi;
                 let x = if inside { x0 } else { x0.max(lower).min(upper) };
                 target_in.point[(i, j)] = x;

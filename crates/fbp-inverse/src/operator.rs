@@ -13,7 +13,8 @@ use crate::{InverseError, Range, ReverseReport, TargetBox, TargetBoxMut};
 /// the nearest to x0 among the minimisers in R of the distance of f(x) to the box   (not attainable)
 /// ```
 ///
-/// together with the box of inputs around it that would do as well (a point, if the layer knows no better).
+/// together with the box of inputs around it that would do as well (a point, if the layer knows no better). Equality and
+/// inclusion are meant up to rounding, as [`fbp_linalg::attained`] defines it for every kind of layer.
 /// The conformance kit (`testkit::check_reverse_operator`) checks an implementation against this contract.
 ///
 /// # Shapes
@@ -44,6 +45,10 @@ pub trait ReverseOperator<T: Real>: Send + Sync {
     ///
     /// # Errors
     /// [`InverseError::Shape`] if a view has another shape than the layer.
+    ///
+    /// # Panics
+    /// If `stack` has less room than [`forward_scratch`](Self::forward_scratch) asks for with the batch and the threads of the
+    /// call.
     fn forward(
         &self,
         input: MatRef<'_, T>,
@@ -60,11 +65,16 @@ pub trait ReverseOperator<T: Real>: Send + Sync {
 
     /// Writes the nearest preimage of the target box and the box around it into `pass.target_in`.
     ///
-    /// A sample whose observed output already lies in its target box gets its observed input back bit for bit.
+    /// A sample whose observed output already lies in its target box gets its observed input back bit for bit. Every point
+    /// written is finite. Which samples count as attained says [`fbp_linalg::attained`].
     ///
     /// # Errors
-    /// [`InverseError::Shape`] on other shapes, [`InverseError::Solve`] on NaN, an empty box or a failed solve. An
-    /// unattainable target is no error: the report counts it.
+    /// [`InverseError::Shape`] on other shapes, [`InverseError::Solve`] on NaN, a box or range that holds no
+    /// finite number, or a failed solve. An unattainable target is no error: the report counts it.
+    ///
+    /// # Panics
+    /// If `stack` has less room than [`reverse_scratch`](Self::reverse_scratch) asks for with the batch and the threads of the
+    /// call.
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError>;
 
     /// The layer's derivatives, if it has them; needed inside composite blocks and for joint corrections.
@@ -85,12 +95,20 @@ pub trait DifferentiableOperator<T: Real>: ReverseOperator<T> {
     ///
     /// # Errors
     /// [`InverseError::Shape`] on other shapes.
+    ///
+    /// # Panics
+    /// If `stack` has less room than [`derivative_scratch`](Self::derivative_scratch) asks for with the batch and the threads of the
+    /// call.
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError>;
 
     /// `cotangent_in = J(at)ᵀ · cotangent_out`, column by column.
     ///
     /// # Errors
     /// [`InverseError::Shape`] on other shapes.
+    ///
+    /// # Panics
+    /// If `stack` has less room than [`derivative_scratch`](Self::derivative_scratch) asks for with the batch and the threads of the
+    /// call.
     fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError>;
 }
 
@@ -137,7 +155,8 @@ impl<T: Real> ReversePass<'_, T> {
         self.observed_in.ncols()
     }
 
-    /// Checks all views once: shapes, contiguous columns, finite observations and points, boxes and range not empty.
+    /// Checks all views once: shapes, contiguous columns, finite observations and points, and a finite number in every
+    /// interval of the boxes and in the range.
     ///
     /// # Errors
     /// [`InverseError::Shape`] or [`InverseError::Solve`], with the name of the layer.

@@ -1,4 +1,4 @@
-use fbp_linalg::Real;
+use fbp_linalg::{Real, holds_finite_number};
 
 /// The interval `[lower, upper]` that every entry of a feature lies in: what a layer can produce.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,6 +14,10 @@ impl<T: Real> Range<T> {
     pub const EVERYTHING: Self = Self { lower: T::NEG_INFINITY, upper: T::INFINITY };
 
     /// The interval `[lower, upper]`.
+    ///
+    /// Passes and chains refuse ranges that are [empty](Self::is_empty) with [`LinalgError::EmptyBox`].
+    ///
+    /// [`LinalgError::EmptyBox`]: fbp_linalg::LinalgError::EmptyBox
     pub const fn new(lower: T, upper: T) -> Self {
         Self { lower, upper }
     }
@@ -30,10 +34,15 @@ impl<T: Real> Range<T> {
         self.lower <= value && value <= self.upper
     }
 
-    /// Whether no value is in the range; also if an end is NaN.
+    /// Whether no finite number is in the range: its ends are not ordered, one is NaN, or both are the same infinity.
     pub fn is_empty(&self) -> bool {
-        let ordered = self.lower <= self.upper;
-        !ordered
+        !holds_finite_number(self.lower, self.upper)
+    }
+
+    /// The range without its infinite ends.
+    #[inline(always)]
+    pub(crate) fn finite(&self) -> Self {
+        Self { lower: self.lower.max(-T::MAX), upper: self.upper.min(T::MAX) }
     }
 
     /// Whether every number is in the range.

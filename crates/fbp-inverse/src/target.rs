@@ -42,7 +42,8 @@ impl<'a, T: Real> TargetBox<'a, T> {
         }
     }
 
-    /// Checks that the point is finite, no bound is NaN, and `lower <= upper` everywhere.
+    /// Checks that the point is finite and that every interval holds a finite number: `lower <= upper`, no end NaN, and
+    /// not both ends the same infinity.
     ///
     /// # Errors
     /// [`LinalgError::NonFinite`] or [`LinalgError::EmptyBox`] with the first position.

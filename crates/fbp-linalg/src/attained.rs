@@ -14,12 +14,16 @@
 //! |---|---|---|
 //! | row of an affine map, average of a pooling window | its coefficients and the bias | `Σ_j abs(a_ij v_j) + abs(b_i)` |
 //! | elementwise function, softmax | 1 | `abs(y_i) + abs(v_i f'(v_i))` |
-//! | normalisation | 2 | `abs(γ_i z_i) + abs(β_i)`, `z` the normalised entries of the centred input |
+//! | normalisation | 2 | `abs(γ_i) (abs(z_i) + mean_j abs(z_j)) + abs(β_i)`, `z` the normalised entries of the centred input |
 //! | maximum of a pooling window | 1 | `abs(y_i)` |
 //!
 //! Solvers that are given observed outputs `A v0 + b` instead of the bias know `b` up to the rounding of these, and allow for
 //! it: `ε √k_i` times the scale of the observed output ([`observed_slack`]). Without that, a row whose inputs all move to
 //! zero would have no scale at all, and no point would attain `b` itself.
+//!
+//! A normalised entry is a difference: what the mean of the group is rounded by, an entry near the mean carries as well,
+//! hence the second term (0 where nothing is centred). Scales below the smallest normal number count as that number, as
+//! rounding falls no further.
 //!
 //! No entry is judged by the size of another one: a row of small weights beside one of large weights is held to what it can
 //! resolve. What the features' precision cannot represent is a miss. Layers that are built with a tolerance of their own
@@ -45,7 +49,8 @@ const ROUNDINGS: f64 = 16.0;
 /// assert!((attained_slack::<f64>(100, 3.0) - 480.0 * f64::EPSILON).abs() < 1e-25);
 /// ```
 pub fn attained_slack<T: Real>(terms: usize, scale: f64) -> f64 {
-    ROUNDINGS * T::EPSILON.to_f64() * (terms.max(1) as f64).sqrt() * scale
+    let (least, most) = (T::MIN_POSITIVE.to_f64(), T::MAX.to_f64());
+    ROUNDINGS * T::EPSILON.to_f64() * (terms.max(1) as f64).sqrt() * scale.max(least).min(most)
 }
 
 /// Rounding of an observed output that a solver takes the bias from: `ε √terms scale`, see the [module](self).

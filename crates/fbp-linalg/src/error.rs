@@ -44,8 +44,9 @@ pub enum LinalgError {
         /// Its column, the sample.
         column: usize,
     },
-    /// A lower bound above its upper bound, or a bound that is NaN.
-    #[error("{what}: lower bound exceeds upper bound (or is NaN) at row {row}, column {column}")]
+    /// An interval without a finite number: its lower end is above its upper one, an end is NaN, or both ends are the same
+    /// infinity.
+    #[error("{what}: the interval at row {row}, column {column} holds no finite number")]
     EmptyBox {
         /// The operation and the argument.
         what: &'static str,
@@ -124,25 +125,68 @@ pub fn expect_finite<T: Real>(what: &'static str, view: MatRef<'_, T>) -> Result
     Ok(())
 }
 
-/// Checks that no bound is NaN and that every lower bound is at most its upper bound.
+/// Whether some finite number lies in `[lower, upper]`: the ends are ordered, none is NaN, and they are not the same
+/// infinity.
+///
+/// ```
+/// use fbp_linalg::holds_finite_number;
+///
+/// assert!(holds_finite_number(0.0, f64::INFINITY) && holds_finite_number(1.0, 1.0));
+/// assert!(!holds_finite_number(f64::INFINITY, f64::INFINITY) && !holds_finite_number(1.0, 0.0));
+/// ```
+#[inline(always)]
+pub fn holds_finite_number<T: Real>(lower: T, upper: T) -> bool {
+    (lower <= upper) & (lower < T::INFINITY) & (upper > T::NEG_INFINITY)
+}
+
+/// Checks that every interval holds a finite number, see [`holds_finite_number`].
 ///
 /// # Errors
 /// [`LinalgError::EmptyBox`] with the first position otherwise.
 pub fn expect_box<T: Real>(what: &'static str, lower: MatRef<'_, T>, upper: MatRef<'_, T>) -> Result<(), LinalgError> {
     for column in 0..lower.ncols() {
         let (low, high) = (lower.col(column), upper.col(column));
-        let ordered = match (low.try_as_col_major(), high.try_as_col_major()) {
+        let holds = match (low.try_as_col_major(), high.try_as_col_major()) {
             (Some(low), Some(high)) => {
-                low.as_slice().iter().zip(high.as_slice()).fold(true, |ordered, (low, high)| ordered & (low <= high))
+                let ends = low.as_slice().iter().zip(high.as_slice());
+                ends.fold(true, |holds, (&low, &high)| holds & holds_finite_number(low, high))
             }
-            _ => (0..lower.nrows()).all(|row| low[row] <= high[row]),
+            _ => (0..lower.nrows()).all(|row| holds_finite_number(low[row], high[row])),
         };
-        if !ordered {
-            // "Not ordered" rather than "greater", so that NaN counts as empty.
-            let row =
-                (0..lower.nrows()).position(|row| low[row].partial_cmp(&high[row]).is_none_or(|order| order.is_gt()));
+        if !holds {
+            let row = (0..lower.nrows()).position(|row| !holds_finite_number(low[row], high[row]));
             return Err(LinalgError::EmptyBox { what, row: row.unwrap_or(0), column });
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boxes_without_a_finite_number<T: Real>() {
+        let (nan, inf) = (T::ZERO / T::ZERO, T::INFINITY);
+        let column =
+            |values: &[T]| faer::Mat::from_fn(values.len(), 2, |i, j| if j == 0 { T::ZERO } else { values[i] });
+        for (lower, upper) in [(T::ONE, T::ZERO), (nan, T::ONE), (T::ZERO, nan), (inf, inf), (-inf, -inf), (inf, -inf)]
+        {
+            let (low, high) = (column(&[T::ZERO, -inf, lower]), column(&[T::ZERO, inf, upper]));
+            let refused = expect_box("box", low.as_ref(), high.as_ref());
+            assert_eq!(refused, Err(LinalgError::EmptyBox { what: "box", row: 2, column: 1 }), "[{lower}, {upper}]");
+            // The rows of a transposed view are not next to each other in memory.
+            let (low, high) = (low.transpose().to_owned(), high.transpose().to_owned());
+            let refused = expect_box("box", low.as_ref().transpose(), high.as_ref().transpose());
+            assert_eq!(refused, Err(LinalgError::EmptyBox { what: "box", row: 2, column: 1 }), "[{lower}, {upper}]");
+        }
+        for (lower, upper) in [(T::ZERO, T::ZERO), (-inf, inf), (-inf, -T::MAX), (T::MAX, inf), (T::MAX, T::MAX)] {
+            assert_eq!(expect_box("box", column(&[lower]).as_ref(), column(&[upper]).as_ref()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn boxes_without_a_finite_number_are_refused() {
+        boxes_without_a_finite_number::<f32>();
+        boxes_without_a_finite_number::<f64>();
+    }
 }

@@ -33,6 +33,10 @@ pub trait Real:
     const NAME: &'static str;
     /// Distance from 1 to the next larger number.
     const EPSILON: Self;
+    /// Largest finite number.
+    const MAX: Self;
+    /// Smallest positive number of full precision: below it, rounding no longer falls with the number.
+    const MIN_POSITIVE: Self;
     /// Zero.
     const ZERO: Self;
     /// One.
@@ -81,6 +85,8 @@ macro_rules! impl_real {
         impl Real for $scalar {
             const NAME: &'static str = stringify!($scalar);
             const EPSILON: Self = $scalar::EPSILON;
+            const MAX: Self = $scalar::MAX;
+            const MIN_POSITIVE: Self = $scalar::MIN_POSITIVE;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const INFINITY: Self = $scalar::INFINITY;

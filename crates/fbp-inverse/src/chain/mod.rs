@@ -12,7 +12,7 @@ mod step;
 mod tests;
 mod workspace;
 
-use fbp_linalg::{FeatureShape, Real};
+use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 pub use metric::FeatureMetric;
 pub use report::{BoundaryReport, ChainReport};
@@ -52,7 +52,8 @@ impl<T: Real> ReverseChain<T> {
     /// Joins stages whose first input lies in `in_range` (everything, if nothing is known about it).
     ///
     /// # Errors
-    /// [`InverseError::Chain`] if two neighbours do not fit, [`InverseError::Layer`] if a stage has no layers.
+    /// [`InverseError::Chain`] if two neighbours do not fit, [`InverseError::Layer`] if a stage has no layers,
+    /// [`InverseError::Solve`] if `in_range`, or what a layer makes of it, holds no finite number.
     pub fn new(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<Self, InverseError> {
         let mut chain = Self {
             operators: Vec::new(),
@@ -73,6 +74,12 @@ impl<T: Real> ReverseChain<T> {
             }
             chain.starts.push(chain.operators.len());
             chain.names.push(stage.name);
+        }
+        if let Some(at) = chain.ranges.iter().position(Range::is_empty) {
+            // What the layer below gives (or what the chain is fed) would be infinite.
+            let layer = at.checked_sub(1).map_or("chain", |below| chain.operators[below].name());
+            let source = LinalgError::EmptyBox { what: "range of a feature", row: 0, column: 0 };
+            return Err(InverseError::in_layer(layer)(source));
         }
         if chain.operators.is_empty() {
             return Err(InverseError::Layer {

@@ -1,10 +1,11 @@
 use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
+use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use super::columns::{
-    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
-    largest_magnitude, map_columns, reverse_columns, violation_of,
+    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, distance_to,
+    largest_magnitude, map_columns, reverse_columns,
 };
 use crate::{
     DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
@@ -12,8 +13,10 @@ use crate::{
 
 /// Batch normalisation in evaluation mode, an affine map `y = a x + c` per channel, and its exact reverse.
 ///
-/// Boxes map to boxes, their ends exchanged where `a < 0`. A channel with `|a| <= eps · max |a|` is constant up to
-/// rounding: its inputs keep their value and may be anything in the range, and what its output misses is reported.
+/// Boxes map to boxes, their ends exchanged where `a < 0`. A channel whose scale is 0 (or subnormal) is constant: its
+/// inputs keep their value and may be anything in the range, and what its output misses is reported. So is what would
+/// need inputs beyond the largest finite number. An entry is attained as a row of an affine map with the terms `a x` and
+/// `c` is, see [`fbp_linalg::attained`].
 ///
 /// # Shapes
 /// `[C, H, W]` to the same; one scale and one shift per channel. Vectors are `[C, 1, 1]`.
@@ -26,8 +29,6 @@ pub struct BatchNormReverse<T> {
     shape: FeatureShape,
     scale: Vec<T>,
     shift: Vec<T>,
-    /// Scales up to this count as 0.
-    negligible: T,
 }
 
 /// Parameters and running statistics of a batch normalisation, one value per channel.
@@ -84,8 +85,7 @@ impl<T: Real> BatchNormReverse<T> {
                 return Err(InverseError::in_layer(&name)(LinalgError::NonFinite { what, row, column: 0 }));
             }
         }
-        let negligible = T::EPSILON * largest_magnitude(&scale);
-        Ok(Self { name, shape, scale, shift, negligible })
+        Ok(Self { name, shape, scale, shift })
     }
 }
 
@@ -143,8 +143,8 @@ impl<T: Real> Channel<T> {
         let (low, high) = ((lo - self.shift) / self.scale, (hi - self.shift) / self.scale);
         let flips = self.scale < T::ZERO;
         let (low, high) = if flips { (high, low) } else { (low, high) };
-        let lower = if self.is_constant { self.range.lower } else { self.range.clip(low) };
-        let upper = if self.is_constant { self.range.upper } else { self.range.clip(high) };
+        let lower = if self.is_constant { self.range.lower } else { self.range.clip(low).min(T::MAX) };
+        let upper = if self.is_constant { self.range.upper } else { self.range.clip(high).max(-T::MAX) };
         let met = (lo <= y0) & (y0 <= hi) & self.range.contains(x0);
         let point = if met { x0 } else { x0.clip(lower, upper) };
         (point, if point < lower { point } else { lower }, if point > upper { point } else { upper })
@@ -153,12 +153,12 @@ impl<T: Real> Channel<T> {
 
 impl<T: Real> SampleReverse<T> for Reverse<'_, T> {
     #[inline(always)]
-    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome {
         let layer = self.0;
         let channel = |c: usize| Channel {
             scale: layer.scale[c],
             shift: layer.shift[c],
-            is_constant: layer.scale[c].abs() <= layer.negligible,
+            is_constant: layer.scale[c].abs() < T::MIN_POSITIVE,
             range: sample.in_range,
         };
         let plane = layer.shape.plane();
@@ -172,19 +172,48 @@ impl<T: Real> SampleReverse<T> for Reverse<'_, T> {
                 (*point, *lower, *upper) = channel.reverse(x0, y0, lo, hi);
             }
         }
-        let mut violation = T::ZERO;
-        let mut reached = [T::ZERO; 64];
-        for start in (0..target.point.len()).step_by(64) {
-            let block = start..(start + 64).min(target.point.len());
-            let reached = &mut reached[..block.len()];
-            for (y, i) in reached.iter_mut().zip(block.clone()) {
-                *y = target.point[i] * layer.scale[i / plane] + layer.shift[i / plane];
+        let mut outcome = Outcome::MET;
+        // Runs of one channel, or of all entries where every one is a channel of its own.
+        let run = if plane == 1 { target.point.len().max(1) } else { plane };
+        for first in (0..target.point.len()).step_by(run) {
+            let channel = first / plane;
+            let coefficients = |i: usize| {
+                if plane == 1 { (layer.scale[i], layer.shift[i]) } else { (layer.scale[channel], layer.shift[channel]) }
+            };
+            for start in (first..first + run).step_by(BLOCK) {
+                let block = start..(start + BLOCK).min(first + run);
+                judge_block(&mut outcome, sample, target.point, block, coefficients);
             }
-            violation = violation.max(violation_of(reached, &sample.lower[block.clone()], &sample.upper[block]));
         }
-        // Rounding of a x and of c, which may cancel.
-        let size = largest_magnitude(sample.observed_out) + largest_magnitude(&layer.shift);
-        Outcome { violation, tolerance: T::from_f64(16.0) * T::EPSILON * (size + violation) }
+        outcome
+    }
+}
+
+/// Entries that are judged together.
+const BLOCK: usize = 64;
+
+/// Takes in the entries of a block, each one judged as a row `a x + c`.
+#[inline(always)]
+fn judge_block<T: Real>(
+    outcome: &mut Outcome,
+    sample: &Sample<'_, T>,
+    point: &[T],
+    block: std::ops::Range<usize>,
+    coefficients: impl Fn(usize) -> (T, T),
+) {
+    let (mut distances, mut scales) = ([0.0_f64; BLOCK], [0.0_f64; BLOCK]);
+    let entries = distances.iter_mut().zip(&mut scales).zip(block);
+    for ((distance, scale), i) in entries {
+        let (a, c) = coefficients(i);
+        let product = point[i] * a;
+        *distance = distance_to(product + c, sample.lower[i], sample.upper[i]);
+        *scale = product.to_f64().abs() + c.to_f64().abs();
+    }
+    let worst = largest_magnitude(&distances);
+    if worst > 0.0 {
+        outcome.violation = outcome.violation.max(worst);
+        let held = |(distance, scale): (&f64, &f64)| *distance <= attained_slack::<T>(2, *scale);
+        outcome.missed |= !distances.iter().zip(&scales).fold(true, |all, entry| all & held(entry));
     }
 }
 

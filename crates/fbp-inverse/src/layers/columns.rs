@@ -28,17 +28,34 @@ pub(crate) struct SampleBox<'a, T> {
     pub(crate) upper: &'a mut [T],
 }
 
-/// What is left of the violation of one sample, and how much of it counts as rounding.
-pub(crate) struct Outcome<T> {
-    pub(crate) violation: T,
-    pub(crate) tolerance: T,
+/// How far one sample is from its target box.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// Largest distance of an output to its interval, recomputed from the point written.
+    pub(crate) violation: f64,
+    /// Whether some output misses its interval, see [`fbp_linalg::attained`].
+    pub(crate) missed: bool,
+}
+
+impl Outcome {
+    pub(crate) const MET: Self = Self { violation: 0.0, missed: false };
+
+    /// Takes in one output; its slack is only computed if it is outside its interval.
+    #[inline(always)]
+    pub(crate) fn note(&mut self, distance: f64, slack: impl FnOnce() -> f64) {
+        if distance > 0.0 {
+            self.violation = self.violation.max(distance);
+            let held = self.missed || distance <= slack();
+            self.missed |= !held;
+        }
+    }
 }
 
 /// The reverse of one sample, for layers whose samples are independent and need no workspace.
 ///
 /// Called inside a `pulp` dispatch: implementations are `#[inline(always)]`, so that their loops use wide registers.
 pub(crate) trait SampleReverse<T: Real>: Sync {
-    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T>;
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome;
 }
 
 /// A function of one sample, `out = f(a)` or `out = f(a, b)`; see [`SampleReverse`] for the inlining.
@@ -173,17 +190,16 @@ pub(crate) fn account<T: Real>(
     report: &mut ReverseReport,
     sample: &Sample<'_, T>,
     target: &mut SampleBox<'_, T>,
-    mut outcome: Outcome<T>,
+    mut outcome: Outcome,
 ) {
     if is_within(sample.observed_out, sample.lower, sample.upper) {
         report.satisfied_before += 1;
         keep_observed(sample.observed_in, target);
-        outcome.violation = T::ZERO;
+        outcome = Outcome::MET;
     }
-    let violation = outcome.violation.to_f64();
-    report.unattained += usize::from(outcome.violation > outcome.tolerance);
-    report.violation_max = report.violation_max.max(violation);
-    report.violation_sum += violation;
+    report.unattained += usize::from(outcome.missed);
+    report.violation_max = report.violation_max.max(outcome.violation);
+    report.violation_sum += outcome.violation;
     let (distance, observed) = squared_norms(target.point, sample.observed_in);
     report.distance_sq += distance;
     report.observed_sq += observed;
@@ -205,28 +221,32 @@ pub(crate) fn is_within<T: Real>(values: &[T], lower: &[T], upper: &[T]) -> bool
     values.iter().zip(lower).zip(upper).fold(true, |inside, ((&y, &lo), &hi)| inside & (lo <= y) & (y <= hi))
 }
 
-/// Largest distance of a value to its interval; infinite if a value is NaN.
+/// Distance of a value to its interval; infinite if it is NaN.
 #[inline(always)]
-pub(crate) fn violation_of<T: Real>(values: &[T], lower: &[T], upper: &[T]) -> T {
-    let distance = |y: T, lo: T, hi: T| {
-        if y < lo {
-            lo - y
-        } else if y <= hi {
-            T::ZERO
-        } else {
-            above(y, hi)
-        }
-    };
-    if is_within(values, lower, upper) {
-        return T::ZERO;
+pub(crate) fn distance_to<T: Real>(y: T, lower: T, upper: T) -> f64 {
+    let (short, over) = (lower.to_f64() - y.to_f64(), y.to_f64() - upper.to_f64());
+    let outside = if short > over { short } else { over };
+    let inside = (lower <= y) & (y <= upper);
+    if inside {
+        0.0
+    } else if y.is_nan() {
+        f64::INFINITY
+    } else {
+        outside
     }
-    let distances = values.iter().zip(lower).zip(upper).map(|((&y, &lo), &hi)| distance(y, lo, hi));
-    distances.fold(T::ZERO, |worst, d| if d > worst { d } else { worst })
 }
 
+/// Compares outputs with their intervals; `slack(i)` is by how much entry `i` may miss its own.
 #[inline(always)]
-fn above<T: Real>(y: T, hi: T) -> T {
-    if y.is_nan() { T::INFINITY } else { y - hi }
+pub(crate) fn judge<T: Real>(values: &[T], lower: &[T], upper: &[T], slack: impl Fn(usize) -> f64) -> Outcome {
+    let mut outcome = Outcome::MET;
+    if is_within(values, lower, upper) {
+        return outcome;
+    }
+    for (i, ((&y, &lo), &hi)) in values.iter().zip(lower).zip(upper).enumerate() {
+        outcome.note(distance_to(y, lo, hi), || slack(i));
+    }
+    outcome
 }
 
 /// Largest absolute value, 0 for an empty slice.

@@ -2,11 +2,12 @@ use std::marker::PhantomData;
 
 use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
+use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{FeatureShape, Real};
 
 use super::columns::{
-    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, map_columns,
-    reverse_columns, violation_of,
+    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, judge,
+    map_columns, reverse_columns,
 };
 use crate::{
     DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
@@ -63,7 +64,7 @@ impl<T: Real> SampleMap<T> for Identity {
 
 impl<T: Real> SampleReverse<T> for Identity {
     #[inline(always)]
-    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome {
         let range = sample.in_range;
         let ends = sample.lower.iter().zip(sample.upper);
         let outputs = target.point.iter_mut().zip(target.lower.iter_mut()).zip(target.upper.iter_mut());
@@ -72,7 +73,8 @@ impl<T: Real> SampleReverse<T> for Identity {
             *upper = range.clip(hi);
             *point = x0.clip(*lower, *upper);
         }
-        Outcome { violation: violation_of(target.point, sample.lower, sample.upper), tolerance: T::ZERO }
+        let point: &[T] = target.point;
+        judge(point, sample.lower, sample.upper, |i| attained_slack::<T>(1, point[i].to_f64().abs()))
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) trait ScratchReverse<T: Real>: Sync {
         sample: &Sample<'_, T>,
         target: &mut SampleBox<'_, T>,
         stack: &mut MemStack,
-    ) -> Result<(Outcome<T>, usize), LinalgError>;
+    ) -> Result<(Outcome, usize), LinalgError>;
 }
 
 impl<T: Real> SplitBatch for ReversePass<'_, T> {

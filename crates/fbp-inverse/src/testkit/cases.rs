@@ -129,6 +129,15 @@ impl<T: Real> Case<T> {
         }
     }
 
+    /// Asks every output for the same interval.
+    pub(super) fn set_target(&mut self, lower: T, upper: T) {
+        self.lower.fill(lower);
+        self.upper.fill(upper);
+        self.witness = None;
+        let point = |i, j| self.output[(i, j)].clip(lower, upper);
+        self.point = Mat::from_fn(self.output.nrows(), self.output.ncols(), point);
+    }
+
     /// Runs the layer.
     pub(super) fn reverse(
         &self,

@@ -6,7 +6,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatMut, MatRef, Par};
 use fbp_linalg::Real;
 
-use super::cases::Case;
+use super::cases::{Case, Conditions, forward, widened};
 use super::outcome::{ConformanceError, Ledger};
 use super::params::ReverseCheck;
 use crate::{InverseError, Range, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
@@ -93,7 +93,38 @@ impl<T: Real> Views<T> {
     }
 }
 
-/// Wrong shapes, NaN, empty boxes and empty ranges give an error, an empty batch does not.
+/// Ends of targets near the largest numbers give finite points, and what these miss is reported; an error will do too.
+pub(super) fn check_far_targets<T: Real>(
+    op: &dyn ReverseOperator<T>,
+    check: &ReverseCheck,
+    case: &Case<T>,
+    ledger: &mut Ledger,
+) -> Result<(), ConformanceError> {
+    let large = T::MAX * T::from_f64(0.0117);
+    let ends = [(T::NEG_INFINITY, -large), (large, T::INFINITY), (-large, -large), (large, large)];
+    for (lower, upper) in ends {
+        let mut far = case.sample(0);
+        far.set_target(lower, upper);
+        let Ok(answer) = far.reverse(op, Conditions::PLAIN) else { continue };
+        let at = |i: usize| format!("{}, target [{lower:e}, {upper:e}], entry {i}", far.origin);
+        for i in 0..answer.point.nrows() {
+            let (x, lo, hi) = (answer.point[(i, 0)], answer.lower[(i, 0)], answer.upper[(i, 0)]);
+            ledger.expect("every point is finite", x.is_finite() && lo <= x && x <= hi, || {
+                format!("{}: {x:e} in [{lo:e}, {hi:e}]", at(i))
+            })?;
+        }
+        let Ok(output) = forward(op, answer.point.as_ref()) else { continue };
+        let violation = far.violation(0, &widened(output.as_ref(), 0));
+        let tolerance = check.tolerance * T::EPSILON.to_f64() * far.output_size(0);
+        let reported = answer.report.unattained == 1;
+        ledger.expect("a target that is missed is reported", violation <= tolerance || reported, || {
+            format!("{}: violation {violation:e}, tolerance {tolerance:e}", at(0))
+        })?;
+    }
+    Ok(())
+}
+
+/// Wrong shapes, NaN, and boxes and ranges without a finite number give an error, an empty batch does not.
 pub(super) fn check_refusals<T: Real>(
     op: &dyn ReverseOperator<T>,
     case: &Case<T>,
@@ -128,7 +159,14 @@ pub(super) fn check_refusals<T: Real>(
     views.read[3][(0, 0)] = views.read[4][(0, 0)] + T::ONE;
     let refused = views.run(op).is_err();
     ledger.expect("an empty box is refused", refused, || "lower above upper in entry 0 of sample 0".to_owned())?;
-    for (lower, upper) in [(1.0, 0.0), (f64::NAN, 1.0), (0.0, f64::NAN)] {
+    for far in [T::INFINITY, T::NEG_INFINITY] {
+        let mut views = Views::new(case);
+        (views.read[3][(0, 0)], views.read[4][(0, 0)]) = (far, far);
+        let refused = views.run(op).is_err();
+        ledger.expect("an empty box is refused", refused, || format!("from {far} to {far} in entry 0 of sample 0"))?;
+    }
+    let far = f64::INFINITY;
+    for (lower, upper) in [(1.0, 0.0), (f64::NAN, 1.0), (0.0, f64::NAN), (far, far), (-far, -far)] {
         let mut views = Views::new(case);
         views.range = Range::new(T::from_f64(lower), T::from_f64(upper));
         let refused = views.run(op).is_err();

@@ -2,7 +2,7 @@ use faer::{Mat, Par};
 use fbp_linalg::Real;
 
 use super::cases::{Answer, Case, Conditions, forward, widened};
-use super::inputs::{check_forward_pass, check_refusals};
+use super::inputs::{check_far_targets, check_forward_pass, check_refusals};
 use super::nearest::check_nearest;
 use super::outcome::{Conformance, ConformanceError, Ledger};
 use super::params::ReverseCheck;
@@ -15,8 +15,8 @@ use crate::{InverseError, ReverseOperator};
 /// over the returned box; that the point and the report agree with what is recomputed here; that the range is kept;
 /// that no nearer input is found (random ones, ones on the way back to the observed input, and moves along the
 /// constraint surface); that a target which is not attained is missed by as little as possible; that dirty memory,
-/// threads and the make-up of the batch do not matter; that NaN, empty boxes and wrong shapes are refused; and that an
-/// empty batch is not.
+/// threads and the make-up of the batch do not matter; that targets near the largest numbers give finite points; that NaN,
+/// boxes and ranges without a finite number, and wrong shapes are refused; and that an empty batch is not.
 ///
 /// The cost grows with the square of the number of inputs: use a layer of at most a few hundred.
 ///
@@ -40,6 +40,9 @@ pub fn check_reverse_operator<T: Real>(
                 check_refusals(op, &case, &mut ledger)?;
             }
             check_case(op, check, &case, &mut ledger)?;
+            if seed + 1 == check.seeds {
+                check_far_targets(op, check, &case, &mut ledger)?;
+            }
         }
     }
     Ok(ledger.finish())

@@ -23,6 +23,8 @@ enum Fault {
     DependsOnThreads,
     DependsOnTheBatch,
     AcceptsNan,
+    AcceptsInfinity,
+    ReturnsInfinity,
     ClaimsNoViolation,
     ClaimsAttained,
     GivesUp,
@@ -93,6 +95,13 @@ impl Faulty {
             }
             Fault::DependsOnThreads if par != Par::Seq => target.upper[(0, 0)] = target.point[(0, 0)],
             Fault::DependsOnTheBatch if batch > 1 => target.upper[(0, 1)] = target.point[(0, 1)],
+            Fault::ReturnsInfinity => {
+                for at in everywhere {
+                    if target.point[at] < -1e300 {
+                        target.point[at] = f64::NEG_INFINITY;
+                    }
+                }
+            }
             Fault::ClaimsNoViolation => report.violation_max = 0.0,
             Fault::ClaimsAttained => report.unattained = 0,
             Fault::GivesUp => {
@@ -155,6 +164,9 @@ impl ReverseOperator<f64> for Faulty {
     ) -> Result<ReverseReport, InverseError> {
         let mut pass = pass;
         if self.fault == Fault::AcceptsNan && pass.observed_in.has_nan() {
+            return Ok(ReverseReport::default());
+        }
+        if self.fault == Fault::AcceptsInfinity && pass.in_range.lower == f64::INFINITY {
             return Ok(ReverseReport::default());
         }
         pass.check(self)?;
@@ -284,6 +296,8 @@ fn every_fault_is_found_and_named() {
         (Fault::DependsOnThreads, "threads do not matter"),
         (Fault::DependsOnTheBatch, "batch = one by one"),
         (Fault::AcceptsNan, "NaN is refused"),
+        (Fault::AcceptsInfinity, "an empty range is refused"),
+        (Fault::ReturnsInfinity, "every point is finite"),
         (Fault::ClaimsNoViolation, "the reported violation is true"),
         (Fault::ClaimsAttained, "a target that is missed is reported"),
         (Fault::GivesUp, "a target with a preimage is attained"),

@@ -235,9 +235,9 @@ fn judge_point<T: Real>(
     pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |_| 1.0, sample, v, gaps))
 }
 
-/// Checks that the bounds of `v` are an interval.
+/// Checks that the bounds of `v` hold a finite number.
 pub(super) fn expect_bounds<T: Real>(bounds: (T, T)) -> Result<(), LinalgError> {
-    if bounds.0.partial_cmp(&bounds.1).is_none_or(|order| order.is_gt()) {
+    if !crate::holds_finite_number(bounds.0, bounds.1) {
         return Err(LinalgError::EmptyBox { what: "boxed: bounds of v", row: 0, column: 0 });
     }
     Ok(())

@@ -27,10 +27,10 @@ macro_rules! with_map {
             Activation::Relu6 => {
                 with_map!(@run $map, Increasing(HardTanh { min: scalar(0.0), max: scalar(6.0) }), $body)
             }
-            Activation::LeakyRelu { slope } if slope > 0.0 => {
+            Activation::LeakyRelu { slope } if scalar(slope) > scalar(0.0) => {
                 with_map!(@run $map, Increasing(Leaky { slope: scalar(slope) }), $body)
             }
-            Activation::LeakyRelu { slope } if slope < 0.0 => {
+            Activation::LeakyRelu { slope } if scalar(slope) < scalar(0.0) => {
                 with_map!(@run $map, Valley(Folded { slope: scalar(slope) }), $body)
             }
             Activation::LeakyRelu { .. } => with_map!(@run $map, Increasing(Relu), $body),

@@ -53,18 +53,26 @@ const EXP_LONG: [f64; 12] = [
 ];
 const EXP_SHORT: [f64; 6] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5_040.0];
 
+/// Adding one of these rounds to an integer, by the spacing of numbers of its size.
+const ROUND_SHORT: f64 = 12_582_912.0;
+const ROUND_LONG: f64 = 6_755_399_441_055_744.0;
+
 /// `(2ᵏ, eʳ - 1)` with `x = k ln 2 + r`, `|r| <= ln 2 / 2`, for `x` clipped to where `2ᵏ` is a normal number.
 #[inline(always)]
 fn reduced_exp<T: Real>(x: T) -> (T, T) {
-    // Adding this rounds to an integer, by the spacing of numbers of its size.
-    let (shift, low, high) =
-        if is_short::<T>() { (12_582_912.0, -87.3, 88.3) } else { (6_755_399_441_055_744.0, -708.3, 709.0) };
-    let x = x.clip(T::from_f64(low), T::from_f64(high));
-    let k = x.mul_add(T::from_f64(std::f64::consts::LOG2_E), T::from_f64(shift)) - T::from_f64(shift);
+    let (shift, low, high) = if is_short::<T>() { (ROUND_SHORT, -87.3, 88.3) } else { (ROUND_LONG, -708.3, 709.0) };
+    let (k, rest) = split_exp(x.clip(T::from_f64(low), T::from_f64(high)), T::from_f64(shift));
+    (k.exp2_integral(), rest)
+}
+
+/// `(k, eʳ - 1)` with `x = k ln 2 + r`; `shift` is a number whose spacing is 1.
+#[inline(always)]
+fn split_exp<T: Real>(x: T, shift: T) -> (T, T) {
+    let k = x.mul_add(T::from_f64(std::f64::consts::LOG2_E), shift) - shift;
     let (ln_2_high, ln_2_low) = ln_2::<T>();
     let r = (-k).mul_add(ln_2_low, (-k).mul_add(ln_2_high, x));
     let series = if is_short::<T>() { polynomial(r, &EXP_SHORT) } else { polynomial(r, &EXP_LONG) };
-    (k.exp2_integral(), (r * r).mul_add(series, r))
+    (k, (r * r).mul_add(series, r))
 }
 
 /// `eˣ`; never smaller than about the smallest normal number, never infinite.
@@ -72,6 +80,16 @@ fn reduced_exp<T: Real>(x: T) -> (T, T) {
 pub(crate) fn exp<T: Real>(x: T) -> T {
     let (power, rest) = reduced_exp(x);
     power.mul_add(rest, power)
+}
+
+/// `eˣ` for `x` up to 50 (constant above), which underflows gradually and is 0 far below.
+#[inline(always)]
+pub(crate) fn decay<T: Real>(x: T) -> T {
+    // The power of two is raised by so much that it is a normal number down to half of the smallest subnormal one.
+    let (shift, low, raise) = if is_short::<T>() { (ROUND_SHORT, -104.0, 24.0) } else { (ROUND_LONG, -745.2, 64.0) };
+    let (k, rest) = split_exp(x.clip(T::from_f64(low), T::from_f64(50.0)), T::from_f64(shift));
+    let power = (k + T::from_f64(raise)).exp2_integral();
+    power.mul_add(rest, power) * T::from_f64(-raise).exp2_integral()
 }
 
 /// `eˣ - 1`, accurate also near 0.
@@ -163,6 +181,9 @@ const TAIL_SHORT: [f64; 12] = [
 /// `(e^(-a²/2), Q(a) e^(a²/2))` for `a >= 0`: the normal density without its factor, and the scaled upper tail.
 #[inline(always)]
 pub(crate) fn normal_tail<T: Real>(a: T) -> (T, T) {
+    // Far out both are 0, and squares would overflow.
+    let far = T::from_f64(if is_short::<T>() { 16.0 } else { 40.0 });
+    let a = if a > far { far } else { a };
     let four = T::from_f64(4.0);
     let t = (a - four) / (a + four);
     let series = if is_short::<T>() { polynomial(t, &TAIL_SHORT) } else { polynomial(t, &TAIL_LONG) };
@@ -170,14 +191,23 @@ pub(crate) fn normal_tail<T: Real>(a: T) -> (T, T) {
     // What squaring lost: e^(-(s + l)/2) = e^(-s/2) (1 - l/2).
     let lost = a.mul_add(a, -square);
     let half = T::from_f64(-0.5);
-    let density = exp(square * half);
+    let density = decay(square * half);
     (density.mul_add(lost * half, density), series / (T::ONE + a))
 }
 
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
 pub(crate) fn sigmoid<T: Real>(x: T) -> T {
-    T::ONE / (T::ONE + exp(-x))
+    sigmoid_pair(x).0
+}
+
+/// `(σ(x), σ(-x))`, both accurate, `σ` the sigmoid.
+#[inline(always)]
+pub(crate) fn sigmoid_pair<T: Real>(x: T) -> (T, T) {
+    let e = decay(-x.abs());
+    let large = T::ONE / (T::ONE + e);
+    let small = e * large;
+    if x < T::ZERO { (small, large) } else { (large, small) }
 }
 
 /// `tanh x`.

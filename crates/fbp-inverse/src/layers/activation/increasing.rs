@@ -34,6 +34,7 @@ pub(crate) struct IncreasingContext<T> {
     image: Range<T>,
     bottom: T,
     top: T,
+    tolerance: T,
 }
 
 impl<T: Real, M: IncreasingMap<T>> ScalarMap<T> for Increasing<M> {
@@ -73,7 +74,16 @@ impl<T: Real, M: IncreasingMap<T>> ScalarMap<T> for Increasing<M> {
         let rounding = T::from_f64(8.0) * T::EPSILON * self.0.output_scale().unwrap_or(T::ZERO);
         let tolerance = if M::ATTAINS_ENDS { setting.tolerance } else { setting.tolerance.max(rounding) };
         let image = self.image(setting.range);
-        IncreasingContext { range: setting.range, image, bottom: least + tolerance, top: most - tolerance }
+        IncreasingContext { range: setting.range, image, bottom: least + tolerance, top: most - tolerance, tolerance }
+    }
+
+    #[inline(always)]
+    fn allowance(self, y: T, context: &IncreasingContext<T>) -> T {
+        let IncreasingContext { bottom, top, tolerance, .. } = *context;
+        // The output that an end's preimage gives is that end up to rounding; infinite ends compare with NaN.
+        let rounding = |end: T| T::from_f64(16.0) * T::EPSILON * (end.abs() + tolerance);
+        let is_flat = (y <= bottom + rounding(bottom)) | (y >= top - rounding(top));
+        if is_flat { tolerance } else { T::ZERO }
     }
 
     #[inline(always)]
@@ -91,7 +101,7 @@ impl<M> Increasing<M> {
     where
         M: IncreasingMap<T>,
     {
-        let IncreasingContext { range, image, bottom, top } = *context;
+        let IncreasingContext { range, image, bottom, top, .. } = *context;
         let (lo, hi) = (image.clip(entry.lower), image.clip(entry.upper));
         let (lower, upper) = if M::ATTAINS_ENDS {
             let lower = self.0.inverse(lo);

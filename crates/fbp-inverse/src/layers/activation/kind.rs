@@ -79,6 +79,9 @@ impl<T: Real> Preimage<T> {
     #[inline(always)]
     pub(crate) fn nearest(entry: Entry<T>, range: Range<T>, lower: T, upper: T) -> Self {
         let upper = if upper < lower { lower } else { upper };
+        // An end that overflowed would be a point at infinity.
+        let lower = if lower > T::MAX { T::MAX } else { lower };
+        let upper = if upper < -T::MAX { -T::MAX } else { upper };
         let (x, y) = (entry.observed_in, entry.observed_out);
         let met = (entry.lower <= y) & (y <= entry.upper) & range.contains(x);
         Self {
@@ -147,6 +150,8 @@ pub(crate) trait ScalarMap<T: Real>: Copy + Send + Sync {
     /// Scale of the outputs that tolerances refer to; `None` if it is that of the feature.
     fn output_scale(self) -> Option<T>;
     fn context(self, setting: Setting<T>) -> Self::Context;
+    /// By how much the output `y` may miss its interval besides rounding: the tolerance if it is at a flat end, else 0.
+    fn allowance(self, y: T, context: &Self::Context) -> T;
     /// The preimages of some entries; with `POINT` the ends of the target intervals are known to be equal.
     fn preimages<const POINT: bool>(self, block: &mut EntryBlock<'_, T>, context: &Self::Context);
 }
@@ -158,6 +163,20 @@ impl Activation {
             Self::LeakyRelu { slope } => slope >= 0.0,
             Self::Gelu | Self::GeluTanh | Self::Silu | Self::HardSwish | Self::Mish => false,
             _ => true,
+        }
+    }
+
+    /// Checks the parameters, as numbers of type `T`.
+    ///
+    /// # Errors
+    /// [`InverseError::Parameter`] if one is outside the range given at the variant after rounding.
+    pub(super) fn check_rounded<T: Real>(&self) -> Result<(), InverseError> {
+        let round = |value: f64| T::from_f64(value).to_f64();
+        match *self {
+            Self::LeakyRelu { slope } => Self::LeakyRelu { slope: round(slope) }.check(),
+            Self::HardTanh { min, max } => Self::HardTanh { min: round(min), max: round(max) }.check(),
+            Self::Elu { alpha } => Self::Elu { alpha: round(alpha) }.check(),
+            _ => Ok(()),
         }
     }
 

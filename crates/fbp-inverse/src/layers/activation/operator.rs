@@ -3,11 +3,12 @@ use std::ops::Range;
 
 use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
+use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{FeatureShape, Real};
 
 use super::kind::{Activation, BLOCK, EntryBlock, ScalarMap, Setting};
 use crate::layers::columns::{
-    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp,
+    MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, distance_to,
     largest_magnitude,
 };
 use crate::{DifferentiableOperator, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, VjpPass};
@@ -21,7 +22,8 @@ use crate::{DifferentiableOperator, InverseError, JvpPass, ReverseOperator, Reve
 /// An output within `tolerance × scale` of the flat end of the function's range counts as that end: a ReLU that must
 /// give at most that much accepts every smaller input, and a tanh that must give 1 needs no infinite input. The scale
 /// is the width of the range or, for functions without one (ReLU), the largest magnitude in the observed output of the
-/// sample. The default is `1e-4`: solver noise in targets must not pull inputs across a kink.
+/// sample. The default is `1e-4`: solver noise in targets must not pull inputs across a kink. Outputs at a flat end may
+/// miss their interval by as much and count as attained; elsewhere [`fbp_linalg::attained`] holds as it stands.
 ///
 /// # Source
 /// Own derivation.
@@ -41,9 +43,10 @@ impl<T: Real> ActivationReverse<T> {
     /// The activation on features of the given shape.
     ///
     /// # Errors
-    /// [`InverseError::Parameter`] if a parameter of the activation is outside its range.
+    /// [`InverseError::Parameter`] if a parameter of the activation is outside its range, also after rounding to `T`.
     pub fn new(name: impl Into<String>, activation: Activation, shape: FeatureShape) -> Result<Self, InverseError> {
         activation.check()?;
+        activation.check_rounded::<T>()?;
         let (name, tolerance, scalar) = (name.into(), Self::DEFAULT_TOLERANCE, PhantomData);
         Ok(Self { name, activation, shape, tolerance, scalar })
     }
@@ -96,25 +99,45 @@ pub(super) struct Reverse<M, T> {
     pub(super) tolerance: T,
 }
 
+/// Outputs at the points of a block, and their distances to the target intervals.
+struct Reached<T> {
+    outputs: [T; BLOCK],
+    distances: [T; BLOCK],
+}
+
 impl<T: Real, M: ScalarMap<T>> SampleReverse<T> for Reverse<M, T> {
     #[inline(always)]
-    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
-        let largest = largest_magnitude(sample.observed_out);
-        let tolerance = self.tolerance * self.map.output_scale().unwrap_or(largest);
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome {
+        let tolerance = match self.map.output_scale() {
+            Some(scale) => self.tolerance * scale,
+            None => self.tolerance * largest_magnitude(sample.observed_out),
+        };
         let context = self.map.context(Setting { range: sample.in_range, tolerance });
-        let mut violation = T::ZERO;
+        let mut reached = Reached { outputs: [T::ZERO; BLOCK], distances: [T::ZERO; BLOCK] };
+        let mut outcome = Outcome::MET;
         for start in (0..target.point.len()).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(target.point.len());
-            let is_point = is_same(&sample.lower[block.clone()], &sample.upper[block.clone()]);
-            let worst = if is_point {
-                reverse_block::<T, M, true>(self.map, &context, block, (sample, target))
+            let (lower, upper) = (&sample.lower[block.clone()], &sample.upper[block.clone()]);
+            if is_same(lower, upper) {
+                reverse_block::<T, M, true>(self.map, &context, block.clone(), (sample, target), &mut reached);
             } else {
-                reverse_block::<T, M, false>(self.map, &context, block, (sample, target))
-            };
-            violation = if worst > violation { worst } else { violation };
+                reverse_block::<T, M, false>(self.map, &context, block.clone(), (sample, target), &mut reached);
+            }
+            let mut worst = largest_magnitude(&reached.distances[..block.len()]).to_f64();
+            if worst == 0.0 {
+                continue;
+            }
+            if worst == f64::INFINITY {
+                // The difference of two numbers may overflow.
+                let ends = lower.iter().zip(upper).zip(&reached.outputs);
+                worst = ends.map(|((&lo, &hi), &y)| distance_to(y, lo, hi)).fold(0.0, f64::max);
+            }
+            outcome.violation = outcome.violation.max(worst);
+            if !outcome.missed && !is_rounding(&reached, block.len()) {
+                outcome.missed = misses(self.map, &context, &target.point[block], &reached);
+            }
         }
-        let rounding = T::from_f64(32.0) * T::EPSILON * (largest + self.map.output_scale().unwrap_or(T::ZERO));
-        Outcome { violation, tolerance: tolerance + rounding }
+        outcome
     }
 }
 
@@ -123,14 +146,15 @@ fn is_same<T: Real>(lower: &[T], upper: &[T]) -> bool {
     lower.iter().zip(upper).fold(true, |same, (lo, hi)| same & (lo == hi))
 }
 
-/// Reverses a block of entries and returns their largest violation.
+/// Reverses a block of entries and evaluates the function at the points found.
 #[inline(always)]
 fn reverse_block<T: Real, M: ScalarMap<T>, const POINT: bool>(
     map: M,
     context: &M::Context,
     block: Range<usize>,
     (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
-) -> T {
+    reached: &mut Reached<T>,
+) {
     let (lower, upper) = (&sample.lower[block.clone()], &sample.upper[block.clone()]);
     let mut entries = EntryBlock {
         observed_in: &sample.observed_in[block.clone()],
@@ -142,13 +166,35 @@ fn reverse_block<T: Real, M: ScalarMap<T>, const POINT: bool>(
         upper: &mut target.upper[block],
     };
     map.preimages::<POINT>(&mut entries, context);
-    let mut distances = [T::ZERO; BLOCK];
-    for (((distance, &point), &lower), &upper) in distances.iter_mut().zip(&*entries.point).zip(lower).zip(upper) {
+    let outputs = reached.outputs.iter_mut().zip(reached.distances.iter_mut());
+    for (((output, distance), &point), (&lower, &upper)) in outputs.zip(&*entries.point).zip(lower.iter().zip(upper)) {
         let y = map.value(point);
         let short = if y < lower { lower - y } else { T::ZERO };
+        *output = y;
         *distance = if y > upper { y - upper } else { short };
     }
-    largest_magnitude(&distances)
+}
+
+/// Whether all distances are within the rounding of the outputs alone: a fast answer for nearly every block.
+#[inline(always)]
+fn is_rounding<T: Real>(reached: &Reached<T>, count: usize) -> bool {
+    let share = T::from_f64(attained_slack::<T>(1, 1.0));
+    let entries = reached.distances[..count].iter().zip(&reached.outputs[..count]);
+    entries.fold(true, |within, (&distance, &y)| within & (distance <= share * y.abs()))
+}
+
+/// Whether some entry misses its interval.
+#[inline(always)]
+fn misses<T: Real, M: ScalarMap<T>>(map: M, context: &M::Context, points: &[T], reached: &Reached<T>) -> bool {
+    points.iter().zip(&reached.outputs).zip(&reached.distances).any(|((&x, &y), &distance)| {
+        if distance == T::ZERO {
+            return false;
+        }
+        let scale = y.to_f64().abs() + (x.to_f64() * map.slope(x).to_f64()).abs();
+        let slack = attained_slack::<T>(1, scale) + map.allowance(y, context).to_f64();
+        let held = distance.to_f64() <= slack;
+        !held
+    })
 }
 
 impl<T: Real> ReverseOperator<T> for ActivationReverse<T> {

@@ -72,7 +72,7 @@ impl<T: Real> IncreasingMap<T> for HardTanh<T> {
     }
 
     fn output_scale(self) -> Option<T> {
-        Some(self.max - self.min)
+        Some((self.max - self.min).min(T::MAX))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use fbp_linalg::Real;
 
-use super::elementary::{exp, exp_m1, ln, ln_1p, sigmoid, tanh};
+use super::elementary::{decay, exp_m1, ln, ln_1p, sigmoid, tanh};
 use super::increasing::IncreasingMap;
 
 #[derive(Clone, Copy)]
@@ -19,7 +19,7 @@ impl<T: Real> IncreasingMap<T> for Tanh {
     #[inline(always)]
     fn slope(self, x: T) -> T {
         // 4e / (1 + e)² with e = e^(-2|x|), accurate also where tanh rounds to 1.
-        let e = exp(x.abs() * T::from_f64(-2.0));
+        let e = decay(x.abs() * T::from_f64(-2.0));
         let sum = T::ONE + e;
         T::from_f64(4.0) * e / (sum * sum)
     }
@@ -57,7 +57,7 @@ impl<T: Real> IncreasingMap<T> for Sigmoid {
 
     #[inline(always)]
     fn slope(self, x: T) -> T {
-        let e = exp(-x.abs());
+        let e = decay(-x.abs());
         let sum = T::ONE + e;
         e / (sum * sum)
     }
@@ -95,7 +95,7 @@ impl<T: Real> IncreasingMap<T> for Elu<T> {
 
     #[inline(always)]
     fn slope(self, x: T) -> T {
-        if x > T::ZERO { T::ONE } else { self.alpha * exp(x) }
+        if x > T::ZERO { T::ONE } else { self.alpha * decay(x) }
     }
 
     #[inline(always)]
@@ -125,7 +125,7 @@ impl<T: Real> IncreasingMap<T> for Softplus {
     #[inline(always)]
     fn value(self, x: T) -> T {
         let positive = if x > T::ZERO { x } else { T::ZERO };
-        positive + ln_1p(exp(-x.abs()))
+        positive + ln_1p(decay(-x.abs()))
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use fbp_linalg::Real;
 
-use super::elementary::{exp, ln, normal_tail};
+use super::elementary::{decay, exp, ln, normal_tail, sigmoid_pair};
 use super::kind::BLOCK;
 use super::valley::ValleyMap;
 
@@ -77,21 +77,32 @@ impl<T: Real, M: SmoothValley<T>> ValleyMap<T> for Smooth<M> {
         let (bottom, minimum) = self.minimum();
         let (half, two) = (T::from_f64(0.5), T::from_f64(2.0));
         let flat = T::from_f64((2.0 / M::CURVATURE).sqrt());
-        let mut wanted = [T::ZERO; BLOCK];
-        for (wanted, x) in wanted.iter_mut().zip(&mut *values) {
+        let (mut wanted, mut outputs) = ([T::ZERO; BLOCK], [T::ZERO; BLOCK]);
+        for ((wanted, output), x) in wanted.iter_mut().zip(&mut outputs).zip(&mut *values) {
             let y = *x;
-            *wanted = root(y - minimum);
+            (*wanted, *output) = (root(y - minimum), y);
             let (near, far) = (bottom + *wanted * flat, y + half * exp(-y));
             *x = if y < half { near } else { far };
         }
-        for _ in 0..steps::<T>() {
+        let evaluate = |x: T| {
+            let (value, slope) = self.0.value_and_slope(x);
+            let height = root(value - minimum);
+            (value, height, if x - bottom < parabola::<T>() { flat } else { two * height / slope })
+        };
+        for _ in 1..steps::<T>() {
             for (x, &wanted) in values.iter_mut().zip(&wanted) {
-                let (value, slope) = self.0.value_and_slope(*x);
-                let height = root(value - minimum);
-                let ratio = if *x - bottom < parabola::<T>() { flat } else { two * height / slope };
+                let (_, height, ratio) = evaluate(*x);
                 let next = *x - (height - wanted) * ratio;
                 *x = if next > bottom { next } else { bottom };
             }
+        }
+        // The last step compares the outputs themselves: near 0 they have digits that the roots have lost.
+        for ((x, &wanted), &y) in values.iter_mut().zip(&wanted).zip(&outputs) {
+            let (value, height, ratio) = evaluate(*x);
+            let sum = height + wanted;
+            let gap = if sum > T::ZERO { (value - y) / sum } else { T::ZERO };
+            let next = *x - gap * ratio;
+            *x = if next > bottom { next } else { bottom };
         }
     }
 
@@ -167,26 +178,20 @@ impl<T: Real> SmoothValley<T> for GeluTanh {
     fn value_and_slope(self, x: T) -> (T, T) {
         const LINEAR: f64 = 1.595_769_121_605_730_7; // 2 √(2/π)
         const CUBIC: f64 = LINEAR * 0.044_715;
-        let square = x * x;
-        let argument = x * square.mul_add(T::from_f64(CUBIC), T::from_f64(LINEAR));
+        // Far out the share is 0 or 1, and powers would overflow.
+        let far = T::from_f64(32.0);
+        let near = x.clip(-far, far);
+        let square = near * near;
+        let argument = near * square.mul_add(T::from_f64(CUBIC), T::from_f64(LINEAR));
         let (share, rest) = sigmoid_pair(argument);
         let steepness = square.mul_add(T::from_f64(3.0 * CUBIC), T::from_f64(LINEAR));
-        (x * share, share * (x * rest * steepness + T::ONE))
+        (x * share, share * (near * rest * steepness + T::ONE))
     }
 
     #[inline(always)]
     fn left_seed(v: T, slope: T) -> T {
         gelu_seed(v, slope)
     }
-}
-
-/// `(σ(x), σ(-x))`.
-#[inline(always)]
-fn sigmoid_pair<T: Real>(x: T) -> (T, T) {
-    let e = exp(-x.abs());
-    let large = T::ONE / (T::ONE + e);
-    let small = e * large;
-    if x < T::ZERO { (small, large) } else { (large, small) }
 }
 
 /// `x σ(x)`.
@@ -216,14 +221,16 @@ impl<T: Real> SmoothValley<T> for Mish {
 
     #[inline(always)]
     fn value_and_slope(self, x: T) -> (T, T) {
-        // tanh(ln(1 + e)) = n / (n + 2) with n = e (e + 2); for e^20 the quotient rounds to 1.
-        let twenty = T::from_f64(20.0);
-        let e = exp(if x < twenty { x } else { twenty });
+        // tanh(ln(1 + e)) = n / (n + 2) with n = e (e + 2); for e^22 the quotient rounds to 1 and the derivative of n is
+        // negligible.
+        let far = T::from_f64(22.0);
+        let near = if x > far { far } else { x };
+        let e = decay(near);
         let two = T::from_f64(2.0);
         let n = e * (e + two);
         let share = n / (n + two);
         // The derivative of n is 2e (e + 1).
         let steepness = T::from_f64(4.0) * e * (e + T::ONE) / ((n + two) * (n + two));
-        (x * share, x * steepness + share)
+        (x * share, near * steepness + share)
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Valley<M>(pub(crate) M);
 struct Side<T> {
     domain: Range<T>,
     image: Range<T>,
+    /// Largest output at finite inputs.
+    most: T,
     /// 0, or infinite if no input of the range lies on this side.
     penalty: T,
 }
@@ -47,6 +49,7 @@ pub(crate) struct ValleyContext<T> {
     minimum: T,
     /// Outputs above this count as the left end.
     top: T,
+    tolerance: T,
     /// Whether the minimum itself lies in the range.
     connected: bool,
 }
@@ -55,7 +58,7 @@ impl<T: Real> Side<T> {
     /// Distance between the target interval and what this side can produce.
     #[inline(always)]
     fn miss(&self, entry: &Entry<T>) -> T {
-        let (short, over) = (entry.lower - self.image.upper, self.image.lower - entry.upper);
+        let (short, over) = (entry.lower - self.most, self.image.lower - entry.upper);
         let miss = if short > over { short } else { over };
         (if miss > T::ZERO { miss } else { T::ZERO }) + self.penalty
     }
@@ -98,7 +101,7 @@ impl<T: Real, M: ValleyMap<T>> ScalarMap<T> for Valley<M> {
     fn context(self, setting: Setting<T>) -> ValleyContext<T> {
         let range = setting.range;
         let (bottom, minimum) = self.0.minimum();
-        let rounding = T::from_f64(8.0) * T::EPSILON * minimum.abs();
+        let rounding = T::from_f64(16.0) * T::EPSILON * minimum.abs();
         let tolerance = if M::ATTAINS_LEFT_END { setting.tolerance } else { setting.tolerance.max(rounding) };
         let split = range.clip(bottom);
         let value = |x: T| if x == bottom { minimum } else { value_at(self.0, x) };
@@ -106,15 +109,25 @@ impl<T: Real, M: ValleyMap<T>> ScalarMap<T> for Valley<M> {
         let left = Side {
             domain: Range::new(range.lower, split),
             image: Range::new(value(split), value(range.lower)),
+            most: value(range.finite().lower),
             penalty: missing(range.lower <= bottom),
         };
         let right = Side {
             domain: Range::new(split, range.upper),
             image: Range::new(value(split), value(range.upper)),
+            most: value(range.finite().upper),
             penalty: missing(range.upper >= bottom),
         };
         let connected = range.contains(bottom);
-        ValleyContext { range, left, right, minimum, top: self.0.left_end() - tolerance, connected }
+        ValleyContext { range, left, right, minimum, top: self.0.left_end() - tolerance, tolerance, connected }
+    }
+
+    #[inline(always)]
+    fn allowance(self, y: T, context: &ValleyContext<T>) -> T {
+        // On either side of the left end: outputs of the other branch come just as near to it.
+        let room = context.tolerance * T::from_f64(1.0 + 1e-3);
+        let is_flat = (y - self.0.left_end()).abs() <= room;
+        if is_flat { context.tolerance } else { T::ZERO }
     }
 
     #[inline(always)]
@@ -175,7 +188,7 @@ fn nearer_side<T: Real>(
     (right_lower, right_upper): (T, T),
     context: &ValleyContext<T>,
 ) -> Preimage<T> {
-    let ValleyContext { range, left, right, minimum, top, connected } = *context;
+    let ValleyContext { range, left, right, minimum, top, connected, .. } = *context;
     let right_upper = if right.image.clip(entry.upper) < T::INFINITY { right_upper } else { T::INFINITY };
     let (right_lower, right_upper) = (right.domain.clip(right_lower), right.domain.clip(right_upper));
     let left_lower = if left.image.clip(entry.upper) < top { left_lower } else { T::NEG_INFINITY };

@@ -285,7 +285,7 @@ fn reverse_sample<T: Real, M: LinearMap>(
     index: usize,
     report: &mut ReverseReport,
     memory: &mut MemBuffer,
-) -> Result<Outcome<T>, LinalgError> {
+) -> Result<Outcome, LinalgError> {
     let keep = |target: &mut SampleBox<'_, T>| {
         target.lower.copy_from_slice(target.point);
         target.upper.copy_from_slice(target.point);
@@ -293,7 +293,7 @@ fn reverse_sample<T: Real, M: LinearMap>(
     if is_within(sample.observed_out, sample.lower, sample.upper) {
         target.point.copy_from_slice(sample.observed_in);
         keep(target);
-        return Ok(Outcome { violation: T::ZERO, tolerance: T::ZERO });
+        return Ok(Outcome::MET);
     }
     let stack = MemStack::new(memory);
     let map = solver.map;
@@ -315,8 +315,7 @@ fn reverse_sample<T: Real, M: LinearMap>(
     report.iters = report.iters.max(solved.products);
     report.stopped_early |= !solved.converged;
     report.kkt_max = report.kkt_max.max(solved.residual);
-    let violation = T::from_f64(violation);
-    Ok(Outcome { violation, tolerance: if missed <= 1.0 { violation } else { T::ZERO } })
+    Ok(Outcome { violation, missed: missed > 1.0 })
 }
 
 /// Solves the sample in `wide`, once more and more sharply if that nearly attained its box; returns the solve, the violation

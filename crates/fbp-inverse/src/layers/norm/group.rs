@@ -20,6 +20,8 @@ pub(super) struct Group<'a> {
     pub(super) epsilon: f64,
     /// Relative tolerance of the amplitude of the normalised feature.
     pub(super) tolerance: f64,
+    /// Smallest deviation relative to the mean, where a larger one is as good.
+    pub(super) variation: f64,
     pub(super) range: Range<f64>,
     /// Observed input.
     pub(super) input: &'a [f64],
@@ -34,6 +36,9 @@ pub(super) struct Group<'a> {
 pub(super) struct GroupMemory<'a> {
     pub(super) observed: &'a mut [f64],
     pub(super) wanted: &'a mut [f64],
+    /// Ends of the target intervals as normalised entries, infinite where the gain is 0.
+    pub(super) first: &'a mut [f64],
+    pub(super) last: &'a mut [f64],
     pub(super) low: &'a mut [f64],
     pub(super) high: &'a mut [f64],
     /// Where the last search for a feature in a box ended.
@@ -42,18 +47,17 @@ pub(super) struct GroupMemory<'a> {
 
 /// Mean and deviation of the observed input.
 #[derive(Clone, Copy)]
-struct Moments {
-    mean: f64,
-    deviation: f64,
+pub(super) struct Moments {
+    pub(super) mean: f64,
+    pub(super) deviation: f64,
 }
 
-/// One try of [`Group::attempt`].
+/// An input on the line of those that give a normalised feature.
 struct Attempt {
     mean: f64,
     scale: f64,
-    /// Squared distance from the observed input; infinite out of reach.
+    /// Squared distance from the observed input.
     price: f64,
-    is_box: bool,
 }
 
 /// Mean (0 unless `centred`) and mean squared deviation from it.
@@ -65,57 +69,92 @@ pub(super) fn moments(values: &[f64], centred: bool) -> (f64, f64) {
 
 impl Group<'_> {
     /// Writes the input wanted into `out`.
-    ///
-    /// A box asks for the nearest feature of a given deviation; the deviation is then found by a search.
+    #[inline(always)]
     pub(super) fn reverse(&self, memory: &mut GroupMemory<'_>, out: &mut [f64]) {
         let (mean, variance) = moments(self.input, self.sphere.centred);
         let observed = Moments { mean, deviation: variance.sqrt() };
-        let mut best = self.attempt(observed, observed.deviation, memory, out);
-        if best.is_box && observed.deviation > 0.0 {
-            let price = |at: f64| self.attempt(observed, observed.deviation * at.exp(), memory, out).price;
-            let (change, least) = minimise((-SEARCH, SEARCH), SEARCH_ACCURACY, price);
-            let deviation = if least < best.price { change.exp() } else { 1.0 };
-            best = self.attempt(observed, observed.deviation * deviation, memory, out);
-        }
+        let mut pairs = self.gain.iter().zip(self.lower.iter().zip(self.upper));
+        let best = if pairs.all(|(g, (a, b))| *g != 0.0 && a == b) {
+            self.sphere.nearest(self.gain, self.lower, out);
+            self.settle(observed, out)
+        } else {
+            self.write_ends(memory);
+            if self.solve_jointly(observed, memory, out) {
+                self.settle(observed, out)
+            } else {
+                self.search(observed, memory, out)
+            }
+        };
         out.iter_mut().for_each(|u| *u = self.range.clip_wide(best.mean + best.scale * *u));
     }
 
-    /// The nearest input found if the feature is chosen for one deviation; its direction, of unit size, into `out`.
-    fn attempt(&self, observed: Moments, deviation: f64, memory: &mut GroupMemory<'_>, out: &mut [f64]) -> Attempt {
-        let (n, start) = (out.len() as f64, observed.mean);
-        let is_box = self.choose((start, deviation), memory, out);
-        let norm = (out.iter().map(|u| u * u).sum::<f64>() / n).sqrt();
-        if norm > 0.0 {
-            out.iter_mut().for_each(|u| *u /= norm);
+    /// The target intervals as those of normalised entries; a zero scale asks for nothing.
+    fn write_ends(&self, memory: &mut GroupMemory<'_>) {
+        let ends = self.gain.iter().zip(self.lower.iter().zip(self.upper));
+        for ((first, last), (&gain, (&a, &b))) in memory.first.iter_mut().zip(memory.last.iter_mut()).zip(ends) {
+            (*first, *last) = if gain == 0.0 { (f64::NEG_INFINITY, f64::INFINITY) } else { (a / gain, b / gain) };
+            if gain < 0.0 {
+                std::mem::swap(first, last);
+            }
         }
-        let along = self.input.iter().zip(&*out).map(|(x, u)| (x - start) * u).sum::<f64>() / n;
-        let (mean, scale) = self.place(start, along, self.scales(norm, observed.deviation, out), out);
-        let miss = |(x, u): (&f64, &f64)| (mean + scale * u - x) * (mean + scale * u - x);
-        let price = if is_box { self.input.iter().zip(&*out).map(miss).sum() } else { f64::INFINITY };
-        Attempt { mean, scale, price, is_box }
     }
 
-    /// The normalised feature to ask for, into `u`; tells whether it was chosen from a box for this deviation.
-    fn choose(&self, (mean, deviation): (f64, f64), memory: &mut GroupMemory<'_>, u: &mut [f64]) -> bool {
-        let ends = || self.gain.iter().zip(self.lower.iter().zip(self.upper));
-        if ends().all(|(g, (a, b))| *g != 0.0 && a == b) {
-            self.sphere.nearest(self.gain, self.lower, u);
-            return false;
+    /// What [`solve_jointly`](Self::solve_jointly) did not find: for a given deviation the nearest feature of the box, with
+    /// a search for the deviation; out of reach the smallest miss.
+    fn search(&self, observed: Moments, memory: &mut GroupMemory<'_>, out: &mut [f64]) -> Attempt {
+        let Moments { mean, deviation } = observed;
+        if !self.choose((mean, deviation), memory, out) {
+            self.miss((mean, deviation), memory, out);
+            return self.settle(observed, out);
         }
+        let best = self.settle(observed, out);
+        if deviation == 0.0 {
+            return best;
+        }
+        let price = |at: f64| {
+            let found = self.choose((mean, deviation * at.exp()), memory, out);
+            if found { self.settle(observed, out).price } else { f64::INFINITY }
+        };
+        let (change, least) = minimise((-SEARCH, SEARCH), SEARCH_ACCURACY, price);
+        let change = if least < best.price { change.exp() } else { 1.0 };
+        self.choose((mean, deviation * change), memory, out);
+        self.settle(observed, out)
+    }
+
+    /// The nearest input that gives a normalised feature `u`, whose direction, of unit size, replaces it.
+    fn settle(&self, observed: Moments, u: &mut [f64]) -> Attempt {
+        let (n, start) = (u.len() as f64, observed.mean);
+        let norm = (u.iter().map(|u| u * u).sum::<f64>() / n).sqrt();
+        if norm > 0.0 {
+            u.iter_mut().for_each(|u| *u /= norm);
+        }
+        let along = self.input.iter().zip(&*u).map(|(x, u)| (x - start) * u).sum::<f64>() / n;
+        let (least, most) = self.scales(norm, observed.deviation, u);
+        let least = least.max((self.variation * start.abs()).min(most));
+        let (mean, scale) = self.place(start, along, (least, most), u);
+        let miss = |(x, u): (&f64, &f64)| (mean + scale * u - x) * (mean + scale * u - x);
+        Attempt { mean, scale, price: self.input.iter().zip(&*u).map(miss).sum() }
+    }
+
+    /// `1/√(s² + ε)`, 0 if both are 0, and the observed entries normalised by it into the memory.
+    fn normalise(&self, (mean, deviation): (f64, f64), memory: &mut GroupMemory<'_>) -> f64 {
         let root = (deviation * deviation + self.epsilon).sqrt();
         let share = if root > 0.0 { 1.0 / root } else { 0.0 };
         memory.observed.iter_mut().zip(self.input).for_each(|(u, x)| *u = (x - mean) * share);
+        share
+    }
+
+    /// The normalised feature in the box to ask for, into `u`, if one is found for this deviation.
+    fn choose(&self, (mean, deviation): (f64, f64), memory: &mut GroupMemory<'_>, u: &mut [f64]) -> bool {
+        let share = self.normalise((mean, deviation), memory);
         let wanted = u.len() as f64 * deviation * share * deviation * share;
         for keeps_range in [true, false] {
-            for ((low, high), (&gain, (&a, &b))) in memory.low.iter_mut().zip(memory.high.iter_mut()).zip(ends()) {
-                // A zero scale asks for nothing.
-                (*low, *high) = if gain == 0.0 { (f64::NEG_INFINITY, f64::INFINITY) } else { (a / gain, b / gain) };
-                if gain < 0.0 {
-                    std::mem::swap(low, high);
-                }
-                if keeps_range && root > 0.0 {
-                    *low = low.max((self.range.lower - mean) / root);
-                    *high = high.min((self.range.upper - mean) / root);
+            let ends = memory.low.iter_mut().zip(memory.high.iter_mut());
+            for ((low, high), (&first, &last)) in ends.zip(memory.first.iter().zip(memory.last.iter())) {
+                (*low, *high) = (first, last);
+                if keeps_range && share > 0.0 {
+                    *low = low.max((self.range.lower - mean) * share);
+                    *high = high.min((self.range.upper - mean) * share);
                 }
             }
             if self.sphere.within(
@@ -128,11 +167,17 @@ impl Group<'_> {
                 return true;
             }
         }
-        // Out of reach: the nearest point of the box to the feature, the nearest feature to that point, and so on.
+        false
+    }
+
+    /// Out of reach: the nearest point of the box to the feature, the nearest feature to that point, and so on.
+    fn miss(&self, at: (f64, f64), memory: &mut GroupMemory<'_>, u: &mut [f64]) {
+        self.normalise(at, memory);
         u.copy_from_slice(memory.observed);
         for _ in 0..MISS_STEPS {
             let mut change = 0.0_f64;
-            for (wanted, (u, (g, (&a, &b)))) in memory.wanted.iter_mut().zip(u.iter().zip(ends())) {
+            let ends = self.gain.iter().zip(self.lower.iter().zip(self.upper));
+            for (wanted, (u, (g, (&a, &b)))) in memory.wanted.iter_mut().zip(u.iter().zip(ends)) {
                 let next = (g * u).max(a).min(b);
                 change = change.max((next - *wanted).abs());
                 *wanted = next;
@@ -143,7 +188,6 @@ impl Group<'_> {
                 break;
             }
         }
-        false
     }
 
     /// Scales `s` with which `direction · s/√(s² + ε)` is what was asked for, of size `norm`.

@@ -1,28 +1,15 @@
 use faer::dyn_stack::{MemStack, StackReq};
+use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{LinalgError, Real};
+use pulp::{Arch, NullaryFnOnce};
 
 use super::NormReverse;
 use super::group::{Group, GroupMemory};
 use super::sphere::{Piece, Sphere};
+use super::statistics::{Statistics, unit_for};
 use crate::Range;
-use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, is_within, largest_magnitude, violation_of};
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, distance_to, is_within, largest_magnitude};
 use crate::layers::parts::ScratchReverse;
-
-/// Sum of a group, in double precision.
-#[inline(always)]
-fn sum<T: Real>(values: impl Iterator<Item = T>) -> f64 {
-    values.fold(0.0, |sum, x| sum + x.to_f64())
-}
-
-/// Mean (0 if not centred) and `1/√(variance + ε)` of a group.
-#[inline(always)]
-fn statistics<T: Real>(layer: &NormReverse<T>, values: &[T]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = if layer.centred { sum(values.iter().copied()) / n } else { 0.0 };
-    let squares = values.iter().fold(0.0, |sum, x| sum + (x.to_f64() - mean) * (x.to_f64() - mean));
-    let root = (squares / n + layer.epsilon).sqrt();
-    (mean, if root > 0.0 { 1.0 / root } else { 0.0 })
-}
 
 /// Forward kernel.
 pub(super) struct Forward<'a, T>(pub(super) &'a NormReverse<T>);
@@ -34,9 +21,9 @@ impl<T: Real> SampleMap<T> for Forward<'_, T> {
         let groups = input.chunks_exact(len).zip(out.chunks_exact_mut(len));
         let parameters = layer.gain.chunks_exact(len).zip(layer.shift.chunks_exact(len));
         for ((input, out), (gain, shift)) in groups.zip(parameters) {
-            let (mean, scale) = statistics(layer, input);
+            let statistics = Statistics::of(input, layer.centred, layer.epsilon);
             for ((out, &x), (&g, &b)) in out.iter_mut().zip(input).zip(gain.iter().zip(shift)) {
-                *out = T::from_f64((x.to_f64() - mean) * scale * g.to_f64() + b.to_f64());
+                *out = T::from_f64(statistics.normal(x) * g.to_f64() + b.to_f64());
             }
         }
     }
@@ -54,19 +41,19 @@ impl<T: Real> SampleMap<T> for Jacobian<'_, T> {
         let (layer, len) = (self.layer, self.layer.len);
         let groups = at.chunks_exact(len).zip(direction.chunks_exact(len)).zip(out.chunks_exact_mut(len));
         for (((at, direction), out), gain) in groups.zip(layer.gain.chunks_exact(len)) {
-            let (mean, scale) = statistics(layer, at);
+            let statistics = Statistics::of(at, layer.centred, layer.epsilon);
             let weight = |g: T| if self.adjoint { g.to_f64() } else { 1.0 };
             let (mut total, mut along) = (0.0, 0.0);
             for ((&x, &d), &g) in at.iter().zip(direction).zip(gain) {
                 let d = d.to_f64() * weight(g);
                 total += d;
-                along += d * (x.to_f64() - mean) * scale;
+                along += d * statistics.normal(x);
             }
             let total = if layer.centred { total / len as f64 } else { 0.0 };
             along /= len as f64;
             for ((out, (&x, &d)), &g) in out.iter_mut().zip(at.iter().zip(direction)).zip(gain) {
-                let rest = d.to_f64() * weight(g) - total - (x.to_f64() - mean) * scale * along;
-                *out = T::from_f64(rest * scale * if self.adjoint { 1.0 } else { g.to_f64() });
+                let rest = d.to_f64() * weight(g) - total - statistics.normal(x) * along;
+                *out = T::from_f64(rest * statistics.slope() * if self.adjoint { 1.0 } else { g.to_f64() });
             }
         }
     }
@@ -77,7 +64,7 @@ pub(super) struct Reverse<'a, T>(pub(super) &'a NormReverse<T>);
 
 impl<T: Real> ScratchReverse<T> for Reverse<'_, T> {
     fn sample_scratch(&self) -> StackReq {
-        StackReq::new::<f64>(self.0.len).array(9).or(StackReq::new::<T>(self.0.shape.len()))
+        StackReq::new::<f64>(self.0.len).array(11)
     }
 
     fn reverse_sample(
@@ -85,23 +72,71 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_, T> {
         sample: &Sample<'_, T>,
         target: &mut SampleBox<'_, T>,
         stack: &mut MemStack,
-    ) -> Result<(Outcome<T>, usize), LinalgError> {
+    ) -> Result<(Outcome, usize), LinalgError> {
+        let mut outcome = Outcome::MET;
         for group in 0..self.0.shape.len() / self.0.len {
-            self.reverse_group(group, sample, target, stack);
+            Arch::new().dispatch(ReverseGroup { kernel: self, group, sample, target, stack, outcome: &mut outcome });
         }
         target.lower.copy_from_slice(target.point);
         target.upper.copy_from_slice(target.point);
-        let (mut reached, _) = stack.make_with(target.point.len(), |_| T::ZERO);
-        Forward(self.0).map_sample(target.point, &[], &mut reached);
-        let violation = violation_of(&reached, sample.lower, sample.upper);
-        Ok((Outcome { violation, tolerance: self.tolerance(target.point, &reached) }, 0))
+        Ok((outcome, 0))
+    }
+}
+
+/// Deviation relative to the mean that features resolve to within the rounding that counts as attained.
+const LEAST_VARIATION: f64 = 1.0 / 16.0;
+
+/// Misses, relative to the largest scale, that a larger deviation may avoid.
+const SMALL_MISS: f64 = 0.05;
+
+/// One group, run inside a dispatch so that its loops use wide registers.
+struct ReverseGroup<'a, 's, 't, T> {
+    kernel: &'a Reverse<'a, T>,
+    group: usize,
+    sample: &'a Sample<'s, T>,
+    target: &'a mut SampleBox<'t, T>,
+    stack: &'a mut MemStack,
+    outcome: &'a mut Outcome,
+}
+
+impl<T: Real> NullaryFnOnce for ReverseGroup<'_, '_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let len = self.kernel.0.len;
+        let at = self.group * len..(self.group + 1) * len;
+        let (kernel, sample) = (self.kernel, self.sample);
+        let mut found = Outcome::MET;
+        kernel.reverse_group(at.clone(), 0.0, (sample, self.target), self.stack);
+        kernel.judge_group(at.clone(), sample, self.target.point, &mut found);
+        if found.missed && found.violation <= SMALL_MISS * largest_magnitude(&kernel.0.gain[at.clone()]).to_f64() {
+            // The nearest input may vary too little around its mean for the precision of the features.
+            self.target.lower[at.clone()].copy_from_slice(&self.target.point[at.clone()]);
+            let mut varied = Outcome::MET;
+            kernel.reverse_group(at.clone(), LEAST_VARIATION, (sample, self.target), self.stack);
+            kernel.judge_group(at.clone(), sample, self.target.point, &mut varied);
+            if varied.missed {
+                self.target.point[at.clone()].copy_from_slice(&self.target.lower[at]);
+            } else {
+                found = varied;
+            }
+        }
+        self.outcome.violation = self.outcome.violation.max(found.violation);
+        self.outcome.missed |= found.missed;
     }
 }
 
 impl<T: Real> Reverse<'_, T> {
-    fn reverse_group(&self, group: usize, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>, stack: &mut MemStack) {
+    #[inline(always)]
+    fn reverse_group(
+        &self,
+        at: std::ops::Range<usize>,
+        variation: f64,
+        (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
+        stack: &mut MemStack,
+    ) {
         let (layer, len, range) = (self.0, self.0.len, sample.in_range);
-        let at = group * len..(group + 1) * len;
         let (lower, upper) = (&sample.lower[at.clone()], &sample.upper[at.clone()]);
         let observed = &sample.observed_in[at.clone()];
         if is_within(&sample.observed_out[at.clone()], lower, upper) && observed.iter().all(|&x| range.contains(x)) {
@@ -110,20 +145,28 @@ impl<T: Real> Reverse<'_, T> {
         }
         let wide = |values: &[T], i: usize| values[i].to_f64();
         let (gains, shifts) = (&layer.gain[at.clone()], &layer.shift[at.clone()]);
-        let (input, stack) = stack.make_with(len, |i| wide(observed, i));
-        let (gain, stack) = stack.make_with(len, |i| wide(gains, i));
-        let (lower, stack) = stack.make_with(len, |i| wide(lower, i) - wide(shifts, i));
-        let (upper, stack) = stack.make_with(len, |i| wide(upper, i) - wide(shifts, i));
+        // Inputs in one unit and outputs in another one, so that squares neither overflow nor vanish.
+        let unit = unit_for(largest_magnitude(observed).to_f64(), layer.epsilon);
+        let steepness = unit_for(largest_magnitude(gains).to_f64(), 0.0);
+        let end = |ends: &[T], i: usize| far((wide(ends, i) - wide(shifts, i)) * steepness);
+        let (input, stack) = stack.make_with(len, |i| wide(observed, i) * unit);
+        let (gain, stack) = stack.make_with(len, |i| wide(gains, i) * steepness);
+        let (lower, stack) = stack.make_with(len, |i| end(lower, i));
+        let (upper, stack) = stack.make_with(len, |i| end(upper, i));
         let (mut normal, stack) = stack.make_with(len, |_| 0.0_f64);
         let (mut wanted, stack) = stack.make_with(len, |_| 0.0_f64);
+        let (mut first, stack) = stack.make_with(len, |_| 0.0_f64);
+        let (mut last, stack) = stack.make_with(len, |_| 0.0_f64);
         let (mut low, stack) = stack.make_with(len, |_| 0.0_f64);
         let (mut high, stack) = stack.make_with(len, |_| 0.0_f64);
         let (mut out, _) = stack.make_with(len, |_| 0.0_f64);
         let problem = Group {
             sphere: Sphere { centred: layer.centred, hollow: layer.epsilon == 0.0 },
-            epsilon: layer.epsilon,
-            tolerance: layer.tolerance,
-            range: Range::new(range.lower.to_f64(), range.upper.to_f64()),
+            epsilon: layer.epsilon * unit * unit,
+            // Not all of it, so that what is asked for stays within it after rounding.
+            tolerance: 0.9 * layer.tolerance,
+            variation,
+            range: Range::new(range.lower.to_f64() * unit, range.upper.to_f64() * unit),
             input: &input,
             gain: &gain,
             lower: &lower,
@@ -132,27 +175,43 @@ impl<T: Real> Reverse<'_, T> {
         let mut memory = GroupMemory {
             observed: &mut normal,
             wanted: &mut wanted,
+            first: &mut first,
+            last: &mut last,
             low: &mut low,
             high: &mut high,
             piece: Piece::START,
         };
         problem.reverse(&mut memory, &mut out);
-        for (point, &x) in target.point[at].iter_mut().zip(out.iter()) {
-            *point = range.clip(T::from_f64(x));
+        let finite = range.finite();
+        for ((point, &wanted), &x) in target.point[at].iter_mut().zip(out.iter()).zip(observed) {
+            *point = finite.clip(if wanted.is_nan() { x } else { T::from_f64(wanted / unit) });
         }
     }
 
-    /// What counts as rounding: that of the inputs, as the normalisation magnifies it, and the tolerance of the size.
-    fn tolerance(&self, point: &[T], reached: &[T]) -> T {
-        let (layer, len) = (self.0, self.0.len);
-        let mut worst = 0.0_f64;
-        for (group, gain) in point.chunks_exact(len).zip(layer.gain.chunks_exact(len)) {
-            let (_, scale) = statistics(layer, group);
-            let magnified = largest_magnitude(group).to_f64() * scale * largest_magnitude(gain).to_f64();
-            worst = worst.max(magnified);
+    /// Compares the outputs of a group at `point`, evaluated in double precision, with their intervals.
+    ///
+    /// Besides rounding, the amplitude of the normalised feature may be off by its tolerance.
+    #[inline(always)]
+    fn judge_group(&self, at: std::ops::Range<usize>, sample: &Sample<'_, T>, point: &[T], outcome: &mut Outcome) {
+        let layer = self.0;
+        let point = &point[at.clone()];
+        let statistics = Statistics::of(point, layer.centred, layer.epsilon);
+        let mut spread = None;
+        for (&x, i) in point.iter().zip(at) {
+            let (normal, gain, shift) = (statistics.normal(x), layer.gain[i].to_f64(), layer.shift[i].to_f64());
+            let (lower, upper) = (sample.lower[i].to_f64(), sample.upper[i].to_f64());
+            outcome.note(distance_to(normal * gain + shift, lower, upper), || {
+                let mean_size = || point.iter().map(|&x| statistics.normal(x).abs()).sum::<f64>() / point.len() as f64;
+                let spread = if layer.centred { *spread.get_or_insert_with(mean_size) } else { 0.0 };
+                let rounding = attained_slack::<T>(2, gain.abs() * (normal.abs() + spread) + shift.abs());
+                rounding + layer.tolerance * (gain * normal).abs()
+            });
         }
-        // A shift can hide how large the normalised feature is.
-        let size = largest_magnitude(reached).to_f64() + largest_magnitude(&layer.shift).to_f64();
-        T::from_f64(2.0 * layer.tolerance * size + 16.0 * T::EPSILON.to_f64() * (worst + size))
     }
+}
+
+/// Ends of intervals so far away that only their direction counts are brought back to where squares do not overflow.
+fn far(end: f64) -> f64 {
+    const FAR: f64 = 1e140;
+    if end.is_finite() { end.clamp(-FAR, FAR) } else { end }
 }

@@ -51,7 +51,8 @@ impl Sphere {
         let n = u.len() as f64;
         let (least, most) =
             gain.iter().fold((f64::INFINITY, 0.0_f64), |(low, high), g| (low.min(g * g), high.max(g * g)));
-        let floor = 1e-14 * most.max(f64::MIN_POSITIVE);
+        // Nothing beside any gain but 0, whose entries only have to balance the others.
+        let floor = (1e-30 * most).max(f64::MIN_POSITIVE);
         if !self.hollow && self.at(gain, wanted, floor, u) <= n {
             return;
         }

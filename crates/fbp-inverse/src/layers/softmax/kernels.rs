@@ -1,9 +1,13 @@
+use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{FeatureShape, Real};
 
 use super::simplex::{Class, Limits, nearest_probabilities};
 use crate::Range;
-use crate::layers::activation::elementary::{exp, ln};
+use crate::layers::activation::elementary::{decay, ln};
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse};
+
+/// Smallest observed probability.
+const SMALLEST: f64 = 1e-300;
 
 /// Pixels that are handled together.
 const BLOCK: usize = 64;
@@ -17,7 +21,7 @@ impl Softmax {
     fn of_vector<T: Real>(input: &[T], out: &mut [T]) {
         let largest = input.iter().fold(T::NEG_INFINITY, |m, &x| if x > m { x } else { m });
         for (out, &x) in out.iter_mut().zip(input) {
-            *out = exp(x - largest);
+            *out = decay(x - largest);
         }
         let share = T::ONE / out.iter().fold(T::ZERO, |sum, &e| sum + e);
         out.iter_mut().for_each(|out| *out *= share);
@@ -37,7 +41,7 @@ impl Softmax {
             for (channel, out) in input.chunks_exact(plane).zip(out.chunks_exact_mut(plane)) {
                 let pixels = channel[start..start + count].iter().zip(&mut out[start..start + count]);
                 for ((&x, out), (sum, &m)) in pixels.zip(sums.iter_mut().zip(&largest)) {
-                    *out = exp(x - m);
+                    *out = decay(x - m);
                     *sum += *out;
                 }
             }
@@ -94,7 +98,7 @@ pub(super) struct Reverse {
 
 impl<T: Real> SampleReverse<T> for Reverse {
     #[inline(always)]
-    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome {
         let (plane, range) = (self.shape.plane(), sample.in_range);
         let limits = Limits { floor: self.floor, ratio: (range.upper.to_f64() - range.lower.to_f64()).exp() };
         // First the wanted probabilities, then all logarithms in one vectorised sweep, then the shift of each pixel.
@@ -111,16 +115,15 @@ impl<T: Real> SampleReverse<T> for Reverse {
         }
         target.lower.copy_from_slice(target.point);
         target.upper.copy_from_slice(target.point);
-        let violation = self.violation(sample, target.point);
-        let tolerance = T::from_f64(self.floor * self.shape.channels as f64) + T::from_f64(64.0) * T::EPSILON;
-        Outcome { violation, tolerance }
+        self.judged(sample, target.point)
     }
 }
 
 #[inline(always)]
 fn class_of<T: Real>(sample: &Sample<'_, T>, i: usize) -> Class {
     Class {
-        observed: sample.observed_out[i].to_f64(),
+        // Probabilities that underflowed must still be able to grow.
+        observed: sample.observed_out[i].to_f64().max(SMALLEST),
         lower: sample.lower[i].to_f64(),
         upper: sample.upper[i].to_f64(),
     }
@@ -148,7 +151,10 @@ impl Reverse {
             met &= range.contains(x);
         }
         // The range may leave no room by rounding only; the later bound then counts.
-        let shift = sum / self.shape.channels as f64;
+        let count = self.shape.channels as f64;
+        // Sums of the largest numbers overflow, which their mean cannot; logarithms do not count beside them.
+        let shift =
+            if sum.is_finite() { sum / count } else { sites().map(|i| sample.observed_in[i].to_f64() / count).sum() };
         let shift = shift.min(range.upper.to_f64() - most).max(range.lower.to_f64() - least);
         for i in sites() {
             let moved = range.clip(T::from_f64(target.point[i].to_f64() + shift));
@@ -156,20 +162,28 @@ impl Reverse {
         }
     }
 
-    /// Largest distance of a probability to its interval, recomputed from `point`.
+    /// Compares the probabilities at `point` with their intervals.
+    ///
+    /// Targets below the floor are not asked for; what they leave to the other probabilities may be missing there.
     #[inline(always)]
-    fn violation<T: Real>(&self, sample: &Sample<'_, T>, point: &[T]) -> T {
+    fn judged<T: Real>(&self, sample: &Sample<'_, T>, point: &[T]) -> Outcome {
         let plane = self.shape.plane();
-        let mut worst = T::ZERO;
+        let mut outcome = Outcome::MET;
         for pixel in 0..plane {
             let sites = || (pixel..point.len()).step_by(plane);
             let largest = sites().fold(T::NEG_INFINITY, |m, i| if point[i] > m { point[i] } else { m });
-            let total = sites().fold(T::ZERO, |sum, i| sum + exp(point[i] - largest));
+            let (mut total, mut withheld) = (0.0, 0.0);
             for i in sites() {
-                let p = exp(point[i] - largest) / total;
-                worst = worst.max(sample.lower[i] - p).max(p - sample.upper[i]);
+                total += decay(point[i] - largest).to_f64();
+                withheld += (self.floor - sample.upper[i].to_f64().max(0.0)).max(0.0);
+            }
+            for i in sites() {
+                let p = decay(point[i] - largest).to_f64() / total;
+                let distance = (sample.lower[i].to_f64() - p).max(p - sample.upper[i].to_f64());
+                let scale = || p + point[i].to_f64().abs() * p * (1.0 - p);
+                outcome.note(distance, || attained_slack::<T>(1, scale()) + withheld);
             }
         }
-        worst
+        outcome
     }
 }

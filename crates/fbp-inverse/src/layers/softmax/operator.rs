@@ -19,7 +19,9 @@ use crate::{
 /// may exist. The result is a point.
 ///
 /// # Tolerance
-/// A target cannot ask for probabilities below a floor, `1e-6` by default, because their inputs are far away.
+/// A target cannot ask for probabilities below a floor, `1e-6` by default, because their inputs are far away. What such
+/// targets would have left to the other classes of their pixel may be missing there and still counts as attained;
+/// targets above the floor are judged by [`fbp_linalg::attained`] as it stands.
 ///
 /// # Shapes
 /// `[C, H, W]` to the same; a vector is `[C, 1, 1]`.

@@ -1,8 +1,9 @@
 //! Disjoint windows: the nearest sites are the observed ones, all shifted by the same amount and clipped to the range.
 
 use fbp_linalg::Real;
+use fbp_linalg::attained::attained_slack;
 
-use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse, largest_magnitude};
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse, distance_to};
 use crate::layers::pool::window::DisjointWindows;
 use crate::layers::shift::clipped_shift;
 
@@ -36,6 +37,17 @@ fn window_sum<T: Real>(windows: &DisjointWindows, values: &[T], corner: usize) -
     (0..kh).fold(T::ZERO, |sum, row| sum + row_sum(row))
 }
 
+/// Mean of a window, `share` the reciprocal of its number of sites.
+#[inline(always)]
+fn window_mean<T: Real>(windows: &DisjointWindows, values: &[T], corner: usize, share: T) -> T {
+    let mean = window_sum(windows, values, corner) * share;
+    if mean.is_finite() {
+        return mean;
+    }
+    // The sum overflowed, which the mean cannot.
+    sites(windows, corner).fold(T::ZERO, |sum, site| sum + values[site] * share)
+}
+
 /// Forward kernel, also the Jacobian.
 pub(super) struct Forward<'a>(pub(super) &'a DisjointWindows);
 
@@ -43,7 +55,7 @@ impl<T: Real> SampleMap<T> for Forward<'_> {
     #[inline(always)]
     fn map_sample(&self, input: &[T], _second: &[T], out: &mut [T]) {
         let share = T::from_f64(1.0 / self.0.sites() as f64);
-        self.0.for_each_window(|index, corner| out[index] = window_sum(self.0, input, corner) * share);
+        self.0.for_each_window(|index, corner| out[index] = window_mean(self.0, input, corner, share));
     }
 }
 
@@ -69,7 +81,7 @@ pub(super) struct Reverse<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleReverse<T> for Reverse<'_> {
     #[inline(always)]
-    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome {
         let (windows, range, count) = (self.0, sample.in_range, self.0.sites() as f64);
         windows.for_each_leftover(|sites| {
             target.lower[sites.clone()].fill(range.lower);
@@ -78,7 +90,9 @@ impl<T: Real> SampleReverse<T> for Reverse<'_> {
                 target.point[site] = range.clip(sample.observed_in[site]);
             }
         });
-        let (mut violation, share) = (T::ZERO, T::from_f64(1.0 / count));
+        let (mut outcome, share) = (Outcome::MET, T::from_f64(1.0 / count));
+        // Points are finite, also where the range is not.
+        let range = range.finite();
         windows.for_each_window(|index, corner| {
             let (lo, hi) = (sample.lower[index], sample.upper[index]);
             let mean = sample.observed_out[index];
@@ -100,7 +114,8 @@ impl<T: Real> SampleReverse<T> for Reverse<'_> {
                 // Clipping the observed input to the range may have moved its mean into the interval already.
                 let kept: f64 = entries().map(|(x, ..)| range.clip(x).to_f64()).sum();
                 let total = kept.clip(lo.to_f64() * count, hi.to_f64() * count);
-                let shift = clipped_shift(entries, total);
+                // Sums of the largest numbers overflow; the wanted shift is then that of the mean, as far as there is room.
+                let shift = if total.is_finite() { clipped_shift(entries, total) } else { shift.to_f64() };
                 for site in sites(windows, corner) {
                     let moved = sample.observed_in[site].to_f64() + shift;
                     target.point[site] = range.clip(T::from_f64(moved));
@@ -112,11 +127,12 @@ impl<T: Real> SampleReverse<T> for Reverse<'_> {
                 target.lower[block.clone()].copy_from_slice(&target.point[block.clone()]);
                 target.upper[block.clone()].copy_from_slice(&target.point[block]);
             }
-            let reached = window_sum(windows, target.point, corner) * share;
-            violation = violation.max(lo - reached).max(reached - hi);
+            let reached = window_mean(windows, target.point, corner, share);
+            outcome.note(distance_to(reached, lo, hi), || {
+                let sizes = sites(windows, corner).map(|site| target.point[site].to_f64().abs() / count);
+                attained_slack::<T>(windows.sites(), sizes.sum())
+            });
         });
-        let size = largest_magnitude(target.point) + largest_magnitude(sample.observed_out);
-        let tolerance = T::EPSILON * size * T::from_f64(8.0 + count);
-        Outcome { violation, tolerance }
+        outcome
     }
 }

@@ -160,7 +160,9 @@ impl<T: Real> ReverseOperator<T> for AvgPoolReverse<T> {
         let (rows, cols) = (axes.rows.sums(), axes.cols.sums());
         let sums = [rows.0 * cols.0, rows.0 * cols.1, rows.1 * cols.0, rows.1 * cols.1].map(T::from_f64);
         let ends = sums.map(|sum| {
-            let (a, b) = (sum * in_range.lower, sum * in_range.upper);
+            // A weight that rounds to 0 makes the output 0, not NaN.
+            let at = |x: T| if sum == T::ZERO { T::ZERO } else { sum * x };
+            let (a, b) = (at(in_range.lower), at(in_range.upper));
             Range::new(a.min(b), a.max(b))
         });
         ends.into_iter().fold(ends[0], |all, end| Range::new(all.lower.min(end.lower), all.upper.max(end.upper)))

@@ -10,6 +10,9 @@ const ROUNDS: usize = 16;
 /// Merging looks at all sites of all windows of a site; beyond this many it would take too long.
 const MERGE_LIMIT: usize = 4096;
 
+/// Moves count as no longer than this, so that sums of their squares are finite.
+const FAR: f64 = 1e150;
+
 /// Share of a cost that has to be gained for a change to count.
 const GAIN: f64 = 1e-9;
 
@@ -52,7 +55,7 @@ impl<T: Real> Plane<'_, T> {
     }
 
     fn cost(&self, site: usize, value: T) -> f64 {
-        let moved = (value - self.observed[site]).to_f64();
+        let moved = (value - self.observed[site]).to_f64().abs().min(FAR);
         moved * moved
     }
 

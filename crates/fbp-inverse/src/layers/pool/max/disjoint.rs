@@ -1,8 +1,9 @@
 //! Disjoint windows: the reverse separates into windows.
 
 use fbp_linalg::Real;
+use fbp_linalg::attained::attained_slack;
 
-use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse};
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse, distance_to};
 use crate::layers::pool::window::DisjointWindows;
 
 /// The larger value; the first one on ties.
@@ -54,7 +55,7 @@ pub(super) struct Reverse<'a>(pub(super) &'a DisjointWindows);
 
 impl<T: Real> SampleReverse<T> for Reverse<'_> {
     #[inline(always)]
-    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome<T> {
+    fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome {
         let windows = self.0;
         windows.for_each_leftover(|sites| {
             target.lower[sites.clone()].fill(sample.in_range.lower);
@@ -75,8 +76,7 @@ impl<T: Real> SampleReverse<T> for Reverse<'_> {
                 reverse_row(windows, corner, ends, sample, target)
             };
         }
-        let violation = if attained { T::ZERO } else { violation(windows, sample, target.point) };
-        Outcome { violation, tolerance: T::ZERO }
+        if attained { Outcome::MET } else { judged(windows, sample, target.point) }
     }
 }
 
@@ -155,14 +155,15 @@ fn reverse_row<T: Real>(
     attained
 }
 
-/// Largest distance of a window's maximum to its interval, recomputed from `point`.
-fn violation<T: Real>(windows: &DisjointWindows, sample: &Sample<'_, T>, point: &[T]) -> T {
-    let mut worst = T::ZERO;
+/// Compares every window's maximum with its interval.
+fn judged<T: Real>(windows: &DisjointWindows, sample: &Sample<'_, T>, point: &[T]) -> Outcome {
+    let mut outcome = Outcome::MET;
     windows.for_each_window(|index, corner| {
         let largest = point[argmax(windows, point, corner)];
-        worst = worst.max(sample.lower[index] - largest).max(largest - sample.upper[index]);
+        let distance = distance_to(largest, sample.lower[index], sample.upper[index]);
+        outcome.note(distance, || attained_slack::<T>(1, largest.to_f64().abs()));
     });
-    worst
+    outcome
 }
 
 /// `tangent_out` of a window is the tangent at its largest site.

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use faer::dyn_stack::{MemStack, StackReq};
+use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{LinalgError, Real};
 
 use super::cover::{CoverMemory, Plane, log_len};
 use super::relax::{RelaxMemory, Wanted, relax};
-use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap};
+use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, distance_to};
 use crate::layers::parts::ScratchReverse;
 use crate::layers::pool::window::{Windows, split};
 
@@ -93,7 +94,7 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
         sample: &Sample<'_, T>,
         target: &mut SampleBox<'_, T>,
         stack: &mut MemStack,
-    ) -> Result<(Outcome<T>, usize), LinalgError> {
+    ) -> Result<(Outcome, usize), LinalgError> {
         let (count, overlap) = (self.0.out_shape.plane(), self.0.overlap());
         let (mut floors, stack) = stack.make_with(count, |_| T::ZERO);
         let (mut ceilings, stack) = stack.make_with(count, |_| T::ZERO);
@@ -129,8 +130,7 @@ impl<T: Real> ScratchReverse<T> for Reverse<'_> {
         for channel in 0..self.0.in_shape.channels {
             attained &= self.reverse_plane(channel, sample, target, &mut memory);
         }
-        let violation = if attained { T::ZERO } else { self.violation(sample, target.point) };
-        Ok((Outcome { violation, tolerance: T::ZERO }, 0))
+        Ok((if attained { Outcome::MET } else { self.judged(sample, target.point) }, 0))
     }
 }
 
@@ -202,17 +202,17 @@ impl Reverse<'_> {
         attained & !contradictory
     }
 
-    /// Largest distance of a window's maximum to its interval.
-    fn violation<T: Real>(&self, sample: &Sample<'_, T>, point: &[T]) -> T {
+    /// Compares every window's maximum with its interval.
+    fn judged<T: Real>(&self, sample: &Sample<'_, T>, point: &[T]) -> Outcome {
         let (windows, plane, outputs) = (self.0, self.0.in_shape.plane(), self.0.out_shape.plane());
-        let mut worst = T::ZERO;
+        let mut outcome = Outcome::MET;
         for (channel, point) in point.chunks_exact(plane).enumerate() {
             let ends = sample.lower[plane_of(channel, outputs)].iter().zip(&sample.upper[plane_of(channel, outputs)]);
             for (window, (&lo, &hi)) in ends.enumerate() {
                 let largest = point[argmax(windows, point, window)];
-                worst = worst.max(lo - largest).max(largest - hi);
+                outcome.note(distance_to(largest, lo, hi), || attained_slack::<T>(1, largest.to_f64().abs()));
             }
         }
-        worst
+        outcome
     }
 }
