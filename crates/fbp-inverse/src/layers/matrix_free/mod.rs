@@ -315,7 +315,7 @@ fn reverse_sample<T: Real, M: LinearMap>(
     report.iters = report.iters.max(solved.products);
     report.stopped_early |= !solved.converged;
     report.kkt_max = report.kkt_max.max(solved.residual);
-    Ok(Outcome { violation, missed: missed > 1.0 })
+    Ok(Outcome { violation, missed: missed.is_nan() || missed > 1.0 })
 }
 
 /// Solves the sample in `wide`, once more and more sharply if that nearly attained its box; returns the solve, the violation
