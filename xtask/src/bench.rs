@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: runs the benchmarks and keeps their results with the context they were measured in.
 
 mod context;
+mod ratios;
 mod results;
 
 use std::fs;
@@ -44,6 +45,15 @@ pub(crate) struct Arguments {
     /// reverse: keep the cells that an interrupted run has measured
     #[arg(long)]
     resume: bool,
+    /// ratios: random problems per solver
+    #[arg(long)]
+    cases: Option<u64>,
+    /// ratios: which random problems
+    #[arg(long)]
+    seed: Option<u64>,
+    /// ratios: one solver only
+    #[arg(long)]
+    solver: Option<String>,
 }
 
 /// The benchmark that keeps its own results and takes flags of its own.
@@ -82,6 +92,12 @@ fn run_reverse(arguments: &Arguments) -> Result<(), TaskError> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    if arguments.filter.as_deref() == Some(ratios::NAME) {
+        return ratios::run(arguments);
+    }
+    if arguments.cases.is_some() || arguments.seed.is_some() || arguments.solver.is_some() {
+        return Err(TaskError::Refused(format!("--cases, --seed and --solver belong to `bench {}`", ratios::NAME)));
+    }
     if arguments.filter.as_deref() == Some(REVERSE) {
         return run_reverse(arguments);
     }

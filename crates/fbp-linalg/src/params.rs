@@ -6,9 +6,8 @@ use crate::LinalgError;
 /// |----------------|-------------------------------|-----------|----------------------------------------------------------------|
 /// | `lambda`       | 0 (no ridge)                  | `[0, ∞)`  | weight λ of `\|v - v0\|²`, in units of squared matrix entries  |
 /// | `ridge_above`  | 1 (always, if λ > 0)          | `[1, ∞]`  | λ is used only if the condition number exceeds this            |
-/// | `rank_tol`     | `max(m, n)·ε` of the weights  | `[0, 1)`  | singular values up to `rank_tol·σ_max` count as zero           |
+/// | `rank_tol`     | `max(m, n)·ε` of the weights  | `[0, 1)`  | singular values up to `rank_tol·σ_max` count as zero, rows brought to equal size |
 /// | `refine_steps` | 1                             | `0..=10`  | steps of iterative refinement                                  |
-/// | `attained_tol` | 1e-4                          | `[0, 1)`  | violation, relative to the sample's largest output, that still counts as attained |
 ///
 /// ```
 /// use fbp_linalg::SolveParams;
@@ -24,12 +23,11 @@ pub struct SolveParams {
     ridge_above: f64,
     rank_tol: Option<f64>,
     refine_steps: usize,
-    attained_tol: f64,
 }
 
 impl Default for SolveParams {
     fn default() -> Self {
-        Self { lambda: 0.0, ridge_above: 1.0, rank_tol: None, refine_steps: 1, attained_tol: 1e-4 }
+        Self { lambda: 0.0, ridge_above: 1.0, rank_tol: None, refine_steps: 1 }
     }
 }
 
@@ -63,12 +61,6 @@ impl SolveParams {
         Self { refine_steps, ..self }
     }
 
-    /// Sets the relative violation up to which a sample counts as attained.
-    #[must_use]
-    pub fn attained_tol(self, attained_tol: f64) -> Self {
-        Self { attained_tol, ..self }
-    }
-
     /// Checks every range.
     ///
     /// # Errors
@@ -80,7 +72,6 @@ impl SolveParams {
         expect_in("ridge_above", self.ridge_above, (1.0..=f64::INFINITY).contains(&self.ridge_above), "[1, ∞]")?;
         expect_in("rank_tol", rank_tol, (0.0..1.0).contains(&rank_tol), "[0, 1)")?;
         expect_in("refine_steps", refine_steps, (0..=10).contains(&self.refine_steps), "0..=10")?;
-        expect_in("attained_tol", self.attained_tol, (0.0..1.0).contains(&self.attained_tol), "[0, 1)")?;
         Ok(SolveConfig(self))
     }
 }
@@ -120,11 +111,6 @@ impl SolveConfig {
     pub fn refine_steps(&self) -> usize {
         self.0.refine_steps
     }
-
-    /// Violation, relative to the sample's largest output, that still counts as attained.
-    pub fn attained_tol(&self) -> f64 {
-        self.0.attained_tol
-    }
 }
 
 #[cfg(test)]
@@ -156,11 +142,9 @@ mod tests {
         }
         for tol in [-1e-9, 1.0, f64::NAN] {
             assert_eq!(refused(new().rank_tol(tol)), "rank_tol");
-            assert_eq!(refused(new().attained_tol(tol)), "attained_tol");
         }
         for tol in [0.0, 0.999] {
             assert_eq!(new().rank_tol(tol).check().unwrap().rank_tol(5, 7, 1.0), tol);
-            assert_eq!(new().attained_tol(tol).check().unwrap().attained_tol(), tol);
         }
         assert_eq!(refused(new().refine_steps(11)), "refine_steps");
         assert_eq!(new().refine_steps(10).check().unwrap().refine_steps(), 10);

@@ -14,9 +14,6 @@ use fbp_linalg::{
 use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
-/// What the condition of a layer may make of roundings.
-const ROUNDINGS: f64 = 262_144.0;
-
 /// Violation of a point target, relative to the largest output, that still counts as attained: so many roundings of the
 /// features' precision.
 pub(super) fn attained_tol<T: Real>(roundings: f64) -> f64 {
@@ -32,6 +29,7 @@ pub(super) fn attained_tol<T: Real>(roundings: f64) -> f64 {
 #[derive(Clone, Debug)]
 pub(super) struct AffineReverse<T: Real> {
     a: Mat<f64>,
+    bias: Option<Vec<f64>>,
     boxed: OnceLock<Result<BoxedPlan<T>, LinalgError>>,
     points: OnceLock<Result<AffinePlan<T>, LinalgError>>,
     scale: OnceLock<Result<MapScale, LinalgError>>,
@@ -40,7 +38,12 @@ pub(super) struct AffineReverse<T: Real> {
 impl<T: Real> AffineReverse<T> {
     /// The map of `a` (`out × in`), all of it finite.
     pub(super) fn new(a: Mat<f64>) -> Self {
-        Self { a, boxed: OnceLock::new(), points: OnceLock::new(), scale: OnceLock::new() }
+        Self { a, bias: None, boxed: OnceLock::new(), points: OnceLock::new(), scale: OnceLock::new() }
+    }
+
+    /// The same map with the bias of every output, which is otherwise only known as exactly as observed outputs are.
+    pub(super) fn with_bias(self, bias: Vec<f64>) -> Self {
+        Self { bias: Some(bias), ..self }
     }
 
     fn points(&self, par: Par) -> Result<&AffinePlan<T>, LinalgError> {
@@ -48,8 +51,8 @@ impl<T: Real> AffineReverse<T> {
             // The weights came in the precision of the features, which is what dependent equations differ by.
             let (rows, cols) = self.a.shape();
             let rank_tol = (rows.max(cols) as f64 * T::EPSILON.to_f64()).min(0.1);
-            let params = SolveParams::new().rank_tol(rank_tol).attained_tol(attained_tol::<T>(ROUNDINGS));
-            AffinePlan::new(self.a.as_ref(), None, &params.check()?, par)
+            let params = SolveParams::new().rank_tol(rank_tol);
+            AffinePlan::new(self.a.as_ref(), self.bias.as_deref(), &params.check()?, par)
         };
         get_or_make(&self.points, build).as_ref().map_err(Clone::clone)
     }

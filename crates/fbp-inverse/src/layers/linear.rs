@@ -62,7 +62,7 @@ impl<T: Real> LinearReverse<T> {
         let bias_column = MatRef::from_column_major_slice(bias, bias.len(), 1);
         expect_finite("bias", bias_column).map_err(InverseError::in_layer(name))?;
         let wide = Mat::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)].to_f64());
-        let affine = AffineReverse::new(wide);
+        let affine = AffineReverse::new(wide).with_bias(bias.iter().map(|b| b.to_f64()).collect());
         Ok(Self { name: name.to_owned(), weight: weight.to_owned(), bias: bias.to_vec(), affine })
     }
 }

@@ -2,13 +2,20 @@ use faer::dyn_stack::StackReq;
 use faer::{MatRef, Par};
 
 use super::factor::{Factors, System};
-use super::two_gemm::TwoGemm;
-use super::{lstsq, nearest, plan_methods, ridge, truncated};
+use super::pair::Pair;
+use super::retry::{Retry, Spare};
+use super::two_gemm::{Build, TwoGemm};
+use super::{nearest, plan_methods, ridge, truncated};
 use crate::dense::AffineRecipe;
 use crate::{LinalgError, Real, SolveConfig};
 
 /// Factorised affine system of any shape and rank: the point nearest to `v0` among the least-squares solutions of
 /// `A v + b = y`, or the ridge solution where the caller's λ applies.
+///
+/// Rows may differ in size by any number of decades: rank and condition number are those of the rows brought to equal
+/// size by powers of two, which changes no solution. Equations that contradict each other are weighed as they stand.
+/// Singular values that the precision of the weights does not vouch for are dropped; a sample that misses its target for
+/// want of them gets them back where that attains it at about the same size of `v`.
 ///
 /// [`AffineRecipe::choose`] decides how, from the size, the numerical rank and the condition number; all three are in
 /// [`facts`](Self::facts), and every solve reports the rank, λ and the residual that remains.
@@ -59,17 +66,20 @@ impl<T: Real> AffinePlan<T> {
         par: Par,
     ) -> Result<Self, LinalgError> {
         let system = System::new(weight, bias, config)?;
-        let factors = Factors::of(&system, par)?;
+        let factors = Factors::balanced(&system, par)?;
         let facts = factors.facts;
         let recipe = AffineRecipe::choose(&facts, config);
         tracing::debug!(facts.rows, facts.cols, facts.rank, facts.condition, ?recipe, "affine plan");
-        let build = match recipe {
-            AffineRecipe::Nearest => nearest::build(factors),
-            AffineRecipe::LeastSquares => lstsq::build(factors),
-            AffineRecipe::Truncated => truncated::build(factors),
-            AffineRecipe::Ridge(_) => ridge::build(&system, facts, config.lambda(), par)?,
+        let (build, retry) = match recipe {
+            AffineRecipe::Nearest => (nearest::build(factors).of_balanced(&system.scales), Retry::Refine(Spare::NONE)),
+            AffineRecipe::LeastSquares | AffineRecipe::Truncated => {
+                let (mut build, retry) = least_squares(&system, factors, par)?;
+                build.facts = facts;
+                (build, retry)
+            }
+            AffineRecipe::Ridge(_) => (ridge::build(&system, facts, config.lambda(), par)?, Retry::None),
         };
-        Ok(Self { core: TwoGemm::new(&system, build, config), recipe })
+        Ok(Self { core: TwoGemm::new(&system, build, retry, config), recipe })
     }
 
     /// Workspace in bytes that is enough for any plan of an `m × n` matrix, before one is built.
@@ -81,4 +91,18 @@ impl<T: Real> AffinePlan<T> {
     pub fn recipe(&self) -> AffineRecipe {
         self.recipe
     }
+}
+
+/// Factors for the metric of the rows as they stand, which is what inconsistent equations are weighed by, and what to try
+/// for samples whose equations may be consistent.
+fn least_squares(system: &System, balanced: Factors, par: Par) -> Result<(Build, Retry<f64>), LinalgError> {
+    let plain = Factors::of(system, par)?;
+    let retry = if system.is_even() {
+        Retry::Refine(truncated::spare(&plain, system.weight.as_ref(), par))
+    } else {
+        let spare = truncated::spare(&balanced, system.balanced().as_ref(), par).of_balanced(&system.scales);
+        let Build { inner, outer, .. } = truncated::build(balanced).of_balanced(&system.scales);
+        Retry::Balanced(Pair { inner, outer }, spare)
+    };
+    Ok((truncated::build(plain), retry))
 }

@@ -6,6 +6,7 @@ use crate::Real;
 const LANES: usize = 8;
 
 /// Column `j` of a view with contiguous columns.
+#[inline(always)]
 pub(super) fn column<T: Real>(view: MatRef<'_, T>, j: usize) -> &[T] {
     match view.col(j).try_as_col_major() {
         Some(dense) => dense.as_slice(),

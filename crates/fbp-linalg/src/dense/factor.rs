@@ -17,11 +17,17 @@ use crate::{LinalgError, Real, SolveConfig, expect_finite};
 const POWER_STEPS: usize = 30;
 /// The rank is certain where the estimate of the smallest singular value exceeds the tolerance this many times.
 const CLEARLY: f64 = 8.0;
+/// Rows whose sizes differ by no more than this count as equally large.
+const EVEN: f64 = 64.0;
 
 /// An affine map `v -> A v + b`, widened to `f64`.
 pub(super) struct System {
     pub(super) weight: Mat<f64>,
     pub(super) bias: Vec<f64>,
+    /// Whether the caller gave the bias; otherwise only observed outputs know it.
+    pub(super) has_bias: bool,
+    /// Powers of two that bring the largest entry of every row into `[1, 2)`; 1 for a row of zeros.
+    pub(super) scales: Vec<f64>,
     /// Singular values up to this share of the largest count as zero.
     rank_tol: f64,
 }
@@ -35,6 +41,7 @@ impl System {
     ) -> Result<Self, LinalgError> {
         let (rows, cols) = weight.shape();
         expect_finite("affine: weight", weight)?;
+        let has_bias = bias.is_some();
         let bias = match bias {
             None => vec![0.0; rows],
             Some(bias) if bias.len() != rows => {
@@ -46,13 +53,37 @@ impl System {
             return Err(LinalgError::NonFinite { what: "affine: bias", row, column: 0 });
         }
         let rank_tol = config.rank_tol(rows, cols, W::EPSILON.to_f64());
-        Ok(Self { weight: Mat::from_fn(rows, cols, |i, j| weight[(i, j)].to_f64()), bias, rank_tol })
+        let weight = Mat::from_fn(rows, cols, |i, j| weight[(i, j)].to_f64());
+        let scales = row_scales(weight.as_ref());
+        Ok(Self { weight, bias, has_bias, scales, rank_tol })
+    }
+
+    /// The matrix with rows of equal size: the same equations, and the same nearest solution.
+    pub(super) fn balanced(&self) -> Mat<f64> {
+        Mat::from_fn(self.weight.nrows(), self.weight.ncols(), |i, j| self.scales[i] * self.weight[(i, j)])
+    }
+
+    /// Whether the rows are so close in size that balancing them would change no decision.
+    pub(super) fn is_even(&self) -> bool {
+        let (least, most) = self.scales.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), &s| (a.min(s), b.max(s)));
+        most <= EVEN * least
     }
 
     /// Whether the matrix is factorised as it stands (more rows than columns) or transposed.
     pub(super) fn is_tall(&self) -> bool {
         self.weight.nrows() > self.weight.ncols()
     }
+}
+
+/// The scale of every row; see [`System::scales`].
+fn row_scales(weight: MatRef<'_, f64>) -> Vec<f64> {
+    let mut largest = vec![0.0_f64; weight.nrows()];
+    for j in 0..weight.ncols() {
+        largest.iter_mut().enumerate().for_each(|(i, most)| *most = most.max(weight[(i, j)].abs()));
+    }
+    // Far beyond the ends of the exponents there is nothing left to balance.
+    let scale = |most: f64| if most > 0.0 { (-most.log2().floor()).clamp(-1000.0, 1000.0).exp2() } else { 1.0 };
+    largest.into_iter().map(scale).collect()
 }
 
 /// Singular value decomposition of the tall one of `A` and `Aᵀ`.
@@ -85,9 +116,17 @@ impl Factors {
     /// # Errors
     /// [`LinalgError::Decomposition`] if the singular value decomposition does not converge.
     pub(super) fn of(system: &System, par: Par) -> Result<Self, LinalgError> {
-        let weight = system.weight.as_ref();
+        Self::of_matrix(system.weight.as_ref(), system.rank_tol, par)
+    }
+
+    /// As [`of`](Self::of), for the rows of the system brought to equal size.
+    pub(super) fn balanced(system: &System, par: Par) -> Result<Self, LinalgError> {
+        Self::of_matrix(system.balanced().as_ref(), system.rank_tol, par)
+    }
+
+    fn of_matrix(weight: MatRef<'_, f64>, rank_tol: f64, par: Par) -> Result<Self, LinalgError> {
         let (rows, cols) = weight.shape();
-        let tall = if system.is_tall() { weight } else { weight.transpose() };
+        let tall = if rows > cols { weight } else { weight.transpose() };
         let (q, r) = thin_qr(tall, par);
         let size = r.nrows();
         let mut r_inverse = Mat::zeros(size, size);
@@ -97,14 +136,14 @@ impl Factors {
             invert_upper_triangular(r_inverse.as_mut(), r.as_ref(), par);
             facts.condition = norm_estimate(r.as_ref(), par) * norm_estimate(r_inverse.as_ref(), par);
             // False for NaN, which an overflow in the inverse leads to.
-            if size == 0 || CLEARLY * system.rank_tol * facts.condition < 1.0 {
+            if size == 0 || CLEARLY * rank_tol * facts.condition < 1.0 {
                 facts.condition = facts.condition.max(1.0);
                 return Ok(Self { q, r_inverse, spectrum: None, facts });
             }
         }
         let spectrum = singular_values(tall, par)?;
         let largest = spectrum.sigma.first().copied().unwrap_or(0.0);
-        facts.rank = spectrum.sigma.iter().take_while(|&&s| s > system.rank_tol * largest).count();
+        facts.rank = spectrum.sigma.iter().take_while(|&&s| s > rank_tol * largest).count();
         facts.condition = if facts.rank == 0 { 1.0 } else { largest / spectrum.sigma[facts.rank - 1] };
         Ok(Self { q, r_inverse, spectrum: Some(spectrum), facts })
     }

@@ -2,6 +2,7 @@ use faer::{MatRef, Par};
 
 use super::factor::{Factors, System};
 use super::plan_methods;
+use super::retry::{Retry, Spare};
 use super::two_gemm::{Build, TwoGemm};
 use crate::{LinalgError, Real, SolveConfig, SolveSide};
 
@@ -39,7 +40,7 @@ impl<T: Real> LeastSquaresPlan<T> {
         if !factors.full_rank() {
             return refuse(format!("rank {} of {} columns", factors.facts.rank, factors.facts.cols));
         }
-        Ok(Self { core: TwoGemm::new(&system, build(factors), config) })
+        Ok(Self { core: TwoGemm::new(&system, build(factors), Retry::Refine(Spare::NONE), config) })
     }
 }
 

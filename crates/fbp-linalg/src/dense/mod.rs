@@ -15,10 +15,14 @@
 mod affine;
 mod columns;
 mod factor;
+mod graded;
+mod judge;
 mod lstsq;
 mod nearest;
+mod pair;
 mod pass;
 mod recipe;
+mod retry;
 mod ridge;
 mod truncated;
 mod two_gemm;

@@ -2,12 +2,14 @@ use faer::{MatRef, Par};
 
 use super::factor::{Factors, System};
 use super::plan_methods;
+use super::retry::{Retry, Spare};
 use super::two_gemm::{Build, TwoGemm};
 use crate::{LinalgError, Real, SolveConfig, SolveSide};
 
 /// Factorised nearest-solution problem `min |v - v0|²` subject to `A v + b = y`, `A` of full row rank.
 ///
-/// `v = v0 + Q R⁻ᵀ (y - b - A v0)` with `Aᵀ = QR`.
+/// `v = v0 + Q R⁻ᵀ D (y - b - A v0)` with `(DA)ᵀ = QR`, where the powers of two in `D` bring the rows to equal size: they
+/// change no solution, and the rank is decided without them getting in the way.
 ///
 /// # Source
 /// Golub & Van Loan, *Matrix Computations*, 4th ed., §5.6.2; refinement with `A` itself, §3.5.3.
@@ -53,12 +55,13 @@ impl<T: Real> NearestPlan<T> {
         par: Par,
     ) -> Result<Self, LinalgError> {
         let system = System::new(weight, bias, config)?;
-        let factors = Factors::of(&system, par)?;
+        let factors = Factors::balanced(&system, par)?;
         if factors.facts.rank < factors.facts.rows {
             let reason = format!("rank {} of {} rows", factors.facts.rank, factors.facts.rows);
             return Err(LinalgError::Decomposition { what: "nearest plan", reason });
         }
-        Ok(Self { core: TwoGemm::new(&system, build(factors), config) })
+        let build = build(factors).of_balanced(&system.scales);
+        Ok(Self { core: TwoGemm::new(&system, build, Retry::Refine(Spare::NONE), config) })
     }
 }
 

@@ -5,6 +5,7 @@ use faer::{Mat, MatRef, Par};
 
 use super::factor::{Factors, System, product};
 use super::plan_methods;
+use super::retry::Retry;
 use super::two_gemm::{Build, TwoGemm};
 use crate::dense::{GramSide, SystemFacts};
 use crate::{LinalgError, Real, SolveConfig, SolveSide};
@@ -43,7 +44,7 @@ impl<T: Real> RidgePlan<T> {
         }
         let system = System::new(weight, bias, config)?;
         let facts = Factors::of(&system, par)?.facts;
-        Ok(Self { core: TwoGemm::new(&system, build(&system, facts, config.lambda(), par)?, config) })
+        Ok(Self { core: TwoGemm::new(&system, build(&system, facts, config.lambda(), par)?, Retry::None, config) })
     }
 
     /// The Gram matrix that was factorised.

@@ -1,8 +1,10 @@
-use faer::{MatRef, Par};
+use faer::{Mat, MatRef, Par};
 
 use super::factor::{Factors, System};
-use super::plan_methods;
+use super::pair::Pair;
+use super::retry::{Retry, Spare};
 use super::two_gemm::{Build, TwoGemm};
+use super::{graded, plan_methods};
 use crate::{LinalgError, Real, SolveConfig, SolveSide};
 
 /// Factorised problem of any rank: the point nearest to `v0` among those that minimise `|A v + b - y|²`.
@@ -34,7 +36,7 @@ impl<T: Real> TruncatedPlan<T> {
     ) -> Result<Self, LinalgError> {
         let system = System::new(weight, bias, config)?;
         let factors = Factors::of(&system, par)?;
-        Ok(Self { core: TwoGemm::new(&system, build(factors), config) })
+        Ok(Self { core: TwoGemm::new(&system, build(factors), Retry::Refine(Spare::NONE), config) })
     }
 }
 
@@ -60,4 +62,30 @@ pub(super) fn build(factors: Factors) -> Build {
     };
     let side = if rank == facts.rows { SolveSide::Nearest } else { SolveSide::LeastSquares };
     Build { inner, outer, facts, side, ridge: None }
+}
+
+/// What the plan of [`build`] leaves out; `weight` is the matrix of the factors.
+pub(super) fn spare(factors: &Factors, weight: MatRef<'_, f64>, par: Par) -> Spare<f64> {
+    let deficient = factors.facts.rank < factors.facts.rows.min(factors.facts.cols);
+    Spare { dropped: dropped(factors), whole: if deficient { graded::whole(weight, par) } else { None } }
+}
+
+/// Factors of the singular values that were dropped although the set-up's own precision resolves them.
+fn dropped(factors: &Factors) -> Option<Pair<f64>> {
+    let spectrum = factors.spectrum.as_ref()?;
+    let (facts, sigma) = (factors.facts, &spectrum.sigma);
+    let resolved = facts.rows.max(facts.cols) as f64 * f64::EPSILON * sigma.first()?;
+    let count = sigma.iter().take_while(|&&s| s > resolved).count();
+    let kept = facts.rank..count;
+    if kept.is_empty() {
+        return None;
+    }
+    let basis = spectrum.u.get(.., kept.clone()).to_owned();
+    let scaled =
+        Mat::from_fn(spectrum.v.nrows(), kept.len(), |i, k| spectrum.v[(i, kept.start + k)] / sigma[kept.start + k]);
+    Some(if facts.rows > facts.cols {
+        Pair { inner: basis.transpose().to_owned(), outer: scaled }
+    } else {
+        Pair { inner: scaled.transpose().to_owned(), outer: basis }
+    })
 }

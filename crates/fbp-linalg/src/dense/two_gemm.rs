@@ -8,6 +8,9 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use super::columns::{Extent, Finite, column, column_mut, subtract};
 use super::factor::System;
+use super::judge::Rows;
+use super::pair::{narrow, scale_columns};
+use super::retry::{Retry, Wide};
 use crate::dense::{AffineSolve, GramSide, SystemFacts};
 use crate::{LinalgError, Real, SolveConfig, SolveReport, SolveSide, expect_finite};
 
@@ -28,7 +31,8 @@ pub(super) struct TwoGemm<T> {
     ridge: Option<GramSide>,
     pub(super) lambda: f64,
     refine_steps: usize,
-    attained_tol: f64,
+    pub(super) rows: Rows<T>,
+    pub(super) retry: Retry<T>,
 }
 
 /// What a plan hands over when it is built: both factors in `f64`.
@@ -43,27 +47,36 @@ pub(super) struct Build {
     pub(super) ridge: Option<(f64, GramSide)>,
 }
 
+impl Build {
+    /// The plan of the system itself, from that of its rows times `scales`.
+    pub(super) fn of_balanced(mut self, scales: &[f64]) -> Self {
+        scale_columns(&mut self.inner, scales);
+        self
+    }
+}
+
 /// Some sample of a panel ended in a value that is not finite.
 struct NotFinite;
 
 /// Workspace of one panel.
-struct Temps<'a, T> {
+pub(super) struct Temps<'a, T> {
     /// Target minus observed output.
-    wanted: MatMut<'a, T>,
+    pub(super) wanted: MatMut<'a, T>,
     /// What is left of it.
-    rest: MatMut<'a, T>,
+    pub(super) rest: MatMut<'a, T>,
     /// Correction `v - v0`.
-    moved: MatMut<'a, T>,
+    pub(super) moved: MatMut<'a, T>,
     /// Coordinates `inner·rest`.
     coords: MatMut<'a, T>,
     /// Their sum over the refinement steps, for a ridge on the dual side.
     total: MatMut<'a, T>,
+    /// Of a sample that is repeated.
+    pub(super) wide: Wide<'a>,
 }
 
 impl<T: Real> TwoGemm<T> {
     /// Rounds the factors to the precision of the features.
-    pub(super) fn new(system: &System, build: Build, config: &SolveConfig) -> Self {
-        let narrow = |a: &Mat<f64>| Mat::from_fn(a.nrows(), a.ncols(), |i, j| T::from_f64(a[(i, j)]));
+    pub(super) fn new(system: &System, build: Build, retry: Retry<f64>, config: &SolveConfig) -> Self {
         Self {
             weight: narrow(&system.weight),
             bias: system.bias.iter().map(|&b| T::from_f64(b)).collect(),
@@ -74,8 +87,14 @@ impl<T: Real> TwoGemm<T> {
             ridge: build.ridge.map(|(_, side)| side),
             lambda: build.ridge.map_or(0.0, |(lambda, _)| lambda),
             refine_steps: config.refine_steps(),
-            attained_tol: config.attained_tol(),
+            rows: Rows::of(system),
+            retry: retry.narrow(),
         }
+    }
+
+    /// The factors of the plan.
+    pub(super) fn factors(&self) -> (MatRef<'_, T>, MatRef<'_, T>) {
+        (self.inner.as_ref(), self.outer.as_ref())
     }
 
     pub(super) fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
@@ -85,14 +104,15 @@ impl<T: Real> TwoGemm<T> {
     /// Workspace that is enough for every plan of a `rows × cols` matrix.
     pub(super) fn largest_scratch((rows, cols): (usize, usize), batch: usize, par: Par) -> StackReq {
         let rank = rows.min(cols);
-        batch_scratch(batch, par, |width| sizes_scratch::<T>([rows, rows, cols, rank, rank], width))
+        let panel = |width| sizes_scratch::<T>([rows, rows, cols, rank, rank], width).and(Wide::scratch((rows, cols)));
+        batch_scratch(batch, par, panel)
     }
 
     fn panel_scratch(&self, width: usize) -> StackReq {
         let (rows, cols) = self.weight.shape();
         let rank = self.inner.nrows();
         let total = if self.ridge == Some(GramSide::Dual) { rank } else { 0 };
-        sizes_scratch::<T>([rows, rows, cols, rank, total], width)
+        sizes_scratch::<T>([rows, rows, cols, rank, total], width).and(Wide::scratch((rows, cols)))
     }
 
     pub(super) fn solve(
@@ -166,13 +186,15 @@ impl<T: Real> TwoGemm<T> {
         let (mut rest, stack) = temp_mat_zeroed::<T, _, _>(rows, batch, stack);
         let (mut moved, stack) = temp_mat_zeroed::<T, _, _>(cols, batch, stack);
         let (mut coords, stack) = temp_mat_zeroed::<T, _, _>(rank, batch, stack);
-        let (mut total, _) = temp_mat_zeroed::<T, _, _>(total, batch, stack);
+        let (mut total, stack) = temp_mat_zeroed::<T, _, _>(total, batch, stack);
+        let (mut wide, _) = stack.make_with(Wide::len((rows, cols)), |_| 0.0_f64);
         let mut temps = Temps {
             wanted: wanted.as_mat_mut(),
             rest: rest.as_mat_mut(),
             moved: moved.as_mat_mut(),
             coords: coords.as_mat_mut(),
             total: total.as_mat_mut(),
+            wide: Wide::new(&mut wide, (rows, cols)),
         };
         self.correction_wanted(&pass, temps.wanted.as_mut(), par);
         self.correct(&mut temps, par);
@@ -203,7 +225,7 @@ impl<T: Real> TwoGemm<T> {
     /// With a ridge, the refined system is the augmented one, `[A √λI]` (dual) or `[A; √λI]` (primal), whose
     /// orthogonal factor the two factors are parts of.
     fn correct(&self, temps: &mut Temps<'_, T>, par: Par) {
-        let Temps { wanted, rest, moved, coords, total } = temps;
+        let Temps { wanted, rest, moved, coords, total, .. } = temps;
         let (inner, outer) = (self.inner.as_ref(), self.outer.as_ref());
         let lambda = T::from_f64(self.lambda);
         matmul(coords.as_mut(), Accum::Replace, inner, wanted.as_ref(), T::ONE, par);
@@ -245,10 +267,13 @@ impl<T: Real> TwoGemm<T> {
         let solution = pass.solution.as_mut();
         let finite = arch.dispatch(Step { solution, observed_in: pass.observed_in, moved: temps.moved.as_mut() });
         self.residual(temps.wanted.as_ref(), temps.moved.as_ref(), temps.rest.as_mut(), par);
+        let unattained = if finite { self.settle(&mut pass, temps) } else { 0 };
         let (wanted, rest) = (temps.wanted.as_ref(), temps.rest.as_ref());
-        let measured = arch.dispatch(Measure { wanted, rest, target: pass.target, attained_tol: self.attained_tol });
+        let measured = arch.dispatch(Measure { wanted, rest, target: pass.target });
         match measured {
-            Some(measured) if finite => Ok(SolveReport { side: self.side, rank: self.facts.rank, ..measured }),
+            Some(measured) if finite => {
+                Ok(SolveReport { side: self.side, rank: self.facts.rank, unattained, ..measured })
+            }
             _ => Err(NotFinite),
         }
     }
@@ -280,7 +305,6 @@ struct Measure<'a, T> {
     wanted: MatRef<'a, T>,
     rest: MatRef<'a, T>,
     target: MatRef<'a, T>,
-    attained_tol: f64,
 }
 
 impl<T: Real> pulp::WithSimd for Measure<'_, T> {
@@ -300,9 +324,6 @@ impl<T: Real> pulp::WithSimd for Measure<'_, T> {
             report.violation_max = report.violation_max.max(missed.largest);
             report.violation_sum += missed.largest;
             report.satisfied += usize::from(wanted.largest == 0.0);
-            // The observed output is the target less what was wanted, so these two bound the size of both outputs.
-            let scale = target.largest.max(wanted.largest);
-            report.unattained += usize::from(missed.largest > self.attained_tol * scale);
         }
         finite.then_some(report)
     }

@@ -98,7 +98,9 @@ impl<T: Real> Conv2dReverse<T> {
         let plans = if geometry.out_len().max(geometry.in_len()) > limit {
             Plans::Large(Box::new(LargeReverse::new()))
         } else {
-            Plans::Dense(Box::new(AffineReverse::new(map.dense().map_err(in_layer())?)))
+            let out = if transposed { geometry.in_shape() } else { geometry.out_shape() };
+            let spread = bias.iter().flat_map(|b| std::iter::repeat_n(b.to_f64(), out.plane())).collect();
+            Plans::Dense(Box::new(AffineReverse::new(map.dense().map_err(in_layer())?).with_bias(spread)))
         };
         Ok(Self { name: name.to_owned(), map, bias: bias.to_vec(), plans })
     }

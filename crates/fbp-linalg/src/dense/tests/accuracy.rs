@@ -60,7 +60,11 @@ fn least_squares_errors<T: Real>(condition: f64) -> (f64, f64) {
     let target = normal_mat::<T>(256, BATCH, &mut rng);
     let wanted = widen(target.as_ref());
     let (solution, report) = Batch::from_origin(128, target).solve(&plan, Par::Seq).unwrap();
-    assert_eq!((report.side, report.rank, report.unattained), (SolveSide::LeastSquares, 128, BATCH));
+    assert_eq!((report.side, report.rank), (SolveSide::LeastSquares, 128));
+    // Far away, where the rounding of a row's terms exceeds its target, every target counts as attained.
+    if condition * T::EPSILON.to_f64() < 0.05 {
+        assert_eq!(report.unattained, BATCH, "{}, condition {condition:e}", T::NAME);
+    }
     let d = widen(solution.as_ref());
     let oracle = spectral_inverse(&exact, |s| 1.0 / s) * &wanted;
     (ratio(&(&exact * (&d - &oracle)), &wanted), ratio(&(&d - &oracle), &oracle))

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod contract;
+mod scales;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatRef, Par};

@@ -1,0 +1,95 @@
+//! Box-constrained nearest points: the linear layer within a range, and single problems with a matrix of their own.
+
+use faer::Mat;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use fbp_inverse::LinearReverse;
+use fbp_linalg::{BoxedSample, Real, StopReason};
+use rand_chacha::ChaCha8Rng;
+
+use super::affine::Affine;
+use super::draw::{Drawn, boxes, rounded};
+use super::exact::distance;
+use super::layer::{Wanted, fault, reverse};
+use super::linear::weights;
+use super::{Finding, qp};
+
+pub(crate) fn plan<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
+    let Drawn { problem, kind, known } = boxes::<T>(rng, true);
+    let found = Finding { kind, feasible: known.is_some(), ..Finding::default() };
+    let (weight, bias) = weights::<T>(&problem);
+    let wanted = Wanted { lower: &problem.lower, upper: &problem.upper, range: problem.range };
+    let solved = LinearReverse::new("linear", weight.as_ref(), &bias)
+        .and_then(|layer| reverse(&layer, &problem.start, &wanted))
+        .map(|(point, report)| (point, report.unattained == 0, report.stopped_early));
+    judge::<T>(&problem, known.as_deref(), solved.map_err(|error| error.to_string()), found)
+}
+
+pub(crate) fn sample<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
+    let Drawn { mut problem, kind, known } = boxes::<T>(rng, false);
+    let found = Finding { kind, feasible: known.is_some(), ..Finding::default() };
+    let (m, n) = problem.shape();
+    // The observed output is all that the solver knows of the bias, so its rounding is part of the problem.
+    let observed: Vec<f64> = (0..m).map(|i| rounded::<T>(problem.image(i, &problem.start).value())).collect();
+    for (i, observed) in observed.iter().enumerate() {
+        let mut image = problem.image(i, &problem.start);
+        image.add(-observed);
+        problem.bias[i] = -image.value();
+    }
+    let rows = Mat::from_fn(n, m, |j, i| T::from_f64(problem.rows[i][j]));
+    let cast = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::from_f64(x)).collect() };
+    let mut solution = vec![T::from_f64(f64::NAN); n];
+    let mut memory = MemBuffer::new(BoxedSample::<T>::solve_scratch(m, n));
+    let report = BoxedSample {
+        rows: rows.as_ref(),
+        observed_in: &cast(&problem.start),
+        observed_out: &cast(&observed),
+        lower: &cast(&problem.lower),
+        upper: &cast(&problem.upper),
+        bounds: (T::from_f64(problem.range.0), T::from_f64(problem.range.1)),
+        solution: &mut solution,
+    }
+    .solve(MemStack::new(&mut memory));
+    let point: Vec<f64> = solution.iter().map(|x| x.to_f64()).collect();
+    let solved = report.map(|report| (point, report.unattained == 0, report.stop == StopReason::MaxIterations));
+    judge::<T>(&problem, known.as_deref(), solved.map_err(|error| error.to_string()), found)
+}
+
+/// The point, whether it is called attained, and whether the search for it ended early.
+pub(crate) type Solved = Result<(Vec<f64>, bool, bool), String>;
+
+/// Measures the answer to a box-constrained problem.
+pub(crate) fn judge<T: Real>(problem: &Affine, known: Option<&[f64]>, solved: Solved, found: Finding) -> Finding {
+    let (point, attained, early) = match solved {
+        Ok(solved) => solved,
+        Err(error) => return Finding { broken: Some(error), ..found },
+    };
+    if let Some(fault) = fault(&point, problem.range) {
+        return Finding { broken: Some(fault), ..found };
+    }
+    let ratios = problem.ratios::<T>(&point);
+    let reach = known.map(|known| distance(known, &problem.start));
+    let moved = distance(&point, &problem.start);
+    let optimality = if attained && moved > 0.0 { excess::<T>(problem, &point, reach.unwrap_or(moved)) } else { None };
+    Finding {
+        attained,
+        early,
+        definition: ratios.definition,
+        residual: Some(ratios.residual),
+        optimality: if attained && moved == 0.0 { Some(0.0) } else { optimality },
+        distance: reach.map(|reach| moved / reach).filter(|ratio| attained && ratio.is_finite()),
+        ..found
+    }
+}
+
+/// How far the objective lies above what the oracle proves, over what is allowed; `None` if the oracle's own multipliers
+/// prove too little for its verdict to count.
+pub(crate) fn excess<T: Real>(problem: &Affine, point: &[f64], unit: f64) -> Option<f64> {
+    let oracle = qp::solve(problem, unit)?;
+    let excess = problem.excess::<T>(point, &oracle.proof);
+    if excess <= 1.0 {
+        return Some(excess);
+    }
+    // The oracle's own point must pass by the same measure.
+    let own = problem.excess::<T>(&oracle.point, &oracle.proof);
+    (own <= 0.5).then_some(excess)
+}
