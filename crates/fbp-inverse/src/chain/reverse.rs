@@ -2,6 +2,7 @@ use faer::dyn_stack::MemStack;
 use fbp_linalg::{LinalgError, Real};
 
 use super::joint::Start;
+use super::rescue::{FIRST_STARTS, LAST_STARTS};
 use super::workspace::{Batch, ChainWorkspace};
 use super::{ChainReport, ReverseChain};
 use crate::{InverseError, OutputEmbedding, Range, ReversePass, TargetBox, expect_batch};
@@ -88,6 +89,10 @@ impl<T: Real> ReverseChain<T> {
             for boundary in 0..self.boundaries() {
                 work.activate_open();
                 self.join(boundary, &goal, self.direct_start(boundary), work)?;
+                if work.note_missed(boundary) > 0 {
+                    work.activate_missed(boundary);
+                    self.rescue(boundary, &goal, FIRST_STARTS, work)?;
+                }
                 report.boundaries[boundary].missed = work.note_missed(boundary);
                 if let Some(metric) = &self.metrics[boundary] {
                     work.activate_open();
@@ -112,6 +117,10 @@ impl<T: Real> ReverseChain<T> {
             if mode != TargetMode::Point && entry.missed > 0 {
                 work.activate_missed(boundary);
                 self.join(boundary, &goal, Start::Targets, work)?;
+                if work.note_missed(boundary) > 0 {
+                    work.activate_missed(boundary);
+                    self.rescue(boundary, &goal, LAST_STARTS, work)?;
+                }
                 entry.unattained = work.note_missed(boundary);
             }
             entry.corrected = entry.missed - entry.unattained;
