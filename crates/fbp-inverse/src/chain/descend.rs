@@ -89,7 +89,7 @@ impl<T: Real> ReverseChain<T> {
         for step in 0..how.steps {
             self.push_iterates(first, work)?;
             self.measure_iterates(first, None, work);
-            self.judge_descent(boundary, goal, how, step, work);
+            self.judge_descent(boundary, goal, how, work);
             if work.joint.active.is_empty() {
                 break;
             }
@@ -130,14 +130,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Keeps what is at the goal and nearer, drops what has ended, and writes the cotangents of the violated conditions.
-    fn judge_descent(
-        &self,
-        boundary: usize,
-        goal: &ChainGoal<'_, T>,
-        how: Descent,
-        step: usize,
-        work: &mut ChainWorkspace<T>,
-    ) {
+    fn judge_descent(&self, boundary: usize, goal: &ChainGoal<'_, T>, how: Descent, work: &mut ChainWorkspace<T>) {
         let (first, last) = (self.starts[boundary], self.operators.len());
         let classes = self.out_len();
         let mut kept = 0;

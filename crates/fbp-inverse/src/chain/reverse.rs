@@ -11,8 +11,11 @@ use crate::{InverseError, OutputEmbedding, Range, ReversePass, TargetBox, expect
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetMode {
     /// At every boundary the nearest feature within the range of the layers below that the whole rest of the network
-    /// turns into the goal; samples for which that iteration fails are reversed layer by layer and tried again from
-    /// there. Goals without margins go layer by layer first: equations at the output are mostly too far for it.
+    /// turns into the goal, with exactly the margin; samples for which that iteration fails start again from other points,
+    /// are reversed layer by layer and tried again from there, and climb from 60 more points as a last resort. The rest of
+    /// a network is not convex: nearer points may exist, above all where it is far from linear, and there the one that is
+    /// found depends on rounding. Goals without margins go layer by layer first: equations at the output are mostly too far
+    /// for the iteration.
     #[default]
     Attainable,
     /// Layer by layer, with boxes and within the ranges of the layers below; misses are corrected jointly.

