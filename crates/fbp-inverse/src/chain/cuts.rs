@@ -7,6 +7,9 @@ use super::workspace::Batch;
 /// Most cuts that are kept for a sample; the oldest go first.
 pub(super) const MOST_CUTS: usize = 16;
 
+/// A cut is moved to a point at the goal if that takes at most this share of the point's distance.
+const MOVED: f64 = 0.05;
+
 /// Linearised conditions of every open sample: `lower <= value + gradient · (v - v0) <= upper`.
 #[derive(Debug)]
 pub(super) struct Cuts<T> {
@@ -48,9 +51,10 @@ impl<T: Real> Cuts<T> {
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.added.fill(0);
-        self.raised.fill(T::ZERO);
+    /// Forgets the cuts of a sample and what they were raised by.
+    pub(super) fn clear(&mut self, slot: usize) {
+        self.added[slot] = 0;
+        self.raised[slot] = T::ZERO;
     }
 
     /// Adds the cut of a condition; `value` is that of its linearisation at the observed feature.
@@ -87,6 +91,29 @@ impl<T: Real> Cuts<T> {
     /// Forgets the cuts of a sample.
     pub(super) fn forget(&mut self, slot: usize) {
         self.added[slot] = 0;
+    }
+
+    /// Makes the one-sided cuts of a sample hold at a point at the goal, `reach` away from the observed feature: a cut that
+    /// it misses by a little is moved there, and one that it misses by more says nothing about its surroundings and ends.
+    pub(super) fn hold(&mut self, slot: usize, [point, observed]: [&[T]; 2], reach: f64) {
+        let start = slot * MOST_CUTS;
+        for at in start..start + self.added[slot].min(MOST_CUTS) {
+            let gradient = self.gradients.column(point.len(), at);
+            let (mut value, mut norm_sq) = (self.values[at], T::ZERO);
+            for ((&g, &v), &v0) in gradient.iter().zip(point).zip(observed) {
+                value += g * (v - v0);
+                norm_sq += g * g;
+            }
+            let short = self.lower[at] - value;
+            if self.upper[at] != T::INFINITY || short <= T::ZERO {
+                continue;
+            }
+            if short.to_f64() <= MOVED * norm_sq.to_f64().sqrt() * reach {
+                self.values[at] += short;
+            } else {
+                self.lower[at] = T::NEG_INFINITY;
+            }
+        }
     }
 
     /// The cuts of a sample with features of `len` entries.

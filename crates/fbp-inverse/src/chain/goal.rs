@@ -1,9 +1,10 @@
 use fbp_linalg::Real;
+use fbp_linalg::attained::attained_slack;
 
 use super::reverse::ChainGoal;
 
-/// Share of the margin, or of the largest output for boxes (which may be points), by which a goal may be missed and
-/// still count as reached: what single precision leaves of a target after a few layers.
+/// Share of the largest output by which a box (which may be a point) may be missed and still count as reached: what single
+/// precision leaves of an equation after a few layers.
 const SLACK: f64 = 1e-3;
 
 /// The goal of one sample at the output of the chain.
@@ -57,32 +58,42 @@ impl<'a, T: Real> SampleGoal<'a, T> {
         }
     }
 
-    /// How far the output is from the goal; 0 if it is reached, infinite for an output that is no number.
-    pub(super) fn violation(&self, output: &[T]) -> f64 {
+    /// The label's logit minus the strongest other one.
+    fn lead(output: &[T], label: usize) -> (f64, f64) {
+        let rival = output.iter().enumerate().filter(|(class, _)| *class != label);
+        let rival = rival.map(|(_, logit)| logit.to_f64()).fold(f64::NEG_INFINITY, f64::max);
+        (output[label].to_f64() - rival, output[label].to_f64().abs() + rival.abs())
+    }
+
+    /// How far the output is inside the goal, negative outside; `-∞` for an output that is no number. A box counts as its
+    /// boundary.
+    pub(super) fn excess(&self, output: &[T]) -> f64 {
         if !output.iter().all(|v| v.is_finite()) {
-            return f64::INFINITY;
+            return f64::NEG_INFINITY;
         }
         match *self {
-            Self::Margin { label, margin } => {
-                let rival = output.iter().enumerate().filter(|(class, _)| *class != label);
-                let rival = rival.map(|(_, logit)| logit.to_f64()).fold(f64::NEG_INFINITY, f64::max);
-                (margin - (output[label].to_f64() - rival)).max(0.0)
-            }
+            Self::Margin { label, margin } => Self::lead(output, label).0 - margin,
             Self::Box { lower, upper } => {
                 let distance = |i: usize| (output[i].clip(lower[i], upper[i]) - output[i]).abs().to_f64();
-                (0..output.len()).map(distance).fold(0.0, f64::max)
+                -(0..output.len()).map(distance).fold(0.0, f64::max)
             }
         }
     }
 
-    /// Violation that counts as reached.
-    fn tolerance(&self, output: &[T]) -> f64 {
-        let scale = output.iter().map(|v| v.abs().to_f64()).fold(0.0, f64::max);
-        let wanted = match *self {
-            Self::Margin { margin, .. } => margin,
-            Self::Box { .. } => scale,
-        };
-        64.0 * T::EPSILON.to_f64() * scale + SLACK * wanted
+    /// How far the output is from the goal; 0 if it is reached, infinite for an output that is no number.
+    pub(super) fn violation(&self, output: &[T]) -> f64 {
+        (-self.excess(output)).max(0.0)
+    }
+
+    /// Violation that counts as reached: for a margin the rounding of a difference of two outputs.
+    pub(super) fn tolerance(&self, output: &[T]) -> f64 {
+        match *self {
+            Self::Margin { label, .. } => attained_slack::<T>(2, Self::lead(output, label).1),
+            Self::Box { .. } => {
+                let scale = output.iter().map(|v| v.abs().to_f64()).fold(0.0, f64::max);
+                attained_slack::<T>(output.len(), scale) + SLACK * scale
+            }
+        }
     }
 
     /// Whether the output reaches the goal.
@@ -92,8 +103,8 @@ impl<'a, T: Real> SampleGoal<'a, T> {
     }
 
     /// Writes the conditions with the least slack at `output`, tightest first, as many as there is room for; returns
-    /// their number. Every condition of a margin asks for `aim` more than the margin.
-    pub(super) fn tightest(&self, output: &[T], aim: f64, room: &mut [Condition<T>]) -> usize {
+    /// their number. Conditions of a margin ask for half the tolerance more, so that rounding leaves the margin whole.
+    pub(super) fn tightest(&self, output: &[T], room: &mut [Condition<T>]) -> usize {
         let mut count = 0;
         let mut offer = |condition: Condition<T>| {
             let slack = condition.slack(output);
@@ -106,7 +117,9 @@ impl<'a, T: Real> SampleGoal<'a, T> {
         };
         match *self {
             Self::Margin { label, margin } => {
-                let (lower, upper) = (T::from_f64(margin + aim), T::INFINITY);
+                let surplus = 0.5 * self.tolerance(output);
+                let surplus = if surplus.is_finite() { surplus } else { 0.0 };
+                let (lower, upper) = (T::from_f64(margin + surplus), T::INFINITY);
                 for rival in (0..output.len()).filter(|&class| class != label) {
                     offer(Condition { plus: label, minus: Some(rival), lower, upper });
                 }

@@ -44,8 +44,7 @@ impl<T: Real> ReverseChain<T> {
         }
     }
 
-    /// Whether the target of a sample at a boundary reaches the goal; up to a thousandth of the margin, or of the largest
-    /// output for a target box.
+    /// Whether the target of a sample at a boundary reaches the goal, as [`BoundaryReport`] defines it.
     ///
     /// # Panics
     /// If there is no such boundary or sample, or `work` belongs to another chain.

@@ -1,12 +1,17 @@
 //! Targets for every stage of a network: joint or layer by layer, verified by the frozen rest.
 
 mod cuts;
+mod descend;
 mod goal;
 mod joint;
+mod linearise;
 mod measure;
 mod metric;
+mod refine;
 mod report;
+mod rescue;
 mod reverse;
+mod settle;
 mod step;
 #[cfg(test)]
 mod tests;

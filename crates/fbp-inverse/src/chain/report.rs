@@ -1,6 +1,20 @@
 use crate::ReverseReport;
 
 /// What a reverse pass did at one boundary.
+///
+/// A target *reaches the goal*, and its sample is *attained* there, if the frozen rest of the chain, evaluated by its own
+/// operators in their own precision, turns it into
+///
+/// * with margins: an output whose label exceeds every other class by the margin, up to the rounding of that difference,
+///   [`attained_slack`] of 2 terms and the scale `abs(label's logit) + abs(strongest other one)`;
+/// * without: an output that misses the target box by at most [`attained_slack`] of the largest output plus a thousandth of
+///   it, what single precision leaves of an equation after a few layers.
+///
+/// *Unattained* means that nothing was found that does, not that nothing exists: with margins (and layers that have
+/// derivatives) after linearisations, layer-wise targets and climbs from 64 starts. Unattained samples keep the target of
+/// the last attempt, and the violations tell by how much they miss.
+///
+/// [`attained_slack`]: fbp_linalg::attained::attained_slack
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BoundaryReport {
     /// `Σ |target - observed|²` over all samples.
@@ -11,7 +25,7 @@ pub struct BoundaryReport {
     pub missed: usize,
     /// Missed samples that the second attempt brought to the goal.
     pub corrected: usize,
-    /// Samples that still miss the goal.
+    /// Samples that still miss the goal: unattained, see [above](Self).
     pub unattained: usize,
     /// Largest remaining violation of the goal at the output of the frozen rest.
     pub violation_max: f64,
@@ -41,6 +55,9 @@ impl BoundaryReport {
 }
 
 /// What a reverse pass did: one entry per boundary and per operator. `Default` is the empty report.
+///
+/// What *attained* means at a boundary says [`BoundaryReport`]; in the reports of the operators, which judge one layer each,
+/// it means what [`fbp_linalg::attained`] says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChainReport {
     /// Samples in the pass.

@@ -2,6 +2,7 @@ use faer::dyn_stack::MemStack;
 use fbp_linalg::{LinalgError, Real};
 
 use super::joint::Start;
+use super::rescue::{FIRST_STARTS, LAST_STARTS};
 use super::workspace::{Batch, ChainWorkspace};
 use super::{ChainReport, ReverseChain};
 use crate::{InverseError, OutputEmbedding, Range, ReversePass, TargetBox, expect_batch};
@@ -10,8 +11,11 @@ use crate::{InverseError, OutputEmbedding, Range, ReversePass, TargetBox, expect
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetMode {
     /// At every boundary the nearest feature within the range of the layers below that the whole rest of the network
-    /// turns into the goal; samples for which that iteration fails are reversed layer by layer and tried again from
-    /// there. Goals without margins go layer by layer first: equations at the output are mostly too far for it.
+    /// turns into the goal, with exactly the margin; samples for which that iteration fails start again from other points,
+    /// are reversed layer by layer and tried again from there, and climb from 60 more points as a last resort. The rest of
+    /// a network is not convex: nearer points may exist, above all where it is far from linear, and there the one that is
+    /// found depends on rounding. Goals without margins go layer by layer first: equations at the output are mostly too far
+    /// for the iteration.
     #[default]
     Attainable,
     /// Layer by layer, with boxes and within the ranges of the layers below; misses are corrected jointly.
@@ -88,6 +92,10 @@ impl<T: Real> ReverseChain<T> {
             for boundary in 0..self.boundaries() {
                 work.activate_open();
                 self.join(boundary, &goal, self.direct_start(boundary), work)?;
+                if work.note_missed(boundary) > 0 {
+                    work.activate_missed(boundary);
+                    self.rescue(boundary, &goal, FIRST_STARTS, work)?;
+                }
                 report.boundaries[boundary].missed = work.note_missed(boundary);
                 if let Some(metric) = &self.metrics[boundary] {
                     work.activate_open();
@@ -112,6 +120,10 @@ impl<T: Real> ReverseChain<T> {
             if mode != TargetMode::Point && entry.missed > 0 {
                 work.activate_missed(boundary);
                 self.join(boundary, &goal, Start::Targets, work)?;
+                if work.note_missed(boundary) > 0 {
+                    work.activate_missed(boundary);
+                    self.rescue(boundary, &goal, LAST_STARTS, work)?;
+                }
                 entry.unattained = work.note_missed(boundary);
             }
             entry.corrected = entry.missed - entry.unattained;

