@@ -73,7 +73,7 @@ fn start_entry<T: Real>(observed: f64, size: f64, range: Range<T>, start: usize,
     }
     let growing = (1 + start / 4 % 4) as f64;
     if !width.is_finite() {
-        return around(growing * size * if start % 2 == 0 { 1.0 } else { 0.25 }, dice);
+        return around(growing * size * if start.is_multiple_of(2) { 1.0 } else { 0.25 }, dice);
     }
     match start % 4 {
         1 => around(0.35 * growing * width, dice),
