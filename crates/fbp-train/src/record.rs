@@ -65,7 +65,7 @@ pub struct StageReport {
     /// The same for the samples that the network classified wrongly before.
     pub frozen_rest_accuracy_of_wrong: f64,
     /// Largest shortfall of the demand at the output: of the lead over the other classes, or the distance of an entry
-    /// to its target. A lead that is short by at most a thousandth of the margin counts as attained.
+    /// to its target. What counts as attained: [`BoundaryReport`](fbp_inverse::BoundaryReport).
     pub violation_max: f64,
     /// `|target - observed| / |observed|` over all samples.
     pub distance_relative: f64,

@@ -14,13 +14,6 @@ use fbp_linalg::{
 use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
-/// Violation of a point target, relative to the largest output, that still counts as attained: so many roundings of the
-/// features' precision.
-pub(super) fn attained_tol<T: Real>(roundings: f64) -> f64 {
-    const MOST_MISSED: f64 = 1e-4;
-    MOST_MISSED.min(roundings * T::EPSILON.to_f64())
-}
-
 /// Factor-once plans for one affine map `y = A x + b`.
 ///
 /// Point targets without a range are a linear system and go to the factorised [`AffinePlan`]; everything else is a

@@ -59,8 +59,8 @@ pub(super) fn figures(html: &mut String, targets: &TargetsReport) {
          that the unchanged rest of the network classifies as their label. <b>Moved by</b>: length of the change relative to \
          the features. <b>Needed no change</b>: images that already met the demand. <b>Second attempt</b>: images whose \
          target was found only on the other of the two ways, over all layers above at once and layer by layer. <b>Not \
-         attained</b>: images for which no allowed feature was found that fulfils the whole demand; they may still be \
-         classified right, with a smaller lead. <b>Largest miss</b>: how far the worst output stayed from what was \
+         attained</b>: images for which no allowed feature was found that fulfils the whole demand, but for \
+         the rounding of the outputs; they may still be classified right, with a smaller lead. <b>Largest miss</b>: how far the worst output stayed from what was \
          demanded.</p></details>\n",
     );
 }

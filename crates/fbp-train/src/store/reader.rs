@@ -202,8 +202,8 @@ impl<'a> StageTargets<'a> {
         &shard.target(self.index)[row * self.feature_len..(row + 1) * self.feature_len]
     }
 
-    /// Whether the frozen rest of the network turns the target of this sample into what was demanded, up to a
-    /// thousandth of the margin.
+    /// Whether the frozen rest of the network turns the target of this sample into what was demanded, as
+    /// [`BoundaryReport`](fbp_inverse::BoundaryReport) says.
     ///
     /// # Panics
     /// If `sample` is not below [`samples`](Self::samples).

@@ -16,6 +16,8 @@ pub(crate) struct Affine {
     pub(crate) upper: Vec<f64>,
     /// Bounds of every entry of `v`.
     pub(crate) range: (f64, f64),
+    /// Whether the solver knows the bias only by the observed output at the start, up to the rounding of that.
+    pub(crate) observed: bool,
 }
 
 /// What the rows of a point come to.
@@ -29,6 +31,7 @@ pub(crate) struct RowRatios {
 
 /// `16 ε √terms scale`: the definition of attained, written down a second time.
 pub(crate) fn slack<T: Real>(terms: usize, scale: f64) -> f64 {
+    let scale = scale.clamp(T::MIN_POSITIVE.to_f64(), T::MAX.to_f64());
     16.0 * T::EPSILON.to_f64() * (terms as f64).sqrt() * scale
 }
 
@@ -67,8 +70,11 @@ impl Affine {
 
     /// What counts as no miss of row `i`: its coefficients, without zeros, and the bias are its terms.
     pub(crate) fn slack<T: Real>(&self, i: usize, v: &[f64]) -> f64 {
-        let coefficients = self.rows[i].iter().filter(|a| **a != 0.0).count();
-        slack::<T>(coefficients + 1, self.scale(i, v))
+        let terms = 1 + self.rows[i].iter().filter(|a| **a != 0.0).count();
+        let products = self.rows[i].iter().zip(&self.start).map(|(a, v)| (a * v).abs()).sum::<f64>();
+        let output = self.image(i, &self.start).value().abs();
+        let observed = if self.observed { products + output } else { 0.0 };
+        slack::<T>(terms, self.scale(i, v)) + T::EPSILON.to_f64() * (terms as f64).sqrt() * observed
     }
 
     pub(crate) fn miss(&self, i: usize, v: &[f64]) -> f64 {

@@ -105,7 +105,8 @@ fn draw<T: Real>(rng: &mut ChaCha8Rng) -> Drawn {
     let goal: Vec<f64> = start.iter().map(|v| rounded::<T>(v + step * rng.random_range(-1.0..1.0))).collect();
     let spread: Vec<f64> = bias.iter().flat_map(|&b| std::iter::repeat_n(b, to.plane())).collect();
     let everything = (f64::NEG_INFINITY, f64::INFINITY);
-    let mut problem = Affine { rows, bias: spread, start, lower: Vec::new(), upper: Vec::new(), range: everything };
+    let mut problem =
+        Affine { rows, bias: spread, start, lower: Vec::new(), upper: Vec::new(), range: everything, observed: false };
     let consistent = chance(rng, 0.7);
     problem.lower = (0..to.len())
         .map(|i| {

@@ -104,17 +104,20 @@ pub(crate) fn trial<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
     }
 }
 
-/// Largest miss over the largest that counts as attained: two terms of `|γ z| + |β|`, and the layer's tolerance of the
-/// amplitude.
+/// Largest miss over the largest that counts as attained: two terms of `|γ| (|z| + mean |z|) + |β|`, and the layer's
+/// tolerance of the amplitude.
 fn definition<T: Real>(group: &Group, point: &[f64], (lower, upper): (&[f64], &[f64])) -> f64 {
     let scaled = group.scaled(point);
     let amplitude = scaled.iter().fold(0.0_f64, |most, y| most.max(y.abs()));
     let own = 2.0 * NormReverse::<T>::DEFAULT_TOLERANCE * amplitude;
+    let sizes = scaled.iter().zip(&group.gain).map(|(y, gain)| (y / gain).abs());
+    let mean = if group.centred { sizes.sum::<f64>() / scaled.len() as f64 } else { 0.0 };
     let mut worst = 0.0_f64;
     for (i, y) in scaled.iter().enumerate() {
         let value = y + group.shift[i];
         let miss = (lower[i] - value).max(value - upper[i]).max(0.0);
-        worst = worst.max(ratio(miss, slack::<T>(2, y.abs() + group.shift[i].abs()) + own));
+        let scale = y.abs() + group.gain[i].abs() * mean + group.shift[i].abs();
+        worst = worst.max(ratio(miss, slack::<T>(2, scale) + own));
     }
     worst
 }
