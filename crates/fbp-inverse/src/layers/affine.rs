@@ -253,6 +253,14 @@ impl LinearMap for DenseMap<'_> {
         Ok(())
     }
 
+    fn row_terms(&self, _stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
+        let mut terms = vec![0.0; self.0.nrows()];
+        for column in self.0.col_iter() {
+            terms.iter_mut().zip(column.iter()).for_each(|(terms, a)| *terms += if *a == 0.0 { 0.0 } else { 1.0 });
+        }
+        Ok(terms)
+    }
+
     fn flops(&self) -> f64 {
         4.0 * self.0.nrows() as f64 * self.0.ncols() as f64
     }

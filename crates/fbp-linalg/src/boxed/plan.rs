@@ -278,7 +278,7 @@ impl<T: Real> BoxedPlan<T> {
         let (mut gaps, stack) = stack.make_with(m, |_| T::ZERO);
         let found = Found { multipliers, gaps: &mut gaps };
         let outcome = self.fast.solve(scaled, Weights { norms, epsilon: even, terms }, solution, found, stack);
-        if !(outcome.converged && outcome.reached) {
+        if !(outcome.converged && outcome.reached && solution.iter().all(|v| v.is_finite())) {
             return None;
         }
         let verdict = self.judge(sample, solution, Some(&gaps));
@@ -308,8 +308,7 @@ impl<T: Real> BoxedPlan<T> {
         let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
         let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
         let mut narrow = |wide: &[f64]| {
-            let (low, high) = sample.bounds;
-            solution.iter_mut().zip(wide).for_each(|(to, &v)| *to = T::from_f64(v).clip(low, high));
+            sample.narrow(wide, solution);
             self.judge(sample, solution, None)
         };
         let rows = self.careful.rows();

@@ -26,6 +26,14 @@ impl<T: Real> Sample<'_, T> {
             && (0..self.image.len())
                 .fold(true, |inside, i| inside & (self.lower[i] <= self.image[i]) & (self.image[i] <= self.upper[i]))
     }
+
+    /// Rounds a point to the scalar of the sample: within its bounds, and to a finite number whatever it is.
+    pub(super) fn narrow(&self, wide: &[f64], solution: &mut [T]) {
+        let (low, high) = (self.bounds.0.max(-T::MAX), self.bounds.1.min(T::MAX));
+        for ((to, &v), &start) in solution.iter_mut().zip(wide).zip(self.start) {
+            *to = if v.is_nan() { start } else { T::from_f64(v).clip(low, high) };
+        }
+    }
 }
 
 /// How the solve of one sample ended.

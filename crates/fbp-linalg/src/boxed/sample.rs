@@ -213,10 +213,7 @@ fn solve_again<T: Real>(
     {
         return None;
     }
-    solution
-        .iter_mut()
-        .zip(wide.iter())
-        .for_each(|(to, &v)| *to = T::from_f64(v).clip(sample.bounds.0, sample.bounds.1));
+    sample.narrow(&wide, solution);
     Some(judge_point(rows, scales, sample, solution, None))
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Affine {
 pub(crate) struct RowRatios {
     /// Largest distance to a row's interval over the one that counts as attained.
     pub(crate) definition: f64,
-    /// Largest distance over `ε n |a_i| |v|` (and the bias).
+    /// Largest distance over `ε n |a_i| |v|` (and the bias, and `|a_i| |v0|` where the observed output stands for it).
     pub(crate) residual: f64,
 }
 
@@ -86,7 +86,8 @@ impl Affine {
         let length = norm(v);
         for i in 0..self.rows.len() {
             let miss = self.miss(i, v);
-            let size = norm(&self.rows[i]) * length + self.bias[i].abs();
+            let observed = if self.observed { norm(&self.start) } else { 0.0 };
+            let size = norm(&self.rows[i]) * (length + observed) + self.bias[i].abs();
             worst.definition = worst.definition.max(ratio(miss, self.slack::<T>(i, v)));
             worst.residual = worst.residual.max(ratio(miss, T::EPSILON.to_f64() * v.len() as f64 * size));
         }

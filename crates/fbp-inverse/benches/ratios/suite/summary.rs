@@ -120,7 +120,8 @@ impl Summary {
         distance.iter().for_each(|ratio| self.distance.take(*ratio));
     }
 
-    fn count(&self, rule: &str) -> u64 {
+    /// Number of samples that break a rule.
+    pub(crate) fn count(&self, rule: &str) -> u64 {
         self.broken.get(rule).map_or(0, |(count, _)| *count)
     }
 

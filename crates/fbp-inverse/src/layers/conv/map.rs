@@ -166,6 +166,15 @@ impl LinearMap for ConvMap<f64> {
         LinearMap::apply(&magnitudes, x, sizes, stack)
     }
 
+    fn row_terms(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
+        let ones = self.weight.iter().map(|w| if *w == 0.0 { 0.0 } else { 1.0 }).collect();
+        let counting = Self { weight: ones, ..self.clone() };
+        let (rows, cols) = self.shape();
+        let mut terms = vec![0.0; rows];
+        LinearMap::apply(&counting, &vec![1.0; cols], &mut terms, stack)?;
+        Ok(terms)
+    }
+
     fn flops(&self) -> f64 {
         2.0 * self.kernel.geometry().flops(1) as f64
     }

@@ -43,6 +43,9 @@ pub(super) trait LinearMap: Sync {
     /// `sizes <- Σ_j abs(a_ij) x_j`, for `x >= 0`.
     fn magnitudes(&self, x: &[f64], sizes: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError>;
 
+    /// Number of coefficients of every row that are not zero.
+    fn row_terms(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError>;
+
     /// Flop of a product with `A` and one with `Aᵀ`.
     fn flops(&self) -> f64;
 }
@@ -83,6 +86,10 @@ impl<M: LinearMap> LinearMap for EvenMap<'_, M> {
         self.map.magnitudes(x, sizes, stack)?;
         sizes.iter_mut().zip(&self.scales).for_each(|(size, scale)| *size *= scale);
         Ok(())
+    }
+
+    fn row_terms(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
+        self.map.row_terms(stack)
     }
 
     fn flops(&self) -> f64 {
@@ -174,7 +181,7 @@ pub(super) fn reverse_in_boxes<T: Real>(
         let mut memory = MemBuffer::new(map.scratch().and(StackReq::new::<f64>(rows)));
         let mut solver = Solver::new(map, scale);
         let mut even_solver = even.as_ref().zip(even_scale).map(|(even, scale)| Solver::new(even, scale));
-        let mut wide = Wide::default();
+        let mut wide = Wide { terms: map.row_terms(MemStack::new(&mut memory))?, ..Wide::default() };
         for index in 0..pass.batch() {
             let (sample, mut target) = sample_of(&mut pass, index);
             let solvers = (&mut solver, even_solver.as_mut());
@@ -199,6 +206,8 @@ struct Wide {
     reached: Vec<f64>,
     bias: Vec<f64>,
     sizes: [Vec<f64>; 2],
+    /// Coefficients of the rows.
+    terms: Vec<f64>,
 }
 
 impl Wide {
@@ -227,7 +236,7 @@ impl Wide {
             upper,
             bounds: (sample.in_range.lower.to_f64(), sample.in_range.upper.to_f64()),
             tolerance: share * T::EPSILON.to_f64() * size,
-            precision: T::EPSILON.to_f64(),
+            precision: T::EPSILON.to_f64() * (share / TOLERANCES[0]).min(1.0),
         }
     }
 
@@ -242,9 +251,7 @@ impl Wide {
     ) -> Result<(f64, f64), LinalgError> {
         self.take(sample, None);
         let (rows, _) = map.shape();
-        // Rows at the border of an image have fewer terms than the others, corners a quarter of them.
-        let terms = (map.flops() / (16.0 * rows.max(1) as f64)) as usize + 1;
-        let Self { start, image, lower, upper, point: moved, reached, bias, sizes: [from, sizes] } = self;
+        let Self { start, image, lower, upper, point: moved, reached, bias, sizes: [from, sizes], terms } = self;
         for to in [&mut *reached, &mut *bias, &mut *from, &mut *sizes] {
             to.resize(rows, 0.0);
         }
@@ -261,6 +268,8 @@ impl Wide {
             let at = image[i] + reached[i];
             let gap = (at - at.clip(lower[i], upper[i])).abs();
             let scale = sizes[i] + (image[i] - bias[i]).abs();
+            // The bias is a term too.
+            let terms = terms[i] as usize + 1;
             let slack = attained_slack::<T>(terms, scale) + observed_slack::<T>(terms, from[i] + image[i].abs());
             most = if gap.is_nan() { f64::INFINITY } else { most.max(gap) };
             worst = if gap <= slack {
@@ -273,7 +282,7 @@ impl Wide {
     }
 }
 
-/// Roundings that a row may miss while the iteration goes on, and those after the first try.
+/// Roundings that a row may miss while the iteration goes on, and those of the second try, which is as much sharper in all.
 const TOLERANCES: [f64; 2] = [16.0, 0.25];
 /// A miss of at most so many times what counts as attained is worth a second try.
 const NEARLY: f64 = 1e3;

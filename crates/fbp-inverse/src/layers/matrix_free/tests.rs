@@ -44,6 +44,11 @@ impl LinearMap for Loops {
         Ok(())
     }
 
+    fn row_terms(&self, _: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
+        let count = |i: usize| (0..self.0.ncols()).filter(|&j| self.0[(i, j)] != 0.0).count() as f64;
+        Ok((0..self.0.nrows()).map(count).collect())
+    }
+
     fn flops(&self) -> f64 {
         1.0
     }
