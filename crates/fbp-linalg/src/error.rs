@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn boxes_without_a_finite_number<T: Real>() {
-        let (nan, inf) = (T::ZERO / T::ZERO, T::INFINITY);
+        let (nan, inf) = (T::from_f64(f64::NAN), T::INFINITY);
         let column =
             |values: &[T]| faer::Mat::from_fn(values.len(), 2, |i, j| if j == 0 { T::ZERO } else { values[i] });
         for (lower, upper) in [(T::ONE, T::ZERO), (nan, T::ONE), (T::ZERO, nan), (inf, inf), (-inf, -inf), (inf, -inf)]

@@ -278,7 +278,7 @@ fn is_empty_box<R>(result: Result<R, InverseError>) -> bool {
 }
 
 fn intervals_without_a_finite_number<T: Real>() {
-    let (nan, far) = (T::ZERO / T::ZERO, T::INFINITY);
+    let (nan, far) = (T::from_f64(f64::NAN), T::INFINITY);
     let empty = [(T::ONE, T::ZERO), (nan, T::ONE), (T::ZERO, nan), (far, far), (-far, -far), (far, -far)];
     for layer in layers::<T>() {
         let input = Mat::from_fn(layer.in_shape().len(), 1, |i, _| T::from_f64(0.1 * i as f64 - 0.5));

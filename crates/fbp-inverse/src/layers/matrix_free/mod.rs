@@ -9,6 +9,7 @@
 //! least in the units of the outputs. Every row of the rounded point is judged by its own scale.
 
 mod newton;
+mod polish;
 mod solver;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use fbp_linalg::{LinalgError, Real, for_each_part, parts_scratch};
 use super::columns::{Outcome, Sample, SampleBox, account, is_within, sample_of};
 use crate::{ReversePass, ReverseReport};
 
+use polish::correction;
 use solver::{Problem, Solved, Solver};
 
 /// A linear map `A` in double precision.
@@ -282,10 +284,44 @@ impl Wide {
     }
 }
 
+impl Wide {
+    /// Corrects a point that was judged last, if that brings it closer; returns what it then misses.
+    fn polish<T: Real>(
+        &mut self,
+        map: &impl LinearMap,
+        sample: &Sample<'_, T>,
+        point: &mut [T],
+        before: (f64, f64),
+        stack: &mut MemStack,
+    ) -> Result<(f64, f64), LinalgError> {
+        let (low, high) = (sample.in_range.lower, sample.in_range.upper);
+        let at = |row: usize| self.image[row] + self.reached[row];
+        let rows = 0..self.image.len();
+        let mut gaps: Vec<f64> = rows.clone().map(|i| at(i).clip(self.lower[i], self.upper[i]) - at(i)).collect();
+        // What comes this close to its end may not move.
+        let near = NEAR_END * before.0;
+        let active: Vec<bool> = rows.map(|i| at(i) - self.lower[i] <= near || self.upper[i] - at(i) <= near).collect();
+        let free: Vec<bool> = point.iter().map(|v| low < *v && *v < high).collect();
+        let change = correction(map, &mut gaps, (&free, &active), stack)?;
+        let kept = point.to_vec();
+        point.iter_mut().zip(&change).for_each(|(v, d)| *v = sample.in_range.clip(T::from_f64(v.to_f64() + d)));
+        let after = self.judge(map, sample, point, stack)?;
+        if after.1 < before.1 {
+            return Ok(after);
+        }
+        point.copy_from_slice(&kept);
+        self.judge(map, sample, point, stack)
+    }
+}
+
 /// Roundings that a row may miss while the iteration goes on, and those of the second try, which is as much sharper in all.
 const TOLERANCES: [f64; 2] = [16.0, 0.25];
 /// A miss of at most so many times what counts as attained is worth a second try.
 const NEARLY: f64 = 1e3;
+/// Corrections of a point that nearly attains its box.
+const POLISHES: usize = 2;
+/// Distance of a row to its end that a correction leaves as it is, in units of the largest miss.
+const NEAR_END: f64 = 4.0;
 
 fn reverse_sample<T: Real, M: LinearMap>(
     (solver, even): (&mut Solver<'_, M>, Option<&mut Solver<'_, EvenMap<'_, M>>>),
@@ -313,10 +349,16 @@ fn reverse_sample<T: Real, M: LinearMap>(
             .filter(|(_, _, missed)| *missed <= 1.0);
     }
     // Boxes out of reach are missed by the least as the outputs are.
-    let (solved, violation, missed) = match solved {
+    let (solved, mut violation, mut missed) = match solved {
         Some(solved) => solved,
         None => attempts(solver, None, map, wide, (sample, &mut *target), stack)?,
     };
+    for _ in 0..POLISHES {
+        if !(missed > 1.0 && missed <= NEARLY) {
+            break;
+        }
+        (violation, missed) = wide.polish(map, sample, target.point, (violation, missed), stack)?;
+    }
     if let Some(row) = target.point.iter().position(|v| !v.is_finite()) {
         return Err(LinalgError::NonFinite { what: "nearest point in boxes", row, column: index });
     }
