@@ -21,11 +21,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     let solver = arguments.solver.as_ref().map(|solver| ["--solver".to_owned(), solver.clone()]);
     let flags = [number("cases", arguments.cases), number("seed", arguments.seed), solver];
     let flags: Vec<String> = flags.into_iter().flatten().flatten().collect();
-    let folder = if flags.is_empty() && !arguments.quick {
-        workspace::root().join("benches/results")
-    } else {
-        target_folder()?.join("bench-results")
-    };
+    let whole = flags.is_empty() && !arguments.quick;
+    let folder = target_folder()?.join("bench-results");
     fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
     let context = Context::collect()?;
     let path = folder.join("ratios.json");
@@ -39,7 +36,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     let outcome = child.env("FBP_RESULTS", &folder.display().to_string()).run();
     if path.exists() {
         add_context(&path, &context)?;
-        println!("kept in {}", path.display());
+        let kept = if whole { workspace::root().join("benches/results/ratios.json") } else { path.clone() };
+        if whole {
+            let text = fs::read(&path).map_err(TaskError::at(&path))?;
+            write_whole(&kept, &text)?;
+        }
+        println!("kept in {}", kept.display());
     }
     outcome
 }
