@@ -64,8 +64,6 @@ pub(super) struct Solved {
     /// Products with `A` and `Aᵀ`, in pairs.
     pub(super) products: usize,
     pub(super) converged: bool,
-    /// Distance of a row to its interval that counts as zero.
-    pub(super) tolerance: f64,
     /// What is left of the optimality conditions, relative to the largest entry of the inputs (and of the
     /// outputs, over the norm of a row): the larger of
     /// `|v - clip(v0 + Aᵀλ)|` and what the rows with a multiplier lack to their ends; of a target out of reach the change
@@ -191,7 +189,7 @@ impl<'a, M: LinearMap> Solver<'a, M> {
         let mut pace = Pace { rows: ROW_WEIGHT.0, bounds: 1.0, before: [f64::INFINITY; 2], beyond: 1.0 };
         self.update_image(problem, stack)?;
         let mut exactly = false;
-        let mut solved = Solved { products: 0, converged: false, tolerance: 0.0, residual: f64::INFINITY };
+        let mut solved = Solved { products: 0, converged: false, residual: f64::INFINITY };
         for outer in 0..OUTER_STEPS {
             self.row_weight = pace.rows * self.scale.mean_square;
             self.bound_weight = pace.rows * pace.bounds;
@@ -223,8 +221,6 @@ impl<'a, M: LinearMap> Solver<'a, M> {
         }
         solved.residual = self.optimality(problem, stack)?;
         solved.products = self.products;
-        // Clipping and rounding the point leave as much again.
-        solved.tolerance = 2.0 * self.tolerance(problem);
         Ok(solved)
     }
 
