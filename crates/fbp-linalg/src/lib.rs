@@ -14,6 +14,8 @@ mod lanes;
 mod once;
 mod parallel;
 mod params;
+mod per_scalar;
+mod product;
 #[cfg(any(test, feature = "testkit"))]
 pub mod qp_oracle;
 mod report;
@@ -29,6 +31,8 @@ pub use lanes::Lanes;
 pub use once::get_or_make;
 pub use parallel::{SplitBatch, for_each_part, parts_scratch};
 pub use params::{SolveConfig, SolveParams};
+pub use per_scalar::PerScalar;
+pub use product::product_into;
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::Real;
 pub use shape::FeatureShape;

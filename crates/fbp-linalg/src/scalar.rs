@@ -4,8 +4,8 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use faer::traits::RealField;
 
-use crate::conv2d::Compiled;
 use crate::lanes::Lanes;
+use crate::per_scalar::PerScalar;
 
 /// The two scalars that every solver and kernel of this project works in: `f32` and `f64`.
 ///
@@ -13,7 +13,7 @@ use crate::lanes::Lanes;
 pub trait Real:
     RealField
     + Lanes
-    + Compiled
+    + Sealed
     + Copy
     + Default
     + Display
@@ -72,6 +72,9 @@ pub trait Real:
     ///
     /// Vectorises like [`exp2_integral`](Self::exp2_integral).
     fn split_exponent(self) -> (Self, Self);
+    /// Runs the version of some work that was compiled for this type; see [`compile_once!`](crate::compile_once).
+    #[doc(hidden)]
+    fn per_scalar<W: PerScalar>(args: W::Args<'_, Self>) -> W::Output<Self>;
     /// The nearest point of `[lower, upper]`; needs `lower <= upper`. Unlike `f32::clamp` it never panics.
     #[inline(always)]
     fn clip(self, lower: Self, upper: Self) -> Self {
@@ -80,8 +83,13 @@ pub trait Real:
     }
 }
 
+/// Keeps [`Real`] to the types that kernels are compiled for.
+pub trait Sealed {}
+
 macro_rules! impl_real {
-    ($scalar:ident, $bits:ident) => {
+    ($scalar:ident, $bits:ident, $compiled:ident) => {
+        impl Sealed for $scalar {}
+
         impl Real for $scalar {
             const NAME: &'static str = stringify!($scalar);
             const EPSILON: Self = $scalar::EPSILON;
@@ -148,12 +156,16 @@ macro_rules! impl_real {
                 let mantissa = $scalar::from_bits((moved & ((1 << MANTISSA) - 1)) + ROOT_HALF);
                 (mantissa, exponent)
             }
+            #[inline(always)]
+            fn per_scalar<W: PerScalar>(args: W::Args<'_, Self>) -> W::Output<Self> {
+                W::$compiled(args)
+            }
         }
     };
 }
 
-impl_real!(f32, u32);
-impl_real!(f64, u64);
+impl_real!(f32, u32, single);
+impl_real!(f64, u64, double);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use faer::{MatMut, MatRef, Par};
 
 use super::judge::{Verdict, row_at};
 use super::sample::expect_bounds;
-use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, expect_finite, expect_shape};
+use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, compile_once, expect_finite, expect_shape};
 
 /// Most exchanges of active constraints; a few are usual.
 const MOST_EXCHANGES: usize = 200;
@@ -118,6 +118,10 @@ impl<'a, T: Real> MetricSample<'a, T> {
     /// [`LinalgError::Shape`], [`LinalgError::Strided`], [`LinalgError::NonFinite`] or [`LinalgError::EmptyBox`] for
     /// data that do not describe a problem.
     pub fn solve(self, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
+        solve(self, stack)
+    }
+
+    fn solve_here(self, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
         self.check()?;
         let (n, m) = self.rows.shape();
         let (mut sides, stack) = stack.make_with(m + n, |_| Side::Free);
@@ -402,6 +406,10 @@ impl<'a, T: Real> MetricSample<'a, T> {
         }
         expect_bounds(self.bounds)
     }
+}
+
+compile_once! {
+    fn solve<'a, T>(sample: MetricSample<'a, T>, stack: &'a mut MemStack) -> Result<SolveReport, LinalgError> = MetricSample::<T>::solve_here;
 }
 
 /// A column of a view that `check` has found contiguous.

@@ -14,7 +14,8 @@ use super::sample::expect_bounds;
 use super::scaling::{RowScaling, RowSize, Weights, row_size};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{
-    LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_box, expect_finite, expect_shape,
+    LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, compile_once, expect_box, expect_finite,
+    expect_shape,
 };
 
 /// Plan for the box-constrained nearest point of one matrix `A` (`m × n`):
@@ -116,6 +117,10 @@ impl<T: Real> BoxedPlan<T> {
     /// [`LinalgError::NonFinite`] if `a` is not finite, [`LinalgError::TooLarge`] above [`BOXED_LIMIT`] rows or
     /// columns.
     pub fn new(a: MatRef<'_, f64>) -> Result<Self, LinalgError> {
+        build(a)
+    }
+
+    fn build(a: MatRef<'_, f64>) -> Result<Self, LinalgError> {
         let (rows, cols) = a.shape();
         if rows.max(cols) > BOXED_LIMIT {
             return Err(LinalgError::TooLarge { what: "boxed nearest point", rows, cols, limit: BOXED_LIMIT });
@@ -185,6 +190,10 @@ impl<T: Real> BoxedPlan<T> {
     /// [`LinalgError::Shape`], [`LinalgError::Strided`], [`LinalgError::NonFinite`] or [`LinalgError::EmptyBox`] for
     /// views that do not describe a problem.
     pub fn solve(&self, pass: BoxedPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
+        solve(self, pass, par, stack)
+    }
+
+    fn solve_batch(&self, pass: BoxedPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
         let (m, n) = self.shape();
         let batch = pass.batch();
         expect_shape("boxed: observed_in", pass.observed_in.shape(), (n, batch))?;
@@ -352,6 +361,12 @@ impl<T: Real> BoxedPlan<T> {
         }
         solved
     }
+}
+
+compile_once! {
+    fn build<'a, T>(a: MatRef<'a, f64>) -> Result<BoxedPlan<T>, LinalgError> = BoxedPlan::<T>::build;
+    fn solve<'a, T>(plan: &'a BoxedPlan<T>, pass: BoxedPass<'a, T>, par: Par, stack: &'a mut MemStack)
+        -> Result<SolveReport, LinalgError> = BoxedPlan::<T>::solve_batch;
 }
 
 /// How one sample ended.

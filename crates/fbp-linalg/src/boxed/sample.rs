@@ -7,7 +7,7 @@ use super::newton::{DualNewton, Found, fast_limits, newton_scratch};
 use super::problem::{Sample, SampleOutcome};
 use super::rows::{RowSource, SampleRows};
 use super::scaling::{Weights, even_out, even_weights, row_size};
-use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, expect_shape};
+use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, compile_once, expect_shape};
 
 /// How far a box is looked for before it counts as out of reach, in lengths of the point and the start: cuts of the joint
 /// iteration often contradict each other, and a point that far would not be taken.
@@ -88,6 +88,10 @@ impl<T: Real> BoxedSample<'_, T> {
     /// [`LinalgError::Shape`], [`LinalgError::Strided`], [`LinalgError::NonFinite`] or [`LinalgError::EmptyBox`] for
     /// data that do not describe a problem.
     pub fn solve(self, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
+        solve(self, stack)
+    }
+
+    fn solve_here(self, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
         self.check()?;
         let Self { rows, observed_in, observed_out, lower, upper, bounds, solution } = self;
         let sample = Sample { start: observed_in, image: observed_out, lower, upper, bounds, multipliers: None };
@@ -140,6 +144,10 @@ impl<T: Real> BoxedSample<'_, T> {
         crate::expect_box("boxed: row bounds", ends(self.lower), ends(self.upper))?;
         expect_bounds(self.bounds)
     }
+}
+
+compile_once! {
+    fn solve<'a, T>(sample: BoxedSample<'a, T>, stack: &'a mut MemStack) -> Result<SolveReport, LinalgError> = BoxedSample::<T>::solve_here;
 }
 
 /// The first try, in the scalar of the data; fills the scales of the rows and the multipliers of the scaled rows.

@@ -171,7 +171,7 @@ impl Correlation {
         let thread_len = self.thread_len::<T>(chunks.size);
         let (mut scratch, _) = stack.make_aligned_with::<T>(chunks.count * thread_len, CACHE_LINE, |_| T::ZERO);
         let work = |((input, output), scratch): ((_, _), _)| {
-            T::correlate(exec.arch, Samples { plan: self, input, output, weights, bias: args.bias, scratch });
+            exec.arch.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch });
         };
         let (input, output) = (chunks.size * in_len, chunks.size * out_len);
         if chunks.count == 1 {
@@ -231,7 +231,7 @@ pub(super) fn chunks(batch: usize, par: Par) -> Chunks {
 }
 
 /// The samples of one thread.
-pub struct Samples<'a, T> {
+struct Samples<'a, T> {
     plan: &'a Correlation,
     input: &'a [T],
     output: &'a mut [T],

@@ -4,7 +4,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use super::correlate::{CorrelateArgs, Correlation, Exec};
 use super::weight_grad::WeightGrad;
 use super::{Conv2dGeometry, plan};
-use crate::{LinalgError, Real};
+use crate::{LinalgError, Real, compile_once};
 
 /// Arguments of [`Conv2d::forward`].
 ///
@@ -136,7 +136,8 @@ impl Conv2d {
             expect_len("conv2d: bias", bias.len(), g.out_shape().channels)?;
         }
         let ConvForward { input, weight, bias, output } = args;
-        self.forward.run(CorrelateArgs { input, weight, bias, output }, Exec { arch: self.arch, par }, stack);
+        let args = CorrelateArgs { input, weight, bias, output };
+        correlate(&self.forward, args, Exec { arch: self.arch, par }, stack);
         Ok(())
     }
 
@@ -163,7 +164,8 @@ impl Conv2d {
         expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
         expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
         let ConvAdjoint { cotangent: input, weight, input_grad: output } = args;
-        self.adjoint.run(CorrelateArgs { input, weight, bias: None, output }, Exec { arch: self.arch, par }, stack);
+        let args = CorrelateArgs { input, weight, bias: None, output };
+        correlate(&self.adjoint, args, Exec { arch: self.arch, par }, stack);
         Ok(())
     }
 
@@ -192,9 +194,16 @@ impl Conv2d {
         if let Some(bias_grad) = &args.bias_grad {
             expect_len("conv2d: bias gradient", bias_grad.len(), g.out_shape().channels)?;
         }
-        self.weight_grad.run(args, Exec { arch: self.arch, par }, stack);
+        sum_products(&self.weight_grad, args, Exec { arch: self.arch, par }, stack);
         Ok(())
     }
+}
+
+compile_once! {
+    fn correlate<'a, T>(plan: &'a Correlation, args: CorrelateArgs<'a, T>, exec: Exec, stack: &'a mut MemStack) -> () =
+        Correlation::run::<T>;
+    fn sum_products<'a, T>(plan: &'a WeightGrad, args: ConvWeightGrad<'a, T>, exec: Exec, stack: &'a mut MemStack) -> () =
+        WeightGrad::run::<T>;
 }
 
 pub(super) fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), LinalgError> {

@@ -5,7 +5,6 @@
 //! `[N, C, H, W]` order. [`Conv2dParams`] describes one, [`Conv2dGeometry`] is the checked description,
 //! [`Conv2d`] the kernel object that is built once and applied to every batch with the caller's scratch memory.
 
-mod compiled;
 mod correlate;
 mod dense;
 mod geometry;
@@ -20,6 +19,5 @@ mod tests;
 mod tile;
 mod weight_grad;
 
-pub(crate) use compiled::Compiled;
 pub use geometry::{Conv2dGeometry, Conv2dParams};
 pub use kernel::{Conv2d, ConvAdjoint, ConvForward, ConvWeightGrad};

@@ -138,13 +138,13 @@ impl WeightGrad {
             let groups = args.input.chunks(size * in_len).zip(args.cotangent.chunks(size * out_len));
             for ((input, cotangent), sums) in groups.zip(sums.chunks_exact_mut(sums_len)) {
                 let packing = &mut packing[..packing_len];
-                T::sum_products(exec.arch, Samples { plan: self, images, input, cotangent, sums, packing, bias });
+                exec.arch.dispatch(Samples { plan: self, images, input, cotangent, sums, packing, bias });
             }
         } else {
             let groups = args.input.par_chunks(size * in_len).zip(args.cotangent.par_chunks(size * out_len));
             let memory = sums.par_chunks_exact_mut(sums_len).zip(packing.par_chunks_exact_mut(packing_len));
             groups.zip(memory).for_each(|((input, cotangent), (sums, packing))| {
-                T::sum_products(exec.arch, Samples { plan: self, images, input, cotangent, sums, packing, bias });
+                exec.arch.dispatch(Samples { plan: self, images, input, cotangent, sums, packing, bias });
             });
         }
         args.weight_grad.fill(T::ZERO);
@@ -200,7 +200,7 @@ impl Groups {
 }
 
 /// The samples of one group.
-pub struct Samples<'a, T> {
+struct Samples<'a, T> {
     plan: &'a WeightGrad,
     /// Images that are packed at a time.
     images: usize,

@@ -42,10 +42,12 @@ mod solve;
 mod strips;
 mod symbol;
 mod symmetric;
+mod system;
 #[cfg(test)]
 mod tests;
 mod whiten;
 
 pub use config::{ConvMode, ConvSolveConfig, ConvSolveParams};
-pub use plan::{ConvSolvePlan, ConvSystem};
+pub use plan::ConvSolvePlan;
 pub use recipe::{ConvFacts, ConvRecipe};
+pub use system::ConvSystem;

@@ -15,57 +15,11 @@ use super::matrix::{dense, pixelwise};
 use super::recipe::{ConvFacts, ConvRecipe};
 use super::shifted::{Borders, Shifted};
 use super::symbol::{self, Symbol, scale, symbols};
+use super::system::{ConvSystem, bias};
 use super::whiten::Whitening;
-use crate::conv2d::{Conv2d, Conv2dGeometry};
+use crate::conv2d::Conv2d;
 use crate::dense::AffinePlan;
-use crate::{FeatureShape, LinalgError, Real, expect_finite};
-
-/// An affine convolution `v -> A v + b`, or its transpose as a layer of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct ConvSystem<'a, W> {
-    /// The convolution; for a transposed one, the convolution that it transposes.
-    pub geometry: Conv2dGeometry,
-    /// Its weights, `[out, in/groups, kh, kw]` of the geometry.
-    pub weight: &'a [W],
-    /// One value per channel of the equations; `None` is zero.
-    pub bias: Option<&'a [W]>,
-    /// Whether `A` is the adjoint of the convolution, as in a transposed convolution.
-    pub transposed: bool,
-}
-
-impl<W: Real> ConvSystem<'_, W> {
-    /// Shape of `v`.
-    pub fn in_shape(&self) -> FeatureShape {
-        if self.transposed { self.geometry.out_shape() } else { self.geometry.in_shape() }
-    }
-
-    /// Shape of `A v + b`.
-    pub fn out_shape(&self) -> FeatureShape {
-        if self.transposed { self.geometry.in_shape() } else { self.geometry.out_shape() }
-    }
-
-    /// Side of the convolution that holds the equations.
-    fn equations(&self) -> End {
-        if self.transposed { End::Input } else { End::Output }
-    }
-
-    fn check(&self) -> Result<(), LinalgError> {
-        let (found, expected) = (self.weight.len(), self.geometry.weight_len());
-        if found != expected {
-            return Err(LinalgError::Length { what: "conv solve: weight", expected, found });
-        }
-        let column = |values| faer::MatRef::from_column_major_slice(values, values.len(), 1);
-        expect_finite("conv solve: weight", column(self.weight))?;
-        if let Some(bias) = self.bias {
-            let (found, expected) = (bias.len(), self.out_shape().channels);
-            if found != expected {
-                return Err(LinalgError::Length { what: "conv solve: bias", expected, found });
-            }
-            expect_finite("conv solve: bias", column(bias))?;
-        }
-        Ok(())
-    }
-}
+use crate::{LinalgError, Real, compile_once};
 
 /// What the conjugate gradients for the exact solution are preconditioned with.
 #[derive(Clone, Debug)]
@@ -222,9 +176,24 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
     ) -> Result<Self, LinalgError> {
         system.check()?;
+        let widened = |values: &[W]| values.iter().map(|v| v.to_f64()).collect::<Vec<f64>>();
+        let (weight, bias) = (widened(system.weight), system.bias.map(widened));
+        let ConvSystem { geometry, transposed, .. } = *system;
+        let system = ConvSystem { geometry, weight: &weight, bias: bias.as_deref(), transposed };
+        build(&system, W::EPSILON.to_f64(), config, recipe, par)
+    }
+
+    /// Builds the plan of widened weights that were given to the precision `epsilon`.
+    fn build_wide(
+        system: &ConvSystem<'_, f64>,
+        epsilon: f64,
+        config: &ConvSolveConfig,
+        recipe: Option<ConvRecipe>,
+        par: Par,
+    ) -> Result<Self, LinalgError> {
         // Nearly singular and dependent equations show in a trial only.
         for attempt in [Attempt::Equations, Attempt::ShiftedEquations, Attempt::LeastSquares] {
-            if let Some(plan) = Self::attempt(system, config, recipe, attempt, par)? {
+            if let Some(plan) = Self::attempt(system, epsilon, config, (recipe, attempt), par)? {
                 return Ok(plan);
             }
         }
@@ -232,14 +201,14 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// Builds the plan in one way; `None` if it turned out that another one is needed.
-    fn attempt<W: Real>(
-        system: &ConvSystem<'_, W>,
+    fn attempt(
+        system: &ConvSystem<'_, f64>,
+        epsilon: f64,
         config: &ConvSolveConfig,
-        recipe: Option<ConvRecipe>,
-        attempt: Attempt,
+        (recipe, attempt): (Option<ConvRecipe>, Attempt),
         par: Par,
     ) -> Result<Option<Self>, LinalgError> {
-        let weight: Vec<f64> = system.weight.iter().map(|w| w.to_f64()).collect();
+        let weight = system.weight.to_vec();
         let (g, grid) = (&system.geometry, Grid::new(&system.geometry));
         let equations = system.equations();
         let (rows, cols) = (system.out_shape().len(), system.in_shape().len());
@@ -290,8 +259,8 @@ impl<T: Real> ConvSolvePlan<T> {
             plan.ladder = Ladder::new(&plan.grid, near, &symbols, scale).map(Arc::new);
         }
         match recipe {
-            ConvRecipe::Dense => plan.exact = Exact::Dense(Arc::new(dense(system, par)?)),
-            ConvRecipe::Pixelwise => plan.exact = Exact::Pixelwise(Arc::new(pixelwise(system, par)?)),
+            ConvRecipe::Dense => plan.exact = Exact::Dense(Arc::new(dense(system, epsilon, par)?)),
+            ConvRecipe::Pixelwise => plan.exact = Exact::Pixelwise(Arc::new(pixelwise(system, epsilon, par)?)),
             _ => {
                 let least = if attempt == Attempt::ShiftedEquations { EQUATIONS_SHIFT } else { 0.0 };
                 let mut build = Build { least_shift: least, eliminate: true };
@@ -321,6 +290,10 @@ impl<T: Real> ConvSolvePlan<T> {
     /// once or when a shift first needs them ([`solve`](Self::solve)). The recipe stays that of the first parameters.
     #[must_use]
     pub fn with_config(&self, config: &ConvSolveConfig) -> Self {
+        with_config(self, config)
+    }
+
+    fn configured(&self, config: &ConvSolveConfig) -> Self {
         let mut plan = Self { config: *config, ..self.clone() };
         plan.facts.samples = config.samples_expected();
         if config.mode() != ConvMode::Exact && plan.ladder.is_none() {
@@ -547,7 +520,15 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 }
 
-fn facts<W: Real>(system: &ConvSystem<'_, W>, grid: &Grid, near: End, samples: usize) -> ConvFacts {
+compile_once! {
+    fn build<'a, T>(
+        system: &'a ConvSystem<'a, f64>, epsilon: f64, config: &'a ConvSolveConfig, recipe: Option<ConvRecipe>, par: Par,
+    ) -> Result<ConvSolvePlan<T>, LinalgError> = ConvSolvePlan::<T>::build_wide;
+    fn with_config<'a, T>(plan: &'a ConvSolvePlan<T>, config: &'a ConvSolveConfig) -> ConvSolvePlan<T> =
+        ConvSolvePlan::<T>::configured;
+}
+
+fn facts(system: &ConvSystem<'_, f64>, grid: &Grid, near: End, samples: usize) -> ConvFacts {
     let g = &system.geometry;
     let simple = g.kernel() == [1, 1] && g.stride() == [1, 1] && g.padding() == [0, 0] && g.groups() == 1;
     ConvFacts {
@@ -563,11 +544,6 @@ fn facts<W: Real>(system: &ConvSystem<'_, W>, grid: &Grid, near: End, samples: u
         pixelwise: simple,
         samples,
     }
-}
-
-pub(super) fn bias<W: Real>(system: &ConvSystem<'_, W>) -> Vec<f64> {
-    let channels = system.out_shape().channels;
-    system.bias.map_or(vec![0.0; channels], |bias| bias.iter().map(|b| b.to_f64()).collect())
 }
 
 /// Values without period, of either sign, where a field of so many entries takes part in the convolution; `sites` are

@@ -10,7 +10,10 @@ use super::resolvent::{STEPS, resolvent_scratch};
 use super::rows::{Judged, Rows};
 use crate::dense::AffineSolve;
 use crate::parallel::parts_scratch;
-use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, expect_finite, expect_shape};
+use crate::{
+    LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, compile_once, expect_finite,
+    expect_shape,
+};
 
 /// Bytes of workspace that a panel of samples may take, beside that of transforms and products.
 const PANEL_BYTES: usize = 48 << 20;
@@ -50,6 +53,11 @@ pub(super) struct Done {
     pub(super) misfit: f64,
     /// `|d|` below which nothing keeps the bound on the residual, as far as a search that failed knows.
     pub(super) nearest: f64,
+}
+
+compile_once! {
+    fn solve<'a, T>(plan: &'a ConvSolvePlan<T>, pass: AffineSolve<'a, T>, par: Par, stack: &'a mut MemStack)
+        -> Result<SolveReport, LinalgError> = ConvSolvePlan::<T>::solve_batch;
 }
 
 impl<T: Real> ConvSolvePlan<T> {
@@ -120,6 +128,15 @@ impl<T: Real> ConvSolvePlan<T> {
     /// # Panics
     /// If `stack` is smaller than [`solve_scratch`](Self::solve_scratch) of the same batch and `par`.
     pub fn solve(&self, pass: AffineSolve<'_, T>, par: Par, stack: &mut MemStack) -> Result<SolveReport, LinalgError> {
+        solve(self, pass, par, stack)
+    }
+
+    fn solve_batch(
+        &self,
+        pass: AffineSolve<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<SolveReport, LinalgError> {
         check(&pass, (self.rows(), self.cols()))?;
         expect_finite("affine: target", pass.target)?;
         expect_finite("affine: observed_in", pass.observed_in)?;

@@ -11,7 +11,7 @@ use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::{Accum, Conj, Mat, MatRef, Par};
 
 use crate::dense::SystemFacts;
-use crate::{LinalgError, Real, SolveConfig, expect_finite};
+use crate::{LinalgError, Real, SolveConfig, compile_once, expect_finite};
 
 /// Steps of the power method that estimates a norm.
 const POWER_STEPS: usize = 30;
@@ -39,6 +39,10 @@ impl System {
         bias: Option<&[W]>,
         config: &SolveConfig,
     ) -> Result<Self, LinalgError> {
+        widened(weight, bias, config)
+    }
+
+    fn widened<W: Real>(weight: MatRef<'_, W>, bias: Option<&[W]>, config: &SolveConfig) -> Result<Self, LinalgError> {
         let (rows, cols) = weight.shape();
         expect_finite("affine: weight", weight)?;
         let has_bias = bias.is_some();
@@ -73,6 +77,11 @@ impl System {
     pub(super) fn is_tall(&self) -> bool {
         self.weight.nrows() > self.weight.ncols()
     }
+}
+
+compile_once! {
+    fn widened<'a, W>(weight: MatRef<'a, W>, bias: Option<&'a [W]>, config: &'a SolveConfig)
+        -> Result<System, LinalgError> = System::widened::<W>;
 }
 
 /// The scale of every row; see [`System::scales`].

@@ -12,7 +12,7 @@ use super::judge::Rows;
 use super::pair::{narrow, scale_columns};
 use super::retry::{Retry, Wide};
 use crate::dense::{AffineSolve, GramSide, SystemFacts};
-use crate::{LinalgError, Real, SolveConfig, SolveReport, SolveSide, expect_finite};
+use crate::{LinalgError, Real, SolveConfig, SolveReport, SolveSide, compile_once, expect_finite};
 
 /// Samples that are solved together, so that what they need beside the factors stays in the cache.
 const PANEL: usize = 128;
@@ -55,6 +55,13 @@ impl Build {
     }
 }
 
+compile_once! {
+    fn rounded<'a, T>(system: &'a System, build: Build, retry: Retry<f64>, config: &'a SolveConfig) -> TwoGemm<T> =
+        TwoGemm::<T>::rounded;
+    fn solve<'a, T>(plan: &'a TwoGemm<T>, pass: AffineSolve<'a, T>, par: Par, stack: &'a mut MemStack)
+        -> Result<SolveReport, LinalgError> = TwoGemm::<T>::solve_batch;
+}
+
 /// Some sample of a panel ended in a value that is not finite.
 struct NotFinite;
 
@@ -77,6 +84,10 @@ pub(super) struct Temps<'a, T> {
 impl<T: Real> TwoGemm<T> {
     /// Rounds the factors to the precision of the features.
     pub(super) fn new(system: &System, build: Build, retry: Retry<f64>, config: &SolveConfig) -> Self {
+        rounded(system, build, retry, config)
+    }
+
+    fn rounded(system: &System, build: Build, retry: Retry<f64>, config: &SolveConfig) -> Self {
         Self {
             weight: narrow(&system.weight),
             bias: system.bias.iter().map(|&b| T::from_f64(b)).collect(),
@@ -116,6 +127,15 @@ impl<T: Real> TwoGemm<T> {
     }
 
     pub(super) fn solve(
+        &self,
+        pass: AffineSolve<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<SolveReport, LinalgError> {
+        solve(self, pass, par, stack)
+    }
+
+    fn solve_batch(
         &self,
         mut pass: AffineSolve<'_, T>,
         par: Par,

@@ -1,0 +1,68 @@
+use crate::Real;
+
+/// Generic work that is compiled for `f32` and `f64` in the crate that names it, and not again in every crate that calls
+/// it. Implemented by [`compile_once!`](crate::compile_once).
+///
+/// A generic function is compiled wherever it is used with concrete types; both methods here are not generic, so that
+/// crates above find them compiled. A solver costs a user's program seconds to call instead of minutes.
+pub trait PerScalar {
+    /// The arguments, as a tuple.
+    type Args<'a, T: Real>;
+    /// What the work returns.
+    type Output<T: Real>;
+
+    /// The work in `f32`.
+    fn single(args: Self::Args<'_, f32>) -> Self::Output<f32>;
+
+    /// The work in `f64`.
+    fn double(args: Self::Args<'_, f64>) -> Self::Output<f64>;
+}
+
+/// Defines a function generic over [`Real`](crate::Real) whose body is compiled once for `f32` and once for `f64`, here.
+///
+/// The body is a path to a function with the same signature, generic over the same scalar. References share one
+/// named lifetime.
+///
+/// ```
+/// use fbp_linalg::{Real, compile_once};
+///
+/// fn sum_of_squares<T: Real>(values: &[T]) -> T {
+///     values.iter().map(|&v| v * v).sum()
+/// }
+///
+/// compile_once! {
+///     /// Sum of the squares of all values.
+///     pub fn energy<'a, T>(values: &'a [T]) -> T = sum_of_squares::<T>;
+/// }
+///
+/// assert_eq!(energy(&[3.0_f32, 4.0]), 25.0);
+/// ```
+#[macro_export]
+macro_rules! compile_once {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$a:lifetime, $T:ident>($($arg:ident: $ty:ty),* $(,)?) -> $out:ty = $body:expr;)+) => {$(
+        $(#[$meta])*
+        #[inline]
+        $vis fn $name<$a, $T: $crate::Real>($($arg: $ty),*) -> $out {
+            struct Once;
+            impl $crate::PerScalar for Once {
+                type Args<$a, $T: $crate::Real> = ($($ty,)*);
+                type Output<$T: $crate::Real> = $out;
+
+                #[inline(never)]
+                fn single(($($arg,)*): Self::Args<'_, f32>) -> Self::Output<f32> {
+                    body($($arg),*)
+                }
+
+                #[inline(never)]
+                fn double(($($arg,)*): Self::Args<'_, f64>) -> Self::Output<f64> {
+                    body($($arg),*)
+                }
+            }
+            #[inline(always)]
+            fn body<$a, $T: $crate::Real>($($arg: $ty),*) -> $out {
+                $body($($arg),*)
+            }
+            <$T as $crate::Real>::per_scalar::<Once>(($($arg,)*))
+        }
+    )+};
+}
