@@ -9,13 +9,13 @@ pub trait PerScalar {
     /// The arguments, as a tuple.
     type Args<'a, T: Real>;
     /// What the work returns.
-    type Output<T: Real>;
+    type Output<'a, T: Real>;
 
     /// The work in `f32`.
-    fn single(args: Self::Args<'_, f32>) -> Self::Output<f32>;
+    fn single<'a>(args: Self::Args<'a, f32>) -> Self::Output<'a, f32>;
 
     /// The work in `f64`.
-    fn double(args: Self::Args<'_, f64>) -> Self::Output<f64>;
+    fn double<'a>(args: Self::Args<'a, f64>) -> Self::Output<'a, f64>;
 }
 
 /// Defines a function generic over [`Real`](crate::Real) whose body is compiled once for `f32` and once for `f64`, here.
@@ -46,15 +46,15 @@ macro_rules! compile_once {
             struct Once;
             impl $crate::PerScalar for Once {
                 type Args<$a, $T: $crate::Real> = ($($ty,)*);
-                type Output<$T: $crate::Real> = $out;
+                type Output<$a, $T: $crate::Real> = $out;
 
                 #[inline(never)]
-                fn single(($($arg,)*): Self::Args<'_, f32>) -> Self::Output<f32> {
+                fn single<$a>(($($arg,)*): Self::Args<$a, f32>) -> Self::Output<$a, f32> {
                     body($($arg),*)
                 }
 
                 #[inline(never)]
-                fn double(($($arg,)*): Self::Args<'_, f64>) -> Self::Output<f64> {
+                fn double<$a>(($($arg,)*): Self::Args<$a, f64>) -> Self::Output<$a, f64> {
                     body($($arg),*)
                 }
             }

@@ -74,7 +74,7 @@ pub trait Real:
     fn split_exponent(self) -> (Self, Self);
     /// Runs the version of some work that was compiled for this type; see [`compile_once!`](crate::compile_once).
     #[doc(hidden)]
-    fn per_scalar<W: PerScalar>(args: W::Args<'_, Self>) -> W::Output<Self>;
+    fn per_scalar<'a, W: PerScalar>(args: W::Args<'a, Self>) -> W::Output<'a, Self>;
     /// The nearest point of `[lower, upper]`; needs `lower <= upper`. Unlike `f32::clamp` it never panics.
     #[inline(always)]
     fn clip(self, lower: Self, upper: Self) -> Self {
@@ -157,7 +157,7 @@ macro_rules! impl_real {
                 (mantissa, exponent)
             }
             #[inline(always)]
-            fn per_scalar<W: PerScalar>(args: W::Args<'_, Self>) -> W::Output<Self> {
+            fn per_scalar<'a, W: PerScalar>(args: W::Args<'a, Self>) -> W::Output<'a, Self> {
                 W::$compiled(args)
             }
         }

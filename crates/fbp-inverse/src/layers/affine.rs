@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 
 use faer::dyn_stack::{MemStack, StackReq};
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_linalg::dense::{AffinePlan, AffineSolve};
+use fbp_linalg::matmul;
 use fbp_linalg::{
     BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveParams, SolveReport, StopReason, column, column_mut,
     get_or_make,

@@ -7,9 +7,8 @@ use super::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, distance_to,
     largest_magnitude, map_columns, reverse_columns,
 };
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
+use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
 
 /// Batch normalisation in evaluation mode, an affine map `y = a x + c` per channel, and its exact reverse.
 ///
@@ -217,7 +216,9 @@ fn judge_block<T: Real>(
     }
 }
 
-impl<T: Real> ReverseOperator<T> for BatchNormReverse<T> {
+operator_once!(BatchNormReverse);
+
+impl<T: Real> LayerKernel<T> for BatchNormReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -264,12 +265,6 @@ impl<T: Real> ReverseOperator<T> for BatchNormReverse<T> {
         Ok(reverse_columns(&Reverse(self), pass, par))
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for BatchNormReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let JvpPass { tangent_in, tangent_out, .. } = pass;

@@ -9,9 +9,8 @@ use super::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, judge,
     map_columns, reverse_columns,
 };
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
+use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
 
 /// Flattening: the identity, from a feature of any shape to a vector.
 ///
@@ -78,7 +77,9 @@ impl<T: Real> SampleReverse<T> for Identity {
     }
 }
 
-impl<T: Real> ReverseOperator<T> for FlattenReverse<T> {
+operator_once!(FlattenReverse);
+
+impl<T: Real> LayerKernel<T> for FlattenReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -117,12 +118,6 @@ impl<T: Real> ReverseOperator<T> for FlattenReverse<T> {
         Ok(reverse_columns(&Identity, pass, par))
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for FlattenReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let JvpPass { tangent_in, tangent_out, .. } = pass;

@@ -1,13 +1,11 @@
 use faer::dyn_stack::{MemStack, StackReq};
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
+use fbp_linalg::matmul;
 use fbp_linalg::{FeatureShape, Real, column_mut, expect_finite};
 
 use super::affine::AffineReverse;
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-    expect_batch,
-};
+use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass, expect_batch};
 
 /// Reverse of the linear layer `y = W x + b`.
 ///
@@ -67,7 +65,9 @@ impl<T: Real> LinearReverse<T> {
     }
 }
 
-impl<T: Real> ReverseOperator<T> for LinearReverse<T> {
+operator_once!(LinearReverse);
+
+impl<T: Real> LayerKernel<T> for LinearReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -109,12 +109,6 @@ impl<T: Real> ReverseOperator<T> for LinearReverse<T> {
         self.affine.reverse(self, pass, par, stack)
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for LinearReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         let batch = pass.at.ncols();
         expect_batch(&self.name, "at", pass.at, (self.weight.ncols(), batch))?;

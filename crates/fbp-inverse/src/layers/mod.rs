@@ -7,6 +7,7 @@ mod columns;
 mod conv;
 mod embedding;
 mod flatten;
+mod kernel;
 mod linear;
 mod matrix_free;
 mod norm;

@@ -1,6 +1,6 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef};
+use fbp_linalg::matmul;
 
 use super::{par_for, values, with_values};
 

@@ -11,7 +11,8 @@ use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, distance_to,
     largest_magnitude,
 };
-use crate::{DifferentiableOperator, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, VjpPass};
+use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::{InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Reverse of an elementwise activation.
 ///
@@ -197,7 +198,9 @@ fn misses<T: Real, M: ScalarMap<T>>(map: M, context: &M::Context, points: &[T], 
     })
 }
 
-impl<T: Real> ReverseOperator<T> for ActivationReverse<T> {
+operator_once!(ActivationReverse);
+
+impl<T: Real> LayerKernel<T> for ActivationReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -236,12 +239,6 @@ impl<T: Real> ReverseOperator<T> for ActivationReverse<T> {
         Ok(self.activation.reverse_columns(T::from_f64(self.tolerance), pass, par))
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for ActivationReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let pass = MapPass { first: pass.at, second: pass.tangent_in, out: pass.tangent_out };

@@ -16,10 +16,8 @@ pub use geometry::{Conv1dParams, ConvTranspose2dParams};
 use self::large::LargeReverse;
 use self::map::{ConvMap, MapBatch};
 use super::affine::AffineReverse;
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-    expect_batch,
-};
+use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass, expect_batch};
 
 /// Reverse of a convolution with any stride, padding, dilation and groups, or of a transposed one.
 ///
@@ -116,7 +114,9 @@ impl<T: Real> Conv2dReverse<T> {
     }
 }
 
-impl<T: Real> ReverseOperator<T> for Conv2dReverse<T> {
+operator_once!(Conv2dReverse);
+
+impl<T: Real> LayerKernel<T> for Conv2dReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -166,12 +166,6 @@ impl<T: Real> ReverseOperator<T> for Conv2dReverse<T> {
         }
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for Conv2dReverse<T> {
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {
         self.map.scratch(batch, par)
     }

@@ -13,10 +13,9 @@ use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use self::kernels::{Forward, Jacobian, Reverse};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns};
+use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::layers::parts::{reverse_parts, reverse_parts_scratch};
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
 
 /// Layer, group, instance and RMS normalisation, `y = γ (x - mean)/√(variance + ε) + β` over groups of entries, and its
 /// reverse. For RMS normalisation read 0 for the mean and the mean square for the variance.
@@ -183,7 +182,9 @@ impl<T: Real> NormReverse<T> {
     }
 }
 
-impl<T: Real> ReverseOperator<T> for NormReverse<T> {
+operator_once!(NormReverse);
+
+impl<T: Real> LayerKernel<T> for NormReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -222,12 +223,6 @@ impl<T: Real> ReverseOperator<T> for NormReverse<T> {
         reverse_parts(&Reverse(self), pass, par, stack).map_err(InverseError::in_layer(&self.name))
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for NormReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let pass = MapPass { first: pass.at, second: pass.tangent_in, out: pass.tangent_out };

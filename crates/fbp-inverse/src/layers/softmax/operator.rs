@@ -6,9 +6,8 @@ use fbp_linalg::{FeatureShape, Real};
 
 use super::kernels::{Jacobian, Reverse, Softmax};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns, reverse_columns};
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
+use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
 
 /// Softmax over the channels, per pixel, and its reverse.
 ///
@@ -58,7 +57,9 @@ impl<T: Real> SoftmaxReverse<T> {
     }
 }
 
-impl<T: Real> ReverseOperator<T> for SoftmaxReverse<T> {
+operator_once!(SoftmaxReverse);
+
+impl<T: Real> LayerKernel<T> for SoftmaxReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -100,12 +101,6 @@ impl<T: Real> ReverseOperator<T> for SoftmaxReverse<T> {
         Ok(reverse_columns(&Reverse { shape: self.shape, floor: self.floor }, pass, par))
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for SoftmaxReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let pass = MapPass { first: pass.at, second: pass.tangent_in, out: pass.tangent_out };

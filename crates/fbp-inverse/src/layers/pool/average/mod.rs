@@ -14,10 +14,9 @@ use self::axis::MeanAxis;
 use self::separable::Separable;
 use super::window::{DisjointWindows, PoolWindow, Windows};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns, reverse_columns};
+use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::layers::parts::{reverse_parts, reverse_parts_scratch};
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
 
 /// Average pooling with any window, stride and padding, and its exact reverse.
 ///
@@ -135,7 +134,9 @@ impl<T: Real> AvgPoolReverse<T> {
     }
 }
 
-impl<T: Real> ReverseOperator<T> for AvgPoolReverse<T> {
+operator_once!(AvgPoolReverse);
+
+impl<T: Real> LayerKernel<T> for AvgPoolReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -199,12 +200,6 @@ impl<T: Real> ReverseOperator<T> for AvgPoolReverse<T> {
         }
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for AvgPoolReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let JvpPass { tangent_in, tangent_out, .. } = pass;

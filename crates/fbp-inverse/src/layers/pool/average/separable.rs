@@ -1,9 +1,9 @@
 //! Any windows: the average is `Y = A₁ X A₂ᵀ` with one small matrix per axis.
 
 use faer::dyn_stack::{MemStack, StackReq};
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_linalg::attained::attained_slack;
+use fbp_linalg::matmul;
 use fbp_linalg::{BOXED_LIMIT, BoxedPass, BoxedPlan, FeatureShape, LinalgError, Real};
 
 use super::axis::MeanAxis;

@@ -13,10 +13,9 @@ use fbp_linalg::{FeatureShape, Real};
 
 use super::window::{DisjointWindows, PoolWindow, Windows};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns, reverse_columns};
+use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::layers::parts::{reverse_parts, reverse_parts_scratch};
-use crate::{
-    DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, VjpPass,
-};
+use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
 
 /// Max-pooling with any window, stride and padding, and its reverse.
 ///
@@ -66,7 +65,9 @@ impl<T: Real> MaxPoolReverse<T> {
     }
 }
 
-impl<T: Real> ReverseOperator<T> for MaxPoolReverse<T> {
+operator_once!(MaxPoolReverse);
+
+impl<T: Real> LayerKernel<T> for MaxPoolReverse<T> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -115,12 +116,6 @@ impl<T: Real> ReverseOperator<T> for MaxPoolReverse<T> {
         }
     }
 
-    fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-        Some(self)
-    }
-}
-
-impl<T: Real> DifferentiableOperator<T> for MaxPoolReverse<T> {
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
         check_jvp(self, &pass)?;
         let JvpPass { at, tangent_in, tangent_out } = pass;

@@ -1,4 +1,4 @@
-use faer::linalg::matmul;
+use faer::linalg::matmul::matmul as faer_matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
 use crate::compile_once;
@@ -12,7 +12,7 @@ compile_once! {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn product_into<'a, T>(
+    pub fn matmul<'a, T>(
         dst: MatMut<'a, T>, accum: Accum, lhs: MatRef<'a, T>, rhs: MatRef<'a, T>, alpha: T, par: Par,
-    ) -> () = matmul::matmul;
+    ) -> () = faer_matmul;
 }
