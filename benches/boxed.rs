@@ -8,9 +8,9 @@ use clarabel::solver::{DefaultSettings, DefaultSolver, IPSolver, SupportedConeT}
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatRef};
+use fbp_benches::random::{normal_mat, rng};
 use fbp_benches::{pars, settings};
 use fbp_linalg::conv2d::{Conv2d, Conv2dParams};
-use fbp_linalg::testkit::{normal_mat, rng};
 use fbp_linalg::{BoxedPass, BoxedPlan, FeatureShape, Real};
 
 /// Problems that share a matrix: rows must rise to a value (every third), or stay below one.

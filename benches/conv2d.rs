@@ -7,9 +7,9 @@ use candle_core::{Device, Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use faer::Par;
 use faer::dyn_stack::{MemBuffer, MemStack};
+use fbp_benches::random::{normal_vec, rng};
 use fbp_benches::{ConvLayer, conv_layers, pars, settings};
 use fbp_linalg::conv2d::{Conv2d, ConvAdjoint, ConvForward, ConvWeightGrad};
-use fbp_linalg::testkit::{normal_vec, rng};
 
 /// Inputs of one layer, and room for every result.
 struct Data {

@@ -6,9 +6,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::solvers::SolveLstsq;
 use faer::{Mat, Par};
+use fbp_benches::random::{normal_mat, rng};
 use fbp_linalg::SolveConfig;
 use fbp_linalg::dense::{AffinePlan, AffineSolve};
-use fbp_linalg::testkit::{normal_mat, rng};
 
 /// Rows and columns: the heads of the small and the larger convolutional network, a convolution as a dense matrix, a
 /// wide linear layer.

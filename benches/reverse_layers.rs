@@ -6,13 +6,13 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
+use fbp_benches::random::{normal_mat, rng};
 use fbp_benches::{pars, settings};
 use fbp_inverse::{
     Activation, ActivationReverse, AvgPoolReverse, MaxPoolReverse, PoolWindow, Range, ReverseOperator, ReversePass,
     SoftmaxReverse, TargetBox, TargetBoxMut,
 };
 use fbp_linalg::FeatureShape;
-use fbp_linalg::testkit::{normal_mat, rng};
 
 const BATCH: usize = 256;
 

@@ -1,5 +1,7 @@
 //! What the benchmarks share: layers of real networks, settings of the measurement, degrees of parallelism.
 
+pub mod random;
+
 use std::time::Duration;
 
 use criterion::Criterion;

@@ -3,10 +3,10 @@ use std::time::Instant;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
+use fbp_benches::random::{normal_mat, normal_vec, rng, uniform_vec};
 use fbp_linalg::conv_solve::{ConvMode, ConvRecipe, ConvSolveParams, ConvSolvePlan, ConvSystem};
 use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
 use fbp_linalg::dense::AffineSolve;
-use fbp_linalg::testkit::{normal_mat, normal_vec, rng, uniform_vec};
 use fbp_linalg::{Real, SolveReport, SolveSide};
 use serde::{Deserialize, Serialize};
 

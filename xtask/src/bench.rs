@@ -85,8 +85,8 @@ fn run_reverse(arguments: &Arguments) -> Result<(), TaskError> {
     let folder =
         if partial { target_folder()?.join("bench-results") } else { workspace::root().join("benches/results") };
     fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
-    let bench = ["bench", "--package", "fbp-benches", "--bench", REVERSE, "--"];
-    Child::cargo().args(bench).args(flags).env("FBP_RESULTS", &folder.display().to_string()).run()?;
+    let bench = cargo_bench(REVERSE)?;
+    Child::cargo().args(&bench).args(flags).env("FBP_RESULTS", &folder.display().to_string()).run()?;
     println!("kept in {}", folder.join("reverse.json").display());
     Ok(())
 }
@@ -125,8 +125,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     for name in &names {
         let before = Snapshot::take(&criterion)?;
         let quick = arguments.quick.then_some("--quick");
-        let bench = ["bench", "--package", "fbp-benches", "--bench", name, "--"];
-        let child = Child::cargo().args(bench).args(filter).args(quick);
+        let bench = cargo_bench(name)?;
+        let child = Child::cargo().args(&bench).args(filter).args(quick);
         child.env("CRITERION_HOME", &criterion.display().to_string()).run()?;
         let entries = before.changes(&criterion)?;
         if entries.is_empty() {
@@ -148,17 +148,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     }
 }
 
-/// Names of the benchmarks, from the manifest.
-fn benchmarks() -> Result<Vec<String>, TaskError> {
-    let manifests = layering::manifests()?;
-    let benches = manifests.iter().find(|(_, manifest)| layering::package_name(manifest) == Some("fbp-benches"));
-    let targets = benches.and_then(|(_, manifest)| manifest.get("bench")?.as_array());
-    let names = targets.into_iter().flatten().filter_map(|target| target.get("name")?.as_str());
-    let names: Vec<_> = names.map(str::to_owned).collect();
-    if names.is_empty() {
-        return Err(TaskError::Refused("benches/Cargo.toml names no [[bench]]".to_owned()));
+/// Arguments of cargo that run one benchmark with the features that it needs and no others, so that it shares as many builds
+/// as it can with `fbp`.
+fn cargo_bench(name: &str) -> Result<Vec<String>, TaskError> {
+    let mut arguments: Vec<String> =
+        ["bench", "--package", "fbp-benches", "--no-default-features"].map(str::to_owned).into();
+    for target in targets()? {
+        let features = target.get("required-features").and_then(toml::Value::as_array);
+        if target.get("name").and_then(toml::Value::as_str) == Some(name) {
+            let features = features.into_iter().flatten().filter_map(toml::Value::as_str);
+            arguments.extend(features.flat_map(|feature| ["--features".to_owned(), feature.to_owned()]));
+        }
     }
-    Ok(names)
+    arguments.extend(["--bench", name, "--"].map(str::to_owned));
+    Ok(arguments)
+}
+
+/// The benchmarks in the manifest.
+fn targets() -> Result<Vec<toml::Value>, TaskError> {
+    let manifests = layering::manifests()?;
+    let benches = manifests.into_iter().find(|(_, manifest)| layering::package_name(manifest) == Some("fbp-benches"));
+    let targets = benches.and_then(|(_, mut manifest)| manifest.remove("bench"));
+    match targets {
+        Some(toml::Value::Array(targets)) if !targets.is_empty() => Ok(targets),
+        _ => Err(TaskError::Refused("benches/Cargo.toml names no [[bench]]".to_owned())),
+    }
+}
+
+/// Names of the benchmarks, in the order of the manifest.
+fn benchmarks() -> Result<Vec<String>, TaskError> {
+    Ok(targets()?.iter().filter_map(|target| target.get("name")?.as_str()).map(str::to_owned).collect())
 }
 
 /// The folder that cargo builds in.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use clap::Args;
 
+use crate::bench::target_folder;
 use crate::command::Child;
 use crate::error::TaskError;
 use crate::{layering, sources};
@@ -91,20 +92,22 @@ fn single_features() -> Result<Vec<Step>, TaskError> {
     Ok(steps)
 }
 
-/// One step per example of a library crate: it must run and end with 0.
+/// Builds the examples of all library crates with the features of the tests, and then runs one after the other: each must
+/// end with 0.
 fn examples() -> Result<Vec<Step>, TaskError> {
-    let mut steps = Vec::new();
+    let (mut features, mut runs) = (Vec::new(), Vec::new());
+    let folder = target_folder()?.join("debug").join("examples");
     for (path, manifest) in layering::manifests()? {
         let Some(package) = layering::package_name(&manifest) else { continue };
-        let features = layering::features(&manifest).join(",");
+        features.extend(layering::features(&manifest).iter().map(|feature| format!("{package}/{feature}")));
         for name in layering::examples(&path)? {
-            let mut arguments = vec!["run", "--package", package, "--example", &name];
-            if !features.is_empty() {
-                arguments.extend(["--features", &features]);
-            }
-            steps.push(cargo(&format!("example {name} of {package}"), &arguments));
+            let binary = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+            let name = format!("example {name} of {package}");
+            runs.push(Step { name, work: Work::Run(Box::new(Child::new(binary))) });
         }
     }
+    let mut steps = vec![cargo("examples", &["build", "--workspace", "--examples", "--features", &features.join(",")])];
+    steps.extend(runs);
     Ok(steps)
 }
 
