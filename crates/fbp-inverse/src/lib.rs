@@ -1,10 +1,9 @@
-//! Reverse operators: from a box of wanted outputs of a layer to the nearest attainable input.
-//!
-//! Every layer implements [`ReverseOperator`] on plain [`faer`] views, one column per sample, in `f32` and `f64`.
+#![doc = include_str!("../README.md")]
 
 mod chain;
 mod error;
 mod layers;
+mod one_call;
 mod operator;
 mod range;
 mod report;
@@ -23,6 +22,7 @@ pub use layers::{
     FlattenReverse, LinearReverse, MaxPoolReverse, NormParameters, NormReverse, OutputEmbedding, PoolWindow,
     SoftmaxReverse,
 };
+pub use one_call::{ChainTargets, Reversed, forward_one, reverse_batch, reverse_one};
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
 pub use range::Range;
 pub use report::ReverseReport;

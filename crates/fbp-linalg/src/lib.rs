@@ -1,8 +1,4 @@
-//! Numeric kernels and factor-once solvers for feature back-propagation, on plain [`faer`] views.
-//!
-//! A batch is one column-major matrix with one column per sample, so a row-major `[N, C, H, W]` tensor *is* a
-//! `(C·H·W) × N` matrix and crosses over without a copy. Plans are built once from the weights (in `f64`), are
-//! immutable and `Send + Sync`, and are applied to every batch in `f32` or `f64` with the caller's scratch memory.
+#![doc = include_str!("../README.md")]
 
 pub mod attained;
 mod boxed;
@@ -25,7 +21,7 @@ mod shape;
 pub mod testkit;
 mod views;
 
-pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample};
+pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample, nearest_in_box};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape, holds_finite_number};
 pub use lanes::Lanes;
 pub use matmul::matmul;

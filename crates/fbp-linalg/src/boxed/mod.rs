@@ -25,6 +25,7 @@ mod metric;
 #[cfg(test)]
 mod metric_tests;
 mod newton;
+mod one_call;
 mod plan;
 mod problem;
 mod rows;
@@ -36,5 +37,6 @@ mod scaling;
 mod tests;
 
 pub use metric::MetricSample;
+pub use one_call::nearest_in_box;
 pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe};
 pub use sample::BoxedSample;
