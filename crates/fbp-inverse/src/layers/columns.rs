@@ -79,10 +79,8 @@ pub(crate) fn column<T: Real>(view: MatRef<'_, T>, j: usize) -> &[T] {
 pub(crate) fn column_mut<'a, T: Real>(view: &'a mut MatMut<'_, T>, j: usize) -> &'a mut [T] {
     let view = view.rb_mut();
     if view.nrows() > 1 || view.row_stride() == 1 {
-        match view.col_mut(j).try_as_col_major_mut() {
-            Some(dense) => dense.as_slice_mut(),
-            None => &mut [],
-        }
+        let column = view.col_mut(j).try_as_col_major_mut();
+        column.expect("contiguous columns: checked by `expect_batch`").as_slice_mut()
     } else if view.nrows() == 0 {
         &mut []
     } else {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::passes::forward;
 
 #[test]
-fn point_targets_and_ranges_are_attained() {
+fn point_targets_are_attained() {
     let mut rng = rng(1);
     let geometry = Conv2dParams::new(FeatureShape::image(3, 40, 40), 2, [3, 3]).padding([1, 1]).check().unwrap();
     let weight = normal_vec::<f64>(geometry.weight_len(), &mut rng);

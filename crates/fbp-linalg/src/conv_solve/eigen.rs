@@ -169,9 +169,8 @@ impl Eigen {
         let z = MatMut::from_column_major_slice_mut(pass.z, order, batch);
         matmul(c.as_mut(), Accum::Replace, self.vectors.transpose(), r, 1.0, par);
         for (j, c) in c.as_mut().col_iter_mut().enumerate() {
-            if let Some(c) = c.try_as_col_major_mut() {
-                change(j, c.as_slice_mut());
-            }
+            let c = c.try_as_col_major_mut().expect("columns of a matrix of this call's own are contiguous");
+            change(j, c.as_slice_mut());
         }
         matmul(z, Accum::Replace, self.vectors.as_ref(), c.as_ref(), 1.0, par);
     }

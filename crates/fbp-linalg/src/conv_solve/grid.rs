@@ -61,6 +61,11 @@ impl Axis {
     }
 }
 
+fn axes(g: &Conv2dGeometry) -> [Axis; 2] {
+    let (shape, out) = (g.in_shape(), g.out_shape());
+    [Axis::new(g, 0, (shape.height, out.height)), Axis::new(g, 1, (shape.width, out.width))]
+}
+
 /// Rows and columns of a grid.
 fn sides([rows, cols]: &[Axis; 2], turned: bool) -> [usize; 2] {
     if turned { [cols.cells, rows.cells] } else { [rows.cells, cols.cells] }
@@ -142,15 +147,23 @@ impl Grid {
         if turned.boundary() < plain.boundary() { turned } else { plain }
     }
 
+    /// Entries of the larger one of the two fields of a group.
+    pub(super) fn entries(g: &Conv2dGeometry) -> usize {
+        let [rows, cols] = axes(g);
+        let planes = g.out_channels_per_group().max(g.in_channels_per_group() * rows.phases.len() * cols.phases.len());
+        planes * rows.cells * cols.cells
+    }
+
     fn oriented(g: &Conv2dGeometry, turned: bool) -> Self {
         let (shape, out) = (g.in_shape(), g.out_shape());
-        let axes = [Axis::new(g, 0, (shape.height, out.height)), Axis::new(g, 1, (shape.width, out.width))];
+        let axes = axes(g);
         let [rows, cols] = &axes;
         let size = sides(&axes, turned);
         let cell = |q| cell(&axes, turned, q);
         let cells = rows.cells * cols.cells;
         let phases = rows.phases.len() * cols.phases.len();
         let (ci, co) = (g.in_channels_per_group(), g.out_channels_per_group());
+        let entry = |at: usize| u32::try_from(at).expect("fewer than 2^32 entries: checked by `ConvSystem::check`");
         let each = |channels: usize, shape: FeatureShape| {
             (0..channels * shape.plane())
                 .map(move |at| (at / shape.plane(), at % shape.plane() / shape.width, at % shape.width))
@@ -158,12 +171,12 @@ impl Grid {
         let input = each(ci, shape).map(|(c, i, j)| match (rows.pixel(i), cols.pixel(j)) {
             (Some((ph, qh)), Some((pw, qw))) => {
                 let plane = c * phases + ph * cols.phases.len() + pw;
-                (plane * cells + cell([qh, qw])) as u32
+                entry(plane * cells + cell([qh, qw]))
             }
             _ => NOWHERE,
         });
         let output = each(co, out)
-            .map(|(o, i, j)| if rows.fed[i] && cols.fed[j] { (o * cells + cell([i, j])) as u32 } else { NOWHERE });
+            .map(|(o, i, j)| if rows.fed[i] && cols.fed[j] { entry(o * cells + cell([i, j])) } else { NOWHERE });
         let (input, output) = (input.collect(), output.collect());
         Self {
             input: Sites::new(ci * phases, size, input),

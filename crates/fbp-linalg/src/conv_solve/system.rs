@@ -1,4 +1,4 @@
-use super::grid::End;
+use super::grid::{End, Grid};
 use crate::conv2d::Conv2dGeometry;
 use crate::{FeatureShape, LinalgError, Real, expect_finite};
 
@@ -44,6 +44,12 @@ impl<W: Real> ConvSystem<'_, W> {
                 return Err(LinalgError::Length { what: "conv solve: bias", expected, found });
             }
             expect_finite("conv solve: bias", column(bias))?;
+        }
+        // Places are kept in 32 bits.
+        let limit = u32::MAX as usize;
+        if Grid::entries(&self.geometry) >= limit {
+            let (rows, cols) = (self.out_shape().len(), self.in_shape().len());
+            return Err(LinalgError::TooLarge { what: "conv solve", rows, cols, limit });
         }
         Ok(())
     }

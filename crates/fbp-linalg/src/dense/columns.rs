@@ -11,10 +11,8 @@ pub(super) fn column<T: Real>(view: MatRef<'_, T>, j: usize) -> &[T] {
     match view.col(j).try_as_col_major() {
         Some(dense) => dense.as_slice(),
         None if view.nrows() == 1 => std::slice::from_ref(view.get(0, j)),
-        None => {
-            debug_assert_eq!(view.nrows(), 0, "layout is checked when a pass starts");
-            &[]
-        }
+        None if view.nrows() == 0 => &[],
+        None => panic!("a column is not contiguous: layouts are checked when a pass starts"),
     }
 }
 
@@ -22,9 +20,10 @@ pub(super) fn column<T: Real>(view: MatRef<'_, T>, j: usize) -> &[T] {
 pub(super) fn column_mut<T: Real>(view: MatMut<'_, T>, j: usize) -> &mut [T] {
     let rows = view.nrows();
     if view.row_stride() == 1 {
-        return view.col_mut(j).try_as_col_major_mut().map_or(&mut [], |dense| dense.as_slice_mut());
+        let column = view.col_mut(j).try_as_col_major_mut();
+        return column.expect("a row stride of 1 is contiguous").as_slice_mut();
     }
-    debug_assert!(rows <= 1, "layout is checked when a pass starts");
+    assert!(rows <= 1, "a column is not contiguous: layouts are checked when a pass starts");
     if rows == 0 { &mut [] } else { std::slice::from_mut(view.get_mut(0, j)) }
 }
 

@@ -9,12 +9,13 @@ fn exact() -> ConvSolveConfig {
 
 const ITERATIVE: [ConvRecipe; 3] = [ConvRecipe::Boundary, ConvRecipe::Periodic, ConvRecipe::Plain];
 
-/// Compares with the oracle: feasibility or excess, and the distance.
-fn judge<T: Real>(case: &Case, recipe: ConvRecipe, rng: &mut ChaCha8Rng) -> Result<(), String> {
+/// Compares with the oracle: feasibility or excess, and the distance. Whether the oracle knows better than the solver: beyond
+/// a condition number of 1e5 it does not.
+fn judge<T: Real>(case: &Case, recipe: ConvRecipe, rng: &mut ChaCha8Rng) -> Result<bool, String> {
     let a = case.dense();
     let oracle = Oracle::new(&a);
     if oracle.condition() > 1e5 {
-        return Ok(());
+        return Ok(false);
     }
     let plan = case.plan::<T>(&exact(), recipe);
     for batch in [Batch::<T>::attainable(case, &a, 3, rng), Batch::random(case, &a, 3, rng)] {
@@ -46,22 +47,23 @@ fn judge<T: Real>(case: &Case, recipe: ConvRecipe, rng: &mut ChaCha8Rng) -> Resu
             return Err(text());
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 #[test]
 fn random_geometries_match_the_oracle() {
+    let (mut drawn, mut compared) = (0, 0);
     for_seeds(120, |rng| {
         let params = random_params(rng);
         for transposed in [false, true] {
             let case = Case::new(params, transposed, rng);
             for recipe in ITERATIVE.into_iter().chain([ConvRecipe::Dense]) {
-                if let Err(text) = judge::<f64>(&case, recipe, rng) {
-                    panic!("{text}");
-                }
+                drawn += 1;
+                compared += usize::from(judge::<f64>(&case, recipe, rng).unwrap_or_else(|text| panic!("{text}")));
             }
         }
     });
+    assert!(10 * compared >= 9 * drawn, "only {compared} of {drawn} were compared");
 }
 
 #[test]
