@@ -1,7 +1,7 @@
 use std::fmt;
 
 use candle_core::{Tensor, Var};
-use fbp_inverse::{Range, ReverseOperator};
+use fbp_inverse::ReverseOperator;
 use fbp_linalg::FeatureShape;
 
 use crate::ModelError;
@@ -55,12 +55,6 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Whether the layer can change places with such a function: true for max-pooling.
     fn commutes_with_nondecreasing(&self) -> bool {
         self.max_pool_window().is_some()
-    }
-
-    /// What the layer can produce from inputs within `in_range`; every number, unless it says otherwise.
-    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        let _ = in_range;
-        Range::EVERYTHING
     }
 
     /// The window, if the layer is a max-pooling.

@@ -32,18 +32,14 @@ impl Network {
 
     /// What the input of stage `stage` can be, if the input of the network is in `input`.
     ///
-    /// `stage` may be the number of stages, for the range of the logits.
+    /// `stage` may be the number of stages, for the range of the logits. The reverse operators of the layers below say what
+    /// they can produce, for their present parameters.
     ///
     /// # Errors
-    /// [`ModelError::StageRange`] if there is no such stage.
+    /// As [`operators`](Self::operators).
     pub fn range_below(&self, stage: usize, input: Range<f32>) -> Result<Range<f32>, ModelError> {
-        let mut range = input;
-        for stage in self.range(0..stage)? {
-            for step in stage.steps() {
-                range = stage.layers()[step.layer].out_range(range);
-            }
-        }
-        Ok(range)
+        let below = self.operators(0..stage)?;
+        Ok(below.iter().flat_map(|stage| &stage.operators).fold(input, |range, operator| operator.out_range(range)))
     }
 
     /// The chain that runs the stages from `first` to the last backwards, for their present parameters.

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use fbp_inverse::{ActivationReverse, Range, ReverseOperator};
+use fbp_inverse::{ActivationReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use crate::spec::Activation;
@@ -29,10 +29,6 @@ impl Layer for ActivationLayer {
 
     fn is_nondecreasing_elementwise(&self) -> bool {
         self.function.is_nondecreasing()
-    }
-
-    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        self.function.image(in_range)
     }
 
     fn reverse_operator(

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use fbp_inverse::{FlattenReverse, Range, ReverseOperator};
+use fbp_inverse::{FlattenReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use crate::{Layer, LayerPass, ModelError};
@@ -15,10 +15,6 @@ impl Layer for FlattenLayer {
 
     fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
         Ok(x.flatten_from(1)?)
-    }
-
-    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        in_range
     }
 
     fn reverse_operator(

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use fbp_inverse::{AvgDivisor, AvgPoolReverse, MaxPoolReverse, Range, ReverseOperator};
+use fbp_inverse::{AvgDivisor, AvgPoolReverse, MaxPoolReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use crate::ops::{self, Window};
@@ -29,10 +29,6 @@ impl Layer for MaxPool2dLayer {
 
     fn max_pool_window(&self) -> Option<Window> {
         Some(self.window)
-    }
-
-    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        in_range
     }
 
     fn reverse_operator(
@@ -66,21 +62,6 @@ impl Layer for AvgPool2dLayer {
         Ok(ops::avg_pool2d(&x.contiguous()?, self.window, self.divisor)?)
     }
 
-    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        match self.divisor {
-            AvgDivisor::Sites => in_range,
-            AvgDivisor::Window => averaged(in_range, self.window.padding != Pair::default()),
-            AvgDivisor::Fixed(divisor) => {
-                // Windows that the edge cuts off have fewer sites, down to one.
-                let sites = self.window.kernel.h * self.window.kernel.w;
-                let [few, many] = [1.0, sites as f64].map(|sites| (sites / divisor) as f32);
-                let ends = [few * in_range.lower, few * in_range.upper, many * in_range.lower, many * in_range.upper];
-                let low = ends.iter().copied().fold(f32::INFINITY, f32::min);
-                Range::new(low, ends.into_iter().fold(f32::NEG_INFINITY, f32::max))
-            }
-        }
-    }
-
     fn reverse_operator(
         &self,
         name: &str,
@@ -101,10 +82,6 @@ impl Layer for GlobalAvgPool2dLayer {
 
     fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
         Ok(ops::global_avg_pool2d(&x.contiguous()?)?)
-    }
-
-    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        in_range
     }
 
     fn reverse_operator(
@@ -137,10 +114,6 @@ impl Layer for AdaptiveAvgPool2dLayer {
         Ok(ops::adaptive_avg_pool2d(&x.contiguous()?, self.size)?)
     }
 
-    fn out_range(&self, in_range: Range<f32>) -> Range<f32> {
-        in_range
-    }
-
     fn reverse_operator(
         &self,
         name: &str,
@@ -148,9 +121,4 @@ impl Layer for AdaptiveAvgPool2dLayer {
     ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
         Ok(Box::new(AvgPoolReverse::adaptive(name, in_shape, self.size.dims())?))
     }
-}
-
-/// Range of means of values in `range`; the padding adds zeros.
-fn averaged(range: Range<f32>, padded: bool) -> Range<f32> {
-    if padded { Range::new(range.lower.min(0.0), range.upper.max(0.0)) } else { range }
 }

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use fbp_inverse::{Range, ReverseOperator, SoftmaxReverse};
+use fbp_inverse::{ReverseOperator, SoftmaxReverse};
 use fbp_linalg::FeatureShape;
 
 use crate::{Layer, LayerPass, ModelError, ops};
@@ -15,10 +15,6 @@ impl Layer for SoftmaxLayer {
 
     fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
         Ok(ops::softmax(&x.contiguous()?)?)
-    }
-
-    fn out_range(&self, _: Range<f32>) -> Range<f32> {
-        Range::new(0.0, 1.0)
     }
 
     fn reverse_operator(
