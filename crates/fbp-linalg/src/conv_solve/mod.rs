@@ -19,33 +19,16 @@
 //!
 //! Which solution is wanted is the [`ConvMode`]; the report always says which one it is, with the residual and λ.
 
-mod border;
-mod boundary;
-mod cg;
-mod circulant;
+mod build;
 mod config;
-mod eigen;
-mod elimination;
-mod fft;
-mod goal;
-mod grid;
-mod ladder;
-mod matrix;
-mod phases;
+mod inverse;
+mod operator;
 mod plan;
 mod recipe;
-mod regularise;
-mod resolvent;
-mod rows;
-mod shifted;
 mod solve;
-mod strips;
-mod symbol;
-mod symmetric;
 mod system;
 #[cfg(test)]
 mod tests;
-mod whiten;
 
 pub use config::{ConvMode, ConvSolveConfig, ConvSolveParams};
 pub use plan::ConvSolvePlan;

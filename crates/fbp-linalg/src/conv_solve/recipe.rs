@@ -1,4 +1,4 @@
-use super::boundary::BOUNDARY_LIMIT;
+use crate::conv_solve::inverse::boundary::BOUNDARY_LIMIT;
 
 /// What the choice of a method depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,7 +94,7 @@ impl ConvFacts {
     }
 
     /// Whether windows along the border of the image pay for a periodic inverse that takes so many steps without them.
-    pub(super) fn border_pays(&self, steps: usize) -> bool {
+    pub(crate) fn border_pays(&self, steps: usize) -> bool {
         let step = self.fourier_seconds(false) + self.pair_flops / CONV_RATE;
         let saved = steps.saturating_sub(BORDER_STEPS) as f64 * step * self.samples as f64;
         saved > self.groups as f64 * BORDER_SECONDS

@@ -1,4 +1,4 @@
-use super::grid::{End, Grid};
+use crate::conv_solve::operator::grid::{End, Grid};
 use crate::conv2d::Conv2dGeometry;
 use crate::{FeatureShape, LinalgError, Real, expect_finite};
 
@@ -27,11 +27,11 @@ impl<W: Real> ConvSystem<'_, W> {
     }
 
     /// Side of the convolution that holds the equations.
-    pub(super) fn equations(&self) -> End {
+    pub(crate) fn equations(&self) -> End {
         if self.transposed { End::Input } else { End::Output }
     }
 
-    pub(super) fn check(&self) -> Result<(), LinalgError> {
+    pub(crate) fn check(&self) -> Result<(), LinalgError> {
         let (found, expected) = (self.weight.len(), self.geometry.weight_len());
         if found != expected {
             return Err(LinalgError::Length { what: "conv solve: weight", expected, found });
@@ -55,7 +55,7 @@ impl<W: Real> ConvSystem<'_, W> {
     }
 }
 
-pub(super) fn bias(system: &ConvSystem<'_, f64>) -> Vec<f64> {
+pub(crate) fn bias(system: &ConvSystem<'_, f64>) -> Vec<f64> {
     let channels = system.out_shape().channels;
     system.bias.map_or(vec![0.0; channels], <[f64]>::to_vec)
 }

@@ -8,7 +8,7 @@ use rustfft::{Fft, FftNum, FftPlanner};
 use crate::Real;
 
 /// Scalars that the transforms work in.
-pub(super) trait Precision: Real + FftNum {
+pub(crate) trait Precision: Real + FftNum {
     /// Rounds a matrix.
     fn rounded(matrix: Mat<f64>) -> Mat<Self>;
 }
@@ -29,7 +29,7 @@ impl Precision for f64 {
 ///
 /// A spectrum holds the columns `0..=cols/2` of the half plane, each column contiguous.
 #[derive(Clone)]
-pub(super) struct PlaneFft<P: Precision> {
+pub(crate) struct PlaneFft<P: Precision> {
     rows: usize,
     cols: usize,
     half: usize,
@@ -47,7 +47,7 @@ impl<P: Precision> std::fmt::Debug for PlaneFft<P> {
 }
 
 impl<P: Precision> PlaneFft<P> {
-    pub(super) fn new([rows, cols]: [usize; 2]) -> Self {
+    pub(crate) fn new([rows, cols]: [usize; 2]) -> Self {
         let (mut real, mut complex) = (RealFftPlanner::<P>::new(), FftPlanner::<P>::new());
         let (along_rows, back_rows) = (real.plan_fft_forward(cols), real.plan_fft_inverse(cols));
         let (along_cols, back_cols) = (complex.plan_fft_forward(rows), complex.plan_fft_inverse(rows));
@@ -63,27 +63,27 @@ impl<P: Precision> PlaneFft<P> {
     }
 
     /// Values of one spectrum.
-    pub(super) fn spectrum_len(&self) -> usize {
+    pub(crate) fn spectrum_len(&self) -> usize {
         self.half * self.rows
     }
 
     /// Frequencies along the rows.
-    pub(super) fn half(&self) -> usize {
+    pub(crate) fn half(&self) -> usize {
         self.half
     }
 
     /// Cells of one plane.
-    pub(super) fn plane_len(&self) -> usize {
+    pub(crate) fn plane_len(&self) -> usize {
         self.rows * self.cols
     }
 
     /// Complex values of scratch memory that both directions need.
-    pub(super) fn scratch_len(&self) -> usize {
+    pub(crate) fn scratch_len(&self) -> usize {
         self.scratch
     }
 
     /// Transforms a plane, whose values are lost.
-    pub(super) fn forward(&self, plane: &mut [P], spectrum: &mut [Complex<P>], scratch: &mut [Complex<P>]) {
+    pub(crate) fn forward(&self, plane: &mut [P], spectrum: &mut [Complex<P>], scratch: &mut [Complex<P>]) {
         let (line, scratch) = scratch.split_at_mut(self.half);
         for (r, row) in plane.chunks_exact_mut(self.cols).enumerate() {
             // Fails for wrong lengths only.
@@ -95,12 +95,12 @@ impl<P: Precision> PlaneFft<P> {
     }
 
     /// Transforms spectra back along their columns only; the result is `rows` times the spectra along the rows.
-    pub(super) fn inverse_along_columns(&self, spectra: &mut [Complex<P>]) {
+    pub(crate) fn inverse_along_columns(&self, spectra: &mut [Complex<P>]) {
         self.back_cols.process(spectra);
     }
 
     /// Transforms a spectrum back, whose values are lost; the result is `rows·cols` times the plane.
-    pub(super) fn inverse(&self, spectrum: &mut [Complex<P>], plane: &mut [P], scratch: &mut [Complex<P>]) {
+    pub(crate) fn inverse(&self, spectrum: &mut [Complex<P>], plane: &mut [P], scratch: &mut [Complex<P>]) {
         let (line, scratch) = scratch.split_at_mut(self.half);
         self.back_cols.process_with_scratch(spectrum, scratch);
         let zero = <P as Real>::ZERO;

@@ -2,13 +2,13 @@
 
 use faer::{Mat, Par};
 
-use super::system::{ConvSystem, bias};
+use crate::conv_solve::system::{ConvSystem, bias};
 use crate::conv2d::Conv2d;
 use crate::dense::AffinePlan;
 use crate::{LinalgError, Real, SolveParams};
 
 /// The plan of the whole operator as a matrix.
-pub(super) fn dense<T: Real>(
+pub(crate) fn dense<T: Real>(
     system: &ConvSystem<'_, f64>,
     epsilon: f64,
     par: Par,
@@ -38,7 +38,7 @@ fn exactly(rows: usize, cols: usize, epsilon: f64) -> SolveParams {
 }
 
 /// The plan of one pixel of a 1×1 kernel.
-pub(super) fn pixelwise<T: Real>(
+pub(crate) fn pixelwise<T: Real>(
     system: &ConvSystem<'_, f64>,
     epsilon: f64,
     par: Par,

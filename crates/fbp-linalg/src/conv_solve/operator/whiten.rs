@@ -12,18 +12,18 @@ const RANK_TOL: f64 = 1e-9;
 /// With the kernels of a group as the rows of `M = L Q` the equations `A v = r` and `L⁻¹ A v = L⁻¹ r` have the same
 /// solutions, and the condition number of `M` disappears from the second.
 #[derive(Clone, Debug)]
-pub(super) struct Whitening {
+pub(crate) struct Whitening {
     /// `L⁻¹` of every group, row-major, lower triangular.
     mixes: Vec<Vec<f64>>,
     channels: usize,
     plane: usize,
     /// Weights of the mixed operator, in the layout of the given ones.
-    pub(super) weight: Vec<f64>,
+    pub(crate) weight: Vec<f64>,
 }
 
 impl Whitening {
     /// Whitens the equations, which live at `end`; `None` if the kernels of a group are numerically dependent.
-    pub(super) fn new(g: &Conv2dGeometry, end: End, weight: &[f64], par: Par) -> Option<Self> {
+    pub(crate) fn new(g: &Conv2dGeometry, end: End, weight: &[f64], par: Par) -> Option<Self> {
         let (co, ci) = (g.out_channels_per_group(), g.in_channels_per_group());
         let taps = g.kernel()[0] * g.kernel()[1];
         let (channels, others, plane) = match end {
@@ -63,7 +63,7 @@ impl Whitening {
     }
 
     /// `white <- L⁻¹ r` for every pixel of every sample.
-    pub(super) fn apply(&self, r: &[f64], white: &mut [f64]) {
+    pub(crate) fn apply(&self, r: &[f64], white: &mut [f64]) {
         let group = self.channels * self.plane;
         let groups = self.mixes.iter().cycle();
         for ((r, white), mix) in r.chunks_exact(group).zip(white.chunks_exact_mut(group)).zip(groups) {

@@ -25,7 +25,7 @@ struct Line {
 ///
 /// # Source
 /// Own derivation: the system is periodic along the rows, so that its part on them is block-diagonal in frequency.
-pub(super) struct Elimination<'a> {
+pub(crate) struct Elimination<'a> {
     boundary: &'a Boundary<'a>,
     /// The symbols, transformed back along the columns.
     symbols: Symbols,
@@ -53,7 +53,7 @@ fn condition(matrix: &Mat<C64>, inverse: &Mat<C64>) -> f64 {
 }
 
 impl<'a> Elimination<'a> {
-    pub(super) fn new(boundary: &'a Boundary<'a>, mut symbols: Symbols) -> Self {
+    pub(crate) fn new(boundary: &'a Boundary<'a>, mut symbols: Symbols) -> Self {
         let [rows, cols] = boundary.size;
         for symbol in [&mut symbols.t, &mut symbols.q, &mut symbols.z] {
             boundary.fft.inverse_along_columns(symbol);
@@ -101,7 +101,7 @@ impl<'a> Elimination<'a> {
     ///
     /// # Errors
     /// [`LinalgError::Decomposition`] if one of them is worse conditioned than the limit, or if this takes too much memory.
-    pub(super) fn run(self, rest: &mut Mat<f64>, limit: f64, par: Par) -> Result<Vec<C64>, LinalgError> {
+    pub(crate) fn run(self, rest: &mut Mat<f64>, limit: f64, par: Par) -> Result<Vec<C64>, LinalgError> {
         let (h, count, cols) = (self.missing.len(), self.lanes.len(), self.boundary.size[1]);
         let half = cols / 2 + 1;
         let bytes = 16 * (h * h * half + count * count) + 8 * count * count * self.distances.len();
@@ -172,13 +172,13 @@ impl<'a> Elimination<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cg::Pair;
-    use super::super::circulant::opposite;
-    use super::super::fft::PlaneFft;
-    use super::super::grid::{End, Grid, Sites};
-    use super::super::symbol::symbols;
-    use super::super::tests::random_params;
     use super::*;
+    use crate::conv_solve::inverse::fft::PlaneFft;
+    use crate::conv_solve::inverse::symbol::symbols;
+    use crate::conv_solve::operator::grid::opposite;
+    use crate::conv_solve::operator::grid::{End, Grid, Sites};
+    use crate::conv_solve::operator::pair::Pair;
+    use crate::conv_solve::tests::random_params;
     use crate::conv2d::Conv2d;
     use crate::testkit::{for_seeds, normal_vec};
 

@@ -1,14 +1,14 @@
 use faer::dyn_stack::{MemStack, StackReq};
 
 use super::cg::{dot, norm};
-use super::circulant::Forecast;
-use super::shifted::REACH;
+use crate::conv_solve::inverse::apply::Forecast;
+use crate::conv_solve::inverse::shifted::REACH;
 
 /// Most vectors of the basis of a sample: with factors within half a decade of the wanted shift the error of the last one
 /// is about `((√10 - 1) / (√10 + 1))^8`, 2e-5 of the solution, and with factors a decade away 1e-3.
-pub(super) const STEPS: usize = 8;
+pub(crate) const STEPS: usize = 8;
 /// Relative residual at which a basis is large enough: that which rounded factors leave anyway.
-pub(super) const SETTLED: f64 = 1e-3;
+pub(crate) const SETTLED: f64 = 1e-3;
 /// Bisections of the logarithm of the shift.
 const BISECTIONS: usize = 40;
 /// Length of a new direction, relative to the one before, below which the basis is complete.
@@ -28,7 +28,7 @@ const COMPLETE: f64 = 1e-10;
 /// Shift-and-invert Lanczos: van den Eshof & Hochbruck, *SIAM J. Sci. Comput.* 27 (2006) 1438; for the search see Moré &
 /// Sorensen, *SIAM J. Sci. Stat. Comput.* 4 (1983) 553.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Resolvent {
+pub(crate) struct Resolvent {
     /// Vectors of the basis.
     len: usize,
     /// Those among them whose image under `P` is known.
@@ -53,7 +53,7 @@ impl Default for Resolvent {
 impl Resolvent {
     /// Takes the next direction `z = P·(last)` into the basis (`STEPS` vectors, one after the other); `last` becomes the
     /// vector that `P` is applied to next.
-    pub(super) fn extend(&mut self, basis: &mut [f64], g: &[f64], z: &mut [f64], last: &mut [f64]) {
+    pub(crate) fn extend(&mut self, basis: &mut [f64], g: &[f64], z: &mut [f64], last: &mut [f64]) {
         if self.complete {
             return;
         }
@@ -113,7 +113,7 @@ impl Resolvent {
     }
 
     /// Residual of the solution for `a - a₀`, relative to `|Pg|`: what the next direction would add.
-    pub(super) fn residual(&self, offset: f64) -> f64 {
+    pub(crate) fn residual(&self, offset: f64) -> f64 {
         let Some(last) = self.known.checked_sub(1) else { return if self.complete { 0.0 } else { 1.0 } };
         let rest = |x: [f64; STEPS]| (offset * self.beside[last] * x[last]).abs() / self.size;
         self.coefficients(offset).map_or(1.0, rest)
@@ -126,7 +126,7 @@ impl Resolvent {
     }
 
     /// The shift at which a falling length takes a given value, as near as the basis reaches from that of the factors.
-    pub(super) fn find(&self, wanted: f64, factored: f64, length: impl Fn(f64, Forecast) -> f64) -> f64 {
+    pub(crate) fn find(&self, wanted: f64, factored: f64, length: impl Fn(f64, Forecast) -> f64) -> f64 {
         let (mut low, mut high) = (-REACH.ln(), REACH.ln());
         let at = |log: f64| factored * log.exp();
         for _ in 0..BISECTIONS {
@@ -142,7 +142,7 @@ impl Resolvent {
     }
 
     /// `x <- x(factored + offset)`; leaves zeros if there is none.
-    pub(super) fn solution(&self, offset: f64, basis: &[f64], x: &mut [f64]) {
+    pub(crate) fn solution(&self, offset: f64, basis: &[f64], x: &mut [f64]) {
         x.fill(0.0);
         let Some(coefficients) = self.coefficients(offset) else { return };
         for (v, share) in basis.chunks_exact(x.len()).zip(coefficients).take(self.known) {
@@ -152,12 +152,12 @@ impl Resolvent {
 }
 
 /// Workspace for the bases of some samples, with near fields of `near` values.
-pub(super) fn resolvent_scratch(near: usize, samples: usize) -> StackReq {
+pub(crate) fn resolvent_scratch(near: usize, samples: usize) -> StackReq {
     StackReq::new::<f64>(STEPS * near * samples).and(StackReq::new::<Resolvent>(samples))
 }
 
 /// Gives `run` empty bases for some samples.
-pub(super) fn with_resolvents<R>(
+pub(crate) fn with_resolvents<R>(
     near: usize,
     samples: usize,
     stack: &mut MemStack,

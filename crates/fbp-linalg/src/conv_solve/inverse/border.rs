@@ -8,11 +8,12 @@ use faer::mat::AsMatMut;
 use faer::{Accum, Mat, Par};
 
 use super::boundary::{gather, invert_spd, kernels};
-use super::circulant::{Apply, opposite};
 use super::fft::PlaneFft;
-use super::grid::{End, Grid, NOWHERE};
 use super::symbol::Symbol;
 use crate::Real;
+use crate::conv_solve::inverse::apply::Apply;
+use crate::conv_solve::operator::grid::opposite;
+use crate::conv_solve::operator::grid::{End, Grid, NOWHERE};
 
 /// Inverses of `B Bᵀ + shift·I` on small overlapping windows along the border of the image, where the periodic inverse is
 /// wrong: added to it, they make a preconditioner whose quality does not depend on the size of the image.
@@ -24,7 +25,7 @@ use crate::Real;
 /// ours. For 8 → 16 channels, kernel 5, without padding, 64 × 64, a prototype in `f64` took 60 steps to 1e-9 against 1396
 /// without windows.
 #[derive(Clone, Debug)]
-pub(super) struct Border {
+pub(crate) struct Border {
     classes: Classes,
     /// Entries of a near field.
     sample: usize,
@@ -193,7 +194,7 @@ impl<'a> Group<'a> {
 
 impl Border {
     /// `None` where windows of a useful size are too large, or where the system on one of them is singular.
-    pub(super) fn new(
+    pub(crate) fn new(
         grid: &Grid,
         near: End,
         symbols: &[Symbol],
@@ -217,7 +218,7 @@ impl Border {
     }
 
     /// Workspace of [`add`](Self::add) for `batch` samples, of any border of a grid.
-    pub(super) fn scratch_of(grid: &Grid, near: End, batch: usize) -> StackReq {
+    pub(crate) fn scratch_of(grid: &Grid, near: End, batch: usize) -> StackReq {
         let Some(side) = side(grid, near) else { return StackReq::EMPTY };
         let order = grid.sites(near).planes * side * side;
         let along = |axis: usize| windows(&(0..grid.size()[axis]), side, grid.reach()[axis]).len();
@@ -226,7 +227,7 @@ impl Border {
     }
 
     /// `z += Σ Rᵀ (R (B Bᵀ + shift) Rᵀ)⁻¹ R r` over the windows `R`, for every sample.
-    pub(super) fn add(&self, pass: Apply<'_>, par: Par, stack: &mut MemStack) {
+    pub(crate) fn add(&self, pass: Apply<'_>, par: Par, stack: &mut MemStack) {
         let Apply { r, z } = pass;
         match &self.classes {
             Classes::Single(classes) => {
@@ -283,11 +284,11 @@ impl<P: Real> Class<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cg::Pair;
-    use super::super::symbol::symbols;
-    use super::super::tests::{random_params, shifted_gram};
     use super::*;
     use crate::FeatureShape;
+    use crate::conv_solve::inverse::symbol::symbols;
+    use crate::conv_solve::operator::pair::Pair;
+    use crate::conv_solve::tests::{random_params, shifted_gram};
     use crate::conv2d::{Conv2d, Conv2dParams};
     use crate::testkit::{for_seeds, normal_vec};
 

@@ -4,13 +4,13 @@ use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
 use super::cg::{Cg, State, dot, norm};
-use super::circulant::Apply;
-use super::eigen::Eigen;
 use super::goal::{Goal, Length, ROOT_TOL, Root};
-use super::plan::ConvSolvePlan;
 use super::resolvent::{Resolvent, SETTLED, STEPS, with_resolvents};
-use super::shifted::{Factors, Unshifted};
-use super::solve::{Done, Fields, Vectors};
+use crate::conv_solve::inverse::apply::Apply;
+use crate::conv_solve::inverse::eigen::Eigen;
+use crate::conv_solve::inverse::shifted::{Factors, Unshifted};
+use crate::conv_solve::plan::ConvSolvePlan;
+use crate::conv_solve::solve::{Done, Fields, Vectors};
 use crate::parallel::{SplitBatch, for_each_part};
 use crate::{LinalgError, Real};
 
@@ -57,7 +57,7 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// A shift to start from, and the length at the smallest shift of the ladder.
-    pub(super) fn forecast(
+    pub(crate) fn forecast(
         &self,
         length: Length,
         j: usize,
@@ -170,7 +170,7 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// Regularised solutions of the samples that are not solved yet, with the shift that gives the wanted length; small
     /// systems whose iterations end short of it are solved by eigenvalues.
-    pub(super) fn regularise(
+    pub(crate) fn regularise(
         &self,
         length: Length,
         fields: &mut Fields<'_>,
@@ -233,7 +233,7 @@ impl<T: Real> ConvSolvePlan<T> {
         };
         let precondition = |states: &[State], res: &[f64], z: &mut [f64], par: Par, stack: &mut MemStack| {
             if let Some(eigen) = eigen {
-                return eigen.apply(states, Apply { r: res, z }, par, stack);
+                return eigen.apply(|j| states[j].shift, Apply { r: res, z }, par, stack);
             }
             if let Some(factors) = common(states) {
                 return factors.inverse.apply(Apply { r: res, z }, at, par, stack);

@@ -1,13 +1,22 @@
+//! From a batch to its solutions.
+
+pub(crate) mod by_eigen;
+pub(crate) mod cg;
+pub(crate) mod goal;
+pub(crate) mod modes;
+pub(crate) mod regularise;
+pub(crate) mod resolvent;
+
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatRef, Par};
 
-use super::cg::{Panel, State, norm};
-use super::circulant::opposite;
-use super::config::ConvMode;
-use super::goal::{Goal, OPTIMAL, ROOT_TOL};
-use super::plan::{ConvSolvePlan, Exact};
-use super::resolvent::{STEPS, resolvent_scratch};
-use super::rows::{Judged, Rows};
+use crate::conv_solve::config::ConvMode;
+use crate::conv_solve::operator::grid::opposite;
+use crate::conv_solve::operator::rows::{Judged, Rows};
+use crate::conv_solve::plan::{ConvSolvePlan, Exact};
+use crate::conv_solve::solve::cg::{Panel, State, norm};
+use crate::conv_solve::solve::goal::{Goal, OPTIMAL, ROOT_TOL};
+use crate::conv_solve::solve::resolvent::{STEPS, resolvent_scratch};
 use crate::dense::AffineSolve;
 use crate::parallel::parts_scratch;
 use crate::{
@@ -24,35 +33,35 @@ const PANEL: usize = 64;
 const SMALL_FLOPS: f64 = 1e6;
 
 /// Vectors of a panel beside those of the iteration.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     /// `y - (A v0 + b)`.
-    pub(super) wanted: &'a mut [f64],
+    pub(crate) wanted: &'a mut [f64],
     /// Whitened.
-    pub(super) white: &'a mut [f64],
+    pub(crate) white: &'a mut [f64],
     /// `v - v0`.
-    pub(super) moved: &'a mut [f64],
+    pub(crate) moved: &'a mut [f64],
     /// Largest distance or residual allowed, per sample.
-    pub(super) limits: &'a mut [f64],
+    pub(crate) limits: &'a mut [f64],
     /// What was done, per sample.
-    pub(super) done: &'a mut [Done],
+    pub(crate) done: &'a mut [Done],
 }
 
 /// What was done for one sample.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Done {
-    pub(super) satisfied: bool,
-    pub(super) solved: bool,
+pub(crate) struct Done {
+    pub(crate) satisfied: bool,
+    pub(crate) solved: bool,
     /// Where its exact solution is forecast far beyond its bound: the forecast shift that meets the bound.
-    pub(super) hopeless: Option<f64>,
-    pub(super) reached: bool,
-    pub(super) shift: f64,
-    pub(super) iters: usize,
+    pub(crate) hopeless: Option<f64>,
+    pub(crate) reached: bool,
+    pub(crate) shift: f64,
+    pub(crate) iters: usize,
     /// Whether a shift is searched for.
-    pub(super) searched: bool,
+    pub(crate) searched: bool,
     /// `|A d - r|` at the end of the search.
-    pub(super) misfit: f64,
+    pub(crate) misfit: f64,
     /// `|d|` below which nothing keeps the bound on the residual, as far as a search that failed knows.
-    pub(super) nearest: f64,
+    pub(crate) nearest: f64,
 }
 
 compile_once! {
@@ -61,7 +70,7 @@ compile_once! {
 }
 
 impl<T: Real> ConvSolvePlan<T> {
-    pub(super) fn lens(&self) -> (usize, usize) {
+    pub(crate) fn lens(&self) -> (usize, usize) {
         (self.pair.near_len(), self.pair.far_len())
     }
 
@@ -74,7 +83,7 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// Samples that one thread iterates on together.
-    pub(super) fn together(&self) -> usize {
+    pub(crate) fn together(&self) -> usize {
         if self.facts().pair_flops < SMALL_FLOPS { 8 } else { 1 }
     }
 
@@ -103,7 +112,7 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// Workspace of the iteration of one thread.
-    pub(super) fn part_scratch(&self, width: usize) -> StackReq {
+    pub(crate) fn part_scratch(&self, width: usize) -> StackReq {
         let together = self.together().min(width);
         let pair = self.pair.scratch(together, Par::Seq);
         let inner = self.preconditioner_scratch(together, Par::Seq).or(pair);
@@ -243,7 +252,7 @@ impl<T: Real> ConvSolvePlan<T> {
         }
     }
 
-    pub(super) fn pixels(&self) -> usize {
+    pub(crate) fn pixels(&self) -> usize {
         self.rows() / self.bias.len()
     }
 
@@ -361,14 +370,14 @@ fn merge(a: SolveReport, b: SolveReport) -> SolveReport {
 }
 
 /// Vectors of the iteration, for as many samples as there are states.
-pub(super) struct Vectors<'a> {
-    pub(super) near: &'a mut [f64],
-    pub(super) far: &'a mut [f64],
-    pub(super) states: &'a mut [State],
+pub(crate) struct Vectors<'a> {
+    pub(crate) near: &'a mut [f64],
+    pub(crate) far: &'a mut [f64],
+    pub(crate) states: &'a mut [State],
 }
 
 impl Vectors<'_> {
-    pub(super) fn panel<'b>(&'b mut self, wanted: &'b [f64]) -> Panel<'b> {
+    pub(crate) fn panel<'b>(&'b mut self, wanted: &'b [f64]) -> Panel<'b> {
         let (near, far) = (self.near.len() / 5, self.far.len() / 2);
         let (x, rest) = self.near.split_at_mut(near);
         let (p, rest) = rest.split_at_mut(near);

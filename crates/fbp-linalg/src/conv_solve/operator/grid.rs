@@ -2,7 +2,7 @@ use crate::FeatureShape;
 use crate::conv2d::Conv2dGeometry;
 
 /// An input that no output depends on, or an output that depends on no input.
-pub(super) const NOWHERE: u32 = u32::MAX;
+pub(crate) const NOWHERE: u32 = u32::MAX;
 
 /// One axis of the circular form: `N` cells, and where pixels and taps lie among them.
 ///
@@ -78,26 +78,34 @@ fn cell([rows, cols]: &[Axis; 2], turned: bool, [qh, qw]: [usize; 2]) -> usize {
 
 /// Which side of a convolution a field lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The input of the convolution.
     Input,
     /// Its output.
     Output,
 }
 
+/// The other field.
+pub(crate) fn opposite(end: End) -> End {
+    match end {
+        End::Input => End::Output,
+        End::Output => End::Input,
+    }
+}
+
 /// Where the entries of one group of a feature lie on the periodic grid.
 #[derive(Clone, Debug)]
-pub(super) struct Sites {
+pub(crate) struct Sites {
     /// Planes of the grid: channels times phases.
-    pub(super) planes: usize,
+    pub(crate) planes: usize,
     /// Index `plane·cells + cell` of every entry, or [`NOWHERE`].
-    pub(super) index: Vec<u32>,
+    pub(crate) index: Vec<u32>,
     /// Indices that belong to no entry, in ascending order.
-    pub(super) missing: Vec<u32>,
+    pub(crate) missing: Vec<u32>,
     /// Rows of the grid whose cells are all missing, as `plane·rows + row`, in ascending order.
-    pub(super) lines: Vec<u32>,
+    pub(crate) lines: Vec<u32>,
     /// Missing indices that lie in none of these rows, in ascending order.
-    pub(super) others: Vec<u32>,
+    pub(crate) others: Vec<u32>,
 }
 
 impl Sites {
@@ -114,12 +122,12 @@ impl Sites {
     }
 
     /// Whether every entry takes part in the convolution.
-    pub(super) fn all_used(&self) -> bool {
+    pub(crate) fn all_used(&self) -> bool {
         !self.index.contains(&NOWHERE)
     }
 
     /// Entries of one group.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
 }
@@ -131,24 +139,24 @@ impl Sites {
 /// # Source
 /// Own derivation: polyphase decomposition of the stride, then the smallest period without wrap-around.
 #[derive(Clone, Debug)]
-pub(super) struct Grid {
+pub(crate) struct Grid {
     axes: [Axis; 2],
     /// Whether rows of the grid are columns of the image.
     turned: bool,
-    pub(super) input: Sites,
-    pub(super) output: Sites,
+    pub(crate) input: Sites,
+    pub(crate) output: Sites,
     kernel: [usize; 2],
     in_channels: usize,
 }
 
 impl Grid {
-    pub(super) fn new(g: &Conv2dGeometry) -> Self {
+    pub(crate) fn new(g: &Conv2dGeometry) -> Self {
         let (plain, turned) = (Self::oriented(g, false), Self::oriented(g, true));
         if turned.boundary() < plain.boundary() { turned } else { plain }
     }
 
     /// Entries of the larger one of the two fields of a group.
-    pub(super) fn entries(g: &Conv2dGeometry) -> usize {
+    pub(crate) fn entries(g: &Conv2dGeometry) -> usize {
         let [rows, cols] = axes(g);
         let planes = g.out_channels_per_group().max(g.in_channels_per_group() * rows.phases.len() * cols.phases.len());
         planes * rows.cells * cols.cells
@@ -189,21 +197,21 @@ impl Grid {
     }
 
     /// Rows and columns of the grid.
-    pub(super) fn size(&self) -> [usize; 2] {
+    pub(crate) fn size(&self) -> [usize; 2] {
         sides(&self.axes, self.turned)
     }
 
-    pub(super) fn cells(&self) -> usize {
+    pub(crate) fn cells(&self) -> usize {
         self.axes[0].cells * self.axes[1].cells
     }
 
     /// Rows and columns of cells that an output reads.
-    pub(super) fn reach(&self) -> [usize; 2] {
+    pub(crate) fn reach(&self) -> [usize; 2] {
         let [rows, cols] = &self.axes;
         if self.turned { [cols.reach, rows.reach] } else { [rows.reach, cols.reach] }
     }
 
-    pub(super) fn sites(&self, end: End) -> &Sites {
+    pub(crate) fn sites(&self, end: End) -> &Sites {
         match end {
             End::Input => &self.input,
             End::Output => &self.output,
@@ -211,22 +219,22 @@ impl Grid {
     }
 
     /// Missing sites.
-    pub(super) fn missing(&self) -> usize {
+    pub(crate) fn missing(&self) -> usize {
         self.input.missing.len() + self.output.missing.len()
     }
 
     /// Order of the boundary system that is left when whole missing rows are eliminated by frequency.
-    pub(super) fn boundary(&self) -> usize {
+    pub(crate) fn boundary(&self) -> usize {
         self.input.others.len() + self.output.others.len()
     }
 
     /// Whole missing rows.
-    pub(super) fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         self.input.lines.len() + self.output.lines.len()
     }
 
     /// Flop of eliminating the whole missing rows of one group.
-    pub(super) fn elimination_flops(&self) -> f64 {
+    pub(crate) fn elimination_flops(&self) -> f64 {
         let [_, cols] = self.size();
         let touched = |sites: &Sites| {
             let mut rows: Vec<_> = sites.others.iter().map(|at| *at as usize / cols).collect();
@@ -240,7 +248,7 @@ impl Grid {
 
     /// Writes the circular kernel from input plane to output channel `o` of a group with these weights
     /// (`[out, in, kh, kw]` of the group), one plane of cells after the other.
-    pub(super) fn kernel_planes(&self, weight: &[f64], o: usize, planes: &mut [f64]) {
+    pub(crate) fn kernel_planes(&self, weight: &[f64], o: usize, planes: &mut [f64]) {
         let [kh, kw] = self.kernel;
         let cells = self.cells();
         let [rows, cols] = &self.axes;

@@ -23,14 +23,14 @@ fn parts(order: usize, par: Par) -> usize {
 }
 
 /// Workspace of [`symmetric_times`].
-pub(super) fn symmetric_scratch<P: Real>(order: usize, cols: usize, par: Par) -> StackReq {
+pub(crate) fn symmetric_scratch<P: Real>(order: usize, cols: usize, par: Par) -> StackReq {
     StackReq::new::<P>(order * cols.min(FEW) * parts(order, par))
 }
 
 /// `out <- S x` for a symmetric `S`, of which only the lower triangle is read where `x` has few columns.
 ///
 /// Such a product is as fast as the matrix comes from memory; half of it, once for all columns, is the least there is.
-pub(super) fn symmetric_times<P: Real>(
+pub(crate) fn symmetric_times<P: Real>(
     s: MatRef<'_, P>,
     x: MatRef<'_, P>,
     out: MatMut<'_, P>,

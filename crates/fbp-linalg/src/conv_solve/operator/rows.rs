@@ -3,32 +3,32 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::cg::Pair;
 use super::grid::End;
 use crate::attained::attained_slack;
+use crate::conv_solve::operator::pair::Pair;
 use crate::{LinalgError, Real};
 
 /// While at most one row in so many is in doubt they are looked at one by one; the scales of all take one product.
 const FEW: usize = 64;
 
 /// One sample that is to be judged.
-pub(super) struct Judged<'a, T> {
+pub(crate) struct Judged<'a, T> {
     /// The point.
-    pub(super) solution: &'a [T],
+    pub(crate) solution: &'a [T],
     /// Wanted outputs.
-    pub(super) target: &'a [T],
+    pub(crate) target: &'a [T],
     /// One value per channel of the equations.
-    pub(super) bias: &'a [f64],
+    pub(crate) bias: &'a [f64],
     /// What the target wanted of the outputs, and what was done of it.
-    pub(super) wanted: &'a [f64],
-    pub(super) image: &'a [f64],
+    pub(crate) wanted: &'a [f64],
+    pub(crate) image: &'a [f64],
 }
 
 /// The equations of a convolution or of its transpose.
-pub(super) struct Rows<'a> {
-    pub(super) pair: &'a Pair,
+pub(crate) struct Rows<'a> {
+    pub(crate) pair: &'a Pair,
     /// Side of the convolution that holds the equations.
-    pub(super) end: End,
+    pub(crate) end: End,
 }
 
 impl Rows<'_> {
@@ -40,7 +40,7 @@ impl Rows<'_> {
     }
 
     /// Workspace of [`is_missed`](Self::is_missed).
-    pub(super) fn scratch(&self) -> StackReq {
+    pub(crate) fn scratch(&self) -> StackReq {
         let g = self.pair.conv.geometry();
         let values = StackReq::new::<f64>(g.weight_len()).and(StackReq::new::<f64>(g.in_len() + g.out_len()));
         values.and(self.pair.scratch(1, Par::Seq)).and(StackReq::new::<[u8; 64]>(4))
@@ -49,7 +49,7 @@ impl Rows<'_> {
     /// Whether an output misses its target by more than [`attained_slack`] of its row.
     ///
     /// No row has a scale below its output, which decides for most; the others are looked at one by one while they are few.
-    pub(super) fn is_missed<T: Real>(&self, one: &Judged<'_, T>, stack: &mut MemStack) -> Result<bool, LinalgError> {
+    pub(crate) fn is_missed<T: Real>(&self, one: &Judged<'_, T>, stack: &mut MemStack) -> Result<bool, LinalgError> {
         let slack = attained_slack::<T>(self.terms(), 1.0);
         let doubt = |i: &usize| {
             let rest = one.wanted[*i] - one.image[*i];
@@ -121,9 +121,9 @@ impl Rows<'_> {
 mod tests {
     use faer::dyn_stack::MemBuffer;
 
-    use super::super::tests::random_params;
     use super::*;
     use crate::assert_close;
+    use crate::conv_solve::tests::random_params;
     use crate::conv2d::Conv2d;
     use crate::testkit::{Tol, for_seeds, normal_vec};
 

@@ -2,11 +2,12 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{MatMut, MatRef, Par};
 
 use super::cg::{Cg, Panel, State, norm};
-use super::circulant::Apply;
-use super::config::ConvMode;
 use super::goal::{Goal, Length};
-use super::plan::{ConvSolvePlan, Exact, Iteration, TRIAL_TOL};
-use super::solve::{Fields, Vectors};
+use crate::conv_solve::build::TRIAL_TOL;
+use crate::conv_solve::config::ConvMode;
+use crate::conv_solve::inverse::apply::Apply;
+use crate::conv_solve::plan::{ConvSolvePlan, Exact, Iteration};
+use crate::conv_solve::solve::{Fields, Vectors};
 use crate::dense::{AffinePlan, AffineSolve};
 use crate::parallel::{SplitBatch, for_each_part};
 use crate::{LinalgError, Real, column, column_mut};
@@ -22,7 +23,7 @@ const DIRECT_ITERS: usize = 60;
 
 impl<T: Real> ConvSolvePlan<T> {
     /// The phases of the mode.
-    pub(super) fn run_modes(
+    pub(crate) fn run_modes(
         &self,
         pass: &mut AffineSolve<'_, T>,
         fields: &mut Fields<'_>,
@@ -204,7 +205,7 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// Runs an iteration on parts of a panel, a few samples at a time.
-    pub(super) fn in_parts<M>(
+    pub(crate) fn in_parts<M>(
         &self,
         panel: Panel<'_>,
         cg: &Cg<'_, M>,
@@ -236,7 +237,7 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// Takes over the corrections of samples that were not solved when the iteration began.
-    pub(super) fn take_correction(&self, fields: &mut Fields<'_>, vectors: &Vectors<'_>) {
+    pub(crate) fn take_correction(&self, fields: &mut Fields<'_>, vectors: &Vectors<'_>) {
         let cols = self.cols();
         let (near, _) = self.lens();
         let count = vectors.states.len();
@@ -263,7 +264,7 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// Where the iteration for `B Bᵀ x = wanted` ends after so many steps at most; called while the plan is built.
-    pub(super) fn trial(
+    pub(crate) fn trial(
         &self,
         iteration: &Iteration,
         wanted: &[f64],

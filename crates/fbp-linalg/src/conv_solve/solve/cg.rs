@@ -2,78 +2,15 @@ use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
 use super::goal::{Goal, Moment, Verdict};
-use super::grid::End;
 use crate::LinalgError;
-use crate::conv2d::{Conv2d, ConvAdjoint, ConvForward};
+use crate::conv_solve::operator::pair::Pair;
 use crate::parallel::{SplitBatch, for_each_part};
-
-/// The linear map `B` from the far field to the near field of a convolution, in `f64`.
-#[derive(Clone, Debug)]
-pub(super) struct Pair {
-    pub(super) conv: Conv2d,
-    pub(super) weight: Vec<f64>,
-    pub(super) near: End,
-}
-
-impl Pair {
-    pub(super) fn near_len(&self) -> usize {
-        let g = self.conv.geometry();
-        if self.near == End::Output { g.out_len() } else { g.in_len() }
-    }
-
-    pub(super) fn far_len(&self) -> usize {
-        let g = self.conv.geometry();
-        if self.near == End::Output { g.in_len() } else { g.out_len() }
-    }
-
-    pub(super) fn scratch(&self, batch: usize, par: Par) -> StackReq {
-        self.conv.forward_scratch::<f64>(batch, par).or(self.conv.adjoint_scratch::<f64>(batch, par))
-    }
-
-    /// The convolution or its adjoint with these weights.
-    pub(super) fn run_with(
-        &self,
-        weight: &[f64],
-        forward: bool,
-        (from, to): (&[f64], &mut [f64]),
-        par: Par,
-        stack: &mut MemStack,
-    ) -> Result<(), LinalgError> {
-        if forward {
-            self.conv.forward(ConvForward { input: from, weight, bias: None, output: to }, par, stack)
-        } else {
-            self.conv.adjoint(ConvAdjoint { cotangent: from, weight, input_grad: to }, par, stack)
-        }
-    }
-
-    /// `near <- B far`.
-    pub(super) fn to_near(
-        &self,
-        far: &[f64],
-        near: &mut [f64],
-        par: Par,
-        stack: &mut MemStack,
-    ) -> Result<(), LinalgError> {
-        self.run_with(&self.weight, self.near == End::Output, (far, near), par, stack)
-    }
-
-    /// `far <- Bᵀ near`.
-    pub(super) fn to_far(
-        &self,
-        near: &[f64],
-        far: &mut [f64],
-        par: Par,
-        stack: &mut MemStack,
-    ) -> Result<(), LinalgError> {
-        self.run_with(&self.weight, self.near == End::Input, (near, far), par, stack)
-    }
-}
 
 /// Where one sample stands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct State {
-    pub(super) goal: Goal,
-    pub(super) shift: f64,
+pub(crate) struct State {
+    pub(crate) goal: Goal,
+    pub(crate) shift: f64,
     /// `<res, z>` of the last step; 0 starts afresh.
     product: f64,
     step: f64,
@@ -81,17 +18,17 @@ pub(super) struct State {
     wanted: f64,
     best: f64,
     since_best: usize,
-    pub(super) stopped: bool,
+    pub(crate) stopped: bool,
     /// Whether it stopped because its goal was reached.
-    pub(super) reached: bool,
-    pub(super) iters: usize,
+    pub(crate) reached: bool,
+    pub(crate) iters: usize,
     /// `|d|` and `|A d - r|` when it stopped.
-    pub(super) distance: f64,
-    pub(super) misfit: f64,
+    pub(crate) distance: f64,
+    pub(crate) misfit: f64,
 }
 
 impl State {
-    pub(super) fn new(goal: Goal, shift: f64) -> Self {
+    pub(crate) fn new(goal: Goal, shift: f64) -> Self {
         Self {
             goal,
             shift,
@@ -114,19 +51,19 @@ impl State {
 ///
 /// The iteration solves `(B Bᵀ + shift) x = g`. In the space of the equations (`near` = outputs) `g = r` and the wanted
 /// correction is `y = Bᵀ x`; in the space of the unknowns `g = B r` and the correction is `x`, with `y = A x`.
-pub(super) struct Panel<'a> {
-    pub(super) states: &'a mut [State],
+pub(crate) struct Panel<'a> {
+    pub(crate) states: &'a mut [State],
     /// `r`, in the space of the equations.
-    pub(super) wanted: &'a [f64],
+    pub(crate) wanted: &'a [f64],
     /// Near fields.
-    pub(super) x: &'a mut [f64],
-    pub(super) p: &'a mut [f64],
-    pub(super) z: &'a mut [f64],
-    pub(super) res: &'a mut [f64],
-    pub(super) old: &'a mut [f64],
+    pub(crate) x: &'a mut [f64],
+    pub(crate) p: &'a mut [f64],
+    pub(crate) z: &'a mut [f64],
+    pub(crate) res: &'a mut [f64],
+    pub(crate) old: &'a mut [f64],
     /// Far fields.
-    pub(super) y: &'a mut [f64],
-    pub(super) q: &'a mut [f64],
+    pub(crate) y: &'a mut [f64],
+    pub(crate) q: &'a mut [f64],
 }
 
 impl SplitBatch for Panel<'_> {
@@ -198,17 +135,17 @@ impl<'a> Panel<'a> {
 /// Björck, *Numerical Methods for Least Squares Problems* (1996), §7.4 (CGLS and Craig's method); flexible direction:
 /// Golub & Ye, *SIAM J. Sci. Comput.* 21 (1999) 1305. The residual of the normal equations is recomputed from that of
 /// the equations, so that it does not drift.
-pub(super) struct Cg<'a, M> {
-    pub(super) pair: &'a Pair,
+pub(crate) struct Cg<'a, M> {
+    pub(crate) pair: &'a Pair,
     /// Whether `near` is the space of the unknowns.
-    pub(super) in_unknowns: bool,
+    pub(crate) in_unknowns: bool,
     /// Whether the iteration begins with the panel's `x`, and not with zero.
-    pub(super) goes_on: bool,
+    pub(crate) goes_on: bool,
     /// `z <- M res` for the whole panel.
-    pub(super) precondition: M,
-    pub(super) max_iters: usize,
+    pub(crate) precondition: M,
+    pub(crate) max_iters: usize,
     /// Norm of `B`, nearly.
-    pub(super) norm: f64,
+    pub(crate) norm: f64,
 }
 
 /// Roundings of a product that a residual is left with.
@@ -225,7 +162,7 @@ where
     ///
     /// # Errors
     /// None, unless the panel does not fit the convolution.
-    pub(super) fn run(&self, mut panel: Panel<'_>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
+    pub(crate) fn run(&self, mut panel: Panel<'_>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
         self.start(panel.by_ref(), par, stack)?;
         for _ in 0..self.max_iters {
             if panel.states.iter().all(|state| state.stopped) {
@@ -390,7 +327,7 @@ where
 /// Partial sums, so that the loops vectorise.
 const LANES: usize = 16;
 
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     pulp::Arch::new().dispatch(Dot { a, b })
 }
 
@@ -416,6 +353,6 @@ impl pulp::WithSimd for Dot<'_> {
     }
 }
 
-pub(super) fn norm(a: &[f64]) -> f64 {
+pub(crate) fn norm(a: &[f64]) -> f64 {
     dot(a, a).sqrt()
 }

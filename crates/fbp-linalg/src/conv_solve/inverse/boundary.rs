@@ -7,13 +7,13 @@ use faer::{Accum, Mat, MatMut, Par};
 
 use super::elimination::Elimination;
 use super::fft::{PlaneFft, Precision};
-use super::grid::Sites;
 use super::strips::Strips;
 use super::symbol::{C64, Symbol};
 use crate::LinalgError;
+use crate::conv_solve::operator::grid::Sites;
 
 /// Real kernels of a symbol's entries, one plane of cells after the other.
-pub(super) fn kernels(symbol: &mut [C64], fft: &PlaneFft<f64>) -> Vec<f64> {
+pub(crate) fn kernels(symbol: &mut [C64], fft: &PlaneFft<f64>) -> Vec<f64> {
     let cells = fft.plane_len();
     let planes = symbol.len() / fft.spectrum_len();
     let mut out = vec![0.0; planes * cells];
@@ -26,7 +26,7 @@ pub(super) fn kernels(symbol: &mut [C64], fft: &PlaneFft<f64>) -> Vec<f64> {
 }
 
 /// Gathers `kernel[c_i, c_j, pos_i - pos_j mod N]` for two lists of sites.
-pub(super) fn gather(
+pub(crate) fn gather(
     mut out: MatMut<'_, f64>,
     rows: &[u32],
     cols: &[u32],
@@ -49,12 +49,12 @@ pub(super) fn gather(
     }
 }
 
-pub(super) fn failed(reason: String) -> LinalgError {
+pub(crate) fn failed(reason: String) -> LinalgError {
     LinalgError::Decomposition { what: "conv solve: boundary", reason }
 }
 
 /// Replaces a symmetric positive definite matrix (lower triangle read) by its inverse, both triangles.
-pub(super) fn invert_spd(mut a: MatMut<'_, f64>, par: Par) -> Result<(), LinalgError> {
+pub(crate) fn invert_spd(mut a: MatMut<'_, f64>, par: Par) -> Result<(), LinalgError> {
     let n = a.nrows();
     if n == 0 {
         return Ok(());
@@ -95,41 +95,41 @@ pub(super) fn invert_spd(mut a: MatMut<'_, f64>, par: Par) -> Result<(), LinalgE
 ///
 /// # Source
 /// Own derivation; quasi-definite matrices: Vanderbei, *SIAM J. Optim.* 5 (1995) 100.
-pub(super) struct Boundary<'a> {
-    pub(super) symbol: &'a Symbol,
+pub(crate) struct Boundary<'a> {
+    pub(crate) symbol: &'a Symbol,
     /// `(M Mᴴ + shift)⁻¹`.
-    pub(super) inverse: &'a [C64],
-    pub(super) near: &'a Sites,
-    pub(super) far: &'a Sites,
-    pub(super) size: [usize; 2],
-    pub(super) fft: &'a PlaneFft<f64>,
+    pub(crate) inverse: &'a [C64],
+    pub(crate) near: &'a Sites,
+    pub(crate) far: &'a Sites,
+    pub(crate) size: [usize; 2],
+    pub(crate) fft: &'a PlaneFft<f64>,
 }
 
 /// The boundary system of one group, solved.
 #[derive(Clone, Debug)]
-pub(super) struct Solved<P> {
+pub(crate) struct Solved<P> {
     /// On whole missing rows, where they are eliminated.
-    pub(super) strips: Option<Strips<P>>,
+    pub(crate) strips: Option<Strips<P>>,
     /// The inverse on the sites that are left.
-    pub(super) rest: Mat<P>,
+    pub(crate) rest: Mat<P>,
 }
 
 impl<P> Solved<P> {
     /// The missing sites of a field that are left.
-    pub(super) fn sites<'a>(&self, of: &'a Sites) -> &'a [u32] {
+    pub(crate) fn sites<'a>(&self, of: &'a Sites) -> &'a [u32] {
         if self.strips.is_some() { &of.others } else { &of.missing }
     }
 }
 
 /// The three symbols of the boundary system.
-pub(super) struct Symbols {
-    pub(super) t: Vec<C64>,
-    pub(super) q: Vec<C64>,
-    pub(super) z: Vec<C64>,
+pub(crate) struct Symbols {
+    pub(crate) t: Vec<C64>,
+    pub(crate) q: Vec<C64>,
+    pub(crate) z: Vec<C64>,
 }
 
 /// Largest order of a boundary system, a little more than 0.5 GiB in `f64`.
-pub(super) const BOUNDARY_LIMIT: usize = 8448;
+pub(crate) const BOUNDARY_LIMIT: usize = 8448;
 
 /// Largest condition of the part of the system on missing rows with which they are eliminated, in roundings of the result
 /// and of the set-up. Measured for kernel 5, 64 × 64, padding 2: up to 7e3 for 8 → 8 channels and 3e4 for 8 → 16, condition
@@ -145,7 +145,7 @@ impl Boundary<'_> {
     /// # Errors
     /// [`LinalgError::Decomposition`] if a block is not numerically definite, or if the system is too large without
     /// elimination.
-    pub(super) fn solve<P: Precision>(&self, eliminate: bool, par: Par) -> Result<Solved<P>, LinalgError> {
+    pub(crate) fn solve<P: Precision>(&self, eliminate: bool, par: Par) -> Result<Solved<P>, LinalgError> {
         let (near, far) = (self.near, self.far);
         if eliminate && !(near.lines.is_empty() && far.lines.is_empty()) {
             let limit = (RESULT_ROUNDINGS / P::EPSILON.to_f64()).min(SET_UP_ROUNDINGS / f64::EPSILON);
@@ -162,14 +162,14 @@ impl Boundary<'_> {
     }
 
     /// The same without elimination.
-    pub(super) fn whole<P: Precision>(&self, par: Par) -> Result<Solved<P>, LinalgError> {
+    pub(crate) fn whole<P: Precision>(&self, par: Par) -> Result<Solved<P>, LinalgError> {
         let mut rest = self.gathered([&self.near.missing, &self.far.missing], &self.symbols());
         invert_quasi_definite(rest.as_mut(), self.near.missing.len(), par)?;
         Ok(Solved { strips: None, rest: P::rounded(rest) })
     }
 
     /// The same with elimination, if its condition is within a limit.
-    pub(super) fn eliminated<P: Precision>(&self, limit: f64, par: Par) -> Result<Solved<P>, LinalgError> {
+    pub(crate) fn eliminated<P: Precision>(&self, limit: f64, par: Par) -> Result<Solved<P>, LinalgError> {
         let (near, far) = (self.near, self.far);
         let symbols = self.symbols();
         let mut rest = self.gathered([&near.others, &far.others], &symbols);

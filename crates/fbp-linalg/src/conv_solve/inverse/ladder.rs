@@ -1,16 +1,18 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::circulant::{Apply, Circulant, Forecast, GroupParts};
-use super::grid::{End, Grid};
+use super::circulant::{Circulant, GroupParts};
 use super::symbol::Symbol;
+use crate::conv_solve::inverse::apply::Apply;
+use crate::conv_solve::inverse::apply::Forecast;
+use crate::conv_solve::operator::grid::{End, Grid};
 
 /// Periodic inverses `(M Mᴴ + shift)⁻¹` for shifts half a decade apart, from the largest to the smallest.
 ///
 /// A regularised solve with any shift is preconditioned with the nearest rung, and the rungs forecast which shift gives
 /// a wanted length.
 #[derive(Clone, Debug)]
-pub(super) struct Ladder {
+pub(crate) struct Ladder {
     shifts: Vec<f64>,
     rungs: Vec<Circulant<f32>>,
 }
@@ -25,7 +27,7 @@ const PLANES: usize = 32;
 
 impl Ladder {
     /// `None` where the inverses would take too much time or memory.
-    pub(super) fn new(grid: &Grid, near: End, symbols: &[Symbol], scale: f64) -> Option<Self> {
+    pub(crate) fn new(grid: &Grid, near: End, symbols: &[Symbol], scale: f64) -> Option<Self> {
         let bytes: usize = symbols.iter().map(|s| 8 * s.p * s.p * s.freqs).sum();
         let rungs = PER_DECADE * DECADES + 1;
         if symbols.is_empty() || symbols.iter().any(|s| s.p > PLANES) || bytes * rungs > LARGEST {
@@ -45,12 +47,12 @@ impl Ladder {
         (!ladder.rungs.is_empty()).then_some(ladder)
     }
 
-    pub(super) fn scratch(&self, grid: &Grid, near: End, par: Par) -> StackReq {
+    pub(crate) fn scratch(&self, grid: &Grid, near: End, par: Par) -> StackReq {
         self.rungs.first().map_or(StackReq::EMPTY, |rung| rung.scratch(grid, near, 1, par))
     }
 
     /// `z <- M r` for one sample with the rung nearest to a shift.
-    pub(super) fn apply(&self, shift: f64, pass: Apply<'_>, at: (&Grid, End), stack: &mut MemStack) {
+    pub(crate) fn apply(&self, shift: f64, pass: Apply<'_>, at: (&Grid, End), stack: &mut MemStack) {
         let place = (self.shifts[0] / shift).log10() * PER_DECADE as f64;
         let rung = (place.round().max(0.0) as usize).min(self.rungs.len() - 1);
         self.rungs[rung].apply(pass, at, Par::Seq, stack);
@@ -58,7 +60,7 @@ impl Ladder {
 
     /// The shift at which a falling length takes a given value, as the periodic operator sees it, and the length at the
     /// smallest shift.
-    pub(super) fn forecast(
+    pub(crate) fn forecast(
         &self,
         wanted: f64,
         length: impl Fn(f64, Forecast) -> f64,

@@ -3,12 +3,12 @@ use std::sync::OnceLock;
 use faer::Par;
 
 use super::border::Border;
-use super::cg::Pair;
 use super::circulant::{Circulant, GroupParts};
 use super::fft::PlaneFft;
-use super::grid::Grid;
-use super::plan::Preconditioner;
 use super::symbol::symbols;
+use crate::conv_solve::inverse::preconditioner::Preconditioner;
+use crate::conv_solve::operator::grid::Grid;
+use crate::conv_solve::operator::pair::Pair;
 use crate::get_or_make;
 
 /// Decades of shifts, as shares of the largest eigenvalue, that may have values of their own: from 1e-3 down.
@@ -17,37 +17,37 @@ const DECADES: usize = 5;
 
 /// A value for every decade of small shifts of a system, made when a sample needs it; `None` where that failed.
 #[derive(Debug)]
-pub(super) struct Decades<V>([OnceLock<Option<V>>; DECADES]);
+pub(crate) struct Decades<V>([OnceLock<Option<V>>; DECADES]);
 
 /// Direct factors of `B Bᵀ + shift·I`.
 ///
 /// Factors for a shift within half a decade leave the preconditioned system a condition number of three, whatever the
 /// border of the image does. Where periodic inverses serve as well, they are used, for they cost nothing to set up.
-pub(super) type Shifted = Decades<Factors>;
+pub(crate) type Shifted = Decades<Factors>;
 
 /// Windows along the border for periodic inverses with small shifts.
-pub(super) type Borders = Decades<Border>;
+pub(crate) type Borders = Decades<Border>;
 
 /// `(B Bᵀ + shift)⁻¹`, but for rounding.
 #[derive(Debug)]
-pub(super) struct Factors {
-    pub(super) shift: f64,
-    pub(super) inverse: Preconditioner,
+pub(crate) struct Factors {
+    pub(crate) shift: f64,
+    pub(crate) inverse: Preconditioner,
 }
 
 /// The system that is to be factored.
-pub(super) struct Unshifted<'a> {
-    pub(super) pair: &'a Pair,
-    pub(super) grid: &'a Grid,
+pub(crate) struct Unshifted<'a> {
+    pub(crate) pair: &'a Pair,
+    pub(crate) grid: &'a Grid,
     /// Its largest eigenvalue.
-    pub(super) scale: f64,
+    pub(crate) scale: f64,
 }
 
 /// Smallest shift, as a share of the largest eigenvalue, whose factors are rounded to `f32`: rounding moves what is
 /// smallest in them by a tenth at most.
 const SINGLE: f64 = 1e-5;
 /// Largest ratio of a shift to that of the factors used for it.
-pub(super) const REACH: f64 = 30.0;
+pub(crate) const REACH: f64 = 30.0;
 
 impl<V> Default for Decades<V> {
     fn default() -> Self {
@@ -68,7 +68,7 @@ impl<V> Decades<V> {
     }
 
     /// The value for a shift, or for one a decade away.
-    pub(super) fn nearest(&self, share: f64) -> Option<&V> {
+    pub(crate) fn nearest(&self, share: f64) -> Option<&V> {
         let decade = Self::index(share)?;
         let made = |decade: usize| self.0.get(decade)?.get()?.as_ref();
         made(decade).or_else(|| made(decade + 1)).or_else(|| made(decade.checked_sub(1)?))
@@ -77,12 +77,12 @@ impl<V> Decades<V> {
 
 impl Shifted {
     /// Makes the factors for a shift.
-    pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
+    pub(crate) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
         self.make(share, |share| factor(system, share, par));
     }
 
     /// Factors that serve for all of these shifts of a system with this largest eigenvalue.
-    pub(super) fn common(&self, shifts: impl Iterator<Item = f64> + Clone, scale: f64) -> Option<&Factors> {
+    pub(crate) fn common(&self, shifts: impl Iterator<Item = f64> + Clone, scale: f64) -> Option<&Factors> {
         let (count, sum) = shifts.clone().fold((0.0, 0.0), |(count, sum), shift| (count + 1.0, sum + shift.ln()));
         let factors = self.nearest((sum / count).exp() / scale)?;
         let near = |shift: f64| (factors.shift / REACH..=factors.shift * REACH).contains(&shift);
@@ -92,7 +92,7 @@ impl Shifted {
 
 impl Borders {
     /// Makes the windows for a shift.
-    pub(super) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
+    pub(crate) fn prepare(&self, share: f64, system: &Unshifted<'_>, par: Par) {
         self.make(share, |share| {
             let fft = PlaneFft::new(system.grid.size());
             let symbols = symbols(system.pair, system.grid, &system.pair.weight, &fft);

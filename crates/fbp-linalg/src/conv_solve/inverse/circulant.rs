@@ -6,10 +6,15 @@ use rustfft::num_complex::Complex;
 
 use super::boundary::{Boundary, Solved};
 use super::fft::{PlaneFft, Precision};
-use super::grid::{End, Grid, NOWHERE};
 use super::strips::Spectra;
 use super::symbol::{C64, Symbol};
 use super::symmetric::{symmetric_scratch, symmetric_times};
+use crate::conv_solve::inverse::apply::Apply;
+use crate::conv_solve::inverse::products::add_product;
+use crate::conv_solve::inverse::products::multiply;
+use crate::conv_solve::inverse::products::multiply_adjoint;
+use crate::conv_solve::operator::grid::opposite;
+use crate::conv_solve::operator::grid::{End, Grid, NOWHERE};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{LinalgError, Real};
 
@@ -27,7 +32,7 @@ use crate::{LinalgError, Real};
 /// # Source
 /// Own derivation: the conditions `w_N = 0` and `v = (Mᴴ w)_F` turn the periodic inverse into that of `B Bᵀ + shift·I`.
 #[derive(Clone, Debug)]
-pub(super) struct Circulant<P: Precision> {
+pub(crate) struct Circulant<P: Precision> {
     fft: PlaneFft<P>,
     groups: Vec<Group<P>>,
     near_len: usize,
@@ -68,9 +73,9 @@ fn narrow<P: Real>(values: &[C64], factor: f64) -> Vec<Complex<P>> {
 }
 
 /// `inverse` and `symbol` of one group, before they are rounded.
-pub(super) struct GroupParts<'a> {
-    pub(super) symbol: &'a Symbol,
-    pub(super) inverse: &'a [C64],
+pub(crate) struct GroupParts<'a> {
+    pub(crate) symbol: &'a Symbol,
+    pub(crate) inverse: &'a [C64],
 }
 
 fn boundary<'a>(grid: &'a Grid, near: End, parts: &GroupParts<'a>, fft: &'a PlaneFft<f64>) -> Boundary<'a> {
@@ -80,7 +85,7 @@ fn boundary<'a>(grid: &'a Grid, near: End, parts: &GroupParts<'a>, fft: &'a Plan
 
 impl<P: Precision> Circulant<P> {
     /// The periodic inverse of every group.
-    pub(super) fn periodic(grid: &Grid, near: End, groups: &[GroupParts<'_>]) -> Self {
+    pub(crate) fn periodic(grid: &Grid, near: End, groups: &[GroupParts<'_>]) -> Self {
         let factor = 1.0 / grid.cells() as f64;
         let group = |parts: &GroupParts<'_>| Group {
             inverse: narrow(parts.inverse, factor),
@@ -97,7 +102,7 @@ impl<P: Precision> Circulant<P> {
     }
 
     /// Whether missing rows are eliminated from a boundary system.
-    pub(super) fn eliminates(&self) -> bool {
+    pub(crate) fn eliminates(&self) -> bool {
         self.groups.iter().any(|group| group.boundary.as_ref().is_some_and(|solved| solved.strips.is_some()))
     }
 
@@ -105,7 +110,7 @@ impl<P: Precision> Circulant<P> {
     ///
     /// # Errors
     /// [`LinalgError::Decomposition`] if a boundary matrix is not numerically definite, or too large.
-    pub(super) fn with_boundary(
+    pub(crate) fn with_boundary(
         grid: &Grid,
         near: End,
         groups: &[GroupParts<'_>],
@@ -130,17 +135,17 @@ impl<P: Precision> Circulant<P> {
     }
 
     /// Workspace of [`apply`](Self::apply) for `batch` samples.
-    pub(super) fn scratch(&self, grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
+    pub(crate) fn scratch(&self, grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
         scratch(&self.fft, self.reach, (grid, near), batch, par)
     }
 
     /// The same for a plan with a boundary matrix that is not there yet.
-    pub(super) fn scratch_of(grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
+    pub(crate) fn scratch_of(grid: &Grid, near: End, batch: usize, par: Par) -> StackReq {
         scratch(&PlaneFft::<P>::new(grid.size()), Reach::of(grid, near), (grid, near), batch, par)
     }
 
     /// `z <- (B Bᵀ + shift)⁻¹ r` for every sample, exactly or nearly.
-    pub(super) fn apply(&self, pass: Apply<'_>, (grid, near): (&Grid, End), par: Par, stack: &mut MemStack) {
+    pub(crate) fn apply(&self, pass: Apply<'_>, (grid, near): (&Grid, End), par: Par, stack: &mut MemStack) {
         let batch = pass.r.len() / (self.near_len * self.groups.len());
         let sample = self.near_len * self.groups.len();
         let Apply { r, z } = pass;
@@ -174,21 +179,6 @@ fn scratch<P: Precision>(fft: &PlaneFft<P>, reach: Reach, at: (&Grid, End), batc
     let edge = temp_mat_scratch::<P>(reach.order, batch);
     let inner = symmetric_scratch::<P>(reach.order, batch, par);
     parts_scratch(fields_scratch(fft, reach, at), batch, par).or(inner).and(edge).and(edge)
-}
-
-/// The other field.
-pub(super) fn opposite(end: End) -> End {
-    match end {
-        End::Input => End::Output,
-        End::Output => End::Input,
-    }
-}
-
-/// Near fields of a batch, one sample after the other.
-pub(super) struct Apply<'a> {
-    pub(super) r: &'a [f64],
-    /// Overwritten, or added to where the function says so.
-    pub(super) z: &'a mut [f64],
 }
 
 /// Part of a batch in one stage.
@@ -354,105 +344,16 @@ impl<P: Precision> Work<'_, P> {
     }
 }
 
-/// `y <- H x`, `H` of as many rows as `y` has spectra.
-pub(super) fn multiply<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
-    y.fill(Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
-    add_product(h, x, y, freqs);
-}
-
-/// `y <- y + H x`.
-fn add_product<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
-    pulp::Arch::new().dispatch(Products::<P, false> { h, x, y, freqs });
-}
-
-/// `y <- Hᴴ x`.
-fn multiply_adjoint<P: Precision>(h: &[Complex<P>], x: &[Complex<P>], y: &mut [Complex<P>], freqs: usize) {
-    y.fill(Complex { re: <P as Real>::ZERO, im: <P as Real>::ZERO });
-    pulp::Arch::new().dispatch(Products::<P, true> { h, x, y, freqs });
-}
-
-/// `y += H x`, or `y += Hᴴ x`, at every frequency.
-struct Products<'a, P, const ADJOINT: bool> {
-    h: &'a [Complex<P>],
-    x: &'a [Complex<P>],
-    y: &'a mut [Complex<P>],
-    freqs: usize,
-}
-
-impl<P: Precision, const ADJOINT: bool> pulp::WithSimd for Products<'_, P, ADJOINT> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        let Self { h, x, y, freqs } = self;
-        let (ins, outs) = (x.len() / freqs, y.len() / freqs);
-        for (i, y) in y.chunks_exact_mut(freqs).enumerate() {
-            let entry = |k: usize| {
-                let at = if ADJOINT { k * outs + i } else { i * ins + k };
-                (&h[at * freqs..][..freqs], &x[k * freqs..][..freqs])
-            };
-            let whole = ins / TERMS * TERMS;
-            for k in (0..whole).step_by(TERMS) {
-                add_terms::<P, ADJOINT, TERMS>(std::array::from_fn(|term| entry(k + term)), y);
-            }
-            (whole..ins).for_each(|k| add_terms::<P, ADJOINT, 1>([entry(k)], y));
-        }
-    }
-}
-
-/// Products that are added at a time, so that the sums are read and written less often.
-const TERMS: usize = 4;
-
-/// A factor at every frequency, and what it multiplies.
-type Term<'a, P> = (&'a [Complex<P>], &'a [Complex<P>]);
-
-/// `y += Σ h x`, or with the conjugates of `h`, entry by entry.
-#[inline(always)]
-fn add_terms<P: Precision, const ADJOINT: bool, const N: usize>(terms: [Term<'_, P>; N], y: &mut [Complex<P>]) {
-    let terms = terms.map(|(h, x)| (&h[..y.len()], &x[..y.len()]));
-    for (at, y) in y.iter_mut().enumerate() {
-        let Complex { mut re, mut im } = *y;
-        for (h, x) in terms {
-            let (h, x) = (h[at], x[at]);
-            let turned = if ADJOINT { -h.im } else { h.im };
-            re = re + h.re * x.re - turned * x.im;
-            im = im + h.re * x.im + turned * x.re;
-        }
-        *y = Complex { re, im };
-    }
-}
-
-/// Squared lengths that a periodic solve predicts for one sample.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Forecast {
-    /// `<z, r>` of `z = (M Mᴴ + shift)⁻¹ r`.
-    pub(super) product: f64,
-    /// `|z|²`.
-    pub(super) square: f64,
-}
-
-impl Forecast {
-    /// From `z` on the sites of the near field.
-    pub(super) fn of(r: &[f64], z: &[f64]) -> Self {
-        let (mut product, mut square) = (0.0, 0.0);
-        for (r, z) in r.iter().zip(z) {
-            product += r * z;
-            square += z * z;
-        }
-        Self { product, square }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use faer::dyn_stack::MemBuffer;
     use rand_chacha::ChaCha8Rng;
 
-    use super::super::cg::Pair;
-    use super::super::symbol::symbols;
-    use super::super::tests::{random_params, shifted_gram};
     use super::*;
     use crate::FeatureShape;
+    use crate::conv_solve::inverse::symbol::symbols;
+    use crate::conv_solve::operator::pair::Pair;
+    use crate::conv_solve::tests::{random_params, shifted_gram};
     use crate::conv2d::{Conv2d, Conv2dParams};
     use crate::testkit::{for_seeds, normal_vec};
 

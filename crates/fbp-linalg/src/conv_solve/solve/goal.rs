@@ -1,8 +1,8 @@
-use super::circulant::Forecast;
+use crate::conv_solve::inverse::apply::Forecast;
 
 /// What the iteration of one sample works towards.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Goal {
+pub(crate) enum Goal {
     /// The solution for a fixed shift.
     Fixed {
         /// Relative residual of the equations to reach.
@@ -18,7 +18,7 @@ pub(super) enum Goal {
 
 /// Which length a shift is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Length {
+pub(crate) enum Length {
     /// `|d|`, which falls as the shift grows.
     Distance,
     /// `|A d - r|`, which grows with it.
@@ -28,7 +28,7 @@ pub(super) enum Length {
 impl Length {
     /// A length, or the inverse of one, that falls as the shift grows, from what is known of `x = (H + shift)⁻¹ g`;
     /// `squares` is `|r|²`.
-    pub(super) fn falling(self, in_unknowns: bool, squares: f64) -> impl Fn(f64, Forecast) -> f64 {
+    pub(crate) fn falling(self, in_unknowns: bool, squares: f64) -> impl Fn(f64, Forecast) -> f64 {
         move |shift, found| {
             let Forecast { product, square } = found;
             match (self, in_unknowns) {
@@ -41,7 +41,7 @@ impl Length {
     }
 
     /// The value of [`falling`](Self::falling) where the length is this share below its bound.
-    pub(super) fn falling_to(self, bound: f64, tolerance: f64) -> f64 {
+    pub(crate) fn falling_to(self, bound: f64, tolerance: f64) -> f64 {
         let aim = (1.0 - tolerance) * bound;
         if self == Self::Distance { aim } else { 1.0 / aim }
     }
@@ -57,7 +57,7 @@ impl Length {
     /// The solution minimises `|A d - r|² + shift·|d|²`. So nothing within a bound `ρ` of `|d|` has a squared residual less
     /// than its own by more than `shift·(ρ² - |d|²)`, and nothing within a bound `ε` of the residual a square of the
     /// distance less by more than `(ε² - |A d - r|²) / shift`.
-    pub(super) fn tolerance(self, shift: f64, lengths: (f64, f64), rounding: f64) -> f64 {
+    pub(crate) fn tolerance(self, shift: f64, lengths: (f64, f64), rounding: f64) -> f64 {
         let other = if self == Self::Distance { Self::Residual } else { Self::Distance };
         let (objective, bounded) = (self.objective(shift, lengths), other.objective(shift, lengths));
         // A length within twice the tolerance has a square within four times as much. An objective within `OPTIMAL` has a
@@ -67,7 +67,7 @@ impl Length {
     }
 
     /// `|d|` and `|A d - r|` of a forecast.
-    pub(super) fn lengths(in_unknowns: bool, squares: f64, shift: f64, found: Forecast) -> (f64, f64) {
+    pub(crate) fn lengths(in_unknowns: bool, squares: f64, shift: f64, found: Forecast) -> (f64, f64) {
         let length = |length: Self| length.falling(in_unknowns, squares)(shift, found);
         (length(Self::Distance), 1.0 / length(Self::Residual))
     }
@@ -75,7 +75,7 @@ impl Length {
 
 /// Search for the shift at which `length` is a little below a bound: the secant rule on logarithms, kept within a bracket.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Root {
+pub(crate) struct Root {
     length: Length,
     bound: f64,
     /// Logarithms of shifts known to be too small and too large.
@@ -91,15 +91,15 @@ pub(super) struct Root {
     /// Relative error of a length that rounding leaves anyway.
     rounding: f64,
     /// `|d|` of the nearest solution that was seen to miss the bound on the residual: no point within it is nearer.
-    pub(super) nearest: f64,
+    pub(crate) nearest: f64,
 }
 
 /// Largest number of shifts that a search tries.
 const MAX_SHIFTS: usize = 40;
 /// Largest relative error of the length that ends a search, and how far below its bound it is aimed at.
-pub(super) const ROOT_TOL: f64 = 1e-4;
+pub(crate) const ROOT_TOL: f64 = 1e-4;
 /// Relative excess of a distance or residual over the optimum that counts as none.
-pub(super) const OPTIMAL: f64 = 1e-3;
+pub(crate) const OPTIMAL: f64 = 1e-3;
 /// Share of `|r|²` that cancellation leaves of a squared residual.
 const LOST: f64 = 1e-12;
 /// Roundings of what is wanted that an error of least squares ends at.
@@ -113,29 +113,29 @@ const LEAST_TOL: f64 = 1e-12;
 
 /// What the iteration of a sample knows after an application of the preconditioner.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
-    pub(super) shift: f64,
+pub(crate) struct Moment {
+    pub(crate) shift: f64,
     /// `√<res, M res>`: the error in the norm of the system.
-    pub(super) energy: f64,
+    pub(crate) energy: f64,
     /// Norm of the residual of the shifted system.
-    pub(super) residual: f64,
+    pub(crate) residual: f64,
     /// Its start.
-    pub(super) start: f64,
+    pub(crate) start: f64,
     /// `|d|`.
-    pub(super) distance: f64,
+    pub(crate) distance: f64,
     /// `|A d - r|`.
-    pub(super) misfit: f64,
+    pub(crate) misfit: f64,
     /// `|r|`.
-    pub(super) wanted: f64,
+    pub(crate) wanted: f64,
     /// Whether the iteration lives in the space of the unknowns.
-    pub(super) in_unknowns: bool,
+    pub(crate) in_unknowns: bool,
     /// Whether nothing but rounding is left of the residual of the shifted system.
-    pub(super) rounded: bool,
+    pub(crate) rounded: bool,
 }
 
 /// What to do with a sample next.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Go,
     /// The goal is reached, or the distance is beyond that at which it is given up.
     Stop,
@@ -147,26 +147,26 @@ pub(super) enum Verdict {
 
 impl Goal {
     /// The solution without a shift, however far away.
-    pub(super) fn within(tolerance: f64, excess: f64) -> Self {
+    pub(crate) fn within(tolerance: f64, excess: f64) -> Self {
         Self::Fixed { tolerance, excess, give_up: f64::INFINITY }
     }
 
     /// Whether a solution at least this far away is of no use.
-    pub(super) fn gives_up(&self, distance: f64) -> bool {
+    pub(crate) fn gives_up(&self, distance: f64) -> bool {
         matches!(self, Self::Fixed { give_up, .. } if distance > *give_up)
     }
 
     /// Whether a shift is searched for.
-    pub(super) fn is_search(&self) -> bool {
+    pub(crate) fn is_search(&self) -> bool {
         matches!(self, Self::Root(_))
     }
 
     /// `|d|` below which nothing keeps the bound on the residual, as far as a search knows.
-    pub(super) fn nearest(&self) -> f64 {
+    pub(crate) fn nearest(&self) -> f64 {
         if let Self::Root(root) = self { root.nearest } else { 0.0 }
     }
 
-    pub(super) fn judge(&mut self, now: &Moment) -> Verdict {
+    pub(crate) fn judge(&mut self, now: &Moment) -> Verdict {
         match self {
             Goal::Fixed { tolerance, excess, give_up } => {
                 let met = if now.in_unknowns {
@@ -185,7 +185,7 @@ impl Goal {
 
 impl Root {
     /// A search that starts at the shift of the first solve and never goes below `floor`, for features of a precision.
-    pub(super) fn new(length: Length, bound: f64, floor: f64, accuracy: f64, epsilon: f64) -> Self {
+    pub(crate) fn new(length: Length, bound: f64, floor: f64, accuracy: f64, epsilon: f64) -> Self {
         let (bracket, rounding) = ([f64::NEG_INFINITY, f64::INFINITY], least_tolerance(epsilon));
         Self { length, bound, bracket, last: None, evaluations: 0, care: 1.0, floor, accuracy, rounding, nearest: 0.0 }
     }
@@ -270,6 +270,6 @@ impl Root {
 }
 
 /// Least relative error of a length that a search asks for, for features of a precision.
-pub(super) fn least_tolerance(epsilon: f64) -> f64 {
+pub(crate) fn least_tolerance(epsilon: f64) -> f64 {
     (4.0 * epsilon).max(LEAST_TOL)
 }

@@ -1,11 +1,11 @@
 use rustfft::num_complex::Complex;
 
-use super::cg::Pair;
 use super::fft::PlaneFft;
-use super::grid::{End, Grid};
+use crate::conv_solve::operator::grid::{End, Grid};
+use crate::conv_solve::operator::pair::Pair;
 
 /// A complex number in the precision of the set-up.
-pub(super) type C64 = Complex<f64>;
+pub(crate) type C64 = Complex<f64>;
 
 const ZERO: C64 = Complex { re: 0.0, im: 0.0 };
 
@@ -13,27 +13,27 @@ const ZERO: C64 = Complex { re: 0.0, im: 0.0 };
 ///
 /// `M = K` where the near field is the output of the convolution and `M = Kᴴ` where it is the input.
 #[derive(Clone, Debug)]
-pub(super) struct Symbol {
+pub(crate) struct Symbol {
     /// Planes of the near field.
-    pub(super) p: usize,
+    pub(crate) p: usize,
     /// Planes of the far field.
-    pub(super) q: usize,
-    pub(super) freqs: usize,
+    pub(crate) q: usize,
+    pub(crate) freqs: usize,
     /// `[near][far][frequency]`.
-    pub(super) values: Vec<C64>,
+    pub(crate) values: Vec<C64>,
 }
 
 /// `(M Mᴴ + shift)⁻¹` at every frequency, with the extreme sizes that were met.
-pub(super) struct GramInverse {
+pub(crate) struct GramInverse {
     /// `[near][near][frequency]`.
-    pub(super) values: Vec<C64>,
+    pub(crate) values: Vec<C64>,
     /// Smallest eigenvalue over all frequencies, from below within a factor `√p`.
-    pub(super) least: f64,
+    pub(crate) least: f64,
 }
 
 impl Symbol {
     /// The symbol of a group with these weights (`[out, in, kh, kw]` of the group).
-    pub(super) fn new(grid: &Grid, near: End, weight: &[f64], fft: &PlaneFft<f64>) -> Self {
+    pub(crate) fn new(grid: &Grid, near: End, weight: &[f64], fft: &PlaneFft<f64>) -> Self {
         let (out, input, cells, freqs) = (grid.output.planes, grid.input.planes, grid.cells(), fft.spectrum_len());
         let (p, q) = if near == End::Output { (out, input) } else { (input, out) };
         let mut values = vec![ZERO; p * q * freqs];
@@ -68,7 +68,7 @@ impl Symbol {
     }
 
     /// `M Mᴴ` at every frequency, `[near][near][frequency]`.
-    pub(super) fn grams(&self) -> Vec<C64> {
+    pub(crate) fn grams(&self) -> Vec<C64> {
         let (p, freqs) = (self.p, self.freqs);
         let (mut grams, mut gram) = (vec![ZERO; p * p * freqs], vec![ZERO; p * p]);
         for f in 0..freqs {
@@ -80,7 +80,7 @@ impl Symbol {
 
     /// Largest eigenvalue of `M Mᴴ` over all frequencies, by a few steps of the power method from above-average starts;
     /// a lower bound within a few per cent.
-    pub(super) fn largest(&self) -> f64 {
+    pub(crate) fn largest(&self) -> f64 {
         let p = self.p;
         let mut gram = vec![ZERO; p * p];
         let (mut x, mut y) = (vec![ZERO; p], vec![ZERO; p]);
@@ -111,7 +111,7 @@ impl Symbol {
     }
 
     /// `(M Mᴴ + shift)⁻¹` by Cholesky factors; `None` where a frequency has no inverse.
-    pub(super) fn gram_inverse(&self, shift: f64) -> Option<GramInverse> {
+    pub(crate) fn gram_inverse(&self, shift: f64) -> Option<GramInverse> {
         let (p, freqs) = (self.p, self.freqs);
         let mut values = vec![ZERO; p * p * freqs];
         let mut gram = vec![ZERO; p * p];
@@ -133,7 +133,7 @@ impl Symbol {
     }
 
     /// `out[i] = Σ_j inverse[i][j] M[j][k]` for all `k`: the symbol of `(M Mᴴ + shift)⁻¹ M`.
-    pub(super) fn solved(&self, inverse: &[C64]) -> Vec<C64> {
+    pub(crate) fn solved(&self, inverse: &[C64]) -> Vec<C64> {
         let (p, q, freqs) = (self.p, self.q, self.freqs);
         let mut product = vec![ZERO; p * q * freqs];
         for i in 0..p {
@@ -150,7 +150,7 @@ impl Symbol {
     }
 
     /// `I - Mᴴ (M Mᴴ + shift)⁻¹ M`, from [`solved`](Self::solved).
-    pub(super) fn complement(&self, solved: &[C64]) -> Vec<C64> {
+    pub(crate) fn complement(&self, solved: &[C64]) -> Vec<C64> {
         let (p, q, freqs) = (self.p, self.q, self.freqs);
         let mut product = vec![ZERO; q * q * freqs];
         for k in 0..q {
@@ -169,14 +169,14 @@ impl Symbol {
 }
 
 /// One symbol per group.
-pub(super) fn symbols(pair: &Pair, grid: &Grid, weight: &[f64], fft: &PlaneFft<f64>) -> Vec<Symbol> {
+pub(crate) fn symbols(pair: &Pair, grid: &Grid, weight: &[f64], fft: &PlaneFft<f64>) -> Vec<Symbol> {
     let groups = pair.conv.geometry().groups();
     let group = |weight: &[f64]| Symbol::new(grid, pair.near, weight, fft);
     weight.chunks_exact(weight.len() / groups).map(group).collect()
 }
 
 /// Largest eigenvalue of the periodic operator, or a bound from the weights; never zero.
-pub(super) fn scale(symbols: &[Symbol], weight: &[f64]) -> f64 {
+pub(crate) fn scale(symbols: &[Symbol], weight: &[f64]) -> f64 {
     let largest = symbols.iter().map(Symbol::largest).fold(0.0, f64::max);
     let bound = weight.iter().map(|w| w * w).sum::<f64>();
     if largest > 0.0 {

@@ -1,15 +1,15 @@
 use rustfft::num_complex::Complex;
 
-use super::circulant::multiply;
 use super::fft::Precision;
 use super::symbol::C64;
 use crate::Real;
+use crate::conv_solve::inverse::products::multiply;
 
 /// The boundary system on whole missing rows of the grid, solved.
 ///
 /// Along its rows the system is periodic, so that it falls apart into one small system for every frequency.
 #[derive(Clone, Debug)]
-pub(super) struct Strips<P> {
+pub(crate) struct Strips<P> {
     near: Vec<MissingRow>,
     far: Vec<MissingRow>,
     /// A wave for every row that is missing somewhere.
@@ -42,18 +42,18 @@ impl<P: Precision> Wave<P> {
 }
 
 /// Spectra of both fields of one sample.
-pub(super) struct Spectra<'a, P> {
+pub(crate) struct Spectra<'a, P> {
     /// The field, which is read.
-    pub(super) near: &'a [Complex<P>],
+    pub(crate) near: &'a [Complex<P>],
     /// What is added to its sources.
-    pub(super) near_source: &'a mut [Complex<P>],
+    pub(crate) near_source: &'a mut [Complex<P>],
     /// The far field, which is replaced by its sources.
-    pub(super) far: &'a mut [Complex<P>],
+    pub(crate) far: &'a mut [Complex<P>],
 }
 
 impl<P: Precision> Strips<P> {
     /// From missing rows as `plane·rows + row`, and inverses `[frequency][line][line]` (row-major).
-    pub(super) fn new([near, far]: [&[u32]; 2], [rows, cols]: [usize; 2], inverses: &[C64]) -> Self {
+    pub(crate) fn new([near, far]: [&[u32]; 2], [rows, cols]: [usize; 2], inverses: &[C64]) -> Self {
         let lines = near.len() + far.len();
         let half = cols / 2 + 1;
         let mut known: Vec<usize> = near.iter().chain(far).map(|&line| line as usize % rows).collect();
@@ -79,13 +79,13 @@ impl<P: Precision> Strips<P> {
     }
 
     /// Whether rows of the far field are missing.
-    pub(super) fn reach_far(&self) -> bool {
+    pub(crate) fn reach_far(&self) -> bool {
         !self.far.is_empty()
     }
 
     /// Finds the sources on the missing rows that make the fields vanish there; `found` and `wanted` hold a spectrum along
     /// the columns for every line.
-    pub(super) fn solve(&self, spectra: Spectra<'_, P>, found: &mut [Complex<P>], wanted: &mut [Complex<P>]) {
+    pub(crate) fn solve(&self, spectra: Spectra<'_, P>, found: &mut [Complex<P>], wanted: &mut [Complex<P>]) {
         let half = found.len() / (self.near.len() + self.far.len()).max(1);
         let Spectra { near, near_source, far } = spectra;
         let (near_found, far_found) = found.split_at_mut(self.near.len() * half);

@@ -6,13 +6,10 @@ use faer::linalg::{temp_mat_scratch, temp_mat_zeroed};
 use faer::mat::AsMatMut;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::cg::{Pair, State, dot};
-use super::circulant::{Apply, Forecast};
-use super::goal::{Length, ROOT_TOL, least_tolerance};
-use super::grid::End;
-use super::plan::ConvSolvePlan;
-use super::solve::{Fields, Vectors};
-use crate::{LinalgError, Real, get_or_make};
+use crate::conv_solve::inverse::apply::Apply;
+use crate::conv_solve::inverse::apply::Forecast;
+use crate::conv_solve::operator::grid::End;
+use crate::conv_solve::operator::pair::Pair;
 
 /// `B Bᵀ = U diag(λ) Uᵀ` of an operator that is small enough: every sample is solved with a shift of its own by two
 /// products, and the shift that gives a wanted length is found without any.
@@ -20,15 +17,15 @@ use crate::{LinalgError, Real, get_or_make};
 /// # Source
 /// Moré & Sorensen, *SIAM J. Sci. Stat. Comput.* 4 (1983) 553, for the search.
 #[derive(Debug)]
-pub(super) struct Eigen {
+pub(crate) struct Eigen {
     vectors: Mat<f64>,
     values: Vec<f64>,
 }
 
 /// Largest order; measured on two cores, 4096 take 14 s, less than three exact plans of that order.
-pub(super) const EIGEN_LIMIT: usize = 4096;
+pub(crate) const EIGEN_LIMIT: usize = 4096;
 /// Largest order for samples that iterations leave short of their goal, whatever the recipe: 2048 take 2 s.
-pub(super) const RESCUE_LIMIT: usize = 2048;
+pub(crate) const RESCUE_LIMIT: usize = 2048;
 /// Most searches for the shift of a sample, with smaller tolerances.
 const MOST_SEARCHES: usize = 4;
 /// Bisections of the logarithm of the shift, between the smallest shift and `LARGEST` times the largest eigenvalue.
@@ -36,7 +33,13 @@ const BISECTIONS: usize = 48;
 const LARGEST: f64 = 1e30;
 
 /// What a shift has to do for the sample with an index.
-pub(super) trait Search {
+pub(crate) trait Search {
+    /// Whether a shift is looked for.
+    fn goes_on(&self, sample: usize) -> bool;
+    /// Takes what was found.
+    fn take(&mut self, sample: usize, shift: f64);
+    /// The tolerance of the length to begin with.
+    fn loosest(&self) -> f64;
     /// `|r|²`.
     fn squares(&self, sample: usize) -> f64;
     /// Whether it brings a length within its bound, less this tolerance.
@@ -47,45 +50,16 @@ pub(super) trait Search {
 
 /// A shift, and what is known of the solution with it.
 #[derive(Clone, Copy)]
-pub(super) struct At {
+pub(crate) struct At {
     /// `|r|²`.
-    squares: f64,
-    shift: f64,
-    found: Forecast,
-}
-
-/// Looks for the shift at which a length is at its bound.
-struct Bounds<'a> {
-    length: Length,
-    in_unknowns: bool,
-    /// Largest length of every sample.
-    limits: &'a [f64],
-    /// `r` of every sample.
-    wanted: &'a [f64],
-    rounding: f64,
-}
-
-impl Search for Bounds<'_> {
-    fn squares(&self, sample: usize) -> f64 {
-        let rows = self.wanted.len() / self.limits.len();
-        let wanted = &self.wanted[sample * rows..][..rows];
-        dot(wanted, wanted)
-    }
-
-    fn is_enough(&self, sample: usize, tolerance: f64, at: At) -> bool {
-        let falling = self.length.falling(self.in_unknowns, at.squares);
-        falling(at.shift, at.found) <= self.length.falling_to(self.limits[sample], tolerance)
-    }
-
-    fn tolerance(&self, at: At) -> f64 {
-        let lengths = Length::lengths(self.in_unknowns, at.squares, at.shift, at.found);
-        self.length.tolerance(at.shift, lengths, self.rounding)
-    }
+    pub(crate) squares: f64,
+    pub(crate) shift: f64,
+    pub(crate) found: Forecast,
 }
 
 impl Eigen {
     /// `None`, with a warning, if the decomposition fails.
-    pub(super) fn new(pair: &Pair, par: Par) -> Option<Self> {
+    pub(crate) fn new(pair: &Pair, par: Par) -> Option<Self> {
         let operator = pair.conv.dense(&pair.weight).ok()?;
         let (b, order) = match pair.near {
             End::Output => (operator.as_ref(), operator.nrows()),
@@ -109,33 +83,25 @@ impl Eigen {
     }
 
     /// Workspace of [`apply`](Self::apply) and [`solve`](Self::solve).
-    pub(super) fn scratch(order: usize, batch: usize) -> StackReq {
+    pub(crate) fn scratch(order: usize, batch: usize) -> StackReq {
         temp_mat_scratch::<f64>(order, batch)
     }
 
-    /// `z <- (B Bᵀ + shift)⁻¹ r` for every sample that goes on, with its own shift.
-    pub(super) fn apply(&self, states: &[State], pass: Apply<'_>, par: Par, stack: &mut MemStack) {
-        self.each(pass, par, stack, |j, c| divide(c, &self.values, states[j].shift));
+    /// `z <- (B Bᵀ + shift)⁻¹ r` for every sample, with its own shift.
+    pub(crate) fn apply(&self, shift: impl Fn(usize) -> f64, pass: Apply<'_>, par: Par, stack: &mut MemStack) {
+        self.each(pass, par, stack, |j, c| divide(c, &self.values, shift(j)));
     }
 
     /// The smallest shift of every sample that goes on that is enough, and `z <- (B Bᵀ + shift)⁻¹ r` with it.
-    pub(super) fn solve(
-        &self,
-        states: &mut [State],
-        floor: f64,
-        search: &impl Search,
-        pass: Apply<'_>,
-        par: Par,
-        stack: &mut MemStack,
-    ) {
+    pub(crate) fn solve(&self, floor: f64, search: &mut impl Search, pass: Apply<'_>, par: Par, stack: &mut MemStack) {
         let scale = self.values.last().copied().unwrap_or(0.0).max(floor);
         let (lowest, highest) = (floor.ln(), (LARGEST * scale).ln());
         self.each(pass, par, stack, |j, c| {
-            let state = &mut states[j];
-            if state.stopped {
+            if !search.goes_on(j) {
                 return;
             }
-            let mut tolerance = ROOT_TOL;
+            let mut tolerance = search.loosest();
+            let mut shift = 0.0;
             let squares = search.squares(j);
             let at = |shift: f64| At { squares, shift, found: forecast(c, &self.values, shift) };
             for _ in 0..MOST_SEARCHES {
@@ -148,14 +114,15 @@ impl Eigen {
                         low = middle;
                     }
                 }
-                state.shift = (0.5 * (low + high)).exp();
-                let allowed = search.tolerance(at(state.shift));
+                shift = (0.5 * (low + high)).exp();
+                let allowed = search.tolerance(at(shift));
                 if allowed >= 0.5 * tolerance {
                     break;
                 }
                 tolerance = allowed;
             }
-            divide(c, &self.values, state.shift);
+            search.take(j, shift);
+            divide(c, &self.values, shift);
         });
     }
 
@@ -173,46 +140,6 @@ impl Eigen {
             change(j, c.as_slice_mut());
         }
         matmul(z, Accum::Replace, self.vectors.as_ref(), c.as_ref(), 1.0, par);
-    }
-}
-
-impl<T: Real> ConvSolvePlan<T> {
-    /// Finds the shifts of all samples, and their solutions, by eigenvalues.
-    pub(super) fn solve_by_eigen(
-        &self,
-        eigen: &Eigen,
-        (length, floor): (Length, f64),
-        fields: &Fields<'_>,
-        vectors: &mut Vectors<'_>,
-        par: Par,
-        stack: &mut MemStack,
-    ) -> Result<(), LinalgError> {
-        let panel = vectors.panel(fields.wanted);
-        if self.in_unknowns {
-            self.pair.to_near(panel.wanted, panel.res, par, stack)?;
-        } else {
-            panel.res.copy_from_slice(panel.wanted);
-        }
-        let (limits, wanted, rounding) = (&*fields.limits, &*fields.wanted, least_tolerance(T::EPSILON.to_f64()));
-        let search = Bounds { length, in_unknowns: self.in_unknowns, limits, wanted, rounding };
-        let pass = Apply { r: panel.res, z: panel.x };
-        eigen.solve(panel.states, floor, &search, pass, par, stack);
-        Ok(())
-    }
-
-    /// The eigenvalues of the system, made when they are needed first, if it is dense anyway and not too large.
-    pub(super) fn eigen(&self, par: Par) -> Option<&Eigen> {
-        if self.eigen_pays() { self.eigenvalues(par) } else { None }
-    }
-
-    /// Whether eigenvalues may help samples that iterations leave short of their goal.
-    pub(super) fn rescue_pays(&self) -> bool {
-        !self.eigen_pays() && self.pair.near_len() <= RESCUE_LIMIT
-    }
-
-    /// The eigenvalues of a system, however it is solved.
-    pub(super) fn eigenvalues(&self, par: Par) -> Option<&Eigen> {
-        get_or_make(&self.eigen, || Eigen::new(&self.pair, par)).as_ref()
     }
 }
 
@@ -264,26 +191,40 @@ impl pulp::WithSimd for Sums<'_> {
 mod tests {
     use faer::prelude::Solve;
 
-    use super::super::goal::Goal;
     use super::*;
     use crate::conv2d::{Conv2d, Conv2dParams};
     use crate::testkit::{Tol, normal_vec, rng};
     use crate::{FeatureShape, assert_close};
 
     /// Lengths of the solution that are wanted.
-    struct Squares([f64; 3]);
+    struct Squares {
+        lengths: [f64; 3],
+        shifts: [f64; 3],
+    }
 
     impl Search for Squares {
+        fn goes_on(&self, _sample: usize) -> bool {
+            true
+        }
+
+        fn take(&mut self, sample: usize, shift: f64) {
+            self.shifts[sample] = shift;
+        }
+
+        fn loosest(&self) -> f64 {
+            1e-4
+        }
+
         fn squares(&self, _sample: usize) -> f64 {
             1.0
         }
 
         fn is_enough(&self, sample: usize, _tolerance: f64, at: At) -> bool {
-            at.found.square.sqrt() <= self.0[sample]
+            at.found.square.sqrt() <= self.lengths[sample]
         }
 
         fn tolerance(&self, _at: At) -> f64 {
-            ROOT_TOL
+            1e-4
         }
     }
 
@@ -308,23 +249,21 @@ mod tests {
                 })
                 .collect();
             let eigen = Eigen::new(&pair, Par::Seq).unwrap();
-            let goal = Goal::within(1.0, 1.0);
             let mut memory = MemBuffer::new(Eigen::scratch(order, 3));
             let mut z = vec![f64::NAN; 3 * order];
-            let states = shifts.map(|shift| State::new(goal, shift));
-            eigen.apply(&states, Apply { r: &r, z: &mut z }, Par::Seq, MemStack::new(&mut memory));
+            eigen.apply(|j| shifts[j], Apply { r: &r, z: &mut z }, Par::Seq, MemStack::new(&mut memory));
             // The largest eigenvalue is about 200, the smallest shift 1e-3.
             let tol = Tol::eps::<f64>().times(order).by(1e6);
             assert_close!(z, expected, tol);
 
             let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-            let search = Squares(std::array::from_fn(|j| length(&expected[j * order..][..order])));
-            let mut states = [0.0; 3].map(|shift| State::new(goal, shift));
+            let lengths = std::array::from_fn(|j| length(&expected[j * order..][..order]));
+            let mut search = Squares { lengths, shifts: [0.0; 3] };
             let pass = Apply { r: &r, z: &mut z };
-            eigen.solve(&mut states, 1e-14, &search, pass, Par::Seq, MemStack::new(&mut memory));
-            for (state, shift) in states.iter().zip(shifts) {
+            eigen.solve(1e-14, &mut search, pass, Par::Seq, MemStack::new(&mut memory));
+            for (found, shift) in search.shifts.into_iter().zip(shifts) {
                 // Where shifts are small beside eigenvalues, lengths hardly tell them apart.
-                assert!((state.shift / shift - 1.0).abs() < 1e-6, "{} instead of {shift}", state.shift);
+                assert!((found / shift - 1.0).abs() < 1e-6, "{found} instead of {shift}");
             }
         }
     }
