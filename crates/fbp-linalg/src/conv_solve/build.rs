@@ -7,6 +7,7 @@ use faer::Par;
 use crate::conv_solve::config::{ConvMode, ConvSolveConfig};
 use crate::conv_solve::inverse::border::Border;
 use crate::conv_solve::inverse::circulant::{Circulant, GroupParts};
+use crate::conv_solve::inverse::eigen::EIGEN_LIMIT;
 use crate::conv_solve::inverse::fft::PlaneFft;
 use crate::conv_solve::inverse::ladder::Ladder;
 use crate::conv_solve::inverse::preconditioner::Preconditioner;
@@ -15,7 +16,7 @@ use crate::conv_solve::operator::grid::{End, Grid, NOWHERE, opposite};
 use crate::conv_solve::operator::matrix::{dense, pixelwise};
 use crate::conv_solve::operator::pair::Pair;
 use crate::conv_solve::operator::whiten::Whitening;
-use crate::conv_solve::plan::{ConvSolvePlan, Exact, Iteration};
+use crate::conv_solve::plan::{ConvSolvePlan, Exact, Iteration, Operator, ShiftedBy, ShiftedInverses};
 use crate::conv_solve::recipe::{ConvFacts, ConvRecipe};
 use crate::conv_solve::solve::cg::{State, norm};
 use crate::conv_solve::system::{ConvSystem, bias};
@@ -128,26 +129,25 @@ impl<T: Real> ConvSolvePlan<T> {
                 border: None,
                 scale,
             })),
-            ladder: None,
-            shifted: Arc::default(),
-            borders: Arc::default(),
-            eigen: Arc::default(),
-            bias: bias(system),
+            inverses: ShiftedInverses {
+                by: ShiftedBy::Periodic,
+                ladder: None,
+                factors: Arc::default(),
+                windows: Arc::default(),
+                eigenvalues: Arc::default(),
+            },
+            operator: Operator { pair, grid, scale, in_unknowns, bias: bias(system) },
             config: *config,
-            pair,
-            grid,
-            scale,
-            in_unknowns,
             recipe,
-            factors_pay: matches!(recipe, ConvRecipe::Boundary | ConvRecipe::Dense)
-                && !symbols.is_empty()
-                && facts.cost(ConvRecipe::Boundary).0.is_finite(),
             facts,
             shift: 0.0,
         };
         if config.mode() != ConvMode::Exact {
-            plan.ladder = Ladder::new(&plan.grid, near, &symbols, scale).map(Arc::new);
+            plan.inverses.ladder = Ladder::new(&plan.operator.grid, near, &symbols, scale).map(Arc::new);
         }
+        let factors_pay = matches!(recipe, ConvRecipe::Boundary | ConvRecipe::Dense)
+            && !symbols.is_empty()
+            && facts.cost(ConvRecipe::Boundary).0.is_finite();
         match recipe {
             ConvRecipe::Dense => plan.exact = Exact::Dense(Arc::new(dense(system, epsilon, par)?)),
             ConvRecipe::Pixelwise => plan.exact = Exact::Pixelwise(Arc::new(pixelwise(system, epsilon, par)?)),
@@ -172,6 +172,14 @@ impl<T: Real> ConvSolvePlan<T> {
                 }
             }
         }
+        let is_dense = matches!(plan.exact, Exact::Dense(_));
+        plan.inverses.by = if is_dense && plan.operator.pair.near_len() <= EIGEN_LIMIT {
+            ShiftedBy::Eigenvalues
+        } else if factors_pay {
+            ShiftedBy::Factors
+        } else {
+            ShiftedBy::Periodic
+        };
         tracing::debug!(rows, cols, plan.facts.boundary, recipe = ?plan.recipe, plan.shift, "conv solve plan");
         Ok(Some(plan))
     }
@@ -179,9 +187,15 @@ impl<T: Real> ConvSolvePlan<T> {
     fn configured(&self, config: &ConvSolveConfig) -> Self {
         let mut plan = Self { config: *config, ..self.clone() };
         plan.facts.samples = config.samples_expected();
-        if config.mode() != ConvMode::Exact && plan.ladder.is_none() {
-            let symbols = symbols_of_few(&plan.facts, &plan.pair, &plan.grid, &PlaneFft::new(plan.grid.size()));
-            plan.ladder = Ladder::new(&plan.grid, plan.pair.near, &symbols, plan.scale).map(Arc::new);
+        if config.mode() != ConvMode::Exact && plan.inverses.ladder.is_none() {
+            let symbols = symbols_of_few(
+                &plan.facts,
+                &plan.operator.pair,
+                &plan.operator.grid,
+                &PlaneFft::new(plan.operator.grid.size()),
+            );
+            plan.inverses.ladder =
+                Ladder::new(&plan.operator.grid, plan.operator.pair.near, &symbols, plan.operator.scale).map(Arc::new);
         }
         plan
     }
@@ -191,7 +205,7 @@ impl<T: Real> ConvSolvePlan<T> {
     fn is_regular(&mut self, fft: &PlaneFft<f64>, par: Par) -> Result<bool, LinalgError> {
         let Exact::Iteration(iteration) = &mut self.exact else { return Ok(true) };
         let mut iteration = Arc::clone(iteration);
-        let wanted = arbitrary(&self.grid.sites(iteration.pair.near).index, self.pair.near_len());
+        let wanted = arbitrary(&self.operator.grid.sites(iteration.pair.near).index, self.operator.pair.near_len());
         let solved = |trial: &State| trial.misfit <= 2.0 * TRIAL_TOL * norm(&wanted);
         // Where periodic inverses are singular, windows leave them as bad as they are.
         if self.recipe == ConvRecipe::Periodic && self.shift == 0.0 {
@@ -200,8 +214,8 @@ impl<T: Real> ConvSolvePlan<T> {
             if regular && !self.facts.border_pays(trial.iters) {
                 return Ok(true);
             }
-            let symbols = symbols(&iteration.pair, &self.grid, &iteration.pair.weight, fft);
-            let border = Border::new(&self.grid, iteration.pair.near, &symbols, self.shift, fft, par);
+            let symbols = symbols(&iteration.pair, &self.operator.grid, &iteration.pair.weight, fft);
+            let border = Border::new(&self.operator.grid, iteration.pair.near, &symbols, self.shift, fft, par);
             iteration = Arc::new(Iteration { border, ..Iteration::clone(&iteration) });
             self.exact = Exact::Iteration(Arc::clone(&iteration));
             if regular {
@@ -210,7 +224,8 @@ impl<T: Real> ConvSolvePlan<T> {
         }
         let trial = self.trial(&iteration, &wanted, usize::MAX, par)?;
         // Ill-conditioned equations get there in the end; dependent ones do not come near.
-        let near_enough = !self.in_unknowns && !self.solves_together() && trial.misfit <= TRIAL_NEAR * norm(&wanted);
+        let near_enough =
+            !self.operator.in_unknowns && !self.solves_together() && trial.misfit <= TRIAL_NEAR * norm(&wanted);
         Ok(solved(&trial) || near_enough)
     }
 
@@ -233,13 +248,13 @@ impl<T: Real> ConvSolvePlan<T> {
         fft: &PlaneFft<f64>,
         par: Par,
     ) -> Result<(), LinalgError> {
-        let mut pair = self.pair.clone();
+        let mut pair = self.operator.pair.clone();
         let white;
         let mut symbols = plain;
         if let Some(whitening) = &whitening {
             pair.weight.clone_from(&whitening.weight);
             if !symbols.is_empty() {
-                white = symbol::symbols(&pair, &self.grid, &pair.weight, fft);
+                white = symbol::symbols(&pair, &self.operator.grid, &pair.weight, fft);
                 symbols = &white;
             }
         }
@@ -287,7 +302,7 @@ impl<T: Real> ConvSolvePlan<T> {
             .collect();
         // Rounding outside the range of the operator is amplified by the inverse shift, and nothing would remove it.
         let single = self.shift == 0.0 && least(&inverses) >= SINGLE * scale;
-        let (grid, near) = (&self.grid, pair.near);
+        let (grid, near) = (&self.operator.grid, pair.near);
         if self.recipe == ConvRecipe::Boundary {
             let built = if single {
                 Circulant::with_boundary(grid, near, &parts, eliminate, fft, par).map(Preconditioner::Single)

@@ -8,7 +8,7 @@ use crate::conv_solve::config::{ConvMode, ConvSolveConfig};
 use crate::conv_solve::inverse::apply::Apply;
 use crate::conv_solve::inverse::border::Border;
 use crate::conv_solve::inverse::circulant::Circulant;
-use crate::conv_solve::inverse::eigen::{EIGEN_LIMIT, Eigen};
+use crate::conv_solve::inverse::eigen::Eigen;
 use crate::conv_solve::inverse::ladder::Ladder;
 use crate::conv_solve::inverse::preconditioner::Preconditioner;
 use crate::conv_solve::inverse::shifted::{Borders, Shifted};
@@ -36,7 +36,7 @@ impl Iteration {
     /// `z <- M r` for every sample.
     pub(crate) fn precondition(&self, pass: Apply<'_>, grid: &Grid, par: Par, stack: &mut MemStack) {
         let Apply { r, z } = pass;
-        self.preconditioner.apply(Apply { r, z: &mut *z }, (grid, self.pair.near), par, stack);
+        self.preconditioner.apply(Apply { r, z: &mut *z }, (grid, self.operator.pair.near), par, stack);
         if let Some(border) = &self.border {
             border.add(Apply { r, z }, par, stack);
         }
@@ -49,6 +49,41 @@ pub(crate) enum Exact<T> {
     Dense(Arc<AffinePlan<T>>),
     Pixelwise(Arc<AffinePlan<T>>),
     Iteration(Arc<Iteration>),
+}
+
+/// The operator `A`, seen from the space that is iterated in, and what is added to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Operator {
+    pub(crate) pair: Pair,
+    pub(crate) grid: Grid,
+    /// Largest eigenvalue of the periodic `A Aᵀ`.
+    pub(crate) scale: f64,
+    /// Whether that space is the one of the unknowns: least squares.
+    pub(crate) in_unknowns: bool,
+    /// One value per channel of the equations.
+    pub(crate) bias: Vec<f64>,
+}
+
+/// How systems with a shift, of regularised solves, are inverted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShiftedBy {
+    /// By the eigenvalues of a system that is dense anyway.
+    Eigenvalues,
+    /// By direct factors, where shifts are small.
+    Factors,
+    /// By periodic inverses, with windows along the border where those pay.
+    Periodic,
+}
+
+/// Inverses of systems with a shift, as far as they were needed; plans with other parameters share them.
+#[derive(Clone, Debug)]
+pub(crate) struct ShiftedInverses {
+    pub(crate) by: ShiftedBy,
+    /// Periodic ones for all shifts, for modes that may regularise.
+    pub(crate) ladder: Option<Arc<Ladder>>,
+    pub(crate) factors: Arc<Shifted>,
+    pub(crate) windows: Arc<Borders>,
+    pub(crate) eigenvalues: Arc<OnceLock<Option<Eigen>>>,
 }
 
 /// Exact reversal of a convolution of any size and geometry: for each sample the `v` nearest to `v0` with
@@ -65,24 +100,11 @@ pub(crate) enum Exact<T> {
 /// Own derivation, see the module.
 #[derive(Clone, Debug)]
 pub struct ConvSolvePlan<T> {
-    pub(crate) pair: Pair,
-    pub(crate) grid: Grid,
+    pub(crate) operator: Operator,
     pub(crate) exact: Exact<T>,
-    pub(crate) ladder: Option<Arc<Ladder>>,
-    /// Direct factors of regularised systems, as far as they were needed.
-    pub(crate) shifted: Arc<Shifted>,
-    /// Windows along the border for regularised systems, as far as they were needed.
-    pub(crate) borders: Arc<Borders>,
-    /// Eigenvalues of a small system, once they were needed.
-    pub(crate) eigen: Arc<OnceLock<Option<Eigen>>>,
-    /// Largest eigenvalue of the periodic `A Aᵀ`.
-    pub(crate) scale: f64,
-    pub(crate) in_unknowns: bool,
-    pub(crate) bias: Vec<f64>,
+    pub(crate) inverses: ShiftedInverses,
     pub(crate) config: ConvSolveConfig,
     pub(crate) recipe: ConvRecipe,
-    /// Whether factors of regularised systems pay, even if those of the exact one are of no use.
-    pub(crate) factors_pay: bool,
     pub(crate) facts: ConvFacts,
     /// Shift of the preconditioner where the periodic operator is singular.
     pub(crate) shift: f64,
@@ -124,19 +146,11 @@ impl<T: Real> ConvSolvePlan<T> {
     pub fn for_features<U: Real>(&self) -> Option<ConvSolvePlan<U>> {
         let Exact::Iteration(iteration) = &self.exact else { return None };
         Some(ConvSolvePlan {
-            pair: self.pair.clone(),
-            grid: self.grid.clone(),
+            operator: self.operator.clone(),
             exact: Exact::Iteration(Arc::clone(iteration)),
-            ladder: self.ladder.clone(),
-            shifted: Arc::clone(&self.shifted),
-            borders: Arc::clone(&self.borders),
-            eigen: Arc::clone(&self.eigen),
-            scale: self.scale,
-            in_unknowns: self.in_unknowns,
-            bias: self.bias.clone(),
+            inverses: self.inverses.clone(),
             config: self.config,
             recipe: self.recipe,
-            factors_pay: self.factors_pay,
             facts: self.facts,
             shift: self.shift,
         })
@@ -181,10 +195,10 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// Workspace of a preconditioner.
     pub(crate) fn preconditioner_scratch(&self, batch: usize, par: Par) -> StackReq {
-        let at = (&self.grid, self.pair.near);
+        let at = (&self.operator.grid, self.operator.pair.near);
         let exact = match &self.exact {
             Exact::Iteration(iteration) => {
-                let border = Border::scratch_of(&self.grid, self.pair.near, batch);
+                let border = Border::scratch_of(&self.operator.grid, self.operator.pair.near, batch);
                 let whole = match &iteration.preconditioner {
                     Preconditioner::Scale(_) => StackReq::EMPTY,
                     Preconditioner::Single(plan) => plan.scratch(at.0, at.1, batch, par),
@@ -194,23 +208,20 @@ impl<T: Real> ConvSolvePlan<T> {
             }
             Exact::Dense(_) | Exact::Pixelwise(_) => StackReq::EMPTY,
         };
-        let ladder = self.ladder.as_ref().map_or(StackReq::EMPTY, |ladder| ladder.scratch(at.0, at.1, par));
-        let shifted = if self.factors_pay && self.config.mode() != ConvMode::Exact {
+        let ladder = self.inverses.ladder.as_ref().map_or(StackReq::EMPTY, |ladder| ladder.scratch(at.0, at.1, par));
+        if self.config.mode() == ConvMode::Exact {
+            return exact.or(ladder);
+        }
+        let shifted = if self.inverses.by == ShiftedBy::Factors {
             Circulant::<f64>::scratch_of(at.0, at.1, batch, par)
         } else {
             StackReq::EMPTY
         };
-        let regularises = self.config.mode() != ConvMode::Exact;
-        let eigen = if self.eigen_pays() || (regularises && self.rescue_pays()) {
-            Eigen::scratch(self.pair.near_len(), batch)
+        let eigen = if self.inverses.by == ShiftedBy::Eigenvalues || self.rescue_pays() {
+            Eigen::scratch(self.operator.pair.near_len(), batch)
         } else {
             StackReq::EMPTY
         };
         exact.or(ladder).or(shifted).or(eigen)
-    }
-
-    /// Whether regularised solves go by eigenvalues: of a system that is dense anyway.
-    pub(crate) fn eigen_pays(&self) -> bool {
-        matches!(self.exact, Exact::Dense(_)) && self.pair.near_len() <= EIGEN_LIMIT
     }
 }

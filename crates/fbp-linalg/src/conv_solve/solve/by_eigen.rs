@@ -6,7 +6,7 @@ use super::goal::{Length, ROOT_TOL, least_tolerance};
 use super::{Fields, Vectors};
 use crate::conv_solve::inverse::apply::Apply;
 use crate::conv_solve::inverse::eigen::{At, Eigen, RESCUE_LIMIT, Search};
-use crate::conv_solve::plan::ConvSolvePlan;
+use crate::conv_solve::plan::{ConvSolvePlan, ShiftedBy};
 use crate::{LinalgError, Real, get_or_make};
 
 /// Looks for the shift at which a length is at its bound.
@@ -63,14 +63,14 @@ impl<T: Real> ConvSolvePlan<T> {
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
         let panel = vectors.panel(fields.wanted);
-        if self.in_unknowns {
-            self.pair.to_near(panel.wanted, panel.res, par, stack)?;
+        if self.operator.in_unknowns {
+            self.operator.pair.to_near(panel.wanted, panel.res, par, stack)?;
         } else {
             panel.res.copy_from_slice(panel.wanted);
         }
         let (limits, wanted, rounding) = (&*fields.limits, &*fields.wanted, least_tolerance(T::EPSILON.to_f64()));
         let states = panel.states;
-        let mut search = Bounds { states, length, in_unknowns: self.in_unknowns, limits, wanted, rounding };
+        let mut search = Bounds { states, length, in_unknowns: self.operator.in_unknowns, limits, wanted, rounding };
         let pass = Apply { r: panel.res, z: panel.x };
         eigen.solve(floor, &mut search, pass, par, stack);
         Ok(())
@@ -78,16 +78,16 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// The eigenvalues of the system, made when they are needed first, if it is dense anyway and not too large.
     pub(crate) fn eigen(&self, par: Par) -> Option<&Eigen> {
-        if self.eigen_pays() { self.eigenvalues(par) } else { None }
+        if self.inverses.by == ShiftedBy::Eigenvalues { self.eigenvalues(par) } else { None }
     }
 
     /// Whether eigenvalues may help samples that iterations leave short of their goal.
     pub(crate) fn rescue_pays(&self) -> bool {
-        !self.eigen_pays() && self.pair.near_len() <= RESCUE_LIMIT
+        self.inverses.by != ShiftedBy::Eigenvalues && self.operator.pair.near_len() <= RESCUE_LIMIT
     }
 
     /// The eigenvalues of a system, however it is solved.
     pub(crate) fn eigenvalues(&self, par: Par) -> Option<&Eigen> {
-        get_or_make(&self.eigen, || Eigen::new(&self.pair, par)).as_ref()
+        get_or_make(&self.inverses.eigenvalues, || Eigen::new(&self.operator.pair, par)).as_ref()
     }
 }

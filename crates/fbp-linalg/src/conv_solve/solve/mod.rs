@@ -65,13 +65,14 @@ pub(crate) struct Done {
 }
 
 compile_once! {
+    fn scratch<'a, T>(plan: &'a ConvSolvePlan<T>, batch: usize, par: Par) -> StackReq = ConvSolvePlan::<T>::batch_scratch;
     fn solve<'a, T>(plan: &'a ConvSolvePlan<T>, pass: AffineSolve<'a, T>, par: Par, stack: &'a mut MemStack)
         -> Result<SolveReport, LinalgError> = ConvSolvePlan::<T>::solve_batch;
 }
 
 impl<T: Real> ConvSolvePlan<T> {
     pub(crate) fn lens(&self) -> (usize, usize) {
-        (self.pair.near_len(), self.pair.far_len())
+        (self.operator.pair.near_len(), self.operator.pair.far_len())
     }
 
     /// Samples that pass through the solver together, of a batch.
@@ -89,11 +90,15 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// Workspace of [`solve`](Self::solve) for `batch` samples.
     pub fn solve_scratch(&self, batch: usize, par: Par) -> StackReq {
+        scratch(self, batch, par)
+    }
+
+    fn batch_scratch(&self, batch: usize, par: Par) -> StackReq {
         let width = self.panel(batch);
         let (near, far) = self.lens();
         let vectors = StackReq::new::<f64>(width * (5 * near + 2 * far + 2 * self.rows() + self.cols() + 1));
         let states = StackReq::new::<State>(width).and(StackReq::new::<Done>(width));
-        let pair = self.pair.scratch(width, par);
+        let pair = self.operator.pair.scratch(width, par);
         let parts = self.part_scratch(width).or(StackReq::EMPTY);
         let iterate = parts_scratch(parts, width, par).or(self.equations().scratch());
         let whole = self.preconditioner_scratch(width, par).or(pair).or(parts_scratch(StackReq::EMPTY, width, par));
@@ -114,7 +119,7 @@ impl<T: Real> ConvSolvePlan<T> {
     /// Workspace of the iteration of one thread.
     pub(crate) fn part_scratch(&self, width: usize) -> StackReq {
         let together = self.together().min(width);
-        let pair = self.pair.scratch(together, Par::Seq);
+        let pair = self.operator.pair.scratch(together, Par::Seq);
         let inner = self.preconditioner_scratch(together, Par::Seq).or(pair);
         inner.or(parts_scratch(StackReq::EMPTY, together, Par::Seq))
     }
@@ -224,7 +229,7 @@ impl<T: Real> ConvSolvePlan<T> {
             self.image(fields.moved, fields.wanted, par, stack)?;
             fields.moved.fill(0.0);
         }
-        let plane = rows / self.bias.len();
+        let plane = rows / self.operator.bias.len();
         for (j, (wanted, done)) in fields.wanted.chunks_exact_mut(rows).zip(fields.done.iter_mut()).enumerate() {
             let target = column("affine", pass.target, j)?;
             if let Some(observed) = pass.observed_out {
@@ -233,7 +238,7 @@ impl<T: Real> ConvSolvePlan<T> {
                 wanted.iter_mut().zip(pairs).for_each(|(w, (y, o))| *w = y.to_f64() - o.to_f64());
             } else {
                 for ((wanted, target), bias) in
-                    wanted.chunks_exact_mut(plane).zip(target.chunks_exact(plane)).zip(&self.bias)
+                    wanted.chunks_exact_mut(plane).zip(target.chunks_exact(plane)).zip(&self.operator.bias)
                 {
                     wanted.iter_mut().zip(target).for_each(|(w, y)| *w = y.to_f64() - (*w + bias));
                 }
@@ -245,15 +250,15 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// `image <- A moved`.
     fn image(&self, moved: &[f64], image: &mut [f64], par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
-        if self.in_unknowns {
-            self.pair.to_far(moved, image, par, stack)
+        if self.operator.in_unknowns {
+            self.operator.pair.to_far(moved, image, par, stack)
         } else {
-            self.pair.to_near(moved, image, par, stack)
+            self.operator.pair.to_near(moved, image, par, stack)
         }
     }
 
     pub(crate) fn pixels(&self) -> usize {
-        self.rows() / self.bias.len()
+        self.rows() / self.operator.bias.len()
     }
 
     /// Writes the solutions and measures what they really attain.
@@ -275,7 +280,11 @@ impl<T: Real> ConvSolvePlan<T> {
             }
         }
         expect_finite("affine: solution", pass.solution.as_ref())?;
-        let image = if self.in_unknowns { &mut vectors.far[..count * rows] } else { &mut vectors.near[..count * rows] };
+        let image = if self.operator.in_unknowns {
+            &mut vectors.far[..count * rows]
+        } else {
+            &mut vectors.near[..count * rows]
+        };
         self.image(fields.moved, image, par, stack)?;
         let mut report = self.empty_report();
         for (j, (wanted, image)) in fields.wanted.chunks_exact(rows).zip(image.chunks_exact(rows)).enumerate() {
@@ -288,7 +297,7 @@ impl<T: Real> ConvSolvePlan<T> {
             if !(missed.is_finite() && violation.is_finite()) {
                 return Err(LinalgError::NonFinite { what: "affine: residual", row: 0, column: j });
             }
-            let judged = Judged { solution, target, bias: &self.bias, wanted, image };
+            let judged = Judged { solution, target, bias: &self.operator.bias, wanted, image };
             let unattained = self.equations().is_missed(&judged, stack)?;
             let done = fields.done[j];
             let regularised = done.shift > 0.0;
@@ -326,8 +335,8 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// The equations, with their scales.
     fn equations(&self) -> Rows<'_> {
-        let near = self.pair.near;
-        Rows { pair: &self.pair, end: if self.in_unknowns { opposite(near) } else { near } }
+        let near = self.operator.pair.near;
+        Rows { pair: &self.operator.pair, end: if self.operator.in_unknowns { opposite(near) } else { near } }
     }
 
     fn is_direct(&self) -> bool {

@@ -183,13 +183,13 @@ impl<T: Real> ConvSolvePlan<T> {
         };
         let apply = |par: Par| {
             move |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
-                iteration.precondition(Apply { r: res, z }, &self.grid, par, stack);
+                iteration.precondition(Apply { r: res, z }, &self.operator.grid, par, stack);
             }
         };
         let panel = vectors.panel(wanted);
         let cg = |precondition| Cg {
             pair: &iteration.pair,
-            in_unknowns: self.in_unknowns,
+            in_unknowns: self.operator.in_unknowns,
             goes_on: false,
             precondition,
             max_iters: self.config.max_iters().min(self.useful_iters()),
@@ -241,7 +241,8 @@ impl<T: Real> ConvSolvePlan<T> {
         let cols = self.cols();
         let (near, _) = self.lens();
         let count = vectors.states.len();
-        let source = if self.in_unknowns { &vectors.near[..count * near] } else { &vectors.far[..count * cols] };
+        let source =
+            if self.operator.in_unknowns { &vectors.near[..count * near] } else { &vectors.far[..count * cols] };
         let samples = fields.moved.chunks_exact_mut(cols).zip(source.chunks_exact(cols));
         for ((moved, source), (done, state)) in samples.zip(fields.done.iter_mut().zip(vectors.states.iter())) {
             if !done.solved && (done.searched || !state.goal.is_search()) {
@@ -254,7 +255,7 @@ impl<T: Real> ConvSolvePlan<T> {
 
     /// Leaves out samples whose exact solution is forecast far beyond their bound.
     fn skip_hopeless(&self, fields: &mut Fields<'_>, vectors: &mut Vectors<'_>, par: Par, stack: &mut MemStack) {
-        let Some(_) = &self.ladder else { return };
+        let Some(_) = &self.inverses.ladder else { return };
         for j in 0..fields.done.len() {
             if !fields.done[j].solved && fields.limits[j].is_finite() {
                 let (shift, largest) = self.forecast(Length::Distance, j, fields, vectors, par, stack);
@@ -282,7 +283,7 @@ impl<T: Real> ConvSolvePlan<T> {
             in_unknowns: false,
             goes_on: false,
             precondition: |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
-                iteration.precondition(Apply { r: res, z }, &self.grid, par, stack);
+                iteration.precondition(Apply { r: res, z }, &self.operator.grid, par, stack);
             },
             max_iters: max_iters.min(self.useful_iters()),
             norm: iteration.scale.sqrt(),

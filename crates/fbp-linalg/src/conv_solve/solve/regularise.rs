@@ -9,7 +9,7 @@ use super::resolvent::{Resolvent, SETTLED, STEPS, with_resolvents};
 use crate::conv_solve::inverse::apply::Apply;
 use crate::conv_solve::inverse::eigen::Eigen;
 use crate::conv_solve::inverse::shifted::{Factors, Unshifted};
-use crate::conv_solve::plan::ConvSolvePlan;
+use crate::conv_solve::plan::{ConvSolvePlan, ShiftedBy};
 use crate::conv_solve::solve::{Done, Fields, Vectors};
 use crate::parallel::{SplitBatch, for_each_part};
 use crate::{LinalgError, Real};
@@ -43,16 +43,16 @@ impl<T: Real> ConvSolvePlan<T> {
     /// Factors the system for shifts like this one, if it is so small that periodic inverses would hang on the border of
     /// the image. Done once for every decade of shifts.
     fn prepare_shift(&self, shift: f64, par: Par) {
-        let share = shift / self.scale;
-        let largest = if self.in_unknowns { SMALL_SHIFT_LEAST_SQUARES } else { SMALL_SHIFT };
+        let share = shift / self.operator.scale;
+        let largest = if self.operator.in_unknowns { SMALL_SHIFT_LEAST_SQUARES } else { SMALL_SHIFT };
         if share > largest {
             return;
         }
-        let system = Unshifted { pair: &self.pair, grid: &self.grid, scale: self.scale };
-        if self.factors_pay {
-            self.shifted.prepare(share, &system, par);
-        } else if self.ladder.is_some() && self.facts().border_pays(HARD_STEPS) {
-            self.borders.prepare(share, &system, par);
+        let system = Unshifted { pair: &self.operator.pair, grid: &self.operator.grid, scale: self.operator.scale };
+        if self.inverses.by == ShiftedBy::Factors {
+            self.inverses.factors.prepare(share, &system, par);
+        } else if self.inverses.ladder.is_some() && self.facts().border_pays(HARD_STEPS) {
+            self.inverses.windows.prepare(share, &system, par);
         }
     }
 
@@ -66,33 +66,33 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> (f64, f64) {
-        let Some(ladder) = &self.ladder else { return (self.blind_shift(), 0.0) };
+        let Some(ladder) = &self.inverses.ladder else { return (self.blind_shift(), 0.0) };
         let ((near, _), rows) = (self.lens(), self.rows());
         let wanted = &fields.wanted[j * rows..][..rows];
         let squares = dot(wanted, wanted);
         let (g, z) = vectors.near[..2 * near].split_at_mut(near);
-        if self.in_unknowns {
-            if self.pair.to_near(wanted, g, par, stack).is_err() {
+        if self.operator.in_unknowns {
+            if self.operator.pair.to_near(wanted, g, par, stack).is_err() {
                 return (self.blind_shift(), 0.0);
             }
         } else {
             g.copy_from_slice(wanted);
         }
-        let at = (&self.grid, self.pair.near);
-        let falling = length.falling(self.in_unknowns, squares);
+        let at = (&self.operator.grid, self.operator.pair.near);
+        let falling = length.falling(self.operator.in_unknowns, squares);
         ladder.forecast(length.falling_to(fields.limits[j], ROOT_TOL), falling, Apply { r: g, z }, at, stack)
     }
 
     /// A shift to start from where there is no forecast: one with factors, which show where to go, if they pay.
     fn blind_shift(&self) -> f64 {
-        let share = if !self.factors_pay {
+        let share = if self.inverses.by != ShiftedBy::Factors {
             1e-3
-        } else if self.in_unknowns {
+        } else if self.operator.in_unknowns {
             SMALL_SHIFT_LEAST_SQUARES
         } else {
             SMALL_SHIFT
         };
-        share * self.scale
+        share * self.operator.scale
     }
 
     /// Looks for the shifts of all samples, and their solutions, with factors for a shift nearby.
@@ -105,19 +105,19 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        let (near, rows) = (self.pair.near_len(), self.rows());
-        let at = (&self.grid, self.pair.near);
+        let (near, rows) = (self.operator.pair.near_len(), self.rows());
+        let at = (&self.operator.grid, self.operator.pair.near);
         with_resolvents(near, vectors.states.len(), stack, |resolvents, bases, stack| {
             let panel = vectors.panel(fields.wanted);
-            if self.in_unknowns {
-                self.pair.to_near(panel.wanted, panel.res, par, stack)?;
+            if self.operator.in_unknowns {
+                self.operator.pair.to_near(panel.wanted, panel.res, par, stack)?;
             } else {
                 panel.res.copy_from_slice(panel.wanted);
             }
             panel.p.copy_from_slice(panel.res);
             let find = |j: usize, resolvent: &Resolvent, factored: f64| {
                 let wanted = &panel.wanted[j * rows..][..rows];
-                let falling = length.falling(self.in_unknowns, dot(wanted, wanted));
+                let falling = length.falling(self.operator.in_unknowns, dot(wanted, wanted));
                 resolvent.find(length.falling_to(fields.limits[j], ROOT_TOL), factored, falling)
             };
             let (mut applications, mut glances) = (0, 0);
@@ -165,7 +165,7 @@ impl<T: Real> ConvSolvePlan<T> {
             return None;
         }
         self.prepare_shift(shift, par);
-        self.shifted.nearest(shift / self.scale).filter(|better| better.shift != factors.shift)
+        self.inverses.factors.nearest(shift / self.operator.scale).filter(|better| better.shift != factors.shift)
     }
 
     /// Regularised solutions of the samples that are not solved yet, with the shift that gives the wanted length; small
@@ -179,7 +179,8 @@ impl<T: Real> ConvSolvePlan<T> {
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
         // A residual of zero is that of the exact solution, as is one without a bound, and weights of zero have no other.
-        let skips = |done: &Done, limit: f64| done.solved || limit == 0.0 || limit.is_infinite() || self.scale == 0.0;
+        let skips =
+            |done: &Done, limit: f64| done.solved || limit == 0.0 || limit.is_infinite() || self.operator.scale == 0.0;
         let mut open = 0;
         for (done, limit) in fields.done.iter_mut().zip(&*fields.limits) {
             done.searched = !skips(done, *limit);
@@ -210,7 +211,7 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        let floor = SHIFT_FLOOR * self.scale;
+        let floor = SHIFT_FLOOR * self.operator.scale;
         // The objective errs by its square.
         let epsilon = T::EPSILON.to_f64();
         let accuracy = 0.5 * self.config.tolerance(epsilon).sqrt();
@@ -225,11 +226,11 @@ impl<T: Real> ConvSolvePlan<T> {
             }
             vectors.states[j] = state;
         }
-        let at = (&self.grid, self.pair.near);
-        let near = self.pair.near_len();
+        let at = (&self.operator.grid, self.operator.pair.near);
+        let near = self.operator.pair.near_len();
         let common = |states: &[State]| {
             let shifts = states.iter().filter(|state| !state.stopped).map(|state| state.shift);
-            self.shifted.common(shifts, self.scale)
+            self.inverses.factors.common(shifts, self.operator.scale)
         };
         let precondition = |states: &[State], res: &[f64], z: &mut [f64], par: Par, stack: &mut MemStack| {
             if let Some(eigen) = eigen {
@@ -240,22 +241,22 @@ impl<T: Real> ConvSolvePlan<T> {
             }
             let samples = res.chunks_exact(near).zip(z.chunks_exact_mut(near));
             for ((res, z), state) in samples.zip(states).filter(|(_, state)| !state.stopped) {
-                match (&self.ladder, self.shifted.nearest(state.shift / self.scale)) {
+                match (&self.inverses.ladder, self.inverses.factors.nearest(state.shift / self.operator.scale)) {
                     (_, Some(factors)) => factors.inverse.apply(Apply { r: res, z }, at, par, stack),
                     (Some(ladder), None) => {
                         ladder.apply(state.shift, Apply { r: res, z: &mut *z }, at, stack);
-                        if let Some(border) = self.borders.nearest(state.shift / self.scale) {
+                        if let Some(border) = self.inverses.windows.nearest(state.shift / self.operator.scale) {
                             border.add(Apply { r: res, z }, Par::Seq, stack);
                         }
                     }
                     (None, None) => {
-                        let scale = state.shift.max(1e-4 * self.scale);
+                        let scale = state.shift.max(1e-4 * self.operator.scale);
                         z.iter_mut().zip(res).for_each(|(z, r)| *z = r / scale);
                     }
                 }
             }
         };
-        let (in_unknowns, max_iters) = (self.in_unknowns, self.config.max_iters());
+        let (in_unknowns, max_iters) = (self.operator.in_unknowns, self.config.max_iters());
         // Factors are read from memory once for all samples, which then go together.
         let common = if eigen.is_none() { common(vectors.states) } else { None };
         let together = eigen.is_some() || common.is_some();
@@ -268,8 +269,8 @@ impl<T: Real> ConvSolvePlan<T> {
         let precondition = move |states: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
             precondition(states, res, z, threads, stack);
         };
-        let size = self.scale.sqrt();
-        let cg = Cg { pair: &self.pair, in_unknowns, goes_on: together, precondition, max_iters, norm: size };
+        let size = self.operator.scale.sqrt();
+        let cg = Cg { pair: &self.operator.pair, in_unknowns, goes_on: together, precondition, max_iters, norm: size };
         let panel = vectors.panel(fields.wanted);
         if together {
             cg.run(panel, par, stack)?
@@ -295,11 +296,11 @@ impl<T: Real> ConvSolvePlan<T> {
     ) -> f64 {
         let known = fields.done[j].hopeless.filter(|_| length == Length::Distance);
         let shift = known.unwrap_or_else(|| self.forecast(length, j, fields, vectors, par, stack).0);
-        let padded = !self.grid.sites(self.pair.near).missing.is_empty();
-        match self.in_unknowns {
-            true if padded => (FORECAST_PADDED * shift).max(LEAST_FORECAST * self.scale),
-            true => shift.max(LEAST_FORECAST * self.scale),
-            false => shift.max(SHIFT_FLOOR * self.scale),
+        let padded = !self.operator.grid.sites(self.operator.pair.near).missing.is_empty();
+        match self.operator.in_unknowns {
+            true if padded => (FORECAST_PADDED * shift).max(LEAST_FORECAST * self.operator.scale),
+            true => shift.max(LEAST_FORECAST * self.operator.scale),
+            false => shift.max(SHIFT_FLOOR * self.operator.scale),
         }
     }
 
