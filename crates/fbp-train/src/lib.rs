@@ -9,7 +9,7 @@ mod cache;
 pub mod cli;
 pub mod data;
 mod error;
-mod evaluate;
+pub mod evaluate;
 pub mod explain;
 mod identity;
 mod images;
@@ -18,10 +18,7 @@ mod json;
 mod metrics;
 mod objective;
 mod page;
-mod post_train;
-mod pretrain;
 pub mod progress;
-pub mod record;
 pub mod repair;
 pub mod report;
 mod settings;
@@ -30,13 +27,13 @@ pub mod store;
 pub mod sweep;
 pub mod targets;
 mod tasks;
+pub mod train;
 
 pub use error::TrainError;
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
-pub use post_train::{
-    Chosen, Goal, Keep, OutputGoal, PostTrainCurves, PostTrainOptions, SegmentRecord, post_train, stage_of_mode,
-    transitional_stage, transitional_stages,
+pub use settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+pub use train::{
+    Chosen, Goal, PostTrainCurves, PostTrainOptions, PretrainOptions, Pretrained, SegmentRecord, post_train, pretrain,
+    stage_of_mode,
 };
-pub use pretrain::{PretrainOptions, Pretrained, pretrain};
-pub use settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};

@@ -99,6 +99,16 @@ impl Objective {
     }
 }
 
+/// Which state of a run becomes its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// The best one on the validation part, the start among them.
+    Best,
+    /// The one after the last epoch, as in the published recipe.
+    Last,
+}
+
 /// When targets are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -143,7 +153,7 @@ macro_rules! display_as_value {
     )*};
 }
 
-display_as_value!(TargetMode, Embedding, Metric, Objective, TargetPolicy, Schedule);
+display_as_value!(TargetMode, Embedding, Metric, Objective, Keep, TargetPolicy, Schedule);
 
 #[cfg(test)]
 mod tests {

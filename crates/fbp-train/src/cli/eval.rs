@@ -7,9 +7,8 @@ use super::input::DataArgs;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
 use crate::data::with_pixel_noise;
-use crate::evaluate::{EvalSet, frozen_rest_accuracy};
+use crate::evaluate::{EvalRecord, EvalSet, FrozenRest, frozen_rest_accuracy};
 use crate::identity::file_sha256;
-use crate::record::{EvalRecord, FrozenRest};
 use crate::store::TargetStore;
 
 /// Accuracy of a checkpoint, and of its frozen rest on target features

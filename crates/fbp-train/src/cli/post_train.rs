@@ -12,11 +12,13 @@ use crate::TrainError;
 use crate::atomic::{prepare_folder, write_atomic};
 use crate::identity::file_sha256;
 use crate::json::{differences, read_json, write_json};
-use crate::post_train::{Goal, Keep, PostTrainOptions, check_policy, post_train, stage_of_mode};
-use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
 use crate::report::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
-use crate::settings::{Metric, Objective, Schedule, TargetPolicy};
+use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy};
 use crate::store::{REPORT_FILE, TargetStore};
+use crate::targets::{Example, TargetsReport};
+use crate::train::{
+    Goal, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord, check_policy, post_train, stage_of_mode,
+};
 
 /// Go on training a network: against its targets, or by one of the rivals of that
 ///

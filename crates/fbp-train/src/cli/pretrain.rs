@@ -9,9 +9,8 @@ use crate::TrainError;
 use crate::atomic::prepare_folder;
 use crate::identity::file_sha256;
 use crate::json::{differences, read_json};
-use crate::pretrain::{PretrainOptions, pretrain_to_file};
-use crate::record::PretrainRecord;
 use crate::settings::Schedule;
+use crate::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
 
 /// Train a network from scratch with cross-entropy and AdamW
 ///

@@ -8,11 +8,10 @@ use super::progress::Stderr;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
 use crate::identity::file_sha256;
-use crate::record::{StageReport, TargetsReport};
 use crate::report::EXAMPLES_FILE;
 use crate::settings::{Embedding, Metric, TargetMode};
 use crate::store::{StoreWriter, TargetStore};
-use crate::targets::{TargetsOptions, TargetsSource, compute_targets, wrong_examples};
+use crate::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
 
 /// Wrongly classified images that are kept for the report.
 const EXAMPLES: usize = 6;

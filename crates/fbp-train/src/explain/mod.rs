@@ -16,8 +16,7 @@ use crate::data::Normalization;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
 use crate::page::Change;
-use crate::post_train::transitional_stages;
-use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples};
+use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples, transitional_names};
 
 /// Name of the network's input among the stages.
 pub const INPUT: &str = "input";
@@ -108,7 +107,7 @@ pub fn explain(
     samples: &[usize],
     options: &ExplainOptions,
 ) -> Result<Explanation, TrainError> {
-    let known = [&[INPUT.to_owned()][..], &transitional_stages(source.network)].concat();
+    let known = [&[INPUT.to_owned()][..], &transitional_names(source.network)].concat();
     if let Some(stage) = options.stages.iter().find(|stage| !known.contains(stage)) {
         return Err(TrainError::UnknownStage { stage: stage.clone(), known: known.join(", ") });
     }

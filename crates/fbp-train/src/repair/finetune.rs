@@ -7,9 +7,8 @@ use fbp_models::{AdamW, AdamWParams, Network};
 use super::judge::Gauge;
 use super::record::StateMeasures;
 use crate::TrainError;
-use crate::data::{Batcher, DataBundle, Split};
+use crate::data::{Batcher, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::pool_par;
-use crate::pretrain::SPLIT_SEED;
 
 /// The rival of a repair: fine-tuning of the whole network on the same samples, with early stopping.
 #[derive(Clone, Debug)]

@@ -8,8 +8,7 @@ use super::record::{Candidate, StateMeasures};
 use super::samples::SampleChoice;
 use super::search::{Demand, ROUNDS, Search};
 use crate::TrainError;
-use crate::data::{DataBundle, Split};
-use crate::pretrain::SPLIT_SEED;
+use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
 use crate::settings::check;
 

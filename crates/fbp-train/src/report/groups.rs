@@ -1,9 +1,8 @@
 use super::comparison::BOOTSTRAP_SEED;
 use super::{Run, Runs};
-use crate::Keep;
-use crate::record::PostTrainRecord;
-use crate::settings::{Objective, Schedule};
+use crate::settings::{Keep, Objective, Schedule};
 use crate::statistics::{PairedComparison, Spread};
+use crate::train::PostTrainRecord;
 
 /// The runs that differ in their seeds alone.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Accuracy of checkpoints on test images with noise.
 
+use crate::evaluate::EvalRecord;
 use crate::page::{escape, percent, table};
-use crate::record::EvalRecord;
 use crate::statistics::Spread;
 
 /// A table with a row for each checkpoint and a column for each strength of noise; nothing if no record has noise.

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::TrainError;
 use crate::json::read_json;
-use crate::record::{Example, PostTrainRecord, PostTrainSettings, PretrainRecord, TargetsReport};
+use crate::targets::{Example, TargetsReport};
+use crate::train::{PostTrainRecord, PostTrainSettings, PretrainRecord};
 
 /// Record of the pretraining in a folder of runs.
 pub const PRETRAIN_FILE: &str = "pretrain.json";

@@ -8,10 +8,12 @@ use serde_json::Value;
 use super::runs::{EXAMPLES_FILE, PRETRAIN_FILE, TARGETS_FILE, is_record_name};
 use super::{Run, Runs};
 use crate::TrainError;
-use crate::record::{EvalRecord, Example, PostTrainRecord, PretrainRecord, TargetsReport};
+use crate::evaluate::EvalRecord;
 use crate::repair::RepairRecord;
 use crate::settings::Metric;
 use crate::store::MANIFEST_FILE;
+use crate::targets::{Example, TargetsReport};
+use crate::train::{PostTrainRecord, PretrainRecord};
 
 /// Folders below the one given that are looked into.
 const DEPTH: usize = 6;

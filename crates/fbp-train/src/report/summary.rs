@@ -88,7 +88,7 @@ pub struct TargetsSummary {
     pub stages: Vec<StageSummary>,
 }
 
-/// Targets of one stage in short; the fields are those of [`StageReport`](crate::record::StageReport).
+/// Targets of one stage in short; the fields are those of [`StageReport`](crate::targets::StageReport).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageSummary {
     /// Name of the stage.

@@ -2,8 +2,8 @@
 
 use crate::TrainError;
 use crate::page::{Captions, Change, change_row, class_name, escape, grouped, image_figure, percent, push, table};
-use crate::record::{Example, StageReport, TargetsReport};
 use crate::settings::{Embedding, Metric, TargetMode};
+use crate::targets::{Example, StageReport, TargetsReport};
 
 const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should have been" };
 

@@ -1,8 +1,9 @@
 use super::*;
 use crate::identity::DataIdentity;
 use crate::json::write_json;
-use crate::record::*;
 use crate::settings::*;
+use crate::targets::*;
+use crate::train::*;
 
 fn load(folder: &Path) -> Result<Study, TrainError> {
     Study::load(&[folder.to_owned()])

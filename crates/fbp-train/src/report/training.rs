@@ -8,8 +8,8 @@ use super::verdict::{Shown, interval_text, overall};
 use super::{Comparison, Runs};
 use crate::TrainError;
 use crate::page::{duration, escape, keys, percent, points, push, signed, table};
-use crate::record::TargetsReport;
 use crate::statistics::Spread;
+use crate::targets::TargetsReport;
 
 /// Rows from which on a table is folded away.
 const LONG: usize = 12;

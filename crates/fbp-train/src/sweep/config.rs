@@ -5,8 +5,7 @@ use serde::Deserialize;
 use super::list::List;
 use crate::TrainError;
 use crate::input::DataArgs;
-use crate::post_train::Keep;
-use crate::settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// A sweep as it is written down: see the [module](super).
 #[derive(Clone, Debug, Deserialize)]

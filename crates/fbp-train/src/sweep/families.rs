@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{PostTrainRecord, PostTrainSettings};
 use crate::settings::Objective;
 use crate::statistics::{PairedComparison, Spread};
+use crate::train::{PostTrainRecord, PostTrainSettings};
 
 /// Seed of the bootstrap: equal records give equal tables.
 const BOOTSTRAP_SEED: u64 = 0;

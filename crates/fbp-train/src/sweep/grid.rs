@@ -9,11 +9,9 @@ use super::list::List;
 use crate::TrainError;
 use crate::identity::{DataIdentity, bytes_sha256, file_sha256};
 use crate::input::network_spec;
-use crate::post_train::{Keep, PostTrainOptions, check_policy, stage_of_mode};
-use crate::pretrain::PretrainOptions;
-use crate::record::PretrainSettings;
-use crate::settings::{Embedding, Objective, TargetPolicy};
+use crate::settings::{Embedding, Keep, Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
+use crate::train::{PostTrainOptions, PretrainOptions, PretrainSettings, check_policy, stage_of_mode};
 
 /// Most runs of a sweep, duplicates counted: far more than a machine can do, and few enough to list.
 const MAX_RUNS: u128 = 100_000;

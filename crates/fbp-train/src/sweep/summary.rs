@@ -10,11 +10,10 @@ use super::tables::{csv, markdown};
 use crate::TrainError;
 use crate::atomic::write_atomic;
 use crate::json::write_json;
-use crate::post_train::{Keep, PostTrainOptions};
-use crate::record::PostTrainRecord;
 use crate::report::post_train_records;
-use crate::settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 use crate::statistics::holm;
+use crate::train::{PostTrainOptions, PostTrainRecord};
 
 /// File name, without extension, of the comparisons of a sweep.
 const SUMMARY: &str = "summary";

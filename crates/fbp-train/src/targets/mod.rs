@@ -2,9 +2,12 @@
 
 mod chosen;
 mod examples;
+mod goal;
 mod maker;
 mod memory;
 mod metric;
+mod record;
+mod stages;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -12,7 +15,10 @@ mod tile;
 
 pub(crate) use chosen::{Reversed, reverse_samples};
 pub use examples::wrong_examples;
+pub use goal::OutputGoal;
 pub(crate) use memory::MemoryTargets;
+pub use record::{Example, ExampleFeature, StageReport, TargetsReport};
+pub use stages::{transitional_names, transitional_stage};
 
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
@@ -25,9 +31,7 @@ use self::stats::TargetStats;
 use self::tile::ShardBuffers;
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
-use crate::post_train::transitional_stages;
 use crate::progress::Progress;
-use crate::record::TargetsReport;
 use crate::settings::{Embedding, Metric, TargetMode, check};
 use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntry, StageRows, StoreWriter};
 
@@ -91,15 +95,15 @@ impl TargetsOptions {
         data: crate::DataIdentity,
     ) -> Result<Manifest, TrainError> {
         self.check()?;
-        let stages = transitional_stages(network);
+        let stages = network.transitional_stages();
         if stages.is_empty() {
             return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
         }
-        let entry = |(name, stage): (String, &fbp_models::Stage)| {
+        let entry = |stage: &fbp_models::Stage| {
             let shape = stage.output().shape;
-            StageEntry { name, shape: [shape.channels, shape.height, shape.width] }
+            StageEntry { name: stage.name().to_owned(), shape: [shape.channels, shape.height, shape.width] }
         };
-        let stages: Vec<_> = stages.into_iter().zip(network.stages()).map(entry).collect();
+        let stages: Vec<_> = stages.iter().map(entry).collect();
         let bytes: usize = stages.iter().map(|stage| 4 * stage.feature_len()).sum();
         let fitting = SHARD_SAMPLES.min((SHARD_BYTES / bytes.max(1)).max(1));
         Manifest::new(ManifestParams {

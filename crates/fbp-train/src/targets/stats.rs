@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use fbp_inverse::{BoundaryReport, ChainReport};
 
-use crate::record::{StageReport, TargetsReport};
+use super::record::{StageReport, TargetsReport};
 use crate::store::ManifestParams;
 
 /// Counts and sums over some samples; every shard keeps its own.

@@ -10,13 +10,13 @@ use crate::analysis::{
 };
 use crate::cli::progress::Stderr;
 use crate::cli::{CommonArgs, Out, say};
-use crate::data::{Split, shuffle_indices};
+use crate::data::{SPLIT_SEED, Split, shuffle_indices};
 use crate::identity::file_sha256;
 use crate::input::{DataArgs, Input, network_spec};
-use crate::pretrain::{PretrainOptions, SPLIT_SEED, pretrain_watched};
 use crate::progress::Progress;
 use crate::settings::{Schedule, TargetMode, check};
 use crate::targets::{TargetsOptions, TargetsSource};
+use crate::train::{PretrainOptions, pretrain_watched};
 
 /// Random stream for the choice among the held-back samples.
 const STREAM: u64 = u64::MAX - 3;

@@ -5,16 +5,15 @@ use fbp_models::Network;
 use super::{ALL_STAGES, RepairMethod, RepairPoint, RepairSubject};
 use crate::TrainError;
 use crate::affine::AffineLayer;
-use crate::data::{DataBundle, Split};
+use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::identity::DataIdentity;
-use crate::post_train::{SoftmaxFit, head_of};
-use crate::pretrain::SPLIT_SEED;
 use crate::progress::Progress;
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
 use crate::repair::record::StateMeasures;
 use crate::repair::search::{Demand, ROUNDS, Search};
 use crate::repair::{RepairOptions, RivalOptions, SampleChoice, repair};
+use crate::train::{SoftmaxFit, head_of};
 
 /// Learning rates of fine-tuning.
 const RATES: [f64; 4] = [1e-4, 3e-4, 1e-3, 3e-3];

@@ -1,27 +1,9 @@
-use std::fmt;
 use std::ops::Bound;
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::TrainError;
-use crate::settings::{Objective, Schedule, TargetPolicy, check};
-
-/// Which state of a run becomes its result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Keep {
-    /// The best one on the validation part, the start among them.
-    Best,
-    /// The one after the last epoch, as in the published recipe.
-    Last,
-}
-
-impl fmt::Display for Keep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Best { "best" } else { "last" })
-    }
-}
+use crate::settings::{Keep, Objective, Schedule, TargetPolicy, check};
 
 /// How to post-train.
 ///

@@ -5,19 +5,15 @@ use candle_core::{Device, Tensor};
 use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec, checkpoint};
 
+use super::record::{PretrainRecord, PretrainSettings};
 use crate::TrainError;
 use crate::atomic::write_atomic;
-use crate::data::{Batcher, DataBundle, Split};
+use crate::data::{Batcher, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::{EvalSet, pool_par};
 use crate::identity::{DataIdentity, bytes_sha256};
 use crate::json::write_json;
 use crate::progress::Progress;
-use crate::record::{PretrainRecord, PretrainSettings};
 use crate::settings::{Schedule, check};
-
-/// Seed of the split into training and validation samples: one for all runs, so that no run trains on samples that
-/// another one is judged by.
-pub(crate) const SPLIT_SEED: u64 = 0;
 
 /// How to pretrain.
 ///

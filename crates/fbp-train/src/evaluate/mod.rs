@@ -1,3 +1,9 @@
+//! Accuracy of networks, and of their frozen rest on target features.
+
+mod record;
+
+pub use record::{EvalRecord, FrozenRest};
+
 use candle_core::{Device, Tensor};
 use faer::Par;
 use fbp_models::Network;

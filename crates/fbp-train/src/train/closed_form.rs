@@ -6,7 +6,8 @@ use faer::{Accum, Mat, MatRef, Side};
 use fbp_inverse::{ChainGoal, ChainStage, Range, ReverseChain, TargetBox};
 use fbp_models::Network;
 
-use super::run::{PostTrainCurves, Session, add_time};
+use super::curves::PostTrainCurves;
+use super::session::{Session, add_time};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
@@ -186,11 +187,11 @@ mod tests {
     use super::*;
     use crate::data::{DataBundle, Dataset, Normalization, Split};
     use crate::identity::DataIdentity;
-    use crate::post_train::PostTrainOptions;
     use crate::progress::Silent;
     use crate::settings::Objective;
     use crate::store::{ShardContent, StageRows, StoreWriter, TargetStore};
     use crate::targets::TargetsOptions;
+    use crate::train::PostTrainOptions;
 
     const SAMPLES: usize = 40;
     const SPEC: &str = r#"

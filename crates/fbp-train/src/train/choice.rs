@@ -1,8 +1,8 @@
 use fbp_models::{Network, WeightAverage};
 use serde::{Deserialize, Serialize};
 
-use super::Keep;
 use crate::TrainError;
+use crate::settings::Keep;
 
 /// Which state of a run was kept, and how good it is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

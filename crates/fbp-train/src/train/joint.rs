@@ -6,9 +6,10 @@ use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network};
 
 use super::choice::{Choice, Judged};
+use super::curves::PostTrainCurves;
 use super::goal::{BatchGoal, Goal};
 use super::options::PostTrainOptions;
-use super::run::{PostTrainCurves, Session, add_time};
+use super::session::{Session, add_time};
 use crate::TrainError;
 use crate::data::{Batch, Batcher};
 use crate::evaluate::pool_par;

@@ -6,48 +6,31 @@ use candle_core::{Device, Tensor};
 use fbp_models::Network;
 use fbp_models::ops::cross_entropy;
 use rayon::ThreadPool;
-use serde::{Deserialize, Serialize};
 
-use super::Keep;
 use super::choice::Choice;
-use super::goal::{BatchGoal, OutputGoal, check_stage};
-use super::run::{PostTrainCurves, Session, add_time, transitional_stages};
+use super::curves::{PostTrainCurves, SegmentRecord};
+use super::goal::{BatchGoal, check_stage};
+use super::session::{Session, add_time};
 use super::tail::Plain;
 use crate::TrainError;
 use crate::cache::FeatureCache;
 use crate::data::{Batch, Batcher, shuffle_indices};
 use crate::evaluate::pool_par;
 use crate::objective::mean_squared_distance;
-use crate::settings::TargetPolicy;
+use crate::settings::{Keep, TargetPolicy};
 use crate::store::TargetStore;
+use crate::targets::{OutputGoal, transitional_names};
 use crate::tasks::run_tasks;
 
 /// Between the names of the stages after which a network is cut.
 const SEPARATOR: char = '+';
-
-/// How one segment was trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SegmentRecord {
-    /// Name of its last stage.
-    pub last_stage: String,
-    /// Mean loss of each epoch: the squared distance to the targets, or the cross-entropy of the last segment.
-    pub loss: Vec<f64>,
-    /// Accuracy on the validation part after each epoch with this segment alone in place of its start, 0 to 1.
-    pub validation_accuracy: Vec<f64>,
-    /// Epoch that was kept; 0 is the start.
-    pub epoch: usize,
-    /// Whether it is part of the result.
-    pub accepted: bool,
-    /// Time of caching and training.
-    pub seconds: f64,
-}
 
 /// Checks the names of the stages after which a network is cut, and puts them in order; all of them if none is given.
 ///
 /// # Errors
 /// [`TrainError::UnknownStage`] with the list of stages.
 pub(super) fn cut_names(network: &Network, names: Option<&str>) -> Result<String, TrainError> {
-    let known = transitional_stages(network);
+    let known = transitional_names(network);
     let Some(names) = names else {
         let unknown = || TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() };
         return if known.is_empty() { Err(unknown()) } else { Ok(known.join("+")) };

@@ -6,8 +6,9 @@ use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, Network};
 
 use super::choice::{Choice, Judged};
+use super::curves::PostTrainCurves;
 use super::joint::{Losses, Means, Pace, adamw};
-use super::run::{PostTrainCurves, Session, add_time, all_stages};
+use super::session::{Session, add_time, all_stages};
 use crate::TrainError;
 use crate::cache::FeatureCache;
 use crate::data::{Batcher, shuffle_indices};

@@ -9,9 +9,9 @@ use crate::cache::FeatureCache;
 use crate::data::{Batch, DataBundle};
 use crate::metrics::all_finite;
 use crate::objective::BatchTargets;
-use crate::settings::{Embedding, Objective, TargetMode, TargetPolicy};
-use crate::store::{ManifestParams, StageTargets, TargetStore};
-use crate::targets::{MemoryTargets, TargetsSource};
+use crate::settings::{Objective, TargetMode, TargetPolicy};
+use crate::store::{StageTargets, TargetStore};
+use crate::targets::{MemoryTargets, OutputGoal, TargetsSource};
 
 /// What features are pulled towards.
 #[derive(Clone, Copy, Debug)]
@@ -40,30 +40,6 @@ impl<'a> Goal<'a> {
             Objective::Hierarchical => Ok(Self::Stages(store)),
             _ if is_output => Ok(Self::Output(OutputGoal::of(&store.manifest().params))),
             _ => store.stage(stage).map(Self::Stage),
-        }
-    }
-}
-
-/// Targets of the output: the last stage has no layers above that a target would have to come through.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OutputGoal {
-    /// From label to target output.
-    pub embedding: Embedding,
-    /// Lead of the label over every other class; for the margin embedding.
-    pub margin: f64,
-}
-
-impl OutputGoal {
-    /// The targets of the output that belong to those of a store.
-    pub fn of(params: &ManifestParams) -> Self {
-        Self { embedding: params.embedding, margin: params.margin }
-    }
-
-    pub(crate) fn embedding(self) -> OutputEmbedding {
-        match self.embedding {
-            Embedding::Margin => OutputEmbedding::Margin(self.margin),
-            Embedding::MaxAssign => OutputEmbedding::MaxAssign,
-            Embedding::OneHot => OutputEmbedding::OneHot,
         }
     }
 }

@@ -1,107 +1,16 @@
-use std::ops::Range;
-use std::time::Instant;
-
 use fbp_models::Network;
 
+use super::curves::PostTrainCurves;
 use super::goal::{Goal, check_policy, check_stage};
-use super::hierarchical::{SegmentRecord, cut_names};
 use super::options::PostTrainOptions;
-use super::{Chosen, closed_form, head, hierarchical, joint, tail};
+use super::segments::cut_names;
+use super::session::Session;
+use super::{closed_form, head, joint, segments, tail};
 use crate::TrainError;
-use crate::data::{DataBundle, Split};
-use crate::evaluate::EvalSet;
-use crate::pretrain::SPLIT_SEED;
+use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
 use crate::settings::Objective;
-
-/// Means of one epoch, or accuracies after each; a list is empty if its quantity was not evaluated.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PostTrainCurves {
-    /// Accuracy on the test set before the first step.
-    pub test_accuracy_before: f64,
-    /// Accuracy on the test set: after each epoch for the published objectives (joint and local), whose protocol asks
-    /// for it; for all others a single value, that of the result.
-    pub test_accuracy: Vec<f64>,
-    /// Accuracy on the validation part after each epoch, or of each candidate.
-    pub validation_accuracy: Vec<f64>,
-    /// Mean cross-entropy of each epoch, or of each candidate on the training part.
-    pub cross_entropy: Vec<f64>,
-    /// Mean squared distance to the targets of each epoch.
-    pub target_distance: Vec<f64>,
-    /// Mean weight of the distance in each epoch.
-    pub weight: Vec<f64>,
-    /// The state that was kept.
-    pub chosen: Option<Chosen>,
-    /// Damping of each candidate; for the objectives head and closed-form only.
-    pub damping: Vec<f64>,
-    /// Share of the step of each candidate; for the objective closed-form only.
-    pub step: Vec<f64>,
-    /// The segments from the input to the output; for the objective hierarchical only.
-    pub segments: Vec<SegmentRecord>,
-    /// Time of caching and training, without the evaluations.
-    pub training_seconds: f64,
-}
-
-/// What every objective is run with.
-pub(super) struct Session<'a> {
-    pub(super) data: &'a DataBundle,
-    pub(super) split: Split,
-    pub(super) options: &'a PostTrainOptions,
-    pub(super) progress: &'a dyn Progress,
-}
-
-impl Session<'_> {
-    /// The held-back samples as images.
-    pub(super) fn validation(&self) -> Result<EvalSet, TrainError> {
-        EvalSet::new(&self.data.train, &self.data.normalization, Some(&self.split.validation))
-    }
-
-    /// The test samples as images.
-    pub(super) fn test(&self) -> Result<EvalSet, TrainError> {
-        EvalSet::new(&self.data.test, &self.data.normalization, None)
-    }
-
-    /// Notes the result: the only look at the test set besides that at the start.
-    pub(super) fn conclude(
-        &self,
-        curves: &mut PostTrainCurves,
-        network: &Network,
-        (epoch, validation_accuracy): (usize, Option<f64>),
-    ) -> Result<(), TrainError> {
-        let test_accuracy = match (self.options.objective, epoch) {
-            // Has been evaluated.
-            (Objective::Joint | Objective::Local, 1..) => curves.test_accuracy[epoch - 1],
-            (_, 0) => curves.test_accuracy_before,
-            _ => self.test()?.accuracy(network)?,
-        };
-        if !matches!(self.options.objective, Objective::Joint | Objective::Local) {
-            curves.test_accuracy = vec![test_accuracy];
-        }
-        curves.chosen = Some(Chosen { epoch, validation_accuracy, test_accuracy });
-        Ok(())
-    }
-}
-
-/// Adds the time since `begun`.
-pub(super) fn add_time(curves: &mut PostTrainCurves, begun: Instant) {
-    curves.training_seconds += begun.elapsed().as_secs_f64();
-}
-
-/// The stages that have features below the output, which can have targets.
-pub fn transitional_stages(network: &Network) -> Vec<String> {
-    let stages = network.stages();
-    stages[..stages.len().saturating_sub(1)].iter().map(|stage| stage.name().to_owned()).collect()
-}
-
-/// Index of a transitional stage.
-///
-/// # Errors
-/// [`TrainError::UnknownStage`] with the list of transitional stages.
-pub fn transitional_stage(network: &Network, name: &str) -> Result<usize, TrainError> {
-    let known = transitional_stages(network);
-    let unknown = || TrainError::UnknownStage { stage: name.to_owned(), known: known.join(", ") };
-    known.iter().position(|stage| stage == name).ok_or_else(unknown)
-}
+use crate::targets::{transitional_names, transitional_stage};
 
 /// Checks that `stage` is given where the objective needs one, and names what is trained where it does not: `all` for
 /// full fine-tuning, the last stage for the head. The objectives with a distance that gradients minimise (joint and
@@ -115,7 +24,7 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
         Objective::Joint | Objective::Local => {
             (None, network.stages().iter().map(|stage| stage.name().to_owned()).collect())
         }
-        Objective::Tail | Objective::ClosedForm => (None, transitional_stages(network)),
+        Objective::Tail | Objective::ClosedForm => (None, transitional_names(network)),
         Objective::Hierarchical => return cut_names(network, stage),
         Objective::Full => (Some("all"), Vec::new()),
         Objective::Head => (Some(last), Vec::new()),
@@ -179,7 +88,7 @@ pub fn post_train(
         Objective::Head => head::run(network, session),
         Objective::Hierarchical => {
             let Some(Goal::Stages(store)) = goal else { return Err(missing_targets(options.objective)) };
-            hierarchical::run(network, &stage, store, session)
+            segments::run(network, &stage, store, session)
         }
         Objective::ClosedForm => {
             let stage = transitional_stage(network, &stage)?;
@@ -197,11 +106,6 @@ pub fn post_train(
 fn missing_targets(mode: Objective) -> TrainError {
     let (left, reason) = (format!("--mode {mode}"), "name them with --targets".into());
     TrainError::Mismatch { left, right: "no targets".into(), reason }
-}
-
-/// Every stage of a network.
-pub(super) fn all_stages(network: &Network) -> Range<usize> {
-    0..network.stages().len()
 }
 
 #[cfg(test)]

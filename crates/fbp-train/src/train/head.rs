@@ -3,7 +3,8 @@ use std::time::Instant;
 use candle_core::Tensor;
 use fbp_models::Network;
 
-use super::run::{PostTrainCurves, Session, add_time};
+use super::curves::PostTrainCurves;
+use super::session::{Session, add_time};
 use super::softmax_fit::{SoftmaxFit, linear_accuracy};
 use crate::TrainError;
 use crate::affine::AffineLayer;

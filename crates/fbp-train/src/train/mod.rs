@@ -1,0 +1,29 @@
+//! Training: from scratch, and ways to go on from a pretrained network, all judged alike.
+
+mod choice;
+mod closed_form;
+mod curves;
+mod goal;
+mod head;
+mod joint;
+mod lbfgs;
+mod options;
+mod pretrain;
+mod record;
+mod run;
+mod segments;
+mod session;
+mod softmax_fit;
+mod tail;
+
+pub use choice::Chosen;
+pub use curves::{PostTrainCurves, SegmentRecord};
+pub use goal::Goal;
+pub(crate) use goal::check_policy;
+pub(crate) use head::head_of;
+pub use options::PostTrainOptions;
+pub use pretrain::{PretrainOptions, Pretrained, pretrain};
+pub(crate) use pretrain::{pretrain_to_file, pretrain_watched};
+pub use record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
+pub use run::{post_train, stage_of_mode};
+pub(crate) use softmax_fit::SoftmaxFit;
