@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use crate::TrainError;
 use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Regime, load};
-use crate::identity::{DataIdentity, bytes_sha256};
+use crate::hash::bytes_sha256;
+use crate::identity::DataIdentity;
 
 /// Which data to use: on the command line, or as a table of a sweep.
 #[derive(Clone, Debug, Args, Deserialize)]

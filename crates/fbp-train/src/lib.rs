@@ -11,6 +11,7 @@ pub mod data;
 mod error;
 pub mod evaluate;
 pub mod explain;
+mod hash;
 mod identity;
 mod images;
 mod input;

@@ -1,10 +1,12 @@
 //! Does the distance of a stage's features to their targets predict the loss?
 
+mod checkpoint;
 mod measure;
 mod plot;
 mod write;
 
-pub use measure::{CheckpointMeasures, StageMeasures, measure};
+pub use checkpoint::{CheckpointMeasures, StageMeasures};
+pub use measure::{MeasuredSample, measure};
 pub use write::{ANALYSIS_FILE, write_analysis};
 pub(crate) use write::{check_folder, with_interval};
 

@@ -10,7 +10,8 @@ use super::progress::Stderr;
 use super::{CommonArgs, Out, say};
 use crate::TrainError;
 use crate::atomic::{folder_of, prepare_folder, write_atomic};
-use crate::identity::{bytes_sha256, file_sha256};
+use crate::hash::bytes_sha256;
+use crate::identity::file_sha256;
 use crate::json::{differences, read_json, write_json};
 use crate::repair::{
     Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair,

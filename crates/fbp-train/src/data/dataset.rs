@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::regime::Origin;
 use super::{DataError, Normalization};
-use crate::identity::hex;
+use crate::hash::hex;
 
 /// Images of one shape with their labels, kept as bytes.
 ///

@@ -1,10 +1,11 @@
 //! What the features of chosen samples are, what they should have been, and where they differ.
 
+mod change;
 mod page;
 mod record;
 mod write;
 
-pub use crate::page::ChannelChange;
+pub use change::{Change, ChannelChange};
 pub use record::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, SampleRecord, StageRecord};
 pub use write::write_explanation;
 
@@ -15,7 +16,6 @@ use crate::TrainError;
 use crate::data::Normalization;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
-use crate::page::Change;
 use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples, transitional_names};
 
 /// Name of the network's input among the stages.
@@ -88,7 +88,8 @@ impl ExplainedStage {
         argmax(&self.logits) as u32
     }
 
-    fn change(&self) -> Change<'_> {
+    /// From what it gave to what it should have given.
+    pub fn change(&self) -> Change<'_> {
         Change { shape: self.shape, before: &self.observed, after: &self.target, image: self.stage == INPUT }
     }
 }

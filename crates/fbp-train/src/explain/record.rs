@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use super::change::ChannelChange;
 use super::{ExplainedSample, Explanation};
 use crate::identity::DataIdentity;
-use crate::page::ChannelChange;
 use crate::settings::{Embedding, TargetMode};
 
 /// Name of the summary.

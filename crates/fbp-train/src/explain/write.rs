@@ -5,6 +5,7 @@ use super::{Explanation, page};
 use crate::TrainError;
 use crate::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
 use crate::json::{differences, read_json, write_json};
+use crate::page::picture_files;
 
 /// Checks that `folder` may be written to and gives the files there that an earlier explanation left.
 ///
@@ -42,7 +43,7 @@ pub fn write_explanation(
     let record = ExplainRecord::new(settings, chosen, explanation);
     let mut files = vec![page::render(&record, explanation)?.into_bytes()];
     for stage in explanation.samples.iter().flat_map(|sample| &sample.stages) {
-        files.extend(stage.change().files()?);
+        files.extend(picture_files(&stage.change())?);
     }
     prepare_folder(folder)?;
     let earlier = earlier_files(folder, &record.settings, force)?;

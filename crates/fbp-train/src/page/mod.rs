@@ -6,8 +6,7 @@ mod picture;
 mod plot;
 mod shell;
 
-pub use features::ChannelChange;
-pub(crate) use features::{Captions, Change, change_row, image_figure};
+pub(crate) use features::{Captions, change_row, image_figure, picture_files};
 pub(crate) use html::{class_name, duration, escape, grouped, number, percent, points, push, signed, table};
 pub(crate) use picture::{Picture, Scale};
 pub(crate) use plot::{colour, finish_svg, keys};

@@ -1,9 +1,9 @@
 //! Repairs: how many images became right, what it cost, which weights changed.
 
 use crate::TrainError;
+use crate::explain::Change;
 use crate::page::{
-    Captions, Change, change_row, class_name, duration, escape, grouped, image_figure, number, percent, points, push,
-    table,
+    Captions, change_row, class_name, duration, escape, grouped, image_figure, number, percent, points, push, table,
 };
 use crate::repair::{RepairRecord, RepairedExample, WeightChange};
 

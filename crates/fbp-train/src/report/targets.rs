@@ -1,7 +1,8 @@
 //! Figures of the targets, and pictures of a few.
 
 use crate::TrainError;
-use crate::page::{Captions, Change, change_row, class_name, escape, grouped, image_figure, percent, push, table};
+use crate::explain::Change;
+use crate::page::{Captions, change_row, class_name, escape, grouped, image_figure, percent, push, table};
 use crate::settings::{Embedding, Metric, TargetMode};
 use crate::targets::{Example, StageReport, TargetsReport};
 

@@ -3,7 +3,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::identity::{DataIdentity, bytes_sha256};
+use crate::hash::bytes_sha256;
+use crate::identity::DataIdentity;
 use crate::settings::{Embedding, Metric, TargetMode};
 
 /// Version of the layout of the folder; raised when an old reader would misread a new store.

@@ -80,7 +80,8 @@ impl Bench<'_> {
     fn measure(&self, network: &Network, name: String) -> Result<CheckpointMeasures, TrainError> {
         let bundle = &self.input.bundle;
         let source = TargetsSource { network, data: &bundle.train, normalization: &bundle.normalization };
-        measure(source, &self.samples, &self.targets, name)
+        let samples = measure(source, &self.samples, &self.targets)?;
+        Ok(CheckpointMeasures::of(name, network, &samples))
     }
 }
 

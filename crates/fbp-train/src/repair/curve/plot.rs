@@ -1,6 +1,7 @@
 use plotters::prelude::*;
 
-use super::{Curve, RepairPoint};
+use super::RepairPoint;
+use super::group::Curve;
 use crate::TrainError;
 use crate::page::{colour, finish_svg};
 

@@ -91,13 +91,13 @@ impl<'a> Curves<'a> {
     ///
     /// # Errors
     /// As [`repair`], and those of `save`.
-    pub(crate) fn complete(
+    pub(crate) fn complete<E: From<TrainError>>(
         &self,
         points: &mut Vec<RepairPoint>,
         stages: &[String],
         demands: &CurveDemands,
-        mut save: impl FnMut(&[RepairPoint]) -> Result<(), TrainError>,
-    ) -> Result<(), TrainError> {
+        mut save: impl FnMut(&[RepairPoint]) -> Result<(), E>,
+    ) -> Result<(), E> {
         for stage in stages {
             let is_new = |demand: &Demand| {
                 let method = RepairMethod::Repair { demand: Some(*demand), round: ROUNDS };

@@ -1,6 +1,7 @@
 use std::fmt::Write;
 
-use super::{Curve, RepairPoint};
+use super::RepairPoint;
+use super::group::Curve;
 
 /// Share of repaired samples that counts as all of them, for samples whose labels may be wrong.
 const ENOUGH: f64 = 0.99;
