@@ -1,3 +1,5 @@
+//! What tells data and files apart.
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

@@ -14,7 +14,7 @@ use crate::identity::DataIdentity;
 /// Which data to use: on the command line, or as a table of a sweep.
 #[derive(Clone, Debug, Args, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct DataArgs {
+pub struct DataArgs {
     /// fashion-mnist, fashion-mnist-mini (ships with the repository), or idx:FOLDER with the four IDX files of MNIST
     #[arg(long, value_name = "NAME|idx:FOLDER")]
     #[serde(rename = "name")]
@@ -47,14 +47,16 @@ pub(crate) struct DataArgs {
 
 /// Data with what tells them apart from others.
 #[derive(Debug)]
-pub(crate) struct Input {
-    pub(crate) bundle: DataBundle,
-    pub(crate) identity: DataIdentity,
+pub struct Input {
+    /// The data.
+    pub bundle: DataBundle,
+    /// What they are.
+    pub identity: DataIdentity,
 }
 
 impl DataArgs {
     /// Loads the data.
-    pub(crate) fn load(&self) -> Result<Input, TrainError> {
+    pub fn load(&self) -> Result<Input, TrainError> {
         let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from) };
         let mut bundle = load(&self.data, &options)?;
         if let Some(size) = self.train_size {
@@ -80,7 +82,7 @@ impl DataArgs {
     }
 
     /// The data before classes were given back, if that makes a difference.
-    pub(crate) fn before_recovery(&self) -> Option<Self> {
+    pub fn before_recovery(&self) -> Option<Self> {
         (!self.recover_class.is_empty()).then(|| Self { recover_class: Vec::new(), ..self.clone() })
     }
 }
@@ -105,7 +107,7 @@ fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataErro
 }
 
 /// A network by name, or from a TOML file.
-pub(crate) fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
+pub fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
     let path = Path::new(name);
     let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
     if !is_toml {

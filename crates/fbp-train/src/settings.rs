@@ -1,3 +1,5 @@
+//! The choices that people make by name.
+
 use std::fmt;
 use std::ops::RangeBounds;
 
@@ -10,7 +12,7 @@ use crate::TrainError;
 ///
 /// # Errors
 /// [`TrainError::Parameter`].
-pub(crate) fn check<V: PartialOrd + fmt::Display>(
+pub fn check<V: PartialOrd + fmt::Display>(
     name: &'static str,
     value: V,
     allowed: impl RangeBounds<V>,
@@ -57,7 +59,7 @@ pub enum Metric {
 
 impl Metric {
     /// Whether it is the Euclidean one, which manifests and records leave out.
-    pub(crate) fn is_euclidean(&self) -> bool {
+    pub fn is_euclidean(&self) -> bool {
         *self == Self::Euclidean
     }
 }

@@ -1,13 +1,10 @@
 //! What the features of chosen samples are, what they should have been, and where they differ.
 
 mod change;
-mod page;
 mod record;
-mod write;
 
 pub use change::{Change, ChannelChange};
 pub use record::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, SampleRecord, StageRecord};
-pub use write::write_explanation;
 
 use candle_core::{Device, Tensor};
 use fbp_inverse::Range;

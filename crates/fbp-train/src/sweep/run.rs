@@ -27,7 +27,7 @@ use crate::train::{
 /// What all runs of one folder have in common.
 const SUBJECT_FILE: &str = "sweep.json";
 /// Folder of the records, with one folder for each start.
-pub(super) const RUNS_FOLDER: &str = "runs";
+pub const RUNS_FOLDER: &str = "runs";
 
 /// A sweep, with all its runs listed.
 #[derive(Debug)]

@@ -48,7 +48,7 @@ impl<'a> Goal<'a> {
 ///
 /// # Errors
 /// [`TrainError::Parameter`].
-pub(crate) fn check_policy(network: &Network, stage: &str, options: &PostTrainOptions) -> Result<(), TrainError> {
+pub fn check_policy(network: &Network, stage: &str, options: &PostTrainOptions) -> Result<(), TrainError> {
     let PostTrainOptions { policy, objective, .. } = *options;
     let has_output =
         objective == Objective::Hierarchical || network.stages().last().is_some_and(|last| last.name() == stage);

@@ -18,12 +18,10 @@ mod tail;
 
 pub use choice::Chosen;
 pub use curves::{PostTrainCurves, SegmentRecord};
-pub use goal::Goal;
-pub(crate) use goal::check_policy;
+pub use goal::{Goal, check_policy};
 pub(crate) use head::head_of;
 pub use options::PostTrainOptions;
-pub use pretrain::{PretrainOptions, Pretrained, pretrain};
-pub(crate) use pretrain::{pretrain_to_file, pretrain_watched};
+pub use pretrain::{PretrainOptions, Pretrained, pretrain, pretrain_to_file, pretrain_watched};
 pub use record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
 pub use run::{post_train, stage_of_mode};
 pub(crate) use softmax_fit::SoftmaxFit;

@@ -75,7 +75,7 @@ impl PretrainOptions {
 
 impl PretrainOptions {
     /// The settings of a run with these options.
-    pub(crate) fn settings(&self, network: NetworkSpec, data: DataIdentity) -> PretrainSettings {
+    pub fn settings(&self, network: NetworkSpec, data: DataIdentity) -> PretrainSettings {
         PretrainSettings {
             model: network.name.clone(),
             network,
@@ -135,7 +135,7 @@ pub fn pretrain(
 ///
 /// # Errors
 /// Those of [`pretrain`] and of `watch`.
-pub(crate) fn pretrain_watched(
+pub fn pretrain_watched(
     spec: &NetworkSpec,
     data: &DataBundle,
     options: &PretrainOptions,
@@ -196,7 +196,7 @@ pub(crate) fn pretrain_watched(
 ///
 /// # Errors
 /// As [`pretrain`], and [`TrainError::Write`].
-pub(crate) fn pretrain_to_file(
+pub fn pretrain_to_file(
     settings: PretrainSettings,
     data: &DataBundle,
     checkpoint_file: &Path,

@@ -170,7 +170,7 @@ pub struct PostTrainRecord {
 
 impl PostTrainRecord {
     /// Record of a run in the current pool of threads, without its checkpoint and time.
-    pub(crate) fn new(settings: PostTrainSettings, curves: PostTrainCurves) -> Self {
+    pub fn new(settings: PostTrainSettings, curves: PostTrainCurves) -> Self {
         Self {
             settings,
             threads: rayon::current_num_threads(),

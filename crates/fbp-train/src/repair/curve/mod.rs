@@ -1,14 +1,8 @@
 //! What repairs cost, layer by layer and beside their rivals: states of many strengths, each judged on the test set.
 
-mod group;
-mod plot;
 mod run;
-mod table;
-mod write;
 
-pub(crate) use run::{CurveDemands, Curves};
-pub use write::{CURVE_FILE, read_points};
-pub(crate) use write::{check_folder, write_points};
+pub use run::{CurveDemands, Curves};
 
 use serde::{Deserialize, Serialize};
 

@@ -24,13 +24,13 @@ const DAMPINGS: [f64; 8] = [1.0, 0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-5];
 
 /// What repairs are asked for: every combination is one point of the curve of a layer.
 #[derive(Clone, Debug)]
-pub(crate) struct CurveDemands {
+pub struct CurveDemands {
     /// Demanded leads of the labels.
-    pub(crate) margins: Vec<f64>,
+    pub margins: Vec<f64>,
     /// Shares of the mean variance added to the second moment.
-    pub(crate) ridges: Vec<f64>,
+    pub ridges: Vec<f64>,
     /// What missing a condition costs.
-    pub(crate) slacks: Vec<f64>,
+    pub slacks: Vec<f64>,
 }
 
 impl CurveDemands {
@@ -43,7 +43,7 @@ impl CurveDemands {
 }
 
 /// Makes the points of one checkpoint and one choice of samples.
-pub(crate) struct Curves<'a> {
+pub struct Curves<'a> {
     start: &'a Network,
     data: &'a DataBundle,
     choice: &'a SampleChoice,
@@ -58,7 +58,7 @@ pub(crate) struct Curves<'a> {
 impl<'a> Curves<'a> {
     /// # Errors
     /// [`TrainError::Samples`], [`TrainError::Model`] if the images do not fit the network.
-    pub(crate) fn new(
+    pub fn new(
         (start, checkpoint_sha256): (&'a Network, String),
         (data, identity): (&'a DataBundle, &DataIdentity),
         choice: &'a SampleChoice,
@@ -81,7 +81,7 @@ impl<'a> Curves<'a> {
     }
 
     /// The stages with a layer that can be repaired.
-    pub(crate) fn stages(network: &Network) -> Vec<String> {
+    pub fn stages(network: &Network) -> Vec<String> {
         let names = network.stages().iter().map(|stage| stage.name().to_owned());
         names.filter(|name| AffineLayer::of_stage(network, name).is_ok()).collect()
     }
@@ -91,7 +91,7 @@ impl<'a> Curves<'a> {
     ///
     /// # Errors
     /// As [`repair`], and those of `save`.
-    pub(crate) fn complete<E: From<TrainError>>(
+    pub fn complete<E: From<TrainError>>(
         &self,
         points: &mut Vec<RepairPoint>,
         stages: &[String],
@@ -131,7 +131,7 @@ impl<'a> Curves<'a> {
     }
 
     /// Whether a point is of this checkpoint and choice of samples.
-    pub(crate) fn is_own(&self, point: &RepairPoint) -> bool {
+    pub fn is_own(&self, point: &RepairPoint) -> bool {
         point.subject == self.subject
     }
 
