@@ -1,9 +1,9 @@
 //! The command line. Nothing here prints; the caller gives the streams.
 
 use clap::{Parser, Subcommand};
-use fbp_train::TrainError;
 
 use crate::common::{CommonArgs, Out};
+use crate::error::CliError;
 use crate::{analyse, eval, explain, post_train, pretrain, repair, report, sweep, targets};
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -39,7 +39,7 @@ enum Command {
 ///
 /// # Errors
 /// Everything that keeps a command from doing what was asked.
-pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<(), CliError> {
     cli.common.check_json()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = cli.common.threads {

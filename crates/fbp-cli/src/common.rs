@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use crate::error::CliError;
 use clap::Args;
 use fbp_train::TrainError;
 use fbp_train::atomic::{folder_of, prepare_folder};
@@ -24,22 +25,22 @@ pub(crate) struct CommonArgs {
 
 impl CommonArgs {
     /// Finds out before the work whether its result can be written, and refuses to replace anything but a result.
-    pub(crate) fn check_json(&self) -> Result<(), TrainError> {
+    pub(crate) fn check_json(&self) -> Result<(), CliError> {
         let Some(path) = &self.json else { return Ok(()) };
         prepare_folder(&folder_of(path))?;
         match std::fs::read(path) {
             Ok(text) if serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_err() => {
                 let range = "a new file or one with an earlier result; this one holds something else";
-                Err(TrainError::Parameter { name: "--json", value: path.display().to_string(), range })
+                Err(TrainError::Parameter { name: "json", value: path.display().to_string(), range }.into())
             }
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error).into()),
             _ => Ok(()),
         }
     }
 
     /// Writes the result where `--json` says.
-    pub(crate) fn write_json<R: serde::Serialize>(&self, result: &R) -> Result<(), TrainError> {
-        self.json.as_deref().map_or(Ok(()), |path| write_json(path, result))
+    pub(crate) fn write_json<R: serde::Serialize>(&self, result: &R) -> Result<(), CliError> {
+        self.json.as_deref().map_or(Ok(()), |path| Ok(write_json(path, result)?))
     }
 }
 
@@ -47,10 +48,10 @@ impl CommonArgs {
 pub(crate) type Out<'a> = &'a mut (dyn Write + Send);
 
 /// Writes a line of the result.
-pub(crate) fn say(out: Out<'_>, line: std::fmt::Arguments<'_>) -> Result<(), TrainError> {
+pub(crate) fn say(out: Out<'_>, line: std::fmt::Arguments<'_>) -> Result<(), CliError> {
     match out.write_fmt(format_args!("{line}\n")) {
         // The reader of a pipe has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(TrainError::writing("standard output")),
+        written => Ok(written.map_err(TrainError::writing("standard output"))?),
     }
 }

@@ -4,11 +4,12 @@ use clap::Args;
 use fbp_models::Checkpoint;
 
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use fbp_train::TrainError;
 use fbp_train::data::with_pixel_noise;
 use fbp_train::evaluate::{EvalRecord, EvalSet, FrozenRest, frozen_rest_accuracy};
 use fbp_train::identity::file_sha256;
-use fbp_train::input::DataArgs;
 use fbp_train::store::TargetStore;
 
 /// Accuracy of a checkpoint, and of its frozen rest on target features
@@ -28,7 +29,7 @@ pub(crate) struct EvalArgs {
     noise: f64,
 }
 
-pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let network = Checkpoint::load(&args.checkpoint)?.network;
     let mut input = args.data.load()?;
     input.bundle.test = with_pixel_noise(&input.bundle.test, args.noise, common.seed)?;
@@ -45,7 +46,8 @@ pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
                 left: format!("the targets in {}", folder.display()),
                 right: args.checkpoint.display().to_string(),
                 reason: "they were made with another checkpoint; make them again with `fbp targets`".into(),
-            });
+            }
+            .into());
         }
         for entry in &store.manifest().params.stages {
             let accuracy = frozen_rest_accuracy(&network, &store, &entry.name)?;

@@ -3,12 +3,13 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::Checkpoint;
 
+use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use fbp_report::explain::write_explanation;
-use fbp_train::TrainError;
 use fbp_train::explain::{EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, explain};
 use fbp_train::identity::file_sha256;
-use fbp_train::input::DataArgs;
 use fbp_train::repair::SampleChoice;
 use fbp_train::settings::{Embedding, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
@@ -43,10 +44,10 @@ pub(crate) struct ExplainArgs {
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
     /// How the label becomes a target output
-    #[arg(long, value_enum, default_value_t = Embedding::Margin)]
+    #[arg(long, value_parser = choice::<Embedding>(), default_value_t = Embedding::Margin)]
     embedding: Embedding,
     /// How targets are found: jointly, layer by layer, or the published points
-    #[arg(long, value_enum, default_value_t = TargetMode::Attainable)]
+    #[arg(long, value_parser = choice::<TargetMode>(), default_value_t = TargetMode::Attainable)]
     targets: TargetMode,
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
@@ -56,8 +57,8 @@ pub(crate) struct ExplainArgs {
     force: bool,
 }
 
-pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
-    check("--limit", args.limit, 1..=MOST, "1 to 200")?;
+pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    check("limit", args.limit, 1..=MOST, "1 to 200")?;
     let targets = TargetsOptions {
         mode: args.targets,
         embedding: args.embedding,
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     say(out, format_args!("{}", args.out.join(EXPLAIN_PAGE).display()))
 }
 
-fn print(record: &ExplainRecord, out: Out<'_>) -> Result<(), TrainError> {
+fn print(record: &ExplainRecord, out: Out<'_>) -> Result<(), CliError> {
     if let Some(note) = &record.input_note {
         say(out, format_args!("without the input: {note}"))?;
     }

@@ -1,8 +1,11 @@
 //! The `fbp` program: see `fbp --help`. One file for each command.
 
 mod analyse;
+mod choices;
 mod command;
 mod common;
+mod data;
+mod error;
 mod eval;
 mod explain;
 mod post_train;
@@ -16,7 +19,7 @@ mod targets;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Command, CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use crate::command::{Cli, run};
@@ -39,12 +42,25 @@ fn main() -> ExitCode {
     one_candle_thread();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(Cli::parse(), &mut std::io::stdout()) {
+    let mut command = Cli::command();
+    command.build();
+    let mut matches = command.clone().get_matches();
+    let typed = typed(&command, &matches).clone();
+    let cli = Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
+    match run(cli, &mut std::io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to do if even this cannot be written.
-            let _ = writeln!(std::io::stderr().lock(), "error: {}", error.one_line());
+            let _ = writeln!(std::io::stderr().lock(), "error: {}", error.line(&typed));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The command that was typed, the innermost one.
+fn typed<'a>(command: &'a Command, matches: &clap::ArgMatches) -> &'a Command {
+    match matches.subcommand() {
+        Some((name, matches)) => command.find_subcommand(name).map_or(command, |inner| typed(inner, matches)),
+        None => command,
     }
 }

@@ -4,20 +4,23 @@ use std::time::Instant;
 use clap::Args;
 use fbp_models::{Checkpoint, checkpoint};
 
+use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use crate::pretrain::record_path;
 use crate::progress::Stderr;
-use fbp_report::study::{EXAMPLES_FILE, PRETRAIN_FILE, Runs, TARGETS_FILE, record_name};
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, write_atomic};
 use fbp_train::identity::file_sha256;
-use fbp_train::input::{DataArgs, Input};
+use fbp_train::input::Input;
 use fbp_train::json::{differences, read_json, write_json};
 use fbp_train::settings::{Keep, Metric, Objective, Schedule, TargetPolicy};
 use fbp_train::store::{REPORT_FILE, TargetStore};
 use fbp_train::targets::{Example, TargetsReport};
 use fbp_train::train::{
-    Goal, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord, check_policy, post_train, stage_of_mode,
+    EXAMPLES_FILE, Goal, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
+    TARGETS_FILE, check_policy, check_same_origin, post_train, record_name, stage_of_mode,
 };
 
 /// Go on training a network: against its targets, or by one of the rivals of that
@@ -43,7 +46,7 @@ pub(crate) struct PostTrainArgs {
     #[command(flatten)]
     data: DataArgs,
     /// What is minimised, and over which weights
-    #[arg(long, value_enum, default_value_t = Objective::Joint)]
+    #[arg(long, value_parser = choice::<Objective>(), default_value_t = Objective::Joint)]
     mode: Objective,
     /// The stage (an unknown one lists all); not for the modes full and head. For hierarchical the stages to cut after,
     /// as in conv1+conv2 [default: all]
@@ -62,14 +65,14 @@ pub(crate) struct PostTrainArgs {
     #[arg(long, visible_alias = "lr", default_value_t = 5e-5, allow_negative_numbers = true)]
     learning_rate: f64,
     /// How the learning rate changes
-    #[arg(long, value_enum, default_value_t = Schedule::Constant)]
+    #[arg(long, value_parser = choice::<Schedule>(), default_value_t = Schedule::Constant)]
     schedule: Schedule,
     /// Which state becomes the result [default: last for joint and local, as published; else best]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = choice::<Keep>())]
     keep: Option<Keep>,
     /// When targets are computed: once, before every epoch (refresh; joint and local only), or live for every batch, which
     /// the last stage alone can have
-    #[arg(long, value_enum, default_value_t = TargetPolicy::Static)]
+    #[arg(long, value_parser = choice::<TargetPolicy>(), default_value_t = TargetPolicy::Static)]
     policy: TargetPolicy,
     /// Judge and keep a running average of the weights with this decay, for example 0.99
     #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
@@ -89,12 +92,12 @@ pub(crate) struct PostTrainArgs {
 }
 
 impl PostTrainArgs {
-    fn options(&self, seed: u64) -> Result<PostTrainOptions, TrainError> {
+    fn options(&self, seed: u64) -> Result<PostTrainOptions, CliError> {
         if self.mode != Objective::Joint
             && let Some(alpha) = self.alpha
         {
             let range = "what --mode joint alone takes: with --mode local and all others leave --alpha out";
-            return Err(TrainError::Parameter { name: "--alpha", value: alpha.to_string(), range });
+            return Err(TrainError::Parameter { name: "alpha", value: alpha.to_string(), range }.into());
         }
         let options = PostTrainOptions {
             objective: self.mode,
@@ -116,7 +119,7 @@ impl PostTrainArgs {
     }
 }
 
-pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let options = args.options(common.seed)?;
     let mut network = Checkpoint::load(&args.checkpoint)?.network;
     let stage = stage_of_mode(&network, options.objective, args.stage.as_deref())?;
@@ -156,7 +159,7 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         say(out, format_args!("{} is finished already: {}", record_file.display(), accuracy_text(&found)))?;
         return common.write_json(&found);
     }
-    Runs::check_same_origin(&args.out, &settings)?;
+    check_same_origin(&args.out, &settings)?;
     keep_origin(args, store.as_ref())?;
 
     let begun = Instant::now();
@@ -190,11 +193,11 @@ fn open_targets(
     options: &PostTrainOptions,
     checkpoint_sha256: &str,
     input: &Input,
-) -> Result<Option<TargetStore>, TrainError> {
+) -> Result<Option<TargetStore>, CliError> {
     let Some(folder) = args.targets.as_ref().filter(|_| options.objective.may_use_targets()) else {
         if options.uses_targets() {
             let reason = "name their folder with --targets (only --alpha 0 needs none)".into();
-            return Err(TrainError::Store { folder: PathBuf::from("none"), reason });
+            return Err(TrainError::Store { folder: PathBuf::from("none"), reason }.into());
         }
         return Ok(None);
     };
@@ -207,11 +210,11 @@ fn open_targets(
     };
     if params.checkpoint_sha256 != checkpoint_sha256 {
         let reason = "they were made with another checkpoint; make them again with `fbp targets`";
-        return Err(mismatch(args.checkpoint.display().to_string(), reason));
+        return Err(mismatch(args.checkpoint.display().to_string(), reason).into());
     }
     if params.data.sha256 != input.identity.sha256 {
         let reason = "they were made from other samples; use the same --data and --train-size";
-        return Err(mismatch(format!("the data {}", input.identity.name), reason));
+        return Err(mismatch(format!("the data {}", input.identity.name), reason).into());
     }
     Ok(Some(store))
 }
@@ -222,7 +225,7 @@ fn finished(
     settings: &PostTrainSettings,
     record_file: &Path,
     checkpoint_file: &Path,
-) -> Result<Option<PostTrainRecord>, TrainError> {
+) -> Result<Option<PostTrainRecord>, CliError> {
     let found: Option<PostTrainRecord> = match read_json(record_file, "post-training record") {
         Err(TrainError::Json { .. }) if args.force => None,
         read => read?,
@@ -236,11 +239,11 @@ fn finished(
         return Ok(None);
     }
     let differences = differences(&found.settings, settings);
-    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences })
+    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences }.into())
 }
 
 /// Copies what a report needs besides the runs into their folder.
-fn keep_origin(args: &PostTrainArgs, store: Option<&TargetStore>) -> Result<(), TrainError> {
+fn keep_origin(args: &PostTrainArgs, store: Option<&TargetStore>) -> Result<(), CliError> {
     let pretrain: Option<PretrainRecord> = match read_json(&record_path(&args.checkpoint), "pretraining record") {
         // A JSON file of that name that is something else is none of our business.
         Err(TrainError::Json { .. }) => None,

@@ -2,12 +2,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use crate::progress::Stderr;
 use fbp_train::TrainError;
 use fbp_train::atomic::prepare_folder;
 use fbp_train::identity::file_sha256;
-use fbp_train::input::{DataArgs, network_spec};
+use fbp_train::input::network_spec;
 use fbp_train::json::{differences, read_json};
 use fbp_train::settings::Schedule;
 use fbp_train::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
@@ -35,7 +38,7 @@ pub(crate) struct PretrainArgs {
     #[arg(long, visible_alias = "lr", default_value_t = 1e-3, allow_negative_numbers = true)]
     learning_rate: f64,
     /// How the learning rate changes
-    #[arg(long, value_enum, default_value_t = Schedule::Constant)]
+    #[arg(long, value_parser = choice::<Schedule>(), default_value_t = Schedule::Constant)]
     schedule: Schedule,
     /// Weight decay of AdamW
     #[arg(long, default_value_t = 1e-2, allow_negative_numbers = true)]
@@ -62,24 +65,24 @@ pub(crate) fn record_path(checkpoint: &Path) -> PathBuf {
 }
 
 /// The record beside a checkpoint that is to be written, which must not take its name.
-pub(crate) fn new_record_path(checkpoint: &Path) -> Result<PathBuf, TrainError> {
+pub(crate) fn new_record_path(checkpoint: &Path) -> Result<PathBuf, CliError> {
     if checkpoint.extension().is_some_and(|extension| extension == "json") {
-        let (name, value) = ("--out", checkpoint.display().to_string());
-        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" });
+        let (name, value) = ("out", checkpoint.display().to_string());
+        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" }.into());
     }
     Ok(record_path(checkpoint))
 }
 
 /// Keeps a command from replacing a file that has no record, and so is not its own.
-pub(crate) fn refuse_foreign(checkpoint: &Path) -> Result<(), TrainError> {
+pub(crate) fn refuse_foreign(checkpoint: &Path) -> Result<(), CliError> {
     if checkpoint.exists() {
         let range = "new files: this one exists, and no record beside it tells how it was made; --force replaces it";
-        return Err(TrainError::Parameter { name: "--out", value: checkpoint.display().to_string(), range });
+        return Err(TrainError::Parameter { name: "out", value: checkpoint.display().to_string(), range }.into());
     }
     Ok(())
 }
 
-pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let options = PretrainOptions {
         epochs: args.epochs,
         batch: args.batch,
@@ -107,7 +110,7 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         }
         if found.settings != settings && !args.force {
             let differences = differences(&found.settings, &settings);
-            return Err(TrainError::OtherSettings { path: record_file, differences });
+            return Err(TrainError::OtherSettings { path: record_file, differences }.into());
         }
     } else if !args.force {
         refuse_foreign(&args.out)?;

@@ -5,13 +5,15 @@ use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
 
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use crate::pretrain::{new_record_path, refuse_foreign};
 use crate::progress::Stderr;
 use fbp_train::TrainError;
 use fbp_train::atomic::{folder_of, prepare_folder, write_atomic};
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
-use fbp_train::input::{DataArgs, Input};
+use fbp_train::input::Input;
 use fbp_train::json::{differences, read_json, write_json};
 use fbp_train::repair::{
     Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair,
@@ -63,7 +65,7 @@ pub(crate) struct RepairArgs {
     force: bool,
 }
 
-pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let begun = Instant::now();
     let options = RepairOptions {
         max_drawdown: args.max_drawdown / 100.0,
@@ -141,7 +143,7 @@ fn finished(
     args: &RepairArgs,
     settings: &RepairSettings,
     record_file: &Path,
-) -> Result<Option<RepairRecord>, TrainError> {
+) -> Result<Option<RepairRecord>, CliError> {
     let found: Option<RepairRecord> = match read_json(record_file, "repair record") {
         Err(TrainError::Json { .. }) if args.force => None,
         read => read?,
@@ -155,7 +157,7 @@ fn finished(
         return Ok(None);
     }
     let differences = differences(&found.settings, settings);
-    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences })
+    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences }.into())
 }
 
 fn run_rival(
@@ -164,7 +166,7 @@ fn run_rival(
     input: &Input,
     validation: f64,
     judge: &Judge,
-) -> Result<RivalRecord, TrainError> {
+) -> Result<RivalRecord, CliError> {
     let rival = RivalOptions::default().run(before, samples, &input.bundle, validation)?;
     let test = judge.measure(&rival.network)?;
     Ok(RivalRecord {
@@ -178,7 +180,7 @@ fn run_rival(
     })
 }
 
-fn print(record: &RepairRecord, out: Out<'_>) -> Result<(), TrainError> {
+fn print(record: &RepairRecord, out: Out<'_>) -> Result<(), CliError> {
     let line = |efficacy: f64, generalisation: f64, drawdown: f64, seconds: f64| {
         format!(
             "{:.1} % of {} samples right, {:.1} % of the other wrong ones, drawdown {:.2} pp, {seconds:.1} s",

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::common::{CommonArgs, Out, say};
+use crate::error::CliError;
 use fbp_report::study::{Study, Summary, write_report};
-use fbp_train::TrainError;
 
 /// Turn a folder of run records into one page with plots and pictures
 ///
@@ -23,7 +23,7 @@ pub(crate) struct ReportArgs {
     force: bool,
 }
 
-pub(crate) fn run(args: &ReportArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &ReportArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let study = Study::load(&args.runs)?;
     let [page, summary] = write_report(&study, &args.out, args.force)?;
     common.write_json(&Summary::of(&study))?;

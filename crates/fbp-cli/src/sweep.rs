@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::common::{CommonArgs, Out, say};
+use crate::error::CliError;
 use crate::progress::Stderr;
 use fbp_report::sweep::{RateEdge, SweepRow, summarise};
 use fbp_train::TrainError;
@@ -33,7 +34,7 @@ pub(crate) struct SweepArgs {
     summary: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let folder = match (&args.config, &args.out, &args.summary) {
         (Some(config), Some(folder), _) => {
             let config = SweepConfig::read(config)?;
@@ -51,18 +52,18 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
     let (folder, result) = match (folder, &args.out) {
         (Ok(folder), _) => (folder, Ok(())),
         (Err(error @ TrainError::SweepRuns { .. }), Some(folder)) => (folder, Err(error)),
-        (Err(error), _) => return Err(error),
+        (Err(error), _) => return Err(error.into()),
     };
     match (summarise(folder), result) {
-        (Err(_), Err(error)) => Err(error),
+        (Err(_), Err(error)) => Err(error.into()),
         (rows, result) => {
             print(&rows?, common, out)?;
-            result
+            Ok(result?)
         }
     }
 }
 
-fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     for row in rows {
         let SweepRow { start, mode, stage, against, mean_pp, ci_low, ci_high, seeds, .. } = row;
         let alpha = row.alpha.map(|alpha| format!(" alpha {alpha}")).unwrap_or_default();
@@ -95,7 +96,7 @@ fn untuned(rows: &[SweepRow]) -> BTreeSet<String> {
     own.chain(yardsticks).collect()
 }
 
-fn list(sweep: &Sweep, out: Out<'_>) -> Result<(), TrainError> {
+fn list(sweep: &Sweep, out: Out<'_>) -> Result<(), CliError> {
     let runs = sweep.list()?;
     for run in &runs {
         say(out, format_args!("{run}"))?;

@@ -3,15 +3,16 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::Checkpoint;
 
+use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use crate::progress::Stderr;
-use fbp_report::study::EXAMPLES_FILE;
-use fbp_train::TrainError;
 use fbp_train::identity::file_sha256;
-use fbp_train::input::DataArgs;
 use fbp_train::settings::{Embedding, Metric, TargetMode};
 use fbp_train::store::{StoreWriter, TargetStore};
 use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
+use fbp_train::train::EXAMPLES_FILE;
 
 /// Wrongly classified images that are kept for the report.
 const EXAMPLES: usize = 6;
@@ -32,13 +33,13 @@ pub(crate) struct TargetsArgs {
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
     /// How the label becomes a target output
-    #[arg(long, value_enum, default_value_t = Embedding::Margin)]
+    #[arg(long, value_parser = choice::<Embedding>(), default_value_t = Embedding::Margin)]
     embedding: Embedding,
     /// How targets are found: jointly, layer by layer, or the published points
-    #[arg(long, value_enum, default_value_t = TargetMode::Attainable)]
+    #[arg(long, value_parser = choice::<TargetMode>(), default_value_t = TargetMode::Attainable)]
     targets: TargetMode,
     /// In which metric targets are nearest; mahalanobis weighs changes by the covariance of the features
-    #[arg(long, value_enum, default_value_t = Metric::Euclidean)]
+    #[arg(long, value_parser = choice::<Metric>(), default_value_t = Metric::Euclidean)]
     metric: Metric,
     /// Samples per shard, which is what an interrupted run can lose [default: up to 5120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -51,7 +52,7 @@ pub(crate) struct TargetsArgs {
     force: bool,
 }
 
-pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let network = Checkpoint::load(&args.checkpoint)?.network;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     let input = args.data.load()?;
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     print_report(&report, out)
 }
 
-fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), TrainError> {
+fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
     let TargetsReport { mode, margin, metric, samples, seconds, images_per_second, .. } = report;
     say(
         out,

@@ -70,9 +70,9 @@ fn unknown_names_list_the_known_ones() {
     world.fails(&arguments.replace("--stage conv1", ""), &["conv1, conv2"]);
     // Modes that know what to train take no stage, and no weight of a distance either.
     let head = arguments.replace("joint", "head").replace("--alpha 0.3", "");
-    world.fails(&head, &["--stage = conv1", "--mode head"]);
+    world.fails(&head, &["--stage = conv1", "modes full and head"]);
     world.fails(&head.replace("--stage conv1", "--alpha 0.1"), &["--alpha", "--mode joint"]);
-    world.fails(&head.replace("--stage conv1", "--validation 0"), &["--validation", "--mode head"]);
+    world.fails(&head.replace("--stage conv1", "--validation 0"), &["--validation", "modes head"]);
     // The output has no features that could be computed once, and nothing above it to reverse; its targets alone can be
     // live.
     let of_output = arguments.replace("conv1", "out").replace("--alpha 0.3", "");

@@ -105,7 +105,7 @@ learning_rate = 1e-3
     assert_eq!(table.matches("refresh").count(), 1, "{table}");
     std::fs::write(world.path("sweep.toml"), sweep.replace("\"joint\"", "\"hierarchical\"").replace("alpha", "#"))
         .unwrap();
-    world.fails("sweep --config sweep.toml --threads 2 --out x", &["table 1", "--policy = refresh"]);
+    world.fails("sweep --config sweep.toml --threads 2 --out x", &["table 1", "policy = refresh"]);
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn the_summary_compares_by_seed_and_takes_the_learning_rate_that_validates_best(
     let before = fs::read(world.path("out/summary.json")).unwrap();
     world.ok("sweep --summary out");
     assert_eq!(fs::read(world.path("out/summary.json")).unwrap(), before);
-    world.fails("sweep --summary data", &["no runs of a sweep", "fbp sweep --config"]);
+    world.fails("sweep --summary data", &["no runs of a sweep", "fbp sweep"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod analysis;
+mod error;
 pub mod explain;
 mod page;
 pub mod repair;
@@ -18,3 +19,5 @@ pub mod statistics;
 pub mod study;
 pub mod sweep;
 mod tables;
+
+pub use error::ReportError;

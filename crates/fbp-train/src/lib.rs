@@ -26,10 +26,10 @@ pub mod targets;
 mod tasks;
 pub mod train;
 
-pub use error::TrainError;
+pub use error::{TrainError, one_line};
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
-pub use settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+pub use settings::{Choice, Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 pub use train::{
     Chosen, Goal, PostTrainCurves, PostTrainOptions, PretrainOptions, Pretrained, SegmentRecord, post_train, pretrain,
     stage_of_mode,

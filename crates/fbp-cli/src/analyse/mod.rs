@@ -6,7 +6,7 @@ mod stages;
 use clap::{Args, Subcommand};
 
 use crate::common::{CommonArgs, Out};
-use fbp_train::TrainError;
+use crate::error::CliError;
 
 /// Ask what the targets tell about a network, and what its repair costs
 #[derive(Clone, Debug, Args)]
@@ -23,7 +23,7 @@ enum Question {
     Repair(repair::RepairArgs),
 }
 
-pub(crate) fn run(args: &AnalyseArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+pub(crate) fn run(args: &AnalyseArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     match &args.question {
         Question::Stages(args) => args.run(common, out),
         Question::Repair(args) => args.run(common, out),

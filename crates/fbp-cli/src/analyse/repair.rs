@@ -4,11 +4,11 @@ use clap::Args;
 use fbp_models::Checkpoint;
 
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use crate::progress::Stderr;
 use fbp_report::repair::{check_folder, write_points};
-use fbp_train::TrainError;
 use fbp_train::identity::file_sha256;
-use fbp_train::input::DataArgs;
 use fbp_train::repair::{CurveDemands, Curves, SampleChoice};
 use fbp_train::settings::check;
 
@@ -55,13 +55,13 @@ pub(super) struct RepairArgs {
 }
 
 impl RepairArgs {
-    pub(super) fn run(&self, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
+    pub(super) fn run(&self, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
         let all = |name, values: &[f64], range| {
             values.iter().try_for_each(|&v| check(name, v, f64::MIN_POSITIVE..=1e3, range))
         };
-        all("--margin", &self.margin, "(0, 1000]")?;
-        all("--ridge", &self.ridge, "(0, 1000]")?;
-        all("--slack", &self.slack, "(0, 1000]")?;
+        all("margin", &self.margin, "(0, 1000]")?;
+        all("ridge", &self.ridge, "(0, 1000]")?;
+        all("slack", &self.slack, "(0, 1000]")?;
         let network = Checkpoint::load(&self.checkpoint)?.network;
         let stages = if self.stage.is_empty() { Curves::stages(&network) } else { self.stage.clone() };
         stages.iter().try_for_each(|stage| network.stage_index(stage).map(|_| ()))?;

@@ -3,7 +3,10 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::{Checkpoint, Network};
 
+use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 use crate::progress::Stderr;
 use fbp_report::analysis::{
     AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval, write_analysis,
@@ -12,7 +15,7 @@ use fbp_train::TrainError;
 use fbp_train::analysis::measure;
 use fbp_train::data::{SPLIT_SEED, Split, shuffle_indices};
 use fbp_train::identity::file_sha256;
-use fbp_train::input::{DataArgs, Input, network_spec};
+use fbp_train::input::{Input, network_spec};
 use fbp_train::progress::Progress;
 use fbp_train::settings::{Schedule, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
@@ -47,7 +50,7 @@ pub(super) struct StagesArgs {
     #[arg(long, visible_alias = "lr", default_value_t = 1e-3, allow_negative_numbers = true)]
     learning_rate: f64,
     /// How the learning rate changes
-    #[arg(long, value_enum, default_value_t = Schedule::Constant)]
+    #[arg(long, value_parser = choice::<Schedule>(), default_value_t = Schedule::Constant)]
     schedule: Schedule,
     /// Share of the training data that is held back and measured on
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
@@ -59,7 +62,7 @@ pub(super) struct StagesArgs {
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
     /// How targets are found: jointly, layer by layer, or the published points
-    #[arg(long, value_enum, default_value_t = TargetMode::Attainable)]
+    #[arg(long, value_parser = choice::<TargetMode>(), default_value_t = TargetMode::Attainable)]
     targets: TargetMode,
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
@@ -86,9 +89,9 @@ impl Bench<'_> {
 }
 
 impl StagesArgs {
-    pub(super) fn run(&self, common: &CommonArgs, out: Out<'_>) -> Result<(), TrainError> {
-        check("--validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")?;
-        check("--limit", self.limit, 3..=1_000_000, "3 to 1000000")?;
+    pub(super) fn run(&self, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+        check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")?;
+        check("limit", self.limit, 3..=1_000_000, "3 to 1000000")?;
         let targets = TargetsOptions { mode: self.targets, margin: self.margin, ..TargetsOptions::default() };
         targets.check()?;
         let training = self.training(common.seed)?;
@@ -140,7 +143,7 @@ impl StagesArgs {
         say(out, format_args!("{} and {}", table.display(), plot.display()))
     }
 
-    fn training(&self, seed: u64) -> Result<PretrainOptions, TrainError> {
+    fn training(&self, seed: u64) -> Result<PretrainOptions, CliError> {
         let options = PretrainOptions {
             epochs: self.epochs,
             batch: self.batch,
@@ -155,7 +158,7 @@ impl StagesArgs {
     }
 
     /// The checkpoints given, which must be states of one network.
-    fn networks(&self) -> Result<Vec<(String, Network)>, TrainError> {
+    fn networks(&self) -> Result<Vec<(String, Network)>, CliError> {
         let mut networks: Vec<(String, Network)> = Vec::new();
         for path in &self.checkpoint {
             let network = Checkpoint::load(path)?.network;
@@ -166,7 +169,8 @@ impl StagesArgs {
                     left: path.display().to_string(),
                     right: first.clone(),
                     reason: "they hold different networks; name checkpoints of one".into(),
-                });
+                }
+                .into());
             }
             networks.push((path.display().to_string(), network));
         }
@@ -174,7 +178,7 @@ impl StagesArgs {
     }
 }
 
-fn print(analysis: &StageAnalysis, out: Out<'_>) -> Result<(), TrainError> {
+fn print(analysis: &StageAnalysis, out: Out<'_>) -> Result<(), CliError> {
     let last = analysis.checkpoints.last();
     for (index, stage) in analysis.over_checkpoints.iter().enumerate() {
         let over = with_interval(stage.distance.pearson, stage.distance.pearson_interval);

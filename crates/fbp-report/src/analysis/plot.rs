@@ -2,8 +2,8 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use super::StageAnalysis;
+use crate::ReportError;
 use crate::page::{colour, finish_svg};
-use fbp_train::TrainError;
 
 /// Size of a panel.
 const PANEL: (u32, u32) = (320, 250);
@@ -12,12 +12,13 @@ const PANEL: (u32, u32) = (320, 250);
 /// the last checkpoint.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn draw(analysis: &StageAnalysis) -> Result<String, TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn draw(analysis: &StageAnalysis) -> Result<String, ReportError> {
     let stages = analysis.over_checkpoints.len() as u32;
     let size = (PANEL.0 * stages.max(1), 2 * PANEL.1);
     let mut svg = String::new();
-    panels(analysis, size, &mut svg).map_err(|reason| TrainError::Plot { what: "distance and loss".into(), reason })?;
+    panels(analysis, size, &mut svg)
+        .map_err(|reason| ReportError::Plot { what: "distance and loss".into(), reason })?;
     let svg = finish_svg(&svg, size, "loss against distance to the targets, by stage");
     // A file of its own needs a size as well.
     Ok(svg.replacen("<svg ", &format!("<svg width=\"{}\" height=\"{}\" ", size.0, size.1), 1))

@@ -2,6 +2,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::{AnalysisSettings, StageAnalysis, plot};
+use crate::ReportError;
 use crate::statistics::Correlation;
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
@@ -15,7 +16,7 @@ const FILES: [&str; 2] = ["stages.md", "stages.svg"];
 ///
 /// # Errors
 /// [`TrainError::OtherSettings`] and [`TrainError::Foreign`], unless `force`; [`TrainError::Write`].
-pub fn check_folder(folder: &Path, settings: &AnalysisSettings, force: bool) -> Result<(), TrainError> {
+pub fn check_folder(folder: &Path, settings: &AnalysisSettings, force: bool) -> Result<(), ReportError> {
     let path = folder.join(ANALYSIS_FILE);
     let found: Option<StageAnalysis> = match read_json(&path, "analysis of stages") {
         Err(TrainError::Json { .. }) if force => None,
@@ -25,12 +26,12 @@ pub fn check_folder(folder: &Path, settings: &AnalysisSettings, force: bool) -> 
     match found {
         Some(found) if found.settings != *settings && !force => {
             let differences = differences(&found.settings, settings);
-            Err(TrainError::OtherSettings { path, differences })
+            Err(TrainError::OtherSettings { path, differences }.into())
         }
-        Some(_) => prepare_folder(folder),
+        Some(_) => Ok(prepare_folder(folder)?),
         None => {
             refuse_foreign_files(folder, &names, &[], force)?;
-            prepare_folder(folder)
+            Ok(prepare_folder(folder)?)
         }
     }
 }
@@ -39,8 +40,8 @@ pub fn check_folder(folder: &Path, settings: &AnalysisSettings, force: bool) -> 
 ///
 /// # Errors
 /// [`TrainError::OtherSettings`] for an analysis with other settings and [`TrainError::Foreign`] for files that no
-/// analysis wrote, unless `force`; [`TrainError::Plot`], [`TrainError::Write`].
-pub fn write_analysis(analysis: &StageAnalysis, folder: &Path, force: bool) -> Result<[PathBuf; 2], TrainError> {
+/// analysis wrote, unless `force`; [`ReportError::Plot`], [`TrainError::Write`].
+pub fn write_analysis(analysis: &StageAnalysis, folder: &Path, force: bool) -> Result<[PathBuf; 2], ReportError> {
     let svg = plot::draw(analysis)?;
     check_folder(folder, &analysis.settings, force)?;
     write_json(&folder.join(ANALYSIS_FILE), analysis)?;

@@ -4,6 +4,7 @@ mod page;
 
 use std::path::Path;
 
+use crate::ReportError;
 use crate::page::picture_files;
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
@@ -14,7 +15,7 @@ use fbp_train::json::{differences, read_json, write_json};
 ///
 /// # Errors
 /// [`TrainError::OtherSettings`] for an explanation with other settings, unless `force`.
-fn earlier_files(folder: &Path, settings: &ExplainSettings, force: bool) -> Result<Vec<String>, TrainError> {
+fn earlier_files(folder: &Path, settings: &ExplainSettings, force: bool) -> Result<Vec<String>, ReportError> {
     let path = folder.join(EXPLAIN_FILE);
     let found: Option<ExplainRecord> = match read_json(&path, "record of an explanation") {
         Err(TrainError::Json { .. }) if force => None,
@@ -23,7 +24,7 @@ fn earlier_files(folder: &Path, settings: &ExplainSettings, force: bool) -> Resu
     let Some(found) = found else { return Ok(Vec::new()) };
     if found.settings != *settings && !force {
         let differences = differences(&found.settings, settings);
-        return Err(TrainError::OtherSettings { path, differences });
+        return Err(TrainError::OtherSettings { path, differences }.into());
     }
     // Names that leave the folder are not from here.
     Ok(found.files.into_iter().filter(|name| Path::new(name).file_name() == Some(name.as_ref())).collect())
@@ -35,14 +36,14 @@ fn earlier_files(folder: &Path, settings: &ExplainSettings, force: bool) -> Resu
 ///
 /// # Errors
 /// [`TrainError::OtherSettings`] for an explanation with other settings and [`TrainError::Foreign`] for a file that no
-/// explanation wrote, unless `force`; [`TrainError::Plot`], [`TrainError::Write`].
+/// explanation wrote, unless `force`; [`ReportError::Plot`], [`TrainError::Write`].
 pub fn write_explanation(
     explanation: &Explanation,
     settings: ExplainSettings,
     chosen: usize,
     folder: &Path,
     force: bool,
-) -> Result<ExplainRecord, TrainError> {
+) -> Result<ExplainRecord, ReportError> {
     let record = ExplainRecord::new(settings, chosen, explanation);
     let mut files = vec![page::render(&record, explanation)?.into_bytes()];
     for stage in explanation.samples.iter().flat_map(|sample| &sample.stages) {
@@ -64,7 +65,9 @@ pub fn write_explanation(
     for name in &gone {
         let path = folder.join(name);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(TrainError::writing(path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TrainError::writing(path)(error).into());
+            }
             _ => {}
         }
     }

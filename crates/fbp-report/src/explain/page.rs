@@ -1,7 +1,7 @@
+use crate::ReportError;
 use crate::page::{
     Captions, change_row, class_name, document, escape, grouped, image_figure, number, percent, push, signed, table,
 };
-use fbp_train::TrainError;
 use fbp_train::explain::{
     ExplainRecord, ExplainedSample, ExplainedStage, Explanation, INPUT, SampleRecord, StageRecord,
 };
@@ -15,8 +15,8 @@ const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should 
 /// The whole page.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn render(record: &ExplainRecord, explanation: &Explanation) -> Result<String, TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn render(record: &ExplainRecord, explanation: &Explanation) -> Result<String, ReportError> {
     let settings = &record.settings;
     let title = format!("What the network should have seen: {} on {}", settings.model, settings.data.name);
     let mut body = String::new();
@@ -90,7 +90,7 @@ fn sample_section(
     sample: &ExplainedSample,
     summary: &SampleRecord,
     data: &str,
-) -> Result<(), TrainError> {
+) -> Result<(), ReportError> {
     let (label, predicted) = (class_name(data, sample.label), class_name(data, sample.predicted()));
     let heading = match (sample.label == sample.predicted(), sample.satisfied) {
         (false, _) => format!("a {label}, and the network said {predicted}"),
@@ -143,7 +143,7 @@ fn stage_row(
     figures: &StageRecord,
     sample: &ExplainedSample,
     data: &str,
-) -> Result<(), TrainError> {
+) -> Result<(), ReportError> {
     let heading = match stage.stage.as_str() {
         INPUT => "The image".to_owned(),
         name => format!("Stage {}", escape(name)),

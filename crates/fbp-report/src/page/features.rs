@@ -2,7 +2,7 @@
 
 use super::html::{escape, number, push};
 use super::{Picture, Scale};
-use fbp_train::TrainError;
+use crate::ReportError;
 use fbp_train::explain::Change;
 
 /// Most channels that are drawn: those that change most.
@@ -56,8 +56,8 @@ pub(crate) fn pictures(change: &Change<'_>) -> [(Picture, Scale); 3] {
 /// The three pictures as files.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(crate) fn picture_files(change: &Change<'_>) -> Result<[Vec<u8>; 3], TrainError> {
+/// [`ReportError::Plot`].
+pub(crate) fn picture_files(change: &Change<'_>) -> Result<[Vec<u8>; 3], ReportError> {
     let [before, after, difference] = pictures(change);
     let file = |(picture, scale): (Picture, Scale)| picture.png(scale, (FILE_WIDTH / picture.width).clamp(1, 96));
     Ok([file(before)?, file(after)?, file(difference)?])
@@ -74,13 +74,13 @@ fn nearly_square(n: usize) -> usize {
 /// `heading` and `text` are HTML.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
+/// [`ReportError::Plot`].
 pub(crate) fn change_row(
     html: &mut String,
     [heading, text]: [&str; 2],
     change: &Change<'_>,
     captions: Captions,
-) -> Result<(), TrainError> {
+) -> Result<(), ReportError> {
     push(html, format_args!("<div class=\"row\"><h5>{heading}</h5><p>{text}</p><div class=\"pictures\">\n"));
     let [before, after, difference] = pictures(change);
     let (own, other) = (before.1, difference.1);
@@ -103,7 +103,7 @@ pub(crate) fn change_row(
 }
 
 /// A colour scale with the values of its ends and its middle.
-fn legend(html: &mut String, scale: Scale, what: &str) -> Result<(), TrainError> {
+fn legend(html: &mut String, scale: Scale, what: &str) -> Result<(), ReportError> {
     let [low, high] = scale.ends();
     let what = escape(what);
     if low == high {
@@ -125,8 +125,8 @@ fn legend(html: &mut String, scale: Scale, what: &str) -> Result<(), TrainError>
 /// An image with its caption, both HTML.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(crate) fn image_figure(values: &[f32], shape: [usize; 3], caption: &str) -> Result<String, TrainError> {
+/// [`ReportError::Plot`].
+pub(crate) fn image_figure(values: &[f32], shape: [usize; 3], caption: &str) -> Result<String, ReportError> {
     let plane = shape[1] * shape[2];
     let blocks: Vec<&[f32]> = values.chunks(plane.max(1)).take(shape[0]).collect();
     let picture = Picture::of_blocks(&blocks, [shape[1], shape[2]], shape[0].min(4), Scale::Grey);

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use fbp_train::TrainError;
+use crate::ReportError;
 
 /// Colours of a palette: 0 is the gap between channels, 1 lies outside of them, from 2 to 254 runs the scale.
 type Palette = [[u8; 3]; 256];
@@ -144,8 +144,8 @@ impl Picture {
     /// The picture as an `<img>`, `zoom` CSS pixels for each pixel, its description `text` already escaped.
     ///
     /// # Errors
-    /// [`TrainError::Plot`].
-    pub(crate) fn html(&self, scale: Scale, zoom: usize, text: &str) -> Result<String, TrainError> {
+    /// [`ReportError::Plot`].
+    pub(crate) fn html(&self, scale: Scale, zoom: usize, text: &str) -> Result<String, ReportError> {
         Ok(format!(
             "<img src=\"data:image/png;base64,{}\" width=\"{}\" height=\"{}\" alt=\"{text}\">",
             STANDARD.encode(self.png(scale, 1)?),
@@ -157,8 +157,8 @@ impl Picture {
     /// The picture as a PNG file with a palette, `zoom` pixels for each in both directions.
     ///
     /// # Errors
-    /// [`TrainError::Plot`].
-    pub(crate) fn png(&self, scale: Scale, zoom: usize) -> Result<Vec<u8>, TrainError> {
+    /// [`ReportError::Plot`].
+    pub(crate) fn png(&self, scale: Scale, zoom: usize) -> Result<Vec<u8>, ReportError> {
         let mut pixels = Vec::with_capacity(self.pixels.len() * zoom * zoom);
         for row in self.pixels.chunks_exact(self.width) {
             let wide: Vec<u8> = row.iter().flat_map(|&pixel| std::iter::repeat_n(pixel, zoom)).collect();
@@ -174,7 +174,7 @@ impl Picture {
             writer.write_image_data(&pixels)?;
             writer.finish()
         });
-        written.map_err(|error| TrainError::Plot { what: "a feature".into(), reason: error.to_string() })?;
+        written.map_err(|error| ReportError::Plot { what: "a feature".into(), reason: error.to_string() })?;
         Ok(file)
     }
 }

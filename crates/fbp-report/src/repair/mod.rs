@@ -6,6 +6,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
+use crate::ReportError;
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
 use fbp_train::json::read_json;
@@ -27,7 +28,7 @@ pub fn read_points(folder: &Path) -> Result<Vec<RepairPoint>, TrainError> {
 ///
 /// # Errors
 /// [`TrainError::Foreign`] and [`TrainError::Json`] for files of other origin, unless `force`; [`TrainError::Write`].
-pub fn check_folder(folder: &Path, force: bool) -> Result<Vec<RepairPoint>, TrainError> {
+pub fn check_folder(folder: &Path, force: bool) -> Result<Vec<RepairPoint>, ReportError> {
     let points = match read_points(folder) {
         Err(TrainError::Json { .. }) if force => Vec::new(),
         read => read?,
@@ -42,8 +43,8 @@ pub fn check_folder(folder: &Path, force: bool) -> Result<Vec<RepairPoint>, Trai
 /// Writes `repair.json`, a point on each line, and `repair.md` and `repair.svg`, and gives the paths of the last two.
 ///
 /// # Errors
-/// [`TrainError::Plot`], [`TrainError::Json`] for a measure that is no number, [`TrainError::Write`].
-pub fn write_points(points: &[RepairPoint], folder: &Path) -> Result<[PathBuf; 2], TrainError> {
+/// [`ReportError::Plot`], [`TrainError::Json`] for a measure that is no number, [`TrainError::Write`].
+pub fn write_points(points: &[RepairPoint], folder: &Path) -> Result<[PathBuf; 2], ReportError> {
     let svg = plot::draw(points)?;
     let path = folder.join(CURVE_FILE);
     let lines: Result<Vec<String>, _> = points.iter().map(serde_json::to_string).collect();

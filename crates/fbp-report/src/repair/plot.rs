@@ -1,8 +1,8 @@
 use plotters::prelude::*;
 
 use super::group::Curve;
+use crate::ReportError;
 use crate::page::{colour, finish_svg};
-use fbp_train::TrainError;
 use fbp_train::repair::RepairPoint;
 
 /// Size of a panel.
@@ -16,13 +16,13 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 /// rival, large dots for chosen states.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn draw(points: &[RepairPoint]) -> Result<String, TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn draw(points: &[RepairPoint]) -> Result<String, ReportError> {
     let curves = Curve::all(points);
     let rows: Vec<&[Curve<'_>]> = curves.chunk_by(|a, b| a.subject == b.subject).collect();
     let size = (2 * PANEL.0, PANEL.1 * rows.len().max(1) as u32);
     let mut svg = String::new();
-    panels(&rows, size, &mut svg).map_err(|reason| TrainError::Plot { what: "repairs".into(), reason })?;
+    panels(&rows, size, &mut svg).map_err(|reason| ReportError::Plot { what: "repairs".into(), reason })?;
     let svg = finish_svg(&svg, size, "efficacy and generalisation of repairs against loss of test accuracy");
     // A file of its own needs a size as well.
     Ok(svg.replacen("<svg ", &format!("<svg width=\"{}\" height=\"{}\" ", size.0, size.1), 1))

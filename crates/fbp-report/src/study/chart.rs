@@ -1,9 +1,9 @@
 use plotters::prelude::*;
 
 use super::groups::Group;
+use crate::ReportError;
 use crate::page::{colour, finish_svg};
 use crate::statistics::Spread;
-use fbp_train::TrainError;
 
 /// Size of a chart in CSS pixels: readable on a telephone without zooming.
 pub(super) const SIZE: (u32, u32) = (360, 260);
@@ -17,11 +17,11 @@ struct Line {
 /// Draws test accuracy against epochs, one line for each group, with a band of one standard deviation.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn accuracy_chart(stage: &str, groups: &[&Group<'_>]) -> Result<String, TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn accuracy_chart(stage: &str, groups: &[&Group<'_>]) -> Result<String, ReportError> {
     let lines: Vec<Line> = groups.iter().enumerate().map(|(index, group)| line(index, group)).collect();
     let mut svg = String::new();
-    draw(&lines, &mut svg).map_err(|reason| TrainError::Plot { what: format!("accuracy of {stage}"), reason })?;
+    draw(&lines, &mut svg).map_err(|reason| ReportError::Plot { what: format!("accuracy of {stage}"), reason })?;
     Ok(finish_svg(&svg, SIZE, &format!("test accuracy per epoch, stage {stage}")))
 }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::Group;
 use super::{Runs, Study};
+use crate::ReportError;
 use crate::statistics::holm;
-use fbp_train::TrainError;
 use fbp_train::atomic::write_atomic;
 use fbp_train::json::write_json;
 use fbp_train::settings::Objective;
@@ -194,12 +194,13 @@ pub(super) fn files() -> Vec<String> {
 ///
 /// # Errors
 /// [`TrainError::Write`].
-pub(super) fn write_tables(table: &[Comparison], folder: &Path) -> Result<(), TrainError> {
+pub(super) fn write_tables(table: &[Comparison], folder: &Path) -> Result<(), ReportError> {
     let file = |extension: &str| folder.join(format!("{COMPARISONS}.{extension}"));
     write_json(&file("json"), &table)?;
     write_atomic(&file("csv"), csv(table).as_bytes())?;
     write_atomic(&file("md"), markdown(table).as_bytes())?;
-    write_atomic(&file("tex"), latex(table).as_bytes())
+    write_atomic(&file("tex"), latex(table).as_bytes())?;
+    Ok(())
 }
 
 /// Comma-separated values as in RFC 4180: fields with commas or quotes are quoted.

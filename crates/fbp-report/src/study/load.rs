@@ -5,15 +5,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::runs::{EXAMPLES_FILE, PRETRAIN_FILE, TARGETS_FILE, is_record_name};
 use super::{Run, Runs};
+use crate::ReportError;
 use fbp_train::TrainError;
 use fbp_train::evaluate::EvalRecord;
 use fbp_train::repair::RepairRecord;
 use fbp_train::settings::Metric;
 use fbp_train::store::MANIFEST_FILE;
 use fbp_train::targets::{Example, TargetsReport};
-use fbp_train::train::{PostTrainRecord, PretrainRecord};
+use fbp_train::train::{EXAMPLES_FILE, PRETRAIN_FILE, PostTrainRecord, PretrainRecord, TARGETS_FILE, is_record_name};
 
 /// Folders below the one given that are looked into.
 const DEPTH: usize = 6;
@@ -95,9 +95,9 @@ impl Study {
     /// so are files that are no records.
     ///
     /// # Errors
-    /// [`TrainError::NoRecords`] if there is none, [`TrainError::Json`] for a file that has the name or the fields of a
+    /// [`ReportError::NoRecords`] if there is none, [`TrainError::Json`] for a file that has the name or the fields of a
     /// record and is none, [`TrainError::Read`].
-    pub fn load(folders: &[PathBuf]) -> Result<Self, TrainError> {
+    pub fn load(folders: &[PathBuf]) -> Result<Self, ReportError> {
         let mut reader = Reader::default();
         for folder in folders {
             reader.visit(folder, DEPTH)?;
@@ -105,8 +105,8 @@ impl Study {
         let mut study = Self { repairs: reader.repairs, evaluations: reader.evaluations, ..Self::default() };
         study.sort_into_starts(reader.folders);
         if study.starts.is_empty() && study.repairs.is_empty() && study.evaluations.is_empty() {
-            let reason = "no records here: make some with `fbp post-train --out` and name that folder".into();
-            return Err(TrainError::NoRecords { folder: folders.first().cloned().unwrap_or_default(), reason });
+            let reason = "no records here: make some with `fbp post-train` and name their folder".into();
+            return Err(ReportError::NoRecords { folder: folders.first().cloned().unwrap_or_default(), reason });
         }
         Ok(study)
     }
@@ -200,7 +200,7 @@ fn pretraining_without_seed(record: &PretrainRecord) -> String {
 }
 
 impl Reader {
-    fn visit(&mut self, folder: &Path, depth: usize) -> Result<(), TrainError> {
+    fn visit(&mut self, folder: &Path, depth: usize) -> Result<(), ReportError> {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(TrainError::reading(folder))? {
             let entry = entry.map_err(TrainError::reading(folder))?;
@@ -223,7 +223,7 @@ impl Reader {
     }
 
     /// Takes what a file holds, if it is a record.
-    fn read(&mut self, path: &Path, name: &str, folder: &mut Folder) -> Result<(), TrainError> {
+    fn read(&mut self, path: &Path, name: &str, folder: &mut Folder) -> Result<(), ReportError> {
         let bytes = std::fs::read(path).map_err(TrainError::reading(path))?;
         let value = serde_json::from_slice::<Value>(&bytes).unwrap_or(Value::Null);
         let has = |keys: &[&str]| keys.iter().all(|key| value.pointer(key).is_some());
@@ -256,7 +256,7 @@ impl Reader {
         bytes: &[u8],
         value: &Value,
         what: &'static str,
-    ) -> Result<Option<R>, TrainError> {
+    ) -> Result<Option<R>, ReportError> {
         let record = parse(path, bytes, what)?;
         let settings = format!("{what} {}", value["settings"]);
         Ok(self.seen.insert(settings).then_some(record))

@@ -19,12 +19,12 @@ mod verdict;
 
 pub use comparison::Comparison;
 pub use load::Study;
-pub use runs::{EXAMPLES_FILE, PRETRAIN_FILE, Run, Runs, TARGETS_FILE, post_train_records, record_name};
+pub use runs::{Run, Runs};
 pub use summary::Summary;
 
 use std::path::{Path, PathBuf};
 
-use fbp_train::TrainError;
+use crate::ReportError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
 use fbp_train::json::{read_json, write_json};
 
@@ -38,8 +38,8 @@ pub const SUMMARY_FILE: &str = "summary.json";
 ///
 /// # Errors
 /// [`TrainError::Foreign`] for files of these names that no report wrote, unless `force`; [`TrainError::Write`],
-/// [`TrainError::Plot`].
-pub fn write_report(study: &Study, folder: &Path, force: bool) -> Result<[PathBuf; 2], TrainError> {
+/// [`ReportError::Plot`].
+pub fn write_report(study: &Study, folder: &Path, force: bool) -> Result<[PathBuf; 2], ReportError> {
     let (page, summary) = (folder.join(PAGE_FILE), folder.join(SUMMARY_FILE));
     let comparisons = Comparison::all(study);
     let html = page::render(study, &comparisons)?;

@@ -2,15 +2,15 @@ use super::groups::Group;
 use super::rows::Rows;
 use super::verdict::overall;
 use super::{Comparison, Runs, Study, noise, origin, repairs, targets, training};
+use crate::ReportError;
 use crate::page::{document, duration, escape, grouped, percent, push};
 use crate::statistics::Spread;
-use fbp_train::TrainError;
 
 /// The whole page.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn render(study: &Study, comparisons: &[Comparison]) -> Result<String, TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn render(study: &Study, comparisons: &[Comparison]) -> Result<String, ReportError> {
     let subjects = study.subjects();
     let title = match &subjects[..] {
         [one] => format!("What the layers should have said: {one}"),
@@ -113,7 +113,7 @@ fn in_short(html: &mut String, study: &Study) {
     }
 }
 
-fn start_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> Result<(), TrainError> {
+fn start_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> Result<(), ReportError> {
     if !runs.post_train.is_empty() {
         training::section(html, runs, comparisons)?;
     }

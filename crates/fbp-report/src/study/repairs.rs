@@ -1,9 +1,9 @@
 //! Repairs: how many images became right, what it cost, which weights changed.
 
+use crate::ReportError;
 use crate::page::{
     Captions, change_row, class_name, duration, escape, grouped, image_figure, number, percent, points, push, table,
 };
-use fbp_train::TrainError;
 use fbp_train::explain::Change;
 use fbp_train::repair::{RepairRecord, RepairedExample, WeightChange};
 
@@ -14,8 +14,8 @@ const LISTED: usize = 8;
 const SHOWN: usize = 6;
 
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(), TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(), ReportError> {
     html.push_str(
         "<h2>Repair</h2>\n<p>Some images are wrong and matter. A repair looks for the smallest change of the weights of one \
          layer that makes them right and leaves the features of all other images alone as far as it can. The rival is the \
@@ -203,7 +203,7 @@ fn weights_section(html: &mut String, record: &RepairRecord, weights: &WeightCha
     html.push_str("</div></div>\n");
 }
 
-fn one_example(html: &mut String, repaired: &RepairedExample, data: &str) -> Result<(), TrainError> {
+fn one_example(html: &mut String, repaired: &RepairedExample, data: &str) -> Result<(), ReportError> {
     let example = &repaired.example;
     let [label, before, after] =
         [example.label, example.predicted, repaired.predicted_after].map(|class| class_name(data, class));

@@ -1,7 +1,7 @@
 //! Figures of the targets, and pictures of a few.
 
+use crate::ReportError;
 use crate::page::{Captions, change_row, class_name, escape, grouped, image_figure, percent, push, table};
-use fbp_train::TrainError;
 use fbp_train::explain::Change;
 use fbp_train::settings::{Embedding, Metric, TargetMode};
 use fbp_train::targets::{Example, StageReport, TargetsReport};
@@ -83,8 +83,8 @@ fn row(stage: &StageReport, samples: usize) -> Vec<String> {
 /// A few wrongly classified images, layer by layer.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> Result<(), TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> Result<(), ReportError> {
     html.push_str("<h4>A few wrong images, layer by layer</h4>\n");
     html.push_str(
         "<p>Training images that the network got wrong. For each layer: its features as they were, as they should have \
@@ -107,7 +107,7 @@ pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> R
     Ok(())
 }
 
-fn one_example(html: &mut String, example: &Example, data: &str) -> Result<(), TrainError> {
+fn one_example(html: &mut String, example: &Example, data: &str) -> Result<(), ReportError> {
     let (label, predicted) = (class_name(data, example.label), class_name(data, example.predicted));
     push(
         html,

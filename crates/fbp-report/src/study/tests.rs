@@ -1,11 +1,12 @@
 use super::*;
 use fbp_train::identity::DataIdentity;
 use fbp_train::json::write_json;
+use fbp_train::one_line;
 use fbp_train::settings::*;
 use fbp_train::targets::*;
 use fbp_train::train::*;
 
-fn load(folder: &Path) -> Result<Study, TrainError> {
+fn load(folder: &Path) -> Result<Study, ReportError> {
     Study::load(&[folder.to_owned()])
 }
 
@@ -211,7 +212,7 @@ fn names_from_files_cannot_inject_markup() {
 fn folders_without_records_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let error = load(folder.path()).unwrap_err();
-    assert!(error.one_line().contains("fbp post-train"), "{}", error.one_line());
+    assert!(one_line(&error).contains("fbp post-train"), "{}", one_line(&error));
     assert!(load(&folder.path().join("none")).is_err());
 }
 
@@ -339,7 +340,11 @@ fn files_that_no_report_wrote_are_kept() {
     let summary = folder.path().join(SUMMARY_FILE);
     std::fs::write(&summary, "[1, 2]").unwrap();
     let error = write_report(&study, folder.path(), false).unwrap_err();
-    assert!(error.one_line().contains("summary.json") && error.one_line().contains("--force"), "{}", error.one_line());
+    assert!(
+        one_line(&error).contains("summary.json") && one_line(&error).contains("name another folder"),
+        "{}",
+        one_line(&error)
+    );
     assert_eq!(std::fs::read_to_string(&summary).unwrap(), "[1, 2]");
     assert!(!folder.path().join(PAGE_FILE).exists());
     write_report(&study, folder.path(), true).unwrap();
@@ -352,7 +357,7 @@ fn a_broken_record_is_named() {
     fill(folder.path());
     std::fs::write(folder.path().join("post-train_x.json"), "{").unwrap();
     let error = load(folder.path()).unwrap_err();
-    assert!(error.one_line().contains("post-train_x.json is not a post-training record"), "{}", error.one_line());
+    assert!(one_line(&error).contains("post-train_x.json is not a post-training record"), "{}", one_line(&error));
 }
 
 #[test]

@@ -2,8 +2,8 @@ use plotters::prelude::*;
 
 use super::groups::Group;
 use super::rows::Rows;
+use crate::ReportError;
 use crate::page::{colour, finish_svg, keys};
-use fbp_train::TrainError;
 use fbp_train::settings::Objective;
 
 /// Size of the chart in CSS pixels.
@@ -102,11 +102,11 @@ fn curve(group: &Group<'_>) -> Vec<(f64, f64)> {
 /// ones, with their way there where it is known.
 ///
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn time_chart(groups: &[Group<'_>], rows: &Rows<'_, '_>) -> Result<String, TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn time_chart(groups: &[Group<'_>], rows: &Rows<'_, '_>) -> Result<String, ReportError> {
     let drawing = Drawing::new(groups, rows);
     let mut svg = String::new();
-    draw(&drawing, &mut svg).map_err(|reason| TrainError::Plot { what: "accuracy over time".into(), reason })?;
+    draw(&drawing, &mut svg).map_err(|reason| ReportError::Plot { what: "accuracy over time".into(), reason })?;
     let mut ways: Vec<(usize, &str)> = groups.iter().map(way).collect();
     ways.sort_unstable();
     ways.dedup();

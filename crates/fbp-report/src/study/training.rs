@@ -6,9 +6,9 @@ use super::rows::{Row, Rows};
 use super::time_chart::time_chart;
 use super::verdict::{Shown, interval_text, overall};
 use super::{Comparison, Runs};
+use crate::ReportError;
 use crate::page::{duration, escape, keys, percent, points, push, signed, table};
 use crate::statistics::Spread;
-use fbp_train::TrainError;
 use fbp_train::targets::TargetsReport;
 
 /// Rows from which on a table is folded away.
@@ -17,8 +17,8 @@ const LONG: usize = 12;
 const LINES: usize = 7;
 
 /// # Errors
-/// [`TrainError::Plot`].
-pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> Result<(), TrainError> {
+/// [`ReportError::Plot`].
+pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> Result<(), ReportError> {
     let groups = Group::all(runs);
     let rows = Rows::new(&groups);
     html.push_str("<h4>Does training with the targets pay?</h4>\n");
@@ -154,7 +154,7 @@ fn accuracy(spread: Option<Spread>) -> String {
 }
 
 /// One chart for each layer whose runs were evaluated after every epoch.
-fn epoch_charts(html: &mut String, runs: &Runs, tuned: &[&Group<'_>]) -> Result<(), TrainError> {
+fn epoch_charts(html: &mut String, runs: &Runs, tuned: &[&Group<'_>]) -> Result<(), ReportError> {
     let mut charts = String::new();
     for stage in runs.stages() {
         let mut lines: Vec<&Group<'_>> =

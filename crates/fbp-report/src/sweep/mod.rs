@@ -10,8 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ReportError;
 use crate::statistics::holm;
-use crate::study::post_train_records;
 use crate::tables::{csv, markdown};
 use families::Family;
 use fbp_train::TrainError;
@@ -19,7 +19,7 @@ use fbp_train::atomic::write_atomic;
 use fbp_train::json::write_json;
 use fbp_train::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 use fbp_train::sweep::RUNS_FOLDER;
-use fbp_train::train::{PostTrainOptions, PostTrainRecord};
+use fbp_train::train::{PostTrainOptions, PostTrainRecord, post_train_records};
 
 /// File name, without extension, of the comparisons of a sweep.
 const SUMMARY: &str = "summary";
@@ -123,9 +123,9 @@ pub struct SweepRow {
 /// those tried for more than half of the seeds, the line says so ([`SweepRow::rate_edge`]).
 ///
 /// # Errors
-/// [`TrainError::NoRecords`] without records, [`TrainError::OtherSettings`] if a start was changed between the runs,
+/// [`ReportError::NoRecords`] without records, [`TrainError::OtherSettings`] if a start was changed between the runs,
 /// [`TrainError::Json`] for a file that is no record, [`TrainError::Read`], [`TrainError::Write`].
-pub fn summarise(folder: &Path) -> Result<Vec<SweepRow>, TrainError> {
+pub fn summarise(folder: &Path) -> Result<Vec<SweepRow>, ReportError> {
     let records = records(folder)?;
     let rows = compare(&records);
     let cells: Vec<Vec<String>> =
@@ -138,12 +138,12 @@ pub fn summarise(folder: &Path) -> Result<Vec<SweepRow>, TrainError> {
 }
 
 /// The records of all starts, in an order of their own.
-fn records(folder: &Path) -> Result<Vec<PostTrainRecord>, TrainError> {
+fn records(folder: &Path) -> Result<Vec<PostTrainRecord>, ReportError> {
     let runs = folder.join(RUNS_FOLDER);
     let mut records = Vec::new();
     let missing = || {
-        let reason = "no runs of a sweep here: make some with `fbp sweep --config` and name its --out".into();
-        TrainError::NoRecords { folder: folder.to_owned(), reason }
+        let reason = "no runs of a sweep here: make some with `fbp sweep` and name their folder".into();
+        ReportError::NoRecords { folder: folder.to_owned(), reason }
     };
     let entries = match std::fs::read_dir(&runs) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),

@@ -57,9 +57,9 @@ impl RepairOptions {
     /// # Errors
     /// [`TrainError::Parameter`] with the first field that is outside.
     pub fn check(&self) -> Result<(), TrainError> {
-        check("--max-drawdown", self.max_drawdown, 0.0..=1.0, "[0, 1]")?;
-        check("--efficacy", self.efficacy, 0.0..=1.0, "[0, 1]")?;
-        check("--validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")
+        check("max_drawdown", self.max_drawdown, 0.0..=1.0, "[0, 1]")?;
+        check("efficacy", self.efficacy, 0.0..=1.0, "[0, 1]")?;
+        check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")
     }
 }
 

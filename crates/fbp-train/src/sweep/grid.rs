@@ -12,7 +12,7 @@ use crate::identity::{DataIdentity, file_sha256};
 use crate::input::network_spec;
 use crate::settings::{Embedding, Keep, Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
-use crate::train::{PostTrainOptions, PretrainOptions, PretrainSettings, check_policy, stage_of_mode};
+use crate::train::{PostTrainOptions, PretrainOptions, PretrainSettings, RECORD_PREFIX, check_policy, stage_of_mode};
 
 /// Most runs of a sweep, duplicates counted: far more than a machine can do, and few enough to list.
 const MAX_RUNS: u128 = 100_000;
@@ -318,7 +318,7 @@ impl Builder<'_> {
             options: &run.options,
             targets: &run.targets,
         };
-        let name = format!("post-train_{}", digest(&identity));
+        let name = format!("{RECORD_PREFIX}{}", digest(&identity));
         self.grid.duplicates += repeats - 1;
         if self.seen.insert(format!("{}/{name}", start.name)) {
             self.grid.runs.push(RunPlan { name, ..run });

@@ -75,11 +75,11 @@ impl TargetsOptions {
     /// # Errors
     /// [`TrainError::Parameter`] for a margin out of range, or a metric for targets that have none of their own.
     pub fn check(&self) -> Result<(), TrainError> {
-        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
+        check("margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
         let has_metric = self.mode == TargetMode::Attainable && self.embedding == Embedding::Margin;
         if !self.metric.is_euclidean() && !has_metric {
-            let range = "euclidean, unless --targets is attainable and --embedding margin";
-            return Err(TrainError::Parameter { name: "--metric", value: self.metric.to_string(), range });
+            let range = "euclidean, unless the targets are attainable and the embedding is margin";
+            return Err(TrainError::Parameter { name: "metric", value: self.metric.to_string(), range });
         }
         Ok(())
     }

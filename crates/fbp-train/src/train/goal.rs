@@ -57,7 +57,7 @@ pub fn check_policy(network: &Network, stage: &str, options: &PostTrainOptions) 
         TargetPolicy::Refresh if !objective.is_published() => "static, for every mode but joint and local",
         _ => return Ok(()),
     };
-    Err(TrainError::Parameter { name: "--policy", value: policy.to_string(), range })
+    Err(TrainError::Parameter { name: "policy", value: policy.to_string(), range })
 }
 
 /// Where the targets of a batch come from while a network is trained.
@@ -93,7 +93,7 @@ impl<'a> BatchGoal<'a> {
                 check_stage(network, stage, data, targets).map(|()| Some(Self::Stored(targets)))
             }
             _ => {
-                let reason = "there are none for it; name them with --targets".into();
+                let reason = "there are none for it".into();
                 Err(mismatch(network, stage, reason))
             }
         }

@@ -23,7 +23,7 @@ pub(crate) fn head_of(network: &Network) -> Result<AffineLayer, TrainError> {
     let kind = layers[layers.len() - 1].kind();
     if kind != "linear" {
         return Err(TrainError::Mismatch {
-            left: "--mode head".into(),
+            left: "the mode head".into(),
             right: format!("the network {}", network.spec().name),
             reason: format!("its last layer is {kind}, and a head that can be fitted is linear"),
         });

@@ -3,6 +3,7 @@
 mod choice;
 mod closed_form;
 mod curves;
+mod files;
 mod goal;
 mod head;
 mod joint;
@@ -18,6 +19,10 @@ mod tail;
 
 pub use choice::Chosen;
 pub use curves::{PostTrainCurves, SegmentRecord};
+pub(crate) use files::RECORD_PREFIX;
+pub use files::{
+    EXAMPLES_FILE, PRETRAIN_FILE, TARGETS_FILE, check_same_origin, is_record_name, post_train_records, record_name,
+};
 pub use goal::{Goal, check_policy};
 pub(crate) use head::head_of;
 pub use options::PostTrainOptions;

@@ -75,23 +75,23 @@ impl PostTrainOptions {
     /// # Errors
     /// [`TrainError::Parameter`] with the first field that is outside.
     pub fn check(&self) -> Result<(), TrainError> {
-        check("--alpha", self.alpha, 0.0..f64::INFINITY, "[0, ∞), where 0 is plain fine-tuning")?;
-        check("--epochs", self.epochs, 1..=1_000_000, "1 to 1000000")?;
-        check("--batch", self.batch, 1..=1_000_000, "1 to 1000000")?;
-        check("--learning-rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
-        check("--weight-decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
-        check("--validation", self.validation, 0.0..1.0, "[0, 1)")?;
+        check("alpha", self.alpha, 0.0..f64::INFINITY, "[0, ∞), where 0 is plain fine-tuning")?;
+        check("epochs", self.epochs, 1..=1_000_000, "1 to 1000000")?;
+        check("batch", self.batch, 1..=1_000_000, "1 to 1000000")?;
+        check("learning_rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
+        check("weight_decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
+        check("validation", self.validation, 0.0..1.0, "[0, 1)")?;
         if matches!(self.objective, Objective::Head | Objective::ClosedForm) {
-            let range = "(0, 1) with --mode head and closed-form, which choose their damping on the validation part";
-            check("--validation", self.validation, f64::MIN_POSITIVE..1.0, range)?;
+            let range = "(0, 1) with the modes head and closed-form, which choose their damping on the validation part";
+            check("validation", self.validation, f64::MIN_POSITIVE..1.0, range)?;
         }
         if let Some(decay) = self.ema {
             // 0 would be the weights themselves, 1 the start.
             let open = (Bound::Excluded(0.0), Bound::Excluded(1.0));
-            check("--ema", decay, open, "(0, 1)")?;
+            check("ema", decay, open, "(0, 1)")?;
             if !self.objective.takes_steps() {
-                let range = "what --mode head and closed-form leave out: they do not train step by step";
-                return Err(TrainError::Parameter { name: "--ema", value: decay.to_string(), range });
+                let range = "what the modes head and closed-form take: they do not train step by step";
+                return Err(TrainError::Parameter { name: "ema", value: decay.to_string(), range });
             }
         }
         Ok(())

@@ -65,11 +65,11 @@ impl PretrainOptions {
     /// # Errors
     /// [`TrainError::Parameter`] with the first field that is outside.
     pub fn check(&self) -> Result<(), TrainError> {
-        check("--epochs", self.epochs, 1..=1_000_000, "1 to 1000000")?;
-        check("--batch", self.batch, 1..=1_000_000, "1 to 1000000")?;
-        check("--learning-rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
-        check("--weight-decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
-        check("--validation", self.validation, 0.0..1.0, "[0, 1)")
+        check("epochs", self.epochs, 1..=1_000_000, "1 to 1000000")?;
+        check("batch", self.batch, 1..=1_000_000, "1 to 1000000")?;
+        check("learning_rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
+        check("weight_decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
+        check("validation", self.validation, 0.0..1.0, "[0, 1)")
     }
 }
 

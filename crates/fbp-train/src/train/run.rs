@@ -37,8 +37,8 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
         (Some(name), None) => Ok(name.to_owned()),
         (Some(name), Some(stage)) if name == stage => Ok(name.to_owned()),
         (Some(_), Some(stage)) => {
-            let range = "what --mode full and --mode head take: they know what to train, so leave --stage out";
-            Err(TrainError::Parameter { name: "--stage", value: stage.to_owned(), range })
+            let range = "what the modes full and head take: they know what to train, so leave it out";
+            Err(TrainError::Parameter { name: "stage", value: stage.to_owned(), range })
         }
     }
 }
@@ -104,7 +104,7 @@ pub fn post_train(
 }
 
 fn missing_targets(mode: Objective) -> TrainError {
-    let (left, reason) = (format!("--mode {mode}"), "name them with --targets".into());
+    let (left, reason) = (format!("the mode {mode}"), "name a store of them".into());
     TrainError::Mismatch { left, right: "no targets".into(), reason }
 }
 
