@@ -174,7 +174,7 @@ fn gather<'r>(rows: impl Iterator<Item = &'r [f32]>) -> Vec<f32> {
 }
 
 fn column(column: faer::ColRef<'_, f32>) -> &[f32] {
-    column.try_as_col_major().map_or(&[][..], |column| column.as_slice())
+    column.try_as_col_major().expect("the bridge gives column-major matrices").as_slice()
 }
 
 /// Target outputs, one sample after the other.

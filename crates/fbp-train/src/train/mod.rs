@@ -3,18 +3,22 @@
 mod choice;
 mod closed_form;
 mod curves;
+mod epochs;
 mod files;
 mod goal;
 mod head;
 mod joint;
 mod lbfgs;
+mod losses;
 mod options;
+mod pace;
 mod pretrain;
 mod record;
 mod run;
 mod segments;
 mod session;
 mod softmax_fit;
+mod source;
 mod tail;
 
 pub use choice::Chosen;

@@ -1,15 +1,17 @@
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec, checkpoint};
 
+use super::choice::Judged;
+use super::epochs::{Course, CrossEntropy};
+use super::pace::Pace;
 use super::record::{PretrainRecord, PretrainSettings};
+use super::source::Source;
 use crate::TrainError;
 use crate::atomic::write_atomic;
-use crate::data::{Batcher, DataBundle, SPLIT_SEED, Split};
-use crate::evaluate::{EvalSet, pool_par};
+use crate::data::{DataBundle, SPLIT_SEED, Split};
+use crate::evaluate::EvalSet;
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
 use crate::json::write_json;
@@ -145,46 +147,34 @@ pub fn pretrain_watched(
     options.check()?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
     let validation = EvalSet::new(&data.train, &data.normalization, Some(&split.validation))?;
-    let mut batcher = Batcher::new(&data.train, split.train, &data.normalization, options.batch)?;
+    let source = Source::images(data, split.train, options.batch)?;
     let mut network = Network::new(spec, options.seed)?;
-    let params = AdamWParams {
-        learning_rate: options.learning_rate,
-        weight_decay: options.weight_decay,
-        ..AdamWParams::default()
-    };
-    let mut optimiser = AdamW::new(network.vars_of(0..network.stages().len())?, params)?;
+    let PretrainOptions { learning_rate, weight_decay, schedule, epochs, seed, .. } = *options;
+    let params = AdamWParams { learning_rate, weight_decay, ..AdamWParams::default() };
+    let stages = 0..network.stages().len();
     network.set_batch_statistics(true);
-    let steps = options.epochs * batcher.batches();
+    progress.begin("pretraining", epochs * source.samples(), "images");
+    let mut course = Course {
+        optimiser: AdamW::new(network.vars_of(stages.clone())?, params)?,
+        judged: Judged::new(&network, None)?,
+        pace: Pace::new(learning_rate, schedule, epochs * source.batches()),
+        source,
+        epochs,
+        seed,
+        progress,
+    };
     let (mut train_loss, mut validation_accuracy) = (Vec::new(), Vec::new());
-    let (mut step, mut seconds) = (0, 0.0);
-    progress.begin("pretraining", options.epochs * batcher.samples(), "images");
-    for epoch in 1..=options.epochs {
-        let begun = Instant::now();
-        // Stream 0 of the seed made the weights.
-        batcher.shuffle(options.seed, epoch as u64);
-        let mut sum = 0.0;
-        let samples = batcher.samples();
-        while let Some(batch) = batcher.next_batch(pool_par()) {
-            let images = Tensor::from_slice(batch.images, (batch.len(), data.train.shape().len()), &Device::Cpu)?;
-            optimiser.set_learning_rate(options.learning_rate * options.schedule.factor(step, steps))?;
-            let loss = cross_entropy(&network.forward(&images)?, batch.labels)?;
-            optimiser.backward_step(&loss)?;
-            sum += f64::from(loss.to_scalar::<f32>()?) * batch.len() as f64;
-            step += 1;
-            progress.advance(batch.len());
-        }
-        seconds += begun.elapsed().as_secs_f64();
-        let loss = sum / samples as f64;
-        if !loss.is_finite() {
-            return Err(TrainError::Diverged { epoch });
-        }
-        train_loss.push(loss);
+    let mut seconds = 0.0;
+    course.run(&network, &mut CrossEntropy { stages }, &mut |epoch| {
+        seconds += epoch.seconds;
+        let [loss, ..] = epoch.means.all();
+        train_loss.extend(loss);
         if !validation.is_empty() {
-            validation_accuracy.push(validation.accuracy(&network)?);
+            validation_accuracy.push(validation.accuracy(epoch.state)?);
         }
-        progress.note(&epoch_line(epoch, options.epochs, loss, validation_accuracy.last()));
-        watch(epoch, &network)?;
-    }
+        progress.note(&epoch_line(epoch.number, epochs, loss, validation_accuracy.last()));
+        watch(epoch.number, epoch.state)
+    })?;
     progress.end();
     network.set_batch_statistics(false);
     let test_accuracy = EvalSet::new(&data.test, &data.normalization, None)?.accuracy(&network)?;
@@ -223,9 +213,10 @@ pub fn pretrain_to_file(
     Ok(record)
 }
 
-fn epoch_line(epoch: usize, epochs: usize, loss: f64, validation: Option<&f64>) -> String {
+fn epoch_line(epoch: usize, epochs: usize, loss: Option<f64>, validation: Option<&f64>) -> String {
     let accuracy = validation.map(|accuracy| format!(", validation accuracy {:.2} %", 100.0 * accuracy));
-    format!("epoch {epoch} of {epochs}: loss {loss:.4}{}", accuracy.unwrap_or_default())
+    let loss = loss.map(|loss| format!(": loss {loss:.4}"));
+    format!("epoch {epoch} of {epochs}{}{}", loss.unwrap_or_default(), accuracy.unwrap_or_default())
 }
 
 #[cfg(test)]

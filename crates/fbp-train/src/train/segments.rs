@@ -2,20 +2,20 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use fbp_models::Network;
 use fbp_models::ops::cross_entropy;
 use rayon::ThreadPool;
 
-use super::choice::Choice;
 use super::curves::{PostTrainCurves, SegmentRecord};
+use super::epochs::Aim;
 use super::goal::{BatchGoal, check_stage};
-use super::session::{Session, add_time};
-use super::tail::Plain;
+use super::losses::Loss;
+use super::session::{Selection, Session, add_time};
+use super::source::Source;
 use crate::TrainError;
 use crate::cache::FeatureCache;
-use crate::data::{Batch, Batcher, shuffle_indices};
-use crate::evaluate::pool_par;
+use crate::data::Batch;
 use crate::objective::mean_squared_distance;
 use crate::settings::{Keep, TargetPolicy};
 use crate::store::TargetStore;
@@ -140,54 +140,6 @@ fn train_all(
     Ok(trained.into_iter().map(|(_, trained)| trained).collect())
 }
 
-/// What a segment gets: images, or features that were computed once.
-enum Source<'a> {
-    Images(Batcher<'a>),
-    Features { cache: FeatureCache, samples: &'a [usize], order: Vec<usize> },
-}
-
-impl<'a> Source<'a> {
-    fn new(network: &Network, first: usize, session: &'a Session<'_>) -> Result<Self, TrainError> {
-        let data = session.data;
-        let samples = &session.split.train;
-        if first == 0 {
-            let batch = session.options.batch;
-            return Ok(Self::Images(Batcher::new(&data.train, samples.clone(), &data.normalization, batch)?));
-        }
-        let features = |images: &Tensor| Ok(network.infer_stages(0..first, images)?);
-        let cache = FeatureCache::new(&data.train, &data.normalization, samples, features)?;
-        Ok(Self::Features { cache, samples, order: (0..samples.len()).collect() })
-    }
-
-    /// Gives `step` every batch of an epoch, as input of the segment and as samples.
-    fn each_batch(
-        &mut self,
-        session: &Session<'_>,
-        epoch: usize,
-        mut step: impl FnMut(&Tensor, Batch<'_>) -> Result<(), TrainError>,
-    ) -> Result<(), TrainError> {
-        match self {
-            Self::Images(batcher) => {
-                batcher.shuffle(session.options.seed, epoch as u64);
-                let pixels = session.data.train.shape().len();
-                while let Some(batch) = batcher.next_batch(pool_par()) {
-                    step(&Tensor::from_slice(batch.images, (batch.len(), pixels), &Device::Cpu)?, batch)?;
-                }
-            }
-            Self::Features { cache, samples, order } => {
-                order.sort_unstable();
-                shuffle_indices(order, session.options.seed, epoch as u64);
-                for places in order.chunks(session.options.batch) {
-                    let (features, labels) = cache.batch(places)?;
-                    let indices: Vec<usize> = places.iter().map(|&place| samples[place]).collect();
-                    step(&features, Batch { indices: &indices, images: &[], labels: &labels })?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Trains one segment of a network and keeps the best state, the start among them.
 fn train(
     mut network: Network,
@@ -195,43 +147,42 @@ fn train(
     store: &TargetStore,
     session: &Session<'_>,
 ) -> Result<Trained, TrainError> {
-    let options = session.options;
+    let (data, options) = (session.data, session.options);
     let last = network.stages()[segment.end - 1].name().to_owned();
-    let goal = goal(&network, segment, store, session)?;
-    let begun = Instant::now();
-    let mut source = Source::new(&network, segment.start, session)?;
-    let mut curves = PostTrainCurves::default();
-    add_time(&mut curves, begun);
-    let data = session.data;
+    let mut aim = SegmentAim { segment: segment.clone(), goal: goal(&network, segment, store, session)? };
     let features = |images: &Tensor| Ok(network.infer_stages(0..segment.start, images)?);
+    let mut curves = PostTrainCurves::default();
+    let begun = Instant::now();
+    let source = match segment.start {
+        0 => Source::images(data, session.split.train.clone(), options.batch)?,
+        _ => Source::features(data, &session.split.train, options.batch, features)?,
+    };
+    add_time(&mut curves, begun);
     let held_back = FeatureCache::new(&data.train, &data.normalization, &session.split.validation, features)?;
-    let mut choice = Choice::new(options.keep, &network, held_back.accuracy(&network, segment.start)?)?;
+    let validate = |network: &Network| held_back.accuracy(network, segment.start);
     network.set_batch_statistics(true);
-    let batches = session.split.train.len().div_ceil(options.batch);
-    let mut plain = Plain::new(&network, segment.clone(), batches, session)?;
-    for epoch in 1..=options.epochs {
-        let begun = Instant::now();
-        source.each_batch(session, epoch, |input, batch| {
-            let output = network.forward_stages(segment.clone(), input)?;
-            let loss = match &goal {
-                Some(goal) => mean_squared_distance(&output, goal.of_batch(&output, batch)?)?,
-                None => cross_entropy(&output, batch.labels)?,
-            };
-            plain.step(&loss, batch.len())
-        })?;
-        add_time(&mut curves, begun);
-        plain.end_epoch(epoch, &mut curves)?;
-        let state = plain.judged.network(&network);
-        let accuracy = held_back.accuracy(state, segment.start)?;
-        curves.validation_accuracy.extend(accuracy);
-        choice.offer(epoch, state, accuracy)?;
-    }
-    plain.judged.take(&mut network);
-    let (epoch, _) = choice.restore(&mut network);
-    network.set_batch_statistics(false);
+    let course = session.course(&network, segment.clone(), source)?;
+    let selection = Selection { keep: options.keep, validate: &validate, test: None };
+    let (epoch, _) = selection.run(&mut network, course, &mut aim, &mut curves)?;
     let PostTrainCurves { cross_entropy: loss, validation_accuracy, training_seconds: seconds, .. } = curves;
     let record = SegmentRecord { last_stage: last, loss, validation_accuracy, epoch, accepted: false, seconds };
     Ok(Trained { network, record })
+}
+
+/// What one segment is trained on: the distance to its targets, or cross-entropy.
+struct SegmentAim<'a> {
+    segment: Range<usize>,
+    goal: Option<BatchGoal<'a>>,
+}
+
+impl Aim for SegmentAim<'_> {
+    fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError> {
+        let output = network.forward_stages(self.segment.clone(), input)?;
+        Loss::alone(match &self.goal {
+            Some(goal) => mean_squared_distance(&output, goal.of_batch(&output, batch)?)?,
+            None => cross_entropy(&output, batch.labels)?,
+        })
+    }
 }
 
 /// The targets of a segment; the last one has none, and is trained with cross-entropy, unless targets are live.
