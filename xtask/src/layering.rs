@@ -57,6 +57,11 @@ pub(crate) fn manifests() -> Result<Vec<(std::path::PathBuf, Table)>, TaskError>
     manifests.collect()
 }
 
+/// Names of the crates, the lowest layer first.
+pub(crate) fn crates() -> impl Iterator<Item = &'static str> {
+    LAYERS.iter().map(|(name, _)| *name)
+}
+
 /// Name of the package, if the manifest is of one.
 pub(crate) fn package_name(manifest: &Table) -> Option<&str> {
     manifest.get("package")?.get("name")?.as_str()
