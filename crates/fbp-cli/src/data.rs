@@ -42,8 +42,8 @@ impl DataArgs {
         let request = DataRequest {
             name: self.data.clone(),
             data_dir: self.data_dir.clone(),
-            train_size: self.train_size.map(|size| size as usize),
-            classes: self.classes.map(usize::from),
+            train_size: self.train_size,
+            classes: self.classes,
             drop_class: self.drop_class.clone(),
             recover_class: self.recover_class.clone(),
             label_noise: self.label_noise,

@@ -76,6 +76,8 @@ fn missing_and_damaged_shards_are_made_again() {
     world.pretrain("c.safetensors");
     world.targets("c.safetensors", "t");
     let before = without_times(&world.path("t"));
+    let seconds = || world.json("t/report.json")["seconds"].as_f64().unwrap();
+    let first_run = seconds();
     std::fs::remove_file(world.path("t/shard-00002.safetensors")).unwrap();
     std::fs::write(world.path("t/shard-00005.safetensors"), b"not a shard").unwrap();
     std::fs::write(world.path("t/.fbp-1-0.part"), b"left by a killed run").unwrap();
@@ -85,4 +87,5 @@ fn missing_and_damaged_shards_are_made_again() {
     );
     world.targets("c.safetensors", "t");
     assert_eq!(without_times(&world.path("t")), before);
+    assert!(seconds() > first_run, "the report counts the time of all runs: {} {first_run}", seconds());
 }

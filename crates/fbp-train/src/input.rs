@@ -19,9 +19,9 @@ pub struct DataRequest {
     /// Folder with the named data sets, each in a folder of its own; by default the usual places.
     pub data_dir: Option<PathBuf>,
     /// Number of training samples that are used, equally many of every class; all by default.
-    pub train_size: Option<usize>,
+    pub train_size: Option<u32>,
     /// Number of classes of IDX files; 10 by default.
-    pub classes: Option<usize>,
+    pub classes: Option<u16>,
     /// Shares of classes that are taken away from the training data.
     #[serde(default)]
     pub drop_class: Vec<DropClass>,
@@ -50,10 +50,10 @@ impl DataRequest {
     /// # Errors
     /// [`TrainError::Data`].
     pub fn load(&self) -> Result<Input, TrainError> {
-        let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes };
+        let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from) };
         let mut bundle = load(&self.name, &options)?;
         if let Some(size) = self.train_size {
-            bundle.train = first_of_every_class(&bundle.train, size)?;
+            bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
         let regime = self.regime();
         bundle.train = regime.apply(&bundle.train)?;

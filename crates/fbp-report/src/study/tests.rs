@@ -173,6 +173,18 @@ fn summary_has_exactly_the_documented_fields() {
 }
 
 #[test]
+fn every_mode_is_in_the_summary() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(folder.path());
+    let mut local = run("conv1", 0.0, 0, 0.5);
+    (local.settings.mode, local.settings.alpha) = (Objective::Local, None);
+    write_json(&folder.path().join(format!("{}.json", record_name(&local.settings))), &local).unwrap();
+    let summary = Summary::of(&load(folder.path()).unwrap());
+    let is_local = |run: &&summary::PostTrainSummary| run.mode == Some(Objective::Local) && run.alpha.is_none();
+    assert_eq!(summary.post_train.iter().filter(is_local).count(), 1);
+}
+
+#[test]
 fn page_is_one_file_that_needs_no_network() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path());

@@ -262,8 +262,9 @@ struct Identity<'a> {
 
 /// The first digits of the SHA-256 of a value as JSON.
 pub(super) fn digest<V: Serialize>(value: &V) -> String {
-    // Structs of strings and numbers always have a JSON form; numbers that are not finite are refused before.
-    let mut text = bytes_sha256(&serde_json::to_vec(value).unwrap_or_default());
+    // An empty text in its place would give all runs one name.
+    let json = serde_json::to_vec(value).expect("structs of strings and numbers have a JSON form");
+    let mut text = bytes_sha256(&json);
     text.truncate(16);
     text
 }

@@ -134,7 +134,7 @@ pub struct TargetsSource<'a> {
 /// Computes the missing shards of a store, and its report.
 ///
 /// Shards are computed one after the other, their tiles in parallel, and written while the next one is computed. A
-/// store that was finished before gives its old report.
+/// store that was finished before gives its old report; one that was not counts the time of all its runs.
 ///
 /// # Errors
 /// [`TrainError::Inverse`] or [`TrainError::Model`] if a layer cannot be reversed, [`TrainError::Write`].
@@ -145,24 +145,30 @@ pub fn compute_targets(
 ) -> Result<TargetsReport, TrainError> {
     let begun = Instant::now();
     let missing = writer.missing()?;
-    if missing.is_empty()
-        && let Some(report) = writer.finished()?
-    {
-        return Ok(report);
-    }
+    let finished: Option<TargetsReport> = match writer.finished() {
+        // Without all shards it is written anew.
+        Err(TrainError::Json { .. }) if !missing.is_empty() => None,
+        finished => finished?,
+    };
+    let earlier = match finished {
+        Some(report) if missing.is_empty() => return Ok(report),
+        Some(report) => report.seconds,
+        None => writer.earlier_seconds()?,
+    };
     let params = &writer.manifest().params;
     let computed: usize = missing.iter().map(|shard| shard.samples).sum();
     progress.begin("targets", params.data.samples, "images");
     progress.advance(params.data.samples - computed);
     if !missing.is_empty() {
-        Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)? }.run(missing, progress)?;
+        Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)?, begun, earlier }
+            .run(missing, progress)?;
     }
     progress.end();
     let mut stats = TargetStats::empty(params.stages.len());
     for shard in writer.shard_stats::<TargetStats>()? {
         stats.add(&shard);
     }
-    let report = stats.report(params, computed, begun.elapsed().as_secs_f64());
+    let report = stats.report(params, earlier + begun.elapsed().as_secs_f64());
     writer.finish(&report)?;
     Ok(report)
 }
@@ -170,6 +176,9 @@ pub fn compute_targets(
 struct Pipeline<'a> {
     writer: &'a StoreWriter,
     maker: TargetMaker<'a>,
+    begun: Instant,
+    /// Time of earlier runs.
+    earlier: f64,
 }
 
 impl Pipeline<'_> {
@@ -212,6 +221,7 @@ impl Pipeline<'_> {
             let stages: Vec<_> = rows.map(|(target, attained)| StageRows { target, attained }).collect();
             let content = ShardContent { stages: &stages, labels: &buffers.labels, stats: &buffers.stats };
             self.writer.write_shard(&shard, content)?;
+            self.writer.keep_seconds(self.earlier + self.begun.elapsed().as_secs_f64())?;
             // Nobody waits for the last ones.
             let _ = written.send(buffers);
         }

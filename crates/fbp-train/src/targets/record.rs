@@ -38,9 +38,10 @@ pub struct TargetsReport {
     pub metric: Metric,
     /// Number of samples.
     pub samples: usize,
-    /// Time of the reconstruction, verification and writing in this run.
+    /// Time of the reconstruction, verification and writing, in all runs that it took; what a kill undid counts only up to
+    /// the last shard.
     pub seconds: f64,
-    /// Samples per second of this run.
+    /// Samples per second of that time.
     pub images_per_second: f64,
     /// Accuracy of the network on the same samples before.
     pub accuracy_before: f64,
