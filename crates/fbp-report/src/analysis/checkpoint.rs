@@ -1,8 +1,7 @@
 use fbp_models::Network;
 use serde::{Deserialize, Serialize};
 
-use super::BOOTSTRAP_SEED;
-use crate::statistics::{Correlation, Spread};
+use crate::statistics::{BOOTSTRAP_SEED, Correlation, Spread};
 use fbp_train::analysis::MeasuredSample;
 
 /// Groups of samples with similar distances, for the plot.

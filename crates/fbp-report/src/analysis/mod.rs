@@ -9,12 +9,9 @@ pub use write::{ANALYSIS_FILE, check_folder, with_interval, write_analysis};
 
 use serde::{Deserialize, Serialize};
 
-use crate::statistics::Correlation;
+use crate::statistics::{BOOTSTRAP_SEED, Correlation};
 use fbp_train::identity::DataIdentity;
 use fbp_train::settings::TargetMode;
-
-/// Seed of the bootstrap: equal measures give equal intervals.
-const BOOTSTRAP_SEED: u64 = 0;
 
 /// What was analysed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,9 @@ use rand_chacha::ChaCha8Rng;
 /// Samples drawn with replacement.
 const RESAMPLES: usize = 10_000;
 
+/// Seed of every bootstrap of this crate: equal records give equal reports.
+pub const BOOTSTRAP_SEED: u64 = 0;
+
 /// Percentile bootstrap interval of the mean: between the 2.5 % and the 97.5 % quantile of the means of 10,000 samples
 /// drawn with replacement. Equal values and seeds give equal intervals. `None` without values.
 ///

@@ -25,7 +25,7 @@ mod paired;
 mod spread;
 mod wilcoxon;
 
-pub use bootstrap::bootstrap_interval;
+pub use bootstrap::{BOOTSTRAP_SEED, bootstrap_interval};
 pub use correlation::{Correlation, pearson, spearman};
 pub use holm::holm;
 pub use paired::PairedComparison;

@@ -13,9 +13,6 @@ use fbp_train::settings::Objective;
 
 /// File name, without extension, of the table of comparisons.
 pub(super) const COMPARISONS: &str = "comparisons";
-/// Seed of the bootstrap: equal records give equal reports.
-pub(super) const BOOTSTRAP_SEED: u64 = 0;
-
 /// One way of training against a yardstick, over the seeds that both have: a line of `comparisons.json`.
 ///
 /// # Units

@@ -1,6 +1,5 @@
-use super::comparison::BOOTSTRAP_SEED;
 use super::{Run, Runs};
-use crate::statistics::{PairedComparison, Spread};
+use crate::statistics::{BOOTSTRAP_SEED, PairedComparison, Spread};
 use fbp_train::settings::{Keep, Objective, Schedule};
 use fbp_train::train::PostTrainRecord;
 

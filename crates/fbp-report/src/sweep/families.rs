@@ -2,12 +2,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::statistics::{PairedComparison, Spread};
+use crate::statistics::{BOOTSTRAP_SEED, PairedComparison, Spread};
 use fbp_train::settings::Objective;
 use fbp_train::train::{PostTrainRecord, PostTrainSettings};
-
-/// Seed of the bootstrap: equal records give equal tables.
-const BOOTSTRAP_SEED: u64 = 0;
 
 /// End of the learning rates that were tried: where the best one lies there, a better one may lie beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

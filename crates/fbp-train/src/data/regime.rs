@@ -1,6 +1,5 @@
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -148,15 +147,6 @@ impl Regime {
             None => Ok(()),
         }
     }
-}
-
-/// Where the samples of a part were in the data that it was taken from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Origin {
-    /// All labels of those data, without noise.
-    pub(super) labels: Arc<[u8]>,
-    /// Place of each sample of the part, ascending.
-    pub(super) places: Vec<usize>,
 }
 
 /// The data with normal noise on every pixel, in units of brightness, where 1 is the difference of black and white;

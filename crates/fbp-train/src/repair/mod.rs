@@ -18,7 +18,6 @@ pub use curve::{CurveDemands, Curves, RepairMethod, RepairPoint, RepairSubject};
 pub use examples::{RepairedExample, repaired_examples};
 pub use finetune::{Rival, RivalOptions};
 pub use judge::{Judge, TestMeasures};
-pub use record::{Candidate, RepairRecord, RepairSettings, RivalRecord, StateMeasures};
+pub use record::{Candidate, Demand, RepairRecord, RepairSettings, RivalRecord, StateMeasures};
 pub use run::{RepairOptions, Repaired, repair};
 pub use samples::{SampleChoice, wrong_samples};
-pub use search::Demand;

@@ -4,9 +4,9 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::change::WeightChange;
-use super::record::{Candidate, StateMeasures};
+use super::record::{Candidate, Demand, StateMeasures};
 use super::samples::SampleChoice;
-use super::search::{Demand, ROUNDS, Search};
+use super::search::{ROUNDS, Search};
 use crate::TrainError;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;

@@ -10,8 +10,8 @@ use crate::identity::DataIdentity;
 use crate::progress::Progress;
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
-use crate::repair::record::StateMeasures;
-use crate::repair::search::{Demand, ROUNDS, Search};
+use crate::repair::record::{Demand, StateMeasures};
+use crate::repair::search::{ROUNDS, Search};
 use crate::repair::{RepairOptions, RivalOptions, SampleChoice, repair};
 use crate::train::{SoftmaxFit, head_of};
 
