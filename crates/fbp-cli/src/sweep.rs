@@ -6,6 +6,7 @@ use clap::Args;
 use crate::common::{CommonArgs, Out, say};
 use crate::error::CliError;
 use crate::progress::Stderr;
+use fbp_report::Difference;
 use fbp_report::sweep::{RateEdge, SweepRow, summarise};
 use fbp_train::TrainError;
 use fbp_train::sweep::{Sweep, SweepConfig};
@@ -65,7 +66,8 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
 
 fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     for row in rows {
-        let SweepRow { start, mode, stage, against, mean_pp, ci_low, ci_high, seeds, .. } = row;
+        let SweepRow { start, mode, stage, against, .. } = row;
+        let Difference { mean_pp, ci_low, ci_high, seeds, .. } = row.difference;
         let alpha = row.alpha.map(|alpha| format!(" alpha {alpha}")).unwrap_or_default();
         let margin = row.margin.map(|margin| format!(" margin {margin}")).unwrap_or_default();
         say(

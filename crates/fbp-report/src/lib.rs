@@ -11,6 +11,7 @@
 //! ```
 
 pub mod analysis;
+mod difference;
 mod error;
 pub mod explain;
 mod page;
@@ -20,4 +21,5 @@ pub mod study;
 pub mod sweep;
 mod tables;
 
+pub use difference::Difference;
 pub use error::ReportError;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Comma-separated values as in RFC 4180: fields with commas, quotes or line breaks are quoted.
-pub(super) fn csv(rows: &[Vec<String>]) -> String {
+pub(crate) fn csv(rows: &[Vec<String>]) -> String {
     let quote = |cell: &String| match cell.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),
         false => cell.clone(),
@@ -17,7 +17,7 @@ pub(super) fn csv(rows: &[Vec<String>]) -> String {
 }
 
 /// A Markdown table whose first row is the heading.
-pub(super) fn markdown(rows: &[Vec<String>]) -> String {
+pub(crate) fn markdown(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
         let cells: Vec<_> = row.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
@@ -28,6 +28,35 @@ pub(super) fn markdown(rows: &[Vec<String>]) -> String {
         }
     }
     text
+}
+
+/// A LaTeX table whose first row is the heading; the first `names` columns and one number, the seeds, stand left of the
+/// figures.
+pub(crate) fn latex(rows: &[Vec<String>], names: usize) -> String {
+    let escape = |text: &String| {
+        let mut safe = String::new();
+        for character in text.chars() {
+            match character {
+                '&' | '%' | '$' | '#' | '_' | '{' | '}' => safe.extend(['\\', character]),
+                '\\' => safe.push_str("\\textbackslash{}"),
+                '~' => safe.push_str("\\textasciitilde{}"),
+                '^' => safe.push_str("\\textasciicircum{}"),
+                'α' => safe.push_str("$\\alpha$"),
+                other => safe.push(other),
+            }
+        }
+        safe
+    };
+    let columns = rows.first().map_or(0, Vec::len);
+    let mut text = format!("\\begin{{tabular}}{{llllllrl{}}}\n\\hline\n", "r".repeat(columns.saturating_sub(names)));
+    for (index, row) in rows.iter().enumerate() {
+        text += &row.iter().map(escape).collect::<Vec<_>>().join(" & ");
+        text += " \\\\\n";
+        if index == 0 {
+            text += "\\hline\n";
+        }
+    }
+    text + "\\hline\n\\end{tabular}\n"
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ pub use families::RateEdge;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ReportError;
-use crate::statistics::holm;
+use crate::difference::Difference;
 use crate::tables::{csv, markdown};
 use families::Family;
 use fbp_train::TrainError;
@@ -75,26 +76,9 @@ pub struct SweepRow {
     /// As `rate_edge`, of the yardstick.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_edge_against: Option<RateEdge>,
-    /// Number of pairs.
-    pub seeds: usize,
-    /// Mean difference.
-    pub mean_pp: f64,
-    /// Lower end of the bootstrap 95 % interval.
-    pub ci_low: f64,
-    /// Its upper end.
-    pub ci_high: f64,
-    /// One-sided paired t-test; none for one pair.
-    pub p_t: Option<f64>,
-    /// The same, adjusted by Holm over the table.
-    pub p_t_holm: Option<f64>,
-    /// Two-sided paired t-test, adjusted by Holm over the table: for verdicts in both directions.
-    pub p_two_sided_holm: Option<f64>,
-    /// One-sided Wilcoxon signed-rank test.
-    pub p_wilcoxon: Option<f64>,
-    /// The same, adjusted by Holm over the table.
-    pub p_wilcoxon_holm: Option<f64>,
-    /// Cohen's `d_z`.
-    pub d_z: Option<f64>,
+    /// The differences.
+    #[serde(flatten)]
+    pub difference: Difference,
     /// Mean test accuracy of the starts, 0 to 1.
     pub accuracy_before: f64,
     /// Mean test accuracy of the results, 0 to 1.
@@ -128,8 +112,9 @@ pub struct SweepRow {
 pub fn summarise(folder: &Path) -> Result<Vec<SweepRow>, ReportError> {
     let records = records(folder)?;
     let rows = compare(&records);
-    let cells: Vec<Vec<String>> =
-        std::iter::once(HEADINGS.map(str::to_owned).to_vec()).chain(rows.iter().map(SweepRow::cells)).collect();
+    let [what, figures] = HEADINGS;
+    let headings = what.iter().chain(&Difference::HEADINGS).chain(figures).map(|name| (*name).to_owned()).collect();
+    let cells: Vec<Vec<String>> = std::iter::once(headings).chain(rows.iter().map(SweepRow::cells)).collect();
     let file = |extension: &str| folder.join(format!("{SUMMARY}.{extension}"));
     write_json(&file("json"), &rows)?;
     write_atomic(&file("csv"), csv(&cells).as_bytes())?;
@@ -211,9 +196,7 @@ pub(super) fn compare(records: &[PostTrainRecord]) -> Vec<SweepRow> {
         let found = yardsticks.into_iter().filter_map(|(name, other)| SweepRow::of(family, name, other?));
         rows.extend(found);
     }
-    adjust(&mut rows, |row| &mut row.p_t_holm);
-    adjust(&mut rows, |row| &mut row.p_two_sided_holm);
-    adjust(&mut rows, |row| &mut row.p_wilcoxon_holm);
+    Difference::adjust(&mut rows.iter_mut().map(|row| &mut row.difference).collect::<Vec<_>>());
     rows
 }
 
@@ -262,38 +245,19 @@ fn first_best<T, R: Ord>(items: impl Iterator<Item = T>, rank: impl Fn(&T) -> R)
     items.reduce(|best, item| if rank(&item) > rank(&best) { item } else { best })
 }
 
-fn adjust(rows: &mut [SweepRow], field: impl Fn(&mut SweepRow) -> &mut Option<f64>) {
-    let values: Vec<f64> = rows.iter_mut().map(|row| field(row).unwrap_or(f64::NAN)).collect();
-    for (row, adjusted) in rows.iter_mut().zip(holm(&values)) {
-        *field(row) = Some(adjusted).filter(|adjusted| !adjusted.is_nan());
+/// The columns before the differences, and those behind.
+const HEADINGS: [&[&str]; 2] = [
+    &["start", "mode", "stage", "alpha", "margin", "targets", "rate", "epochs", "training", "against"],
+    &["accuracy_pct", "accuracy_against_pct", "seconds", "seconds_against"],
+];
+
+impl Deref for SweepRow {
+    type Target = Difference;
+
+    fn deref(&self) -> &Difference {
+        &self.difference
     }
 }
-
-const HEADINGS: [&str; 23] = [
-    "start",
-    "mode",
-    "stage",
-    "alpha",
-    "margin",
-    "targets",
-    "rate",
-    "epochs",
-    "training",
-    "against",
-    "seeds",
-    "mean_pp",
-    "ci_low",
-    "ci_high",
-    "p_t",
-    "p_t_holm",
-    "p_wilcoxon",
-    "p_wilcoxon_holm",
-    "d_z",
-    "accuracy_pct",
-    "accuracy_against_pct",
-    "seconds",
-    "seconds_against",
-];
 
 impl SweepRow {
     fn of(family: &Family<'_>, against: &str, other: &Family<'_>) -> Option<Self> {
@@ -321,16 +285,7 @@ impl SweepRow {
             against: against.to_owned(),
             against_epochs: other.settings.epochs,
             rate_edge_against: other.rate_edge,
-            seeds: found.pairs,
-            mean_pp: 100.0 * found.mean,
-            ci_low: 100.0 * found.interval[0],
-            ci_high: 100.0 * found.interval[1],
-            p_t: found.p_t,
-            p_t_holm: found.p_t,
-            p_two_sided_holm: found.p_t_two_sided(),
-            p_wilcoxon: found.p_wilcoxon,
-            p_wilcoxon_holm: found.p_wilcoxon,
-            d_z: found.d_z,
+            difference: found.into(),
             accuracy_before: family.accuracy_before(),
             accuracy: family.accuracy(),
             accuracy_against: other.accuracy(),
@@ -355,7 +310,6 @@ impl SweepRow {
 
     fn cells(&self) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-        let p = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.4}")));
         let rate = match (self.epochs, self.learning_rate) {
             (None, _) => "-".to_owned(),
             (_, None) => self.rate_edge.map_or("tuned".to_owned(), |edge| format!("tuned ({} tried)", edge.name())),
@@ -372,7 +326,7 @@ impl SweepRow {
             }
         };
         let targets = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-        vec![
+        let what = [
             self.start.clone(),
             self.mode.to_string(),
             self.stage.clone(),
@@ -389,19 +343,13 @@ impl SweepRow {
                     format!("{name}, {} epochs{}", self.against_epochs, edge.unwrap_or_default())
                 }
             },
-            self.seeds.to_string(),
-            format!("{:+.3}", self.mean_pp),
-            format!("{:+.3}", self.ci_low),
-            format!("{:+.3}", self.ci_high),
-            p(self.p_t),
-            p(self.p_t_holm),
-            p(self.p_wilcoxon),
-            p(self.p_wilcoxon_holm),
-            or_dash(self.d_z.map(|d_z| format!("{d_z:+.2}"))),
+        ];
+        let figures = [
             format!("{:.3}", 100.0 * self.accuracy),
             format!("{:.3}", 100.0 * self.accuracy_against),
             format!("{:.1}", self.seconds),
             format!("{:.1}", self.seconds_against),
-        ]
+        ];
+        what.into_iter().chain(self.difference.cells()).chain(figures).collect()
     }
 }
