@@ -196,7 +196,7 @@ impl Reader<'_> {
                     self.place += 3;
                 }
                 ("mod", _) if self.word(2) == "{" => {
-                    let child = tree.child(id, &self.word(1).to_owned());
+                    let child = tree.child(id, self.word(1));
                     self.place += 3;
                     self.body(tree, child);
                 }
