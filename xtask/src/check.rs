@@ -7,7 +7,7 @@ use clap::Args;
 use crate::bench::target_folder;
 use crate::command::Child;
 use crate::error::TaskError;
-use crate::{layering, sources};
+use crate::{layering, modules, sources};
 
 /// Check what must hold before a change goes in, cheapest first
 ///
@@ -55,6 +55,7 @@ fn steps(fast: bool) -> Result<Vec<Step>, TaskError> {
     let look = |name: &str, look| Step { name: name.to_owned(), work: Work::Look(look) };
     let mut steps = vec![
         look("layering: which crate uses which", layering::check),
+        look("modules: which module uses which", modules::check),
         look("sources: file length, unfinished code, settings", sources::check),
         cargo("format", &["fmt", "--all", "--", "--check"]),
         cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_fast_check_builds_no_test() {
-        assert_eq!(lines(true).len(), 4);
+        assert_eq!(lines(true).len(), 5);
         assert!(lines(true).iter().all(|line| !line.contains("test")));
     }
 }

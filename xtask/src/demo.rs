@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
         None => target.join("demo"),
     };
     fs::create_dir_all(&out).map_err(TaskError::at(&out))?;
-    Child::cargo().args(["build", "--release", "--package", "fbp-train", "--bin", "fbp"]).run()?;
+    Child::cargo().args(["build", "--release", "--package", "fbp-cli", "--bin", "fbp"]).run()?;
     let fbp = target.join("release").join(format!("fbp{}", std::env::consts::EXE_SUFFIX));
 
     let begun = Instant::now();
@@ -141,15 +141,17 @@ impl Demo {
     }
 }
 
-/// Mean test accuracy after the last epoch, for every stage and weight.
+/// Mean test accuracy after the last epoch, for every stage and weight, or mode without one.
 fn table(summary: &Value) -> String {
     let mut means: Vec<(String, f64, usize)> = Vec::new();
     for run in summary["post_train"].as_array().into_iter().flatten() {
         let last = run["test_accuracy"].as_array().and_then(|epochs| epochs.last()?.as_f64());
-        let (Some(stage), Some(alpha), Some(last)) = (run["stage"].as_str(), run["alpha"].as_f64(), last) else {
-            continue;
+        let (Some(stage), Some(last)) = (run["stage"].as_str(), last) else { continue };
+        // The mode joint alone has a weight, and its name is left out.
+        let name = match run["alpha"].as_f64() {
+            Some(alpha) => format!("{stage}, alpha {alpha}"),
+            None => format!("{stage}, {}", run["mode"].as_str().unwrap_or("joint")),
         };
-        let name = format!("{stage}, alpha {alpha}");
         match means.iter_mut().find(|(other, ..)| *other == name) {
             Some((_, sum, runs)) => (*sum, *runs) = (*sum + last, *runs + 1),
             None => means.push((name, last, 1)),
@@ -187,14 +189,16 @@ mod tests {
     fn the_table_holds_means_over_seeds() {
         let run =
             |stage: &str, alpha: f64, last: f64| json!({"stage": stage, "alpha": alpha, "test_accuracy": [0.1, last]});
+        let local = json!({"stage": "conv1", "alpha": null, "mode": "local", "test_accuracy": [0.625]});
         let summary = json!({
             "pretrain": { "test_accuracy": 0.5 },
-            "post_train": [run("conv1", 0.0, 0.25), run("conv1", 0.0, 0.75), run("conv1", 0.3, 0.875)],
+            "post_train": [run("conv1", 0.0, 0.25), run("conv1", 0.0, 0.75), run("conv1", 0.3, 0.875), local],
         });
         let wanted = [
             "test accuracy before post-training: 50.00 %",
             "after, conv1, alpha 0: 50.00 %, mean of 2 seeds",
             "after, conv1, alpha 0.3: 87.50 %, mean of 1 seeds",
+            "after, conv1, local: 62.50 %, mean of 1 seeds",
         ];
         assert_eq!(table(&summary), wanted.join("\n"));
     }

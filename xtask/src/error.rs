@@ -5,11 +5,11 @@ use std::process::ExitStatus;
 /// Why a task stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TaskError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("`{command}` failed ({status})")]
     Command { command: String, status: ExitStatus },
-    #[error("`{command}` could not be started: {source}")]
+    #[error("`{command}` could not be started")]
     Start { command: String, source: io::Error },
     #[error("{}: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
@@ -35,6 +35,13 @@ pub(crate) enum TaskError {
 }
 
 impl TaskError {
+    /// The message with those of its sources, in one text.
+    pub(crate) fn with_sources(&self) -> String {
+        let first: &dyn std::error::Error = self;
+        let all = std::iter::successors(Some(first), |error| error.source());
+        all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
     /// Adds the path to an error of the operating system; for `map_err`.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }

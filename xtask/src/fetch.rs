@@ -70,7 +70,7 @@ pub(crate) fn fetch(name: &str, set: &DataSet, sources: &[Source], folder: &Path
         let got = sources.iter().find_map(|source| match source.get(entry) {
             Ok(bytes) => Some((source, bytes)),
             Err(error) => {
-                tried.push(error.to_string());
+                tried.push(error.with_sources());
                 None
             }
         });

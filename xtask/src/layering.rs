@@ -9,11 +9,13 @@ use crate::error::TaskError;
 use crate::workspace;
 
 /// Every crate with the crates of this workspace that it may use.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("fbp-linalg", &[]),
     ("fbp-inverse", &["fbp-linalg"]),
     ("fbp-models", &["fbp-linalg", "fbp-inverse"]),
     ("fbp-train", &["fbp-linalg", "fbp-inverse", "fbp-models"]),
+    ("fbp-report", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train"]),
+    ("fbp-cli", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train", "fbp-report"]),
     ("fbp-benches", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train"]),
     ("xtask", &[]),
 ];
@@ -53,6 +55,11 @@ pub(crate) fn manifests() -> Result<Vec<(std::path::PathBuf, Table)>, TaskError>
         Ok((path, table))
     });
     manifests.collect()
+}
+
+/// Names of the crates, the lowest layer first.
+pub(crate) fn crates() -> impl Iterator<Item = &'static str> {
+    LAYERS.iter().map(|(name, _)| *name)
 }
 
 /// Name of the package, if the manifest is of one.

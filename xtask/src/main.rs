@@ -1,4 +1,4 @@
-//! Tasks of this repository: `cargo xtask demo | fetch | bench | check`.
+//! Tasks of this repository: `cargo xtask demo | fetch | bench | check | modules`.
 //!
 //! This program links no crate of the workspace: it starts programs and reads the files that they write.
 
@@ -13,6 +13,7 @@ mod fetch;
 mod layering;
 mod manifest;
 mod mini;
+mod modules;
 mod sources;
 mod workspace;
 
@@ -34,6 +35,7 @@ enum Task {
     Check(check::Arguments),
     Demo(demo::Arguments),
     Fetch(fetch::Arguments),
+    Modules(modules::Arguments),
     #[command(hide = true)]
     MakeMini(mini::Arguments),
 }
@@ -44,12 +46,13 @@ fn main() -> ExitCode {
         Task::Check(arguments) => check::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Fetch(arguments) => fetch::run(&arguments),
+        Task::Modules(arguments) => modules::run(&arguments),
         Task::MakeMini(arguments) => mini::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", error.with_sources());
             ExitCode::FAILURE
         }
     }

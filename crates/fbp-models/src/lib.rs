@@ -17,6 +17,7 @@ mod memory;
 mod network;
 pub mod ops;
 mod optim;
+mod pair;
 mod reverse;
 pub mod spec;
 pub mod zoo;

@@ -167,6 +167,11 @@ impl Network {
         &self.stages
     }
 
+    /// The stages whose features lie between input and output: all but the last one.
+    pub fn transitional_stages(&self) -> &[Stage] {
+        &self.stages[..self.stages.len().saturating_sub(1)]
+    }
+
     /// Index of the stage of the given name.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ impl AffineLayer {
             None => Err(TrainError::Mismatch {
                 left: format!("stage {stage}"),
                 right: "what can be solved for".into(),
-                reason: "it has no linear layer and no convolution with one group; choose another --stage".into(),
+                reason: "it has no linear layer and no convolution with one group; choose another stage".into(),
             }),
         }
     }

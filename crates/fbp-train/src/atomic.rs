@@ -20,7 +20,7 @@ const SUFFIX: &str = ".part";
 ///
 /// # Errors
 /// [`TrainError::Write`], after which neither a temporary file nor a half file is left.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let attempt = || -> io::Result<()> {
         let mut part = PartFile::create(&folder_of(path))?;
         part.file.write_all(bytes)?;
@@ -38,7 +38,7 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> 
 ///
 /// # Errors
 /// [`TrainError::Write`] if the folder cannot be made or listed.
-pub(crate) fn prepare_folder(folder: &Path) -> Result<(), TrainError> {
+pub fn prepare_folder(folder: &Path) -> Result<(), TrainError> {
     fs::create_dir_all(folder).map_err(TrainError::writing(folder))?;
     for entry in fs::read_dir(folder).map_err(TrainError::writing(folder))? {
         let entry = entry.map_err(TrainError::writing(folder))?;
@@ -63,12 +63,7 @@ fn remove_if_abandoned(path: &Path) {
 ///
 /// # Errors
 /// [`TrainError::Foreign`] with the first such file.
-pub(crate) fn refuse_foreign_files(
-    folder: &Path,
-    names: &[String],
-    own: &[String],
-    force: bool,
-) -> Result<(), TrainError> {
+pub fn refuse_foreign_files(folder: &Path, names: &[String], own: &[String], force: bool) -> Result<(), TrainError> {
     let foreign = |name: &&String| !own.contains(name) && folder.join(name).exists();
     match names.iter().find(foreign) {
         Some(name) if !force => Err(TrainError::Foreign { path: folder.join(name) }),
@@ -82,7 +77,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Folder of a file; the current one for a bare name.
-pub(crate) fn folder_of(path: &Path) -> PathBuf {
+pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),

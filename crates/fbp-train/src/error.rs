@@ -33,7 +33,7 @@ pub enum TrainError {
     },
     /// Results in the output folder were made with other settings.
     #[error(
-        "{} was made with other settings ({differences}): name another folder, or start again with --force",
+        "{} was made with other settings ({differences}): name another folder",
         path.display()
     )]
     OtherSettings {
@@ -43,7 +43,7 @@ pub enum TrainError {
         differences: String,
     },
     /// A file in the way that this program did not write.
-    #[error("{} is there already and not a result of this command: name another folder, or replace it with --force", path.display())]
+    #[error("{} is there already and not a result of this command: name another folder", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -73,12 +73,22 @@ pub enum TrainError {
     /// A parameter outside its documented range.
     #[error("{name} = {value} is outside {range}")]
     Parameter {
-        /// Name of the parameter as users write it.
+        /// Name of the setting.
         name: &'static str,
         /// Its value.
         value: String,
         /// The documented range.
         range: &'static str,
+    },
+    /// A value that a setting with named values does not have.
+    #[error("{setting} = {value} is none of {known}")]
+    UnknownChoice {
+        /// Name of the setting.
+        setting: &'static str,
+        /// The value given.
+        value: String,
+        /// The names that exist, separated by commas.
+        known: String,
     },
     /// A stage that the network does not have, or that has no target.
     #[error("there is no transitional stage {stage:?}; this network has {known}")]
@@ -101,24 +111,8 @@ pub enum TrainError {
     /// A network whose outputs overflow.
     #[error("the outputs of the network are not finite, so it has no accuracy: its weights are too large or damaged")]
     NonFiniteOutput,
-    /// There is nothing to report on.
-    #[error("{}: {reason}", folder.display())]
-    NoRecords {
-        /// The folder searched.
-        folder: PathBuf,
-        /// What is missing and which command makes it.
-        reason: String,
-    },
-    /// A plot cannot be drawn.
-    #[error("cannot draw the plot {what}: {reason}")]
-    Plot {
-        /// Which plot.
-        what: String,
-        /// In the words of the plotting library.
-        reason: String,
-    },
     /// The loss is no number any more.
-    #[error("the training diverged in epoch {epoch}: try a smaller --learning-rate")]
+    #[error("the training diverged in epoch {epoch}: try a smaller learning rate")]
     Diverged {
         /// Number of the epoch, from 1.
         epoch: usize,
@@ -142,7 +136,7 @@ pub enum TrainError {
         first: String,
     },
     /// Samples that cannot be chosen.
-    #[error("--samples {choice}: {reason}")]
+    #[error("samples {choice}: {reason}")]
     Samples {
         /// The choice as it was written.
         choice: String,
@@ -168,36 +162,56 @@ pub enum TrainError {
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
     /// The worker threads cannot be started.
-    #[error("cannot start the worker threads: try a smaller --threads")]
+    #[error("cannot start the worker threads: try fewer of them")]
     Threads(#[from] rayon::ThreadPoolBuildError),
 }
 
 impl TrainError {
     /// An error of reading `path`.
-    pub(crate) fn reading(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub fn reading(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Read { path, source }
     }
 
     /// An error of writing `path`.
-    pub(crate) fn writing(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub fn writing(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Write { path, source }
     }
 
     /// The message with the messages of all its sources, in one line.
     pub fn one_line(&self) -> String {
-        let mut line = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            let text = error.to_string();
-            // Wrappers often repeat the text of what they wrap.
-            if !line.ends_with(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
-            }
-            source = error.source();
-        }
-        line.replace('\n', " ")
+        one_line(self)
     }
+
+    /// Name of the setting that the message begins with, if it is about one.
+    pub fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::Parameter { name, .. } | Self::Data(crate::data::DataError::Parameter { name, .. }) => Some(name),
+            Self::UnknownChoice { setting, .. } => Some(setting),
+            Self::Samples { .. } => Some("samples"),
+            _ => None,
+        }
+    }
+
+    /// Whether results are in the way that could be replaced.
+    pub fn is_in_the_way(&self) -> bool {
+        matches!(self, Self::OtherSettings { .. } | Self::Foreign { .. })
+    }
+}
+
+/// The message of an error with the messages of all its sources, in one line.
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        // Other packages' wrappers often repeat the text of what they wrap.
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = error.source();
+    }
+    line.replace('\n', " ")
 }

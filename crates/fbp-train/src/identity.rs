@@ -1,3 +1,5 @@
+//! What tells data and files apart.
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -6,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::TrainError;
+use crate::hash::hex;
 
 /// Which data a result was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,21 +19,6 @@ pub struct DataIdentity {
     pub sha256: String,
     /// Number of training samples.
     pub samples: usize,
-}
-
-/// Lower-case hexadecimal digits of `bytes`.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// SHA-256 of some bytes, in hexadecimal.
-pub(crate) fn bytes_sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
 }
 
 /// SHA-256 of a file, in hexadecimal.

@@ -2,60 +2,56 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use fbp_models::{NetworkSpec, zoo};
 use serde::Deserialize;
 
 use crate::TrainError;
 use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Regime, load};
-use crate::identity::{DataIdentity, bytes_sha256};
+use crate::hash::bytes_sha256;
+use crate::identity::DataIdentity;
 
-/// Which data to use: on the command line, or as a table of a sweep.
-#[derive(Clone, Debug, Args, Deserialize)]
+/// Which data to use: also a table of a sweep.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct DataArgs {
-    /// fashion-mnist, fashion-mnist-mini (ships with the repository), or idx:FOLDER with the four IDX files of MNIST
-    #[arg(long, value_name = "NAME|idx:FOLDER")]
-    #[serde(rename = "name")]
-    data: String,
-    /// Folder with the named data sets, each in a folder of its own
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Use only the first N training samples, equally many of every class
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    train_size: Option<u32>,
-    /// Number of classes of idx:FOLDER [default: 10]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    classes: Option<u16>,
-    /// Take a share of a class away from the training data, for example 3:0.9; may be given several times
-    #[arg(long, value_name = "CLASS:SHARE")]
+pub struct DataRequest {
+    /// Name of the data: see [`data`](crate::data).
+    pub name: String,
+    /// Folder with the named data sets, each in a folder of its own; by default the usual places.
+    pub data_dir: Option<PathBuf>,
+    /// Number of training samples that are used, equally many of every class; all by default.
+    pub train_size: Option<u32>,
+    /// Number of classes of IDX files; 10 by default.
+    pub classes: Option<u16>,
+    /// Shares of classes that are taken away from the training data.
     #[serde(default)]
-    drop_class: Vec<DropClass>,
-    /// Give a class that was dropped back: post-training may get what pretraining lacked
-    #[arg(long, value_name = "CLASS")]
+    pub drop_class: Vec<DropClass>,
+    /// Classes that were dropped and are given back.
     #[serde(default)]
-    recover_class: Vec<u8>,
-    /// Give this share of the training samples a wrong label [default: 0]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    label_noise: Option<f64>,
-    /// Seed of what is dropped and mislabelled
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub recover_class: Vec<u8>,
+    /// Share of the training samples that get a wrong label; 0 by default.
+    pub label_noise: Option<f64>,
+    /// Seed of what is dropped and mislabelled.
     #[serde(default)]
-    data_seed: u64,
+    pub data_seed: u64,
 }
 
 /// Data with what tells them apart from others.
 #[derive(Debug)]
-pub(crate) struct Input {
-    pub(crate) bundle: DataBundle,
-    pub(crate) identity: DataIdentity,
+pub struct Input {
+    /// The data.
+    pub bundle: DataBundle,
+    /// What they are.
+    pub identity: DataIdentity,
 }
 
-impl DataArgs {
+impl DataRequest {
     /// Loads the data.
-    pub(crate) fn load(&self) -> Result<Input, TrainError> {
+    ///
+    /// # Errors
+    /// [`TrainError::Data`].
+    pub fn load(&self) -> Result<Input, TrainError> {
         let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from) };
-        let mut bundle = load(&self.data, &options)?;
+        let mut bundle = load(&self.name, &options)?;
         if let Some(size) = self.train_size {
             bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
@@ -65,7 +61,7 @@ impl DataArgs {
         // In a regime the split is not that of the samples alone.
         let text = regime.to_string();
         let sha256 = bytes_sha256(format!("{}\n{}\n{text}", train.sha256(), bundle.test.sha256()).as_bytes());
-        let identity = DataIdentity { name: format!("{}{text}", self.data), sha256, samples: train.len() };
+        let identity = DataIdentity { name: format!("{}{text}", self.name), sha256, samples: train.len() };
         Ok(Input { bundle, identity })
     }
 
@@ -79,7 +75,7 @@ impl DataArgs {
     }
 
     /// The data before classes were given back, if that makes a difference.
-    pub(crate) fn before_recovery(&self) -> Option<Self> {
+    pub fn before_recovery(&self) -> Option<Self> {
         (!self.recover_class.is_empty()).then(|| Self { recover_class: Vec::new(), ..self.clone() })
     }
 }
@@ -88,7 +84,7 @@ impl DataArgs {
 fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataError> {
     if !(1..=data.len()).contains(&size) {
         let range = "1 to the number of training samples";
-        return Err(DataError::Parameter { name: "--train-size", value: size as f64, range });
+        return Err(DataError::Parameter { name: "train_size", value: size as f64, range });
     }
     let mut seen = vec![0_usize; data.classes()];
     let mut order: Vec<(usize, usize)> = Vec::with_capacity(data.len());
@@ -104,7 +100,10 @@ fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataErro
 }
 
 /// A network by name, or from a TOML file.
-pub(crate) fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
+///
+/// # Errors
+/// [`TrainError::Model`] for an unknown name or a description that makes no network, [`TrainError::Read`].
+pub fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
     let path = Path::new(name);
     let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
     if !is_toml {

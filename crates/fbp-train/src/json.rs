@@ -14,7 +14,7 @@ use crate::atomic::write_atomic;
 ///
 /// # Errors
 /// [`TrainError::Write`], or [`TrainError::Json`] for a value that has no JSON form.
-pub(crate) fn write_json<R: Serialize>(path: &Path, value: &R) -> Result<(), TrainError> {
+pub fn write_json<R: Serialize>(path: &Path, value: &R) -> Result<(), TrainError> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|source| TrainError::Json {
         path: path.to_owned(),
         what: "JSON file",
@@ -28,7 +28,7 @@ pub(crate) fn write_json<R: Serialize>(path: &Path, value: &R) -> Result<(), Tra
 ///
 /// # Errors
 /// [`TrainError::Read`], or [`TrainError::Json`] if it is not a `what`.
-pub(crate) fn read_json<R: DeserializeOwned>(path: &Path, what: &'static str) -> Result<Option<R>, TrainError> {
+pub fn read_json<R: DeserializeOwned>(path: &Path, what: &'static str) -> Result<Option<R>, TrainError> {
     let text = match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(TrainError::reading(path))?,
@@ -37,7 +37,7 @@ pub(crate) fn read_json<R: DeserializeOwned>(path: &Path, what: &'static str) ->
 }
 
 /// The fields in which two settings differ, as `name: found, now wanted` separated by commas; empty if none.
-pub(crate) fn differences<S: Serialize>(found: &S, wanted: &S) -> String {
+pub fn differences<S: Serialize>(found: &S, wanted: &S) -> String {
     let mut list = Vec::new();
     // Settings are structs of plain values, which always have a JSON form.
     let json = |settings: &S| serde_json::to_value(settings).unwrap_or(Value::Null);

@@ -1,42 +1,55 @@
-//! Post-training against reconstructed feature targets: data, targets, objectives, records, reports.
+//! Training against reconstructed feature targets: data, targets, ways to train, repair, explanations, sweeps, and the
+//! records of all that. Nothing here reads a command line or draws: see `fbp-cli` and `fbp-report`.
 //!
-#![doc = include_str!("../../../README.md")]
+//! ```no_run
+//! use fbp_train::data::{LoadOptions, load};
+//! use fbp_train::progress::Silent;
+//! use fbp_train::{PostTrainOptions, PretrainOptions, post_train, pretrain};
+//!
+//! let data = load("fashion-mnist-mini", &LoadOptions::default())?;
+//! let spec = fbp_models::zoo::spec("simple-cnn-mnist-v2")?;
+//! let mut network = pretrain(&spec, &data, &PretrainOptions::default(), &Silent)?.network;
+//! // Without a distance to targets this is plain fine-tuning of the stages up to conv1.
+//! let options = PostTrainOptions { alpha: 0.0, ..PostTrainOptions::default() };
+//! let curves = post_train(&mut network, "conv1", &data, None, &options, &Silent)?;
+//! assert_eq!(curves.test_accuracy.len(), options.epochs);
+//! # Ok::<(), fbp_train::TrainError>(())
+//! ```
+
+/// The examples of the workspace's README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 mod affine;
 pub mod analysis;
-mod atomic;
+pub mod atomic;
 mod cache;
-pub mod cli;
 pub mod data;
 mod error;
-mod evaluate;
+pub mod evaluate;
 pub mod explain;
-mod identity;
+pub mod hash;
+pub mod identity;
 mod images;
-mod input;
-mod json;
-mod metrics;
+pub mod input;
+pub mod json;
+pub mod metrics;
 mod objective;
-mod page;
-mod post_train;
-mod pretrain;
 pub mod progress;
-pub mod record;
 pub mod repair;
-pub mod report;
-mod settings;
-pub mod statistics;
+pub mod settings;
 pub mod store;
 pub mod sweep;
 pub mod targets;
 mod tasks;
+pub mod train;
 
-pub use error::TrainError;
+pub use error::{TrainError, one_line};
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
-pub use post_train::{
-    Chosen, Goal, Keep, OutputGoal, PostTrainCurves, PostTrainOptions, SegmentRecord, post_train, stage_of_mode,
-    transitional_stage, transitional_stages,
+pub use settings::{Choice, Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+pub use train::{
+    Chosen, Goal, PostTrainCurves, PostTrainOptions, PretrainOptions, Pretrained, SegmentRecord, post_train, pretrain,
+    stage_of_mode,
 };
-pub use pretrain::{PretrainOptions, Pretrained, pretrain};
-pub use settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};

@@ -1,5 +1,7 @@
+//! Decisions and their counts.
+
 /// Index of the largest value, the first one of several; 0 for no values. NaN never wins.
-pub(crate) fn argmax(values: &[f32]) -> usize {
+pub fn argmax(values: &[f32]) -> usize {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, &value) in values.iter().enumerate() {
         if value > best.1 {
@@ -10,12 +12,12 @@ pub(crate) fn argmax(values: &[f32]) -> usize {
 }
 
 /// Whether all values are finite. Without an early exit inside a chunk the comparison vectorises.
-pub(crate) fn all_finite(values: &[f32]) -> bool {
+pub fn all_finite(values: &[f32]) -> bool {
     values.chunks(4096).all(|chunk| chunk.iter().fold(true, |finite, v| finite & v.is_finite()))
 }
 
 /// Number of rows of `logits` whose largest value is at the label.
-pub(crate) fn count_right(logits: &[f32], classes: usize, labels: &[u32]) -> usize {
+pub fn count_right(logits: &[f32], classes: usize, labels: &[u32]) -> usize {
     logits.chunks_exact(classes).zip(labels).filter(|(row, label)| argmax(row) == **label as usize).count()
 }
 

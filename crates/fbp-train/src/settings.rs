@@ -1,7 +1,9 @@
+//! The choices that people make by name.
+
 use std::fmt;
 use std::ops::RangeBounds;
+use std::str::FromStr;
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -10,7 +12,7 @@ use crate::TrainError;
 ///
 /// # Errors
 /// [`TrainError::Parameter`].
-pub(crate) fn check<V: PartialOrd + fmt::Display>(
+pub fn check<V: PartialOrd + fmt::Display>(
     name: &'static str,
     value: V,
     allowed: impl RangeBounds<V>,
@@ -19,67 +21,136 @@ pub(crate) fn check<V: PartialOrd + fmt::Display>(
     if allowed.contains(&value) { Ok(()) } else { Err(TrainError::Parameter { name, value: value.to_string(), range }) }
 }
 
-/// Which preimages the reverse pass looks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum TargetMode {
-    /// The nearest targets that the layers below can produce and that the whole rest of the network turns right.
-    Attainable,
-    /// Targets that the layers below can produce, layer by layer: each step is nearest, not the whole.
-    LayerWise,
-    /// The published point targets, without the ranges of the layers below.
-    Point,
+/// A setting that is one of a few values, each with a name.
+pub trait Choice: Copy + fmt::Display + FromStr<Err = TrainError> + Send + Sync + 'static {
+    /// All values, in the order in which they are shown.
+    const ALL: &'static [Self];
+
+    /// The name, as people write it.
+    fn name(self) -> &'static str;
+
+    /// What it means, in a few words.
+    fn meaning(self) -> &'static str;
 }
 
-/// How a label becomes a target output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Embedding {
-    /// The nearest output in which the label leads by the margin.
-    Margin,
-    /// The label's output is raised to the largest, all clamped to `[-10, 10]`.
-    MaxAssign,
-    /// 1 for the label, 0 for the others.
-    OneHot,
+/// An enum whose values have the names written behind them; their documentation is their meaning.
+macro_rules! choice {
+    (
+        $(#[$outer:meta])*
+        pub enum $kind:ident ($setting:literal) {
+            $($(#[doc = $doc:literal])+ $value:ident $([$default:ident])? = $name:literal,)+
+        }
+    ) => {
+        $(#[$outer])*
+        pub enum $kind {
+            $($(#[doc = $doc])+ $(#[$default])? $value,)+
+        }
+
+        impl Choice for $kind {
+            const ALL: &'static [Self] = &[$(Self::$value),+];
+
+            fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $name,)+
+                }
+            }
+
+            fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$value => concat!($($doc),+).trim().trim_end_matches('.'),)+
+                }
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl FromStr for $kind {
+            type Err = TrainError;
+
+            fn from_str(text: &str) -> Result<Self, TrainError> {
+                let names = || Self::ALL.iter().map(|value| value.name()).collect::<Vec<_>>().join(", ");
+                Self::ALL.iter().copied().find(|value| value.name() == text).ok_or_else(|| TrainError::UnknownChoice {
+                    setting: $setting,
+                    value: text.to_owned(),
+                    known: names(),
+                })
+            }
+        }
+    };
 }
 
-/// In which metric targets are nearest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// `|v - z|²`.
-    #[default]
-    Euclidean,
-    /// `(v - z)ᵀ C⁻¹ (v - z)`, `C` the covariance of the features over the data plus a hundredth of the mean variance: the
-    /// change goes where features live.
-    Mahalanobis,
+choice! {
+    /// Which preimages the reverse pass looks for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum TargetMode ("targets") {
+        /// The nearest targets that the layers below can produce and that the whole rest of the network turns right.
+        Attainable = "attainable",
+        /// Targets that the layers below can produce, layer by layer: each step is nearest, not the whole.
+        LayerWise = "layer-wise",
+        /// The published point targets, without the ranges of the layers below.
+        Point = "point",
+    }
+}
+
+choice! {
+    /// How a label becomes a target output.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Embedding ("embedding") {
+        /// The nearest output in which the label leads by the margin.
+        Margin = "margin",
+        /// The label's output is raised to the largest, all clamped to `[-10, 10]`.
+        MaxAssign = "max-assign",
+        /// 1 for the label, 0 for the others.
+        OneHot = "one-hot",
+    }
+}
+
+choice! {
+    /// In which metric targets are nearest.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Metric ("metric") {
+        /// `|v - z|²`.
+        Euclidean [default] = "euclidean",
+        /// `(v - z)ᵀ C⁻¹ (v - z)`, `C` the covariance of the features over the data plus a hundredth of the mean variance: the
+        /// change goes where features live.
+        Mahalanobis = "mahalanobis",
+    }
 }
 
 impl Metric {
     /// Whether it is the Euclidean one, which manifests and records leave out.
-    pub(crate) fn is_euclidean(&self) -> bool {
+    pub fn is_euclidean(&self) -> bool {
         *self == Self::Euclidean
     }
 }
 
-/// What post-training minimises, and over which weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Objective {
-    /// Cross-entropy at the output plus the weighted distance to the target features.
-    Joint,
-    /// The distance to the target features alone.
-    Local,
-    /// Cross-entropy, all stages: plain fine-tuning.
-    Full,
-    /// Cross-entropy, the stages above one whose features are computed once.
-    Tail,
-    /// Cross-entropy, the last linear layer: a convex problem.
-    Head,
-    /// The distance to the target features, one layer: ridge regression.
-    ClosedForm,
-    /// The network is cut at some stages; every segment is trained on its own, from its features to its targets.
-    Hierarchical,
+choice! {
+    /// What post-training minimises, and over which weights.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Objective ("mode") {
+        /// Cross-entropy at the output plus the weighted distance to the target features.
+        Joint = "joint",
+        /// The distance to the target features alone.
+        Local = "local",
+        /// Cross-entropy, all stages: plain fine-tuning.
+        Full = "full",
+        /// Cross-entropy, the stages above one whose features are computed once.
+        Tail = "tail",
+        /// Cross-entropy, the last linear layer: a convex problem.
+        Head = "head",
+        /// The distance to the target features, one layer: ridge regression.
+        ClosedForm = "closed-form",
+        /// The network is cut at some stages; every segment is trained on its own, from its features to its targets.
+        Hierarchical = "hierarchical",
+    }
 }
 
 impl Objective {
@@ -99,27 +170,42 @@ impl Objective {
     }
 }
 
-/// When targets are computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum TargetPolicy {
-    /// Once, from the network that the run starts from.
-    #[default]
-    Static,
-    /// Before every epoch but the first again, from the network as it is.
-    Refresh,
-    /// For every batch, from the network as it is: at the output alone.
-    Live,
+choice! {
+    /// Which state of a run becomes its result.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Keep ("keep") {
+        /// The best one on the validation part, the start among them.
+        Best = "best",
+        /// The one after the last epoch, as in the published recipe.
+        Last = "last",
+    }
 }
 
-/// How the learning rate changes over a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// Not at all.
-    Constant,
-    /// Half a cosine, from the full rate at the first step to nearly zero at the last.
-    Cosine,
+choice! {
+    /// When targets are computed.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum TargetPolicy ("policy") {
+        /// Once, from the network that the run starts from.
+        Static [default] = "static",
+        /// Before every epoch but the first again, from the network as it is.
+        Refresh = "refresh",
+        /// For every batch, from the network as it is: at the output alone.
+        Live = "live",
+    }
+}
+
+choice! {
+    /// How the learning rate changes over a run.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Schedule ("schedule") {
+        /// Not at all.
+        Constant = "constant",
+        /// Half a cosine, from the full rate at the first step to nearly zero at the last.
+        Cosine = "cosine",
+    }
 }
 
 impl Schedule {
@@ -131,19 +217,6 @@ impl Schedule {
         }
     }
 }
-
-macro_rules! display_as_value {
-    ($($name:ident),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                // No value is skipped, so every one has a name.
-                f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
-            }
-        }
-    )*};
-}
-
-display_as_value!(TargetMode, Embedding, Metric, Objective, TargetPolicy, Schedule);
 
 #[cfg(test)]
 mod tests {
@@ -163,6 +236,27 @@ mod tests {
         assert_eq!(TargetMode::Attainable.to_string(), "attainable");
         assert_eq!(Embedding::MaxAssign.to_string(), "max-assign");
         assert_eq!(TargetPolicy::Refresh.to_string(), "refresh");
-        assert_eq!(serde_json::to_string(&Embedding::MaxAssign).unwrap(), "\"max-assign\"");
+    }
+
+    /// Command line, files and records use one name.
+    fn names_are_those_of_files<C: Choice + PartialEq + fmt::Debug + Serialize>() {
+        for &value in C::ALL {
+            assert_eq!(serde_json::to_string(&value).unwrap(), format!("\"{}\"", value.name()));
+            assert_eq!(value.name().parse::<C>().unwrap(), value);
+            assert!(!value.meaning().is_empty() && !value.meaning().contains("  "), "{:?}", value.meaning());
+        }
+        let error = "nonsense".parse::<C>().map(|_| ()).unwrap_err().to_string();
+        assert!(C::ALL.iter().all(|value| error.contains(value.name())), "{error}");
+    }
+
+    #[test]
+    fn every_choice_has_one_name_and_a_meaning() {
+        names_are_those_of_files::<TargetMode>();
+        names_are_those_of_files::<Embedding>();
+        names_are_those_of_files::<Metric>();
+        names_are_those_of_files::<Objective>();
+        names_are_those_of_files::<Keep>();
+        names_are_those_of_files::<TargetPolicy>();
+        names_are_those_of_files::<Schedule>();
     }
 }

@@ -5,7 +5,7 @@ use pulp::Arch;
 
 use super::window::Planes;
 use super::{Window, fill_pieces, values, with_values};
-use crate::spec::Pair;
+use crate::pair::Pair;
 
 /// Mean of every window of `x`, `[N, C, H, W]` to `[N, C, H', W']`, with the gradient.
 ///

@@ -354,7 +354,7 @@ mod tests {
     use super::*;
     use crate::ops::max_pool2d;
     use crate::ops::testing::{assert_close, gradients, random, random_var};
-    use crate::spec::Pair;
+    use crate::pair::Pair;
 
     fn arguments(kernel: &Conv2dKernel, n: usize) -> (Var, Var, Var) {
         let geometry = kernel.geometry();

@@ -3,7 +3,7 @@ use std::ops::Range;
 use candle_core::{Result, bail};
 use fbp_inverse::PoolWindow;
 
-use crate::spec::Pair;
+use crate::pair::Pair;
 
 /// Geometry of a pooling layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

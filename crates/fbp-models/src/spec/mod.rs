@@ -3,7 +3,6 @@
 mod layer;
 mod norm;
 mod outline;
-mod pair;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -11,10 +10,10 @@ mod tests;
 use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize};
 
+pub use crate::pair::Pair;
 pub use fbp_inverse::Activation;
 pub use layer::LayerSpec;
 pub(crate) use norm::NormSizes;
-pub use pair::Pair;
 pub(crate) use plan::param_name;
 pub use plan::{FeatureDims, LayerPlan, NetworkPlan, ParamInit, ParamPlan, StagePlan};
 

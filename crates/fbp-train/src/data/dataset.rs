@@ -1,11 +1,12 @@
+use std::sync::Arc;
+
 use faer::Par;
 use fbp_linalg::FeatureShape;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::regime::Origin;
 use super::{DataError, Normalization};
-use crate::identity::hex;
+use crate::hash::hex;
 
 /// Images of one shape with their labels, kept as bytes.
 ///
@@ -20,6 +21,15 @@ pub struct Dataset {
     labels: Vec<u8>,
     /// What it was taken from, if the split into training and validation is to be that of the whole.
     origin: Option<Origin>,
+}
+
+/// Where the samples of a part were in the data that it was taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// All labels of those data, without noise.
+    pub(super) labels: Arc<[u8]>,
+    /// Place of each sample of the part, ascending.
+    pub(super) places: Vec<usize>,
 }
 
 impl Dataset {
@@ -190,6 +200,35 @@ impl Dataset {
             Some(&index) => Err(DataError::Index { name: self.name.clone(), index, len: self.len() }),
             None => Ok(()),
         }
+    }
+}
+
+impl Normalization {
+    /// Mean and standard deviation (of the population) of all pixels of every channel, exact up to one rounding.
+    ///
+    /// # Errors
+    /// [`DataError::Constant`] if all pixels of a channel are equal.
+    pub fn from_images(data: &Dataset) -> Result<Self, DataError> {
+        let (shape, plane) = (data.shape(), data.shape().plane());
+        let (mut means, mut stds) = (Vec::new(), Vec::new());
+        for channel in 0..shape.channels {
+            let mut counts = [0_u64; 256];
+            for image in data.images().chunks_exact(shape.len()) {
+                for &pixel in &image[channel * plane..][..plane] {
+                    counts[usize::from(pixel)] += 1;
+                }
+            }
+            // Sums of integers: Σx and Σx² are exact in u128 and so is n Σx² - (Σx)².
+            let sum = |power| (0_u128..).zip(counts).map(|(x, count)| x.pow(power) * u128::from(count)).sum::<u128>();
+            let (n, sum, squares) = (sum(0), sum(1), sum(2));
+            let spread = n * squares - sum * sum;
+            if spread == 0 {
+                return Err(DataError::Constant { origin: data.name().to_owned(), channel });
+            }
+            means.push(sum as f64 / n as f64 / 255.0);
+            stds.push((spread as f64).sqrt() / n as f64 / 255.0);
+        }
+        Self::new(means, stds)
     }
 }
 

@@ -34,7 +34,7 @@ pub enum DataError {
         file: String,
     },
     /// The operating system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -164,9 +164,9 @@ pub enum DataError {
         len: usize,
     },
     /// A parameter outside its documented range.
-    #[error("parameter {name} = {value} is outside {range}")]
+    #[error("{name} = {value} is outside {range}")]
     Parameter {
-        /// Name of the parameter.
+        /// Name of the setting.
         name: &'static str,
         /// Its value.
         value: f64,

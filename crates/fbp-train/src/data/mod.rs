@@ -40,4 +40,4 @@ pub use error::DataError;
 pub use normalization::Normalization;
 pub use regime::{DropClass, Regime, with_pixel_noise};
 pub use source::{DATA_DIR_VARIABLE, DataBundle, DataSource, LoadOptions, load};
-pub use split::{Split, shuffle_indices};
+pub use split::{SPLIT_SEED, Split, shuffle_indices};

@@ -1,7 +1,7 @@
 use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
-use super::{DataError, Dataset};
+use super::DataError;
 
 /// Turns bytes into numbers of mean 0 and standard deviation 1: `(x / 255 - mean) / std`, per channel.
 ///
@@ -56,33 +56,6 @@ impl Normalization {
         let (mean, std) = (Self::FASHION_MNIST_MEAN, Self::FASHION_MNIST_STD);
         let affine = vec![((1.0 / (255.0 * std)) as f32, (-mean / std) as f32)];
         Self { mean: vec![mean], std: vec![std], affine }
-    }
-
-    /// Mean and standard deviation (of the population) of all pixels of every channel, exact up to one rounding.
-    ///
-    /// # Errors
-    /// [`DataError::Constant`] if all pixels of a channel are equal.
-    pub fn from_images(data: &Dataset) -> Result<Self, DataError> {
-        let (shape, plane) = (data.shape(), data.shape().plane());
-        let (mut means, mut stds) = (Vec::new(), Vec::new());
-        for channel in 0..shape.channels {
-            let mut counts = [0_u64; 256];
-            for image in data.images().chunks_exact(shape.len()) {
-                for &pixel in &image[channel * plane..][..plane] {
-                    counts[usize::from(pixel)] += 1;
-                }
-            }
-            // Sums of integers: Σx and Σx² are exact in u128 and so is n Σx² - (Σx)².
-            let sum = |power| (0_u128..).zip(counts).map(|(x, count)| x.pow(power) * u128::from(count)).sum::<u128>();
-            let (n, sum, squares) = (sum(0), sum(1), sum(2));
-            let spread = n * squares - sum * sum;
-            if spread == 0 {
-                return Err(DataError::Constant { origin: data.name().to_owned(), channel });
-            }
-            means.push(sum as f64 / n as f64 / 255.0);
-            stds.push((spread as f64).sqrt() / n as f64 / 255.0);
-        }
-        Self::new(means, stds)
     }
 
     /// Mean of every channel.
@@ -164,6 +137,7 @@ mod tests {
     use fbp_linalg::FeatureShape;
 
     use super::*;
+    use crate::data::Dataset;
 
     #[test]
     fn bounds_are_checked() {

@@ -1,6 +1,5 @@
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -127,36 +126,27 @@ impl Regime {
     fn check(&self, data: &Dataset) -> Result<(), DataError> {
         let wrong = |name, value: f64, range| Err(DataError::Parameter { name, value, range });
         if !(0.0..=1.0).contains(&self.label_noise) {
-            return wrong("--label-noise", self.label_noise, "[0, 1]");
+            return wrong("label_noise", self.label_noise, "[0, 1]");
         }
         if self.label_noise > 0.0 && data.classes() < 2 {
-            return wrong("--label-noise", self.label_noise, "0 with data of one class");
+            return wrong("label_noise", self.label_noise, "0 with data of one class");
         }
         for (index, drop) in self.drop.iter().enumerate() {
             if usize::from(drop.class) >= data.classes() {
-                return wrong("--drop-class", f64::from(drop.class), "the classes, which count from 0");
+                return wrong("drop_class", f64::from(drop.class), "the classes, which count from 0");
             }
             if !(drop.share > 0.0 && drop.share <= 1.0) {
-                return wrong("--drop-class", drop.share, "a share in (0, 1]");
+                return wrong("drop_class", drop.share, "a share in (0, 1]");
             }
             if self.drop[..index].iter().any(|other| other.class == drop.class) {
-                return wrong("--drop-class", f64::from(drop.class), "the classes, each at most once");
+                return wrong("drop_class", f64::from(drop.class), "the classes, each at most once");
             }
         }
         match self.recover.iter().find(|class| !self.drop.iter().any(|drop| drop.class == **class)) {
-            Some(&class) => wrong("--recover-class", f64::from(class), "the classes that --drop-class drops"),
+            Some(&class) => wrong("recover_class", f64::from(class), "the classes that are dropped"),
             None => Ok(()),
         }
     }
-}
-
-/// Where the samples of a part were in the data that it was taken from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Origin {
-    /// All labels of those data, without noise.
-    pub(super) labels: Arc<[u8]>,
-    /// Place of each sample of the part, ascending.
-    pub(super) places: Vec<usize>,
 }
 
 /// The data with normal noise on every pixel, in units of brightness, where 1 is the difference of black and white;
@@ -165,7 +155,7 @@ pub(super) struct Origin {
 /// # Errors
 /// [`DataError::Parameter`] unless `sigma` is in `[0, 10]`.
 pub fn with_pixel_noise(data: &Dataset, sigma: f64, seed: u64) -> Result<Dataset, DataError> {
-    let wrong = || DataError::Parameter { name: "--noise", value: sigma, range: "[0, 10]" };
+    let wrong = || DataError::Parameter { name: "noise", value: sigma, range: "[0, 10]" };
     if !(0.0..=10.0).contains(&sigma) {
         return Err(wrong());
     }

@@ -132,9 +132,9 @@ impl DataSource {
             Self::Idx(folder) => {
                 return fs::read_dir(folder).map(|_| folder.clone()).map_err(DataError::at(folder));
             }
-            Self::FashionMnist => "run `cargo xtask fetch fashion-mnist`, or name its place with --data-dir",
+            Self::FashionMnist => "run `cargo xtask fetch fashion-mnist`, or name the folder with the data sets",
             Self::FashionMnistMini => {
-                "it ships with the repository in datasets/: run inside it, or name the place with --data-dir"
+                "it ships with the repository in datasets/: run inside it, or name the folder with the data sets"
             }
         };
         let name = self.to_string();

@@ -4,6 +4,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{DataError, Dataset};
 
+/// Seed of the split into training and validation samples: one for all runs, so that no run trains on samples that
+/// another one is judged by.
+pub const SPLIT_SEED: u64 = 0;
+
 /// Random streams of one seed, so that split and epochs do not repeat each other's numbers.
 const SPLIT_STREAM: u64 = u64::MAX;
 

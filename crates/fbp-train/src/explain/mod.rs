@@ -1,12 +1,10 @@
 //! What the features of chosen samples are, what they should have been, and where they differ.
 
-mod page;
+mod change;
 mod record;
-mod write;
 
-pub use crate::page::ChannelChange;
+pub use change::{Change, ChannelChange};
 pub use record::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, SampleRecord, StageRecord};
-pub use write::write_explanation;
 
 use candle_core::{Device, Tensor};
 use fbp_inverse::Range;
@@ -15,9 +13,7 @@ use crate::TrainError;
 use crate::data::Normalization;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
-use crate::page::Change;
-use crate::post_train::transitional_stages;
-use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples};
+use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples, transitional_names};
 
 /// Name of the network's input among the stages.
 pub const INPUT: &str = "input";
@@ -89,7 +85,8 @@ impl ExplainedStage {
         argmax(&self.logits) as u32
     }
 
-    fn change(&self) -> Change<'_> {
+    /// From what it gave to what it should have given.
+    pub fn change(&self) -> Change<'_> {
         Change { shape: self.shape, before: &self.observed, after: &self.target, image: self.stage == INPUT }
     }
 }
@@ -108,7 +105,7 @@ pub fn explain(
     samples: &[usize],
     options: &ExplainOptions,
 ) -> Result<Explanation, TrainError> {
-    let known = [&[INPUT.to_owned()][..], &transitional_stages(source.network)].concat();
+    let known = [&[INPUT.to_owned()][..], &transitional_names(source.network)].concat();
     if let Some(stage) = options.stages.iter().find(|stage| !known.contains(stage)) {
         return Err(TrainError::UnknownStage { stage: stage.clone(), known: known.join(", ") });
     }

@@ -1,8 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use super::change::ChannelChange;
 use super::{ExplainedSample, Explanation};
 use crate::identity::DataIdentity;
-use crate::page::ChannelChange;
 use crate::settings::{Embedding, TargetMode};
 
 /// Name of the summary.
@@ -96,7 +96,8 @@ pub struct StageRecord {
 }
 
 impl ExplainRecord {
-    pub(super) fn new(settings: ExplainSettings, chosen: usize, explanation: &Explanation) -> Self {
+    /// Sums up an explanation; `chosen` is the number of samples that the choice names.
+    pub fn new(settings: ExplainSettings, chosen: usize, explanation: &Explanation) -> Self {
         let samples: Vec<SampleRecord> = explanation.samples.iter().map(SampleRecord::new).collect();
         let pictures = samples.iter().flat_map(|sample| sample.stages.iter().flat_map(|stage| stage.pictures.clone()));
         let files = std::iter::once(EXPLAIN_PAGE.to_owned()).chain(pictures).collect();

@@ -5,7 +5,7 @@ use crate::TrainError;
 use crate::data::DataBundle;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
-use crate::record::{Example, ExampleFeature};
+use crate::targets::{Example, ExampleFeature};
 
 /// A repaired image: its features are those of the changed stage, `observed` before and `target` after the repair.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

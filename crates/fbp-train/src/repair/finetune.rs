@@ -7,9 +7,8 @@ use fbp_models::{AdamW, AdamWParams, Network};
 use super::judge::Gauge;
 use super::record::StateMeasures;
 use crate::TrainError;
-use crate::data::{Batcher, DataBundle, Split};
+use crate::data::{Batcher, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::pool_par;
-use crate::pretrain::SPLIT_SEED;
 
 /// The rival of a repair: fine-tuning of the whole network on the same samples, with early stopping.
 #[derive(Clone, Debug)]
@@ -32,13 +31,19 @@ impl Default for RivalOptions {
 
 /// The network of the rival, and how it got there.
 #[derive(Debug)]
-pub(crate) struct Rival {
-    pub(crate) network: Network,
-    pub(crate) learning_rate: f64,
-    pub(crate) steps: usize,
-    pub(crate) measures: StateMeasures,
-    pub(crate) curve: Vec<(f64, usize, StateMeasures)>,
-    pub(crate) seconds: f64,
+pub struct Rival {
+    /// The network.
+    pub network: Network,
+    /// Learning rate of the run that was kept.
+    pub learning_rate: f64,
+    /// Number of its steps.
+    pub steps: usize,
+    /// What it came to.
+    pub measures: StateMeasures,
+    /// Learning rate, number of steps and measures of every state that was looked at.
+    pub curve: Vec<(f64, usize, StateMeasures)>,
+    /// Time of all runs.
+    pub seconds: f64,
 }
 
 impl RivalOptions {
@@ -47,7 +52,7 @@ impl RivalOptions {
     ///
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network.
-    pub(crate) fn run(
+    pub fn run(
         &self,
         start: &Network,
         samples: &[usize],

@@ -8,29 +8,29 @@ use crate::evaluate::EvalSet;
 
 /// The test set, and what the network made of it before.
 #[derive(Debug)]
-pub(crate) struct Judge {
+pub struct Judge {
     test: EvalSet,
     /// Accuracy before, 0 to 1.
-    pub(crate) accuracy: f64,
+    pub accuracy: f64,
     /// Whether each test sample was wrong before and is of the kind that is repaired.
     of_kind: Vec<bool>,
 }
 
 /// What a repair did to the test set, all 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct TestMeasures {
+pub struct TestMeasures {
     /// Share of the wrong samples of the same kind that became right.
-    pub(crate) generalisation: f64,
+    pub generalisation: f64,
     /// Loss of accuracy.
-    pub(crate) drawdown: f64,
+    pub drawdown: f64,
     /// Accuracy.
-    pub(crate) accuracy: f64,
+    pub accuracy: f64,
 }
 
 impl Judge {
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network.
-    pub(crate) fn new(before: &Network, data: &DataBundle, choice: &SampleChoice) -> Result<Self, TrainError> {
+    pub fn new(before: &Network, data: &DataBundle, choice: &SampleChoice) -> Result<Self, TrainError> {
         let test = EvalSet::new(&data.test, &data.normalization, None)?;
         let right = test.right(before)?;
         let accuracy = share(&right);
@@ -41,7 +41,7 @@ impl Judge {
 
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network.
-    pub(crate) fn measure(&self, network: &Network) -> Result<TestMeasures, TrainError> {
+    pub fn measure(&self, network: &Network) -> Result<TestMeasures, TrainError> {
         let right = self.test.right(network)?;
         let accuracy = share(&right);
         let kind = self.of_kind.iter().filter(|kind| **kind).count();

@@ -14,12 +14,10 @@ mod samples;
 mod search;
 
 pub use change::{SingleWeight, WeightChange};
-pub use curve::{CURVE_FILE, RepairMethod, RepairPoint, RepairSubject, read_points};
-pub(crate) use curve::{CurveDemands, Curves, check_folder, write_points};
+pub use curve::{CurveDemands, Curves, RepairMethod, RepairPoint, RepairSubject};
 pub use examples::{RepairedExample, repaired_examples};
-pub use finetune::RivalOptions;
-pub(crate) use judge::Judge;
-pub use record::{Candidate, RepairRecord, RepairSettings, RivalRecord, StateMeasures};
+pub use finetune::{Rival, RivalOptions};
+pub use judge::{Judge, TestMeasures};
+pub use record::{Candidate, Demand, RepairRecord, RepairSettings, RivalRecord, StateMeasures};
 pub use run::{RepairOptions, Repaired, repair};
 pub use samples::{SampleChoice, wrong_samples};
-pub use search::Demand;

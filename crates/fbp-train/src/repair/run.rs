@@ -4,12 +4,11 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::change::WeightChange;
-use super::record::{Candidate, StateMeasures};
+use super::record::{Candidate, Demand, StateMeasures};
 use super::samples::SampleChoice;
-use super::search::{Demand, ROUNDS, Search};
+use super::search::{ROUNDS, Search};
 use crate::TrainError;
-use crate::data::{DataBundle, Split};
-use crate::pretrain::SPLIT_SEED;
+use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
 use crate::settings::check;
 
@@ -58,9 +57,9 @@ impl RepairOptions {
     /// # Errors
     /// [`TrainError::Parameter`] with the first field that is outside.
     pub fn check(&self) -> Result<(), TrainError> {
-        check("--max-drawdown", self.max_drawdown, 0.0..=1.0, "[0, 1]")?;
-        check("--efficacy", self.efficacy, 0.0..=1.0, "[0, 1]")?;
-        check("--validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")
+        check("max_drawdown", self.max_drawdown, 0.0..=1.0, "[0, 1]")?;
+        check("efficacy", self.efficacy, 0.0..=1.0, "[0, 1]")?;
+        check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")
     }
 }
 

@@ -76,7 +76,7 @@ impl SampleChoice {
     ///
     /// # Errors
     /// [`TrainError::Read`], [`TrainError::Samples`] if the choice is empty or names what is not there.
-    pub(crate) fn resolve(
+    pub fn resolve(
         &self,
         network: &Network,
         data: &DataBundle,

@@ -1,10 +1,9 @@
 use candle_core::{Device, Tensor};
 use faer::Mat;
 use fbp_models::Network;
-use serde::{Deserialize, Serialize};
 
 use super::problem::{Metric, column_moment};
-use super::record::{Candidate, StateMeasures};
+use super::record::{Candidate, Demand, StateMeasures};
 use super::rows::Subjects;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
@@ -30,23 +29,6 @@ const GUARD_MARGIN: f64 = 0.05;
 const BATCH: usize = 1000;
 /// Random stream for the choice of watched samples.
 const STREAM: u64 = u64::MAX - 2;
-
-/// What a change of a layer is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Demand {
-    /// Demanded lead of the label.
-    pub margin: f64,
-    /// Share of the mean variance that was added to the second moment of the data to be left alone.
-    pub ridge: f64,
-    /// Share of the mean squared length of the conditions that slack costs: the larger, the more conditions may be missed.
-    #[serde(default = "firm")]
-    pub slack: f64,
-}
-
-/// The slack of records that do not tell theirs.
-fn firm() -> f64 {
-    1e-5
-}
 
 /// Changes of one layer that make samples right: what they are made from and measured on.
 ///

@@ -2,8 +2,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::MANIFEST_FILE;
 use crate::TrainError;
-use crate::identity::{DataIdentity, bytes_sha256};
+use crate::hash::bytes_sha256;
+use crate::identity::DataIdentity;
 use crate::settings::{Embedding, Metric, TargetMode};
 
 /// Version of the layout of the folder; raised when an old reader would misread a new store.
@@ -77,7 +79,8 @@ impl Manifest {
     /// Plans the shards of a store.
     ///
     /// # Errors
-    /// [`TrainError::Parameter`] for an empty data set or shards of no samples.
+    /// [`TrainError::Parameter`] for an empty data set or shards of no samples, [`TrainError::Json`] for parameters without
+    /// a JSON form.
     pub fn new(params: ManifestParams) -> Result<Self, TrainError> {
         if params.shard_samples == 0 {
             return Err(TrainError::Parameter { name: "shard size", value: "0".into(), range: "1 or more samples" });
@@ -94,7 +97,7 @@ impl Manifest {
                 samples: params.shard_samples.min(params.data.samples - start),
             })
             .collect();
-        let settings = fingerprint(&params);
+        let settings = fingerprint(&params)?;
         Ok(Self { format: FORMAT, settings, params, shards })
     }
 
@@ -137,8 +140,11 @@ impl Manifest {
 }
 
 /// SHA-256 of the JSON of the parameters, whose order of fields is that of the struct.
-fn fingerprint(params: &ManifestParams) -> String {
-    // A struct of strings, numbers and lists always has a JSON form; NaN margins are refused before.
-    let json = serde_json::to_vec(params).unwrap_or_default();
-    bytes_sha256(&json)
+///
+/// # Errors
+/// [`TrainError::Json`] for parameters without a JSON form: all of them would else have one fingerprint.
+fn fingerprint(params: &ManifestParams) -> Result<String, TrainError> {
+    let json = serde_json::to_vec(params);
+    let json = json.map_err(|source| TrainError::Json { path: MANIFEST_FILE.into(), what: "manifest", source })?;
+    Ok(bytes_sha256(&json))
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! manifest.json             what the targets were made from and with, and the list of shards
 //! shard-00000.safetensors   target.<stage> [n, F] f32, attained.<stage> [n] u8, label [n] u32
+//! time.json                 time that was taken so far, until there is a report
 //! report.json               statistics, written last
 //! ```
 //!
@@ -21,6 +22,9 @@ pub use writer::{ShardContent, StageRows, StoreWriter};
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// Name of the statistics of a finished store.
 pub const REPORT_FILE: &str = "report.json";
+
+/// Name of the time that an unfinished store took so far.
+pub const TIME_FILE: &str = "time.json";
 
 #[cfg(test)]
 mod tests;

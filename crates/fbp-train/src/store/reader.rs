@@ -98,7 +98,7 @@ impl TargetStore {
         let path = folder.join(MANIFEST_FILE);
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let reason = "there is no manifest.json; make the targets with `fbp targets --out` first".into();
+                let reason = "there is no manifest.json; make the targets with `fbp targets` first".into();
                 return Err(TrainError::Store { folder: folder.to_owned(), reason });
             }
             read => read.map_err(TrainError::reading(&path))?,

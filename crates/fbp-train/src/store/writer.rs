@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{MANIFEST_FILE, Manifest, REPORT_FILE, ShardEntry};
+use super::{MANIFEST_FILE, Manifest, REPORT_FILE, ShardEntry, TIME_FILE};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
 
@@ -173,7 +173,8 @@ impl StoreWriter {
     /// # Errors
     /// [`TrainError::Write`].
     pub fn finish<R: Serialize>(&self, report: &R) -> Result<(), TrainError> {
-        crate::json::write_json(&self.folder.join(REPORT_FILE), report)
+        crate::json::write_json(&self.folder.join(REPORT_FILE), report)?;
+        remove(self.folder.join(TIME_FILE))
     }
 
     /// The statistics of a store that was finished before.
@@ -182,6 +183,23 @@ impl StoreWriter {
     /// [`TrainError::Json`] if they cannot be understood, [`TrainError::Read`].
     pub fn finished<R: DeserializeOwned>(&self) -> Result<Option<R>, TrainError> {
         crate::json::read_json(&self.folder.join(REPORT_FILE), "report of a target store")
+    }
+
+    /// Time that earlier runs took until their last shard, in seconds; 0 for a new store.
+    ///
+    /// # Errors
+    /// [`TrainError::Json`] if it cannot be understood, [`TrainError::Read`].
+    pub fn earlier_seconds(&self) -> Result<f64, TrainError> {
+        let path = self.folder.join(TIME_FILE);
+        Ok(crate::json::read_json(&path, "time of a target store")?.unwrap_or(0.0))
+    }
+
+    /// Keeps the time that all runs took so far, for one that goes on after this one was killed.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn keep_seconds(&self, seconds: f64) -> Result<(), TrainError> {
+        crate::json::write_json(&self.folder.join(TIME_FILE), &seconds)
     }
 
     /// Writes a JSON file into the folder of the store.
@@ -207,7 +225,7 @@ fn read_stats<S: DeserializeOwned>(path: &Path) -> Result<S, TrainError> {
 
 /// Removes the files of a store, the report that calls it finished first.
 fn remove_store(folder: &Path) -> Result<(), TrainError> {
-    let mut doomed = vec![folder.join(REPORT_FILE)];
+    let mut doomed = vec![folder.join(REPORT_FILE), folder.join(TIME_FILE)];
     for entry in fs::read_dir(folder).map_err(TrainError::writing(folder))? {
         let entry = entry.map_err(TrainError::writing(folder))?;
         let name = entry.file_name();
@@ -216,11 +234,13 @@ fn remove_store(folder: &Path) -> Result<(), TrainError> {
             doomed.push(entry.path());
         }
     }
-    for path in doomed {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(TrainError::writing(path)(error)),
-            _ => {}
-        }
+    doomed.into_iter().try_for_each(remove)
+}
+
+/// Removes a file, if it is there.
+fn remove(path: PathBuf) -> Result<(), TrainError> {
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TrainError::writing(path)(error)),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -4,9 +4,8 @@ use serde::Deserialize;
 
 use super::list::List;
 use crate::TrainError;
-use crate::input::DataArgs;
-use crate::post_train::Keep;
-use crate::settings::{Embedding, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::input::DataRequest;
+use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// A sweep as it is written down: see the [module](super).
 #[derive(Clone, Debug, Deserialize)]
@@ -15,7 +14,7 @@ pub struct SweepConfig {
     /// Where it was read from, for messages.
     #[serde(skip)]
     pub(super) path: PathBuf,
-    pub(crate) data: DataArgs,
+    pub(crate) data: DataRequest,
     pub(super) model: Option<String>,
     pub(super) seeds: Seeds,
     #[serde(default = "tenth")]

@@ -7,13 +7,12 @@ use serde::Serialize;
 use super::config::{RunTable, StartTable, SweepConfig};
 use super::list::List;
 use crate::TrainError;
-use crate::identity::{DataIdentity, bytes_sha256, file_sha256};
+use crate::hash::bytes_sha256;
+use crate::identity::{DataIdentity, file_sha256};
 use crate::input::network_spec;
-use crate::post_train::{Keep, PostTrainOptions, check_policy, stage_of_mode};
-use crate::pretrain::PretrainOptions;
-use crate::record::PretrainSettings;
-use crate::settings::{Embedding, Objective, TargetPolicy};
+use crate::settings::{Embedding, Keep, Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
+use crate::train::{PostTrainOptions, PretrainOptions, PretrainSettings, RECORD_PREFIX, check_policy, stage_of_mode};
 
 /// Most runs of a sweep, duplicates counted: far more than a machine can do, and few enough to list.
 const MAX_RUNS: u128 = 100_000;
@@ -263,8 +262,9 @@ struct Identity<'a> {
 
 /// The first digits of the SHA-256 of a value as JSON.
 pub(super) fn digest<V: Serialize>(value: &V) -> String {
-    // Structs of strings and numbers always have a JSON form; numbers that are not finite are refused before.
-    let mut text = bytes_sha256(&serde_json::to_vec(value).unwrap_or_default());
+    // An empty text in its place would give all runs one name.
+    let json = serde_json::to_vec(value).expect("structs of strings and numbers have a JSON form");
+    let mut text = bytes_sha256(&json);
     text.truncate(16);
     text
 }
@@ -319,7 +319,7 @@ impl Builder<'_> {
             options: &run.options,
             targets: &run.targets,
         };
-        let name = format!("post-train_{}", digest(&identity));
+        let name = format!("{RECORD_PREFIX}{}", digest(&identity));
         self.grid.duplicates += repeats - 1;
         if self.seen.insert(format!("{}/{name}", start.name)) {
             self.grid.runs.push(RunPlan { name, ..run });

@@ -43,19 +43,14 @@
 //! | `runs/START/post-train_DIGEST.json` | record of one run, which `fbp report --runs` reads too |
 //! | `starts/` | checkpoints and records of the starts that were trained |
 //! | `targets/` | target stores, one for each start, seed and kind of target; removed when all their runs are done |
-//! | `summary.json`, `.csv`, `.md` | the [comparisons](SweepRow) |
+//! | `summary.json`, `.csv`, `.md` | the comparisons (`fbp_report::sweep::SweepRow`) |
 
 mod config;
-mod families;
 mod grid;
 mod list;
 mod plan;
 mod run;
-mod summary;
-mod tables;
 
 pub use config::SweepConfig;
-pub use families::RateEdge;
 pub use plan::PlannedRun;
-pub use run::Sweep;
-pub use summary::{SweepRow, summarise};
+pub use run::{RUNS_FOLDER, Sweep};

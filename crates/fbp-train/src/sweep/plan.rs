@@ -2,9 +2,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::grid::RunPlan;
-use crate::post_train::PostTrainOptions;
 use crate::settings::{Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
+use crate::train::PostTrainOptions;
 
 /// One run of a sweep, for a list of them.
 #[derive(Clone, Debug)]

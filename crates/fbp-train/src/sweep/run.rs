@@ -11,22 +11,23 @@ use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest};
 use super::plan::{Plan, PlannedRun, TargetPlan, Task, describe};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
-use crate::identity::{bytes_sha256, file_sha256};
+use crate::hash::bytes_sha256;
+use crate::identity::file_sha256;
 use crate::input::Input;
 use crate::json::{differences, read_json, write_json};
-use crate::post_train::{Goal, OutputGoal, post_train};
-use crate::pretrain::pretrain_to_file;
 use crate::progress::{Progress, Silent};
-use crate::record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
 use crate::settings::{Embedding, Metric, Objective, check};
 use crate::store::{StoreWriter, TargetStore};
-use crate::targets::{TargetsOptions, TargetsSource, compute_targets};
+use crate::targets::{OutputGoal, TargetsOptions, TargetsSource, compute_targets};
 use crate::tasks::run_tasks;
+use crate::train::{
+    Goal, PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings, post_train, pretrain_to_file,
+};
 
 /// What all runs of one folder have in common.
 const SUBJECT_FILE: &str = "sweep.json";
 /// Folder of the records, with one folder for each start.
-pub(super) const RUNS_FOLDER: &str = "runs";
+pub const RUNS_FOLDER: &str = "runs";
 
 /// A sweep, with all its runs listed.
 #[derive(Debug)]

@@ -2,10 +2,10 @@ use candle_core::{Device, Tensor};
 use faer::Par;
 
 use super::TargetsSource;
+use super::record::{Example, ExampleFeature};
 use crate::TrainError;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
-use crate::record::{Example, ExampleFeature};
 use crate::store::{StageTargets, TargetStore};
 
 /// Samples looked at for wrong ones.

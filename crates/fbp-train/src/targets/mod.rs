@@ -2,9 +2,12 @@
 
 mod chosen;
 mod examples;
+mod goal;
 mod maker;
 mod memory;
 mod metric;
+mod record;
+mod stages;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -12,7 +15,10 @@ mod tile;
 
 pub(crate) use chosen::{Reversed, reverse_samples};
 pub use examples::wrong_examples;
+pub use goal::OutputGoal;
 pub(crate) use memory::MemoryTargets;
+pub use record::{Example, ExampleFeature, StageReport, TargetsReport};
+pub use stages::{transitional_names, transitional_stage};
 
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
@@ -25,9 +31,7 @@ use self::stats::TargetStats;
 use self::tile::ShardBuffers;
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
-use crate::post_train::transitional_stages;
 use crate::progress::Progress;
-use crate::record::TargetsReport;
 use crate::settings::{Embedding, Metric, TargetMode, check};
 use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntry, StageRows, StoreWriter};
 
@@ -71,11 +75,11 @@ impl TargetsOptions {
     /// # Errors
     /// [`TrainError::Parameter`] for a margin out of range, or a metric for targets that have none of their own.
     pub fn check(&self) -> Result<(), TrainError> {
-        check("--margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
+        check("margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
         let has_metric = self.mode == TargetMode::Attainable && self.embedding == Embedding::Margin;
         if !self.metric.is_euclidean() && !has_metric {
-            let range = "euclidean, unless --targets is attainable and --embedding margin";
-            return Err(TrainError::Parameter { name: "--metric", value: self.metric.to_string(), range });
+            let range = "euclidean, unless the targets are attainable and the embedding is margin";
+            return Err(TrainError::Parameter { name: "metric", value: self.metric.to_string(), range });
         }
         Ok(())
     }
@@ -91,15 +95,15 @@ impl TargetsOptions {
         data: crate::DataIdentity,
     ) -> Result<Manifest, TrainError> {
         self.check()?;
-        let stages = transitional_stages(network);
+        let stages = network.transitional_stages();
         if stages.is_empty() {
             return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
         }
-        let entry = |(name, stage): (String, &fbp_models::Stage)| {
+        let entry = |stage: &fbp_models::Stage| {
             let shape = stage.output().shape;
-            StageEntry { name, shape: [shape.channels, shape.height, shape.width] }
+            StageEntry { name: stage.name().to_owned(), shape: [shape.channels, shape.height, shape.width] }
         };
-        let stages: Vec<_> = stages.into_iter().zip(network.stages()).map(entry).collect();
+        let stages: Vec<_> = stages.iter().map(entry).collect();
         let bytes: usize = stages.iter().map(|stage| 4 * stage.feature_len()).sum();
         let fitting = SHARD_SAMPLES.min((SHARD_BYTES / bytes.max(1)).max(1));
         Manifest::new(ManifestParams {
@@ -130,7 +134,7 @@ pub struct TargetsSource<'a> {
 /// Computes the missing shards of a store, and its report.
 ///
 /// Shards are computed one after the other, their tiles in parallel, and written while the next one is computed. A
-/// store that was finished before gives its old report.
+/// store that was finished before gives its old report; one that was not counts the time of all its runs.
 ///
 /// # Errors
 /// [`TrainError::Inverse`] or [`TrainError::Model`] if a layer cannot be reversed, [`TrainError::Write`].
@@ -141,24 +145,30 @@ pub fn compute_targets(
 ) -> Result<TargetsReport, TrainError> {
     let begun = Instant::now();
     let missing = writer.missing()?;
-    if missing.is_empty()
-        && let Some(report) = writer.finished()?
-    {
-        return Ok(report);
-    }
+    let finished: Option<TargetsReport> = match writer.finished() {
+        // Without all shards it is written anew.
+        Err(TrainError::Json { .. }) if !missing.is_empty() => None,
+        finished => finished?,
+    };
+    let earlier = match finished {
+        Some(report) if missing.is_empty() => return Ok(report),
+        Some(report) => report.seconds,
+        None => writer.earlier_seconds()?,
+    };
     let params = &writer.manifest().params;
     let computed: usize = missing.iter().map(|shard| shard.samples).sum();
     progress.begin("targets", params.data.samples, "images");
     progress.advance(params.data.samples - computed);
     if !missing.is_empty() {
-        Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)? }.run(missing, progress)?;
+        Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)?, begun, earlier }
+            .run(missing, progress)?;
     }
     progress.end();
     let mut stats = TargetStats::empty(params.stages.len());
     for shard in writer.shard_stats::<TargetStats>()? {
         stats.add(&shard);
     }
-    let report = stats.report(params, computed, begun.elapsed().as_secs_f64());
+    let report = stats.report(params, earlier + begun.elapsed().as_secs_f64());
     writer.finish(&report)?;
     Ok(report)
 }
@@ -166,6 +176,9 @@ pub fn compute_targets(
 struct Pipeline<'a> {
     writer: &'a StoreWriter,
     maker: TargetMaker<'a>,
+    begun: Instant,
+    /// Time of earlier runs.
+    earlier: f64,
 }
 
 impl Pipeline<'_> {
@@ -208,6 +221,7 @@ impl Pipeline<'_> {
             let stages: Vec<_> = rows.map(|(target, attained)| StageRows { target, attained }).collect();
             let content = ShardContent { stages: &stages, labels: &buffers.labels, stats: &buffers.stats };
             self.writer.write_shard(&shard, content)?;
+            self.writer.keep_seconds(self.earlier + self.begun.elapsed().as_secs_f64())?;
             // Nobody waits for the last ones.
             let _ = written.send(buffers);
         }

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use fbp_inverse::{BoundaryReport, ChainReport};
 
-use crate::record::{StageReport, TargetsReport};
+use super::record::{StageReport, TargetsReport};
 use crate::store::ManifestParams;
 
 /// Counts and sums over some samples; every shard keeps its own.
@@ -80,8 +80,8 @@ impl TargetStats {
         }
     }
 
-    /// The report of a finished store.
-    pub(super) fn report(&self, params: &ManifestParams, computed: usize, seconds: f64) -> TargetsReport {
+    /// The report of a finished store, which took `seconds` in all its runs.
+    pub(super) fn report(&self, params: &ManifestParams, seconds: f64) -> TargetsReport {
         let share = |part: usize, whole: usize| if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
         let stages = params.stages.iter().zip(&self.stages).map(|(entry, stats)| StageReport {
             name: entry.name.clone(),
@@ -100,7 +100,7 @@ impl TargetStats {
             metric: params.metric,
             samples: self.samples,
             seconds,
-            images_per_second: if seconds > 0.0 { computed as f64 / seconds } else { 0.0 },
+            images_per_second: if seconds > 0.0 { self.samples as f64 / seconds } else { 0.0 },
             accuracy_before: share(self.right_before, self.samples),
             stages: stages.collect(),
         }
@@ -132,7 +132,7 @@ mod tests {
             "stages": [{"name": "conv1", "shape": [1, 1, 1]}],
         }))
         .unwrap();
-        let report = all.report(&params, 40, 2.0);
+        let report = all.report(&params, 2.0);
         assert_eq!((report.samples, report.images_per_second, report.accuracy_before), (40, 20.0, 0.9));
         let stage = &report.stages[0];
         assert_eq!((stage.frozen_rest_accuracy, stage.frozen_rest_accuracy_of_wrong), (0.95, 0.5));

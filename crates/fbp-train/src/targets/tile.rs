@@ -6,12 +6,12 @@ use fbp_inverse::{
     ChainGoal, ChainReport, ChainWorkspace, EmbeddingPass, Margins, OutputEmbedding, ReverseChain, TargetBox,
 };
 
+use super::goal::OutputGoal;
 use super::metric::set_metrics;
 use super::stats::TargetStats;
 use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
 use crate::metrics::argmax;
-use crate::post_train::OutputGoal;
 use crate::settings::{Metric, TargetMode};
 use crate::store::ManifestParams;
 

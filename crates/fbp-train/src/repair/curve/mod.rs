@@ -1,17 +1,12 @@
 //! What repairs cost, layer by layer and beside their rivals: states of many strengths, each judged on the test set.
 
-mod plot;
 mod run;
-mod table;
-mod write;
 
-pub(crate) use run::{CurveDemands, Curves};
-pub use write::{CURVE_FILE, read_points};
-pub(crate) use write::{check_folder, write_points};
+pub use run::{CurveDemands, Curves};
 
 use serde::{Deserialize, Serialize};
 
-use super::search::Demand;
+use super::record::Demand;
 use crate::identity::DataIdentity;
 
 /// Stage of rivals that change every layer.
@@ -96,47 +91,4 @@ pub struct RepairSubject {
     pub data: DataIdentity,
     /// SHA-256 of the checkpoint.
     pub checkpoint_sha256: String,
-}
-
-/// The points of one method, stage and kind of samples, over all seeds.
-struct Curve<'a> {
-    /// Data and samples.
-    subject: String,
-    method: &'static str,
-    stage: &'a str,
-    points: Vec<&'a RepairPoint>,
-}
-
-impl<'a> Curve<'a> {
-    /// All curves, in the order of their first points; those of one kind of samples stand together.
-    fn all(points: &'a [RepairPoint]) -> Vec<Self> {
-        let mut curves: Vec<Self> = Vec::new();
-        for point in points {
-            let RepairSubject { samples, model, data, .. } = &point.subject;
-            let (subject, method) = (format!("{model}, {}, {samples}", data.name), point.method.name());
-            let same = |curve: &&mut Self| {
-                (&curve.subject, curve.method, curve.stage) == (&subject, method, point.stage.as_str())
-            };
-            match curves.iter_mut().find(same) {
-                Some(curve) => curve.points.push(point),
-                None => curves.push(Self { subject, method, stage: &point.stage, points: vec![point] }),
-            }
-        }
-        let mut subjects: Vec<String> = Vec::new();
-        for curve in &curves {
-            if !subjects.contains(&curve.subject) {
-                subjects.push(curve.subject.clone());
-            }
-        }
-        curves.sort_by_key(|curve| subjects.iter().position(|subject| *subject == curve.subject));
-        curves
-    }
-
-    /// Name of method and stage.
-    fn name(&self) -> String {
-        match self.method {
-            "repair" => format!("repair of {}", self.stage),
-            method => method.to_owned(),
-        }
-    }
 }

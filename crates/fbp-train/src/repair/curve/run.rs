@@ -5,16 +5,15 @@ use fbp_models::Network;
 use super::{ALL_STAGES, RepairMethod, RepairPoint, RepairSubject};
 use crate::TrainError;
 use crate::affine::AffineLayer;
-use crate::data::{DataBundle, Split};
+use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::identity::DataIdentity;
-use crate::post_train::{SoftmaxFit, head_of};
-use crate::pretrain::SPLIT_SEED;
 use crate::progress::Progress;
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
-use crate::repair::record::StateMeasures;
-use crate::repair::search::{Demand, ROUNDS, Search};
+use crate::repair::record::{Demand, StateMeasures};
+use crate::repair::search::{ROUNDS, Search};
 use crate::repair::{RepairOptions, RivalOptions, SampleChoice, repair};
+use crate::train::{SoftmaxFit, head_of};
 
 /// Learning rates of fine-tuning.
 const RATES: [f64; 4] = [1e-4, 3e-4, 1e-3, 3e-3];
@@ -25,13 +24,13 @@ const DAMPINGS: [f64; 8] = [1.0, 0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-5];
 
 /// What repairs are asked for: every combination is one point of the curve of a layer.
 #[derive(Clone, Debug)]
-pub(crate) struct CurveDemands {
+pub struct CurveDemands {
     /// Demanded leads of the labels.
-    pub(crate) margins: Vec<f64>,
+    pub margins: Vec<f64>,
     /// Shares of the mean variance added to the second moment.
-    pub(crate) ridges: Vec<f64>,
+    pub ridges: Vec<f64>,
     /// What missing a condition costs.
-    pub(crate) slacks: Vec<f64>,
+    pub slacks: Vec<f64>,
 }
 
 impl CurveDemands {
@@ -44,7 +43,7 @@ impl CurveDemands {
 }
 
 /// Makes the points of one checkpoint and one choice of samples.
-pub(crate) struct Curves<'a> {
+pub struct Curves<'a> {
     start: &'a Network,
     data: &'a DataBundle,
     choice: &'a SampleChoice,
@@ -59,7 +58,7 @@ pub(crate) struct Curves<'a> {
 impl<'a> Curves<'a> {
     /// # Errors
     /// [`TrainError::Samples`], [`TrainError::Model`] if the images do not fit the network.
-    pub(crate) fn new(
+    pub fn new(
         (start, checkpoint_sha256): (&'a Network, String),
         (data, identity): (&'a DataBundle, &DataIdentity),
         choice: &'a SampleChoice,
@@ -82,7 +81,7 @@ impl<'a> Curves<'a> {
     }
 
     /// The stages with a layer that can be repaired.
-    pub(crate) fn stages(network: &Network) -> Vec<String> {
+    pub fn stages(network: &Network) -> Vec<String> {
         let names = network.stages().iter().map(|stage| stage.name().to_owned());
         names.filter(|name| AffineLayer::of_stage(network, name).is_ok()).collect()
     }
@@ -92,13 +91,13 @@ impl<'a> Curves<'a> {
     ///
     /// # Errors
     /// As [`repair`], and those of `save`.
-    pub(crate) fn complete(
+    pub fn complete<E: From<TrainError>>(
         &self,
         points: &mut Vec<RepairPoint>,
         stages: &[String],
         demands: &CurveDemands,
-        mut save: impl FnMut(&[RepairPoint]) -> Result<(), TrainError>,
-    ) -> Result<(), TrainError> {
+        mut save: impl FnMut(&[RepairPoint]) -> Result<(), E>,
+    ) -> Result<(), E> {
         for stage in stages {
             let is_new = |demand: &Demand| {
                 let method = RepairMethod::Repair { demand: Some(*demand), round: ROUNDS };
@@ -132,7 +131,7 @@ impl<'a> Curves<'a> {
     }
 
     /// Whether a point is of this checkpoint and choice of samples.
-    pub(crate) fn is_own(&self, point: &RepairPoint) -> bool {
+    pub fn is_own(&self, point: &RepairPoint) -> bool {
         point.subject == self.subject
     }
 

@@ -1,0 +1,112 @@
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::common::{CommonArgs, Out, say};
+use crate::error::CliError;
+use crate::progress::Stderr;
+use fbp_report::Difference;
+use fbp_report::sweep::{RateEdge, SweepRow, summarise};
+use fbp_train::TrainError;
+use fbp_train::sweep::{Sweep, SweepConfig};
+
+/// Run many post-trainings from one description and compare them
+///
+/// Does every combination of starts, modes, stages, weights, margins and seeds, several at a time, one record per run. A
+/// sweep that was killed goes on where it stopped when it is started again. At the end, and with --summary at any time, the
+/// runs are compared by seed with plain and with tuned fine-tuning: summary.json, .csv and .md. The description is explained
+/// in the documentation of the module `sweep`; benches/results/post-training/rivals.toml is a large one.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:\n  cargo fbp sweep --config sweep.toml --out study/ --dry-run\n  \
+    cargo fbp sweep --config sweep.toml --out study/\n  cargo fbp sweep --summary study/")]
+pub(crate) struct SweepArgs {
+    /// The description, in TOML
+    #[arg(long, value_name = "FILE.toml", required_unless_present = "summary", conflicts_with = "summary")]
+    config: Option<PathBuf>,
+    /// Folder for everything; made if it is not there
+    #[arg(long, value_name = "DIR", required_unless_present = "summary", conflicts_with = "summary")]
+    out: Option<PathBuf>,
+    /// List the runs, and which of them are done
+    #[arg(long, conflicts_with = "summary")]
+    dry_run: bool,
+    /// Compare the runs in this folder, without running any
+    #[arg(long, value_name = "DIR")]
+    summary: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    let folder = match (&args.config, &args.out, &args.summary) {
+        (Some(config), Some(folder), _) => {
+            let config = SweepConfig::read(config)?;
+            let sweep = Sweep::new(&config, folder)?;
+            if args.dry_run {
+                return list(&sweep, out);
+            }
+            sweep.run(rayon::current_num_threads(), &Stderr::default()).map(|()| folder)
+        }
+        (_, _, Some(folder)) => Ok(folder),
+        // The parser lets nothing else through.
+        _ => return Ok(()),
+    };
+    // Runs that failed are no reason not to look at the others.
+    let (folder, result) = match (folder, &args.out) {
+        (Ok(folder), _) => (folder, Ok(())),
+        (Err(error @ TrainError::SweepRuns { .. }), Some(folder)) => (folder, Err(error)),
+        (Err(error), _) => return Err(error.into()),
+    };
+    match (summarise(folder), result) {
+        (Err(_), Err(error)) => Err(error.into()),
+        (rows, result) => {
+            print(&rows?, common, out)?;
+            Ok(result?)
+        }
+    }
+}
+
+fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    for row in rows {
+        let SweepRow { start, mode, stage, against, .. } = row;
+        let Difference { mean_pp, ci_low, ci_high, seeds, .. } = row.difference;
+        let alpha = row.alpha.map(|alpha| format!(" alpha {alpha}")).unwrap_or_default();
+        let margin = row.margin.map(|margin| format!(" margin {margin}")).unwrap_or_default();
+        say(
+            out,
+            format_args!(
+                "{start}: {mode} {stage}{alpha}{margin} against {against}: {mean_pp:+.3} pp \
+                 [{ci_low:+.3}, {ci_high:+.3}], {seeds} seeds"
+            ),
+        )?;
+    }
+    for line in untuned(rows) {
+        say(out, format_args!("{line}"))?;
+    }
+    common.write_json(&rows)
+}
+
+/// A line for every way of training whose best learning rate is an end of those that were tried.
+fn untuned(rows: &[SweepRow]) -> BTreeSet<String> {
+    let line = |start: &str, what: &str, epochs: usize, edge: RateEdge| {
+        format!("{start}: {what}, {epochs} epochs: the {} learning rate tried is the best: try more", edge.name())
+    };
+    let own = rows
+        .iter()
+        .filter_map(|row| Some(line(&row.start, &format!("{} {}", row.mode, row.stage), row.epochs?, row.rate_edge?)));
+    let yardsticks = rows
+        .iter()
+        .filter_map(|row| Some(line(&row.start, "tuned fine-tuning", row.against_epochs, row.rate_edge_against?)));
+    own.chain(yardsticks).collect()
+}
+
+fn list(sweep: &Sweep, out: Out<'_>) -> Result<(), CliError> {
+    let runs = sweep.list()?;
+    for run in &runs {
+        say(out, format_args!("{run}"))?;
+    }
+    let done = runs.iter().filter(|run| run.done).count();
+    let duplicates = match sweep.duplicates() {
+        0 => String::new(),
+        count => format!(" ({count} more were written down twice)"),
+    };
+    say(out, format_args!("{} runs{duplicates}: {done} done, {} to do", runs.len(), runs.len() - done))
+}

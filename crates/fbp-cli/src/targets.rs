@@ -1,0 +1,100 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use fbp_models::Checkpoint;
+
+use crate::choices::choice;
+use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
+use crate::progress::Stderr;
+use fbp_train::identity::file_sha256;
+use fbp_train::settings::{Embedding, Metric, TargetMode};
+use fbp_train::store::{StoreWriter, TargetStore};
+use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
+use fbp_train::train::EXAMPLES_FILE;
+
+/// Wrongly classified images that are kept for the report.
+const EXAMPLES: usize = 6;
+
+/// Compute what the features of every transitional stage should have been
+///
+/// Writes shards of targets with a manifest. A run that was killed goes on where it stopped when it is started again.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:\n  cargo fbp targets --checkpoint c.safetensors --data fashion-mnist --margin 1 \
+    --out t/ --json t.json")]
+pub(crate) struct TargetsArgs {
+    /// The pretrained network
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Lead that the right class should have over every other
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    margin: f64,
+    /// How the label becomes a target output
+    #[arg(long, value_parser = choice::<Embedding>(), default_value_t = Embedding::Margin)]
+    embedding: Embedding,
+    /// How targets are found: jointly, layer by layer, or the published points
+    #[arg(long, value_parser = choice::<TargetMode>(), default_value_t = TargetMode::Attainable)]
+    targets: TargetMode,
+    /// In which metric targets are nearest; mahalanobis weighs changes by the covariance of the features
+    #[arg(long, value_parser = choice::<Metric>(), default_value_t = Metric::Euclidean)]
+    metric: Metric,
+    /// Samples per shard, which is what an interrupted run can lose [default: up to 5120]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    shard_size: Option<u32>,
+    /// Folder to write to; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace targets that were made with other settings
+    #[arg(long)]
+    force: bool,
+}
+
+pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    let network = Checkpoint::load(&args.checkpoint)?.network;
+    let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
+    let input = args.data.load()?;
+    let options = TargetsOptions {
+        mode: args.targets,
+        embedding: args.embedding,
+        margin: args.margin,
+        metric: args.metric,
+        shard_samples: args.shard_size.map(|size| size as usize),
+    };
+    let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;
+    let writer = StoreWriter::open(&args.out, manifest, args.force)?;
+    let source =
+        TargetsSource { network: &network, data: &input.bundle.train, normalization: &input.bundle.normalization };
+    let report = compute_targets(source, &writer, &Stderr::default())?;
+    let examples = wrong_examples(source, &TargetStore::open(&args.out)?, EXAMPLES)?;
+    writer.write_json_beside(EXAMPLES_FILE, &examples)?;
+    common.write_json(&report)?;
+    print_report(&report, out)
+}
+
+fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
+    let TargetsReport { mode, margin, metric, samples, seconds, images_per_second, .. } = report;
+    say(
+        out,
+        format_args!(
+            "{samples} images, {mode} targets, {metric}, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
+        ),
+    )?;
+    let heading = ["right with targets", "moved by", "no change", "second attempt", "not attained", "largest miss"];
+    say(out, format_args!("{:12} {}", "stage", heading.map(|text| format!("{text:>18}")).join(" ")))?;
+    for stage in &report.stages {
+        let StageReport { name, satisfied_before, corrected, unattained, .. } = stage;
+        let cells = [
+            format!("{:.3} %", 100.0 * stage.frozen_rest_accuracy),
+            format!("{:.2} %", 100.0 * stage.distance_relative),
+            satisfied_before.to_string(),
+            corrected.to_string(),
+            unattained.to_string(),
+            format!("{:.2e}", stage.violation_max),
+        ];
+        say(out, format_args!("{name:12} {}", cells.map(|text| format!("{text:>18}")).join(" ")))?;
+    }
+    Ok(())
+}

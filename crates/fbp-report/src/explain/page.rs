@@ -1,0 +1,186 @@
+use crate::ReportError;
+use crate::page::{
+    Captions, change_row, class_name, document, escape, grouped, image_figure, number, percent, push, signed, table,
+};
+use fbp_train::explain::{
+    ExplainRecord, ExplainedSample, ExplainedStage, Explanation, INPUT, SampleRecord, StageRecord,
+};
+use fbp_train::settings::{Embedding, TargetMode};
+
+/// Channels that the page lists for a stage.
+const CHANNELS: usize = 4;
+
+const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should have been" };
+
+/// The whole page.
+///
+/// # Errors
+/// [`ReportError::Plot`].
+pub(super) fn render(record: &ExplainRecord, explanation: &Explanation) -> Result<String, ReportError> {
+    let settings = &record.settings;
+    let title = format!("What the network should have seen: {} on {}", settings.model, settings.data.name);
+    let mut body = String::new();
+    introduction(&mut body, record);
+    for (sample, summary) in explanation.samples.iter().zip(&record.samples) {
+        sample_section(&mut body, sample, summary, &settings.data.name)?;
+    }
+    push(
+        &mut body,
+        format_args!(
+            "<h2>How this was made</h2><p class=\"small\">Checkpoint <span class=\"hash\">{}</span>. Targets: {}, {}, \
+             margin {}. Data: {}, {} training images. Every figure is in <code>explain.json</code>, every picture beside it \
+             as a PNG file. Method: arXiv:2506.07188.</p>\n",
+            escape(&settings.checkpoint_sha256),
+            settings.mode,
+            settings.embedding,
+            settings.margin,
+            escape(&settings.data.name),
+            grouped(settings.data.samples),
+        ),
+    );
+    Ok(document(&title, &body))
+}
+
+fn introduction(body: &mut String, record: &ExplainRecord) {
+    let settings = &record.settings;
+    body.push_str(
+        "<p class=\"lead\">A network turns an image into features, stage by stage, and the last features into one number for \
+         each class; the largest number wins. Here the way back is shown: from the right class we computed, for every \
+         stage, the features that it <em>should have</em> given.</p>\n",
+    );
+    let wanted = match settings.embedding {
+        Embedding::Margin => format!("the right class leads every other one by at least {}", settings.margin),
+        Embedding::MaxAssign => "the right class is raised to the largest number".into(),
+        Embedding::OneHot => "the number is 1 for the right class and 0 for the others".into(),
+    };
+    let kind = match settings.mode {
+        TargetMode::Attainable => "They are the nearest features found with which",
+        TargetMode::LayerWise => "They were made nearest one layer after the other, so that",
+        TargetMode::Point => "They are the published point targets, which no layer may be able to produce; with them",
+    };
+    push(body, format_args!("<p>{kind} {wanted}, if the rest of the network stays as it is."));
+    match &record.input_note {
+        Some(note) => push(body, format_args!(" The image itself is left out: {}.</p>\n", escape(note))),
+        None => body.push_str(
+            " For the input this is the nearest image found, from black to white, that the network would have got right; where \
+             none was found, its row says so.</p>\n",
+        ),
+    }
+    body.push_str(
+        "<p><b>How to read the pictures.</b> Each square is one channel of a stage: a small map of where the stage found \
+         what it looks for. The first two pictures of a row share one colour scale; darker means more. The third shows the \
+         change: <b>red</b> where the stage should have given more, <b>blue</b> where less, on a scale of its own, so \
+         even a small change has strong colours. Mind the numbers below it.</p>\n",
+    );
+    let (shown, chosen) = (record.samples.len(), record.chosen);
+    if shown < chosen {
+        push(
+            body,
+            format_args!(
+                "<p>The choice <code>{}</code> names {} images; the first {shown} are shown.</p>\n",
+                escape(&settings.samples),
+                grouped(chosen)
+            ),
+        );
+    }
+}
+
+fn sample_section(
+    body: &mut String,
+    sample: &ExplainedSample,
+    summary: &SampleRecord,
+    data: &str,
+) -> Result<(), ReportError> {
+    let (label, predicted) = (class_name(data, sample.label), class_name(data, sample.predicted()));
+    let heading = match (sample.label == sample.predicted(), sample.satisfied) {
+        (false, _) => format!("a {label}, and the network said {predicted}"),
+        (true, true) => format!("a {label}, and the network knew it"),
+        (true, false) => format!("a {label}; the network said so, but with too small a lead"),
+    };
+    let heading = heading.replacen("a class", "class", 1);
+    push(
+        body,
+        format_args!("<div class=\"example\"><h2>Image {}: {heading}</h2><div class=\"facts\">\n", sample.sample),
+    );
+    body.push_str(&image_figure(&sample.image, sample.shape, &format!("the image: {label}"))?);
+    push(body, format_args!("<div>{}</div></div>\n", logits_table(sample, data)));
+    if sample.satisfied {
+        body.push_str("<p>Its output met the demand already: nothing has to change.</p>\n");
+    }
+    for (stage, figures) in sample.stages.iter().zip(&summary.stages) {
+        stage_row(body, stage, figures, sample, data)?;
+    }
+    body.push_str("</div>\n");
+    Ok(())
+}
+
+/// Numbers of the classes before and, for each stage, after its features were replaced by their targets.
+fn logits_table(sample: &ExplainedSample, data: &str) -> String {
+    let columns: Vec<&[f32]> =
+        std::iter::once(&sample.logits[..]).chain(sample.stages.iter().map(|stage| &stage.logits[..])).collect();
+    let headings: Vec<String> = ["number of each class".to_owned(), "as it was".to_owned()]
+        .into_iter()
+        .chain(sample.stages.iter().map(|stage| format!("with target of {}", escape(&stage.stage))))
+        .collect();
+    let cell = |column: &[f32], class: usize| {
+        let text = signed(f64::from(column[class]), 2);
+        if fbp_train::metrics::argmax(column) == class { format!("<span class=\"best\">{text}</span>") } else { text }
+    };
+    let rows: Vec<Vec<String>> = (0..sample.logits.len())
+        .map(|class| {
+            let name = class_name(data, class as u32);
+            let name = if class as u32 == sample.label { format!("{name} (right)") } else { name };
+            std::iter::once(name).chain(columns.iter().map(|column| cell(column, class))).collect()
+        })
+        .collect();
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    table(&format!("outputs for image {}", sample.sample), &headings, &rows)
+}
+
+fn stage_row(
+    body: &mut String,
+    stage: &ExplainedStage,
+    figures: &StageRecord,
+    sample: &ExplainedSample,
+    data: &str,
+) -> Result<(), ReportError> {
+    let heading = match stage.stage.as_str() {
+        INPUT => "The image".to_owned(),
+        name => format!("Stage {}", escape(name)),
+    };
+    let result = match (stage.predicted() == sample.label, stage.attained) {
+        (true, true) => "With it, the rest of the network gives the right class and the whole lead.".to_owned(),
+        (true, false) => "With it, the rest of the network gives the right class, with a smaller lead.".to_owned(),
+        (false, _) => {
+            let said = class_name(data, stage.predicted());
+            format!(
+                "This is as close as the search came: no target was found that gives the right class, and with this one the network says {said}."
+            )
+        }
+    };
+    let text = match figures.distance {
+        0.0 => "Nothing changes.".to_owned(),
+        _ => format!("Moved by {} of its length. {result}", percent(figures.distance_relative, 1)),
+    };
+    change_row(body, [&heading, &text], &stage.change(), CAPTIONS)?;
+    if figures.distance > 0.0 && stage.shape[0] > 1 {
+        let what = if stage.shape[1] * stage.shape[2] == 1 { "value" } else { "channel" };
+        let rows: Vec<Vec<String>> = figures
+            .channels
+            .iter()
+            .take(CHANNELS)
+            .filter(|entry| entry.change > 0.0)
+            .map(|entry| {
+                let width = (6.0 * entry.share).max(0.05);
+                vec![
+                    format!("{what} {}", entry.channel),
+                    format!("<i class=\"bar\" style=\"width:{width:.2}em\"></i> {}", percent(entry.share, 0)),
+                    format!("{} → {}", number(entry.mean_before), number(entry.mean_after)),
+                ]
+            })
+            .collect();
+        let mean = if what == "value" { "value" } else { "its mean" };
+        body.push_str(&table("most changed", &["most changed", "share of the change", mean], &rows));
+    }
+    Ok(())
+}

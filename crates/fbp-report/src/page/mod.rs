@@ -1,0 +1,13 @@
+//! What every page is made of: text that cannot become markup, tables, pictures of features, one style sheet.
+
+mod features;
+mod html;
+mod picture;
+mod plot;
+mod shell;
+
+pub(crate) use features::{Captions, change_row, image_figure, picture_files};
+pub(crate) use html::{class_name, duration, escape, grouped, number, percent, points, push, signed, table};
+pub(crate) use picture::{Picture, Scale};
+pub(crate) use plot::{colour, finish_svg, keys};
+pub(crate) use shell::document;

@@ -1,0 +1,85 @@
+use plotters::prelude::*;
+
+use super::groups::Group;
+use crate::ReportError;
+use crate::page::{colour, finish_svg};
+use crate::statistics::Spread;
+
+/// Size of a chart in CSS pixels: readable on a telephone without zooming.
+pub(super) const SIZE: (u32, u32) = (360, 260);
+
+/// One line: mean and spread at each epoch, in per cent.
+struct Line {
+    colour: RGBColor,
+    points: Vec<(f64, Spread)>,
+}
+
+/// Draws test accuracy against epochs, one line for each group, with a band of one standard deviation.
+///
+/// # Errors
+/// [`ReportError::Plot`].
+pub(super) fn accuracy_chart(stage: &str, groups: &[&Group<'_>]) -> Result<String, ReportError> {
+    let lines: Vec<Line> = groups.iter().enumerate().map(|(index, group)| line(index, group)).collect();
+    let mut svg = String::new();
+    draw(&lines, &mut svg).map_err(|reason| ReportError::Plot { what: format!("accuracy of {stage}"), reason })?;
+    Ok(finish_svg(&svg, SIZE, &format!("test accuracy per epoch, stage {stage}")))
+}
+
+fn line(index: usize, group: &Group<'_>) -> Line {
+    let (red, green, blue) = colour(index);
+    let percent = |spread: Spread| Spread { mean: 100.0 * spread.mean, deviation: 100.0 * spread.deviation };
+    let points = (0..=group.epochs()).filter_map(|epoch| Some((epoch as f64, percent(group.accuracy(epoch)?))));
+    Line { colour: RGBColor(red, green, blue), points: points.collect() }
+}
+
+fn draw(lines: &[Line], svg: &mut String) -> Result<(), String> {
+    let (epochs, low, high) = bounds(lines);
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    let mut chart = ChartBuilder::on(&root)
+        .margin(6)
+        .margin_right(12)
+        .x_label_area_size(36)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..epochs, low..high)
+        .map_err(|error| error.to_string())?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(225, 225, 225))
+        .axis_style(RGBColor(90, 90, 90))
+        .label_style(("sans-serif", 14))
+        .axis_desc_style(("sans-serif", 14))
+        .x_desc("epoch")
+        .y_desc("test accuracy, %")
+        .x_labels(6)
+        .y_labels(6)
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| if high - low < 2.0 { format!("{y:.2}") } else { format!("{y:.1}") })
+        .draw()
+        .map_err(|error| error.to_string())?;
+    for Line { colour, points } in lines {
+        let upper = points.iter().map(|(x, y)| (*x, y.mean + y.deviation));
+        let lower = points.iter().rev().map(|(x, y)| (*x, y.mean - y.deviation));
+        let band = Polygon::new(upper.chain(lower).collect::<Vec<_>>(), colour.mix(0.15));
+        chart.draw_series([band]).map_err(|error| error.to_string())?;
+    }
+    for Line { colour, points } in lines {
+        let means = points.iter().map(|(x, y)| (*x, y.mean));
+        chart.draw_series(LineSeries::new(means.clone(), colour.stroke_width(2))).map_err(|error| error.to_string())?;
+        chart.draw_series(means.map(|at| Circle::new(at, 2, colour.filled()))).map_err(|error| error.to_string())?;
+    }
+    root.present().map_err(|error| error.to_string())
+}
+
+/// Last epoch, and the range of accuracies with some room around them.
+fn bounds(lines: &[Line]) -> (f64, f64, f64) {
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let epochs = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    let low = points().map(|(_, y)| y.mean - y.deviation).fold(f64::INFINITY, f64::min);
+    let high = points().map(|(_, y)| y.mean + y.deviation).fold(f64::NEG_INFINITY, f64::max);
+    if low > high {
+        return (epochs, 0.0, 100.0);
+    }
+    let room = 0.08 * (high - low).max(0.2);
+    (epochs, low - room, high + room)
+}

@@ -1,0 +1,140 @@
+use super::groups::Group;
+use super::rows::Rows;
+use super::verdict::overall;
+use super::{Comparison, Runs, Study, noise, origin, repairs, targets, training};
+use crate::ReportError;
+use crate::page::{document, duration, escape, grouped, percent, push};
+use crate::statistics::Spread;
+
+/// The whole page.
+///
+/// # Errors
+/// [`ReportError::Plot`].
+pub(super) fn render(study: &Study, comparisons: &[Comparison]) -> Result<String, ReportError> {
+    let subjects = study.subjects();
+    let title = match &subjects[..] {
+        [one] => format!("What the layers should have said: {one}"),
+        _ => "What the layers should have said".into(),
+    };
+    let mut html = String::new();
+    introduction(&mut html, study);
+    in_short(&mut html, study);
+    for subject in &subjects {
+        push(&mut html, format_args!("<h2>{}</h2>\n", escape(subject)));
+        let starts: Vec<&Runs> = study.starts.iter().filter(|runs| subject_of(runs) == *subject).collect();
+        for runs in &starts {
+            push(&mut html, format_args!("<h3>{}</h3>\n", start_heading(runs)));
+            start_section(&mut html, runs, comparisons)?;
+        }
+    }
+    if !study.repairs.is_empty() {
+        repairs::section(&mut html, &study.repairs)?;
+    }
+    noise::section(&mut html, &study.evaluations);
+    closing(&mut html, study);
+    Ok(document(&title, &html))
+}
+
+impl Study {
+    /// Networks and data, in their order.
+    fn subjects(&self) -> Vec<String> {
+        let mut subjects: Vec<String> = self.starts.iter().map(subject_of).collect();
+        subjects.dedup();
+        subjects
+    }
+}
+
+fn subject_of(runs: &Runs) -> String {
+    let (model, data) = runs.subject();
+    format!("{model} on {data}")
+}
+
+/// What the runs started from, as HTML.
+fn start_heading(runs: &Runs) -> String {
+    let accuracies: Vec<f64> = runs.post_train.iter().map(|run| run.test_accuracy_before).collect();
+    let before = Spread::of(&accuracies).map(|spread| spread.mean);
+    let before = before.or(runs.pretrain.as_ref().map(|record| record.test_accuracy));
+    let accuracy = before.map(|share| format!(", {} of the test images right", percent(share, 2)));
+    format!("Start: {}{}", escape(&runs.start_name()), accuracy.unwrap_or_default())
+}
+
+fn introduction(html: &mut String, study: &Study) {
+    html.push_str(
+        "<p class=\"lead\">A trained network turns an image into features, layer by layer, and the last features into a class. \
+         Feature back-propagation goes the other way: from the right class it computes what the features of every layer \
+         <em>should have been</em>, changing them as little as possible. These are the <b>targets</b>.</p>\n",
+    );
+    html.push_str("<p>They show where a network went wrong, ");
+    if study.starts.iter().any(|runs| !runs.post_train.is_empty()) {
+        html.push_str("and a layer can be trained to give them (<b>post-training</b>). Whether that is better than simply training on is measured below. ");
+    }
+    if !study.repairs.is_empty() {
+        html.push_str("They also tell how the weights of one layer must change so that given images become right (<b>repair</b>). ");
+    }
+    html.push_str("</p>\n");
+}
+
+/// Key figures, and for every start one sentence that says what came out.
+fn in_short(html: &mut String, study: &Study) {
+    html.push_str("<ul class=\"figures\">");
+    let mut item = |value: String, text: &str| push(html, format_args!("<li><b>{value}</b>{text}</li>"));
+    if let [runs] = &study.starts[..] {
+        if let Some(record) = &runs.pretrain {
+            item(percent(record.test_accuracy, 2), "of the test images right after the first training");
+            item(duration(record.seconds_per_epoch), "for one pass over the training images");
+        }
+        if let Some(targets) = &runs.targets {
+            let worst = targets.stages.iter().map(|stage| stage.frozen_rest_accuracy).fold(1.0, f64::min);
+            item(percent(worst, 2), "of the training images right when a layer is given its targets (worst layer)");
+            item(grouped(targets.images_per_second.round() as usize), "images per second, targets of all layers");
+        }
+    } else if !study.starts.is_empty() {
+        item(study.starts.len().to_string(), "starts: networks, data and states of training");
+    }
+    let runs: usize = study.starts.iter().map(|start| start.post_train.len()).sum();
+    if runs > 0 {
+        item(grouped(runs), "post-training runs");
+    }
+    if !study.repairs.is_empty() {
+        item(study.repairs.len().to_string(), "repairs");
+    }
+    html.push_str("</ul>\n");
+    let several = study.starts.len() > 1;
+    for runs in study.starts.iter().filter(|_| several) {
+        let groups = Group::all(runs);
+        if let Some(verdict) = overall(&Rows::new(&groups)) {
+            let first = verdict.text.split("</p><p>").next().unwrap_or_default().to_owned();
+            let start = escape(&format!("{}, {}", subject_of(runs), runs.start_name()));
+            push(
+                html,
+                format_args!("<div class=\"verdict {}\"><p>{start}. {first}</p></div>\n", verdict.shown.class()),
+            );
+        }
+    }
+}
+
+fn start_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> Result<(), ReportError> {
+    if !runs.post_train.is_empty() {
+        training::section(html, runs, comparisons)?;
+    }
+    if let Some(report) = &runs.targets {
+        targets::figures(html, report);
+    }
+    if !runs.examples.is_empty() {
+        targets::examples(html, &runs.examples, runs.subject().1)?;
+    }
+    origin::section(html, runs);
+    Ok(())
+}
+
+fn closing(html: &mut String, study: &Study) {
+    html.push_str("<h2>About this page</h2>\n<div class=\"small\">\n");
+    for note in &study.notes {
+        push(html, format_args!("<p>Note: {}.</p>\n", escape(note)));
+    }
+    html.push_str(
+        "<p>Method: arXiv:2506.07188. All figures on this page are in the JSON records that it was made from, in short in \
+         <code>summary.json</code>, the comparisons in <code>comparisons.csv</code>, <code>.json</code>, <code>.md</code> \
+         and <code>.tex</code>.</p>\n</div>\n",
+    );
+}

@@ -1,0 +1,226 @@
+//! Repairs: how many images became right, what it cost, which weights changed.
+
+use crate::ReportError;
+use crate::page::{
+    Captions, change_row, class_name, duration, escape, grouped, image_figure, number, percent, points, push, table,
+};
+use fbp_train::explain::Change;
+use fbp_train::repair::{RepairRecord, RepairedExample, WeightChange};
+
+const CAPTIONS: Captions = Captions { before: "before the repair", after: "after the repair" };
+/// Outputs and single weights that are listed.
+const LISTED: usize = 8;
+/// Repairs that are shown in full; the others stand in the table.
+const SHOWN: usize = 6;
+
+/// # Errors
+/// [`ReportError::Plot`].
+pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(), ReportError> {
+    html.push_str(
+        "<h2>Repair</h2>\n<p>Some images are wrong and matter. A repair looks for the smallest change of the weights of one \
+         layer that makes them right and leaves the features of all other images alone as far as it can. The rival is the \
+         usual way: fine-tuning the whole network on the same images until they are right.</p>\n",
+    );
+    let mut rows = Vec::new();
+    for record in repairs {
+        rows.push(row(record));
+        rows.extend(record.rival.as_ref().map(|_| rival_row(record)));
+    }
+    let headings = [
+        "what was done",
+        "images",
+        "right now",
+        "others right",
+        "test accuracy",
+        "cost",
+        "weights moved",
+        "time",
+        "network",
+    ];
+    html.push_str(&table("repairs", &headings, &rows));
+    html.push_str(
+        "<p class=\"small\"><b>Right now</b>: share of the given images. <b>Others right</b>: share of the wrong test images \
+         (of the same class, if one was asked for) that became right as well. <b>Cost</b>: lost accuracy on the test \
+         images. <b>Weights moved</b>: length of the change relative to the weights of the layer.</p>\n",
+    );
+    for record in repairs.iter().take(SHOWN) {
+        push(
+            html,
+            format_args!(
+                "<h3>{} of {} on {}: {} of {} images right</h3>\n",
+                escape(&record.layer),
+                escape(&record.settings.model),
+                escape(&record.settings.data.name),
+                (record.efficacy * record.samples.len() as f64).round(),
+                record.samples.len()
+            ),
+        );
+        push(html, format_args!("<div class=\"verdict {}\"><p>{}</p></div>\n", class(record), verdict(record)));
+        if let Some(weights) = &record.weights {
+            weights_section(html, record, weights);
+        }
+        for (index, example) in record.examples.iter().enumerate() {
+            if index == 1 {
+                html.push_str("<details class=\"screen\"><summary>More of its images</summary>\n");
+            }
+            one_example(html, example, &record.settings.data.name)?;
+        }
+        if record.examples.len() > 1 {
+            html.push_str("</details>\n");
+        }
+    }
+    if repairs.len() > SHOWN {
+        push(
+            html,
+            format_args!(
+                "<p class=\"small\">{} further repairs stand in the table alone.</p>\n",
+                repairs.len() - SHOWN
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn row(record: &RepairRecord) -> Vec<String> {
+    vec![
+        format!("repair of {}", escape(&record.layer)),
+        format!("{} ({})", record.samples.len(), escape(&record.settings.samples)),
+        percent(record.efficacy, 1),
+        percent(record.generalisation, 1),
+        before_after(record, record.test_accuracy_after),
+        points(record.drawdown_test),
+        percent(record.change_relative, 1),
+        duration(record.repair_seconds),
+        escape(&format!("{} on {}", record.settings.model, record.settings.data.name)),
+    ]
+}
+
+fn rival_row(record: &RepairRecord) -> Vec<String> {
+    let Some(rival) = &record.rival else { return Vec::new() };
+    let after = record.test_accuracy_before - rival.drawdown_test;
+    vec![
+        "fine-tuning on the same images".into(),
+        record.samples.len().to_string(),
+        percent(rival.measures.efficacy, 1),
+        percent(rival.generalisation, 1),
+        before_after(record, after),
+        points(rival.drawdown_test),
+        "–".into(),
+        duration(rival.seconds),
+        escape(&format!("{} on {}", record.settings.model, record.settings.data.name)),
+    ]
+}
+
+/// `81.10 → 77.95 %`.
+fn before_after(record: &RepairRecord, after: f64) -> String {
+    format!("{:.2} → {}", 100.0 * record.test_accuracy_before, percent(after, 2))
+}
+
+fn class(record: &RepairRecord) -> &'static str {
+    let better = record.rival.as_ref().is_none_or(|rival| {
+        record.drawdown_test <= rival.drawdown_test && record.efficacy + 0.005 >= rival.measures.efficacy
+    });
+    match record.chosen {
+        None => "loss",
+        Some(_) if better => "gain",
+        Some(_) => "open",
+    }
+}
+
+/// What came out, in words.
+fn verdict(record: &RepairRecord) -> String {
+    if record.chosen.is_none() {
+        return format!(
+            "No change was found that loses at most {} on the held-back images: the network is as it was.",
+            points(record.settings.max_drawdown).trim_start_matches('+')
+        );
+    }
+    let cost = match record.drawdown_test {
+        d if d > 0.0 => format!("It cost {} of accuracy on the test images.", points(d).trim_start_matches('+')),
+        d if d < 0.0 => format!("On the test images the accuracy even rose by {}.", points(-d).trim_start_matches('+')),
+        _ => "The accuracy on the test images stayed the same.".into(),
+    };
+    let rival = record.rival.as_ref().map(|rival| {
+        format!(
+            " Fine-tuning on the same images made {} of them right, and the accuracy changed by {}.",
+            percent(rival.measures.efficacy, 1),
+            points(-rival.drawdown_test)
+        )
+    });
+    format!(
+        "<b>{} of the given images are right now.</b> {cost}{}",
+        percent(record.efficacy, 1),
+        rival.unwrap_or_default()
+    )
+}
+
+fn weights_section(html: &mut String, record: &RepairRecord, weights: &WeightChange) {
+    if weights.largest.is_empty() {
+        return;
+    }
+    let all = weights.outputs * (weights.inputs + 1);
+    push(
+        html,
+        format_args!(
+            "<p>The weights of <b>{}</b> ({} outputs with {} inputs each) moved by {} of their length. Half of that change \
+             lies in {} of its {} numbers.</p>\n",
+            escape(&record.layer),
+            grouped(weights.outputs),
+            grouped(weights.inputs),
+            percent(record.change_relative, 1),
+            percent(weights.half_share, 1),
+            grouped(all),
+        ),
+    );
+    let mut outputs: Vec<(usize, [f64; 2])> = weights.by_output.iter().copied().enumerate().collect();
+    outputs.sort_by(|a, b| b.1[0].total_cmp(&a.1[0]));
+    let most = outputs.first().map_or(1.0, |(_, [change, _])| *change).max(f64::MIN_POSITIVE);
+    let rows: Vec<Vec<String>> = outputs
+        .iter()
+        .take(LISTED)
+        .map(|(output, [change, before])| {
+            vec![
+                format!("output {output}"),
+                format!("<i class=\"bar\" style=\"width:{:.2}em\"></i> {}", 5.0 * change / most, number(*change)),
+                percent(change / before.max(f64::MIN_POSITIVE), 1),
+            ]
+        })
+        .collect();
+    html.push_str("<div class=\"facts\"><div><h4>Outputs that changed most</h4>");
+    html.push_str(&table("outputs that changed most", &["output", "change", "of its length"], &rows));
+    let rows: Vec<Vec<String>> = weights
+        .largest
+        .iter()
+        .take(LISTED)
+        .map(|weight| {
+            let input = weight.input.map_or("bias".into(), |input| format!("input {input}"));
+            let difference = crate::page::signed(weight.after - weight.before, 4);
+            vec![format!("output {}, {input}", weight.output), number(weight.before), number(weight.after), difference]
+        })
+        .collect();
+    html.push_str("</div><div><h4>Single weights that changed most</h4>");
+    html.push_str(&table("weights that changed most", &["weight", "before", "after", "difference"], &rows));
+    html.push_str("</div></div>\n");
+}
+
+fn one_example(html: &mut String, repaired: &RepairedExample, data: &str) -> Result<(), ReportError> {
+    let example = &repaired.example;
+    let [label, before, after] =
+        [example.label, example.predicted, repaired.predicted_after].map(|class| class_name(data, class));
+    let result = if repaired.predicted_after == example.label { "right" } else { "still wrong" };
+    push(
+        html,
+        format_args!(
+            "<div class=\"example\"><h5>Label: {label}. Before: {before}; now: {after}, {result}.</h5><div class=\"facts\">\n"
+        ),
+    );
+    html.push_str(&image_figure(&example.image, example.shape, &format!("image {}", example.sample))?);
+    html.push_str("</div>\n");
+    for feature in &example.features {
+        let change = Change { shape: feature.shape, before: &feature.observed, after: &feature.target, image: false };
+        let text = format!("moved by {}", percent(change.distance_relative(), 1));
+        change_row(html, [&escape(&feature.stage), &text], &change, CAPTIONS)?;
+    }
+    html.push_str("</div>\n");
+    Ok(())
+}

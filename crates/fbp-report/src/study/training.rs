@@ -1,0 +1,281 @@
+//! Comparison, verdict, charts and tables of the post-training runs of one start.
+
+use super::chart::accuracy_chart;
+use super::groups::Group;
+use super::rows::{Row, Rows};
+use super::time_chart::time_chart;
+use super::verdict::{Shown, interval_text, overall};
+use super::{Comparison, Runs};
+use crate::ReportError;
+use crate::page::{duration, escape, keys, percent, points, push, signed, table};
+use crate::statistics::Spread;
+use fbp_train::targets::TargetsReport;
+
+/// Rows from which on a table is folded away.
+const LONG: usize = 12;
+/// Lines that a chart can hold.
+const LINES: usize = 7;
+
+/// # Errors
+/// [`ReportError::Plot`].
+pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> Result<(), ReportError> {
+    let groups = Group::all(runs);
+    let rows = Rows::new(&groups);
+    html.push_str("<h4>Does training with the targets pay?</h4>\n");
+    three_rows(html, &rows, runs.targets.as_ref());
+    if let Some(verdict) = overall(&rows) {
+        push(html, format_args!("<div class=\"verdict {}\"><p>{}</p></div>\n", verdict.shown.class(), verdict.text));
+    }
+    html.push_str("<h4>Accuracy against time</h4>\n");
+    html.push_str(&time_chart(&groups, &rows)?);
+    html.push_str(
+        "<p class=\"small\">Large dots: the rows of the table above, with one standard deviation over the seeds, and their way \
+         there where every epoch was evaluated. Small dots: every other setting that was tried. Dashed: before. The time of \
+         the targets comes on top, once for all runs.</p>\n",
+    );
+    let tuned = Group::tuned(&groups);
+    epoch_charts(html, runs, &tuned)?;
+    html.push_str("<h4>Every layer and goal</h4>\n");
+    folded(html, "every layer and goal", tuned.len(), group_table("every layer and goal", &tuned));
+    let choice = match tuned.len() < groups.len() {
+        true => " Of several learning rates the best on the validation images stands here.",
+        false => "",
+    };
+    push(
+        html,
+        format_args!(
+            "<p class=\"small\">Accuracy on the test images, mean ± standard deviation over the seeds.{choice} The best epoch is \
+             the best on the test images, which a real application could not choose by.</p>\n"
+        ),
+    );
+    if tuned.len() < groups.len() {
+        let all: Vec<&Group<'_>> = groups.iter().collect();
+        let table = group_table("every setting", &all);
+        push(
+            html,
+            format_args!(
+                "<details class=\"screen\"><summary>Show the table: every setting that was tried</summary>{table}</details>\n"
+            ),
+        );
+    }
+    comparison_section(html, runs, comparisons);
+    Ok(())
+}
+
+/// Folds a long table away.
+fn folded(html: &mut String, what: &str, rows: usize, table: String) {
+    match rows > LONG {
+        true => push(html, format_args!("<details><summary>Show the table: {what}</summary>{table}</details>\n")),
+        false => html.push_str(&table),
+    }
+}
+
+/// The table that every method owes.
+fn three_rows(html: &mut String, rows: &Rows<'_, '_>, targets: Option<&TargetsReport>) {
+    html.push_str(
+        "<p>A fair comparison has three rows: fine-tuning (training on with the usual goal, no targets) at the learning rate \
+         of the method, fine-tuning with a learning rate of its own choice, and the method with its own choice. All choices \
+         were made on images held back from the training, never on the test images.</p>\n",
+    );
+    let cells: Vec<Vec<String>> = rows.all().into_iter().map(|row| row_cells(row, rows)).collect();
+    let headings = [
+        "what was done",
+        "test accuracy",
+        "gain over the start",
+        "against tuned fine-tuning",
+        "95 % interval",
+        "time of a run",
+        "settings tried",
+        "time of all tries",
+        "settings chosen",
+    ];
+    html.push_str(&table("the three rows of a fair comparison", &headings, &cells));
+    if let Some(targets) = targets {
+        push(
+            html,
+            format_args!(
+                "<p class=\"small\">The targets themselves took {}, once for all runs.</p>\n",
+                duration(targets.seconds)
+            ),
+        );
+    }
+    let wanted = [(&rows.same_rate, "full --learning-rate RATE"), (&rows.tuned, "full"), (&rows.method, "joint")];
+    for (row, mode) in wanted.into_iter().filter(|(row, _)| row.group.is_none()) {
+        push(
+            html,
+            format_args!(
+                "<p class=\"small\">Not run: {}. Make it with <code>cargo fbp post-train --mode {mode}</code>, the same seeds \
+                 and the same folder.</p>\n",
+                row.title
+            ),
+        );
+    }
+}
+
+fn row_cells(row: &Row<'_, '_>, rows: &Rows<'_, '_>) -> Vec<String> {
+    let Some(group) = row.group else {
+        return std::iter::once(row.title.to_owned()).chain((0..8).map(|_| "–".to_owned())).collect();
+    };
+    let against = match (rows.tuned.group, row.group) {
+        (Some(tuned), Some(own)) if !std::ptr::eq(tuned, own) => own.against(tuned),
+        _ => None,
+    };
+    let difference = against.as_ref().map_or("–".into(), |found| match Shown::of(found) {
+        Shown::Nothing => points(found.mean),
+        _ => format!("<b>{}</b>", points(found.mean)),
+    });
+    let interval = against.map_or("–".into(), |found| interval_text(&found));
+    let rate = match group.rate().as_str() {
+        "–" => String::new(),
+        rate => format!(", rate {rate}"),
+    };
+    vec![
+        row.title.to_owned(),
+        accuracy(group.result()),
+        points(group.gain()),
+        difference,
+        interval,
+        duration(group.seconds()),
+        format!("{} × {} seeds", row.tried, group.runs.len()),
+        duration(row.seconds),
+        format!("{}{rate}", escape(&format!("{}{}", group.name(), kind_text(group)))),
+    ]
+}
+
+fn kind_text(group: &Group<'_>) -> String {
+    if group.kind.is_empty() { String::new() } else { format!(" ({})", group.kind) }
+}
+
+fn accuracy(spread: Option<Spread>) -> String {
+    match spread {
+        Some(Spread { mean, deviation }) => format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation),
+        None => "–".into(),
+    }
+}
+
+/// One chart for each layer whose runs were evaluated after every epoch.
+fn epoch_charts(html: &mut String, runs: &Runs, tuned: &[&Group<'_>]) -> Result<(), ReportError> {
+    let mut charts = String::new();
+    for stage in runs.stages() {
+        let mut lines: Vec<&Group<'_>> =
+            tuned.iter().copied().filter(|group| group.stage == stage && group.epochs() > 1).collect();
+        if lines.is_empty() {
+            continue;
+        }
+        // Plain fine-tuning and the best others: more lines than colours cannot be told apart.
+        let left_out = lines.len().saturating_sub(LINES);
+        lines.sort_by(|a, b| {
+            let rank = |group: &Group<'_>| (!group.is_baseline(), -group.validation().unwrap_or(0.0));
+            rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal)
+        });
+        lines.truncate(LINES);
+        // The yardstick is always black.
+        lines.sort_by(|a, b| {
+            let rank = |group: &Group<'_>| (!group.is_baseline(), group.alpha);
+            rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal)
+        });
+        let labels: Vec<String> = lines.iter().map(|group| escape(&group.label())).collect();
+        let keys = keys(labels.iter().map(String::as_str).enumerate());
+        push(&mut charts, format_args!("<figure><h5>{}</h5>{}{keys}", escape(&stage), accuracy_chart(&stage, &lines)?));
+        if left_out > 0 {
+            push(&mut charts, format_args!("<figcaption>{left_out} others are not drawn.</figcaption>"));
+        }
+        charts.push_str("</figure>\n");
+    }
+    if !charts.is_empty() {
+        push(
+            html,
+            format_args!(
+                "<h4>Accuracy after every epoch</h4>\n<div class=\"charts\">\n{charts}</div>\n<p class=\"small\">Lines: mean \
+                 over the seeds. Bands: one standard deviation. α is the weight of the targets beside the usual goal; α = 0 \
+                 is plain fine-tuning.</p>\n"
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn group_table(name: &str, groups: &[&Group<'_>]) -> String {
+    let rows: Vec<Vec<String>> = groups.iter().map(|group| group_row(group)).collect();
+    let headings = [
+        "layer, goal",
+        "learning rate",
+        "runs",
+        "validation",
+        "before",
+        "first epoch",
+        "result",
+        "best epoch",
+        "time of a run",
+    ];
+    table(name, &headings, &rows)
+}
+
+fn group_row(group: &Group<'_>) -> Vec<String> {
+    let first = if group.epochs() > 1 { group.accuracy(1) } else { None };
+    let best = if group.epochs() > 1 { group.best() } else { None };
+    vec![
+        escape(&format!("{}, {}", group.stage, group.label())),
+        group.rate(),
+        group.runs.len().to_string(),
+        group.validation().map_or("–".into(), |share| percent(share, 2)),
+        accuracy(group.accuracy(0)),
+        accuracy(first),
+        accuracy(group.result()),
+        accuracy(best),
+        duration(group.seconds()),
+    ]
+}
+
+fn comparison_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) {
+    let (model, data) = runs.subject();
+    let start = runs.start_name();
+    let own = |row: &&Comparison| (row.data.as_str(), row.model.as_str(), &row.start) == (data, model, &start);
+    let rows: Vec<Vec<String>> = comparisons.iter().filter(own).map(comparison_row).collect();
+    if rows.is_empty() {
+        return;
+    }
+    html.push_str("<h4>Is the difference real?</h4>\n");
+    let headings = [
+        "layer, goal",
+        "against",
+        "pairs",
+        "difference",
+        "95 % interval",
+        "t-test",
+        "Wilcoxon",
+        "d<sub>z</sub>",
+        "time",
+    ];
+    folded(html, "differences and tests", rows.len(), table("differences and tests", &headings, &rows));
+    html.push_str(
+        "<details><summary>What the columns mean</summary><p class=\"small\">Differences between the results of runs with \
+         the same start and seed, in percentage points. <b>Interval</b>: where the mean difference would lie in 95 % of \
+         repetitions, by drawing from the pairs. <b>t-test, Wilcoxon</b>: the probability of such a gain or a larger one if \
+         there were none, in brackets after Holm's correction for the number of rows of all tables of this kind on the \
+         page. <b>d<sub>z</sub></b>: mean difference over its standard deviation. <b>Time</b>: of a run, and of a run of \
+         the yardstick. In brackets behind the yardstick: its learning rate.</p></details>\n",
+    );
+}
+
+fn comparison_row(row: &Comparison) -> Vec<String> {
+    let p = |p: Option<f64>, adjusted: Option<f64>| match (p, adjusted) {
+        (Some(p), Some(adjusted)) => format!("{p:.3} ({adjusted:.3})"),
+        _ => "–".into(),
+    };
+    let alpha = row.alpha.map(|alpha| format!(" α = {alpha}")).unwrap_or_default();
+    let kind = if row.targets.is_empty() { String::new() } else { format!(" ({})", row.targets) };
+    let difference = points(row.mean_pp / 100.0);
+    let sure = row.p_two_sided_holm.is_some_and(|p| p <= 0.05);
+    vec![
+        escape(&format!("{}, {}{alpha}{kind}", row.stage, row.mode)),
+        escape(&format!("{} ({})", row.against, row.learning_rate_against)),
+        row.seeds.to_string(),
+        if sure { format!("<b>{difference}</b>") } else { difference },
+        format!("{} to {} pp", signed(row.ci_low, 2), signed(row.ci_high, 2)),
+        p(row.p_t, row.p_t_holm),
+        p(row.p_wilcoxon, row.p_wilcoxon_holm),
+        row.d_z.map_or("–".into(), |d_z| signed(d_z, 2)),
+        format!("{} / {}", duration(row.seconds), duration(row.seconds_against)),
+    ]
+}

@@ -1,0 +1,34 @@
+use serde::{Deserialize, Serialize};
+
+/// Result of `fbp eval`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalRecord {
+    /// Name of the network.
+    pub model: String,
+    /// Name of the data.
+    pub data: String,
+    /// File name of the checkpoint.
+    pub checkpoint: String,
+    /// SHA-256 of the checkpoint.
+    pub checkpoint_sha256: String,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Standard deviation of the noise on the pixels of the test images; 1 is the difference of black and white.
+    pub noise: f64,
+    /// Accuracy on the training data, 0 to 1.
+    pub train_accuracy: f64,
+    /// Accuracy on the test set, with noise if there is any, 0 to 1.
+    pub test_accuracy: f64,
+    /// The frozen rest on target features.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen_rest: Vec<FrozenRest>,
+}
+
+/// Accuracy of the stages above one that is fed with its targets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrozenRest {
+    /// The stage with targets.
+    pub stage: String,
+    /// Share of right samples, 0 to 1.
+    pub accuracy: f64,
+}

@@ -1,0 +1,311 @@
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Side};
+use fbp_inverse::{ChainGoal, ChainStage, Range, ReverseChain, TargetBox};
+use fbp_models::Network;
+
+use super::curves::PostTrainCurves;
+use super::session::{Session, add_time};
+use crate::TrainError;
+use crate::affine::{AffineLayer, flat};
+use crate::cache::FeatureCache;
+use crate::data::shuffle_indices;
+use crate::evaluate::pool_par;
+use crate::metrics::argmax;
+use crate::store::StageTargets;
+
+/// Dampings, as shares of the mean second moment of the layer's inputs.
+const DAMPINGS: [f64; 4] = [1.0, 0.1, 1e-2, 1e-3];
+/// Shares of the step that are tried for each damping.
+const STEPS: [f64; 4] = [1.0, 0.5, 0.2, 0.05];
+/// Samples that a convolution is fitted on, each with many patches.
+const CONV_SAMPLES: usize = 4000;
+/// Columns that are accumulated at a time.
+const COLUMNS: usize = 1024;
+/// Samples that are evaluated at a time.
+const BATCH: usize = 1000;
+
+/// What one pass over the data accumulates: mean of `x̃ x̃ᵀ` and of `(ẑ - z) x̃ᵀ`.
+struct Moments {
+    inputs: Mat<f64>,
+    errors: Mat<f64>,
+}
+
+/// Solves for the last linear or convolutional layer of a stage, from its inputs to its targets, and keeps the best step
+/// on the validation part:
+///
+/// ```text
+/// min mean |(W + ΔW) x̃ - ẑ|² + μ |ΔW|²,   ΔW = E (ẑ - z) x̃ᵀ (E x̃ x̃ᵀ + μ I)⁻¹
+/// ```
+///
+/// `ẑ` is the target of the stage, carried back through its pooling and activation to the output of the layer.
+///
+/// # Errors
+/// As [`post_train`](super::post_train).
+pub(super) fn run(
+    network: &mut Network,
+    stage: usize,
+    targets: StageTargets<'_>,
+    session: Session<'_>,
+) -> Result<PostTrainCurves, TrainError> {
+    let mut curves = PostTrainCurves { test_accuracy_before: session.test()?.accuracy(network)?, ..Default::default() };
+    let begun = Instant::now();
+    let layer = AffineLayer::of_stage(network, network.stages()[stage].name())?;
+    let data = session.data;
+    let cached = |samples: &[usize]| {
+        FeatureCache::new(&data.train, &data.normalization, samples, |images| layer.input(network, images))
+    };
+    let mut samples = session.split.train.clone();
+    if layer.positions() > 1 {
+        shuffle_indices(&mut samples, session.options.seed, 0);
+        samples.truncate(CONV_SAMPLES);
+    }
+    let validation = cached(&session.split.validation)?;
+    let moments = accumulate(network, stage, &layer, &cached(&samples)?, |place| targets.row(samples[place]))?;
+    let old = layer.weights(network)?;
+    let (mut best, mut best_accuracy) = (None, right_share(network, &layer, &validation)?);
+    session.progress.begin("closed form", DAMPINGS.len() * STEPS.len(), "candidates");
+    for damping in DAMPINGS {
+        let change = moments.change(damping)?;
+        for step in STEPS {
+            let weights = &old + faer::Scale(step) * &change;
+            layer.set(network, &weights)?;
+            let accuracy = right_share(network, &layer, &validation)?;
+            curves.damping.push(damping);
+            curves.step.push(step);
+            curves.validation_accuracy.extend(accuracy);
+            if accuracy > best_accuracy {
+                (best, best_accuracy) = (Some((curves.damping.len(), weights)), accuracy);
+            }
+            session.progress.advance(1);
+        }
+    }
+    session.progress.end();
+    let epoch = best.as_ref().map_or(0, |(epoch, _)| *epoch);
+    layer.set(network, best.as_ref().map_or(&old, |(_, weights)| weights))?;
+    add_time(&mut curves, begun);
+    session.conclude(&mut curves, network, (epoch, best_accuracy))?;
+    Ok(curves)
+}
+
+impl Moments {
+    fn change(&self, damping: f64) -> Result<Mat<f64>, TrainError> {
+        let dim = self.inputs.nrows();
+        let mean = (0..dim).map(|k| self.inputs[(k, k)]).sum::<f64>() / dim as f64;
+        let system = Mat::from_fn(dim, dim, |i, j| self.inputs[(i, j)] + if i == j { damping * mean } else { 0.0 });
+        let factor = system.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the inputs of the layer" })?;
+        // The system is symmetric: ΔWᵀ = (E x̃ x̃ᵀ + μ I)⁻¹ (E (ẑ - z) x̃ᵀ)ᵀ.
+        let transposed = faer::linalg::solvers::Solve::solve(&factor, self.errors.transpose());
+        Ok(transposed.transpose().to_owned())
+    }
+}
+
+/// One pass over the samples.
+fn accumulate<'t>(
+    network: &Network,
+    stage: usize,
+    layer: &AffineLayer,
+    cache: &FeatureCache,
+    target: impl Fn(usize) -> &'t [f32],
+) -> Result<Moments, TrainError> {
+    let (dim, positions) = (layer.inputs + 1, layer.positions());
+    let chain = rest_of_stage(network, stage, layer)?;
+    let batch = (COLUMNS / positions).max(1);
+    let mut work = chain.as_ref().map(|chain| chain.workspace(batch, pool_par()));
+    let mut moments = Moments { inputs: Mat::zeros(dim, dim), errors: Mat::zeros(layer.outputs, dim) };
+    let scale = 1.0 / (cache.samples() * positions).max(1) as f64;
+    let places: Vec<usize> = (0..cache.samples()).collect();
+    for places in places.chunks(batch) {
+        let output = flat(&layer.output(network, &cache.batch(places)?.0)?)?;
+        let mut wanted: Vec<f32> = places.iter().flat_map(|&place| target(place).iter().copied()).collect();
+        if let (Some(chain), Some(work)) = (&chain, &mut work) {
+            let len = layer.outputs * positions;
+            chain.forward(MatRef::from_column_major_slice(&output, len, places.len()), work)?;
+            let out_len = wanted.len() / places.len();
+            let target_out = TargetBox::point(MatRef::from_column_major_slice(&wanted, out_len, places.len()));
+            chain.reverse(ChainGoal { target_out, margins: None }, fbp_inverse::TargetMode::LayerWise, work)?;
+            wanted = chain
+                .target(0, work)
+                .col_iter()
+                .flat_map(|column| column.iter().copied().collect::<Vec<_>>())
+                .collect();
+        }
+        let mut inputs = Mat::zeros(dim, places.len() * positions);
+        for (k, &place) in places.iter().enumerate() {
+            let columns = layer.columns(&cache.values[place * cache.len..][..cache.len]);
+            inputs.as_mut().subcols_mut(k * positions, positions).copy_from(&columns);
+        }
+        let error = |o: usize, k: usize| {
+            let at = (k / positions * layer.outputs + o) * positions + k % positions;
+            f64::from(wanted[at] - output[at])
+        };
+        let errors = Mat::from_fn(layer.outputs, inputs.ncols(), error);
+        let par = pool_par();
+        matmul(moments.inputs.as_mut(), Accum::Add, inputs.as_ref(), inputs.transpose(), scale, par); // (D×K)(K×D)
+        matmul(moments.errors.as_mut(), Accum::Add, errors.as_ref(), inputs.transpose(), scale, par); // (O×K)(K×D)
+    }
+    Ok(moments)
+}
+
+/// The reverse chain of the layers of a stage that come after `layer`; none if there are none.
+fn rest_of_stage(
+    network: &Network,
+    stage: usize,
+    layer: &AffineLayer,
+) -> Result<Option<ReverseChain<f32>>, TrainError> {
+    let prefix = format!("{}.", layer.name());
+    let mut rest = Vec::new();
+    for ChainStage { name, operators } in network.operators(stage..stage + 1)? {
+        let above: Vec<_> =
+            operators.into_iter().skip_while(|operator| !operator.name().starts_with(&prefix)).skip(1).collect();
+        if !above.is_empty() {
+            rest.push(ChainStage { name, operators: above });
+        }
+    }
+    if rest.is_empty() { Ok(None) } else { Ok(Some(ReverseChain::new(rest, Range::EVERYTHING)?)) }
+}
+
+/// Share of the cached samples that are right at the present weights; none without samples.
+fn right_share(network: &Network, layer: &AffineLayer, cache: &FeatureCache) -> Result<Option<f64>, TrainError> {
+    let mut right = 0;
+    for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
+        let input = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
+        let logits = layer.logits(network, &layer.output(network, &input)?)?;
+        let classes = logits.dim(1)?;
+        let is_right = |(row, label): &(&[f32], &u32)| argmax(row) == **label as usize;
+        right += flat(&logits)?.chunks_exact(classes).zip(labels).filter(is_right).count();
+    }
+    Ok((cache.samples() > 0).then(|| right as f64 / cache.samples() as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use fbp_models::NetworkSpec;
+
+    use super::*;
+    use crate::data::{DataBundle, Dataset, Normalization, Split};
+    use crate::identity::DataIdentity;
+    use crate::progress::Silent;
+    use crate::settings::Objective;
+    use crate::store::{ShardContent, StageRows, StoreWriter, TargetStore};
+    use crate::targets::TargetsOptions;
+    use crate::train::PostTrainOptions;
+
+    const SAMPLES: usize = 40;
+    const SPEC: &str = r#"
+name = "plain"
+input = [1, 4, 4]
+classes = 3
+
+[[stages]]
+name = "hidden"
+layers = [{ type = "flatten" }, { type = "linear", out_features = 5 }]
+
+[[stages]]
+name = "out"
+layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
+"#;
+
+    fn network() -> Network {
+        Network::new(&NetworkSpec::from_toml(SPEC).unwrap(), 1).unwrap()
+    }
+
+    fn data() -> DataBundle {
+        let images = (0..SAMPLES * 16).map(|k| (k * k * 31 % 251) as u8).collect();
+        let labels = (0..SAMPLES).map(|sample| (sample % 3) as u8).collect();
+        let shape = fbp_linalg::FeatureShape::image(1, 4, 4);
+        let train = Dataset::new("toy", shape, 3, images, labels).unwrap();
+        let normalization = Normalization::fashion_mnist();
+        DataBundle { test: train.clone(), train, normalization, folder: "toy".into() }
+    }
+
+    /// A store with given targets of the hidden stage.
+    fn store(network: &Network, target: &[f32]) -> (tempfile::TempDir, TargetStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = DataIdentity { name: "toy".into(), sha256: String::new(), samples: SAMPLES };
+        let manifest = TargetsOptions::default().manifest(network, String::new(), identity).unwrap();
+        let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
+        let stages = [StageRows { target, attained: &[1; SAMPLES] }];
+        let content = ShardContent { stages: &stages, labels: &[0; SAMPLES], stats: &0 };
+        for shard in writer.missing().unwrap() {
+            writer.write_shard(&shard, content).unwrap();
+        }
+        let store = TargetStore::open(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    fn hidden(network: &Network, stages: std::ops::Range<usize>, data: &DataBundle) -> Vec<f32> {
+        let samples: Vec<usize> = (0..SAMPLES).collect();
+        let features = |images: &Tensor| Ok(network.infer_stages(stages.clone(), images)?);
+        FeatureCache::new(&data.train, &data.normalization, &samples, features).unwrap().values
+    }
+
+    /// Solves `A x = b` by elimination with plain loops; `A` is positive definite.
+    fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+        let n = b.len();
+        for pivot in 0..n {
+            let upper = a[pivot].clone();
+            for row in pivot + 1..n {
+                let factor = a[row][pivot] / upper[pivot];
+                a[row].iter_mut().zip(&upper).for_each(|(entry, above)| *entry -= factor * above);
+                b[row] -= factor * b[pivot];
+            }
+        }
+        for row in (0..n).rev() {
+            let known: f64 = (row + 1..n).map(|column| a[row][column] * b[column]).sum();
+            b[row] = (b[row] - known) / a[row][row];
+        }
+        b
+    }
+
+    #[test]
+    fn the_change_is_the_ridge_solution_of_plain_loops() {
+        let (network, data) = (network(), data());
+        let layer = AffineLayer::of_stage(&network, "hidden").unwrap();
+        let (inputs, outputs) = (hidden(&network, 0..0, &data), hidden(&network, 0..1, &data));
+        let targets: Vec<f32> = (0..SAMPLES * 5).map(|k| ((k * 37) % 23) as f32 / 7.0 - 1.5).collect();
+        let cache = FeatureCache { values: inputs.clone(), labels: vec![0; SAMPLES], len: 16, constant: 1.0 };
+        let moments = accumulate(&network, 0, &layer, &cache, |place| &targets[place * 5..][..5]).unwrap();
+        let column = |sample: usize, i: usize| if i < 16 { f64::from(inputs[sample * 16 + i]) } else { 1.0 };
+        let mean = |value: &dyn Fn(usize) -> f64| (0..SAMPLES).map(value).sum::<f64>() / SAMPLES as f64;
+        let gram = |i: usize, j: usize| mean(&|sample| column(sample, i) * column(sample, j));
+        let trace: f64 = (0..17).map(|i| gram(i, i)).sum();
+        for damping in DAMPINGS {
+            let change = moments.change(damping).unwrap();
+            let system: Vec<Vec<f64>> = (0..17)
+                .map(|i| (0..17).map(|j| gram(i, j) + if i == j { damping * trace / 17.0 } else { 0.0 }).collect())
+                .collect();
+            for output in 0..5 {
+                let missing = |sample: usize| f64::from(targets[sample * 5 + output] - outputs[sample * 5 + output]);
+                let right = (0..17).map(|i| mean(&|sample| missing(sample) * column(sample, i))).collect();
+                for (i, expected) in eliminate(system.clone(), right).into_iter().enumerate() {
+                    let found = change[(output, i)];
+                    // Outputs are single precision, the smallest damping makes a condition number of about a thousand.
+                    assert!((found - expected).abs() <= 1e-4 * (1.0 + expected.abs()), "{damping}: {found} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn targets_that_only_do_harm_change_nothing() {
+        let (mut network, data) = (network(), data());
+        let before = hidden(&network, 0..2, &data);
+        // Labels that the start gets right and everything else wrong.
+        let labels = before.chunks(3).map(|row| argmax(row) as u8).collect();
+        let images = (0..SAMPLES * 16).map(|k| (k * k * 31 % 251) as u8).collect();
+        let train = Dataset::new("toy", data.train.shape(), 3, images, labels).unwrap();
+        let data = DataBundle { test: train.clone(), train, ..data };
+        let garbage: Vec<f32> = (0..SAMPLES * 5).map(|k| 1e4 * ((k * 37) % 23) as f32 - 1e5).collect();
+        let (_folder, store) = store(&network, &garbage);
+        let options = PostTrainOptions { objective: Objective::ClosedForm, validation: 0.5, ..Default::default() };
+        let split = Split::stratified(&data.train, 0.5, 0).unwrap();
+        let session = Session { data: &data, split, options: &options, progress: &Silent };
+        let curves = run(&mut network, 0, store.stage("hidden").unwrap(), session).unwrap();
+        assert_eq!((curves.validation_accuracy.len(), curves.chosen.unwrap().epoch), (16, 0));
+        assert_eq!(curves.chosen.unwrap().test_accuracy, curves.test_accuracy_before);
+        assert_eq!(hidden(&network, 0..2, &data), before);
+    }
+}

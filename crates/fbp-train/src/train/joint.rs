@@ -1,0 +1,98 @@
+use candle_core::Tensor;
+use fbp_models::Network;
+use fbp_models::ops::cross_entropy;
+
+use super::curves::PostTrainCurves;
+use super::epochs::Aim;
+use super::goal::{BatchGoal, Goal};
+use super::losses::{Loss, Losses, value};
+use super::session::{Selection, Session};
+use super::source::Source;
+use crate::TrainError;
+use crate::data::Batch;
+use crate::objective::{DistanceWeight, mean_squared_distance};
+use crate::settings::{Objective, TargetPolicy};
+
+/// Trains the stages up to `stage` in place; the stages above are frozen.
+///
+/// # Errors
+/// As [`post_train`](super::post_train).
+pub(super) fn run(
+    network: &mut Network,
+    stage: &str,
+    goal: Option<Goal<'_>>,
+    session: Session<'_>,
+) -> Result<PostTrainCurves, TrainError> {
+    let options = session.options;
+    let stage = network.stage_index(stage)?;
+    let targets = BatchGoal::new(network, stage, session.data, goal, options)?;
+    let (validation, test) = (session.validation()?, session.test()?);
+    let validate = |network: &Network| (!validation.is_empty()).then(|| validation.accuracy(network)).transpose();
+    let source = Source::images(session.data, session.split.train.clone(), options.batch)?;
+    network.freeze(stage + 1..network.stages().len())?;
+    network.set_batch_statistics(true);
+    let mut aim = TowardsTargets {
+        stage,
+        targets,
+        refreshed: goal.filter(|_| options.policy == TargetPolicy::Refresh && options.uses_targets()),
+        weight: DistanceWeight::new(options.alpha),
+        session: &session,
+    };
+    let mut curves = PostTrainCurves { test_accuracy_before: test.accuracy(network)?, ..PostTrainCurves::default() };
+    session.progress.begin("post-training", options.epochs * source.samples(), "images");
+    let course = session.course(network, 0..stage + 1, source)?;
+    let selection = Selection { keep: options.keep, validate: &validate, test: Some(&test) };
+    let chosen = selection.run(network, course, &mut aim, &mut curves)?;
+    session.progress.end();
+    session.conclude(&mut curves, network, chosen)?;
+    Ok(curves)
+}
+
+/// Cross-entropy and weighted distance to the targets of a stage, or one of them.
+struct TowardsTargets<'a> {
+    stage: usize,
+    targets: Option<BatchGoal<'a>>,
+    /// Whose targets are computed again before every epoch but the first.
+    refreshed: Option<Goal<'a>>,
+    weight: DistanceWeight,
+    session: &'a Session<'a>,
+}
+
+impl Aim for TowardsTargets<'_> {
+    fn begin(&mut self, network: &Network, epoch: usize) -> Result<(), TrainError> {
+        if let Some(goal) = self.refreshed.filter(|_| epoch > 1) {
+            // The memory of the old ones first.
+            self.targets = None;
+            let Session { data, split, .. } = self.session;
+            self.targets = BatchGoal::refreshed(network, self.stage, data, goal, &split.train)?;
+        }
+        Ok(())
+    }
+
+    fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError> {
+        let feature = network.forward_stages(0..self.stage + 1, input)?;
+        let distance = match &self.targets {
+            Some(targets) => Some(mean_squared_distance(&feature, targets.of_batch(&feature, batch)?)?),
+            None => None,
+        };
+        let entropy = match self.session.options.objective {
+            Objective::Joint => Some(cross_entropy(&network.forward_from(self.stage + 1, &feature)?, batch.labels)?),
+            _ => None,
+        };
+        match (entropy, distance) {
+            (Some(entropy), Some(distance)) => {
+                let values = (value(&entropy)?, value(&distance)?);
+                let weight = self.weight.update(values.0, values.1);
+                let parts = Losses { cross_entropy: Some(values.0), distance: Some(values.1), weight: Some(weight) };
+                Ok(Loss { total: (entropy + (distance * weight)?)?, parts })
+            }
+            (Some(entropy), None) => Loss::alone(entropy),
+            (None, distance) => {
+                let total =
+                    distance.expect("checked by BatchGoal::new: only the joint objective can be without targets");
+                let parts = Losses { distance: Some(value(&total)?), ..Losses::default() };
+                Ok(Loss { total, parts })
+            }
+        }
+    }
+}

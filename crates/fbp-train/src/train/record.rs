@@ -1,0 +1,199 @@
+use fbp_models::NetworkSpec;
+use serde::{Deserialize, Serialize};
+
+use super::choice::Chosen;
+use super::curves::{PostTrainCurves, SegmentRecord};
+use crate::identity::DataIdentity;
+use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+
+/// Settings of a pretraining run: two runs with the same settings give the same network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PretrainSettings {
+    /// Name of the network.
+    pub model: String,
+    /// The network itself: a name alone does not tell what a file describes.
+    pub network: NetworkSpec,
+    /// The training data.
+    pub data: DataIdentity,
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Learning rate, at the start if it has a schedule.
+    pub learning_rate: f64,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// Share of the training data held back for validation.
+    pub validation: f64,
+    /// Seed of weights and order.
+    pub seed: u64,
+}
+
+/// Record of a pretraining run, kept beside its checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PretrainRecord {
+    /// What was asked for.
+    pub settings: PretrainSettings,
+    /// Number of worker threads; another number may give other last bits.
+    pub threads: usize,
+    /// SHA-256 of the checkpoint.
+    pub checkpoint_sha256: String,
+    /// Number of trained numbers.
+    pub parameters: usize,
+    /// Mean training loss of each epoch.
+    pub train_loss: Vec<f64>,
+    /// Accuracy on the validation part after each epoch, 0 to 1; empty without one.
+    pub validation_accuracy: Vec<f64>,
+    /// Accuracy on the test set after the last epoch, 0 to 1.
+    pub test_accuracy: f64,
+    /// Mean time of one epoch of training, without the evaluations.
+    pub seconds_per_epoch: f64,
+    /// Time of everything.
+    pub seconds: f64,
+}
+
+/// Settings of a post-training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostTrainSettings {
+    /// SHA-256 of the checkpoint that it starts from.
+    pub checkpoint_sha256: String,
+    /// Name of the network.
+    pub model: String,
+    /// The training data.
+    pub data: DataIdentity,
+    /// Fingerprint of the targets; none for plain fine-tuning without targets.
+    pub targets: Option<String>,
+    /// What is minimised.
+    pub mode: Objective,
+    /// The transitional stage; stages above it are frozen.
+    pub stage: String,
+    /// Weight of the distance to the targets; none if nothing else is minimised.
+    pub alpha: Option<f64>,
+    /// Seed of the order of the samples.
+    pub seed: u64,
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Learning rate of AdamW.
+    pub learning_rate: f64,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// Share of the training data held back for validation.
+    pub validation: f64,
+    /// How the learning rate changes.
+    #[serde(default = "constant")]
+    pub schedule: Schedule,
+    /// Which state became the result.
+    #[serde(default = "last")]
+    pub keep: Keep,
+    /// When targets were computed; left out for static ones.
+    #[serde(default, skip_serializing_if = "is_static")]
+    pub policy: TargetPolicy,
+    /// Decay of the average of the weights that was kept in their place, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Metric of the targets, which `targets` tells too; left out for the Euclidean one.
+    #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
+    pub metric: Metric,
+    /// Name of the start; in sweeps only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// Margin of the targets, which `targets` tells too; in sweeps only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// Embedding of the label, which `targets` tells too; in sweeps only, left out for a margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
+    /// Kind of the targets, which `targets` tells too; in sweeps only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_mode: Option<TargetMode>,
+}
+
+fn is_static(policy: &TargetPolicy) -> bool {
+    *policy == TargetPolicy::Static
+}
+
+/// What records had before they said so.
+fn constant() -> Schedule {
+    Schedule::Constant
+}
+
+/// What records had before they said so.
+fn last() -> Keep {
+    Keep::Last
+}
+
+/// Record of a post-training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostTrainRecord {
+    /// What was asked for.
+    pub settings: PostTrainSettings,
+    /// Number of worker threads; another number may give other last bits.
+    pub threads: usize,
+    /// Accuracy on the test set before the first step, 0 to 1.
+    pub test_accuracy_before: f64,
+    /// Accuracy on the test set, 0 to 1: after each epoch for joint and local, else that of the result alone.
+    pub test_accuracy: Vec<f64>,
+    /// Accuracy on the validation part after each epoch or of each candidate, 0 to 1; empty without one.
+    pub validation_accuracy: Vec<f64>,
+    /// Mean cross-entropy of each epoch or candidate; empty if it was not evaluated.
+    pub cross_entropy: Vec<f64>,
+    /// Mean squared distance to the targets of each epoch; empty without targets.
+    pub target_distance: Vec<f64>,
+    /// Mean weight of the distance in each epoch; empty without targets.
+    pub weight: Vec<f64>,
+    /// File name of the resulting checkpoint in the same folder; empty if it was not kept.
+    pub checkpoint: String,
+    /// SHA-256 of the resulting checkpoint.
+    pub checkpoint_sha256_after: String,
+    /// The state that was kept.
+    #[serde(default)]
+    pub chosen: Option<Chosen>,
+    /// Damping of each candidate; for the modes head and closed-form only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damping: Vec<f64>,
+    /// Share of the step of each candidate; for the mode closed-form only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub step: Vec<f64>,
+    /// The segments from the input to the output; for the mode hierarchical only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentRecord>,
+    /// Time of caching and training alone.
+    #[serde(default)]
+    pub training_seconds: f64,
+    /// Time of training and evaluation.
+    pub seconds: f64,
+}
+
+impl PostTrainRecord {
+    /// Record of a run in the current pool of threads, without its checkpoint and time.
+    pub fn new(settings: PostTrainSettings, curves: PostTrainCurves) -> Self {
+        Self {
+            settings,
+            threads: rayon::current_num_threads(),
+            test_accuracy_before: curves.test_accuracy_before,
+            test_accuracy: curves.test_accuracy,
+            validation_accuracy: curves.validation_accuracy,
+            cross_entropy: curves.cross_entropy,
+            target_distance: curves.target_distance,
+            weight: curves.weight,
+            checkpoint: String::new(),
+            checkpoint_sha256_after: String::new(),
+            chosen: curves.chosen,
+            damping: curves.damping,
+            step: curves.step,
+            segments: curves.segments,
+            training_seconds: curves.training_seconds,
+            seconds: 0.0,
+        }
+    }
+
+    /// Accuracy of the result on the test set, 0 to 1.
+    pub fn result(&self) -> f64 {
+        let last = self.test_accuracy.last().copied().unwrap_or(self.test_accuracy_before);
+        self.chosen.map_or(last, |chosen| chosen.test_accuracy)
+    }
+}

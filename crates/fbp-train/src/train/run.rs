@@ -1,0 +1,141 @@
+use fbp_models::Network;
+
+use super::curves::PostTrainCurves;
+use super::goal::{Goal, check_policy, check_stage};
+use super::options::PostTrainOptions;
+use super::segments::cut_names;
+use super::session::Session;
+use super::{closed_form, head, joint, segments, tail};
+use crate::TrainError;
+use crate::data::{DataBundle, SPLIT_SEED, Split};
+use crate::progress::Progress;
+use crate::settings::Objective;
+use crate::targets::{transitional_names, transitional_stage};
+
+/// Checks that `stage` is given where the objective needs one, and names what is trained where it does not: `all` for
+/// full fine-tuning, the last stage for the head. The objectives with a distance that gradients minimise (joint and
+/// local) take the last stage too, whose targets come straight from the labels.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`], or [`TrainError::Parameter`] for a stage that is missing or not needed.
+pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) -> Result<String, TrainError> {
+    let last = network.stages().last().map_or("", |stage| stage.name());
+    let (needed, known) = match mode {
+        Objective::Joint | Objective::Local => {
+            (None, network.stages().iter().map(|stage| stage.name().to_owned()).collect())
+        }
+        Objective::Tail | Objective::ClosedForm => (None, transitional_names(network)),
+        Objective::Hierarchical => return cut_names(network, stage),
+        Objective::Full => (Some("all"), Vec::new()),
+        Objective::Head => (Some(last), Vec::new()),
+    };
+    match (needed, stage) {
+        (None, Some(stage)) if known.iter().any(|name| name == stage) => Ok(stage.to_owned()),
+        (None, stage) => {
+            Err(TrainError::UnknownStage { stage: stage.unwrap_or_default().to_owned(), known: known.join(", ") })
+        }
+        (Some(name), None) => Ok(name.to_owned()),
+        (Some(name), Some(stage)) if name == stage => Ok(name.to_owned()),
+        (Some(_), Some(stage)) => {
+            let range = "what the modes full and head take: they know what to train, so leave it out";
+            Err(TrainError::Parameter { name: "stage", value: stage.to_owned(), range })
+        }
+    }
+}
+
+/// Goes on training a network in place.
+///
+/// | objective | trains | on |
+/// |---|---|---|
+/// | joint | stages up to `stage` | `CE(z_L, y) + w · MSE(z_r, ẑ_r)` with the weight of the published recipe; α = 0 leaves the second term out |
+/// | local | stages up to `stage` | `MSE(z_r, ẑ_r)` alone; the stages above are not evaluated |
+/// | full | every stage | `CE`: plain fine-tuning |
+/// | tail | stages above `stage` | `CE`, from the features of `stage`, which are computed once |
+/// | hierarchical | every stage | the stages named cut the network in segments; all at the same time, each segment on `MSE(z_r, ẑ_r)` from its features, which are computed once, the last one on `CE` or, with live targets, on the distance to them |
+/// | closed-form | one layer of `stage` | ridge regression from its inputs to its targets |
+/// | head | the last linear layer | `CE` and a damping towards the old weights, a convex problem, by L-BFGS |
+///
+/// `goal` may be left out if [`uses_targets`](PostTrainOptions::uses_targets) is false; its samples are those of
+/// `data.train`. [`stage_of_mode`] says what `stage` has to be. With joint and local, targets that do not turn the frozen
+/// rest of the network right are left out of the distance, unless they are point targets; with the policy refresh, the
+/// targets of the samples that are trained on are computed again before every epoch but the first.
+///
+/// After an error the weights are somewhere on the way, but no stage is frozen.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`], [`TrainError::Parameter`], [`TrainError::Mismatch`] if the targets do not fit the data
+/// or the stage, [`TrainError::Diverged`].
+///
+/// # Source
+/// arXiv:2506.07188 (joint and local); the others are common practice.
+pub fn post_train(
+    network: &mut Network,
+    stage: &str,
+    data: &DataBundle,
+    goal: Option<Goal<'_>>,
+    options: &PostTrainOptions,
+    progress: &dyn Progress,
+) -> Result<PostTrainCurves, TrainError> {
+    options.check()?;
+    let stage = stage_of_mode(network, options.objective, Some(stage))?;
+    check_policy(network, &stage, options)?;
+    let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
+    let session = Session { data, split, options, progress };
+    let result = match options.objective {
+        Objective::Joint | Objective::Local => joint::run(network, &stage, goal, session),
+        Objective::Full => tail::run_full(network, session),
+        Objective::Tail => tail::run_cached(network, transitional_stage(network, &stage)?, session),
+        Objective::Head => head::run(network, session),
+        Objective::Hierarchical => {
+            let Some(Goal::Stages(store)) = goal else { return Err(missing_targets(options.objective)) };
+            segments::run(network, &stage, store, session)
+        }
+        Objective::ClosedForm => {
+            let stage = transitional_stage(network, &stage)?;
+            let Some(Goal::Stage(targets)) = goal else { return Err(missing_targets(options.objective)) };
+            check_stage(network, stage, data, targets).and_then(|()| closed_form::run(network, stage, targets, session))
+        }
+    };
+    if result.is_err() {
+        network.set_batch_statistics(false);
+        network.freeze(0..0)?;
+    }
+    result
+}
+
+fn missing_targets(mode: Objective) -> TrainError {
+    let (left, reason) = (format!("the mode {mode}"), "name a store of them".into());
+    TrainError::Mismatch { left, right: "no targets".into(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use fbp_linalg::FeatureShape;
+    use fbp_models::zoo;
+
+    use super::*;
+    use crate::data::{Dataset, Normalization};
+    use crate::progress::Silent;
+
+    #[test]
+    fn no_stage_is_frozen_after_an_error() {
+        let images = (0..40 * 784).map(|k| (k * 37 % 251) as u8).collect();
+        let labels = (0..40).map(|sample| sample % 10).collect();
+        let train = Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap();
+        let normalization = Normalization::fashion_mnist();
+        let data = DataBundle { test: train.clone(), train, normalization, folder: "toy".into() };
+        // Every step multiplies the weights by 1 - 10.
+        let options = PostTrainOptions {
+            alpha: 0.0,
+            learning_rate: 1.0,
+            weight_decay: 10.0,
+            batch: 4,
+            epochs: 50,
+            ..PostTrainOptions::default()
+        };
+        let mut network = Network::new(&zoo::spec("simple-cnn-mnist-v1").unwrap(), 0).unwrap();
+        let result = post_train(&mut network, "conv1", &data, None, &options, &Silent);
+        assert!(matches!(result, Err(TrainError::Diverged { .. } | TrainError::NonFiniteOutput)), "{result:?}");
+        assert!(network.stages().iter().all(|stage| !stage.is_frozen()));
+    }
+}

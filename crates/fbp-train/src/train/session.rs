@@ -1,0 +1,124 @@
+use std::ops::Range;
+use std::time::Instant;
+
+use fbp_models::{AdamW, AdamWParams, Network};
+
+use super::choice::{Choice, Chosen, Judged};
+use super::curves::PostTrainCurves;
+use super::epochs::{Aim, Course};
+use super::options::PostTrainOptions;
+use super::pace::Pace;
+use super::source::Source;
+use crate::TrainError;
+use crate::data::{DataBundle, Split};
+use crate::evaluate::EvalSet;
+use crate::progress::Progress;
+use crate::settings::{Keep, Objective};
+
+/// What every objective is run with.
+pub(super) struct Session<'a> {
+    pub(super) data: &'a DataBundle,
+    pub(super) split: Split,
+    pub(super) options: &'a PostTrainOptions,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Session<'_> {
+    /// The training of some stages on what `source` gives.
+    pub(super) fn course<'b>(
+        &'b self,
+        network: &Network,
+        stages: Range<usize>,
+        source: Source<'b>,
+    ) -> Result<Course<'b>, TrainError> {
+        let PostTrainOptions { learning_rate, weight_decay, schedule, epochs, ema, seed, .. } = *self.options;
+        let params = AdamWParams { learning_rate, weight_decay, ..AdamWParams::default() };
+        Ok(Course {
+            optimiser: AdamW::new(network.vars_of(stages)?, params)?,
+            judged: Judged::new(network, ema)?,
+            pace: Pace::new(learning_rate, schedule, epochs * source.batches()),
+            source,
+            epochs,
+            seed,
+            progress: self.progress,
+        })
+    }
+
+    /// The held-back samples as images.
+    pub(super) fn validation(&self) -> Result<EvalSet, TrainError> {
+        EvalSet::new(&self.data.train, &self.data.normalization, Some(&self.split.validation))
+    }
+
+    /// The test samples as images.
+    pub(super) fn test(&self) -> Result<EvalSet, TrainError> {
+        EvalSet::new(&self.data.test, &self.data.normalization, None)
+    }
+
+    /// Notes the result: the only look at the test set besides that at the start.
+    pub(super) fn conclude(
+        &self,
+        curves: &mut PostTrainCurves,
+        network: &Network,
+        (epoch, validation_accuracy): (usize, Option<f64>),
+    ) -> Result<(), TrainError> {
+        let test_accuracy = match (self.options.objective, epoch) {
+            // Has been evaluated.
+            (Objective::Joint | Objective::Local, 1..) => curves.test_accuracy[epoch - 1],
+            (_, 0) => curves.test_accuracy_before,
+            _ => self.test()?.accuracy(network)?,
+        };
+        if !matches!(self.options.objective, Objective::Joint | Objective::Local) {
+            curves.test_accuracy = vec![test_accuracy];
+        }
+        curves.chosen = Some(Chosen { epoch, validation_accuracy, test_accuracy });
+        Ok(())
+    }
+}
+
+/// How the state of a training that becomes its result is found.
+pub(super) struct Selection<'a> {
+    pub(super) keep: Keep,
+    /// Accuracy on the validation part; none without one.
+    pub(super) validate: &'a dyn Fn(&Network) -> Result<Option<f64>, TrainError>,
+    /// What is looked at after every epoch too, where the protocol asks for it.
+    pub(super) test: Option<&'a EvalSet>,
+}
+
+impl Selection<'_> {
+    /// Trains, notes every epoch in `curves` and puts the state that is kept into `network`; gives its epoch and its
+    /// accuracy on the validation part. Afterwards no stage is frozen.
+    pub(super) fn run(
+        &self,
+        network: &mut Network,
+        mut course: Course<'_>,
+        aim: &mut dyn Aim,
+        curves: &mut PostTrainCurves,
+    ) -> Result<(usize, Option<f64>), TrainError> {
+        let mut choice = Choice::new(self.keep, network, (self.validate)(network)?)?;
+        course.run(network, aim, &mut |epoch| {
+            curves.training_seconds += epoch.seconds;
+            epoch.means.store(curves);
+            if let Some(test) = self.test {
+                curves.test_accuracy.push(test.accuracy(epoch.state)?);
+            }
+            let accuracy = (self.validate)(epoch.state)?;
+            curves.validation_accuracy.extend(accuracy);
+            choice.offer(epoch.number, epoch.state, accuracy)
+        })?;
+        course.judged.take(network);
+        let chosen = choice.restore(network);
+        network.set_batch_statistics(false);
+        network.freeze(0..0)?;
+        Ok(chosen)
+    }
+}
+
+/// Adds the time since `begun`.
+pub(super) fn add_time(curves: &mut PostTrainCurves, begun: Instant) {
+    curves.training_seconds += begun.elapsed().as_secs_f64();
+}
+
+/// Every stage of a network.
+pub(super) fn all_stages(network: &Network) -> Range<usize> {
+    0..network.stages().len()
+}

@@ -1,0 +1,82 @@
+use candle_core::{Device, Tensor};
+
+use crate::TrainError;
+use crate::cache::FeatureCache;
+use crate::data::{Batch, Batcher, DataBundle, shuffle_indices};
+use crate::evaluate::pool_par;
+
+/// What is trained on, batch by batch: images, or features that were computed once.
+pub(super) enum Source<'a> {
+    Images { batcher: Batcher<'a>, pixels: usize },
+    Features { cache: FeatureCache, samples: &'a [usize], batch: usize },
+}
+
+impl<'a> Source<'a> {
+    /// Images of some of the training samples.
+    ///
+    /// # Errors
+    /// As [`Batcher::new`].
+    pub(super) fn images(data: &'a DataBundle, samples: Vec<usize>, batch: usize) -> Result<Self, TrainError> {
+        let batcher = Batcher::new(&data.train, samples, &data.normalization, batch)?;
+        Ok(Self::Images { batcher, pixels: data.train.shape().len() })
+    }
+
+    /// What `features` gives for the images of some of the training samples.
+    ///
+    /// # Errors
+    /// As [`FeatureCache::new`].
+    pub(super) fn features(
+        data: &'a DataBundle,
+        samples: &'a [usize],
+        batch: usize,
+        features: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
+    ) -> Result<Self, TrainError> {
+        let cache = FeatureCache::new(&data.train, &data.normalization, samples, features)?;
+        Ok(Self::Features { cache, samples, batch })
+    }
+
+    /// Samples of an epoch.
+    pub(super) fn samples(&self) -> usize {
+        match self {
+            Self::Images { batcher, .. } => batcher.samples(),
+            Self::Features { samples, .. } => samples.len(),
+        }
+    }
+
+    /// Batches of an epoch.
+    pub(super) fn batches(&self) -> usize {
+        match self {
+            Self::Images { batcher, .. } => batcher.batches(),
+            Self::Features { samples, batch, .. } => samples.len().div_ceil(*batch),
+        }
+    }
+
+    /// Gives `step` every batch of an epoch, as input of what is trained and as samples. Seed and epoch decide their order.
+    pub(super) fn each_batch(
+        &mut self,
+        seed: u64,
+        epoch: usize,
+        mut step: impl FnMut(&Tensor, Batch<'_>) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        // Stream 0 of a seed makes weights.
+        let stream = epoch as u64;
+        match self {
+            Self::Images { batcher, pixels } => {
+                batcher.shuffle(seed, stream);
+                while let Some(batch) = batcher.next_batch(pool_par()) {
+                    step(&Tensor::from_slice(batch.images, (batch.len(), *pixels), &Device::Cpu)?, batch)?;
+                }
+            }
+            Self::Features { cache, samples, batch } => {
+                let mut order: Vec<usize> = (0..samples.len()).collect();
+                shuffle_indices(&mut order, seed, stream);
+                for places in order.chunks(*batch) {
+                    let (features, labels) = cache.batch(places)?;
+                    let indices: Vec<usize> = places.iter().map(|&place| samples[place]).collect();
+                    step(&features, Batch { indices: &indices, images: &[], labels: &labels })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
