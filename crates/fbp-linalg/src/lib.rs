@@ -2,6 +2,7 @@
 
 pub mod attained;
 mod boxed;
+mod compile_once;
 pub mod conv2d;
 pub mod conv_solve;
 pub mod dense;
@@ -11,7 +12,6 @@ mod matmul;
 mod once;
 mod parallel;
 mod params;
-mod per_scalar;
 #[cfg(any(test, feature = "testkit"))]
 pub mod qp_oracle;
 mod report;
@@ -28,8 +28,7 @@ pub use matmul::matmul;
 pub use once::get_or_make;
 pub use parallel::{SplitBatch, for_each_part, parts_scratch};
 pub use params::{SolveConfig, SolveParams};
-pub use per_scalar::PerScalar;
 pub use report::{SolveReport, SolveSide, StopReason};
-pub use scalar::Real;
+pub use scalar::{PerScalar, Real};
 pub use shape::FeatureShape;
 pub use views::{batch_slice, batch_slice_mut, column, column_mut};

@@ -5,7 +5,6 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 use faer::traits::RealField;
 
 use crate::lanes::Lanes;
-use crate::per_scalar::PerScalar;
 
 /// The two scalars that every solver and kernel of this project works in: `f32` and `f64`.
 ///
@@ -81,6 +80,24 @@ pub trait Real:
         let raised = if self < lower { lower } else { self };
         if raised > upper { upper } else { raised }
     }
+}
+
+/// Generic work that is compiled for `f32` and `f64` in the crate that names it, and not again in every crate that calls
+/// it. Implemented by [`compile_once!`](crate::compile_once).
+///
+/// A generic function is compiled wherever it is used with concrete types; both methods here are not generic, so that
+/// crates above find them compiled. A solver costs a user's program seconds to call instead of minutes.
+pub trait PerScalar {
+    /// The arguments, as a tuple.
+    type Args<'a, T: Real>;
+    /// What the work returns.
+    type Output<'a, T: Real>;
+
+    /// The work in `f32`.
+    fn single<'a>(args: Self::Args<'a, f32>) -> Self::Output<'a, f32>;
+
+    /// The work in `f64`.
+    fn double<'a>(args: Self::Args<'a, f64>) -> Self::Output<'a, f64>;
 }
 
 /// Keeps [`Real`] to the types that kernels are compiled for.

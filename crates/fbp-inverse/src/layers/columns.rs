@@ -95,25 +95,26 @@ pub(crate) fn reverse_columns<T: Real, K: SampleReverse<T>>(
     par: Par,
 ) -> ReverseReport {
     let len = pass.observed_in.nrows().max(pass.observed_out.nrows()).max(1);
-    reverse_blocks(kernel, pass, (GRAIN / len).max(1), par)
+    reverse_blocks(&|pass| Arch::new().dispatch(ReverseBlock { kernel, pass }), pass, (GRAIN / len).max(1), par)
 }
 
-/// Halves the batch down to blocks of `grain` samples. The tree does not depend on `par`, so neither do the sums.
-fn reverse_blocks<T: Real, K: SampleReverse<T>>(
-    kernel: &K,
+/// Halves the batch down to blocks of `grain` samples. The tree does not depend on `par`, so neither do the sums. Knows the
+/// kernel as a function only, so that the tree is compiled once and not for every kernel.
+fn reverse_blocks<T: Real>(
+    run: &(dyn Fn(ReversePass<'_, T>) -> ReverseReport + Sync),
     pass: ReversePass<'_, T>,
     grain: usize,
     par: Par,
 ) -> ReverseReport {
     if pass.batch() <= grain {
-        return Arch::new().dispatch(ReverseBlock { kernel, pass });
+        return run(pass);
     }
     let middle = pass.batch() / 2;
     let (left, right) = split_pass(pass, middle);
     let (left, right) = match par {
-        Par::Seq => (reverse_blocks(kernel, left, grain, par), reverse_blocks(kernel, right, grain, par)),
+        Par::Seq => (reverse_blocks(run, left, grain, par), reverse_blocks(run, right, grain, par)),
         Par::Rayon(_) => {
-            rayon::join(|| reverse_blocks(kernel, left, grain, par), || reverse_blocks(kernel, right, grain, par))
+            rayon::join(|| reverse_blocks(run, left, grain, par), || reverse_blocks(run, right, grain, par))
         }
     };
     left.merge(right)
@@ -293,13 +294,13 @@ pub(crate) struct MapPass<'a, T> {
 /// Runs `kernel` on every sample.
 pub(crate) fn map_columns<T: Real, K: SampleMap<T>>(kernel: &K, pass: MapPass<'_, T>, par: Par) {
     let len = pass.first.nrows().max(pass.out.nrows()).max(1);
-    map_blocks(kernel, pass, (GRAIN / len).max(1), par);
+    map_blocks(&|pass| Arch::new().dispatch(MapBlock { kernel, pass }), pass, (GRAIN / len).max(1), par);
 }
 
-fn map_blocks<T: Real, K: SampleMap<T>>(kernel: &K, pass: MapPass<'_, T>, grain: usize, par: Par) {
+fn map_blocks<T: Real>(run: &(dyn Fn(MapPass<'_, T>) + Sync), pass: MapPass<'_, T>, grain: usize, par: Par) {
     let (batch, middle) = (pass.out.ncols(), pass.out.ncols() / 2);
     if batch <= grain || par == Par::Seq {
-        return Arch::new().dispatch(MapBlock { kernel, pass });
+        return run(pass);
     }
     let (out, out_right) = pass.out.split_at_col_mut(middle);
     let left = MapPass { first: pass.first.subcols(0, middle), second: pass.second.subcols(0, middle), out };
@@ -308,7 +309,7 @@ fn map_blocks<T: Real, K: SampleMap<T>>(kernel: &K, pass: MapPass<'_, T>, grain:
         second: pass.second.subcols(middle, batch - middle),
         out: out_right,
     };
-    rayon::join(|| map_blocks(kernel, left, grain, par), || map_blocks(kernel, right, grain, par));
+    rayon::join(|| map_blocks(run, left, grain, par), || map_blocks(run, right, grain, par));
 }
 
 struct MapBlock<'k, 'a, T, K> {

@@ -36,7 +36,7 @@ impl Iteration {
     /// `z <- M r` for every sample.
     pub(crate) fn precondition(&self, pass: Apply<'_>, grid: &Grid, par: Par, stack: &mut MemStack) {
         let Apply { r, z } = pass;
-        self.preconditioner.apply(Apply { r, z: &mut *z }, (grid, self.operator.pair.near), par, stack);
+        self.preconditioner.apply(Apply { r, z: &mut *z }, (grid, self.pair.near), par, stack);
         if let Some(border) = &self.border {
             border.add(Apply { r, z }, par, stack);
         }

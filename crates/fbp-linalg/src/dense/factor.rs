@@ -1,4 +1,3 @@
-use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::householder::{
     apply_block_householder_sequence_on_the_left_in_place_scratch,
@@ -6,10 +5,10 @@ use faer::linalg::householder::{
 };
 use faer::linalg::matmul::matmul;
 use faer::linalg::qr::no_pivoting::factor::{qr_in_place, qr_in_place_scratch, recommended_block_size};
-use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::{Accum, Conj, Mat, MatRef, Par};
 
+use super::svd::{Spectrum, thin_svd};
 use crate::dense::SystemFacts;
 use crate::{LinalgError, Real, SolveConfig, compile_once, expect_finite};
 
@@ -95,15 +94,6 @@ fn row_scales(weight: MatRef<'_, f64>) -> Vec<f64> {
     largest.into_iter().map(scale).collect()
 }
 
-/// Singular value decomposition of the tall one of `A` and `Aᵀ`.
-pub(super) struct Spectrum {
-    /// As many columns as the shorter side of `A`.
-    pub(super) u: Mat<f64>,
-    /// In descending order.
-    pub(super) sigma: Vec<f64>,
-    pub(super) v: Mat<f64>,
-}
-
 /// Thin QR factors of the tall one of `A` and `Aᵀ`, with what they tell about the rank.
 pub(super) struct Factors {
     /// Orthonormal columns, as many as the shorter side of `A`.
@@ -150,7 +140,7 @@ impl Factors {
                 return Ok(Self { q, r_inverse, spectrum: None, facts });
             }
         }
-        let spectrum = singular_values(tall, par)?;
+        let spectrum = thin_svd(tall, par)?;
         let largest = spectrum.sigma.first().copied().unwrap_or(0.0);
         facts.rank = spectrum.sigma.iter().take_while(|&&s| s > rank_tol * largest).count();
         facts.condition = if facts.rank == 0 { 1.0 } else { largest / spectrum.sigma[facts.rank - 1] };
@@ -181,21 +171,6 @@ fn thin_qr(tall: MatRef<'_, f64>, par: Par) -> (Mat<f64>, Mat<f64>) {
     let mut q = Mat::identity(rows, cols);
     apply_householder(packed.as_ref(), coefficients.as_ref(), Conj::No, q.as_mut(), par, stack);
     (q, r)
-}
-
-/// Thin singular value decomposition of a matrix with at least as many rows as columns.
-fn singular_values(tall: MatRef<'_, f64>, par: Par) -> Result<Spectrum, LinalgError> {
-    let (rows, size) = tall.shape();
-    let (mut u, mut v) = (Mat::zeros(rows, size), Mat::zeros(size, size));
-    let mut sigma = Diag::zeros(size);
-    let thin = ComputeSvdVectors::Thin;
-    let scratch = svd_scratch::<f64>(rows, size, thin, thin, par, Default::default());
-    let mut memory = MemBuffer::new(scratch);
-    let stack = MemStack::new(&mut memory);
-    svd(tall, sigma.as_mut(), Some(u.as_mut()), Some(v.as_mut()), par, stack, Default::default())
-        .map_err(|why| LinalgError::Decomposition { what: "affine: svd", reason: format!("{why:?}") })?;
-    let sigma = sigma.column_vector().iter().copied().collect();
-    Ok(Spectrum { u, sigma, v })
 }
 
 /// Largest singular value by the power method on `AᵀA`: a lower bound, usually within a few per cent.
@@ -245,7 +220,7 @@ mod tests {
                 let (system, found) = factors(&weight, 1e-13);
                 let tall = if system.is_tall() { weight.clone() } else { weight.transpose().to_owned() };
                 assert!(found.full_rank() && found.spectrum.is_none());
-                let sigma = weight.singular_values().unwrap();
+                let sigma = weight.thin_svd().unwrap();
                 let condition = sigma[0] / sigma[sigma.len() - 1];
                 let share = found.facts.condition / condition;
                 assert!((0.85..1.0 + 1e-9).contains(&share), "{rows} × {cols}: estimate is {share} of the truth");
@@ -259,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubtful_rank_is_decided_by_singular_values() {
+    fn a_doubtful_rank_is_decided_by_thin_svd() {
         let mut weight = Mat::<f64>::identity(4, 6);
         weight[(3, 3)] = 1e-9;
         let (_, found) = factors(&weight, 1e-8);

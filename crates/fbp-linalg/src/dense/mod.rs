@@ -24,6 +24,7 @@ mod pass;
 mod recipe;
 mod retry;
 mod ridge;
+mod svd;
 mod truncated;
 mod two_gemm;
 
@@ -36,6 +37,7 @@ pub use nearest::NearestPlan;
 pub use pass::AffineSolve;
 pub use recipe::{AffineRecipe, GramSide, SystemFacts};
 pub use ridge::RidgePlan;
+pub use svd::{Spectrum, thin_svd};
 pub use truncated::TruncatedPlan;
 
 /// The methods that all dense plans share; each plan is a wrapper of one `TwoGemm`.

@@ -1,8 +1,6 @@
-use faer::diag::Diag;
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::{Mat, Par};
 use fbp_linalg::LinalgError;
+use fbp_linalg::dense::{Spectrum, thin_svd};
 
 /// Singular values up to this share of the largest count as zero.
 const RANK_TOLERANCE: f64 = 1e-10;
@@ -27,16 +25,8 @@ impl MeanAxis {
     pub(super) fn new(size: usize, windows: Vec<[usize; 2]>, weights: Vec<f64>) -> Result<Self, LinalgError> {
         let mut axis = Self { size, windows, weights, inverse: Mat::new(), rank: 0 };
         let matrix = Mat::from_fn(axis.count(), size, |window, site| axis.entry(window, site));
-        let (m, n) = matrix.shape();
-        let order = m.min(n);
-        let (mut u, mut v, mut sigma) = (Mat::zeros(m, order), Mat::zeros(n, order), Diag::zeros(order));
-        let thin = ComputeSvdVectors::Thin;
-        let mut memory = MemBuffer::new(svd_scratch::<f64>(m, n, thin, thin, Par::Seq, Default::default()));
-        let stack = MemStack::new(&mut memory);
-        svd(matrix.as_ref(), sigma.as_mut(), Some(u.as_mut()), Some(v.as_mut()), Par::Seq, stack, Default::default())
-            .map_err(|why| LinalgError::Decomposition { what: "average pooling: svd", reason: format!("{why:?}") })?;
-        let sigma = sigma.column_vector();
-        axis.rank = (0..order).filter(|&k| sigma[k] > RANK_TOLERANCE * sigma[0]).count();
+        let Spectrum { u, sigma, mut v } = thin_svd(matrix.as_ref(), Par::Seq)?;
+        axis.rank = (0..sigma.len()).filter(|&k| sigma[k] > RANK_TOLERANCE * sigma[0]).count();
         for k in 0..axis.rank {
             let scale = 1.0 / sigma[k];
             v.col_mut(k).iter_mut().for_each(|entry| *entry *= scale);

@@ -1,23 +1,3 @@
-use crate::Real;
-
-/// Generic work that is compiled for `f32` and `f64` in the crate that names it, and not again in every crate that calls
-/// it. Implemented by [`compile_once!`](crate::compile_once).
-///
-/// A generic function is compiled wherever it is used with concrete types; both methods here are not generic, so that
-/// crates above find them compiled. A solver costs a user's program seconds to call instead of minutes.
-pub trait PerScalar {
-    /// The arguments, as a tuple.
-    type Args<'a, T: Real>;
-    /// What the work returns.
-    type Output<'a, T: Real>;
-
-    /// The work in `f32`.
-    fn single<'a>(args: Self::Args<'a, f32>) -> Self::Output<'a, f32>;
-
-    /// The work in `f64`.
-    fn double<'a>(args: Self::Args<'a, f64>) -> Self::Output<'a, f64>;
-}
-
 /// Defines a function generic over [`Real`](crate::Real) whose body is compiled once for `f32` and once for `f64`, here.
 ///
 /// The body is a path to a function with the same signature, generic over the same scalar. References share one
