@@ -1,13 +1,13 @@
 use fbp_linalg::Real;
 
-use super::goal::SampleGoal;
 use super::reverse::ChainGoal;
 use super::workspace::ChainWorkspace;
 use super::{BoundaryReport, ReverseChain};
+use crate::joint::SampleGoal;
 
 impl<T: Real> ReverseChain<T> {
     /// Distances moved and violations left at a boundary, recomputed from the data.
-    pub(super) fn measure(
+    pub(crate) fn measure(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,

@@ -1,30 +1,19 @@
 //! Targets for every stage of a network: joint or layer by layer, verified by the frozen rest.
 
-mod cuts;
-mod descend;
-mod goal;
-mod joint;
-mod linearise;
 mod measure;
-mod metric;
-mod refine;
 mod report;
-mod rescue;
 mod reverse;
-mod settle;
-mod step;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 use fbp_linalg::{FeatureShape, LinalgError, Real};
 
-pub use metric::FeatureMetric;
 pub use report::{BoundaryReport, ChainReport};
 pub use reverse::{ChainGoal, Margins, TargetMode};
 pub use workspace::ChainWorkspace;
 
-use crate::{InverseError, Range, ReverseOperator};
+use crate::{FeatureMetric, InverseError, Range, ReverseOperator};
 
 /// One stage of a network: the layers between two transitional features.
 pub struct ChainStage<T> {
@@ -43,14 +32,14 @@ pub struct ChainStage<T> {
 /// # Source
 /// arXiv:2506.07188, §3 (chained reversal); ranges, boxes, verification and correction: own derivation.
 pub struct ReverseChain<T> {
-    operators: Vec<Box<dyn ReverseOperator<T>>>,
+    pub(crate) operators: Vec<Box<dyn ReverseOperator<T>>>,
     /// `starts[s]` is the index of the first operator of stage `s`; one more entry marks the end.
-    starts: Vec<usize>,
+    pub(crate) starts: Vec<usize>,
     names: Vec<String>,
     /// `ranges[k]` holds for the input of operator `k`; the last one for the output.
-    ranges: Vec<Range<T>>,
+    pub(crate) ranges: Vec<Range<T>>,
     /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
-    metrics: Vec<Option<FeatureMetric<T>>>,
+    pub(crate) metrics: Vec<Option<FeatureMetric<T>>>,
 }
 
 impl<T: Real> ReverseChain<T> {
@@ -129,12 +118,12 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Length of the feature before operator `k`, or of the output for `k` = number of operators.
-    fn feature_len(&self, k: usize) -> usize {
+    pub(crate) fn feature_len(&self, k: usize) -> usize {
         if k == 0 { self.operators[0].in_shape().len() } else { self.operators[k - 1].out_shape().len() }
     }
 
     /// Length of the output.
-    fn out_len(&self) -> usize {
+    pub(crate) fn out_len(&self) -> usize {
         self.feature_len(self.operators.len())
     }
 }

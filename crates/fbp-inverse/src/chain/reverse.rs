@@ -1,10 +1,11 @@
 use faer::dyn_stack::MemStack;
 use fbp_linalg::{LinalgError, Real};
 
-use super::joint::Start;
-use super::rescue::{FIRST_STARTS, LAST_STARTS};
-use super::workspace::{Batch, ChainWorkspace};
+use super::workspace::ChainWorkspace;
 use super::{ChainReport, ReverseChain};
+use crate::joint::Batch;
+use crate::joint::Start;
+use crate::joint::{FIRST_STARTS, LAST_STARTS};
 use crate::{InverseError, OutputEmbedding, Range, ReversePass, TargetBox, expect_batch};
 
 /// Which targets a reverse pass makes.

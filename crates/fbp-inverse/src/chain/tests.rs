@@ -171,7 +171,7 @@ fn a_point_at_the_output_is_reached() {
 
 #[test]
 fn an_output_that_is_no_number_reaches_no_goal() {
-    use super::goal::SampleGoal;
+    use crate::joint::SampleGoal;
     let margin: SampleGoal<'_, f32> = SampleGoal::Margin { label: 0, margin: 0.0 };
     for output in [[f32::NAN, 0.0], [0.0, f32::NAN], [f32::INFINITY, 0.0], [1.0, f32::NEG_INFINITY]] {
         assert!(!margin.is_reached(&output), "{output:?}");

@@ -1,57 +1,17 @@
 use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::{MatMut, MatRef, Par};
+use faer::{MatRef, Par};
 use fbp_linalg::Real;
 
 use super::ReverseChain;
-use super::joint::JointMemory;
+use crate::joint::{Batch, JointMemory};
 use crate::{InverseError, TargetBox, TargetBoxMut, expect_batch};
-
-/// A batch buffer of fixed capacity whose number of rows may change from use to use.
-#[derive(Debug)]
-pub(super) struct Batch<T> {
-    values: Vec<T>,
-}
-
-impl<T: Real> Batch<T> {
-    pub(super) fn new(len: usize) -> Self {
-        Self { values: vec![T::ZERO; len] }
-    }
-
-    pub(super) fn view(&self, rows: usize, cols: usize) -> MatRef<'_, T> {
-        MatRef::from_column_major_slice(&self.values[..rows * cols], rows, cols)
-    }
-
-    pub(super) fn view_mut(&mut self, rows: usize, cols: usize) -> MatMut<'_, T> {
-        MatMut::from_column_major_slice_mut(&mut self.values[..rows * cols], rows, cols)
-    }
-
-    pub(super) fn column(&self, rows: usize, index: usize) -> &[T] {
-        &self.values[rows * index..rows * (index + 1)]
-    }
-
-    /// Columns `start..start + count`.
-    pub(super) fn columns(&self, rows: usize, start: usize, count: usize) -> MatRef<'_, T> {
-        MatRef::from_column_major_slice(&self.values[rows * start..rows * (start + count)], rows, count)
-    }
-
-    /// Copies one column over another.
-    pub(super) fn move_column(&mut self, rows: usize, from: usize, to: usize) {
-        if from != to {
-            self.values.copy_within(rows * from..rows * (from + 1), rows * to);
-        }
-    }
-
-    pub(super) fn column_mut(&mut self, rows: usize, index: usize) -> &mut [T] {
-        &mut self.values[rows * index..rows * (index + 1)]
-    }
-}
 
 /// A target box with changing numbers of rows.
 #[derive(Debug)]
-pub(super) struct BoxBatch<T> {
-    pub(super) point: Batch<T>,
-    pub(super) lower: Batch<T>,
-    pub(super) upper: Batch<T>,
+pub(crate) struct BoxBatch<T> {
+    pub(crate) point: Batch<T>,
+    pub(crate) lower: Batch<T>,
+    pub(crate) upper: Batch<T>,
 }
 
 impl<T: Real> BoxBatch<T> {
@@ -59,7 +19,7 @@ impl<T: Real> BoxBatch<T> {
         Self { point: Batch::new(len), lower: Batch::new(len), upper: Batch::new(len) }
     }
 
-    pub(super) fn view(&self, rows: usize, cols: usize) -> TargetBox<'_, T> {
+    pub(crate) fn view(&self, rows: usize, cols: usize) -> TargetBox<'_, T> {
         TargetBox {
             point: self.point.view(rows, cols),
             lower: self.lower.view(rows, cols),
@@ -67,7 +27,7 @@ impl<T: Real> BoxBatch<T> {
         }
     }
 
-    pub(super) fn view_mut(&mut self, rows: usize, cols: usize) -> TargetBoxMut<'_, T> {
+    pub(crate) fn view_mut(&mut self, rows: usize, cols: usize) -> TargetBoxMut<'_, T> {
         TargetBoxMut {
             point: self.point.view_mut(rows, cols),
             lower: self.lower.view_mut(rows, cols),
@@ -81,27 +41,27 @@ impl<T: Real> BoxBatch<T> {
 ///
 /// Made by [`ReverseChain::workspace`]; one per thread.
 pub struct ChainWorkspace<T> {
-    pub(super) capacity: usize,
-    pub(super) batch: usize,
-    pub(super) par: Par,
+    pub(crate) capacity: usize,
+    pub(crate) batch: usize,
+    pub(crate) par: Par,
     /// Observed feature before every operator, and the output.
-    pub(super) features: Vec<Batch<T>>,
+    pub(crate) features: Vec<Batch<T>>,
     /// Lengths of those features.
-    pub(super) lens: Vec<usize>,
+    pub(crate) lens: Vec<usize>,
     /// Target at every boundary.
-    pub(super) targets: Vec<Batch<T>>,
+    pub(crate) targets: Vec<Batch<T>>,
     /// Output of the frozen rest on the target of every boundary, by place in `open`.
-    pub(super) pushed: Vec<Batch<T>>,
+    pub(crate) pushed: Vec<Batch<T>>,
     /// Samples that do not meet the goal yet.
-    pub(super) open: Vec<usize>,
+    pub(crate) open: Vec<usize>,
     /// Those of them that are reversed layer by layer.
-    pub(super) chosen: Vec<usize>,
+    pub(crate) chosen: Vec<usize>,
     /// Per boundary and open sample: whether its target misses the goal.
-    pub(super) missed: Vec<bool>,
-    pub(super) boxes: [BoxBatch<T>; 2],
-    pub(super) gathered: [Batch<T>; 2],
-    pub(super) joint: JointMemory<T>,
-    pub(super) memory: MemBuffer,
+    pub(crate) missed: Vec<bool>,
+    pub(crate) boxes: [BoxBatch<T>; 2],
+    pub(crate) gathered: [Batch<T>; 2],
+    pub(crate) joint: JointMemory<T>,
+    pub(crate) memory: MemBuffer,
 }
 
 impl<T: Real> ReverseChain<T> {
@@ -174,20 +134,20 @@ impl<T: Real> ReverseChain<T> {
 
 impl<T: Real> ChainWorkspace<T> {
     /// Makes all open samples active in the joint iteration.
-    pub(super) fn activate_open(&mut self) {
+    pub(crate) fn activate_open(&mut self) {
         self.joint.active.clear();
         self.joint.active.extend(0..self.open.len());
     }
 
     /// Makes those active whose targets at a boundary miss the goal.
-    pub(super) fn activate_missed(&mut self, boundary: usize) {
+    pub(crate) fn activate_missed(&mut self, boundary: usize) {
         let missed = &self.missed[boundary * self.capacity..];
         self.joint.active.clear();
         self.joint.active.extend((0..self.open.len()).filter(|&slot| missed[self.open[slot]]));
     }
 
     /// Notes which samples the joint iteration has brought to the goal; returns the number of those that still miss it.
-    pub(super) fn note_missed(&mut self, boundary: usize) -> usize {
+    pub(crate) fn note_missed(&mut self, boundary: usize) -> usize {
         let missed = &mut self.missed[boundary * self.capacity..];
         for (slot, &sample) in self.open.iter().enumerate() {
             missed[sample] &= !self.joint.has_reached(slot);
@@ -196,13 +156,13 @@ impl<T: Real> ChainWorkspace<T> {
     }
 
     /// Chooses all open samples for the layer-wise reversal.
-    pub(super) fn choose_open(&mut self) {
+    pub(crate) fn choose_open(&mut self) {
         self.chosen.clear();
         self.chosen.extend_from_slice(&self.open);
     }
 
     /// Chooses the samples that miss the goal at any of the boundaries.
-    pub(super) fn choose_missed(&mut self, boundaries: usize) {
+    pub(crate) fn choose_missed(&mut self, boundaries: usize) {
         let (missed, capacity) = (&self.missed, self.capacity);
         let misses = |sample: usize| (0..boundaries).any(|boundary| missed[boundary * capacity + sample]);
         self.chosen.clear();

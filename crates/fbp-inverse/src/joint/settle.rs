@@ -11,12 +11,13 @@ use fbp_linalg::Real;
 
 use super::descend::{Descent, Origin};
 use super::goal::SampleGoal;
-use super::joint::Progress;
+use super::refine::Refinement;
 use super::rescue::Dice;
-use super::reverse::ChainGoal;
-use super::workspace::ChainWorkspace;
-use super::{ReverseChain, refine::Refinement};
+use super::search::Progress;
 use crate::InverseError;
+use crate::chain::ChainGoal;
+use crate::chain::ChainWorkspace;
+use crate::chain::ReverseChain;
 
 /// Bend above which targets are refined.
 const BENT: f64 = 0.08;
@@ -42,7 +43,7 @@ const LANDED: f64 = 1e-5;
 
 impl<T: Real> ReverseChain<T> {
     /// Settles the targets of the group that are at the goal.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,
@@ -82,7 +83,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Makes the origins of a search the iterates of the active samples.
-    pub(super) fn load(&self, boundary: usize, origin: Origin, work: &mut ChainWorkspace<T>) {
+    pub(crate) fn load(&self, boundary: usize, origin: Origin, work: &mut ChainWorkspace<T>) {
         let first = self.starts[boundary];
         let (len, range) = (work.lens[first], self.ranges[first]);
         for (at, &slot) in work.joint.active.iter().enumerate() {
@@ -105,7 +106,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Writes the iterate of an active sample, which is at the goal, as its target.
-    pub(super) fn accept(&self, boundary: usize, at: usize, work: &mut ChainWorkspace<T>) {
+    pub(crate) fn accept(&self, boundary: usize, at: usize, work: &mut ChainWorkspace<T>) {
         let (first, last) = (self.starts[boundary], self.operators.len());
         let (len, classes) = (work.lens[first], self.out_len());
         let joint = &mut work.joint;
@@ -120,7 +121,7 @@ impl<T: Real> ReverseChain<T> {
     /// and those that miss it by little away from them.
     ///
     /// On that line the distance falls towards the observed feature, in every metric; a secant finds the margin.
-    pub(super) fn land(
+    pub(crate) fn land(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,

@@ -11,13 +11,13 @@
 
 use fbp_linalg::Real;
 
-use super::ReverseChain;
 use super::descend::Origin;
 use super::goal::SampleGoal;
 use super::linearise::Linearisation;
-use super::reverse::ChainGoal;
-use super::workspace::ChainWorkspace;
 use crate::InverseError;
+use crate::chain::ChainGoal;
+use crate::chain::ChainWorkspace;
+use crate::chain::ReverseChain;
 
 /// Conditions that a step linearises.
 const CONDITIONS: usize = 2;
@@ -28,7 +28,7 @@ const IDLE: usize = 4;
 
 /// How much is spent on refining.
 #[derive(Clone, Copy)]
-pub(super) struct Refinement {
+pub(crate) struct Refinement {
     /// Most steps.
     steps: usize,
     /// Share of the distance that a step has to promise.
@@ -37,14 +37,14 @@ pub(super) struct Refinement {
 
 impl Refinement {
     /// For the targets of the first search.
-    pub(super) const FIRST: Self = Self { steps: 20, worthwhile: 3e-3 };
+    pub(crate) const FIRST: Self = Self { steps: 20, worthwhile: 3e-3 };
     /// For the results of a descent.
-    pub(super) const SECOND: Self = Self { steps: 10, worthwhile: 2e-3 };
+    pub(crate) const SECOND: Self = Self { steps: 10, worthwhile: 2e-3 };
 }
 
 impl<T: Real> ReverseChain<T> {
     /// Brings the targets of the active samples, all at the goal, nearer to the observed features.
-    pub(super) fn refine(
+    pub(crate) fn refine(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,

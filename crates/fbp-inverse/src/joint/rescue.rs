@@ -2,22 +2,22 @@
 
 use fbp_linalg::Real;
 
-use super::ReverseChain;
 use super::descend::Descent;
-use super::reverse::ChainGoal;
-use super::workspace::ChainWorkspace;
+use crate::chain::ChainGoal;
+use crate::chain::ChainWorkspace;
+use crate::chain::ReverseChain;
 use crate::{InverseError, Range};
 
 /// Starts before anything else is tried.
-pub(super) const FIRST_STARTS: std::ops::Range<usize> = 0..4;
+pub(crate) const FIRST_STARTS: std::ops::Range<usize> = 0..4;
 /// Starts where nothing else has reached the goal.
-pub(super) const LAST_STARTS: std::ops::Range<usize> = 4..64;
+pub(crate) const LAST_STARTS: std::ops::Range<usize> = 4..64;
 
 impl<T: Real> ReverseChain<T> {
     /// Climbs to the goal from other points, for the active samples, which miss it; what gets there is settled.
     ///
     /// Samples that no climb brings to the goal keep the targets that they have.
-    pub(super) fn rescue(
+    pub(crate) fn rescue(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,
@@ -84,15 +84,15 @@ fn start_entry<T: Real>(observed: f64, size: f64, range: Range<T>, start: usize,
 }
 
 /// SplitMix64: the same numbers on every machine.
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: usize) -> Self {
+    pub(crate) fn new(seed: usize) -> Self {
         Self(seed as u64)
     }
 
     /// A number of `[0, 1)`.
-    pub(super) fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -27,14 +27,16 @@
 use faer::dyn_stack::StackReq;
 use fbp_linalg::{Real, parts_scratch};
 
+use super::batch::Batch;
 use super::cuts::{Cuts, MOST_CUTS};
 use super::goal::{Condition, SampleGoal};
 use super::linearise::Linearisation;
-use super::reverse::ChainGoal;
+use super::metric::FeatureMetric;
 use super::step::step_scratch;
-use super::workspace::{Batch, ChainWorkspace};
-use super::{FeatureMetric, ReverseChain};
 use crate::InverseError;
+use crate::chain::ChainGoal;
+use crate::chain::ChainWorkspace;
+use crate::chain::ReverseChain;
 
 /// Most steps per sample; most need one to three.
 const STEPS: usize = 16;
@@ -54,7 +56,7 @@ const WORTHWHILE: f64 = 0.01;
 
 /// Where the iteration starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(crate) enum Start {
     /// At the observed features.
     Observed,
     /// At what the targets are so far.
@@ -72,21 +74,21 @@ struct Judgement<'a, T> {
 
 /// What is known of the search for the target of one sample at one boundary.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     /// Squared distance of the nearest iterate at the goal; infinite if there is none.
-    pub(super) best: f64,
+    pub(crate) best: f64,
     /// Squared distance that an iterate at the goal has to fall below to become the target.
-    pub(super) bound: f64,
+    pub(crate) bound: f64,
     /// Violation where the iteration started.
     missing: f64,
     /// Distance of the first step's output from the goal, as a share of what was missing: 0 if the rest is linear.
-    pub(super) bend: f64,
+    pub(crate) bend: f64,
     /// Norm of the observed feature.
-    pub(super) size: f64,
+    pub(crate) size: f64,
     /// Norm of the gradient of the tightest condition at the target.
-    pub(super) steepness: f64,
+    pub(crate) steepness: f64,
     /// Whether the last descent has brought the target nearer.
-    pub(super) improved: bool,
+    pub(crate) improved: bool,
 }
 
 impl Progress {
@@ -103,33 +105,33 @@ impl Progress {
 
 /// Memory of the iteration, for the samples of one batch.
 #[derive(Debug)]
-pub(super) struct JointMemory<T> {
+pub(crate) struct JointMemory<T> {
     /// Open samples in the iteration, as places in the list of open samples.
-    pub(super) active: Vec<usize>,
+    pub(crate) active: Vec<usize>,
     /// Those with which the iteration began.
-    pub(super) group: Vec<usize>,
+    pub(crate) group: Vec<usize>,
     /// Every feature of the rest of the network at the iterates of the active samples.
-    pub(super) iterates: Vec<Batch<T>>,
-    pub(super) cotangents: [Batch<T>; 2],
-    pub(super) conditions: Vec<Condition<T>>,
-    pub(super) condition_counts: Vec<usize>,
-    pub(super) cuts: Cuts<T>,
+    pub(crate) iterates: Vec<Batch<T>>,
+    pub(crate) cotangents: [Batch<T>; 2],
+    pub(crate) conditions: Vec<Condition<T>>,
+    pub(crate) condition_counts: Vec<usize>,
+    pub(crate) cuts: Cuts<T>,
     /// Squared distances of the iterates of the active samples.
-    pub(super) distances: Vec<f64>,
+    pub(crate) distances: Vec<f64>,
     /// By place in the list of open samples.
-    pub(super) progress: Vec<Progress>,
+    pub(crate) progress: Vec<Progress>,
     /// Ends of the segments on which the searches look for the margin, by place.
-    pub(super) ends: Batch<T>,
+    pub(crate) ends: Batch<T>,
     /// Means of gradients and of their squares, by place.
-    pub(super) moments: [Batch<T>; 2],
+    pub(crate) moments: [Batch<T>; 2],
     /// Numbers that one search keeps between its steps, by place.
-    pub(super) notes: Vec<[f64; 4]>,
+    pub(crate) notes: Vec<[f64; 4]>,
 }
 
 impl<T: Real> JointMemory<T> {
     /// Memory for `capacity` samples; `lens` are the lengths of all features, `boundary` is the longest one that is
     /// reconstructed, `metric` the longest one with a metric.
-    pub(super) fn new(lens: &[usize], [boundary, metric]: [usize; 2], capacity: usize) -> Self {
+    pub(crate) fn new(lens: &[usize], [boundary, metric]: [usize; 2], capacity: usize) -> Self {
         let largest = lens.iter().copied().max().unwrap_or(0) * capacity;
         let none = Condition { plus: 0, minus: None, lower: T::ZERO, upper: T::ZERO };
         let reconstructed = || Batch::new(boundary * capacity);
@@ -150,19 +152,19 @@ impl<T: Real> JointMemory<T> {
     }
 
     /// Whether the sample at this place of the list of open samples has reached the goal.
-    pub(super) fn has_reached(&self, slot: usize) -> bool {
+    pub(crate) fn has_reached(&self, slot: usize) -> bool {
         self.progress[slot].best < f64::INFINITY
     }
 
     /// Makes the active samples the group of a new search.
-    pub(super) fn forget_progress(&mut self) {
+    pub(crate) fn forget_progress(&mut self) {
         self.progress.fill(Progress::NONE);
         self.group.clear();
         self.group.extend_from_slice(&self.active);
     }
 
     /// Keeps the active sample `at` as number `kept`, with every feature above operator `first`.
-    pub(super) fn keep(&mut self, at: usize, kept: usize, first: usize, lens: &[usize]) {
+    pub(crate) fn keep(&mut self, at: usize, kept: usize, first: usize, lens: &[usize]) {
         for (iterates, &len) in self.iterates.iter_mut().zip(lens).skip(first) {
             iterates.move_column(len, at, kept);
         }
@@ -173,7 +175,7 @@ impl<T: Real> JointMemory<T> {
 
 impl<T: Real> ReverseChain<T> {
     /// Workspace of the steps for `batch` samples.
-    pub(super) fn joint_scratch(&self, batch: usize, par: faer::Par) -> StackReq {
+    pub(crate) fn joint_scratch(&self, batch: usize, par: faer::Par) -> StackReq {
         let longest = self.starts.iter().map(|&k| self.feature_len(k)).max().unwrap_or(0);
         let derivatives = self.operators.iter().filter_map(|op| op.differentiable());
         let derivatives = derivatives.fold(StackReq::EMPTY, |req, op| req.or(op.derivative_scratch(batch, par)));
@@ -183,14 +185,14 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Whether the rest of the network above operator `first` has derivatives (and is not empty).
-    pub(super) fn is_differentiable_from(&self, first: usize) -> bool {
+    pub(crate) fn is_differentiable_from(&self, first: usize) -> bool {
         let rest = &self.operators[first..];
         !rest.is_empty() && rest.iter().all(|op| op.differentiable().is_some())
     }
 
     /// Pushes the starts of the active samples through the rest of the network and improves them in the Euclidean metric;
     /// writes the targets that reach the goal, and what the rest makes of the last target of every active sample.
-    pub(super) fn join(
+    pub(crate) fn join(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,
@@ -206,7 +208,7 @@ impl<T: Real> ReverseChain<T> {
 
     /// Looks for targets of the active samples that are nearer in a metric than those they have, from the observed features
     /// on, by enough to count. A linearisation may hold nowhere near where the metric leads; then the targets stay.
-    pub(super) fn improve(
+    pub(crate) fn improve(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,
@@ -257,7 +259,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Pushes the targets of the active samples through the rest of the network without changing them.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,

@@ -10,13 +10,13 @@
 
 use fbp_linalg::Real;
 
-use super::ReverseChain;
 use super::cuts::MOST_CUTS;
 use super::goal::SampleGoal;
-use super::joint::JointMemory;
-use super::reverse::ChainGoal;
-use super::workspace::ChainWorkspace;
+use super::search::JointMemory;
 use crate::InverseError;
+use crate::chain::ChainGoal;
+use crate::chain::ChainWorkspace;
+use crate::chain::ReverseChain;
 
 /// Decay of the mean gradient.
 const MEAN_DECAY: f64 = 0.9;
@@ -29,7 +29,7 @@ const PATIENCE: f64 = 24.0;
 
 /// Where a descent starts.
 #[derive(Clone, Copy)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// At the targets.
     Target,
     /// At the observed features.
@@ -40,8 +40,8 @@ pub(super) enum Origin {
 
 /// What a descent looks for, and how long.
 #[derive(Clone, Copy)]
-pub(super) struct Descent {
-    pub(super) origin: Origin,
+pub(crate) struct Descent {
+    pub(crate) origin: Origin,
     /// Most steps.
     steps: usize,
     /// Length of the first step as a share of the distance of the target, or of the scale of the start.
@@ -54,11 +54,11 @@ pub(super) struct Descent {
 
 impl Descent {
     /// Climbs to the goal from the iterates as they are.
-    pub(super) const CLIMB: Self =
+    pub(crate) const CLIMB: Self =
         Self { origin: Origin::Observed, steps: 100, length: 0.05, pull: 0.0, is_climb: true };
 
     /// A descent that looks for nearer targets.
-    pub(super) const fn new(origin: Origin, steps: usize, [length, pull]: [f64; 2]) -> Self {
+    pub(crate) const fn new(origin: Origin, steps: usize, [length, pull]: [f64; 2]) -> Self {
         Self { origin, steps, length, pull, is_climb: false }
     }
 }
@@ -69,7 +69,7 @@ impl<T: Real> ReverseChain<T> {
     ///
     /// Notes per sample: length of the first step, reciprocal scale of the gradients (the norm of the first one of a climb),
     /// least violation so far, and steps since then.
-    pub(super) fn descend(
+    pub(crate) fn descend(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,
@@ -100,7 +100,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Notes how steep the tightest condition of every active sample is at its target.
-    pub(super) fn measure_steepness(
+    pub(crate) fn measure_steepness(
         &self,
         boundary: usize,
         goal: &ChainGoal<'_, T>,

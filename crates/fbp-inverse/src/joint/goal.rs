@@ -1,7 +1,7 @@
 use fbp_linalg::Real;
 use fbp_linalg::attained::attained_slack;
 
-use super::reverse::ChainGoal;
+use crate::chain::ChainGoal;
 
 /// Share of the largest output by which a box (which may be a point) may be missed and still count as reached: what single
 /// precision leaves of an equation after a few layers.
@@ -9,7 +9,7 @@ const SLACK: f64 = 1e-3;
 
 /// The goal of one sample at the output of the chain.
 #[derive(Clone, Copy)]
-pub(super) enum SampleGoal<'a, T> {
+pub(crate) enum SampleGoal<'a, T> {
     /// The label's logit exceeds every other one by the margin.
     Margin { label: usize, margin: f64 },
     /// The output lies in the box.
@@ -18,16 +18,16 @@ pub(super) enum SampleGoal<'a, T> {
 
 /// One linear condition on the output: `lower <= output[plus] - output[minus] <= upper`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Condition<T> {
-    pub(super) plus: usize,
-    pub(super) minus: Option<usize>,
-    pub(super) lower: T,
-    pub(super) upper: T,
+pub(crate) struct Condition<T> {
+    pub(crate) plus: usize,
+    pub(crate) minus: Option<usize>,
+    pub(crate) lower: T,
+    pub(crate) upper: T,
 }
 
 impl<T: Real> Condition<T> {
     /// The number that the condition is about.
-    pub(super) fn value(&self, output: &[T]) -> T {
+    pub(crate) fn value(&self, output: &[T]) -> T {
         output[self.plus] - self.minus.map_or(T::ZERO, |minus| output[minus])
     }
 
@@ -38,7 +38,7 @@ impl<T: Real> Condition<T> {
     }
 
     /// Writes the gradient of the value with respect to the output.
-    pub(super) fn write_gradient(&self, gradient: &mut [T]) {
+    pub(crate) fn write_gradient(&self, gradient: &mut [T]) {
         gradient.fill(T::ZERO);
         gradient[self.plus] = T::ONE;
         if let Some(minus) = self.minus {
@@ -48,7 +48,7 @@ impl<T: Real> Condition<T> {
 }
 
 impl<'a, T: Real> SampleGoal<'a, T> {
-    pub(super) fn of(goal: &ChainGoal<'a, T>, sample: usize) -> Self {
+    pub(crate) fn of(goal: &ChainGoal<'a, T>, sample: usize) -> Self {
         match goal.margins {
             Some(margins) => Self::Margin { label: margins.labels[sample], margin: margins.margin },
             None => Self::Box {
@@ -67,7 +67,7 @@ impl<'a, T: Real> SampleGoal<'a, T> {
 
     /// How far the output is inside the goal, negative outside; `-∞` for an output that is no number. A box counts as its
     /// boundary.
-    pub(super) fn excess(&self, output: &[T]) -> f64 {
+    pub(crate) fn excess(&self, output: &[T]) -> f64 {
         if !output.iter().all(|v| v.is_finite()) {
             return f64::NEG_INFINITY;
         }
@@ -81,12 +81,12 @@ impl<'a, T: Real> SampleGoal<'a, T> {
     }
 
     /// How far the output is from the goal; 0 if it is reached, infinite for an output that is no number.
-    pub(super) fn violation(&self, output: &[T]) -> f64 {
+    pub(crate) fn violation(&self, output: &[T]) -> f64 {
         (-self.excess(output)).max(0.0)
     }
 
     /// Violation that counts as reached: for a margin the rounding of a difference of two outputs.
-    pub(super) fn tolerance(&self, output: &[T]) -> f64 {
+    pub(crate) fn tolerance(&self, output: &[T]) -> f64 {
         match *self {
             Self::Margin { label, .. } => attained_slack::<T>(2, Self::lead(output, label).1),
             Self::Box { .. } => {
@@ -97,14 +97,14 @@ impl<'a, T: Real> SampleGoal<'a, T> {
     }
 
     /// Whether the output reaches the goal.
-    pub(super) fn is_reached(&self, output: &[T]) -> bool {
+    pub(crate) fn is_reached(&self, output: &[T]) -> bool {
         let violation = self.violation(output);
         violation < f64::INFINITY && violation <= self.tolerance(output)
     }
 
     /// Writes the conditions with the least slack at `output`, tightest first, as many as there is room for; returns
     /// their number. Conditions of a margin ask for half the tolerance more, so that rounding leaves the margin whole.
-    pub(super) fn tightest(&self, output: &[T], room: &mut [Condition<T>]) -> usize {
+    pub(crate) fn tightest(&self, output: &[T], room: &mut [Condition<T>]) -> usize {
         let mut count = 0;
         let mut offer = |condition: Condition<T>| {
             let slack = condition.slack(output);

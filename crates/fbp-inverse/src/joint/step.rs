@@ -5,20 +5,22 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::ReborrowMut;
 use fbp_linalg::{BoxedSample, LinalgError, MetricSample, Real, SplitBatch, column_mut, for_each_part};
 
+use super::batch::Batch;
 use super::cuts::{Cuts, MOST_CUTS, SampleCuts};
-use super::workspace::{Batch, ChainWorkspace};
-use super::{FeatureMetric, ReverseChain};
+use super::metric::FeatureMetric;
+use crate::chain::ChainWorkspace;
+use crate::chain::ReverseChain;
 use crate::{InverseError, Range};
 
 /// Workspace of the step of one sample with features of `len` entries.
-pub(super) fn step_scratch<T: Real>(len: usize, with_metric: bool) -> StackReq {
+pub(crate) fn step_scratch<T: Real>(len: usize, with_metric: bool) -> StackReq {
     let euclidean = BoxedSample::<T>::solve_scratch(MOST_CUTS, len);
     if with_metric { euclidean.or(MetricSample::<T>::solve_scratch(MOST_CUTS, len)) } else { euclidean }
 }
 
 impl<T: Real> ReverseChain<T> {
     /// Moves every iterate to the nearest point that satisfies the cuts of its sample.
-    pub(super) fn step(
+    pub(crate) fn step(
         &self,
         boundary: usize,
         metric: Option<&FeatureMetric<T>>,

@@ -7,26 +7,27 @@ use fbp_linalg::Real;
 
 use super::cuts::MOST_CUTS;
 use super::goal::SampleGoal;
-use super::joint::JointMemory;
-use super::reverse::ChainGoal;
-use super::workspace::ChainWorkspace;
-use super::{FeatureMetric, ReverseChain};
+use super::metric::FeatureMetric;
+use super::search::JointMemory;
+use crate::chain::ChainGoal;
+use crate::chain::ChainWorkspace;
+use crate::chain::ReverseChain;
 use crate::{InverseError, VjpPass};
 
 /// Where conditions are linearised, and how many.
 #[derive(Clone, Copy)]
-pub(super) struct Linearisation<'a, T> {
+pub(crate) struct Linearisation<'a, T> {
     /// The first operator of the rest.
-    pub(super) first: usize,
+    pub(crate) first: usize,
     /// Whose covariance maps the gradients; none for the Euclidean one.
-    pub(super) metric: Option<&'a FeatureMetric<T>>,
+    pub(crate) metric: Option<&'a FeatureMetric<T>>,
     /// Most conditions per sample, the tightest ones.
-    pub(super) room: usize,
+    pub(crate) room: usize,
 }
 
 impl<T: Real> ReverseChain<T> {
     /// Runs the rest of the network on the iterates, recording every feature.
-    pub(super) fn push_iterates(&self, first: usize, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
+    pub(crate) fn push_iterates(&self, first: usize, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
         let active = work.joint.active.len();
         for k in first..self.operators.len() {
             let (below, above) = work.joint.iterates.split_at_mut(k + 1);
@@ -38,7 +39,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Pulls the cotangents of the outputs, in `cotangents[last % 2]`, back to the iterates, in `cotangents[first % 2]`.
-    pub(super) fn pull(&self, first: usize, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
+    pub(crate) fn pull(&self, first: usize, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
         let joint = &mut work.joint;
         let active = joint.active.len();
         for k in (first..self.operators.len()).rev() {
@@ -56,7 +57,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Adds a cut for each of the tightest conditions of every active sample.
-    pub(super) fn cut(
+    pub(crate) fn cut(
         &self,
         goal: &ChainGoal<'_, T>,
         how: Linearisation<'_, T>,
@@ -122,7 +123,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Squared distances of the iterates from the observed features.
-    pub(super) fn measure_iterates(
+    pub(crate) fn measure_iterates(
         &self,
         first: usize,
         metric: Option<&FeatureMetric<T>>,

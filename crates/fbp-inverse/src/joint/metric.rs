@@ -2,8 +2,8 @@ use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, MatRef, Side};
 use fbp_linalg::{LinalgError, Real, expect_finite, expect_shape};
 
-use super::ReverseChain;
 use crate::InverseError;
+use crate::chain::ReverseChain;
 
 /// A metric for features: `(v - z)ᵀ C⁻¹ (v - z)` with a covariance `C`, so that changes along which features vary much are
 /// short.
@@ -44,12 +44,12 @@ impl<T: Real> FeatureMetric<T> {
     }
 
     /// `C`, scaled.
-    pub(super) fn covariance(&self) -> MatRef<'_, T> {
+    pub(crate) fn covariance(&self) -> MatRef<'_, T> {
         self.covariance.as_ref()
     }
 
     /// `C⁻¹`.
-    pub(super) fn precision(&self) -> MatRef<'_, T> {
+    pub(crate) fn precision(&self) -> MatRef<'_, T> {
         self.precision.as_ref()
     }
 }
@@ -64,7 +64,7 @@ impl<T: Real> ReverseChain<T> {
     /// # Errors
     /// [`InverseError::Shape`] if there is no such boundary or its features have another length.
     ///
-    /// [`TargetMode::Attainable`]: super::TargetMode::Attainable
+    /// [`TargetMode::Attainable`]: crate::TargetMode::Attainable
     pub fn set_metric(&mut self, boundary: usize, metric: FeatureMetric<T>) -> Result<(), InverseError> {
         let len = self.boundary_shape(boundary).map_or(0, |shape| shape.len());
         match self.metrics.get_mut(boundary) {
@@ -78,7 +78,7 @@ impl<T: Real> ReverseChain<T> {
     }
 
     /// Length of the longest feature with a metric of its own, or 0.
-    pub(super) fn longest_metric(&self) -> usize {
+    pub(crate) fn longest_metric(&self) -> usize {
         self.metrics.iter().flatten().map(|metric| metric.covariance.nrows()).max().unwrap_or(0)
     }
 }
