@@ -2,7 +2,7 @@
 
 mod chain;
 mod error;
-mod joint;
+pub mod joint;
 mod layers;
 mod one_call;
 mod operator;
@@ -13,10 +13,10 @@ mod target;
 pub mod testkit;
 
 pub use chain::{
-    BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, Margins, ReverseChain, TargetMode,
+    BoundaryReport, ChainGoal, ChainReport, ChainRest, ChainStage, ChainWorkspace, ReverseChain, TargetMode,
 };
 pub use error::InverseError;
-pub use joint::FeatureMetric;
+pub use joint::{FeatureMetric, Margins};
 pub use layers::{
     Activation, ActivationReverse, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
     BatchNormStatistics, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, EmbeddingPass, EmbeddingReport,

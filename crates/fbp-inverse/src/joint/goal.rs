@@ -1,13 +1,80 @@
-use fbp_linalg::Real;
+use faer::MatRef;
 use fbp_linalg::attained::attained_slack;
+use fbp_linalg::{Real, expect_box};
 
-use crate::chain::ChainGoal;
+use crate::{InverseError, OutputEmbedding, expect_batch};
 
 /// Share of the largest output by which a box (which may be a point) may be missed and still count as reached: what single
 /// precision leaves of an equation after a few layers.
 const SLACK: f64 = 1e-3;
 
-/// The goal of one sample at the output of the chain.
+/// Reached, for a classifier: the label's logit exceeds every other one by the margin.
+#[derive(Clone, Copy, Debug)]
+pub struct Margins<'a> {
+    /// Class of every sample.
+    pub labels: &'a [usize],
+    /// The wanted margin, at least 0.
+    pub margin: f64,
+}
+
+/// What the output of a frozen rest should be, for a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum JointGoal<'a, T> {
+    /// The label's logit exceeds every other one by the margin.
+    Margins(Margins<'a>),
+    /// Every entry lies in its interval, which may be a point.
+    Box {
+        /// Lower ends: `out × N`, `-∞` where there is none.
+        lower: MatRef<'a, T>,
+        /// Upper ends, `∞` where there is none.
+        upper: MatRef<'a, T>,
+    },
+}
+
+impl<'a, T: Real> JointGoal<'a, T> {
+    /// Checks sizes, labels, margin and ends once for outputs of `out × batch`; `layer` is named in errors.
+    pub(crate) fn check(&self, layer: &str, (out, batch): (usize, usize)) -> Result<(), InverseError> {
+        match *self {
+            Self::Margins(Margins { labels, margin }) => {
+                OutputEmbedding::Margin(margin).check()?;
+                if labels.len() != batch {
+                    let (layer, what) = (layer.to_owned(), "labels");
+                    return Err(InverseError::Shape { layer, what, expected: (batch, 1), found: (labels.len(), 1) });
+                }
+                match labels.iter().position(|&label| label >= out) {
+                    Some(sample) => Err(InverseError::Label { sample, label: labels[sample], classes: out }),
+                    None => Ok(()),
+                }
+            }
+            Self::Box { lower, upper } => {
+                expect_batch(layer, "target_out.lower", lower, (out, batch))?;
+                expect_batch(layer, "target_out.upper", upper, (out, batch))?;
+                expect_box("target_out", lower, upper).map_err(InverseError::in_layer(layer))
+            }
+        }
+    }
+
+    /// The margin, if the goal is one.
+    pub(crate) fn margin(&self) -> Option<f64> {
+        match self {
+            Self::Margins(margins) => Some(margins.margin),
+            Self::Box { .. } => None,
+        }
+    }
+
+    /// The goal of one sample.
+    pub(crate) fn of(&self, sample: usize) -> SampleGoal<'a, T> {
+        match *self {
+            Self::Margins(Margins { labels, margin }) => SampleGoal::Margin { label: labels[sample], margin },
+            Self::Box { lower, upper } => {
+                let column = |view| fbp_linalg::column("goal", view, sample).expect("checked by `check`");
+                SampleGoal::Box { lower: column(lower), upper: column(upper) }
+            }
+        }
+    }
+}
+
+/// The goal of one sample at the output.
 #[derive(Clone, Copy)]
 pub(crate) enum SampleGoal<'a, T> {
     /// The label's logit exceeds every other one by the margin.
@@ -23,6 +90,11 @@ pub(crate) struct Condition<T> {
     pub(crate) minus: Option<usize>,
     pub(crate) lower: T,
     pub(crate) upper: T,
+}
+
+impl<T: Real> Condition<T> {
+    /// The condition that every output meets.
+    pub(crate) const NONE: Self = Self { plus: 0, minus: None, lower: T::NEG_INFINITY, upper: T::INFINITY };
 }
 
 impl<T: Real> Condition<T> {
@@ -47,17 +119,7 @@ impl<T: Real> Condition<T> {
     }
 }
 
-impl<'a, T: Real> SampleGoal<'a, T> {
-    pub(crate) fn of(goal: &ChainGoal<'a, T>, sample: usize) -> Self {
-        match goal.margins {
-            Some(margins) => Self::Margin { label: margins.labels[sample], margin: margins.margin },
-            None => Self::Box {
-                lower: contiguous(goal.target_out.lower, sample),
-                upper: contiguous(goal.target_out.upper, sample),
-            },
-        }
-    }
-
+impl<T: Real> SampleGoal<'_, T> {
     /// The label's logit minus the strongest other one.
     fn lead(output: &[T], label: usize) -> (f64, f64) {
         let rival = output.iter().enumerate().filter(|(class, _)| *class != label);
@@ -132,9 +194,29 @@ impl<'a, T: Real> SampleGoal<'a, T> {
         }
         count
     }
+
+    /// Writes the gradient of the tightest condition with respect to the output, 0 where there is none.
+    pub(crate) fn write_tightest_gradient(&self, output: &[T], gradient: &mut [T]) {
+        let mut tightest = [Condition::NONE];
+        match self.tightest(output, &mut tightest) {
+            0 => gradient.fill(T::ZERO),
+            _ => tightest[0].write_gradient(gradient),
+        }
+    }
 }
 
-/// A column of a view that `check_goal` has found contiguous.
-fn contiguous<'a, T: Real>(view: faer::MatRef<'a, T>, index: usize) -> &'a [T] {
-    fbp_linalg::column("chain", view, index).unwrap_or(&[])
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_is_no_number_reaches_no_goal() {
+        let margin: SampleGoal<'_, f32> = SampleGoal::Margin { label: 0, margin: 0.0 };
+        for output in [[f32::NAN, 0.0], [0.0, f32::NAN], [f32::INFINITY, 0.0], [1.0, f32::NEG_INFINITY]] {
+            assert!(!margin.is_reached(&output), "{output:?}");
+        }
+        assert!(margin.is_reached(&[1.0, 0.0]));
+        let wide: SampleGoal<'_, f32> = SampleGoal::Box { lower: &[f32::NEG_INFINITY], upper: &[f32::INFINITY] };
+        assert!(wide.is_reached(&[3.0]) && !wide.is_reached(&[f32::INFINITY]));
+    }
 }

@@ -1,42 +1,20 @@
-//! The joint problem: the feature nearest to the observed one that the whole frozen rest turns into the goal.
-//!
-//! ```text
-//! min ½|v - z|²   subject to   f_L ∘ … ∘ f_{l+1}(v) reaches the goal,   v in the range
-//! ```
-//!
-//! Every step linearises the rest of the network at the last iterate and adds the tightest conditions of the goal to
-//! the cuts of the sample; the next iterate is the nearest point that satisfies all its cuts, a box-constrained problem
-//! with a handful of rows. On networks of piecewise linear layers the rest is linear around most points, and one to
-//! three steps end at the goal. Old cuts stay because the solution often lies on a kink, where the linearisations of
-//! its two sides would take turns for ever; and every miss raises what the cuts ask for by a share of it.
-//!
-//! The first step tells how far the rest is from linear: by what share of the missing margin it ends beside the goal. Where
-//! that is little, the point is the nearest one once it is moved to exactly the margin; elsewhere it is refined from there,
-//! see `settle`. Samples that stay away from the goal start again from other points, see `rescue`.
-//!
-//! A boundary may have a [`FeatureMetric`] in place of the Euclidean one: `min ½ (v - z)ᵀ C⁻¹ (v - z)` under the same
-//! conditions, for goals with margins. Each of its steps is exact too, the range included; but it moves many entries at
-//! once, and crosses more kinks. So the Euclidean target comes first, and stays where nothing nearer in the metric is
-//! found.
-//!
-//! # Source
-//! Repeated linearisation: Moosavi-Dezfooli, Fawzi & Frossard, "DeepFool", CVPR 2016, there for the nearest point of
-//! *another* class. Keeping cuts: Kelley, "The cutting-plane method for solving convex programs", J. SIAM 8 (1960).
-//! Nearest points within a range, raised cuts and the use for targets: own derivation.
+//! The iteration itself: linearise, step, judge; what reaches the goal is settled.
 
-use faer::dyn_stack::StackReq;
+use faer::Par;
+use faer::dyn_stack::{MemStack, StackReq};
 use fbp_linalg::{Real, parts_scratch};
 
-use super::batch::Batch;
 use super::cuts::{Cuts, MOST_CUTS};
-use super::goal::{Condition, SampleGoal};
-use super::linearise::Linearisation;
+use super::iterates::Iterates;
+use super::linearise::{Linearisation, TOGETHER};
+use super::memory::{Group, JointMemory};
 use super::metric::FeatureMetric;
+use super::problem::Problem;
+use super::rest::FrozenRest;
+use super::starts::Origin;
 use super::step::step_scratch;
+use super::targets::{Among, Targets};
 use crate::InverseError;
-use crate::chain::ChainGoal;
-use crate::chain::ChainWorkspace;
-use crate::chain::ReverseChain;
 
 /// Most steps per sample; most need one to three.
 const STEPS: usize = 16;
@@ -65,267 +43,173 @@ pub(crate) enum Start {
 
 /// How iterates are judged.
 #[derive(Clone, Copy)]
-struct Judgement<'a, T> {
-    /// In which distances are measured; none for the Euclidean one.
-    metric: Option<&'a FeatureMetric<T>>,
+struct Judgement {
+    /// Whether this is a search for nearer targets in a metric.
+    in_metric: bool,
     /// Steps taken before, or none where the iteration starts; the start is written in any case.
     step: Option<usize>,
 }
 
-/// What is known of the search for the target of one sample at one boundary.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Progress {
-    /// Squared distance of the nearest iterate at the goal; infinite if there is none.
-    pub(crate) best: f64,
-    /// Squared distance that an iterate at the goal has to fall below to become the target.
-    pub(crate) bound: f64,
-    /// Violation where the iteration started.
-    missing: f64,
-    /// Distance of the first step's output from the goal, as a share of what was missing: 0 if the rest is linear.
-    pub(crate) bend: f64,
-    /// Norm of the observed feature.
-    pub(crate) size: f64,
-    /// Norm of the gradient of the tightest condition at the target.
-    pub(crate) steepness: f64,
-    /// Whether the last descent has brought the target nearer.
-    pub(crate) improved: bool,
+/// Workspace of all searches on a rest for `batch` samples.
+pub(crate) fn joint_scratch<T: Real>(rest: &dyn FrozenRest<T>, has_metric: bool, batch: usize, par: Par) -> StackReq {
+    let step = parts_scratch(step_scratch::<T>(rest.in_len(), has_metric), batch, par);
+    let forward = rest.forward_scratch(batch, par);
+    let products = if rest.has_derivatives() { rest.vjp_scratch(batch, TOGETHER, par) } else { StackReq::EMPTY };
+    forward.or(products).or(step)
 }
 
-impl Progress {
-    const NONE: Self = Self {
-        best: f64::INFINITY,
-        bound: f64::INFINITY,
-        missing: 0.0,
-        bend: f64::INFINITY,
-        size: 0.0,
-        steepness: 0.0,
-        improved: false,
-    };
-}
-
-/// Memory of the iteration, for the samples of one batch.
-#[derive(Debug)]
-pub(crate) struct JointMemory<T> {
-    /// Open samples in the iteration, as places in the list of open samples.
-    pub(crate) active: Vec<usize>,
-    /// Those with which the iteration began.
-    pub(crate) group: Vec<usize>,
-    /// Every feature of the rest of the network at the iterates of the active samples.
-    pub(crate) iterates: Vec<Batch<T>>,
-    pub(crate) cotangents: [Batch<T>; 2],
-    pub(crate) conditions: Vec<Condition<T>>,
-    pub(crate) condition_counts: Vec<usize>,
-    pub(crate) cuts: Cuts<T>,
-    /// Squared distances of the iterates of the active samples.
-    pub(crate) distances: Vec<f64>,
-    /// By place in the list of open samples.
-    pub(crate) progress: Vec<Progress>,
-    /// Ends of the segments on which the searches look for the margin, by place.
-    pub(crate) ends: Batch<T>,
-    /// Means of gradients and of their squares, by place.
-    pub(crate) moments: [Batch<T>; 2],
-    /// Numbers that one search keeps between its steps, by place.
-    pub(crate) notes: Vec<[f64; 4]>,
-}
-
-impl<T: Real> JointMemory<T> {
-    /// Memory for `capacity` samples; `lens` are the lengths of all features, `boundary` is the longest one that is
-    /// reconstructed, `metric` the longest one with a metric.
-    pub(crate) fn new(lens: &[usize], [boundary, metric]: [usize; 2], capacity: usize) -> Self {
-        let largest = lens.iter().copied().max().unwrap_or(0) * capacity;
-        let none = Condition { plus: 0, minus: None, lower: T::ZERO, upper: T::ZERO };
-        let reconstructed = || Batch::new(boundary * capacity);
-        Self {
-            active: Vec::with_capacity(capacity),
-            group: Vec::with_capacity(capacity),
-            iterates: lens.iter().map(|len| Batch::new(len * capacity)).collect(),
-            cotangents: [Batch::new(largest), Batch::new(largest)],
-            conditions: vec![none; MOST_CUTS * capacity],
-            condition_counts: vec![0; capacity],
-            cuts: Cuts::new(boundary, metric, capacity),
-            distances: vec![0.0; capacity],
-            progress: vec![Progress::NONE; capacity],
-            ends: reconstructed(),
-            moments: [reconstructed(), reconstructed()],
-            notes: vec![[0.0; 4]; capacity],
-        }
-    }
-
-    /// Whether the sample at this place of the list of open samples has reached the goal.
-    pub(crate) fn has_reached(&self, slot: usize) -> bool {
-        self.progress[slot].best < f64::INFINITY
-    }
-
-    /// Makes the active samples the group of a new search.
-    pub(crate) fn forget_progress(&mut self) {
-        self.progress.fill(Progress::NONE);
-        self.group.clear();
-        self.group.extend_from_slice(&self.active);
-    }
-
-    /// Keeps the active sample `at` as number `kept`, with every feature above operator `first`.
-    pub(crate) fn keep(&mut self, at: usize, kept: usize, first: usize, lens: &[usize]) {
-        for (iterates, &len) in self.iterates.iter_mut().zip(lens).skip(first) {
-            iterates.move_column(len, at, kept);
-        }
-        self.active[kept] = self.active[at];
-        self.distances[kept] = self.distances[at];
-    }
-}
-
-impl<T: Real> ReverseChain<T> {
-    /// Workspace of the steps for `batch` samples.
-    pub(crate) fn joint_scratch(&self, batch: usize, par: faer::Par) -> StackReq {
-        let longest = self.starts.iter().map(|&k| self.feature_len(k)).max().unwrap_or(0);
-        let derivatives = self.operators.iter().filter_map(|op| op.differentiable());
-        let derivatives = derivatives.fold(StackReq::EMPTY, |req, op| req.or(op.derivative_scratch(batch, par)));
-        let longest_metric = self.longest_metric();
-        let euclidean = parts_scratch(step_scratch::<T>(longest, false), batch, par);
-        derivatives.or(euclidean).or(parts_scratch(step_scratch::<T>(longest_metric, longest_metric > 0), batch, par))
-    }
-
-    /// Whether the rest of the network above operator `first` has derivatives (and is not empty).
-    pub(crate) fn is_differentiable_from(&self, first: usize) -> bool {
-        let rest = &self.operators[first..];
-        !rest.is_empty() && rest.iter().all(|op| op.differentiable().is_some())
-    }
-
-    /// Pushes the starts of the active samples through the rest of the network and improves them in the Euclidean metric;
-    /// writes the targets that reach the goal, and what the rest makes of the last target of every active sample.
+impl<T: Real> Problem<'_, T> {
+    /// Pushes the starts of the samples through the rest and improves them in the Euclidean metric; writes the targets that
+    /// reach the goal, and what the rest makes of the last target of every sample. Returns the number of samples that miss
+    /// the goal.
     pub(crate) fn join(
         &self,
-        boundary: usize,
-        goal: &ChainGoal<'_, T>,
-        start: Start,
-        work: &mut ChainWorkspace<T>,
-    ) -> Result<(), InverseError> {
-        work.joint.progress.fill(Progress::NONE);
-        self.begin(boundary, start, work)?;
-        self.judge(boundary, goal, Judgement { metric: None, step: None }, work);
-        self.iterate(boundary, goal, None, work)?;
-        if goal.margins.is_some() { self.settle(boundary, goal, work) } else { Ok(()) }
+        (among, start): (Among, Start),
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        self.load_start((among, start), memory, targets);
+        memory.iterates.evaluate((self.rest, self.par), stack)?;
+        self.join_evaluated(memory, targets, stack)
     }
 
-    /// Looks for targets of the active samples that are nearer in a metric than those they have, from the observed features
+    /// The same from iterates on which the rest has run.
+    pub(super) fn join_evaluated(
+        &self,
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        self.begin(memory);
+        self.judge_euclidean(None, memory, targets);
+        self.iterate(None, memory, targets, stack)?;
+        if self.goal.margin().is_some() {
+            self.settle(memory, targets, stack)?;
+        }
+        Ok(targets.note(self.open, |sample| memory.group.progress[sample].has_reached()))
+    }
+
+    /// Looks for targets of the open samples that are nearer in a metric than those they have, from the observed features
     /// on, by enough to count. A linearisation may hold nowhere near where the metric leads; then the targets stay.
     pub(crate) fn improve(
         &self,
-        boundary: usize,
-        goal: &ChainGoal<'_, T>,
         metric: &FeatureMetric<T>,
-        work: &mut ChainWorkspace<T>,
-    ) -> Result<(), InverseError> {
-        work.joint.progress.fill(Progress::NONE);
-        self.begin(boundary, Start::Targets, work)?;
-        self.measure_iterates(self.starts[boundary], Some(metric), work);
-        for (at, &slot) in work.joint.active.iter().enumerate() {
-            let has_target = !work.missed[boundary * work.capacity + work.open[slot]];
-            let least = (1.0 - WORTHWHILE).powi(2) * work.joint.distances[at];
-            work.joint.progress[slot].bound = if has_target { least } else { f64::INFINITY };
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        self.load_start((Among::Open, Start::Targets), memory, targets);
+        self.begin(memory);
+        let JointMemory { iterates, gradients, cuts, group, .. } = &mut *memory;
+        self.measure_iterates_in(metric, iterates, gradients);
+        let aim = T::from_f64(AIM * self.goal.margin().unwrap_or(0.0));
+        for (at, &sample) in iterates.active.iter().enumerate() {
+            let least = (1.0 - WORTHWHILE).powi(2) * iterates.distances[at];
+            group.progress[sample].bound = if targets.is_missed(sample) { f64::INFINITY } else { least };
+            cuts.raise(sample, aim);
         }
-        self.begin(boundary, Start::Observed, work)?;
-        let aim = T::from_f64(AIM * goal.margins.map_or(0.0, |margins| margins.margin));
-        let JointMemory { active, cuts, .. } = &mut work.joint;
-        active.iter().for_each(|&slot| cuts.raise(slot, aim));
-        self.iterate(boundary, goal, Some(metric), work)?;
-        self.land(boundary, goal, work)
+        self.load(Origin::Observed, targets, group, iterates);
+        iterates.evaluate((self.rest, self.par), stack)?;
+        self.iterate(Some(metric), memory, targets, stack)?;
+        self.land(memory, targets, stack)?;
+        Ok(targets.note(self.open, |sample| memory.group.progress[sample].has_reached()))
+    }
+
+    /// Pushes the targets of the open samples through the rest without changing them.
+    pub(crate) fn check(
+        &self,
+        among: Among,
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        self.load_start((among, Start::Targets), memory, targets);
+        memory.iterates.evaluate((self.rest, self.par), stack)?;
+        self.begin(memory);
+        self.judge_euclidean(None, memory, targets);
+        Ok(targets.note(self.open, |sample| memory.group.progress[sample].has_reached()))
+    }
+
+    /// Makes the samples active and their starts the iterates.
+    fn load_start(&self, (among, start): (Among, Start), memory: &mut JointMemory<T>, targets: &Targets<T>) {
+        memory.iterates.restart(self.rest, targets.among(self.open, among));
+        let origin = if start == Start::Observed { Origin::Observed } else { Origin::Target };
+        self.load(origin, targets, &memory.group, &mut memory.iterates);
+    }
+
+    /// Forgets all that earlier searches have found out.
+    fn begin(&self, memory: &mut JointMemory<T>) {
+        memory.group.restart(&memory.iterates.active);
+        memory.iterates.active.iter().for_each(|&sample| memory.cuts.clear(sample));
     }
 
     /// Linearises and steps until every active sample has ended.
     fn iterate(
         &self,
-        boundary: usize,
-        goal: &ChainGoal<'_, T>,
         metric: Option<&FeatureMetric<T>>,
-        work: &mut ChainWorkspace<T>,
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
     ) -> Result<(), InverseError> {
-        let first = self.starts[boundary];
-        let steps = if self.is_differentiable_from(first) { STEPS } else { 0 };
+        let steps = if self.rest.has_derivatives() { STEPS } else { 0 };
         for step in 0..steps {
-            if work.joint.active.is_empty() {
+            let JointMemory { iterates, gradients, cuts, group, .. } = &mut *memory;
+            if iterates.active.is_empty() {
                 break;
             }
-            let room = match (goal.margins, metric) {
+            let room = match (self.goal.margin(), metric) {
                 (None, _) => MOST_CUTS,
                 (Some(_), None) if step > 0 => LATER_CONDITIONS,
                 (Some(_), _) => MARGIN_CONDITIONS,
             };
-            self.cut(goal, Linearisation { first, metric, room }, work)?;
-            self.step(boundary, metric, work)?;
-            self.push_iterates(first, work)?;
-            self.judge(boundary, goal, Judgement { metric, step: Some(step) }, work);
+            self.cut(Linearisation { metric, room }, (iterates, gradients, cuts), stack)?;
+            self.step(metric, iterates, cuts, stack)?;
+            iterates.evaluate((self.rest, self.par), stack)?;
+            match metric {
+                None => self.judge_euclidean(Some(step), memory, targets),
+                Some(metric) => {
+                    self.measure_iterates_in(metric, iterates, gradients);
+                    self.judge(Judgement { in_metric: true, step: Some(step) }, (iterates, cuts, group), targets);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Pushes the targets of the active samples through the rest of the network without changing them.
-    pub(crate) fn check(
-        &self,
-        boundary: usize,
-        goal: &ChainGoal<'_, T>,
-        work: &mut ChainWorkspace<T>,
-    ) -> Result<(), InverseError> {
-        work.joint.progress.fill(Progress::NONE);
-        self.begin(boundary, Start::Targets, work)?;
-        self.judge(boundary, goal, Judgement { metric: None, step: None }, work);
-        Ok(())
-    }
-
-    fn begin(&self, boundary: usize, start: Start, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
-        let first = self.starts[boundary];
-        let len = work.lens[first];
-        let joint = &mut work.joint;
-        joint.group.clear();
-        joint.group.extend_from_slice(&joint.active);
-        for (at, &slot) in joint.active.iter().enumerate() {
-            let sample = work.open[slot];
-            let from = match start {
-                Start::Observed => work.features[first].column(len, sample),
-                Start::Targets => work.targets[boundary].column(len, sample),
-            };
-            joint.iterates[first].column_mut(len, at).copy_from_slice(from);
-            joint.cuts.clear(slot);
-            joint.progress[slot].best = f64::INFINITY;
-        }
-        self.push_iterates(first, work)
+    /// Judges the iterates by their Euclidean distances.
+    fn judge_euclidean(&self, step: Option<usize>, memory: &mut JointMemory<T>, targets: &mut Targets<T>) {
+        let JointMemory { iterates, cuts, group, .. } = memory;
+        self.measure_iterates(iterates);
+        self.judge(Judgement { in_metric: false, step }, (iterates, cuts, group), targets);
     }
 
     /// Keeps the iterates that reach the goal closer than before, and takes finished samples out of the iteration.
     fn judge(
         &self,
-        boundary: usize,
-        goal: &ChainGoal<'_, T>,
-        judgement: Judgement<'_, T>,
-        work: &mut ChainWorkspace<T>,
+        Judgement { in_metric, step }: Judgement,
+        (iterates, cuts, group): (&mut Iterates<T>, &mut Cuts<T>, &mut Group),
+        targets: &mut Targets<T>,
     ) {
-        let Judgement { metric, step } = judgement;
-        let (first, last) = (self.starts[boundary], self.operators.len());
-        let (len, classes) = (work.lens[first], self.out_len());
         // Euclidean targets for margins are settled once they are at the goal.
-        let ends_at_goal = goal.margins.is_some() && metric.is_none();
-        let aim = AIM * goal.margins.map_or(0.0, |margins| margins.margin);
-        self.measure_iterates(first, metric, work);
-        let joint = &mut work.joint;
+        let ends_at_goal = self.goal.margin().is_some() && !in_metric;
+        let aim = AIM * self.goal.margin().unwrap_or(0.0);
         let mut kept = 0;
-        for at in 0..joint.active.len() {
-            let slot = joint.active[at];
-            let sample = work.open[slot];
-            let goal = SampleGoal::of(goal, sample);
-            let output = joint.iterates[last].column(classes, at);
+        for at in 0..iterates.active.len() {
+            let sample = iterates.active[at];
+            let goal = self.goal_of(sample);
+            let (point, output) = (iterates.point(at), iterates.output(at));
             let (reached, excess) = (goal.is_reached(output), goal.excess(output));
-            let progress = &mut joint.progress[slot];
+            let progress = &mut group.progress[sample];
             match step {
                 None => progress.missing = -excess,
                 Some(0) => progress.bend = excess.abs() / progress.missing,
                 Some(_) => {}
             }
             if step.is_none() || reached {
-                let iterate = joint.iterates[first].column(len, at);
-                let distance = joint.distances[at];
-                let before = progress.best;
+                let (distance, before) = (iterates.distances[at], progress.best);
                 if step.is_none() || distance < before.min(progress.bound) {
-                    work.targets[boundary].column_mut(len, sample).copy_from_slice(iterate);
-                    work.pushed[boundary].column_mut(classes, slot).copy_from_slice(output);
+                    targets.set(sample, point, output);
                 }
                 if reached {
                     progress.best = distance.min(before);
@@ -335,16 +219,14 @@ impl<T: Real> ReverseChain<T> {
                     {
                         continue;
                     }
-                    joint.cuts.relax(slot);
-                    joint.cuts.raise(slot, T::from_f64(aim));
+                    cuts.relax(sample);
+                    cuts.raise(sample, T::from_f64(aim));
                 }
             }
             if let (false, Some(step)) = (reached, step) {
                 if step == 0 && ends_at_goal && progress.bend < NEARLY {
                     // The rest is linear, and rounding is all that is missing.
-                    let iterate = joint.iterates[first].column(len, at);
-                    work.targets[boundary].column_mut(len, sample).copy_from_slice(iterate);
-                    work.pushed[boundary].column_mut(classes, slot).copy_from_slice(output);
+                    targets.set(sample, point, output);
                     continue;
                 }
                 if excess == f64::NEG_INFINITY || progress.best < f64::INFINITY {
@@ -352,11 +234,11 @@ impl<T: Real> ReverseChain<T> {
                     continue;
                 }
                 let aim = if step == 0 && ends_at_goal { aim } else { 0.0 };
-                joint.cuts.raise(slot, T::from_f64(aim - RAISE * excess));
+                cuts.raise(sample, T::from_f64(aim - RAISE * excess));
             }
-            joint.keep(at, kept, first, &work.lens);
+            iterates.keep(at, kept);
             kept += 1;
         }
-        joint.active.truncate(kept);
+        iterates.active.truncate(kept);
     }
 }

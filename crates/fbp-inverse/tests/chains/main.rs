@@ -8,6 +8,7 @@ mod deep;
 mod dice;
 mod network;
 mod oracle;
+mod residual;
 mod reversal;
 mod trained;
 
