@@ -8,6 +8,7 @@ mod one_call;
 mod operator;
 mod range;
 mod report;
+mod tape;
 mod target;
 #[cfg(feature = "testkit")]
 pub mod testkit;

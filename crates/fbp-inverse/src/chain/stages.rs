@@ -25,6 +25,11 @@ pub struct ReverseChain<T> {
     names: Vec<String>,
     /// `lens[k]` is the length of the input of operator `k`; the last one that of the output.
     pub(super) lens: Vec<usize>,
+    /// Lengths of the features on the tape: first those that operator 0 keeps for itself, then its output, and so on; the output
+    /// of the last one is not kept.
+    pub(super) tape: Vec<usize>,
+    /// `tape_starts[k]` is the place on the tape of what operator `k` keeps for itself; one more entry marks the end.
+    pub(super) tape_starts: Vec<usize>,
     /// `ranges[k]` holds for the input of operator `k`; the last one for the output.
     pub(super) ranges: Vec<Range<T>>,
     /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
@@ -43,6 +48,8 @@ impl<T: Real> ReverseChain<T> {
             starts: vec![0],
             names: Vec::new(),
             lens: Vec::new(),
+            tape: Vec::new(),
+            tape_starts: vec![0],
             ranges: vec![in_range],
             metrics: Vec::new(),
         };
@@ -72,6 +79,7 @@ impl<T: Real> ReverseChain<T> {
             });
         };
         chain.lens.push(last.out_shape().len());
+        chain.tape_starts.push(chain.tape.len());
         chain.metrics.resize_with(chain.boundaries(), || None);
         Ok(chain)
     }
@@ -86,6 +94,11 @@ impl<T: Real> ReverseChain<T> {
         let below = self.ranges[self.operators.len()];
         self.ranges.push(operator.out_range(below));
         self.lens.push(operator.in_shape().len());
+        if !self.operators.is_empty() {
+            self.tape.push(operator.in_shape().len());
+            self.tape_starts.push(self.tape.len());
+        }
+        self.tape.extend_from_slice(operator.differentiable().map_or(&[], |operator| operator.tape_lens()));
         self.operators.push(operator);
         Ok(())
     }

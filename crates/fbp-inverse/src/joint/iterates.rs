@@ -4,8 +4,8 @@ use fbp_linalg::Real;
 
 use super::batch::Batch;
 use super::rest::{FrozenRest, RestForward, RestVjp};
-use super::tape::TapeMemory;
 use crate::InverseError;
+use crate::tape::TapeMemory;
 
 /// The largest sizes that memory is made for.
 #[derive(Clone, Copy, Debug, Default)]

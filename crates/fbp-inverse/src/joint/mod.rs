@@ -34,7 +34,7 @@
 //! *another* class. Keeping cuts: Kelley, "The cutting-plane method for solving convex programs", J. SIAM 8 (1960).
 //! Nearest points within an interval, raised cuts and the use for targets: own derivation.
 
-// From the bottom up, each module uses only those before it: batch, goal, metric, tape; rest; cuts, iterates, problem;
+// From the bottom up, each module uses only those before it: batch, goal, metric, rest; cuts, iterates, problem;
 // targets, linearise; memory, step; starts, land, descend, refine; settle; rescue, search; nearest.
 
 mod batch;
@@ -55,9 +55,9 @@ mod search;
 mod settle;
 mod starts;
 mod step;
-mod tape;
 mod targets;
 
+pub use crate::tape::{Tape, TapeMemory, TapeMut};
 pub(crate) use batch::Batch;
 pub use goal::{JointGoal, Margins};
 pub(crate) use iterates::Sizes;
@@ -68,5 +68,4 @@ pub(crate) use problem::Problem;
 pub(crate) use rescue::{FIRST_STARTS, LAST_STARTS};
 pub use rest::{FrozenRest, RestForward, RestVjp};
 pub(crate) use search::{Start, joint_scratch};
-pub use tape::{Tape, TapeMemory, TapeMut};
 pub(crate) use targets::{Among, Targets};

@@ -7,7 +7,7 @@
 //!
 //! # Source
 //! Bundle methods: Kiwiel, *Methods of Descent for Nondifferentiable Optimization*, 1985, ch. 5 (feasible points, cuts
-//! shifted to them). The form for targets within a range is our own.
+//! shifted to them). The form for targets within an interval is our own.
 
 use faer::dyn_stack::MemStack;
 use fbp_linalg::Real;

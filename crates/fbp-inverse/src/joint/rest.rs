@@ -3,7 +3,7 @@ use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::Real;
 
-use super::tape::{Tape, TapeMut};
+use crate::tape::{Tape, TapeMut};
 use crate::{InverseError, Range};
 
 /// A *frozen rest*: everything of a network above one of its features, with parameters that stay as they are.

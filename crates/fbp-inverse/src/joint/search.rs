@@ -103,7 +103,7 @@ impl<T: Real> Problem<'_, T> {
         self.begin(memory);
         let JointMemory { iterates, gradients, cuts, group, .. } = &mut *memory;
         self.measure_iterates_in(metric, iterates, gradients);
-        let aim = T::from_f64(AIM * self.goal.margin().unwrap_or(0.0));
+        let aim = T::from_f64(self.aim());
         for (at, &sample) in iterates.active.iter().enumerate() {
             let least = (1.0 - WORTHWHILE).powi(2) * iterates.distances[at];
             group.progress[sample].bound = if targets.is_missed(sample) { f64::INFINITY } else { least };
@@ -136,6 +136,11 @@ impl<T: Real> Problem<'_, T> {
         memory.iterates.restart(self.rest, targets.among(self.open, among));
         let origin = if start == Start::Observed { Origin::Observed } else { Origin::Target };
         self.load(origin, targets, &memory.group, &mut memory.iterates);
+    }
+
+    /// What is asked for on top of a margin; nothing where the goal is a box.
+    fn aim(&self) -> f64 {
+        self.goal.margin().map_or(0.0, |margin| AIM * margin)
     }
 
     /// Forgets all that earlier searches have found out.
@@ -193,7 +198,7 @@ impl<T: Real> Problem<'_, T> {
     ) {
         // Euclidean targets for margins are settled once they are at the goal.
         let ends_at_goal = self.goal.margin().is_some() && !in_metric;
-        let aim = AIM * self.goal.margin().unwrap_or(0.0);
+        let aim = self.aim();
         let mut kept = 0;
         for at in 0..iterates.active.len() {
             let sample = iterates.active[at];

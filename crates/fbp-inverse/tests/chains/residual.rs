@@ -16,29 +16,29 @@ use crate::oracle::{Plain, Problem};
 use crate::reversal::MARGIN;
 use crate::{note, quantile};
 
-const WIDTH: usize = 20;
-const HIDDEN: usize = 32;
-const CLASSES: usize = 6;
+pub(crate) const WIDTH: usize = 20;
+pub(crate) const HIDDEN: usize = 32;
+pub(crate) const CLASSES: usize = 6;
 const BLOCKS: usize = 2;
 
-fn activate<T: Real>(block: usize, v: T) -> T {
+pub(crate) fn activate<T: Real>(block: usize, v: T) -> T {
     if block.is_multiple_of(2) { v.max(T::ZERO) } else { T::from_f64(v.to_f64().tanh()) }
 }
 
 /// The slope of the activation where it gives `h`.
-fn slope<T: Real>(block: usize, h: T) -> T {
+pub(crate) fn slope<T: Real>(block: usize, h: T) -> T {
     if block.is_multiple_of(2) { if h > T::ZERO { T::ONE } else { T::ZERO } } else { T::ONE - h * h }
 }
 
 /// `x + B φ(A x + c)` twice (with ReLU, then with tanh), and a linear head; entries are those of the rows.
 #[derive(Clone)]
-struct Weights {
+pub(crate) struct Weights {
     blocks: Vec<[Vec<f64>; 3]>,
-    head: Vec<f64>,
+    pub(crate) head: Vec<f64>,
 }
 
 impl Weights {
-    fn draw(dice: &mut Dice) -> Self {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
         let block = |dice: &mut Dice| {
             let up = dice.normals(HIDDEN * WIDTH, (1.0 / WIDTH as f64).sqrt());
             let down = dice.normals(WIDTH * HIDDEN, 0.7 * (2.0 / HIDDEN as f64).sqrt());
@@ -97,8 +97,8 @@ struct Log<T> {
 }
 
 /// The network as the library sees it.
-struct Residual<T> {
-    blocks: Vec<[Mat<T>; 3]>,
+pub(crate) struct Residual<T> {
+    pub(crate) blocks: Vec<[Mat<T>; 3]>,
     head: Mat<T>,
     lens: Vec<usize>,
     log: RefCell<Log<T>>,
@@ -106,7 +106,7 @@ struct Residual<T> {
 
 impl<T: Real> Residual<T> {
     /// `blocks` of the network, and its head.
-    fn new(weights: &Weights, blocks: usize) -> Self {
+    pub(crate) fn new(weights: &Weights, blocks: usize) -> Self {
         let mat = |values: &[f64], cols: usize| {
             Mat::from_fn(values.len() / cols, cols, |i, j| T::from_f64(values[i * cols + j]))
         };
@@ -173,11 +173,11 @@ impl<T: Real> FrozenRest<T> for Residual<T> {
     }
 }
 
-fn draw_features(count: usize, dice: &mut Dice) -> Vec<Vec<f64>> {
+pub(crate) fn draw_features(count: usize, dice: &mut Dice) -> Vec<Vec<f64>> {
     (0..count).map(|_| dice.normals(WIDTH, 1.0).into_iter().map(|v| v.max(0.0)).collect()).collect()
 }
 
-/// Targets of residual networks against the oracle; `rounding` is that of a distance in this precision.
+/// Targets of residual networks against the oracle.
 fn residual_targets_are_near<T: Real>() {
     let samples = 8;
     let (mut ratios, mut given_up) = (Vec::new(), 0);

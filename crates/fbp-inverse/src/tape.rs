@@ -1,7 +1,7 @@
 use faer::{MatMut, MatRef};
 use fbp_linalg::Real;
 
-/// Memory in which a forward pass leaves what the products at its point need; see [`FrozenRest`](super::FrozenRest).
+/// Memory in which a forward pass leaves what the products at its point need; see [`FrozenRest`](crate::joint::FrozenRest).
 #[derive(Debug)]
 pub struct TapeMemory<T> {
     values: Vec<T>,
@@ -25,7 +25,7 @@ impl<T: Real> TapeMemory<T> {
     }
 
     /// Copies what is kept of one sample over what is kept of another.
-    pub(super) fn move_sample(&mut self, lens: &[usize], from: usize, to: usize) {
+    pub(crate) fn move_sample(&mut self, lens: &[usize], from: usize, to: usize) {
         let mut start = 0;
         for len in lens {
             self.values.copy_within(start + len * from..start + len * (from + 1), start + len * to);
