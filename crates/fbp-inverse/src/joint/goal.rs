@@ -23,6 +23,9 @@ pub enum JointGoal<'a, T> {
     /// The label's logit exceeds every other one by the margin.
     Margins(Margins<'a>),
     /// Every entry lies in its interval, which may be a point.
+    ///
+    /// The searches are made for margins. Intervals are looked for by linearised steps alone, and those that are far from the
+    /// observed output in many entries are often not found.
     Box {
         /// Lower ends: `out × N`, `-∞` where there is none.
         lower: MatRef<'a, T>,

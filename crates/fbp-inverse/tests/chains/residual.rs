@@ -305,20 +305,3 @@ fn a_workspace_gives_for_every_batch_what_one_call_gives() {
     let nan = Mat::full(WIDTH, 1, f64::NAN);
     assert!(matches!(work.nearest(nan.as_ref(), goal(&[0])), Err(InverseError::Solve { .. })));
 }
-
-#[test]
-fn a_box_at_the_output_of_a_residual_network_is_reached() {
-    for seed in 0..6 {
-        let mut dice = Dice::new(11_000 + seed);
-        let weights = Weights::draw(&mut dice);
-        let rest = Residual::<f64>::new(&weights, BLOCKS);
-        let features = draw_features(4, &mut dice);
-        let observed = Mat::from_fn(WIDTH, 4, |i, j| features[j][i]);
-        let outputs: Vec<Vec<f64>> = features.iter().map(|x| weights.trace(x)[BLOCKS].clone()).collect();
-        let wanted = Mat::from_fn(CLASSES, 4, |i, j| outputs[j][i] + if i == j { 0.3 } else { 0.0 });
-        let upper = Mat::from_fn(CLASSES, 4, |i, j| wanted[(i, j)] + 0.05);
-        let goal = JointGoal::Box { lower: wanted.as_ref(), upper: upper.as_ref() };
-        let found = nearest(&rest, observed.as_ref(), goal, Par::Seq).unwrap();
-        assert_eq!(found.report.unattained, 0, "{:?}", found.report);
-    }
-}
