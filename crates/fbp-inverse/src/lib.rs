@@ -2,20 +2,22 @@
 
 mod chain;
 mod error;
+pub mod joint;
 mod layers;
 mod one_call;
 mod operator;
 mod range;
 mod report;
+mod tape;
 mod target;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
 pub use chain::{
-    BoundaryReport, ChainGoal, ChainReport, ChainStage, ChainWorkspace, FeatureMetric, Margins, ReverseChain,
-    TargetMode,
+    BoundaryReport, ChainGoal, ChainReport, ChainRest, ChainStage, ChainWorkspace, ReverseChain, TargetMode,
 };
 pub use error::InverseError;
+pub use joint::{FeatureMetric, Margins};
 pub use layers::{
     Activation, ActivationReverse, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
     BatchNormStatistics, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, EmbeddingPass, EmbeddingReport,

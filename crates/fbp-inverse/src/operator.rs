@@ -2,6 +2,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, LinalgError, Real, expect_finite};
 
+use crate::tape::{Tape, TapeMut};
 use crate::{InverseError, Range, ReverseReport, TargetBox, TargetBoxMut};
 
 /// One layer that can be run backwards on features: the trait that a new layer inverse implements.
@@ -110,6 +111,43 @@ pub trait DifferentiableOperator<T: Real>: ReverseOperator<T> {
     /// If `stack` has less room than [`derivative_scratch`](Self::derivative_scratch) asks for with the batch and the threads of the
     /// call.
     fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError>;
+
+    /// Length per sample of each feature that [`forward_on_tape`](Self::forward_on_tape) leaves on its tape; the same at every
+    /// call. None for a layer whose products need no more than its input; composite blocks name those of their inner layers.
+    fn tape_lens(&self) -> &[usize] {
+        &[]
+    }
+
+    /// [`forward`](ReverseOperator::forward) that also leaves on the tape what products at the same points need.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] on other shapes.
+    fn forward_on_tape(
+        &self,
+        input: MatRef<'_, T>,
+        output: MatMut<'_, T>,
+        tape: TapeMut<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let _ = tape;
+        self.forward(input, output, par, stack)
+    }
+
+    /// [`vjp`](Self::vjp) with the tape of the forward pass at the same points.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] on other shapes.
+    fn vjp_on_tape(
+        &self,
+        pass: VjpPass<'_, T>,
+        tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let _ = tape;
+        self.vjp(pass, par, stack)
+    }
 }
 
 /// The views of one reverse pass.

@@ -1,4 +1,7 @@
+use fbp_linalg::Real;
+
 use crate::ReverseReport;
+use crate::joint::{Problem, Targets};
 
 /// What a reverse pass did at one boundary.
 ///
@@ -34,6 +37,17 @@ pub struct BoundaryReport {
 }
 
 impl BoundaryReport {
+    /// Distances moved and violations left, recomputed from the data.
+    pub(super) fn measure<T: Real>(&mut self, problem: &Problem<'_, T>, targets: &Targets<T>) {
+        for column in problem.observed.col_iter() {
+            self.observed_sq += column.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>();
+        }
+        let measured = targets.measure(problem);
+        self.distance_sq += measured.distance_sq;
+        self.violation_max = self.violation_max.max(measured.violation_max);
+        self.violation_sum += measured.violation_sum;
+    }
+
     /// Distance of the targets from the observed features, relative to the latter, in Frobenius norms.
     pub fn distance_relative(&self) -> f64 {
         if self.distance_sq == 0.0 { 0.0 } else { (self.distance_sq / self.observed_sq).sqrt() }

@@ -1,66 +1,37 @@
 use faer::dyn_stack::MemStack;
-use fbp_linalg::{LinalgError, Real};
+use faer::{MatRef, Par};
+use fbp_linalg::Real;
 
-use super::joint::Start;
-use super::rescue::{FIRST_STARTS, LAST_STARTS};
-use super::workspace::{Batch, ChainWorkspace};
-use super::{ChainReport, ReverseChain};
-use crate::{InverseError, OutputEmbedding, Range, ReversePass, TargetBox, expect_batch};
+use super::goal::{ChainGoal, TargetMode};
+use super::layer_wise::LayerWise;
+use super::recorded::Recorded;
+use super::report::ChainReport;
+use super::stages::ReverseChain;
+use super::workspace::ChainWorkspace;
+use crate::joint::{Among, FIRST_STARTS, JointGoal, JointMemory, LAST_STARTS, Problem, Start, Targets};
+use crate::{InverseError, TargetBox, expect_batch};
 
-/// Which targets a reverse pass makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TargetMode {
-    /// At every boundary the nearest feature within the range of the layers below that the whole rest of the network
-    /// turns into the goal, with exactly the margin; samples for which that iteration fails start again from other points,
-    /// are reversed layer by layer and tried again from there, and climb from 60 more points as a last resort. The rest of
-    /// a network is not convex: nearer points may exist, above all where it is far from linear, and there the one that is
-    /// found depends on rounding. Goals without margins go layer by layer first: equations at the output are mostly too far
-    /// for the iteration.
-    #[default]
-    Attainable,
-    /// Layer by layer, with boxes and within the ranges of the layers below; misses are corrected jointly.
-    ///
-    /// Needs no derivatives. Every step is a nearest point, but not their composition: on the small Fashion-MNIST
-    /// network the first feature moves by 6.1 % of its norm, against 2.4 % for [`Attainable`](Self::Attainable).
-    LayerWise,
-    /// Layer by layer with points and without ranges: the published method. Verified, but not corrected.
-    Point,
+/// What one reverse pass is given: a joint problem at every boundary.
+struct Given<'a, T> {
+    chain: &'a ReverseChain<T>,
+    recorded: &'a Recorded<T>,
+    goal: JointGoal<'a, T>,
+    open: &'a [usize],
+    par: Par,
 }
 
-/// What the output of the chain should be.
-#[derive(Clone, Copy, Debug)]
-pub struct ChainGoal<'a, T> {
-    /// The wanted output: `out × N`.
-    pub target_out: TargetBox<'a, T>,
-    /// For classifiers: what counts as reached. Without it, the box itself does.
-    ///
-    /// In mode [`LayerWise`](TargetMode::LayerWise) the target is then widened to all outputs that do as well: the
-    /// label's logit may be larger than its target, and the others anything that keeps the margin to that target.
-    pub margins: Option<Margins<'a>>,
-}
-
-/// Reached, for a classifier: the label's logit exceeds every other one by the margin.
-#[derive(Clone, Copy, Debug)]
-pub struct Margins<'a> {
-    /// Class of every sample.
-    pub labels: &'a [usize],
-    /// The wanted margin, at least 0.
-    pub margin: f64,
-}
-
-impl Margins<'_> {
-    /// Widens the box of one sample to all outputs that keep the margin to the lower end of the label's interval.
-    fn widen<T: Real>(&self, sample: usize, lower: &mut [T], upper: &mut [T]) {
-        let label = self.labels[sample];
-        let cap = lower[label] - T::from_f64(self.margin);
-        for class in 0..lower.len() {
-            if class == label {
-                upper[class] = T::INFINITY;
-            } else {
-                lower[class] = T::NEG_INFINITY;
-                upper[class] = upper[class].max(cap);
-            }
-        }
+impl<T: Real> Given<'_, T> {
+    /// Runs something on the problem of a boundary.
+    fn at<R>(&self, boundary: usize, run: impl FnOnce(&Problem<'_, T>) -> R) -> R {
+        let first = self.chain.starts[boundary];
+        run(&Problem {
+            rest: &self.chain.rest_from(first),
+            observed: self.recorded.feature(first),
+            observed_out: self.recorded.output(),
+            goal: self.goal,
+            open: self.open,
+            par: self.par,
+        })
     }
 }
 
@@ -82,205 +53,114 @@ impl<T: Real> ReverseChain<T> {
         work: &mut ChainWorkspace<T>,
     ) -> Result<ChainReport, InverseError> {
         self.check_goal(&goal, work)?;
+        let ChainWorkspace { par, recorded, open, targets, layers, joint, memory, .. } = work;
+        let stack = MemStack::new(memory);
+        list_open(&goal, recorded.output(), open);
         let mut report = ChainReport::empty(self.boundaries(), self.operators.len());
-        report.samples = work.batch;
-        self.open_samples(&goal, work);
-        report.satisfied = work.batch - work.open.len();
-        self.start_targets(&goal, work);
-        work.missed.fill(true);
+        report.samples = recorded.batch();
+        report.satisfied = recorded.batch() - open.len();
+        let given = Given { chain: self, recorded, goal: goal.joint(), open, par: *par };
+        for (boundary, targets) in targets.iter_mut().enumerate() {
+            given.at(boundary, |problem| targets.restart(problem));
+        }
+        write_wanted(&goal, open, &mut targets[self.boundaries() - 1]);
+        let layer_wise = LayerWise { goal, mode, recorded, par: *par };
         if mode == TargetMode::Attainable && goal.margins.is_some() {
-            for boundary in 0..self.boundaries() {
-                work.activate_open();
-                self.join(boundary, &goal, self.direct_start(boundary), work)?;
-                if work.note_missed(boundary) > 0 {
-                    work.activate_missed(boundary);
-                    self.rescue(boundary, &goal, FIRST_STARTS, work)?;
-                }
-                report.boundaries[boundary].missed = work.note_missed(boundary);
-                if let Some(metric) = &self.metrics[boundary] {
-                    work.activate_open();
-                    self.improve(boundary, &goal, metric, work)?;
-                    report.boundaries[boundary].missed = work.note_missed(boundary);
-                }
+            for (boundary, (targets, entry)) in targets.iter_mut().zip(&mut report.boundaries).enumerate() {
+                entry.missed = given.at(boundary, |problem| self.search(boundary, problem, joint, targets, stack))?;
             }
-            work.choose_missed(self.boundaries());
-            self.reverse_layers(&goal, mode, work, &mut report)?;
+            let misses = |sample: usize| targets.iter().any(|targets| targets.is_missed(sample));
+            layers.choose(open.iter().copied().filter(|&sample| misses(sample)));
+            self.reverse_layers(layer_wise, layers, targets, &mut report, stack)?;
         } else {
-            work.choose_open();
-            self.reverse_layers(&goal, mode, work, &mut report)?;
-            for boundary in 0..self.boundaries() {
-                work.activate_open();
-                self.check(boundary, &goal, work)?;
-                report.boundaries[boundary].missed = work.note_missed(boundary);
+            layers.choose(open.iter().copied());
+            self.reverse_layers(layer_wise, layers, targets, &mut report, stack)?;
+            for (boundary, (targets, entry)) in targets.iter_mut().zip(&mut report.boundaries).enumerate() {
+                entry.missed = given.at(boundary, |problem| problem.check(Among::Open, joint, targets, stack))?;
             }
         }
-        for boundary in 0..self.boundaries() {
-            let entry = &mut report.boundaries[boundary];
+        for (boundary, (targets, entry)) in targets.iter_mut().zip(&mut report.boundaries).enumerate() {
             entry.unattained = entry.missed;
             if mode != TargetMode::Point && entry.missed > 0 {
-                work.activate_missed(boundary);
-                self.join(boundary, &goal, Start::Targets, work)?;
-                if work.note_missed(boundary) > 0 {
-                    work.activate_missed(boundary);
-                    self.rescue(boundary, &goal, LAST_STARTS, work)?;
-                }
-                entry.unattained = work.note_missed(boundary);
+                entry.unattained =
+                    given.at(boundary, |problem| self.correct(boundary, problem, joint, targets, stack))?;
             }
             entry.corrected = entry.missed - entry.unattained;
-            self.measure(boundary, &goal, work, entry);
+            given.at(boundary, |problem| entry.measure(problem, targets));
         }
         Ok(report)
     }
 
-    /// Where the joint iteration starts; the output has its target already.
-    fn direct_start(&self, boundary: usize) -> Start {
-        if self.starts[boundary] == self.operators.len() { Start::Targets } else { Start::Observed }
+    /// Whether a boundary is the output: its targets are the caller's, and there is no rest to search through.
+    fn is_output(&self, boundary: usize) -> bool {
+        self.starts[boundary] == self.operators.len()
     }
 
-    /// Reverses the chosen samples layer by layer and writes the targets that miss the goal so far.
-    fn reverse_layers(
+    /// The first search at a boundary, from the observed features; returns the number of samples that miss the goal.
+    fn search(
         &self,
-        goal: &ChainGoal<'_, T>,
-        mode: TargetMode,
-        work: &mut ChainWorkspace<T>,
-        report: &mut ChainReport,
-    ) -> Result<(), InverseError> {
-        if work.chosen.is_empty() {
-            return Ok(());
+        boundary: usize,
+        problem: &Problem<'_, T>,
+        joint: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        let mut missed = if self.is_output(boundary) {
+            problem.check(Among::Open, joint, targets, stack)?
+        } else {
+            problem.join((Among::Open, Start::Observed), joint, targets, stack)?
+        };
+        if missed > 0 {
+            missed = problem.rescue(FIRST_STARTS, joint, targets, stack)?;
         }
-        self.gather_goal(goal, mode, work);
-        let last = self.operators.len();
-        for k in (0..last).rev() {
-            // Operators alternate between the two box buffers; operator `last - 1` reads the first.
-            let (from, to) = ((last - 1 - k) % 2, (last - k) % 2);
-            match self.reverse_operator(k, [from, to], mode, work) {
-                Ok(reversed) => report.operators[k] = reversed,
-                Err(error) if mode != TargetMode::Point && is_refusal(&error) => {
-                    // What lies below keeps the target that it has, and the check tells whether that reaches the goal.
-                    tracing::warn!(%error, samples = work.chosen.len(), "not reversed layer by layer");
-                    report.refused += work.chosen.len();
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-            if let Ok(boundary) = self.starts.binary_search(&k) {
-                for (place, &sample) in work.chosen.iter().enumerate() {
-                    if work.missed[boundary * work.capacity + sample] {
-                        let target = work.boxes[to].point.column(work.lens[k], place);
-                        work.targets[boundary].column_mut(work.lens[k], sample).copy_from_slice(target);
-                    }
-                }
-            }
+        match &self.metrics[boundary] {
+            Some(metric) => problem.improve(metric, joint, targets, stack),
+            None => Ok(missed),
         }
-        Ok(())
+    }
+
+    /// The last search at a boundary, for what still misses the goal, from what the layers gave.
+    fn correct(
+        &self,
+        boundary: usize,
+        problem: &Problem<'_, T>,
+        joint: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        if self.is_output(boundary) {
+            return problem.check(Among::Missed, joint, targets, stack);
+        }
+        match problem.join((Among::Missed, Start::Targets), joint, targets, stack)? {
+            0 => Ok(0),
+            _ => problem.rescue(LAST_STARTS, joint, targets, stack),
+        }
     }
 
     fn check_goal(&self, goal: &ChainGoal<'_, T>, work: &ChainWorkspace<T>) -> Result<(), InverseError> {
-        let expected = (self.out_len(), work.batch);
+        let expected = (self.out_len(), work.recorded.batch());
         expect_batch("chain", "target_out.point", goal.target_out.point, expected)?;
         expect_batch("chain", "target_out.lower", goal.target_out.lower, expected)?;
         expect_batch("chain", "target_out.upper", goal.target_out.upper, expected)?;
         goal.target_out.check().map_err(InverseError::in_layer("chain"))?;
-        if let Some(margins) = goal.margins {
-            OutputEmbedding::Margin(margins.margin).check()?;
-            if margins.labels.len() != work.batch {
-                let found = (margins.labels.len(), 1);
-                return Err(InverseError::Shape {
-                    layer: "chain".into(),
-                    what: "labels",
-                    expected: (work.batch, 1),
-                    found,
-                });
-            }
-            let classes = self.out_len();
-            if let Some(sample) = margins.labels.iter().position(|&label| label >= classes) {
-                let label = margins.labels[sample];
-                return Err(InverseError::Label { sample, label, classes });
-            }
-        }
-        Ok(())
-    }
-
-    /// Lists the samples whose output is outside the target box.
-    fn open_samples(&self, goal: &ChainGoal<'_, T>, work: &mut ChainWorkspace<T>) {
-        let rows = self.out_len();
-        let output = &work.features[self.operators.len()];
-        work.open.clear();
-        for sample in 0..work.batch {
-            let (lower, upper) = (goal.target_out.lower.col(sample), goal.target_out.upper.col(sample));
-            let logits = output.column(rows, sample);
-            if !(0..rows).all(|row| lower[row] <= logits[row] && logits[row] <= upper[row]) {
-                work.open.push(sample);
-            }
-        }
-    }
-
-    /// Starts every target from the observed feature, that of the output from the goal.
-    fn start_targets(&self, goal: &ChainGoal<'_, T>, work: &mut ChainWorkspace<T>) {
-        for (boundary, &k) in self.starts.iter().enumerate() {
-            let observed = work.features[k].view(work.lens[k], work.batch);
-            work.targets[boundary].view_mut(work.lens[k], work.batch).copy_from(observed);
-        }
-        let outputs = self.boundaries() - 1;
-        for &sample in &work.open {
-            let target = work.targets[outputs].column_mut(self.out_len(), sample);
-            target.iter_mut().zip(goal.target_out.point.col(sample).iter()).for_each(|(to, from)| *to = *from);
-        }
-    }
-
-    /// Gathers the goal of the chosen samples in the first box buffer.
-    fn gather_goal(&self, goal: &ChainGoal<'_, T>, mode: TargetMode, work: &mut ChainWorkspace<T>) {
-        let rows = self.out_len();
-        let boxes = &mut work.boxes[0];
-        for (place, &sample) in work.chosen.iter().enumerate() {
-            let ends = [&mut boxes.point, &mut boxes.lower, &mut boxes.upper];
-            let given = [goal.target_out.point, goal.target_out.lower, goal.target_out.upper];
-            for (to, from) in ends.into_iter().zip(given) {
-                let to = to.column_mut(rows, place);
-                to.iter_mut().zip(from.col(sample).iter()).for_each(|(to, from)| *to = *from);
-            }
-            if let (Some(margins), true) = (goal.margins, mode != TargetMode::Point) {
-                margins.widen(sample, boxes.lower.column_mut(rows, place), boxes.upper.column_mut(rows, place));
-            }
-        }
-        gather(&work.chosen, &work.features[self.operators.len()], &mut work.gathered[0], rows);
-    }
-
-    /// Reverses operator `k` for the chosen samples, from one box buffer into the other.
-    fn reverse_operator(
-        &self,
-        k: usize,
-        [from, to]: [usize; 2],
-        mode: TargetMode,
-        work: &mut ChainWorkspace<T>,
-    ) -> Result<crate::ReverseReport, InverseError> {
-        let chosen = work.chosen.len();
-        let (rows_in, rows_out) = (work.lens[k], work.lens[k + 1]);
-        gather(&work.chosen, &work.features[k], &mut work.gathered[to], rows_in);
-        let [first, second] = &mut work.boxes;
-        let (above, below) = if from == 0 { (first, second) } else { (second, first) };
-        let above = above.view(rows_out, chosen);
-        let target_out = if mode == TargetMode::Point { TargetBox::point(above.point) } else { above };
-        let pass = ReversePass {
-            observed_in: work.gathered[to].view(rows_in, chosen),
-            observed_out: work.gathered[from].view(rows_out, chosen),
-            target_out,
-            in_range: if mode == TargetMode::Point { Range::EVERYTHING } else { self.ranges[k] },
-            target_in: below.view_mut(rows_in, chosen),
-        };
-        self.operators[k].reverse(pass, work.par, MemStack::new(&mut work.memory))
+        goal.joint().check("chain", expected)
     }
 }
 
-/// Whether a layer has no solver for what it was asked, rather than faulty input.
-fn is_refusal(error: &InverseError) -> bool {
-    let InverseError::Solve { source, .. } = error else { return false };
-    matches!(source, LinalgError::TooLarge { .. } | LinalgError::Decomposition { .. })
+/// Lists the open samples: those whose output is outside the target box.
+fn list_open<T: Real>(goal: &ChainGoal<'_, T>, output: MatRef<'_, T>, open: &mut Vec<usize>) {
+    let TargetBox { lower, upper, .. } = goal.target_out;
+    let is_inside = |row: usize, sample: usize| {
+        lower[(row, sample)] <= output[(row, sample)] && output[(row, sample)] <= upper[(row, sample)]
+    };
+    open.clear();
+    open.extend((0..output.ncols()).filter(|&sample| !(0..output.nrows()).all(|row| is_inside(row, sample))));
 }
 
-/// Copies the chosen samples of a full batch to the front of a compact one.
-fn gather<T: Real>(chosen: &[usize], full: &Batch<T>, compact: &mut Batch<T>, rows: usize) {
-    for (place, &sample) in chosen.iter().enumerate() {
-        compact.column_mut(rows, place).copy_from_slice(full.column(rows, sample));
+/// Makes the goal the target of the output for the open samples.
+fn write_wanted<T: Real>(goal: &ChainGoal<'_, T>, open: &[usize], targets: &mut Targets<T>) {
+    for &sample in open {
+        let wanted = goal.target_out.point.col(sample).iter();
+        targets.point_mut(sample).iter_mut().zip(wanted).for_each(|(to, from)| *to = *from);
     }
 }

@@ -4,10 +4,12 @@
 //! is the full one. With `FBP_CHAIN_TABLE` every chain's figures are written to the standard error.
 #![expect(clippy::unwrap_used, reason = "a test may panic, also in the functions that it shares with others")]
 
+mod block;
 mod deep;
 mod dice;
 mod network;
 mod oracle;
+mod residual;
 mod reversal;
 mod trained;
 

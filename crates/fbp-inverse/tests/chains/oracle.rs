@@ -4,10 +4,34 @@
 use crate::dice::Dice;
 use crate::network::{Network, dot};
 
-/// `min |v - z|` under the margin, in `[low, high]`.
-pub(crate) struct Problem<'a> {
+/// A function of one feature, in plain loops.
+pub(crate) trait Plain {
+    /// Every inner feature, last the output.
+    fn trace(&self, v: &[f64]) -> Vec<Vec<f64>>;
+
+    /// The gradient with respect to the feature of the output's product with some weights.
+    fn pull(&self, trace: &[Vec<f64>], weights: Vec<f64>) -> Vec<f64>;
+}
+
+/// A plain network from a layer on.
+pub(crate) struct Above<'a> {
     pub(crate) network: &'a Network,
     pub(crate) first: usize,
+}
+
+impl Plain for Above<'_> {
+    fn trace(&self, v: &[f64]) -> Vec<Vec<f64>> {
+        self.network.trace(self.first, v)
+    }
+
+    fn pull(&self, trace: &[Vec<f64>], weights: Vec<f64>) -> Vec<f64> {
+        self.network.pull(self.first, trace, weights)
+    }
+}
+
+/// `min |v - z|` under the margin, in `[low, high]`.
+pub(crate) struct Problem<'a> {
+    pub(crate) rest: Box<dyn Plain + 'a>,
     pub(crate) observed: Vec<f64>,
     pub(crate) label: usize,
     pub(crate) margin: f64,
@@ -69,21 +93,21 @@ impl Problem<'_> {
 
     /// The label's logit minus the strongest other one, minus the margin.
     pub(crate) fn excess(&self, v: &[f64]) -> f64 {
-        let trace = self.network.trace(self.first, v);
+        let trace = self.rest.trace(v);
         let output = &trace[trace.len() - 1];
         output[self.label] - output[self.rivals(output)[0]] - self.margin
     }
 
     /// Rows for the strongest rivals, and the excess.
     fn rows(&self, v: &[f64], count: usize) -> (Vec<Row>, f64) {
-        let trace = self.network.trace(self.first, v);
+        let trace = self.rest.trace(v);
         let output = &trace[trace.len() - 1];
         let rivals = self.rivals(output);
         let excess = output[self.label] - output[rivals[0]] - self.margin;
         let row = |&rival: &usize| {
             let mut weights = vec![0.0; output.len()];
             (weights[self.label], weights[rival]) = (1.0, -1.0);
-            let gradient = self.network.pull(self.first, &trace, weights);
+            let gradient = self.rest.pull(&trace, weights);
             let back = dot(&gradient, &self.observed) - dot(&gradient, v);
             Row { value: output[self.label] - output[rival] + back, gradient }
         };

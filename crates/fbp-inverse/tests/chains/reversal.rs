@@ -10,7 +10,7 @@ use fbp_linalg::conv2d::Conv2dParams;
 use fbp_linalg::{FeatureShape, Real};
 
 use crate::network::{Layer, Network};
-use crate::oracle::Problem;
+use crate::oracle::{Above, Problem};
 
 pub(crate) const MARGIN: f64 = 1.0;
 
@@ -96,5 +96,5 @@ impl<T: Real> Reversal<T> {
 pub(crate) fn problem<'a>(network: &'a Network, first: usize, image: &[f64], label: usize) -> Problem<'a> {
     let observed = network.trace(0, image)[first].clone();
     let range = (0.0, if first == 0 { 1.0 } else { f64::INFINITY });
-    Problem { network, first, observed, label, margin: MARGIN, range }
+    Problem { rest: Box::new(Above { network, first }), observed, label, margin: MARGIN, range }
 }

@@ -2,9 +2,6 @@ use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, MatRef, Side};
 use fbp_linalg::{LinalgError, Real, expect_finite, expect_shape};
 
-use super::ReverseChain;
-use crate::InverseError;
-
 /// A metric for features: `(v - z)ᵀ C⁻¹ (v - z)` with a covariance `C`, so that changes along which features vary much are
 /// short.
 ///
@@ -43,42 +40,18 @@ impl<T: Real> FeatureMetric<T> {
         Ok(Self { covariance: cast(&scaled), precision: cast(&precision) })
     }
 
+    /// Length of the features.
+    pub(crate) fn len(&self) -> usize {
+        self.covariance.nrows()
+    }
+
     /// `C`, scaled.
-    pub(super) fn covariance(&self) -> MatRef<'_, T> {
+    pub(crate) fn covariance(&self) -> MatRef<'_, T> {
         self.covariance.as_ref()
     }
 
     /// `C⁻¹`.
-    pub(super) fn precision(&self) -> MatRef<'_, T> {
+    pub(crate) fn precision(&self) -> MatRef<'_, T> {
         self.precision.as_ref()
-    }
-}
-
-impl<T: Real> ReverseChain<T> {
-    /// Sets the metric in which the targets at a boundary are nearest, for [`TargetMode::Attainable`] and goals with
-    /// margins; all others keep the Euclidean one. So do samples that have to be reversed layer by layer, and those for
-    /// which nothing is found that is nearer in the metric than the Euclidean target.
-    ///
-    /// Workspaces made before do not fit the chain any more.
-    ///
-    /// # Errors
-    /// [`InverseError::Shape`] if there is no such boundary or its features have another length.
-    ///
-    /// [`TargetMode::Attainable`]: super::TargetMode::Attainable
-    pub fn set_metric(&mut self, boundary: usize, metric: FeatureMetric<T>) -> Result<(), InverseError> {
-        let len = self.boundary_shape(boundary).map_or(0, |shape| shape.len());
-        match self.metrics.get_mut(boundary) {
-            Some(own) if metric.covariance.nrows() == len => *own = Some(metric),
-            _ => {
-                let (expected, found) = ((len, len), metric.covariance.shape());
-                return Err(InverseError::Shape { layer: "chain".into(), what: "metric", expected, found });
-            }
-        }
-        Ok(())
-    }
-
-    /// Length of the longest feature with a metric of its own, or 0.
-    pub(super) fn longest_metric(&self) -> usize {
-        self.metrics.iter().flatten().map(|metric| metric.covariance.nrows()).max().unwrap_or(0)
     }
 }

@@ -1,13 +1,14 @@
 //! One step of the joint iteration: the nearest points that satisfy the cuts.
 
-use faer::MatMut;
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::ReborrowMut;
-use fbp_linalg::{BoxedSample, LinalgError, MetricSample, Real, SplitBatch, column_mut, for_each_part};
+use faer::{MatMut, MatRef};
+use fbp_linalg::{BoxedSample, LinalgError, MetricSample, Real, SplitBatch, column, column_mut, for_each_part};
 
 use super::cuts::{Cuts, MOST_CUTS, SampleCuts};
-use super::workspace::{Batch, ChainWorkspace};
-use super::{FeatureMetric, ReverseChain};
+use super::iterates::Iterates;
+use super::metric::FeatureMetric;
+use super::problem::Problem;
 use crate::{InverseError, Range};
 
 /// Workspace of the step of one sample with features of `len` entries.
@@ -16,41 +17,41 @@ pub(super) fn step_scratch<T: Real>(len: usize, with_metric: bool) -> StackReq {
     if with_metric { euclidean.or(MetricSample::<T>::solve_scratch(MOST_CUTS, len)) } else { euclidean }
 }
 
-impl<T: Real> ReverseChain<T> {
+impl<T: Real> Problem<'_, T> {
     /// Moves every iterate to the nearest point that satisfies the cuts of its sample.
     pub(super) fn step(
         &self,
-        boundary: usize,
         metric: Option<&FeatureMetric<T>>,
-        work: &mut ChainWorkspace<T>,
+        iterates: &mut Iterates<T>,
+        cuts: &Cuts<T>,
+        stack: &mut MemStack,
     ) -> Result<(), InverseError> {
-        let first = self.starts[boundary];
-        let len = work.lens[first];
-        let joint = &mut work.joint;
-        let context = StepContext {
-            features: &work.features[first],
-            open: &work.open,
-            cuts: &joint.cuts,
-            range: self.ranges[first],
-            len,
-            metric,
-        };
-        let iterates = joint.iterates[first].view_mut(len, joint.active.len());
-        let part = step_scratch::<T>(len, metric.is_some());
+        let context = StepContext { problem: Given::of(self), cuts, metric };
+        let part = step_scratch::<T>(self.len(), metric.is_some());
         let run = |pass: StepPass<'_, T>, stack: &mut MemStack| context.solve(pass, stack);
         let merge = |left: Result<(), InverseError>, right| left.and(right);
-        let pass = StepPass { active: &joint.active, iterates };
-        for_each_part(pass, part, work.par, MemStack::new(&mut work.memory), &run, &merge)
+        let (active, iterates) = iterates.points_mut();
+        for_each_part(StepPass { active, iterates }, part, self.par, stack, &run, &merge)
+    }
+}
+
+/// What of a problem the steps need: threads share it, which need not hold for a rest.
+struct Given<'a, T> {
+    name: &'a str,
+    observed: MatRef<'a, T>,
+    interval: Range<T>,
+}
+
+impl<'a, T: Real> Given<'a, T> {
+    fn of(problem: &Problem<'a, T>) -> Self {
+        Self { name: problem.rest.name(), observed: problem.observed, interval: problem.interval() }
     }
 }
 
 /// What the steps of all samples share.
 struct StepContext<'a, T> {
-    features: &'a Batch<T>,
-    open: &'a [usize],
+    problem: Given<'a, T>,
     cuts: &'a Cuts<T>,
-    range: Range<T>,
-    len: usize,
     /// None for the Euclidean one.
     metric: Option<&'a FeatureMetric<T>>,
 }
@@ -75,13 +76,14 @@ impl<T: Real> SplitBatch for StepPass<'_, T> {
 
 impl<T: Real> StepContext<'_, T> {
     fn solve(&self, mut pass: StepPass<'_, T>, stack: &mut MemStack) -> Result<(), InverseError> {
-        for (at, &slot) in pass.active.iter().enumerate() {
+        let Given { name, observed, interval } = self.problem;
+        let bounds = (interval.lower, interval.upper);
+        for (at, &sample) in pass.active.iter().enumerate() {
             let SampleCuts { gradients: rows, mapped, values, lower, upper } =
-                self.cuts.of(slot, self.len, self.metric.is_some());
-            let in_layer = || InverseError::in_layer("chain");
-            let solution = column_mut("chain", pass.iterates.rb_mut(), at).map_err(in_layer())?;
-            let observed_in = self.features.column(self.len, self.open[slot]);
-            let bounds = (self.range.lower, self.range.upper);
+                self.cuts.of(sample, observed.nrows(), self.metric.is_some());
+            let in_layer = || InverseError::in_layer(name);
+            let solution = column_mut("iterate", pass.iterates.rb_mut(), at).map_err(in_layer())?;
+            let observed_in = column("observed", observed, sample).map_err(in_layer())?;
             let solved = match self.metric {
                 None => {
                     let solution = &mut *solution;

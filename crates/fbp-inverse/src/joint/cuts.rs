@@ -1,19 +1,19 @@
 use faer::MatRef;
 use fbp_linalg::Real;
 
+use super::batch::Batch;
 use super::goal::Condition;
-use super::workspace::Batch;
 
 /// Most cuts that are kept for a sample; the oldest go first.
-pub(super) const MOST_CUTS: usize = 16;
+pub(crate) const MOST_CUTS: usize = 16;
 
 /// A cut is moved to a point at the goal if that takes at most this share of the point's distance.
 const MOVED: f64 = 0.05;
 
-/// Linearised conditions of every open sample: `lower <= value + gradient · (v - v0) <= upper`.
+/// Linearised conditions, by sample: `lower <= value + gradient · (v - v0) <= upper`.
 #[derive(Debug)]
-pub(super) struct Cuts<T> {
-    /// Cuts that were added, by sample; with more than [`MOST_CUTS`] the oldest are overwritten.
+pub(crate) struct Cuts<T> {
+    /// Cuts that were added; with more than [`MOST_CUTS`] the oldest are overwritten.
     added: Vec<usize>,
     /// By how much the one-sided cuts of each sample were raised.
     raised: Vec<T>,
@@ -26,19 +26,19 @@ pub(super) struct Cuts<T> {
 }
 
 /// The cuts of one sample.
-pub(super) struct SampleCuts<'a, T> {
+pub(crate) struct SampleCuts<'a, T> {
     /// One column per cut.
-    pub(super) gradients: MatRef<'a, T>,
+    pub(crate) gradients: MatRef<'a, T>,
     /// Times the covariance of the metric; of no meaning without one.
-    pub(super) mapped: MatRef<'a, T>,
-    pub(super) values: &'a [T],
-    pub(super) lower: &'a [T],
-    pub(super) upper: &'a [T],
+    pub(crate) mapped: MatRef<'a, T>,
+    pub(crate) values: &'a [T],
+    pub(crate) lower: &'a [T],
+    pub(crate) upper: &'a [T],
 }
 
 impl<T: Real> Cuts<T> {
     /// Memory for `capacity` samples with features of up to `longest` entries, up to `metric` in metrics of their own.
-    pub(super) fn new(longest: usize, metric: usize, capacity: usize) -> Self {
+    pub(crate) fn new(longest: usize, metric: usize, capacity: usize) -> Self {
         let numbers = || vec![T::ZERO; MOST_CUTS * capacity];
         Self {
             added: vec![0; capacity],
@@ -52,52 +52,52 @@ impl<T: Real> Cuts<T> {
     }
 
     /// Forgets the cuts of a sample and what they were raised by.
-    pub(super) fn clear(&mut self, slot: usize) {
-        self.added[slot] = 0;
-        self.raised[slot] = T::ZERO;
+    pub(crate) fn clear(&mut self, sample: usize) {
+        self.added[sample] = 0;
+        self.raised[sample] = T::ZERO;
     }
 
     /// Adds the cut of a condition; `value` is that of its linearisation at the observed feature.
-    pub(super) fn add(&mut self, slot: usize, gradient: &[T], value: T, condition: &Condition<T>) {
-        let at = slot * MOST_CUTS + self.added[slot] % MOST_CUTS;
+    pub(crate) fn add(&mut self, sample: usize, gradient: &[T], value: T, condition: &Condition<T>) {
+        let at = sample * MOST_CUTS + self.added[sample] % MOST_CUTS;
         self.gradients.column_mut(gradient.len(), at).copy_from_slice(gradient);
-        let raised = if condition.upper == T::INFINITY { self.raised[slot] } else { T::ZERO };
+        let raised = if condition.upper == T::INFINITY { self.raised[sample] } else { T::ZERO };
         (self.values[at], self.lower[at], self.upper[at]) = (value, condition.lower + raised, condition.upper);
-        self.added[slot] += 1;
+        self.added[sample] += 1;
     }
 
     /// Sets the gradient of the cut that was added last times the covariance.
-    pub(super) fn set_mapped(&mut self, slot: usize, mapped: &[T]) {
-        let at = slot * MOST_CUTS + (self.added[slot] - 1) % MOST_CUTS;
+    pub(crate) fn set_mapped(&mut self, sample: usize, mapped: &[T]) {
+        let at = sample * MOST_CUTS + (self.added[sample] - 1) % MOST_CUTS;
         self.mapped.column_mut(mapped.len(), at).copy_from_slice(mapped);
     }
 
     /// Asks for more from every one-sided cut of a sample, also from later ones.
-    pub(super) fn raise(&mut self, slot: usize, by: T) {
-        self.raised[slot] += by;
-        let range = slot * MOST_CUTS..(slot + 1) * MOST_CUTS;
+    pub(crate) fn raise(&mut self, sample: usize, by: T) {
+        self.raised[sample] += by;
+        let range = sample * MOST_CUTS..(sample + 1) * MOST_CUTS;
         for (lower, upper) in self.lower[range.clone()].iter_mut().zip(&self.upper[range]) {
             *lower += if *upper == T::INFINITY { by } else { T::ZERO };
         }
     }
 
     /// Takes back what the cuts of a sample were raised by.
-    pub(super) fn relax(&mut self, slot: usize) {
-        let raised = self.raised[slot];
-        self.raise(slot, -raised);
-        self.raised[slot] = T::ZERO;
+    pub(crate) fn relax(&mut self, sample: usize) {
+        let raised = self.raised[sample];
+        self.raise(sample, -raised);
+        self.raised[sample] = T::ZERO;
     }
 
     /// Forgets the cuts of a sample.
-    pub(super) fn forget(&mut self, slot: usize) {
-        self.added[slot] = 0;
+    pub(crate) fn forget(&mut self, sample: usize) {
+        self.added[sample] = 0;
     }
 
     /// Makes the one-sided cuts of a sample hold at a point at the goal, `reach` away from the observed feature: a cut that
     /// it misses by a little is moved there, and one that it misses by more says nothing about its surroundings and ends.
-    pub(super) fn hold(&mut self, slot: usize, [point, observed]: [&[T]; 2], reach: f64) {
-        let start = slot * MOST_CUTS;
-        for at in start..start + self.added[slot].min(MOST_CUTS) {
+    pub(crate) fn hold(&mut self, sample: usize, [point, observed]: [&[T]; 2], reach: f64) {
+        let start = sample * MOST_CUTS;
+        for at in start..start + self.added[sample].min(MOST_CUTS) {
             let gradient = self.gradients.column(point.len(), at);
             let (mut value, mut norm_sq) = (self.values[at], T::ZERO);
             for ((&g, &v), &v0) in gradient.iter().zip(point).zip(observed) {
@@ -117,8 +117,8 @@ impl<T: Real> Cuts<T> {
     }
 
     /// The cuts of a sample with features of `len` entries.
-    pub(super) fn of(&self, slot: usize, len: usize, with_metric: bool) -> SampleCuts<'_, T> {
-        let (start, count) = (slot * MOST_CUTS, self.added[slot].min(MOST_CUTS));
+    pub(crate) fn of(&self, sample: usize, len: usize, with_metric: bool) -> SampleCuts<'_, T> {
+        let (start, count) = (sample * MOST_CUTS, self.added[sample].min(MOST_CUTS));
         let range = start..start + count;
         SampleCuts {
             gradients: self.gradients.columns(len, start, count),

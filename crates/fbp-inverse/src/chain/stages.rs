@@ -1,0 +1,151 @@
+use fbp_linalg::{FeatureShape, LinalgError, Real};
+
+use crate::{FeatureMetric, InverseError, Range, ReverseOperator};
+
+/// One stage of a network: the layers between two transitional features.
+pub struct ChainStage<T> {
+    /// Name of the stage, for reports.
+    pub name: String,
+    /// Its layers in forward order.
+    pub operators: Vec<Box<dyn ReverseOperator<T>>>,
+}
+
+/// A chain of stages that is run forwards once and backwards once per batch.
+///
+/// The features between two stages are *boundaries*: boundary 0 is the input of the chain, boundary `i` the output of
+/// stage `i - 1`. For a batch, [`forward`](Self::forward) records every feature and [`reverse`](Self::reverse) writes
+/// at every boundary what the feature should have been, so that the stages above give the wanted output.
+///
+/// # Source
+/// arXiv:2506.07188, §3 (chained reversal); ranges, boxes, verification and correction: own derivation.
+pub struct ReverseChain<T> {
+    pub(super) operators: Vec<Box<dyn ReverseOperator<T>>>,
+    /// `starts[s]` is the index of the first operator of stage `s`; one more entry marks the end.
+    pub(super) starts: Vec<usize>,
+    names: Vec<String>,
+    /// `lens[k]` is the length of the input of operator `k`; the last one that of the output.
+    pub(super) lens: Vec<usize>,
+    /// Lengths of the features on the tape: first those that operator 0 keeps for itself, then its output, and so on; the output
+    /// of the last one is not kept.
+    pub(super) tape: Vec<usize>,
+    /// `tape_starts[k]` is the place on the tape of what operator `k` keeps for itself; one more entry marks the end.
+    pub(super) tape_starts: Vec<usize>,
+    /// `ranges[k]` holds for the input of operator `k`; the last one for the output.
+    pub(super) ranges: Vec<Range<T>>,
+    /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
+    pub(super) metrics: Vec<Option<FeatureMetric<T>>>,
+}
+
+impl<T: Real> ReverseChain<T> {
+    /// Joins stages whose first input lies in `in_range` (everything, if nothing is known about it).
+    ///
+    /// # Errors
+    /// [`InverseError::Chain`] if two neighbours do not fit, [`InverseError::Layer`] if a stage has no layers,
+    /// [`InverseError::Solve`] if `in_range`, or what a layer makes of it, holds no finite number.
+    pub fn new(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<Self, InverseError> {
+        let mut chain = Self {
+            operators: Vec::new(),
+            starts: vec![0],
+            names: Vec::new(),
+            lens: Vec::new(),
+            tape: Vec::new(),
+            tape_starts: vec![0],
+            ranges: vec![in_range],
+            metrics: Vec::new(),
+        };
+        for stage in stages {
+            if stage.operators.is_empty() {
+                return Err(InverseError::Layer {
+                    layer: stage.name,
+                    reason: "a stage needs at least one layer".into(),
+                });
+            }
+            for operator in stage.operators {
+                chain.push(operator)?;
+            }
+            chain.starts.push(chain.operators.len());
+            chain.names.push(stage.name);
+        }
+        if let Some(at) = chain.ranges.iter().position(Range::is_empty) {
+            // What the layer below gives (or what the chain is fed) would be infinite.
+            let layer = at.checked_sub(1).map_or("chain", |below| chain.operators[below].name());
+            let source = LinalgError::EmptyBox { what: "range of a feature", row: 0, column: 0 };
+            return Err(InverseError::in_layer(layer)(source));
+        }
+        let Some(last) = chain.operators.last() else {
+            return Err(InverseError::Layer {
+                layer: "chain".into(),
+                reason: "a chain needs at least one stage".into(),
+            });
+        };
+        chain.lens.push(last.out_shape().len());
+        chain.tape_starts.push(chain.tape.len());
+        chain.metrics.resize_with(chain.boundaries(), || None);
+        Ok(chain)
+    }
+
+    fn push(&mut self, operator: Box<dyn ReverseOperator<T>>) -> Result<(), InverseError> {
+        if let Some(below) = self.operators.last()
+            && below.out_shape().len() != operator.in_shape().len()
+        {
+            let (expected, found) = (operator.in_shape(), below.out_shape());
+            return Err(InverseError::Chain { layer: operator.name().to_owned(), expected, found });
+        }
+        let below = self.ranges[self.operators.len()];
+        self.ranges.push(operator.out_range(below));
+        self.lens.push(operator.in_shape().len());
+        if !self.operators.is_empty() {
+            self.tape.push(operator.in_shape().len());
+            self.tape_starts.push(self.tape.len());
+        }
+        self.tape.extend_from_slice(operator.differentiable().map_or(&[], |operator| operator.tape_lens()));
+        self.operators.push(operator);
+        Ok(())
+    }
+
+    /// Number of boundaries: one more than stages.
+    pub fn boundaries(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Names of the stages.
+    pub fn stage_names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// Shape of the feature at a boundary; `None` beyond the last one.
+    pub fn boundary_shape(&self, boundary: usize) -> Option<FeatureShape> {
+        let start = *self.starts.get(boundary)?;
+        match self.operators.get(start) {
+            Some(operator) => Some(operator.in_shape()),
+            None => self.operators.last().map(|last| last.out_shape()),
+        }
+    }
+
+    /// Length of the output.
+    pub(super) fn out_len(&self) -> usize {
+        self.lens[self.operators.len()]
+    }
+
+    /// Sets the metric in which the targets at a boundary are nearest, for [`TargetMode::Attainable`] and goals with
+    /// margins; all others keep the Euclidean one. So do samples that have to be reversed layer by layer, and those for
+    /// which nothing is found that is nearer in the metric than the Euclidean target.
+    ///
+    /// Workspaces made before do not fit the chain any more.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] if there is no such boundary or its features have another length.
+    ///
+    /// [`TargetMode::Attainable`]: crate::TargetMode::Attainable
+    pub fn set_metric(&mut self, boundary: usize, metric: FeatureMetric<T>) -> Result<(), InverseError> {
+        let len = self.starts.get(boundary).map_or(0, |&first| self.lens[first]);
+        match self.metrics.get_mut(boundary) {
+            Some(own) if metric.len() == len => *own = Some(metric),
+            _ => {
+                let (expected, found) = ((len, len), (metric.len(), metric.len()));
+                return Err(InverseError::Shape { layer: "chain".into(), what: "metric", expected, found });
+            }
+        }
+        Ok(())
+    }
+}

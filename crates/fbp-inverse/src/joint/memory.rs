@@ -1,0 +1,147 @@
+use fbp_linalg::Real;
+
+use super::batch::Batch;
+use super::cuts::Cuts;
+use super::iterates::{Iterates, Sizes};
+use super::linearise::Gradients;
+
+/// What is known of the search for the target of one sample.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// Squared distance of the nearest iterate at the goal; infinite if there is none.
+    pub(super) best: f64,
+    /// Squared distance that an iterate at the goal has to fall below to become the target.
+    pub(super) bound: f64,
+    /// Violation where the iteration started.
+    pub(super) missing: f64,
+    /// Distance of the first step's output from the goal, as a share of what was missing: 0 if the rest is linear.
+    pub(super) bend: f64,
+    /// Norm of the observed feature.
+    pub(super) size: f64,
+    /// Norm of the gradient of the tightest condition at the target.
+    pub(super) steepness: f64,
+    /// Whether the last descent has brought the target nearer.
+    pub(super) improved: bool,
+}
+
+impl Progress {
+    const NONE: Self = Self {
+        best: f64::INFINITY,
+        bound: f64::INFINITY,
+        missing: 0.0,
+        bend: f64::INFINITY,
+        size: 0.0,
+        steepness: 0.0,
+        improved: false,
+    };
+
+    /// Whether the goal was reached.
+    pub(super) fn has_reached(&self) -> bool {
+        self.best < f64::INFINITY
+    }
+}
+
+/// The samples that one search is for, and how far it is for each.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The samples with which the search began.
+    pub(super) samples: Vec<usize>,
+    /// By sample of the batch.
+    pub(super) progress: Vec<Progress>,
+}
+
+impl Group {
+    /// Begins a search for these samples.
+    pub(super) fn restart(&mut self, samples: &[usize]) {
+        self.progress.fill(Progress::NONE);
+        self.samples.clear();
+        self.samples.extend_from_slice(samples);
+    }
+}
+
+/// What refining keeps of one sample between two steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Edge {
+    /// Whether the last point missed the goal, or was no nearer than the target.
+    pub(super) missed: bool,
+    /// Excess at the end of the segment.
+    pub(super) beyond: f64,
+    /// Steps in a row that brought nothing.
+    pub(super) idle: usize,
+    /// Squared distance of the target before the step.
+    pub(super) before: f64,
+}
+
+/// The part of the segment from the observed feature on in which the margin is looked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Landing {
+    /// Both ends, as shares of the segment.
+    pub(super) low: f64,
+    pub(super) high: f64,
+    /// Excess at these ends.
+    pub(super) below: f64,
+    pub(super) above: f64,
+    /// The point that is tried.
+    pub(super) share: f64,
+}
+
+/// What a descent keeps of one sample.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// Length of the first step.
+    pub(super) length: f64,
+    /// Reciprocal scale of the gradients: the norm of the first one of a climb.
+    pub(super) scale: f64,
+    /// Least violation so far.
+    pub(super) least: f64,
+    /// Steps since then.
+    pub(super) idle: usize,
+}
+
+/// Segments of the samples: their far ends, and what a search for a point on them keeps.
+#[derive(Debug)]
+pub(super) struct Segments<T> {
+    pub(super) ends: Batch<T>,
+    pub(super) edges: Vec<Edge>,
+    pub(super) landings: Vec<Landing>,
+}
+
+/// Memory of descents, by sample.
+#[derive(Debug)]
+pub(super) struct Descents<T> {
+    /// Means of gradients.
+    pub(super) means: Batch<T>,
+    /// Means of their squares.
+    pub(super) squares: Batch<T>,
+    pub(super) paces: Vec<Pace>,
+}
+
+/// Memory of the searches for one batch, one owner for each kind.
+#[derive(Debug)]
+pub(crate) struct JointMemory<T> {
+    pub(super) iterates: Iterates<T>,
+    pub(super) gradients: Gradients<T>,
+    pub(super) cuts: Cuts<T>,
+    pub(super) group: Group,
+    pub(super) segments: Segments<T>,
+    pub(super) descents: Descents<T>,
+}
+
+impl<T: Real> JointMemory<T> {
+    /// Memory for `capacity` samples and rests of up to these sizes.
+    pub(crate) fn new(sizes: Sizes, capacity: usize) -> Self {
+        let features = || Batch::new(sizes.in_len * capacity);
+        Self {
+            iterates: Iterates::new(sizes, capacity),
+            gradients: Gradients::new(sizes, capacity),
+            cuts: Cuts::new(sizes.in_len, sizes.metric_len, capacity),
+            group: Group { samples: Vec::with_capacity(capacity), progress: vec![Progress::NONE; capacity] },
+            segments: Segments {
+                ends: features(),
+                edges: vec![Edge::default(); capacity],
+                landings: vec![Landing::default(); capacity],
+            },
+            descents: Descents { means: features(), squares: features(), paces: vec![Pace::default(); capacity] },
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The door: targets of any frozen rest in one call.
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::{Mat, MatRef, Par};
+use fbp_linalg::{LinalgError, Real, expect_finite};
+
+use super::batch::Batch;
+use super::goal::JointGoal;
+use super::iterates::Sizes;
+use super::memory::JointMemory;
+use super::problem::{Problem, norm_sq};
+use super::rescue::{FIRST_STARTS, LAST_STARTS};
+use super::rest::FrozenRest;
+use super::search::joint_scratch;
+use super::targets::Targets;
+use crate::{InverseError, expect_batch};
+
+/// What the joint iteration did for a batch.
+///
+/// A target is *attained* if the frozen rest, run on it, gives an output at the goal; what that means up to rounding says
+/// [`BoundaryReport`](crate::BoundaryReport). *Unattained* means that nothing was found, not that nothing exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct JointReport {
+    /// Samples in the batch.
+    pub samples: usize,
+    /// Samples whose observed output is at the goal: the target is the observed feature.
+    pub satisfied: usize,
+    /// Samples whose target is not attained.
+    pub unattained: usize,
+    /// `Σ |target - observed|²` over all samples.
+    pub distance_sq: f64,
+    /// `Σ |observed|²` over all samples.
+    pub observed_sq: f64,
+    /// Largest remaining violation of the goal.
+    pub violation_max: f64,
+}
+
+/// The targets of a batch, made by [`nearest`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Nearest<T> {
+    /// The targets: `in × N`.
+    pub targets: Mat<T>,
+    /// What the rest makes of them: `out × N`.
+    pub outputs: Mat<T>,
+    /// Which of them are attained.
+    pub attained: Vec<bool>,
+    /// Figures over the batch.
+    pub report: JointReport,
+}
+
+/// For every observed feature the nearest one within the interval that the frozen rest turns into the goal.
+///
+/// Allocates its memory; [`JointWorkspace`] keeps it for many batches.
+///
+/// # Errors
+/// [`InverseError::Shape`] or [`InverseError::Label`] for a goal or features of another size, [`InverseError::Parameter`] for a
+/// margin outside its range, [`InverseError::Solve`] for NaN or an interval that holds no finite number, and the errors of the
+/// rest.
+///
+/// # Example
+/// A residual block, `x + B tanh(A x)`, is no chain of layers; products with its Jacobian are all that is needed.
+/// ```
+/// use faer::dyn_stack::MemStack;
+/// use faer::linalg::matmul::matmul;
+/// use faer::{Accum, Mat, Par, mat};
+/// use fbp_inverse::joint::{FrozenRest, JointGoal, RestForward, RestVjp, nearest};
+/// use fbp_inverse::{InverseError, Margins};
+///
+/// struct Residual {
+///     a: Mat<f64>,
+///     b: Mat<f64>,
+///     /// On the tape: tanh(A x).
+///     tape: [usize; 1],
+/// }
+///
+/// impl FrozenRest<f64> for Residual {
+///     fn in_len(&self) -> usize {
+///         self.a.ncols()
+///     }
+///
+///     fn out_len(&self) -> usize {
+///         self.a.ncols()
+///     }
+///
+///     fn tape_lens(&self) -> &[usize] {
+///         &self.tape
+///     }
+///
+///     fn forward(&self, mut pass: RestForward<'_, f64>, par: Par, _: &mut MemStack) -> Result<(), InverseError> {
+///         let mut hidden = pass.tape.feature_mut(0);
+///         matmul(hidden.as_mut(), Accum::Replace, &self.a, pass.at, 1.0, par);
+///         hidden.col_iter_mut().for_each(|column| column.iter_mut().for_each(|h| *h = h.tanh()));
+///         pass.output.copy_from(pass.at);
+///         matmul(pass.output, Accum::Add, &self.b, hidden.as_ref(), 1.0, par);
+///         Ok(())
+///     }
+///
+///     fn vjp(&self, mut pass: RestVjp<'_, f64>, par: Par, _: &mut MemStack) -> Result<(), InverseError> {
+///         let hidden = pass.tape.feature(0);
+///         for index in 0..pass.count() {
+///             let (given, mut product) = pass.cotangent(index);
+///             let pulled = self.b.transpose() * given;
+///             let pulled = Mat::from_fn(hidden.nrows(), hidden.ncols(), |i, j| {
+///                 (1.0 - hidden[(i, j)] * hidden[(i, j)]) * pulled[(i, j)]
+///             });
+///             product.copy_from(given);
+///             matmul(product, Accum::Add, self.a.transpose(), &pulled, 1.0, par);
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let block = Residual { a: mat![[1.0, -0.5], [0.3, 0.8]], b: mat![[0.4, 0.2], [-0.6, 0.5]], tape: [2] };
+/// let observed = mat![[0.5], [-0.2]];
+/// // The second output shall exceed the first one by 1.
+/// let goal = JointGoal::Margins(Margins { labels: &[1], margin: 1.0 });
+/// let found = nearest(&block, observed.as_ref(), goal, Par::Seq)?;
+/// assert!(found.attained[0]);
+/// let output = found.outputs.col(0);
+/// assert!((output[1] - output[0] - 1.0).abs() < 1e-9);
+/// # Ok::<(), InverseError>(())
+/// ```
+pub fn nearest<T: Real>(
+    rest: &dyn FrozenRest<T>,
+    observed: MatRef<'_, T>,
+    goal: JointGoal<'_, T>,
+    par: Par,
+) -> Result<Nearest<T>, InverseError> {
+    let mut work = JointWorkspace::new(rest, observed.ncols(), par);
+    let report = work.nearest(observed, goal)?;
+    Ok(Nearest {
+        targets: work.targets().to_owned(),
+        outputs: work.outputs().to_owned(),
+        attained: (0..observed.ncols()).map(|sample| work.attained(sample)).collect(),
+        report,
+    })
+}
+
+/// A frozen rest and the memory of the joint iteration on it, for batches of up to a fixed size: nothing is allocated per batch.
+pub struct JointWorkspace<'r, T> {
+    rest: &'r dyn FrozenRest<T>,
+    capacity: usize,
+    batch: usize,
+    par: Par,
+    observed_out: Batch<T>,
+    open: Vec<usize>,
+    targets: Targets<T>,
+    joint: JointMemory<T>,
+    memory: MemBuffer,
+}
+
+impl<'r, T: Real> JointWorkspace<'r, T> {
+    /// Memory for batches of up to `capacity` samples that are run with `par`.
+    pub fn new(rest: &'r dyn FrozenRest<T>, capacity: usize, par: Par) -> Self {
+        Self {
+            rest,
+            capacity,
+            batch: 0,
+            par,
+            observed_out: Batch::new(rest.out_len() * capacity),
+            open: Vec::with_capacity(capacity),
+            targets: Targets::new([rest.in_len(), rest.out_len()], capacity),
+            joint: JointMemory::new(Sizes::of(rest, false), capacity),
+            memory: MemBuffer::new(joint_scratch(rest, false, capacity, par)),
+        }
+    }
+
+    /// Makes the targets of a batch; see [`nearest`].
+    ///
+    /// # Errors
+    /// As those of [`nearest`], and [`InverseError::Shape`] for more samples than the capacity.
+    pub fn nearest(&mut self, observed: MatRef<'_, T>, goal: JointGoal<'_, T>) -> Result<JointReport, InverseError> {
+        self.check(observed, &goal)?;
+        let (rest, par, batch) = (self.rest, self.par, observed.ncols());
+        self.batch = batch;
+        let Self { observed_out, open, targets, joint, memory, .. } = self;
+        let stack = MemStack::new(memory);
+        joint.iterates.restart(rest, 0..batch);
+        joint.iterates.points_mut().1.copy_from(observed);
+        joint.iterates.evaluate((rest, par), stack)?;
+        open.clear();
+        for sample in 0..batch {
+            let output = joint.iterates.output(sample);
+            observed_out.column_mut(rest.out_len(), sample).copy_from_slice(output);
+            if !goal.of(sample).is_reached(output) {
+                joint.iterates.keep(sample, open.len());
+                open.push(sample);
+            }
+        }
+        joint.iterates.active.truncate(open.len());
+        let observed_out = observed_out.view(rest.out_len(), batch);
+        let problem = Problem { rest, observed, observed_out, goal, open, par };
+        targets.restart(&problem);
+        let mut unattained = problem.join_evaluated(joint, targets, stack)?;
+        if unattained > 0 {
+            unattained = problem.rescue(FIRST_STARTS.start..LAST_STARTS.end, joint, targets, stack)?;
+        }
+        let measured = targets.measure(&problem);
+        Ok(JointReport {
+            samples: batch,
+            satisfied: batch - open.len(),
+            unattained,
+            distance_sq: measured.distance_sq,
+            observed_sq: (0..batch).map(|sample| norm_sq(problem.observed(sample))).sum(),
+            violation_max: measured.violation_max,
+        })
+    }
+
+    /// The targets of the last batch: `in × N`.
+    pub fn targets(&self) -> MatRef<'_, T> {
+        self.targets.points(self.batch)
+    }
+
+    /// What the rest makes of them: `out × N`.
+    pub fn outputs(&self) -> MatRef<'_, T> {
+        self.targets.outputs(self.batch)
+    }
+
+    /// Whether the target of a sample of the last batch is attained.
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    pub fn attained(&self, sample: usize) -> bool {
+        assert!(sample < self.batch, "sample {sample} of a batch of {}", self.batch);
+        !self.targets.is_missed(sample)
+    }
+
+    fn check(&self, observed: MatRef<'_, T>, goal: &JointGoal<'_, T>) -> Result<(), InverseError> {
+        let (name, batch) = (self.rest.name(), observed.ncols());
+        expect_batch(name, "observed", observed, (self.rest.in_len(), batch.min(self.capacity)))?;
+        expect_finite("observed", observed).map_err(InverseError::in_layer(name))?;
+        if self.rest.interval().is_empty() {
+            let source = LinalgError::EmptyBox { what: "interval", row: 0, column: 0 };
+            return Err(InverseError::in_layer(name)(source));
+        }
+        goal.check(name, (self.rest.out_len(), batch))
+    }
+}

@@ -1,0 +1,47 @@
+//! Last resort: climbs to the goal from many starts, for the samples that would be given up.
+
+use faer::dyn_stack::MemStack;
+use fbp_linalg::Real;
+
+use super::descend::Descent;
+use super::memory::JointMemory;
+use super::problem::Problem;
+use super::targets::{Among, Targets};
+use crate::InverseError;
+
+/// Starts before anything else is tried.
+pub(crate) const FIRST_STARTS: std::ops::Range<usize> = 0..4;
+/// Starts where nothing else has reached the goal.
+pub(crate) const LAST_STARTS: std::ops::Range<usize> = 4..64;
+
+impl<T: Real> Problem<'_, T> {
+    /// Climbs to the goal from other points, for the samples that miss it; what gets there is settled. Returns the number of
+    /// those that still miss it; they keep the targets that they have.
+    pub(crate) fn rescue(
+        &self,
+        starts: std::ops::Range<usize>,
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        memory.iterates.restart(self.rest, targets.among(self.open, Among::Missed));
+        let missed = memory.iterates.active.len();
+        if self.goal.margin().is_none() || !self.rest.has_derivatives() || missed == 0 {
+            return Ok(missed);
+        }
+        memory.group.restart(&memory.iterates.active);
+        for start in starts {
+            let JointMemory { iterates, group, descents, .. } = &mut *memory;
+            let lost = group.samples.iter().copied().filter(|&sample| !group.progress[sample].has_reached());
+            iterates.activate(lost);
+            if iterates.active.is_empty() {
+                break;
+            }
+            self.scatter(start, iterates, &mut descents.paces);
+            iterates.evaluate((self.rest, self.par), stack)?;
+            self.descend(Descent::CLIMB, memory, targets, stack)?;
+        }
+        self.settle(memory, targets, stack)?;
+        Ok(targets.note(self.open, |sample| memory.group.progress[sample].has_reached()))
+    }
+}

@@ -1,0 +1,80 @@
+//! What follows once samples are at the goal: targets with exactly the margin, and nearer ones where the rest is far from
+//! linear.
+//!
+//! How far it is from linear, the first step has told (the *bend*). Measured with plain loops on a small network for
+//! Fashion-MNIST of 85 % accuracy, margin 1, before its second convolution: a third of the samples have a bend above 0.08,
+//! a twelfth above 0.2 and a hundredth above 0.3; below 0.04 targets with exactly the margin are 0.4 % too far on average
+//! and 4 % at most, against the nearest point that any search found. Refinement takes about five steps per sample that it
+//! is spent on. On random chains most bends are above 0.4; there and where targets are far, descents find nearer ones.
+
+use faer::dyn_stack::MemStack;
+use fbp_linalg::Real;
+
+use super::descend::Descent;
+use super::memory::{Group, JointMemory, Progress};
+use super::problem::{Problem, norm_sq};
+use super::refine::Refinement;
+use super::starts::Origin;
+use super::targets::Targets;
+use crate::InverseError;
+
+/// Bend above which targets are refined.
+const BENT: f64 = 0.08;
+/// Bend above which the targets of far samples are refined.
+const BENT_FAR: f64 = 0.02;
+/// Share of the norm of the observed feature from which on a target is far.
+const FAR: f64 = 0.12;
+/// Descents that look for nearer targets, each with the bend above which it is worth its steps, and whether it is for far
+/// targets of any bend.
+const DESCENTS: [(f64, bool, Descent); 5] = [
+    (0.2, true, Descent::new(Origin::Target, 60, [0.05, 0.5])),
+    (0.3, true, Descent::new(Origin::Observed, 150, [0.1, 0.5])),
+    (0.4, true, Descent::new(Origin::Observed, 150, [0.3, 0.2])),
+    (0.4, false, Descent::new(Origin::Around(1), 150, [0.1, 0.5])),
+    (0.4, false, Descent::new(Origin::Around(2), 150, [0.1, 0.5])),
+];
+
+impl<T: Real> Problem<'_, T> {
+    /// Settles the targets of the group that are at the goal.
+    pub(super) fn settle(
+        &self,
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        if self.rest.has_derivatives() {
+            for &sample in &memory.group.samples {
+                memory.group.progress[sample].size = norm_sq(self.observed(sample)).sqrt();
+            }
+            memory.iterates.activate(memory.group.bent(BENT, true));
+            self.refine(Refinement::FIRST, memory, targets, stack)?;
+            for (bend, for_far, descent) in DESCENTS {
+                memory.iterates.activate(memory.group.bent(bend, for_far));
+                if memory.iterates.active.is_empty() {
+                    break;
+                }
+                // Leaves the targets as the iterates.
+                self.measure_steepness(memory, targets, stack)?;
+                if descent.origin != Origin::Target {
+                    self.load(descent.origin, targets, &memory.group, &mut memory.iterates);
+                    memory.iterates.evaluate((self.rest, self.par), stack)?;
+                }
+                self.descend(descent, memory, targets, stack)?;
+                let Group { samples, progress } = &memory.group;
+                memory.iterates.activate(samples.iter().copied().filter(|&sample| progress[sample].improved));
+                self.refine(Refinement::SECOND, memory, targets, stack)?;
+            }
+        }
+        self.land(memory, targets, stack)
+    }
+}
+
+impl Group {
+    /// Those that have reached the goal where the rest bends by more than `bend`, and far ones with any bend if wanted.
+    fn bent(&self, bend: f64, for_far: bool) -> impl Iterator<Item = usize> + '_ {
+        self.samples.iter().copied().filter(move |&sample| {
+            let Progress { best, size, bend: own, .. } = self.progress[sample];
+            best < f64::INFINITY && (own > bend || for_far && own > BENT_FAR && best.sqrt() > FAR * size)
+        })
+    }
+}
