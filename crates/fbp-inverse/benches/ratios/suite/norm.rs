@@ -97,8 +97,8 @@ pub(crate) fn trial<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
         attained,
         early: report.stopped_early,
         definition: definition::<T>(&group, &answer, (&lower, &upper)),
-        // For boxes the layer promises no nearest point.
-        optimality: (attained && point).then_some(nearest),
+        // For boxes the layer promises no nearest point; far from zero the known one is a coincidence of roundings.
+        optimality: (attained && point && feasible).then_some(nearest),
         distance: attained.then_some(moved / reach),
         ..found
     }
