@@ -90,7 +90,12 @@ fn constraints(problem: &Affine, widths: &[f64]) -> Vec<Constraint> {
                 let normal = problem.rows[i].iter().map(|a| Wide::from(sign * scale * a)).collect();
                 let end = Wide::from(sign * scale * end) - Wide::from(sign * scale * problem.bias[i]);
                 let end = end - Wide::from(scale * widths[i]);
-                found.push(Constraint { normal, end, rounding: 1e-3 * scale * widths[i], row: Some((i, sign * scale)) });
+                found.push(Constraint {
+                    normal,
+                    end,
+                    rounding: 1e-3 * scale * widths[i],
+                    row: Some((i, sign * scale)),
+                });
             }
         }
     }

@@ -136,7 +136,8 @@ fn clipped_scale<C: Iterator<Item = Class>>(classes: &impl Fn() -> C, bounds: Bo
 
 /// Probabilities that sum to 1, keep the limits, and miss the box by as little as possible.
 pub(super) fn nearest_probabilities<C: Iterator<Item = Class>>(classes: &impl Fn() -> C, limits: Limits) -> Recipe {
-    let free = Recipe::within(classes, Bounds { least: limits.floor, most: 1.0, is_soft: true, rounding: limits.rounding });
+    let free =
+        Recipe::within(classes, Bounds { least: limits.floor, most: 1.0, is_soft: true, rounding: limits.rounding });
     let (mut smallest, mut largest, mut count) = (f64::INFINITY, 0.0_f64, 0_usize);
     for class in classes() {
         let p = free.probability(class);
