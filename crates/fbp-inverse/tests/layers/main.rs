@@ -14,3 +14,4 @@ mod norm;
 mod norm_attained;
 mod overlapping;
 mod passes;
+mod softmax;

@@ -201,3 +201,34 @@ fn boxes_are_reached_no_farther_than_by_known_inputs() {
     let (cases, farther, worst) = boxes_from_known_inputs(Range::new(0.0, f64::INFINITY));
     println!("within [0, ∞): {farther} of {cases} farther or missed, worst {worst}");
 }
+
+/// Boxes as wide as 64 roundings of the inputs, around an output that is known to exist.
+fn wide_boxes_far_from_zero<T: Real>() {
+    for_seeds(60, |rng| {
+        let draw = uniform_vec::<f64>(3, 0.0, 1.0, rng);
+        let n = 3 + (20.0 * draw[0]) as usize;
+        let mean = 10.0_f64.powf(1.0 + 4.0 * draw[1]);
+        let epsilon = if draw[2] < 0.5 { 1e-5 } else { 1e-12 };
+        let weight: Vec<f64> = uniform_vec::<f64>(n, 0.2, 2.0, rng).iter().map(|v| T::from_f64(*v).to_f64()).collect();
+        let oracle = Oracle { weight, bias: vec![0.0; n], epsilon, centred: true };
+        let layer = layer::<T>(&oracle, NormReverse::<T>::DEFAULT_TOLERANCE);
+        let place = |m: Mat<f64>| Mat::from_fn(n, 1, |i, _| T::from_f64(mean + m[(i, 0)]));
+        let (input, witness) = (place(normal_mat(n, 1, rng)), place(normal_mat(n, 1, rng)));
+        let output = forward(&layer, witness.as_ref());
+        let width = 128.0 * T::EPSILON.to_f64() * (1.0 + mean);
+        let end = |sign: f64| Mat::from_fn(n, 1, |i, _| T::from_f64(output[(i, 0)].to_f64() + sign * width));
+        let target = (&end(-1.0), &end(1.0));
+        let found = reverse(&layer, input.as_ref(), target, Range::EVERYTHING).unwrap();
+        assert!(expect_honest(&oracle, &found, target, NormReverse::<T>::DEFAULT_TOLERANCE), "mean {mean:e}");
+        let distance = |x: &Mat<T>| (x.col(0) - input.col(0)).norm_l2().to_f64();
+        let rounding = T::EPSILON.to_f64() * mean * (n as f64).sqrt();
+        // Not the nearest for sure, but no farther than a change of the deviation to twice of what it is takes.
+        assert!(distance(&found.point) <= 2.0 * distance(&witness) + rounding, "mean {mean:e}");
+    });
+}
+
+#[test]
+fn boxes_that_the_precision_resolves_are_attained_far_from_zero() {
+    wide_boxes_far_from_zero::<f32>();
+    wide_boxes_far_from_zero::<f64>();
+}

@@ -19,7 +19,7 @@ mod basis;
 use faer::dyn_stack::{MemStack, StackReq};
 
 use self::basis::{dot, square};
-use super::judge::{RowAt, row_at};
+use super::judge::{RowAt, exact_image, row_at};
 use super::problem::Sample;
 use super::rows::RowSource;
 use crate::Real;
@@ -38,6 +38,8 @@ const NO_TRADE: f64 = 4.0 * f64::EPSILON;
 const SHARES: [f64; 3] = [0.125, 0.125, 0.5];
 /// Further share that a row may miss without being added, so that rounding does not.
 const MARGIN: f64 = 0.0625;
+/// Distance to an end, in roundings of the sum, below which a row is evaluated beyond double precision.
+const FEW_ROUNDINGS: f64 = 64.0;
 /// Rounds of dropping what the Newton method has wrongly left active.
 const ROUNDS: usize = 20;
 
@@ -263,7 +265,18 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
 
     /// What a row lacks to its box as it was.
     fn gap(&self, row: usize, at: &RowAt) -> f64 {
-        at.image.clip(self.sample.lower[row], self.sample.upper[row]) - at.image
+        let (lower, upper) = (self.sample.lower[row], self.sample.upper[row]);
+        if (at.image - lower).abs().min((upper - at.image).abs()) > FEW_ROUNDINGS * at.rounding() {
+            return at.image.clip(lower, upper) - at.image;
+        }
+        let (sum, rest) = exact_image(self.rows.row(row), self.sample.start, self.sample.image[row], self.point);
+        (sum.clip(lower, upper) - sum) - rest
+    }
+
+    /// What a row lacks to `end` at the present point, which rounding does not decide.
+    fn lacks(&self, row: usize, end: f64) -> f64 {
+        let (sum, rest) = exact_image(self.rows.row(row), self.sample.start, self.sample.image[row], self.point);
+        (end - sum) - rest
     }
 
     /// Whether every row attains its box, with some room left for rounding the point.
@@ -328,7 +341,7 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
 
     /// The nearest point at which everything active holds with equality, and the multipliers, afresh.
     fn settle(&mut self) {
-        let (n, rank) = (self.sides.len(), self.active.len());
+        let n = self.sides.len();
         let (low, high) = self.sample.bounds;
         for ((moved, &side), &start) in self.moved.iter_mut().zip(self.sides.iter()).zip(self.sample.start) {
             *moved = match side {
@@ -338,28 +351,28 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
             };
         }
         self.along[..self.count].fill(0.0);
-        // Twice more from what is left, because the right-hand sides cancel.
-        for _ in 0..3 {
+        // Once more from what is left, because the right-hand sides cancel.
+        for _ in 0..2 {
             for k in 0..self.count {
                 self.right[k] = self.end_of(self.active[k], self.signs[k]) - self.image(self.active[k]);
             }
-            for k in 0..self.count {
-                let column = &self.triangle[k * rank..][..=k];
-                let known = dot(&column[..k], &self.right[..k]);
-                self.right[k] = (self.right[k] - known) / column[k];
-            }
-            for k in 0..self.count {
-                let weight = self.right[k];
-                self.along[k] += weight;
-                let column = &self.basis[k * n..][..n];
-                self.moved.iter_mut().zip(column).for_each(|(moved, q)| *moved += weight * q);
-            }
+            self.move_along();
         }
-        self.operations += 12.0 * (n * self.count) as f64;
+        self.update_point();
+        // And from the point itself: near 0 it is finer than its distance from the start.
+        for k in 0..self.count {
+            self.right[k] = self.lacks(self.active[k], self.end_of(self.active[k], self.signs[k]));
+        }
+        self.move_along();
+        for k in 0..self.count {
+            let weight = self.right[k];
+            let column = &self.basis[k * n..][..n];
+            self.point.iter_mut().zip(column).for_each(|(v, q)| *v += weight * q);
+        }
+        self.operations += 24.0 * (n * self.count) as f64;
         let (along, mut weights) = (&*self.along, std::mem::take(&mut self.weights));
         self.solve_triangle(along, weights);
         std::mem::swap(&mut self.weights, &mut weights);
-        self.update_point();
         self.pushes.copy_from_slice(self.moved);
         for k in 0..self.count {
             let weight = self.weights[k];
@@ -368,6 +381,22 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
         }
         for (push, &side) in self.pushes.iter_mut().zip(self.sides.iter()) {
             *push = if side == Side::Free { 0.0 } else { *push };
+        }
+    }
+
+    /// Moves along the basis by what the active rows lack, `right`, which becomes the coefficients of the move.
+    fn move_along(&mut self) {
+        let (n, rank) = (self.sides.len(), self.active.len());
+        for k in 0..self.count {
+            let column = &self.triangle[k * rank..][..=k];
+            let known = dot(&column[..k], &self.right[..k]);
+            self.right[k] = (self.right[k] - known) / column[k];
+        }
+        for k in 0..self.count {
+            let weight = self.right[k];
+            self.along[k] += weight;
+            let column = &self.basis[k * n..][..n];
+            self.moved.iter_mut().zip(column).for_each(|(moved, q)| *moved += weight * q);
         }
     }
 
@@ -419,10 +448,8 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
     fn missing(&self, missed: Missed) -> f64 {
         let (low, high) = self.sample.bounds;
         let gap = match missed.constraint {
-            Constraint::Row(row) => self.end_of(row, missed.sign) - self.image(row),
-            Constraint::Entry(entry) => {
-                (if missed.sign > 0.0 { low } else { high }) - (self.sample.start[entry] + self.moved[entry])
-            }
+            Constraint::Row(row) => self.lacks(row, self.end_of(row, missed.sign)),
+            Constraint::Entry(entry) => (if missed.sign > 0.0 { low } else { high }) - self.point[entry],
         };
         (missed.sign * gap).max(0.0)
     }
@@ -488,6 +515,7 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
 
     fn advance(&mut self, step: f64) {
         self.moved.iter_mut().zip(self.across.iter()).for_each(|(moved, z)| *moved += step * z);
+        self.point.iter_mut().zip(self.across.iter()).for_each(|(v, z)| *v += step * z);
         for k in 0..self.count {
             self.weights[k] -= step * self.trade[k];
         }

@@ -40,7 +40,7 @@ impl RowAt {
 
     /// Rounding of the image.
     #[inline(always)]
-    fn rounding(&self) -> f64 {
+    pub(super) fn rounding(&self) -> f64 {
         2.0 * f64::EPSILON * ((self.terms + 1) as f64).sqrt() * (self.scale + self.from)
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn row_at<A: Real, T: Real>(row: &[A], start: &[T], image: f64, v: &[
 /// The image of [`row_at`] without the rounding of its sum: the value and what it lacks.
 #[cold]
 #[inline(never)]
-fn exact_image<A: Real, T: Real>(row: &[A], start: &[T], image: f64, v: &[T]) -> (f64, f64) {
+pub(super) fn exact_image<A: Real, T: Real>(row: &[A], start: &[T], image: f64, v: &[T]) -> (f64, f64) {
     let (mut sum, mut rest) = (image, 0.0);
     let mut add = |a: f64, b: f64| {
         let product = a * b;
@@ -153,7 +153,7 @@ pub(super) fn reach_scratch(m: usize, n: usize) -> StackReq {
 }
 
 /// Whether the rows that `v` misses prove that no point within its bounds attains the box, as far as `farthest` lengths of
-/// the point and the start from it.
+/// the point and the start from it. From a start at 0 nothing is far.
 ///
 /// For weights `g` of the rows and `p = Aᵀg`, a point `v + d` of the box has `p·d = g·Ad >= Σ g_i (end_i - w_i)`, with the
 /// lower ends where `g` is positive and the upper ones where it is negative. Where bounds hold `v` against `p` the
@@ -182,6 +182,9 @@ pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
     image.iter_mut().zip(sample.image).for_each(|(image, start)| *image += start);
     weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = gap(sample, &image, i));
     let size = start_sq.sqrt() + point_sq.sqrt();
+    if start_sq == 0.0 {
+        return false;
+    }
     let mut proves = |weights: &[f64]| {
         let (mut needed, mut slack, mut rounding) = (0.0, 0.0, 0.0);
         for (i, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {

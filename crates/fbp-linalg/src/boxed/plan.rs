@@ -333,14 +333,11 @@ impl<T: Real> BoxedPlan<T> {
                 return Solved { iters: 1, converged: true, verdict };
             }
         }
-        let weights = Weights { norms, epsilon: even, terms };
-        let outcome = self.careful.solve(
-            widened,
-            weights,
-            &mut wide,
-            Found { multipliers: &mut multipliers, gaps: &mut gaps },
-            stack,
-        );
+        let mut solve = |epsilon: &[f64], multipliers: &mut [f64], wide: &mut [f64], stack: &mut MemStack| {
+            let weights = Weights { norms, epsilon, terms };
+            self.careful.solve(widened, weights, wide, Found { multipliers, gaps: &mut gaps }, stack)
+        };
+        let outcome = solve(even, &mut multipliers, &mut wide, stack);
         let verdict = narrow(&wide);
         let mut solved = Solved { iters: outcome.iters, converged: outcome.converged, verdict };
         if !verdict.attained && rescued(&multipliers, &mut wide, MOST_OPERATIONS, stack) {
@@ -348,14 +345,7 @@ impl<T: Real> BoxedPlan<T> {
             solved = Solved { converged: verdict.attained, verdict, ..solved };
         }
         if let (false, Some(metric)) = (solved.verdict.attained, metric) {
-            let weights = Weights { norms, epsilon: metric, terms };
-            let outcome = self.careful.solve(
-                widened,
-                weights,
-                &mut wide,
-                Found { multipliers: &mut multipliers, gaps: &mut gaps },
-                stack,
-            );
+            let outcome = solve(metric, &mut multipliers, &mut wide, stack);
             let verdict = narrow(&wide);
             solved = Solved { iters: solved.iters + outcome.iters, converged: outcome.converged, verdict };
         }

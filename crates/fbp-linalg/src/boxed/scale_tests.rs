@@ -319,3 +319,41 @@ fn uneven_rows_out_of_reach_are_missed_by_the_least() {
         }
     });
 }
+
+/// Problems about 0: rows whose ends meet there, which come within rounding of each other, or a start at 0, from where
+/// badly scaled columns have to go far.
+fn about_zero<T: Real>(solve: impl Fn(&Problem<T>) -> (Vec<T>, SolveReport)) {
+    for_seeds(300, |rng| {
+        let (m, n) = (rng.random_range(1..=6), rng.random_range(1..=6));
+        let starts_there = rng.random_bool(0.5);
+        let powers = if starts_there { [0, 16][rng.random_range(0..2)] } else { 0 };
+        let scale: Vec<f64> = (0..n).map(|_| f64::from(rng.random_range(-powers..=powers)).exp2()).collect();
+        let normal = normal_mat::<f64>(m, n, rng);
+        let a = Mat::from_fn(m, n, |i, j| T::from_f64(normal[(i, j)] * scale[j]));
+        let mut draw = |zero: bool| -> Vec<T> {
+            (0..n).map(|_| if zero { T::ZERO } else { T::from_f64(rng.random::<f64>()) }).collect()
+        };
+        let (start, goal) = (draw(starts_there), draw(!starts_there));
+        let output = |v: &[T], i: usize| (0..n).map(|j| a[(i, j)].to_f64() * v[j].to_f64()).sum::<f64>();
+        let image = (0..m).map(|i| T::from_f64(output(&start, i))).collect();
+        let reached: Vec<T> = (0..m).map(|i| T::from_f64(output(&goal, i))).collect();
+        let open: Vec<bool> = (0..m).map(|_| rng.random_bool(0.3)).collect();
+        let upper = (0..m).map(|i| if open[i] { T::INFINITY } else { reached[i] }).collect();
+        let bounds = (T::ZERO, T::INFINITY);
+        let problem = Problem { a, start, image, lower: reached, upper, bounds, goal };
+        assert!(problem.missed(&problem.goal) <= 1.0);
+        let (v, report) = solve(&problem);
+        assert_eq!(report.unattained, 0, "{}: {problem:?}\n{v:?}, {report:?}", T::NAME);
+        assert!(problem.missed(&v) <= 1.0 + 1e-6, "{}: {report:?}", T::NAME);
+        let (moved, known) = (problem.distance(&v), problem.distance(&problem.goal));
+        assert!(moved <= known * (1.0 + 16.0 * T::EPSILON.to_f64()), "{}: {moved} > {known}", T::NAME);
+    });
+}
+
+#[test]
+fn boxes_about_zero_are_attained() {
+    about_zero::<f64>(Problem::solve_plan);
+    about_zero::<f32>(Problem::solve_plan);
+    about_zero::<f64>(Problem::solve_sample);
+    about_zero::<f32>(Problem::solve_sample);
+}

@@ -11,7 +11,7 @@ use super::draw::{Drawn, boxes, rounded};
 use super::exact::distance;
 use super::layer::{Wanted, fault, reverse};
 use super::linear::weights;
-use super::{Finding, qp};
+use super::{Finding, active, qp};
 
 pub(crate) fn plan<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
     let Drawn { problem, kind, known } = boxes::<T>(rng, true);
@@ -81,15 +81,30 @@ pub(crate) fn judge<T: Real>(problem: &Affine, known: Option<&[f64]>, solved: So
     }
 }
 
-/// How far the objective lies above what the oracle proves, over what is allowed; `None` if the oracle's own multipliers
-/// prove too little for its verdict to count.
+/// Shares of what counts as attained by which the boxes are widened for the exact oracle, one after the other: data that
+/// were rounded may describe a problem that is feasible but for their rounding.
+const WIDTHS: [f64; 3] = [0.125, 0.5, 1.0];
+
+/// How far the objective lies above what an oracle proves, over what is allowed; `None` if no oracle proves enough for its
+/// verdict to count.
 pub(crate) fn excess<T: Real>(problem: &Affine, point: &[f64], unit: f64) -> Option<f64> {
-    let oracle = qp::solve(problem, unit)?;
-    let excess = problem.excess::<T>(point, &oracle.proof);
-    if excess <= 1.0 {
-        return Some(excess);
+    let mut least = None;
+    let exact = |share: &f64| {
+        let widths: Vec<f64> = (0..problem.rows.len()).map(|i| share * problem.slack::<T>(i, point)).collect();
+        active::solve(problem, &widths)
+    };
+    // Every set of multipliers proves a bound, so the best of them counts.
+    for oracle in qp::solve(problem, unit).into_iter().chain(WIDTHS.iter().filter_map(exact)) {
+        let excess = problem.excess::<T>(point, &oracle.proof);
+        if excess <= 1.0 {
+            return Some(excess);
+        }
+        // An oracle's own point must be in the box and pass by the same measure; else its multipliers prove too little.
+        let is_sound = problem.ratios::<T>(&oracle.point).definition <= 2.0
+            && problem.excess::<T>(&oracle.point, &oracle.proof) <= 0.5;
+        if is_sound && least.is_none_or(|least| excess < least) {
+            least = Some(excess);
+        }
     }
-    // The oracle's own point must pass by the same measure.
-    let own = problem.excess::<T>(&oracle.point, &oracle.proof);
-    (own <= 0.5).then_some(excess)
+    least
 }

@@ -149,7 +149,8 @@ pub(crate) fn biases<T: Real>(rng: &mut ChaCha8Rng, rows: &[Vec<f64>]) -> Vec<f6
     rows.iter().map(bias).collect()
 }
 
-/// Makes one row the copy of another with a target that is clearly another one; `false` if there is no other row.
+/// Makes one row the copy of another with a target that is clearly another one; `false`, and nothing changed, if there is
+/// none.
 fn contradict<T: Real>(rng: &mut ChaCha8Rng, problem: &mut Affine, known: &[f64]) -> bool {
     let m = problem.rows.len();
     if m < 2 {
@@ -157,14 +158,15 @@ fn contradict<T: Real>(rng: &mut ChaCha8Rng, problem: &mut Affine, known: &[f64]
     }
     let (p, q) = (rng.random_range(0..m), rng.random_range(1..m));
     let q = (p + q) % m;
-    if norm(&problem.rows[p]) == 0.0 {
+    let step = decades(rng, -1.0, 0.0) * norm(&problem.rows[p]) * norm(known);
+    let other = rounded::<T>(problem.lower[p] + step);
+    if other == problem.lower[p] {
         return false;
     }
     problem.rows[q] = problem.rows[p].clone();
     problem.bias[q] = problem.bias[p];
-    let step = decades(rng, -1.0, 0.0) * norm(&problem.rows[p]) * norm(known);
-    problem.lower[q] = rounded::<T>(problem.lower[p] + step);
-    step > 0.0
+    problem.lower[q] = other;
+    true
 }
 
 /// Boxes around a known point, ranges that bind, single numbers, half-lines; some contradict each other.

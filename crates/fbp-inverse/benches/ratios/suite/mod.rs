@@ -3,8 +3,10 @@
 //! For every sample: (a) whether it is called attained although an entry misses by more than the definition; (b) whether
 //! it is called unattained although a point that attains it is known; (c) the residual of every row of attained systems
 //! over `ε n |a_i| |v|`; (d) how far the objective lies above a bound that multipliers of an oracle prove, over what is
-//! allowed. The oracles (one-sided rotations, Clarabel, enumeration) share no code with the solvers.
+//! allowed. The oracles (one-sided rotations, Clarabel and, where that
+//! proves too little, active sets in twice the precision, enumeration) share no code with the solvers.
 
+mod active;
 mod affine;
 mod boxed;
 mod conv;
@@ -18,6 +20,7 @@ mod qp;
 mod softmax;
 mod summary;
 mod svd;
+mod wide;
 
 use fbp_linalg::testkit;
 use rand_chacha::ChaCha8Rng;

@@ -21,12 +21,24 @@ struct Group {
 }
 
 impl Group {
-    /// The input without its mean.
+    /// The input without its mean. Differences from the first entry are exact where they are small beside it, while the
+    /// mean itself is as coarse as the entries are.
     fn centre(&self, v: &[f64]) -> Vec<f64> {
+        let from = if self.centred { v[0] } else { 0.0 };
+        let moved: Vec<f64> = v.iter().map(|x| x - from).collect();
         let mut sum = Exact::default();
-        v.iter().for_each(|&x| sum.add(x));
+        moved.iter().for_each(|&x| sum.add(x));
         let mean = if self.centred { sum.value() / v.len() as f64 } else { 0.0 };
-        v.iter().map(|x| x - mean).collect()
+        moved.iter().map(|x| x - mean).collect()
+    }
+
+    /// What the outputs were rounded by, as a change of the input: `ε` of every output and its shift, over the slope.
+    fn rounding<T: Real>(&self, v: &[f64], reached: &[f64]) -> f64 {
+        let centred = self.centre(v);
+        let root = (norm(&centred).powi(2) / v.len() as f64 + self.epsilon).sqrt();
+        let sizes = reached.iter().zip(&self.shift).zip(&self.gain);
+        let shares: Vec<f64> = sizes.map(|((y, b), gain)| (y.abs() + b.abs()) / gain.abs()).collect();
+        T::EPSILON.to_f64() * root * norm(&shares)
     }
 
     /// `γ z`, the output without the shift.
@@ -91,14 +103,15 @@ pub(crate) fn trial<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
     let moved = distance(&answer, &start);
     // The mean is free, so the known point may be shifted to the mean of the start.
     let reach = distance(&group.centre(&known), &group.centre(&start));
-    let rounding = 4.0 * T::EPSILON.to_f64() * (norm(&answer) + norm(&start));
+    let rounding =
+        4.0 * T::EPSILON.to_f64() * (norm(&answer) + norm(&start)) + 4.0 * group.rounding::<T>(&known, &reached);
     let nearest = ratio((moved - reach).max(0.0), 1e-6 * reach + rounding);
     Finding {
         attained,
         early: report.stopped_early,
         definition: definition::<T>(&group, &answer, (&lower, &upper)),
-        // For boxes the layer promises no nearest point.
-        optimality: (attained && point).then_some(nearest),
+        // For boxes the layer promises no nearest point; far from zero the known one is a coincidence of roundings.
+        optimality: (attained && point && feasible).then_some(nearest),
         distance: attained.then_some(moved / reach),
         ..found
     }

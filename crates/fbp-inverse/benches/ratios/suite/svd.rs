@@ -100,6 +100,6 @@ pub(crate) fn proofs(problem: &Affine) -> Vec<Proof> {
 }
 
 /// `2^k` with `x 2^k` in `[1, 2)`; 1 for 0.
-fn power_of_two(x: f64) -> f64 {
+pub(crate) fn power_of_two(x: f64) -> f64 {
     if x > 0.0 { (-x.log2().floor()).exp2() } else { 1.0 }
 }

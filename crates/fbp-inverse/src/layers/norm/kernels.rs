@@ -89,6 +89,19 @@ const LEAST_VARIATION: f64 = 1.0 / 16.0;
 /// Misses, relative to the largest scale, that a larger deviation may avoid.
 const SMALL_MISS: f64 = 0.05;
 
+/// What rounding the entries of a group may move a normalised one by, in roundings of the largest entry: half of one for the
+/// entry itself, for the mean, and for the deviation.
+const MARGIN: f64 = 1.5;
+
+/// What is asked of a point beside the target, so that it still attains that once it is rounded.
+#[derive(Clone, Copy, Default)]
+struct Care {
+    /// Smallest deviation relative to the mean.
+    variation: f64,
+    /// By how much intervals are narrowed, as normalised entries; wide ones at most to their middle.
+    margin: f64,
+}
+
 /// One group, run inside a dispatch so that its loops use wide registers.
 struct ReverseGroup<'a, 's, 't, T> {
     kernel: &'a Reverse<'a, T>,
@@ -108,19 +121,10 @@ impl<T: Real> NullaryFnOnce for ReverseGroup<'_, '_, '_, T> {
         let at = self.group * len..(self.group + 1) * len;
         let (kernel, sample) = (self.kernel, self.sample);
         let mut found = Outcome::MET;
-        kernel.reverse_group(at.clone(), 0.0, (sample, self.target), self.stack);
+        kernel.reverse_group(at.clone(), Care::default(), (sample, self.target), self.stack);
         kernel.judge_group(at.clone(), sample, self.target.point, &mut found);
-        if found.missed && found.violation <= SMALL_MISS * largest_magnitude(&kernel.0.gain[at.clone()]).to_f64() {
-            // The nearest input may vary too little around its mean for the precision of the features.
-            self.target.lower[at.clone()].copy_from_slice(&self.target.point[at.clone()]);
-            let mut varied = Outcome::MET;
-            kernel.reverse_group(at.clone(), LEAST_VARIATION, (sample, self.target), self.stack);
-            kernel.judge_group(at.clone(), sample, self.target.point, &mut varied);
-            if varied.missed {
-                self.target.point[at.clone()].copy_from_slice(&self.target.lower[at]);
-            } else {
-                found = varied;
-            }
+        if found.missed {
+            kernel.retry_group(at, &mut found, (sample, self.target), self.stack);
         }
         self.outcome.violation = self.outcome.violation.max(found.violation);
         self.outcome.missed |= found.missed;
@@ -128,11 +132,56 @@ impl<T: Real> NullaryFnOnce for ReverseGroup<'_, '_, '_, T> {
 }
 
 impl<T: Real> Reverse<'_, T> {
+    /// Tries again where the point may have missed because entries vary too little around their mean for the precision of
+    /// the features: with intervals that are narrower by what rounding takes, then with a deviation that is twice, four
+    /// times, .. as large. Ends at the first point that attains its target; where none does, the first one stays.
+    #[cold]
+    #[inline(never)]
+    fn retry_group(
+        &self,
+        at: std::ops::Range<usize>,
+        found: &mut Outcome,
+        (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
+        stack: &mut MemStack,
+    ) {
+        let layer = self.0;
+        let first = &target.point[at.clone()];
+        let largest = largest_magnitude(first).to_f64();
+        let resolved = Statistics::of(first, layer.centred, layer.epsilon).slope() * largest * T::EPSILON.to_f64();
+        let gain = largest_magnitude(&layer.gain[at.clone()]).to_f64();
+        if !(resolved > 0.0 && found.violation <= gain * SMALL_MISS.max(4.0 * resolved)) {
+            return;
+        }
+        // Not read before it is written at the end.
+        target.lower[at.clone()].copy_from_slice(first);
+        let mut variation = T::EPSILON.to_f64() / resolved;
+        let mut care = Care { variation: 0.0, margin: MARGIN * resolved };
+        let is_point = sample.lower[at.clone()] == sample.upper[at.clone()];
+        if is_point && variation >= LEAST_VARIATION {
+            return;
+        }
+        loop {
+            let mut varied = Outcome::MET;
+            self.reverse_group(at.clone(), care, (sample, target), stack);
+            self.judge_group(at.clone(), sample, target.point, &mut varied);
+            if !varied.missed {
+                *found = varied;
+                return;
+            }
+            if variation >= LEAST_VARIATION {
+                target.point[at.clone()].copy_from_slice(&target.lower[at]);
+                return;
+            }
+            variation = (2.0 * variation).min(LEAST_VARIATION);
+            care = Care { variation, margin: MARGIN * T::EPSILON.to_f64() / variation };
+        }
+    }
+
     #[inline(always)]
     fn reverse_group(
         &self,
         at: std::ops::Range<usize>,
-        variation: f64,
+        care: Care,
         (sample, target): (&Sample<'_, T>, &mut SampleBox<'_, T>),
         stack: &mut MemStack,
     ) {
@@ -148,11 +197,15 @@ impl<T: Real> Reverse<'_, T> {
         // Inputs in one unit and outputs in another one, so that squares neither overflow nor vanish.
         let unit = unit_for(largest_magnitude(observed).to_f64(), layer.epsilon);
         let steepness = unit_for(largest_magnitude(gains).to_f64(), 0.0);
-        let end = |ends: &[T], i: usize| far((wide(ends, i) - wide(shifts, i)) * steepness);
+        let room = |i: usize| {
+            let half = 0.5 * (wide(upper, i) - wide(lower, i));
+            if care.margin > 0.0 { (care.margin * wide(gains, i).abs()).min(half) } else { 0.0 }
+        };
+        let end = |ends: &[T], inward: f64, i: usize| far((wide(ends, i) + inward - wide(shifts, i)) * steepness);
         let (input, stack) = stack.make_with(len, |i| wide(observed, i) * unit);
         let (gain, stack) = stack.make_with(len, |i| wide(gains, i) * steepness);
-        let (lower, stack) = stack.make_with(len, |i| end(lower, i));
-        let (upper, stack) = stack.make_with(len, |i| end(upper, i));
+        let (lower, stack) = stack.make_with(len, |i| end(lower, room(i), i));
+        let (upper, stack) = stack.make_with(len, |i| end(upper, -room(i), i));
         let (mut normal, stack) = stack.make_with(len, |_| 0.0_f64);
         let (mut wanted, stack) = stack.make_with(len, |_| 0.0_f64);
         let (mut first, stack) = stack.make_with(len, |_| 0.0_f64);
@@ -165,7 +218,7 @@ impl<T: Real> Reverse<'_, T> {
             epsilon: layer.epsilon * unit * unit,
             // Not all of it, so that what is asked for stays within it after rounding.
             tolerance: 0.9 * layer.tolerance,
-            variation,
+            variation: care.variation,
             range: Range::new(range.lower.to_f64() * unit, range.upper.to_f64() * unit),
             input: &input,
             gain: &gain,

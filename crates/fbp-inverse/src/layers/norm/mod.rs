@@ -43,8 +43,9 @@ use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
 /// # Attained
 /// The outputs at the point as it was written are evaluated in double precision, with the mean subtracted first, and every
 /// entry is judged by its own scale, see [`fbp_linalg::attained`], plus the relative tolerance of `u` times `γ u`. The
-/// point keeps the observed mean: what the features' precision cannot represent so far from 0 is a miss. Where a larger
-/// deviation does as well, misses for that reason are tried again with a deviation of at least 1/16 of the mean.
+/// point keeps the observed mean: what the features' precision cannot represent so far from 0 is a miss. Misses
+/// for that reason are tried again, with intervals that are narrower by the rounding of the inputs, and with deviations
+/// that are twice, four times, .. as large, up to 1/16 of the mean, where these do as well.
 ///
 /// # Shapes
 /// `[C, H, W]` to the same, in groups of consecutive entries.

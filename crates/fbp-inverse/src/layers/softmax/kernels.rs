@@ -100,7 +100,12 @@ impl<T: Real> SampleReverse<T> for Reverse {
     #[inline(always)]
     fn reverse_sample(&self, sample: &Sample<'_, T>, target: &mut SampleBox<'_, T>) -> Outcome {
         let (plane, range) = (self.shape.plane(), sample.in_range);
-        let limits = Limits { floor: self.floor, ratio: (range.upper.to_f64() - range.lower.to_f64()).exp() };
+        let limits = Limits {
+            floor: self.floor,
+            ratio: (range.upper.to_f64() - range.lower.to_f64()).exp(),
+            // Half of what counts as attained.
+            rounding: 8.0 * T::EPSILON.to_f64(),
+        };
         // First the wanted probabilities, then all logarithms in one vectorised sweep, then the shift of each pixel.
         for pixel in 0..plane {
             let classes = || (pixel..sample.observed_in.len()).step_by(plane).map(|i| class_of(sample, i));

@@ -22,6 +22,8 @@ pub(super) struct Limits {
     pub(super) floor: f64,
     /// Largest ratio of two probabilities that inputs within the range can produce.
     pub(super) ratio: f64,
+    /// By how much ends may sum to more or less than 1 by rounding.
+    pub(super) rounding: f64,
 }
 
 /// How each probability follows from its class.
@@ -37,6 +39,10 @@ enum Rule {
     BelowLower(f64),
     /// The upper ends sum to less than 1: all are exceeded by the same amount.
     AboveUpper(f64),
+    /// The lower or the upper ends sum to 1 but for their rounding, which is relative to their size: all give way by the
+    /// same share. An equal amount would be many roundings of the small ones.
+    Lower(f64),
+    Upper(f64),
     /// The observed probabilities, scaled and clipped to their intervals: free classes keep their proportions.
     Scaled(f64),
 }
@@ -48,6 +54,7 @@ struct Bounds {
     most: f64,
     /// Whether a class that is observed below `least` may stay there.
     is_soft: bool,
+    rounding: f64,
 }
 
 impl Bounds {
@@ -69,6 +76,8 @@ impl Recipe {
         match self.rule {
             Rule::BelowLower(shift) => (class.lower.max(least) + shift).clip(least, most),
             Rule::AboveUpper(shift) => (class.upper.min(most) + shift).clip(least, most),
+            Rule::Lower(factor) => (factor * class.lower.max(least)).clip(least, most),
+            Rule::Upper(factor) => (factor * class.upper.min(most)).clip(least, most),
             Rule::Scaled(factor) => {
                 let (lower, upper) = self.bounds.interval(class);
                 (factor * class.observed).clip(lower, upper)
@@ -83,7 +92,11 @@ impl Recipe {
             (lowest, highest) = (lowest + lower, highest + upper);
         }
         let (least, most) = (|class| bounds.least(class), bounds.most);
-        let rule = if lowest > 1.0 {
+        let rule = if lowest > 1.0 && lowest <= 1.0 + bounds.rounding {
+            Rule::Lower(1.0 / lowest)
+        } else if highest < 1.0 && highest >= 1.0 - bounds.rounding {
+            Rule::Upper(1.0 / highest)
+        } else if lowest > 1.0 {
             let entries = || classes().map(|class| (class.lower.max(least(class)), least(class), most));
             Rule::BelowLower(clipped_shift(entries, 1.0))
         } else if highest < 1.0 {
@@ -123,7 +136,8 @@ fn clipped_scale<C: Iterator<Item = Class>>(classes: &impl Fn() -> C, bounds: Bo
 
 /// Probabilities that sum to 1, keep the limits, and miss the box by as little as possible.
 pub(super) fn nearest_probabilities<C: Iterator<Item = Class>>(classes: &impl Fn() -> C, limits: Limits) -> Recipe {
-    let free = Recipe::within(classes, Bounds { least: limits.floor, most: 1.0, is_soft: true });
+    let free =
+        Recipe::within(classes, Bounds { least: limits.floor, most: 1.0, is_soft: true, rounding: limits.rounding });
     let (mut smallest, mut largest, mut count) = (f64::INFINITY, 0.0_f64, 0_usize);
     for class in classes() {
         let p = free.probability(class);
@@ -133,7 +147,10 @@ pub(super) fn nearest_probabilities<C: Iterator<Item = Class>>(classes: &impl Fn
         return free;
     }
     // All probabilities in [m, m · ratio]: the least miss is convex in m, so a ternary search finds it.
-    let bounded = |m: f64| Recipe::within(classes, Bounds { least: m, most: m * limits.ratio, is_soft: false });
+    let bounded = |m: f64| {
+        let bounds = Bounds { least: m, most: m * limits.ratio, is_soft: false, rounding: limits.rounding };
+        Recipe::within(classes, bounds)
+    };
     let miss = |m: f64| {
         let recipe = bounded(m);
         let distance = |class: Class| {
