@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use faer::Par;
+use faer::dyn_stack::{MemBuffer, MemStack};
 
 use crate::conv_solve::config::{ConvMode, ConvSolveConfig};
+use crate::conv_solve::inverse::apply::Apply;
 use crate::conv_solve::inverse::border::Border;
 use crate::conv_solve::inverse::circulant::{Circulant, GroupParts};
 use crate::conv_solve::inverse::eigen::EIGEN_LIMIT;
@@ -12,13 +14,15 @@ use crate::conv_solve::inverse::fft::PlaneFft;
 use crate::conv_solve::inverse::ladder::Ladder;
 use crate::conv_solve::inverse::preconditioner::Preconditioner;
 use crate::conv_solve::inverse::symbol::{self, Symbol, scale, symbols};
+use crate::conv_solve::matrix::{dense, pixelwise};
 use crate::conv_solve::operator::grid::{End, Grid, NOWHERE, opposite};
-use crate::conv_solve::operator::matrix::{dense, pixelwise};
 use crate::conv_solve::operator::pair::Pair;
 use crate::conv_solve::operator::whiten::Whitening;
 use crate::conv_solve::plan::{ConvSolvePlan, Exact, Iteration, Operator, ShiftedBy, ShiftedInverses};
 use crate::conv_solve::recipe::{ConvFacts, ConvRecipe};
-use crate::conv_solve::solve::cg::{State, norm};
+use crate::conv_solve::solve::Vectors;
+use crate::conv_solve::solve::cg::{Cg, State, norm};
+use crate::conv_solve::solve::goal::Goal;
 use crate::conv_solve::system::{ConvSystem, bias};
 use crate::conv2d::Conv2d;
 use crate::{LinalgError, Real, compile_once};
@@ -53,7 +57,7 @@ const EQUATIONS_SHIFT: f64 = 1e-10;
 /// Steps of a trial after which the periodic inverse is not good enough.
 const FEW_STEPS: usize = 100;
 /// Residual that a trial solve must reach.
-pub(crate) const TRIAL_TOL: f64 = 1e-6;
+const TRIAL_TOL: f64 = 1e-6;
 /// Residual of a trial that did not converge below which the equations still count as independent.
 const TRIAL_NEAR: f64 = 1e-2;
 /// Smallest share of the largest eigenvalue with which `f32` factors still contract quickly.
@@ -172,16 +176,16 @@ impl<T: Real> ConvSolvePlan<T> {
                 }
             }
         }
-        let is_dense = matches!(plan.exact, Exact::Dense(_));
-        plan.inverses.by = if is_dense && plan.operator.pair.near_len() <= EIGEN_LIMIT {
-            ShiftedBy::Eigenvalues
-        } else if factors_pay {
-            ShiftedBy::Factors
-        } else {
-            ShiftedBy::Periodic
-        };
+        plan.inverses.by = plan.shifted_by(factors_pay);
         tracing::debug!(rows, cols, plan.facts.boundary, recipe = ?plan.recipe, plan.shift, "conv solve plan");
         Ok(Some(plan))
+    }
+
+    /// The same system with other parameters. The factors are shared; a mode that may regularise adds some of its own, at
+    /// once or when a shift first needs them ([`solve`](Self::solve)). The recipe stays that of the first parameters.
+    #[must_use]
+    pub fn with_config(&self, config: &ConvSolveConfig) -> Self {
+        with_config(self, config)
     }
 
     fn configured(&self, config: &ConvSolveConfig) -> Self {
@@ -227,6 +231,43 @@ impl<T: Real> ConvSolvePlan<T> {
         let near_enough =
             !self.operator.in_unknowns && !self.solves_together() && trial.misfit <= TRIAL_NEAR * norm(&wanted);
         Ok(solved(&trial) || near_enough)
+    }
+
+    /// Where the iteration for `B Bᵀ x = wanted` ends after so many steps at most; called while the plan is built.
+    fn trial(&self, iteration: &Iteration, wanted: &[f64], max_iters: usize, par: Par) -> Result<State, LinalgError> {
+        let (near, far) = self.lens();
+        let mut memory = MemBuffer::new(self.solve_scratch(1, par));
+        let goal = Goal::within(TRIAL_TOL, TRIAL_TOL);
+        let mut states = [State::new(goal, 0.0)];
+        let (mut near_fields, mut far_fields) = (vec![0.0; 5 * near], vec![0.0; 2 * far]);
+        let mut vectors = Vectors { near: &mut near_fields, far: &mut far_fields, states: &mut states };
+        let cg = Cg {
+            pair: &iteration.pair,
+            in_unknowns: false,
+            goes_on: false,
+            precondition: |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
+                iteration.precondition(Apply { r: res, z }, &self.operator.grid, par, stack);
+            },
+            max_iters: max_iters.min(self.useful_iters()),
+            norm: iteration.scale.sqrt(),
+        };
+        cg.run(vectors.panel(wanted), par, MemStack::new(&mut memory))?;
+        // Of dependent equations the recurrence may lose the residual; the solution is then huge.
+        let (x, z, q) = (&near_fields[..near], &mut vec![0.0; near], &mut vec![0.0; far]);
+        iteration.pair.to_far(x, q, par, MemStack::new(&mut memory))?;
+        iteration.pair.to_near(q, z, par, MemStack::new(&mut memory))?;
+        let [mut state] = states;
+        state.misfit = wanted.iter().zip(z).map(|(w, z)| (w - *z) * (w - *z)).sum::<f64>().sqrt();
+        Ok(state)
+    }
+
+    /// How systems with a shift are inverted; `factors_pay` where there are direct factors and they are not too large.
+    fn shifted_by(&self, factors_pay: bool) -> ShiftedBy {
+        match &self.exact {
+            Exact::Dense(_) if self.operator.pair.near_len() <= EIGEN_LIMIT => ShiftedBy::Eigenvalues,
+            _ if factors_pay => ShiftedBy::Factors,
+            _ => ShiftedBy::Periodic,
+        }
     }
 
     /// Whether missing rows are eliminated from the boundary system.
@@ -327,7 +368,7 @@ compile_once! {
     fn build<'a, T>(
         system: &'a ConvSystem<'a, f64>, epsilon: f64, config: &'a ConvSolveConfig, recipe: Option<ConvRecipe>, par: Par,
     ) -> Result<ConvSolvePlan<T>, LinalgError> = ConvSolvePlan::<T>::build_wide;
-    pub(crate) fn with_config<'a, T>(plan: &'a ConvSolvePlan<T>, config: &'a ConvSolveConfig) -> ConvSolvePlan<T> =
+    fn with_config<'a, T>(plan: &'a ConvSolvePlan<T>, config: &'a ConvSolveConfig) -> ConvSolvePlan<T> =
         ConvSolvePlan::<T>::configured;
 }
 

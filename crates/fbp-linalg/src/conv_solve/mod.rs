@@ -22,6 +22,7 @@
 mod build;
 mod config;
 mod inverse;
+mod matrix;
 mod operator;
 mod plan;
 mod recipe;

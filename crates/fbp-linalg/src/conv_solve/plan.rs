@@ -3,7 +3,6 @@ use std::sync::{Arc, OnceLock};
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use crate::conv_solve::build::with_config;
 use crate::conv_solve::config::{ConvMode, ConvSolveConfig};
 use crate::conv_solve::inverse::apply::Apply;
 use crate::conv_solve::inverse::border::Border;
@@ -132,13 +131,6 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
     ) -> Result<Self, LinalgError> {
         Self::build(system, config, Some(recipe), par)
-    }
-
-    /// The same system with other parameters. The factors are shared; a mode that may regularise adds some of its own, at
-    /// once or when a shift first needs them ([`solve`](Self::solve)). The recipe stays that of the first parameters.
-    #[must_use]
-    pub fn with_config(&self, config: &ConvSolveConfig) -> Self {
-        with_config(self, config)
     }
 
     /// The same plan for features of another precision; `None` where its factors are those of one precision, as dense

@@ -220,7 +220,7 @@ mod tests {
                 let (system, found) = factors(&weight, 1e-13);
                 let tall = if system.is_tall() { weight.clone() } else { weight.transpose().to_owned() };
                 assert!(found.full_rank() && found.spectrum.is_none());
-                let sigma = weight.thin_svd().unwrap();
+                let sigma = weight.singular_values().unwrap();
                 let condition = sigma[0] / sigma[sigma.len() - 1];
                 let share = found.facts.condition / condition;
                 assert!((0.85..1.0 + 1e-9).contains(&share), "{rows} × {cols}: estimate is {share} of the truth");
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubtful_rank_is_decided_by_thin_svd() {
+    fn a_doubtful_rank_is_decided_by_singular_values() {
         let mut weight = Mat::<f64>::identity(4, 6);
         weight[(3, 3)] = 1e-9;
         let (_, found) = factors(&weight, 1e-8);

@@ -1,9 +1,8 @@
-use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
 
 use super::cg::{Cg, Panel, State, norm};
 use super::goal::{Goal, Length};
-use crate::conv_solve::build::TRIAL_TOL;
 use crate::conv_solve::config::ConvMode;
 use crate::conv_solve::inverse::apply::Apply;
 use crate::conv_solve::plan::{ConvSolvePlan, Exact, Iteration};
@@ -232,7 +231,7 @@ impl<T: Real> ConvSolvePlan<T> {
     }
 
     /// Most steps of an exact solve that make sense: around direct factors the first few dozen lead to the end, or none do.
-    fn useful_iters(&self) -> usize {
+    pub(crate) fn useful_iters(&self) -> usize {
         if self.solves_together() { DIRECT_ITERS } else { usize::MAX }
     }
 
@@ -262,39 +261,5 @@ impl<T: Real> ConvSolvePlan<T> {
                 fields.done[j].hopeless = (largest > HOPELESS * fields.limits[j]).then_some(shift);
             }
         }
-    }
-
-    /// Where the iteration for `B Bᵀ x = wanted` ends after so many steps at most; called while the plan is built.
-    pub(crate) fn trial(
-        &self,
-        iteration: &Iteration,
-        wanted: &[f64],
-        max_iters: usize,
-        par: Par,
-    ) -> Result<State, LinalgError> {
-        let (near, far) = self.lens();
-        let mut memory = MemBuffer::new(self.solve_scratch(1, par));
-        let goal = Goal::within(TRIAL_TOL, TRIAL_TOL);
-        let mut states = [State::new(goal, 0.0)];
-        let (mut near_fields, mut far_fields) = (vec![0.0; 5 * near], vec![0.0; 2 * far]);
-        let mut vectors = Vectors { near: &mut near_fields, far: &mut far_fields, states: &mut states };
-        let cg = Cg {
-            pair: &iteration.pair,
-            in_unknowns: false,
-            goes_on: false,
-            precondition: |_: &[State], res: &[f64], z: &mut [f64], stack: &mut MemStack| {
-                iteration.precondition(Apply { r: res, z }, &self.operator.grid, par, stack);
-            },
-            max_iters: max_iters.min(self.useful_iters()),
-            norm: iteration.scale.sqrt(),
-        };
-        cg.run(vectors.panel(wanted), par, MemStack::new(&mut memory))?;
-        // Of dependent equations the recurrence may lose the residual; the solution is then huge.
-        let (x, z, q) = (&near_fields[..near], &mut vec![0.0; near], &mut vec![0.0; far]);
-        iteration.pair.to_far(x, q, par, MemStack::new(&mut memory))?;
-        iteration.pair.to_near(q, z, par, MemStack::new(&mut memory))?;
-        let [mut state] = states;
-        state.misfit = wanted.iter().zip(z).map(|(w, z)| (w - *z) * (w - *z)).sum::<f64>().sqrt();
-        Ok(state)
     }
 }

@@ -137,7 +137,7 @@ fn the_boundary_without_whole_rows_has_the_order_that_the_formula_gives() {
     let params = Conv2dParams::new(FeatureShape::image(8, 64, 64), 4, [5, 5]);
     let order = |padding: usize| {
         let geometry = params.padding([padding, padding]).check().unwrap();
-        super::super::grid::Grid::new(&geometry).boundary()
+        crate::conv_solve::operator::grid::Grid::new(&geometry).boundary()
     };
     assert_eq!([order(0), order(1), order(2)], [960, 1256, 1536]);
 }

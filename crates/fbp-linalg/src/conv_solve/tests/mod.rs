@@ -10,7 +10,7 @@ use faer::{Mat, Par};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::grid::End;
+use super::operator::grid::End;
 use super::{ConvRecipe, ConvSolveConfig, ConvSolvePlan, ConvSystem};
 use crate::conv2d::naive::NaiveConv2d;
 use crate::conv2d::{Conv2dGeometry, Conv2dParams};

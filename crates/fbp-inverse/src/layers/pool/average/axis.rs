@@ -27,8 +27,8 @@ impl MeanAxis {
         let matrix = Mat::from_fn(axis.count(), size, |window, site| axis.entry(window, site));
         let Spectrum { u, sigma, mut v } = thin_svd(matrix.as_ref(), Par::Seq)?;
         axis.rank = (0..sigma.len()).filter(|&k| sigma[k] > RANK_TOLERANCE * sigma[0]).count();
-        for k in 0..axis.rank {
-            let scale = 1.0 / sigma[k];
+        for (k, sigma) in sigma.iter().enumerate().take(axis.rank) {
+            let scale = 1.0 / sigma;
             v.col_mut(k).iter_mut().for_each(|entry| *entry *= scale);
         }
         axis.inverse = v.subcols(0, axis.rank) * u.subcols(0, axis.rank).transpose();
