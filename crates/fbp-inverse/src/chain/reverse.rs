@@ -1,6 +1,6 @@
 use faer::dyn_stack::MemStack;
 use faer::{MatRef, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, compile_once};
 
 use super::goal::{ChainGoal, TargetMode};
 use super::layer_wise::LayerWise;
@@ -35,6 +35,12 @@ impl<T: Real> Given<'_, T> {
     }
 }
 
+compile_once! {
+    fn reverse<'a, T>(
+        chain: &'a ReverseChain<T>, goal: ChainGoal<'a, T>, mode: TargetMode, work: &'a mut ChainWorkspace<T>,
+    ) -> Result<ChainReport, InverseError> = ReverseChain::<T>::reverse_batch;
+}
+
 impl<T: Real> ReverseChain<T> {
     /// Writes at every boundary the nearest feature that the frozen rest turns into the goal, as `mode` says.
     ///
@@ -47,6 +53,15 @@ impl<T: Real> ReverseChain<T> {
     /// [`InverseError::Shape`] or [`InverseError::Label`] for a goal of another size, [`InverseError::Solve`] for NaN
     /// or a failed solve.
     pub fn reverse(
+        &self,
+        goal: ChainGoal<'_, T>,
+        mode: TargetMode,
+        work: &mut ChainWorkspace<T>,
+    ) -> Result<ChainReport, InverseError> {
+        reverse(self, goal, mode, work)
+    }
+
+    fn reverse_batch(
         &self,
         goal: ChainGoal<'_, T>,
         mode: TargetMode,

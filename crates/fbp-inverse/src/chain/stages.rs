@@ -1,4 +1,4 @@
-use fbp_linalg::{FeatureShape, LinalgError, Real};
+use fbp_linalg::{FeatureShape, LinalgError, Real, compile_once};
 
 use crate::{FeatureMetric, InverseError, Range, ReverseOperator};
 
@@ -36,6 +36,11 @@ pub struct ReverseChain<T> {
     pub(super) metrics: Vec<Option<FeatureMetric<T>>>,
 }
 
+compile_once! {
+    fn joined<'a, T>(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<ReverseChain<T>, InverseError> =
+        ReverseChain::<T>::join;
+}
+
 impl<T: Real> ReverseChain<T> {
     /// Joins stages whose first input lies in `in_range` (everything, if nothing is known about it).
     ///
@@ -43,6 +48,10 @@ impl<T: Real> ReverseChain<T> {
     /// [`InverseError::Chain`] if two neighbours do not fit, [`InverseError::Layer`] if a stage has no layers,
     /// [`InverseError::Solve`] if `in_range`, or what a layer makes of it, holds no finite number.
     pub fn new(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<Self, InverseError> {
+        joined(stages, in_range)
+    }
+
+    fn join(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<Self, InverseError> {
         let mut chain = Self {
             operators: Vec::new(),
             starts: vec![0],

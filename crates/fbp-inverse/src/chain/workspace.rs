@@ -1,6 +1,6 @@
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{MatRef, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, compile_once};
 
 use super::layer_wise::LayerMemory;
 use super::recorded::Recorded;
@@ -25,9 +25,20 @@ pub struct ChainWorkspace<T> {
     pub(super) memory: MemBuffer,
 }
 
+compile_once! {
+    fn workspace<'a, T>(chain: &'a ReverseChain<T>, capacity: usize, par: Par) -> ChainWorkspace<T> =
+        ReverseChain::<T>::make_workspace;
+    fn forward<'a, T>(chain: &'a ReverseChain<T>, input: MatRef<'a, T>, work: &'a mut ChainWorkspace<T>)
+        -> Result<(), InverseError> = ReverseChain::<T>::record;
+}
+
 impl<T: Real> ReverseChain<T> {
     /// Allocates the memory for batches of up to `capacity` samples run with `par`.
     pub fn workspace(&self, capacity: usize, par: Par) -> ChainWorkspace<T> {
+        workspace(self, capacity, par)
+    }
+
+    fn make_workspace(&self, capacity: usize, par: Par) -> ChainWorkspace<T> {
         let mut scratch =
             self.operators.iter().fold(self.rest_from(0).forward_scratch(capacity, par), |req, operator| {
                 req.or(operator.reverse_scratch(capacity, par))
@@ -59,6 +70,11 @@ impl<T: Real> ReverseChain<T> {
         input: MatRef<'_, T>,
         work: &'w mut ChainWorkspace<T>,
     ) -> Result<MatRef<'w, T>, InverseError> {
+        forward(self, input, work)?;
+        Ok(work.recorded.output())
+    }
+
+    fn record(&self, input: MatRef<'_, T>, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
         let ChainWorkspace { capacity, recorded, par, memory, .. } = work;
         let batch = input.ncols();
         expect_batch("chain", "input", input, (self.lens[0], batch.min(*capacity)))?;
@@ -67,7 +83,7 @@ impl<T: Real> ReverseChain<T> {
             let (input, output) = recorded.around(k);
             operator.forward(input, output, *par, MemStack::new(memory))?;
         }
-        Ok(work.recorded.output())
+        Ok(())
     }
 
     /// The observed feature at a boundary, recorded by [`forward`](Self::forward).

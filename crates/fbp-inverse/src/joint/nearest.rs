@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatRef, Par};
-use fbp_linalg::{LinalgError, Real, expect_finite};
+use fbp_linalg::{LinalgError, Real, compile_once, expect_finite};
 
 use super::batch::Batch;
 use super::goal::JointGoal;
@@ -145,6 +145,11 @@ pub fn nearest<T: Real>(
 /// A frozen rest and the memory of the joint iteration on it, for batches of up to a fixed size: nothing is allocated per batch.
 pub struct JointWorkspace<'r, T> {
     rest: &'r dyn FrozenRest<T>,
+    memory: Memory<T>,
+}
+
+/// What a [`JointWorkspace`] holds beside its rest.
+struct Memory<T> {
     capacity: usize,
     batch: usize,
     par: Par,
@@ -152,23 +157,20 @@ pub struct JointWorkspace<'r, T> {
     open: Vec<usize>,
     targets: Targets<T>,
     joint: JointMemory<T>,
-    memory: MemBuffer,
+    scratch: MemBuffer,
+}
+
+compile_once! {
+    fn memory<'a, T>(rest: &'a dyn FrozenRest<T>, capacity: usize, par: Par) -> Memory<T> = Memory::<T>::new;
+    fn solve<'a, T>(
+        memory: &'a mut Memory<T>, rest: &'a dyn FrozenRest<T>, observed: MatRef<'a, T>, goal: JointGoal<'a, T>,
+    ) -> Result<JointReport, InverseError> = Memory::<T>::nearest;
 }
 
 impl<'r, T: Real> JointWorkspace<'r, T> {
     /// Memory for batches of up to `capacity` samples that are run with `par`.
     pub fn new(rest: &'r dyn FrozenRest<T>, capacity: usize, par: Par) -> Self {
-        Self {
-            rest,
-            capacity,
-            batch: 0,
-            par,
-            observed_out: Batch::new(rest.out_len() * capacity),
-            open: Vec::with_capacity(capacity),
-            targets: Targets::new([rest.in_len(), rest.out_len()], capacity),
-            joint: JointMemory::new(Sizes::of(rest, false), capacity),
-            memory: MemBuffer::new(joint_scratch(rest, false, capacity, par)),
-        }
+        Self { rest, memory: memory(rest, capacity, par) }
     }
 
     /// Makes the targets of a batch; see [`nearest`].
@@ -176,11 +178,54 @@ impl<'r, T: Real> JointWorkspace<'r, T> {
     /// # Errors
     /// As those of [`nearest`], and [`InverseError::Shape`] for more samples than the capacity.
     pub fn nearest(&mut self, observed: MatRef<'_, T>, goal: JointGoal<'_, T>) -> Result<JointReport, InverseError> {
-        self.check(observed, &goal)?;
-        let (rest, par, batch) = (self.rest, self.par, observed.ncols());
+        solve(&mut self.memory, self.rest, observed, goal)
+    }
+
+    /// The targets of the last batch: `in × N`.
+    pub fn targets(&self) -> MatRef<'_, T> {
+        self.memory.targets.points(self.memory.batch)
+    }
+
+    /// What the rest makes of them: `out × N`.
+    pub fn outputs(&self) -> MatRef<'_, T> {
+        self.memory.targets.outputs(self.memory.batch)
+    }
+
+    /// Whether the target of a sample of the last batch is attained.
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    pub fn attained(&self, sample: usize) -> bool {
+        assert!(sample < self.memory.batch, "sample {sample} of a batch of {}", self.memory.batch);
+        !self.memory.targets.is_missed(sample)
+    }
+}
+
+impl<T: Real> Memory<T> {
+    fn new(rest: &dyn FrozenRest<T>, capacity: usize, par: Par) -> Self {
+        Self {
+            capacity,
+            batch: 0,
+            par,
+            observed_out: Batch::new(rest.out_len() * capacity),
+            open: Vec::with_capacity(capacity),
+            targets: Targets::new([rest.in_len(), rest.out_len()], capacity),
+            joint: JointMemory::new(Sizes::of(rest, false), capacity),
+            scratch: MemBuffer::new(joint_scratch(rest, false, capacity, par)),
+        }
+    }
+
+    fn nearest(
+        &mut self,
+        rest: &dyn FrozenRest<T>,
+        observed: MatRef<'_, T>,
+        goal: JointGoal<'_, T>,
+    ) -> Result<JointReport, InverseError> {
+        check(rest, self.capacity, observed, &goal)?;
+        let (par, batch) = (self.par, observed.ncols());
         self.batch = batch;
-        let Self { observed_out, open, targets, joint, memory, .. } = self;
-        let stack = MemStack::new(memory);
+        let Self { observed_out, open, targets, joint, scratch, .. } = self;
+        let stack = MemStack::new(scratch);
         joint.iterates.restart(rest, 0..batch);
         joint.iterates.points_mut().1.copy_from(observed);
         joint.iterates.evaluate((rest, par), stack)?;
@@ -211,34 +256,20 @@ impl<'r, T: Real> JointWorkspace<'r, T> {
             violation_max: measured.violation_max,
         })
     }
+}
 
-    /// The targets of the last batch: `in × N`.
-    pub fn targets(&self) -> MatRef<'_, T> {
-        self.targets.points(self.batch)
+fn check<T: Real>(
+    rest: &dyn FrozenRest<T>,
+    capacity: usize,
+    observed: MatRef<'_, T>,
+    goal: &JointGoal<'_, T>,
+) -> Result<(), InverseError> {
+    let (name, batch) = (rest.name(), observed.ncols());
+    expect_batch(name, "observed", observed, (rest.in_len(), batch.min(capacity)))?;
+    expect_finite("observed", observed).map_err(InverseError::in_layer(name))?;
+    if rest.interval().is_empty() {
+        let source = LinalgError::EmptyBox { what: "interval", row: 0, column: 0 };
+        return Err(InverseError::in_layer(name)(source));
     }
-
-    /// What the rest makes of them: `out × N`.
-    pub fn outputs(&self) -> MatRef<'_, T> {
-        self.targets.outputs(self.batch)
-    }
-
-    /// Whether the target of a sample of the last batch is attained.
-    ///
-    /// # Panics
-    /// If there is no such sample.
-    pub fn attained(&self, sample: usize) -> bool {
-        assert!(sample < self.batch, "sample {sample} of a batch of {}", self.batch);
-        !self.targets.is_missed(sample)
-    }
-
-    fn check(&self, observed: MatRef<'_, T>, goal: &JointGoal<'_, T>) -> Result<(), InverseError> {
-        let (name, batch) = (self.rest.name(), observed.ncols());
-        expect_batch(name, "observed", observed, (self.rest.in_len(), batch.min(self.capacity)))?;
-        expect_finite("observed", observed).map_err(InverseError::in_layer(name))?;
-        if self.rest.interval().is_empty() {
-            let source = LinalgError::EmptyBox { what: "interval", row: 0, column: 0 };
-            return Err(InverseError::in_layer(name)(source));
-        }
-        goal.check(name, (self.rest.out_len(), batch))
-    }
+    goal.check(name, (rest.out_len(), batch))
 }

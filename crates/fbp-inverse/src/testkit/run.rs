@@ -1,5 +1,5 @@
 use faer::{Mat, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, compile_once};
 
 use super::cases::{Answer, Case, Conditions, forward, widened};
 use super::inputs::{check_far_targets, check_forward_pass, check_refusals};
@@ -26,6 +26,15 @@ pub fn check_reverse_operator<T: Real>(
     op: &dyn ReverseOperator<T>,
     check: &ReverseCheck,
 ) -> Result<Conformance, ConformanceError> {
+    checked(op, check)
+}
+
+compile_once! {
+    fn checked<'a, T>(op: &'a dyn ReverseOperator<T>, check: &'a ReverseCheck) -> Result<Conformance, ConformanceError> =
+        run_checks::<T>;
+}
+
+fn run_checks<T: Real>(op: &dyn ReverseOperator<T>, check: &ReverseCheck) -> Result<Conformance, ConformanceError> {
     let mut ledger = Ledger::new(op.name());
     let sizes = (op.in_shape().len(), op.out_shape().len());
     ledger.expect("shapes are not empty", sizes.0 > 0 && sizes.1 > 0, || {
