@@ -9,6 +9,7 @@ pub mod dense;
 mod error;
 mod lanes;
 mod matmul;
+pub mod matrix_free;
 mod once;
 mod parallel;
 mod params;

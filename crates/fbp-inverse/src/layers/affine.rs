@@ -6,12 +6,13 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_linalg::dense::{AffinePlan, AffineSolve};
 use fbp_linalg::matmul;
+use fbp_linalg::matrix_free::{LinearMap, MapScale, boxes_scratch};
 use fbp_linalg::{
     BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveParams, SolveReport, StopReason, column, column_mut,
     get_or_make,
 };
 
-use super::matrix_free::{LinearMap, MapScale, boxes_scratch, reverse_in_boxes};
+use super::boxes::reverse_in_boxes;
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
 /// Factor-once plans for one affine map `y = A x + b`.

@@ -3,13 +3,13 @@
 mod activation;
 mod affine;
 mod batch_norm;
+mod boxes;
 mod columns;
 mod conv;
 mod embedding;
 mod flatten;
 mod kernel;
 mod linear;
-mod matrix_free;
 mod norm;
 mod parts;
 mod pool;

@@ -10,8 +10,9 @@ use fbp_linalg::{LinalgError, Real, get_or_make};
 
 use super::map::ConvMap;
 use crate::layers::affine::{distance, is_point, solved_report};
-use crate::layers::matrix_free::{MapScale, boxes_scratch, reverse_in_boxes};
+use crate::layers::boxes::reverse_in_boxes;
 use crate::{ReversePass, ReverseReport};
+use fbp_linalg::matrix_free::{MapScale, boxes_scratch};
 
 /// Solvers of one convolution that never form its matrix, each built when it is first needed.
 #[derive(Clone, Debug)]

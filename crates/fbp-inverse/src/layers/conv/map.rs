@@ -4,7 +4,7 @@ use fbp_linalg::conv_solve::ConvSystem;
 use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward};
 use fbp_linalg::{FeatureShape, LinalgError, Real, batch_slice, batch_slice_mut, column, column_mut};
 
-use crate::layers::matrix_free::LinearMap;
+use fbp_linalg::matrix_free::LinearMap;
 
 /// The linear part of a convolution or of its transpose.
 #[derive(Clone, Debug)]

@@ -1,9 +1,8 @@
 //! The inner iteration: semismooth Newton steps by conjugate gradients, with an exact line search that costs no product.
 
+use crate::{LinalgError, Real};
 use faer::dyn_stack::MemStack;
-use fbp_linalg::{LinalgError, Real};
 
-use super::LinearMap;
 use super::solver::{Problem, Solver};
 
 /// Newton steps per minimum; a piecewise quadratic function needs a few more than it crosses pieces.
@@ -19,7 +18,7 @@ const FLAT: f64 = 0.1;
 /// Halvings of the line search.
 const HALVINGS: usize = 60;
 
-impl<M: LinearMap> Solver<'_, M> {
+impl Solver<'_> {
     /// Minimises the penalised distance for the present multipliers, to the accuracy that the outer step is worth (at most
     /// `loose` of the first gradient, or to rounding); tells whether that was reached.
     pub(super) fn minimise(
@@ -34,7 +33,7 @@ impl<M: LinearMap> Solver<'_, M> {
             let changed = self.update_gradient(problem, stack)?;
             let size = self.gradient_size();
             first = if step == 0 { size } else { first };
-            let rounding = f64::EPSILON * super::norm(&self.cols.point)
+            let rounding = f64::EPSILON * super::solver::norm(&self.cols.point)
                 + 0.25 * self.scale.norm() * self.image_rounding() / self.row_weight;
             let needed = 0.1 * problem.tolerance / self.scale.norm();
             let wanted =

@@ -1,8 +1,8 @@
+use crate::LinalgError;
+use crate::qp_oracle::{BoxQp, qp_closest, qp_distance_stationarity, qp_kkt_residual, qp_nearest};
+use crate::testkit::{for_seeds, normal_mat, normal_vec, uniform_vec};
 use faer::Mat;
 use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
-use fbp_linalg::LinalgError;
-use fbp_linalg::qp_oracle::{BoxQp, qp_closest, qp_distance_stationarity, qp_kkt_residual, qp_nearest};
-use fbp_linalg::testkit::{for_seeds, normal_mat, normal_vec, uniform_vec};
 
 use super::solver::{Problem, Solver};
 use super::{LinearMap, MapScale};

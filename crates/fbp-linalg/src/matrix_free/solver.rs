@@ -16,11 +16,11 @@
 //! Oper. Res. 1 (1976); the infeasible case: Chiche & Gilbert, J. Convex Analysis 23 (2016). Stopping rules and weights:
 //! own choice.
 
+use crate::LinalgError;
+use crate::Real as _;
 use faer::dyn_stack::MemStack;
-use fbp_linalg::LinalgError;
-use fbp_linalg::Real as _;
 
-use super::{LinearMap, MapScale, dot, norm};
+use super::map::{LinearMap, MapScale};
 
 /// First and smallest `ε`, as shares of the mean squared row norm.
 const ROW_WEIGHT: (f64, f64) = (1e-2, 1e-6);
@@ -100,8 +100,8 @@ impl Pace {
 }
 
 /// The iteration with its vectors.
-pub(super) struct Solver<'a, M> {
-    pub(super) map: &'a M,
+pub(super) struct Solver<'a> {
+    pub(super) map: &'a dyn LinearMap,
     pub(super) scale: MapScale,
     /// `ε` and `δ`.
     pub(super) row_weight: f64,
@@ -140,8 +140,8 @@ pub(super) struct Rows {
     pub(super) active: Vec<bool>,
 }
 
-impl<'a, M: LinearMap> Solver<'a, M> {
-    pub(super) fn new(map: &'a M, scale: MapScale) -> Self {
+impl<'a> Solver<'a> {
+    pub(super) fn new(map: &'a dyn LinearMap, scale: MapScale) -> Self {
         let (m, n) = map.shape();
         let (row, col) = (|| vec![0.0; m], || vec![0.0; n]);
         Self {
@@ -384,4 +384,21 @@ impl<'a, M: LinearMap> Solver<'a, M> {
     pub(super) fn inner(a: &[f64], b: &[f64]) -> f64 {
         dot(a, b)
     }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    const WIDTH: usize = 8;
+    let mut lanes = [0.0; WIDTH];
+    let (a_body, a_rest) = a.as_chunks::<WIDTH>();
+    let (b_body, b_rest) = b.as_chunks::<WIDTH>();
+    for (a, b) in a_body.iter().zip(b_body) {
+        for k in 0..WIDTH {
+            lanes[k] += a[k] * b[k];
+        }
+    }
+    lanes.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
+}
+
+pub(super) fn norm(a: &[f64]) -> f64 {
+    dot(a, a).sqrt()
 }

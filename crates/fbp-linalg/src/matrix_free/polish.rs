@@ -8,10 +8,10 @@
 //! # Source
 //! CGLS: Björck, *Numerical Methods for Least Squares Problems*, SIAM 1996, §7.4.1.
 
+use crate::LinalgError;
 use faer::dyn_stack::MemStack;
-use fbp_linalg::LinalgError;
 
-use super::LinearMap;
+use super::map::LinearMap;
 
 /// Steps of the conjugate gradients; a correction needs two digits.
 const STEPS: usize = 50;
@@ -21,7 +21,7 @@ const LEFT: f64 = 1e-4;
 /// The change `d` of the entries marked `free` with the smallest `|A d - gaps|` over the rows marked `active`, about;
 /// overwrites `gaps`, which are 0 in the other rows.
 pub(super) fn correction(
-    map: &impl LinearMap,
+    map: &dyn LinearMap,
     gaps: &mut [f64],
     (free, active): (&[bool], &[bool]),
     stack: &mut MemStack,
