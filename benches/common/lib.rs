@@ -2,6 +2,11 @@
 
 pub mod random;
 
+/// The examples of the workspace's README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 use std::time::Duration;
 
 use criterion::Criterion;

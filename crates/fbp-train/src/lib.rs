@@ -16,11 +16,6 @@
 //! # Ok::<(), fbp_train::TrainError>(())
 //! ```
 
-/// The examples of the workspace's README.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
-
 mod affine;
 pub mod analysis;
 pub mod atomic;
