@@ -1,11 +1,4 @@
-//! Networks as data on candle, with a reverse operator for every layer.
-//!
-//! A [`NetworkSpec`] describes a chain of stages in TOML, JSON or Rust; the [`zoo`] has some by name. A [`Network`] is
-//! its weights: it runs batches with gradients, records every transitional feature, and hands out the
-//! [reverse operators](Network::operators) of its stages. Checkpoints are safetensors files that carry the description.
-//!
-//! Convolution, pooling, activations and the loss run on this project's own kernels ([`ops`]), because candle's are
-//! many times slower on the CPU. Tensors and matrix views meet only in [`bridge`].
+#![doc = include_str!("../README.md")]
 
 mod average;
 pub mod bridge;

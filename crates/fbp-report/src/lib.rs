@@ -1,14 +1,4 @@
-//! Statistics, tables, plots and pages: what turns the records of `fbp-train` into something to look at.
-//!
-//! ```no_run
-//! use std::path::{Path, PathBuf};
-//!
-//! use fbp_report::study::{Study, write_report};
-//!
-//! let study = Study::load(&[PathBuf::from("runs")])?;
-//! let [page, summary] = write_report(&study, Path::new("page"), false)?;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+#![doc = include_str!("../README.md")]
 
 pub mod analysis;
 mod difference;
