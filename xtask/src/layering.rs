@@ -96,7 +96,9 @@ fn check_manifest(manifest: &Table) -> Vec<String> {
         if real_name.starts_with("candle") && !CANDLE_USERS.contains(&package) {
             findings.push(format!("{package} must not know candle ({real_name}), only {CANDLE_USERS:?} may"));
         }
-        if dependency.get("workspace").and_then(Value::as_bool) != Some(true) {
+        // What a crate is to itself has no version.
+        let is_itself = real_name == package && dependency.get("path").and_then(Value::as_str) == Some(".");
+        if !is_itself && dependency.get("workspace").and_then(Value::as_bool) != Some(true) {
             findings
                 .push(format!("{name}: versions stand in the manifest of the workspace only: use `workspace = true`"));
         }
