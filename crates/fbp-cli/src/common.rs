@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::error::CliError;
 use clap::Args;
 use fbp_train::TrainError;
 use fbp_train::atomic::{folder_of, prepare_folder};
 use fbp_train::json::write_json;
+
+use crate::error::CliError;
 
 /// What every command takes.
 #[derive(Clone, Debug, Args)]

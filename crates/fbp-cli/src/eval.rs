@@ -2,15 +2,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
-
-use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
-use crate::error::CliError;
 use fbp_train::TrainError;
 use fbp_train::data::with_pixel_noise;
 use fbp_train::evaluate::{EvalRecord, EvalSet, FrozenRest, frozen_rest_accuracy};
 use fbp_train::identity::file_sha256;
 use fbp_train::store::TargetStore;
+
+use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 
 /// Accuracy of a checkpoint, and of its frozen rest on target features
 #[derive(Clone, Debug, Args)]

@@ -2,17 +2,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
-
-use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
-use crate::error::CliError;
 use fbp_report::explain::write_explanation;
 use fbp_train::explain::{EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, explain};
 use fbp_train::identity::file_sha256;
 use fbp_train::repair::SampleChoice;
 use fbp_train::settings::{Embedding, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
+
+use crate::choices::choice;
+use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
 
 /// Most samples of one page.
 const MOST: usize = 200;

@@ -3,13 +3,6 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, checkpoint};
-
-use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
-use crate::error::CliError;
-use crate::pretrain::record_path;
-use crate::progress::Stderr;
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, write_atomic};
 use fbp_train::identity::file_sha256;
@@ -22,6 +15,13 @@ use fbp_train::train::{
     EXAMPLES_FILE, Goal, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
     TARGETS_FILE, check_policy, check_same_origin, post_train, record_name, stage_of_mode,
 };
+
+use crate::choices::choice;
+use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
+use crate::pretrain::record_path;
+use crate::progress::Stderr;
 
 /// Go on training a network: against its targets, or by one of the rivals of that
 ///
@@ -129,27 +129,9 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
     let settings = PostTrainSettings {
         checkpoint_sha256,
-        model: network.spec().name.clone(),
-        data: input.identity.clone(),
         targets: store.as_ref().map(|store| store.manifest().settings.clone()),
-        mode: options.objective,
-        stage,
-        alpha: (options.objective == Objective::Joint).then_some(options.alpha),
-        seed: options.seed,
-        epochs: options.epochs,
-        batch: options.batch,
-        learning_rate: options.learning_rate,
-        weight_decay: options.weight_decay,
-        validation: options.validation,
-        schedule: options.schedule,
-        keep: options.keep,
-        policy: options.policy,
-        ema: options.ema,
         metric: store.as_ref().map_or(Metric::Euclidean, |store| store.manifest().params.metric),
-        start: None,
-        margin: None,
-        embedding: None,
-        target_mode: None,
+        ..options.settings(network.spec().name.clone(), input.identity.clone(), stage)
     };
     prepare_folder(&args.out)?;
     let name = record_name(&settings);

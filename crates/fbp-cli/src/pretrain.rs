@@ -1,12 +1,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-
-use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
-use crate::error::CliError;
-use crate::progress::Stderr;
 use fbp_train::TrainError;
 use fbp_train::atomic::prepare_folder;
 use fbp_train::identity::file_sha256;
@@ -14,6 +8,12 @@ use fbp_train::input::network_spec;
 use fbp_train::json::{differences, read_json};
 use fbp_train::settings::Schedule;
 use fbp_train::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
+
+use crate::choices::choice;
+use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
+use crate::progress::Stderr;
 
 /// Train a network from scratch with cross-entropy and AdamW
 ///

@@ -3,12 +3,6 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
-
-use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
-use crate::error::CliError;
-use crate::pretrain::{new_record_path, refuse_foreign};
-use crate::progress::Stderr;
 use fbp_train::TrainError;
 use fbp_train::atomic::{folder_of, prepare_folder, write_atomic};
 use fbp_train::hash::bytes_sha256;
@@ -19,6 +13,12 @@ use fbp_train::repair::{
     Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair,
     repaired_examples,
 };
+
+use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
+use crate::pretrain::{new_record_path, refuse_foreign};
+use crate::progress::Stderr;
 
 /// Repaired images that are kept for the report.
 const EXAMPLES: usize = 4;

@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use fbp_report::study::{Study, Summary, write_report};
 
 use crate::common::{CommonArgs, Out, say};
 use crate::error::CliError;
-use fbp_report::study::{Study, Summary, write_report};
 
 /// Turn a folder of run records into one page with plots and pictures
 ///

@@ -2,14 +2,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
-
-use crate::common::{CommonArgs, Out, say};
-use crate::error::CliError;
-use crate::progress::Stderr;
 use fbp_report::Difference;
 use fbp_report::sweep::{RateEdge, SweepRow, summarise};
 use fbp_train::TrainError;
 use fbp_train::sweep::{Sweep, SweepConfig};
+
+use crate::common::{CommonArgs, Out, say};
+use crate::error::CliError;
+use crate::progress::Stderr;
 
 /// Run many post-trainings from one description and compare them
 ///

@@ -2,17 +2,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
+use fbp_train::identity::file_sha256;
+use fbp_train::settings::{Embedding, Metric, TargetMode};
+use fbp_train::store::{StoreWriter, TargetStore};
+use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
+use fbp_train::train::EXAMPLES_FILE;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
 use crate::data::DataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
-use fbp_train::identity::file_sha256;
-use fbp_train::settings::{Embedding, Metric, TargetMode};
-use fbp_train::store::{StoreWriter, TargetStore};
-use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
-use fbp_train::train::EXAMPLES_FILE;
 
 /// Wrongly classified images that are kept for the report.
 const EXAMPLES: usize = 6;

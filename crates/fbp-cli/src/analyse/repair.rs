@@ -2,15 +2,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
+use fbp_report::repair::{check_folder, write_points};
+use fbp_train::identity::file_sha256;
+use fbp_train::repair::{CurveDemands, Curves, SampleChoice};
+use fbp_train::settings::check;
 
 use crate::common::{CommonArgs, Out, say};
 use crate::data::DataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
-use fbp_report::repair::{check_folder, write_points};
-use fbp_train::identity::file_sha256;
-use fbp_train::repair::{CurveDemands, Curves, SampleChoice};
-use fbp_train::settings::check;
 
 /// What does it cost to make samples right, in every layer and with the rivals?
 ///

@@ -2,12 +2,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network};
-
-use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
-use crate::error::CliError;
-use crate::progress::Stderr;
 use fbp_report::analysis::{
     AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval, write_analysis,
 };
@@ -20,6 +14,12 @@ use fbp_train::progress::Progress;
 use fbp_train::settings::{Schedule, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
 use fbp_train::train::{PretrainOptions, pretrain_watched};
+
+use crate::choices::choice;
+use crate::common::{CommonArgs, Out, say};
+use crate::data::DataArgs;
+use crate::error::CliError;
+use crate::progress::Stderr;
 
 /// Random stream for the choice among the held-back samples.
 const STREAM: u64 = u64::MAX - 3;

@@ -1,8 +1,8 @@
 use fbp_models::Network;
+use fbp_train::analysis::MeasuredSample;
 use serde::{Deserialize, Serialize};
 
 use crate::statistics::{BOOTSTRAP_SEED, Correlation, Spread};
-use fbp_train::analysis::MeasuredSample;
 
 /// Groups of samples with similar distances, for the plot.
 const GROUPS: usize = 20;

@@ -7,11 +7,11 @@ mod write;
 pub use checkpoint::{CheckpointMeasures, StageMeasures};
 pub use write::{ANALYSIS_FILE, check_folder, with_interval, write_analysis};
 
+use fbp_train::identity::DataIdentity;
+use fbp_train::settings::TargetMode;
 use serde::{Deserialize, Serialize};
 
 use crate::statistics::{BOOTSTRAP_SEED, Correlation};
-use fbp_train::identity::DataIdentity;
-use fbp_train::settings::TargetMode;
 
 /// What was analysed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,12 +1,13 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::{AnalysisSettings, StageAnalysis, plot};
-use crate::ReportError;
-use crate::statistics::Correlation;
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
 use fbp_train::json::{differences, read_json, write_json};
+
+use super::{AnalysisSettings, StageAnalysis, plot};
+use crate::ReportError;
+use crate::statistics::Correlation;
 
 /// Name of the result; the table and the plot beside it have the same name with `.md` and `.svg`.
 pub const ANALYSIS_FILE: &str = "stages.json";

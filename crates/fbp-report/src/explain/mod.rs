@@ -4,12 +4,13 @@ mod page;
 
 use std::path::Path;
 
-use crate::ReportError;
-use crate::page::picture_files;
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
 use fbp_train::explain::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, Explanation};
 use fbp_train::json::{differences, read_json, write_json};
+
+use crate::ReportError;
+use crate::page::picture_files;
 
 /// Checks that `folder` may be written to and gives the files there that an earlier explanation left.
 ///

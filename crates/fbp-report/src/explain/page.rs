@@ -1,11 +1,12 @@
-use crate::ReportError;
-use crate::page::{
-    Captions, change_row, class_name, document, escape, grouped, image_figure, number, percent, push, signed, table,
-};
 use fbp_train::explain::{
     ExplainRecord, ExplainedSample, ExplainedStage, Explanation, INPUT, SampleRecord, StageRecord,
 };
 use fbp_train::settings::{Embedding, TargetMode};
+
+use crate::ReportError;
+use crate::page::{
+    Captions, change_row, class_name, document, escape, grouped, image_figure, number, percent, push, signed, table,
+};
 
 /// Channels that the page lists for a stage.
 const CHANNELS: usize = 4;

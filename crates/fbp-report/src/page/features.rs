@@ -1,9 +1,10 @@
 //! Two states of a feature side by side with their difference.
 
+use fbp_train::explain::Change;
+
 use super::html::{escape, number, push};
 use super::{Picture, Scale};
 use crate::ReportError;
-use fbp_train::explain::Change;
 
 /// Most channels that are drawn: those that change most.
 const SHOWN: usize = 25;

@@ -6,11 +6,12 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
-use crate::ReportError;
 use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
 use fbp_train::json::read_json;
 use fbp_train::repair::RepairPoint;
+
+use crate::ReportError;
 
 /// Name of the list of points; the table and the plot beside it have the same name with `.md` and `.svg`.
 pub const CURVE_FILE: &str = "repair.json";

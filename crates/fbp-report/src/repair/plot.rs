@@ -1,9 +1,9 @@
+use fbp_train::repair::RepairPoint;
 use plotters::prelude::*;
 
 use super::group::Curve;
 use crate::ReportError;
 use crate::page::{colour, finish_svg};
-use fbp_train::repair::RepairPoint;
 
 /// Size of a panel.
 const PANEL: (u32, u32) = (520, 330);

@@ -1,7 +1,8 @@
 use std::fmt::Write;
 
-use super::group::Curve;
 use fbp_train::repair::RepairPoint;
+
+use super::group::Curve;
 
 /// Share of repaired samples that counts as all of them, for samples whose labels may be wrong.
 const ENOUGH: f64 = 0.99;

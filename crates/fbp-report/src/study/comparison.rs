@@ -1,6 +1,9 @@
 use std::ops::Deref;
 use std::path::Path;
 
+use fbp_train::atomic::write_atomic;
+use fbp_train::json::write_json;
+use fbp_train::settings::Objective;
 use serde::{Deserialize, Serialize};
 
 use super::groups::Group;
@@ -8,9 +11,6 @@ use super::{Runs, Study};
 use crate::ReportError;
 use crate::difference::Difference;
 use crate::tables::{csv, latex, markdown};
-use fbp_train::atomic::write_atomic;
-use fbp_train::json::write_json;
-use fbp_train::settings::Objective;
 
 /// File name, without extension, of the table of comparisons.
 pub(super) const COMPARISONS: &str = "comparisons";

@@ -1,7 +1,8 @@
-use super::{Run, Runs};
-use crate::statistics::{BOOTSTRAP_SEED, PairedComparison, Spread};
 use fbp_train::settings::{Keep, Objective, Schedule};
 use fbp_train::train::PostTrainRecord;
+
+use super::{Run, Runs};
+use crate::statistics::{BOOTSTRAP_SEED, PairedComparison, Spread};
 
 /// The runs that differ in their seeds alone.
 #[derive(Clone, Debug)]

@@ -1,12 +1,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-
-use super::{Run, Runs};
-use crate::ReportError;
 use fbp_train::TrainError;
 use fbp_train::evaluate::EvalRecord;
 use fbp_train::repair::RepairRecord;
@@ -14,6 +8,12 @@ use fbp_train::settings::Metric;
 use fbp_train::store::MANIFEST_FILE;
 use fbp_train::targets::{Example, TargetsReport};
 use fbp_train::train::{EXAMPLES_FILE, PRETRAIN_FILE, PostTrainRecord, PretrainRecord, TARGETS_FILE, is_record_name};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Run, Runs};
+use crate::ReportError;
 
 /// Folders below the one given that are looked into.
 const DEPTH: usize = 6;

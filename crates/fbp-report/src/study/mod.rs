@@ -24,9 +24,10 @@ pub use summary::Summary;
 
 use std::path::{Path, PathBuf};
 
-use crate::ReportError;
 use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
 use fbp_train::json::{read_json, write_json};
+
+use crate::ReportError;
 
 /// Name of the page.
 pub const PAGE_FILE: &str = "report.html";

@@ -1,8 +1,9 @@
 //! Accuracy of checkpoints on test images with noise.
 
+use fbp_train::evaluate::EvalRecord;
+
 use crate::page::{escape, percent, table};
 use crate::statistics::Spread;
-use fbp_train::evaluate::EvalRecord;
 
 /// A table with a row for each checkpoint and a column for each strength of noise; nothing if no record has noise.
 pub(super) fn section(html: &mut String, evaluations: &[EvalRecord]) {

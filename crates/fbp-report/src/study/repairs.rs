@@ -1,11 +1,12 @@
 //! Repairs: how many images became right, what it cost, which weights changed.
 
+use fbp_train::explain::Change;
+use fbp_train::repair::{RepairRecord, RepairedExample, WeightChange};
+
 use crate::ReportError;
 use crate::page::{
     Captions, change_row, class_name, duration, escape, grouped, image_figure, number, percent, points, push, table,
 };
-use fbp_train::explain::Change;
-use fbp_train::repair::{RepairRecord, RepairedExample, WeightChange};
 
 const CAPTIONS: Captions = Captions { before: "before the repair", after: "after the repair" };
 /// Outputs and single weights that are listed.

@@ -1,8 +1,9 @@
 //! The comparison that every method owes: fine-tuning at its learning rate, fine-tuning tuned, and the method tuned.
 
+use fbp_train::settings::Objective;
+
 use super::groups::Group;
 use crate::statistics::PairedComparison;
-use fbp_train::settings::Objective;
 
 /// One row of the comparison.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
+use fbp_train::repair::RepairRecord;
+use fbp_train::settings::{Objective, TargetMode};
 use serde::{Deserialize, Serialize};
 
 use super::{Runs, Study};
-use fbp_train::repair::RepairRecord;
-use fbp_train::settings::{Objective, TargetMode};
 
 /// Contents of `summary.json`: the figures of the first start, and of all others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,11 @@
 //! Figures of the targets, and pictures of a few.
 
-use crate::ReportError;
-use crate::page::{Captions, change_row, class_name, escape, grouped, image_figure, percent, push, table};
 use fbp_train::explain::Change;
 use fbp_train::settings::{Embedding, Metric, TargetMode};
 use fbp_train::targets::{Example, StageReport, TargetsReport};
+
+use crate::ReportError;
+use crate::page::{Captions, change_row, class_name, escape, grouped, image_figure, percent, push, table};
 
 const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should have been" };
 

@@ -1,10 +1,11 @@
-use super::*;
 use fbp_train::identity::DataIdentity;
 use fbp_train::json::write_json;
 use fbp_train::one_line;
 use fbp_train::settings::*;
 use fbp_train::targets::*;
 use fbp_train::train::*;
+
+use super::*;
 
 fn load(folder: &Path) -> Result<Study, ReportError> {
     Study::load(&[folder.to_owned()])

@@ -1,10 +1,10 @@
+use fbp_train::settings::Objective;
 use plotters::prelude::*;
 
 use super::groups::Group;
 use super::rows::Rows;
 use crate::ReportError;
 use crate::page::{colour, finish_svg, keys};
-use fbp_train::settings::Objective;
 
 /// Size of the chart in CSS pixels.
 const SIZE: (u32, u32) = (400, 290);

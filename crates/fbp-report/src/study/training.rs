@@ -1,5 +1,7 @@
 //! Comparison, verdict, charts and tables of the post-training runs of one start.
 
+use fbp_train::targets::TargetsReport;
+
 use super::chart::accuracy_chart;
 use super::groups::Group;
 use super::rows::{Row, Rows};
@@ -9,7 +11,6 @@ use super::{Comparison, Runs};
 use crate::ReportError;
 use crate::page::{duration, escape, keys, percent, points, push, signed, table};
 use crate::statistics::Spread;
-use fbp_train::targets::TargetsReport;
 
 /// Rows from which on a table is folded away.
 const LONG: usize = 12;

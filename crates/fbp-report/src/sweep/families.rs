@@ -1,10 +1,10 @@
 use std::collections::{BTreeMap, HashMap};
 
+use fbp_train::settings::Objective;
+use fbp_train::train::{PostTrainRecord, PostTrainSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::statistics::{BOOTSTRAP_SEED, PairedComparison, Spread};
-use fbp_train::settings::Objective;
-use fbp_train::train::{PostTrainRecord, PostTrainSettings};
 
 /// End of the learning rates that were tried: where the best one lies there, a better one may lie beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,18 +9,18 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use crate::ReportError;
-use crate::difference::Difference;
-use crate::tables::{csv, markdown};
-use families::Family;
 use fbp_train::TrainError;
 use fbp_train::atomic::write_atomic;
 use fbp_train::json::write_json;
 use fbp_train::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 use fbp_train::sweep::RUNS_FOLDER;
 use fbp_train::train::{PostTrainOptions, PostTrainRecord, post_train_records};
+use serde::{Deserialize, Serialize};
+
+use crate::ReportError;
+use crate::difference::Difference;
+use crate::tables::{csv, markdown};
+use families::Family;
 
 /// File name, without extension, of the comparisons of a sweep.
 const SUMMARY: &str = "summary";

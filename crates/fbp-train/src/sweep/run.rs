@@ -16,7 +16,7 @@ use crate::identity::file_sha256;
 use crate::input::Input;
 use crate::json::{differences, read_json, write_json};
 use crate::progress::{Progress, Silent};
-use crate::settings::{Embedding, Metric, Objective, check};
+use crate::settings::{Embedding, Metric, check};
 use crate::store::{StoreWriter, TargetStore};
 use crate::targets::{OutputGoal, TargetsOptions, TargetsSource, compute_targets};
 use crate::tasks::run_tasks;
@@ -342,30 +342,13 @@ impl Sweep {
 
     /// The settings of a run, but for the hashes of its start and targets.
     fn settings(&self, run: &RunPlan, model: String) -> PostTrainSettings {
-        let options = &run.options;
         PostTrainSettings {
-            checkpoint_sha256: String::new(),
-            model,
-            data: self.input.identity.clone(),
-            targets: None,
-            mode: options.objective,
-            stage: run.stage.clone(),
-            alpha: (options.objective == Objective::Joint).then_some(options.alpha),
-            seed: options.seed,
-            epochs: options.epochs,
-            batch: options.batch,
-            learning_rate: options.learning_rate,
-            weight_decay: options.weight_decay,
-            validation: options.validation,
-            schedule: options.schedule,
-            keep: options.keep,
-            policy: options.policy,
-            ema: options.ema,
             metric: run.targets.map_or(Metric::Euclidean, |targets| targets.metric),
             start: Some(self.start_of(run).name.clone()),
             margin: run.targets.map(|targets| targets.margin),
             embedding: run.targets.map(|targets| targets.embedding).filter(|embedding| *embedding != Embedding::Margin),
             target_mode: run.targets.filter(|_| !run.of_output).map(|targets| targets.mode),
+            ..run.options.settings(model, self.input.identity.clone(), run.stage.clone())
         }
     }
 }

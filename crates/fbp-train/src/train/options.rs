@@ -2,8 +2,10 @@ use std::ops::Bound;
 
 use serde::Serialize;
 
+use super::record::PostTrainSettings;
 use crate::TrainError;
-use crate::settings::{Keep, Objective, Schedule, TargetPolicy, check};
+use crate::identity::DataIdentity;
+use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy, check};
 
 /// How to post-train.
 ///
@@ -95,6 +97,34 @@ impl PostTrainOptions {
             }
         }
         Ok(())
+    }
+
+    /// The settings of a run with these options, without those of its start and its targets.
+    pub fn settings(&self, model: String, data: DataIdentity, stage: String) -> PostTrainSettings {
+        PostTrainSettings {
+            checkpoint_sha256: String::new(),
+            model,
+            data,
+            targets: None,
+            mode: self.objective,
+            stage,
+            alpha: (self.objective == Objective::Joint).then_some(self.alpha),
+            seed: self.seed,
+            epochs: self.epochs,
+            batch: self.batch,
+            learning_rate: self.learning_rate,
+            weight_decay: self.weight_decay,
+            validation: self.validation,
+            schedule: self.schedule,
+            keep: self.keep,
+            policy: self.policy,
+            ema: self.ema,
+            metric: Metric::Euclidean,
+            start: None,
+            margin: None,
+            embedding: None,
+            target_mode: None,
+        }
     }
 
     /// Whether the distance to targets is part of what is minimised.
