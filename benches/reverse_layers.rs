@@ -9,7 +9,7 @@ use faer::{Mat, Par};
 use fbp_benches::random::{normal_mat, rng};
 use fbp_benches::{pars, settings};
 use fbp_inverse::{
-    Activation, ActivationReverse, AvgPoolReverse, MaxPoolReverse, PoolWindow, Range, ReverseOperator, ReversePass,
+    Activation, ActivationReverse, AvgPoolReverse, Interval, MaxPoolReverse, PoolWindow, ReverseOperator, ReversePass,
     SoftmaxReverse, TargetBox, TargetBoxMut,
 };
 use fbp_linalg::FeatureShape;
@@ -64,7 +64,7 @@ impl Case {
             observed_in: self.input.as_ref(),
             observed_out: self.output.as_ref(),
             target_out: TargetBox::point(self.wanted.as_ref()),
-            in_range: Range::EVERYTHING,
+            in_range: Interval::EVERYTHING,
             target_in: TargetBoxMut { point: point.as_mut(), lower: lower.as_mut(), upper: upper.as_mut() },
         };
         self.operator.reverse(pass, par, MemStack::new(memory)).unwrap();

@@ -2,7 +2,7 @@
 use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef, Par};
 use fbp_inverse::testkit::{ReverseCheck, check_reverse_operator};
-use fbp_inverse::{InverseError, Range, ReverseOperator, ReversePass, ReverseReport, expect_batch};
+use fbp_inverse::{Interval, InverseError, ReverseOperator, ReversePass, ReverseReport, expect_batch};
 use fbp_linalg::FeatureShape;
 
 struct Symlog(FeatureShape);
@@ -17,7 +17,7 @@ impl ReverseOperator<f64> for Symlog {
     fn name(&self) -> &str { "symlog" }
     fn in_shape(&self) -> FeatureShape { self.0 }
     fn out_shape(&self) -> FeatureShape { self.0 }
-    fn out_range(&self, range: Range<f64>) -> Range<f64> { Range::new(symlog(range.lower), symlog(range.upper)) }
+    fn out_range(&self, range: Interval<f64>) -> Interval<f64> { Interval::new(symlog(range.lower), symlog(range.upper)) }
 
     fn forward(&self, x: MatRef<'_, f64>, mut y: MatMut<'_, f64>, _: Par, _: &mut MemStack) -> Result<(), InverseError> {
         expect_batch("symlog", "input", x, (self.0.len(), x.ncols()))?;

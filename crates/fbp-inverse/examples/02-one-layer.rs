@@ -1,5 +1,5 @@
 //! What should the input of a convolution have been?
-use fbp_inverse::{Conv2dReverse, InverseError, Range, ReverseOperator, reverse_one};
+use fbp_inverse::{Conv2dReverse, Interval, InverseError, ReverseOperator, reverse_one};
 use fbp_linalg::FeatureShape;
 use fbp_linalg::conv2d::Conv2dParams;
 
@@ -13,7 +13,7 @@ fn main() -> Result<(), InverseError> {
     let other: Vec<f64> = (0..16).map(|i| f64::from((3 * i) % 4) / 4.0).collect();
     let wanted = fbp_inverse::forward_one(&layer, &other)?;
     let observed = vec![0.5; layer.in_shape().len()];
-    let answer = reverse_one(&layer, &observed, &wanted, Range::new(0.0, 1.0))?;
+    let answer = reverse_one(&layer, &observed, &wanted, Interval::new(0.0, 1.0))?;
     assert_eq!(answer.report.unattained, 0);
     let found = answer.point.col_as_slice(0);
     assert!(found.iter().zip(&other).all(|(found, other)| (found - other).abs() < 1e-9), "{found:?}");

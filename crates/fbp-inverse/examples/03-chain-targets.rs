@@ -1,7 +1,7 @@
 //! What should every feature of a small network have been, for another class to win?
 use faer::{Mat, Par};
 use fbp_inverse::{
-    Activation, ActivationReverse, ChainStage, InverseError, LinearReverse, Range, ReverseChain, TargetMode,
+    Activation, ActivationReverse, ChainStage, Interval, InverseError, LinearReverse, ReverseChain, TargetMode,
 };
 use fbp_linalg::FeatureShape;
 
@@ -16,7 +16,7 @@ fn main() -> Result<(), InverseError> {
         ChainStage { name: "out".into(), operators: vec![Box::new(out)] },
     ];
     // Inputs are pixels in [0, 1].
-    let chain = ReverseChain::<f64>::new(stages, Range::new(0.0, 1.0))?;
+    let chain = ReverseChain::<f64>::new(stages, Interval::new(0.0, 1.0))?;
     let images = Mat::from_fn(6, 4, |i, j| ((i + 2 * j) % 4) as f64 / 4.0);
     let made = chain.targets(images.as_ref(), &[0, 1, 2, 0], 0.5, TargetMode::Attainable, Par::Seq)?;
     // At the input, behind the hidden layer and at the output: the rest of the network gives the label.

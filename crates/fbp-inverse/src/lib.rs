@@ -2,11 +2,11 @@
 
 mod chain;
 mod error;
+mod interval;
 pub mod joint;
 mod layers;
 mod one_call;
 mod operator;
-mod range;
 mod report;
 mod tape;
 mod target;
@@ -17,6 +17,7 @@ pub use chain::{
     BoundaryReport, ChainGoal, ChainReport, ChainRest, ChainStage, ChainWorkspace, ReverseChain, TargetMode,
 };
 pub use error::InverseError;
+pub use interval::Interval;
 pub use joint::{FeatureMetric, Margins};
 pub use layers::{
     Activation, ActivationReverse, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
@@ -26,6 +27,5 @@ pub use layers::{
 };
 pub use one_call::{ChainTargets, Reversed, forward_one, reverse_batch, reverse_one};
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
-pub use range::Range;
 pub use report::ReverseReport;
 pub use target::{TargetBox, TargetBoxMut};

@@ -6,8 +6,8 @@ use faer::{Mat, MatMut, MatRef, Par};
 use fbp_linalg::Real;
 
 use crate::{
-    ChainGoal, ChainReport, InverseError, Margins, OutputEmbedding, Range, ReverseChain, ReverseOperator, ReversePass,
-    ReverseReport, TargetBox, TargetBoxMut, TargetMode,
+    ChainGoal, ChainReport, Interval, InverseError, Margins, OutputEmbedding, ReverseChain, ReverseOperator,
+    ReversePass, ReverseReport, TargetBox, TargetBoxMut, TargetMode,
 };
 
 /// What the inputs of a layer should have been.
@@ -36,11 +36,11 @@ pub struct Reversed<T> {
 /// # Example
 /// ```
 /// use faer::mat;
-/// use fbp_inverse::{LinearReverse, Range, reverse_one};
+/// use fbp_inverse::{LinearReverse, Interval, reverse_one};
 ///
 /// // What should the inputs of `x + y` have been, if the sum should be 3 and neither is negative?
 /// let layer = LinearReverse::<f64>::new("sum", mat![[1.0, 1.0]].as_ref(), &[0.0])?;
-/// let answer = reverse_one(&layer, &[1.0, 0.0], &[3.0], Range::new(0.0, f64::INFINITY))?;
+/// let answer = reverse_one(&layer, &[1.0, 0.0], &[3.0], Interval::new(0.0, f64::INFINITY))?;
 /// assert_eq!(answer.report.unattained, 0);
 /// assert!((answer.point[(0, 0)] - 2.0).abs() < 1e-12 && (answer.point[(1, 0)] - 1.0).abs() < 1e-12);
 /// # Ok::<(), fbp_inverse::InverseError>(())
@@ -49,7 +49,7 @@ pub fn reverse_one<T: Real>(
     layer: &dyn ReverseOperator<T>,
     observed: &[T],
     wanted: &[T],
-    range: Range<T>,
+    range: Interval<T>,
 ) -> Result<Reversed<T>, InverseError> {
     let observed = MatRef::from_column_major_slice(observed, observed.len(), 1);
     let wanted = MatRef::from_column_major_slice(wanted, wanted.len(), 1);
@@ -80,7 +80,7 @@ pub fn reverse_batch<T: Real>(
     layer: &dyn ReverseOperator<T>,
     observed: MatRef<'_, T>,
     wanted: TargetBox<'_, T>,
-    range: Range<T>,
+    range: Interval<T>,
     par: Par,
 ) -> Result<Reversed<T>, InverseError> {
     let (inputs, batch) = (layer.in_shape().len(), observed.ncols());
@@ -125,12 +125,12 @@ impl<T: Real> ReverseChain<T> {
     /// # Example
     /// ```
     /// use faer::mat;
-    /// use fbp_inverse::{ChainStage, LinearReverse, Range, ReverseChain, TargetMode};
+    /// use fbp_inverse::{ChainStage, LinearReverse, Interval, ReverseChain, TargetMode};
     /// use faer::Par;
     ///
     /// let layer = LinearReverse::<f64>::new("out", mat![[1.0, 0.0], [0.0, 1.0]].as_ref(), &[0.0, 0.0])?;
     /// let stage = ChainStage { name: "out".into(), operators: vec![Box::new(layer)] };
-    /// let chain = ReverseChain::new(vec![stage], Range::new(0.0, 1.0))?;
+    /// let chain = ReverseChain::new(vec![stage], Interval::new(0.0, 1.0))?;
     /// // Class 0 wins; class 1 should have won by 0.2. The nearest input at which it does lies half-way.
     /// let made = chain.targets(mat![[0.5], [0.3]].as_ref(), &[1], 0.2, TargetMode::Attainable, Par::Seq)?;
     /// assert_eq!(made.report.boundaries[0].unattained, 0);

@@ -3,7 +3,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, LinalgError, Real, expect_finite};
 
 use crate::tape::{Tape, TapeMut};
-use crate::{InverseError, Range, ReverseReport, TargetBox, TargetBoxMut};
+use crate::{Interval, InverseError, ReverseReport, TargetBox, TargetBoxMut};
 
 /// One layer that can be run backwards on features: the trait that a new layer inverse implements.
 ///
@@ -34,7 +34,7 @@ pub trait ReverseOperator<T: Real>: Send + Sync {
     fn out_shape(&self) -> FeatureShape;
 
     /// What this layer can produce from inputs within `in_range`: ReLU `[0, ∞)`, affine layers everything.
-    fn out_range(&self, in_range: Range<T>) -> Range<T>;
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T>;
 
     /// Workspace of [`forward`](Self::forward) for `batch` samples.
     fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {
@@ -160,7 +160,7 @@ pub struct ReversePass<'a, T> {
     /// What the output should have been.
     pub target_out: TargetBox<'a, T>,
     /// What the layers below can produce.
-    pub in_range: Range<T>,
+    pub in_range: Interval<T>,
     /// What the input should have been: written by the pass.
     pub target_in: TargetBoxMut<'a, T>,
 }

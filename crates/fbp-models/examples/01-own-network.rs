@@ -1,7 +1,7 @@
 //! A network of one's own as data, and what its features should have been.
 use candle_core::{Device, Tensor};
 use faer::Par;
-use fbp_inverse::{Range, TargetMode};
+use fbp_inverse::{Interval, TargetMode};
 use fbp_models::{ModelError, Network, NetworkSpec, bridge};
 
 const SPEC: &str = r#"
@@ -21,7 +21,7 @@ fn main() -> Result<(), ModelError> {
     let pixels: Vec<f32> = (0..4 * 64).map(|i| ((i * i) % 11) as f32 / 10.0).collect();
     let images = Tensor::from_vec(pixels, (4, 1, 8, 8), &Device::Cpu)?;
     let labels = [0, 1, 2, 1];
-    let chain = network.reverse_chain(0, Range::new(0.0, 1.0))?;
+    let chain = network.reverse_chain(0, Interval::new(0.0, 1.0))?;
     let made = bridge::with_matrix(&images, |input| {
         chain.targets(input, &labels, 0.1, TargetMode::Attainable, Par::rayon(0))
     })??;

@@ -8,7 +8,7 @@ use crate::ops::with_values;
 
 /// Settings of [`AdamW`].
 ///
-/// | Field | Default | Range |
+/// | Field | Default | Interval |
 /// |---|---|---|
 /// | `learning_rate` | 1e-3 | `[0, ∞)` |
 /// | `beta1`, `beta2` | 0.9, 0.999 | `[0, 1)` |

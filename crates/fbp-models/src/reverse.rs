@@ -1,6 +1,6 @@
 use std::ops::Range as StageRange;
 
-use fbp_inverse::{ChainStage, Range, ReverseChain};
+use fbp_inverse::{ChainStage, Interval, ReverseChain};
 
 use crate::spec::param_name;
 use crate::{ModelError, Network};
@@ -37,7 +37,7 @@ impl Network {
     ///
     /// # Errors
     /// As [`operators`](Self::operators).
-    pub fn range_below(&self, stage: usize, input: Range<f32>) -> Result<Range<f32>, ModelError> {
+    pub fn range_below(&self, stage: usize, input: Interval<f32>) -> Result<Interval<f32>, ModelError> {
         let below = self.operators(0..stage)?;
         Ok(below.iter().flat_map(|stage| &stage.operators).fold(input, |range, operator| operator.out_range(range)))
     }
@@ -49,7 +49,7 @@ impl Network {
     ///
     /// # Errors
     /// As [`operators`](Self::operators).
-    pub fn reverse_chain(&self, first: usize, input: Range<f32>) -> Result<ReverseChain<f32>, ModelError> {
+    pub fn reverse_chain(&self, first: usize, input: Interval<f32>) -> Result<ReverseChain<f32>, ModelError> {
         let stages = self.operators(first..self.stages().len())?;
         Ok(ReverseChain::new(stages, self.range_below(first, input)?)?)
     }

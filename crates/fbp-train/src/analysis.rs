@@ -1,6 +1,6 @@
 //! Losses of samples, and how far their features are from their targets.
 
-use fbp_inverse::Range;
+use fbp_inverse::Interval;
 
 use crate::TrainError;
 use crate::metrics::{all_finite, argmax};
@@ -31,7 +31,8 @@ pub fn measure(
         return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
     }
     let labels = source.data.labels();
-    let parts = reverse_samples(&source, options, (1, Range::EVERYTHING), samples, |reversed| part(&reversed, labels))?;
+    let parts =
+        reverse_samples(&source, options, (1, Interval::EVERYTHING), samples, |reversed| part(&reversed, labels))?;
     let found = parts.into_iter().collect::<Option<Vec<_>>>().ok_or(TrainError::NonFiniteOutput)?;
     Ok(found.into_iter().flatten().collect())
 }

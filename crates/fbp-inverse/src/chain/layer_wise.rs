@@ -9,7 +9,7 @@ use super::recorded::Recorded;
 use super::report::ChainReport;
 use super::stages::ReverseChain;
 use crate::joint::{Batch, Margins, Targets};
-use crate::{InverseError, Range, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
+use crate::{Interval, InverseError, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
 
 /// Memory of the reversal: the samples that are reversed, and what is handed from layer to layer.
 pub(super) struct LayerMemory<T> {
@@ -154,7 +154,7 @@ impl<T: Real> ReverseChain<T> {
             observed_in: observed_in.view(rows_in, chosen.len()),
             observed_out: observed_out.view(rows_out, chosen.len()),
             target_out: if by_points { TargetBox::point(above.point) } else { above },
-            in_range: if by_points { Range::EVERYTHING } else { self.ranges[k] },
+            in_range: if by_points { Interval::EVERYTHING } else { self.ranges[k] },
             target_in: below.view_mut(rows_in, chosen.len()),
         };
         self.operators[k].reverse(pass, how.par, stack)

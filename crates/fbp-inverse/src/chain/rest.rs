@@ -6,7 +6,7 @@ use fbp_linalg::Real;
 
 use super::stages::ReverseChain;
 use crate::joint::{FrozenRest, RestForward, RestVjp};
-use crate::{DifferentiableOperator, InverseError, Range, ReverseOperator, VjpPass, expect_batch};
+use crate::{DifferentiableOperator, Interval, InverseError, ReverseOperator, VjpPass, expect_batch};
 
 /// Alignment of intermediate cotangents, in bytes: that of the widest vectors.
 const ALIGN: usize = 64;
@@ -21,7 +21,7 @@ pub struct ChainRest<'a, T> {
     tape: &'a [usize],
     /// Places on the tape of what each operator keeps for itself, counted from that of the first one; and the end.
     tape_starts: &'a [usize],
-    interval: Range<T>,
+    interval: Interval<T>,
 }
 
 impl<T: Real> ReverseChain<T> {
@@ -77,7 +77,7 @@ impl<T: Real> FrozenRest<T> for ChainRest<'_, T> {
         self.lens[self.operators.len()]
     }
 
-    fn interval(&self) -> Range<T> {
+    fn interval(&self) -> Interval<T> {
         self.interval
     }
 

@@ -1,6 +1,6 @@
 use fbp_linalg::{FeatureShape, LinalgError, Real, compile_once};
 
-use crate::{FeatureMetric, InverseError, Range, ReverseOperator};
+use crate::{FeatureMetric, Interval, InverseError, ReverseOperator};
 
 /// One stage of a network: the layers between two transitional features.
 pub struct ChainStage<T> {
@@ -31,13 +31,13 @@ pub struct ReverseChain<T> {
     /// `tape_starts[k]` is the place on the tape of what operator `k` keeps for itself; one more entry marks the end.
     pub(super) tape_starts: Vec<usize>,
     /// `ranges[k]` holds for the input of operator `k`; the last one for the output.
-    pub(super) ranges: Vec<Range<T>>,
+    pub(super) ranges: Vec<Interval<T>>,
     /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
     pub(super) metrics: Vec<Option<FeatureMetric<T>>>,
 }
 
 compile_once! {
-    fn joined<'a, T>(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<ReverseChain<T>, InverseError> =
+    fn joined<'a, T>(stages: Vec<ChainStage<T>>, in_range: Interval<T>) -> Result<ReverseChain<T>, InverseError> =
         ReverseChain::<T>::join;
 }
 
@@ -47,11 +47,11 @@ impl<T: Real> ReverseChain<T> {
     /// # Errors
     /// [`InverseError::Chain`] if two neighbours do not fit, [`InverseError::Layer`] if a stage has no layers,
     /// [`InverseError::Solve`] if `in_range`, or what a layer makes of it, holds no finite number.
-    pub fn new(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<Self, InverseError> {
+    pub fn new(stages: Vec<ChainStage<T>>, in_range: Interval<T>) -> Result<Self, InverseError> {
         joined(stages, in_range)
     }
 
-    fn join(stages: Vec<ChainStage<T>>, in_range: Range<T>) -> Result<Self, InverseError> {
+    fn join(stages: Vec<ChainStage<T>>, in_range: Interval<T>) -> Result<Self, InverseError> {
         let mut chain = Self {
             operators: Vec::new(),
             starts: vec![0],
@@ -75,7 +75,7 @@ impl<T: Real> ReverseChain<T> {
             chain.starts.push(chain.operators.len());
             chain.names.push(stage.name);
         }
-        if let Some(at) = chain.ranges.iter().position(Range::is_empty) {
+        if let Some(at) = chain.ranges.iter().position(Interval::is_empty) {
             // What the layer below gives (or what the chain is fed) would be infinite.
             let layer = at.checked_sub(1).map_or("chain", |below| chain.operators[below].name());
             let source = LinalgError::EmptyBox { what: "range of a feature", row: 0, column: 0 };

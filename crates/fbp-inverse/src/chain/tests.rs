@@ -6,8 +6,8 @@ use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use super::*;
 use crate::{
-    Activation, ActivationReverse, Conv2dReverse, EmbeddingPass, FeatureMetric, FlattenReverse, InverseError,
-    LinearReverse, Margins, MaxPoolReverse, OutputEmbedding, PoolWindow, Range, ReverseOperator, TargetBox,
+    Activation, ActivationReverse, Conv2dReverse, EmbeddingPass, FeatureMetric, FlattenReverse, Interval, InverseError,
+    LinearReverse, Margins, MaxPoolReverse, OutputEmbedding, PoolWindow, ReverseOperator, TargetBox,
 };
 
 const BATCH: usize = 24;
@@ -33,7 +33,7 @@ fn small_rest<T: Real>(rng: &mut rand_chacha::ChaCha8Rng) -> ReverseChain<T> {
         operators: vec![Box::new(conv) as Box<dyn ReverseOperator<T>>, Box::new(pool), Box::new(relu)],
     };
     let head = ChainStage { name: "out".into(), operators: vec![Box::new(flatten), Box::new(linear)] };
-    ReverseChain::new(vec![body, head], Range::new(T::ZERO, T::INFINITY)).unwrap()
+    ReverseChain::new(vec![body, head], Interval::new(T::ZERO, T::INFINITY)).unwrap()
 }
 
 struct Run<T> {
@@ -129,7 +129,7 @@ fn on_a_linear_rest_the_joint_target_is_the_nearest_point() {
         let head = LinearReverse::new("head", weight.as_ref(), &[0.1, -0.2, 0.0, 0.3]).unwrap();
         let stage =
             ChainStage { name: "head".into(), operators: vec![Box::new(head) as Box<dyn ReverseOperator<f64>>] };
-        let chain = ReverseChain::new(vec![stage], Range::new(0.0, f64::INFINITY)).unwrap();
+        let chain = ReverseChain::new(vec![stage], Interval::new(0.0, f64::INFINITY)).unwrap();
         let input = normal_mat::<f64>(6, 1, rng);
         let input = Mat::from_fn(6, 1, |i, j| input[(i, j)].max(0.0));
         let run = run(&chain, &input, &[2], TargetMode::Attainable, Par::Seq);
@@ -188,7 +188,7 @@ impl ReverseOperator<f64> for WithoutDerivatives {
         self.inner.out_shape()
     }
 
-    fn out_range(&self, in_range: Range<f64>) -> Range<f64> {
+    fn out_range(&self, in_range: Interval<f64>) -> Interval<f64> {
         self.inner.out_range(in_range)
     }
 
@@ -222,7 +222,7 @@ fn hidden_rest(refuses: bool, rng: &mut rand_chacha::ChaCha8Rng) -> ReverseChain
     let head = LinearReverse::new("head", normal_mat::<f64>(5, 12, rng).as_ref(), &[0.0; 5]).unwrap();
     let operators: Vec<Box<dyn ReverseOperator<f64>>> =
         vec![Box::new(WithoutDerivatives { inner, refuses }), Box::new(head)];
-    ReverseChain::new(vec![ChainStage { name: "all".into(), operators }], Range::EVERYTHING).unwrap()
+    ReverseChain::new(vec![ChainStage { name: "all".into(), operators }], Interval::EVERYTHING).unwrap()
 }
 
 #[test]
@@ -342,8 +342,8 @@ fn stages_that_do_not_fit_are_refused() {
     let stage =
         |name: &str, layer| ChainStage { name: name.into(), operators: vec![layer as Box<dyn ReverseOperator<f64>>] };
     let stages = vec![stage("a", layer(3, 4)), stage("b", layer(2, 5))];
-    assert!(matches!(ReverseChain::new(stages, Range::EVERYTHING), Err(InverseError::Chain { .. })));
-    assert!(matches!(ReverseChain::<f64>::new(vec![], Range::EVERYTHING), Err(InverseError::Layer { .. })));
+    assert!(matches!(ReverseChain::new(stages, Interval::EVERYTHING), Err(InverseError::Chain { .. })));
+    assert!(matches!(ReverseChain::<f64>::new(vec![], Interval::EVERYTHING), Err(InverseError::Layer { .. })));
 }
 
 /// A covariance with strong correlations.

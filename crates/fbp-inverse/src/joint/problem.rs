@@ -3,7 +3,7 @@ use fbp_linalg::Real;
 
 use super::goal::{JointGoal, SampleGoal};
 use super::rest::FrozenRest;
-use crate::Range;
+use crate::Interval;
 
 /// What the searches for targets of one feature are given.
 ///
@@ -39,7 +39,7 @@ impl<'a, T: Real> Problem<'a, T> {
     }
 
     /// Where targets may lie.
-    pub(super) fn interval(&self) -> Range<T> {
+    pub(super) fn interval(&self) -> Interval<T> {
         self.rest.interval()
     }
 

@@ -4,7 +4,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::Real;
 
 use crate::tape::{Tape, TapeMut};
-use crate::{InverseError, Range};
+use crate::{Interval, InverseError};
 
 /// A *frozen rest*: everything of a network above one of its features, with parameters that stay as they are.
 ///
@@ -37,8 +37,8 @@ pub trait FrozenRest<T: Real> {
     fn out_len(&self) -> usize;
 
     /// In which interval every entry of a target has to lie: that of the activation below.
-    fn interval(&self) -> Range<T> {
-        Range::EVERYTHING
+    fn interval(&self) -> Interval<T> {
+        Interval::EVERYTHING
     }
 
     /// Length per sample of each feature on the tape; the same at every call.

@@ -6,7 +6,7 @@ use super::iterates::Iterates;
 use super::memory::{Group, Pace};
 use super::problem::{Problem, norm_sq};
 use super::targets::Targets;
-use crate::Range;
+use crate::Interval;
 
 /// Where a descent starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl<T: Real> Problem<'_, T> {
 
 /// One entry of a start: the observed feature itself first, then by turns with noise of growing size around it, anywhere in
 /// the interval, and at the ends of the interval.
-fn start_entry<T: Real>(observed: f64, size: f64, interval: Range<T>, start: usize, dice: &mut Dice) -> f64 {
+fn start_entry<T: Real>(observed: f64, size: f64, interval: Interval<T>, start: usize, dice: &mut Dice) -> f64 {
     let (lower, upper) = (interval.lower.to_f64(), interval.upper.to_f64());
     let width = upper - lower;
     let around = |spread: f64, dice: &mut Dice| observed + spread * (dice.uniform() + dice.uniform() - 1.0);

@@ -9,7 +9,7 @@ use super::cuts::{Cuts, MOST_CUTS, SampleCuts};
 use super::iterates::Iterates;
 use super::metric::FeatureMetric;
 use super::problem::Problem;
-use crate::{InverseError, Range};
+use crate::{Interval, InverseError};
 
 /// Workspace of the step of one sample with features of `len` entries.
 pub(super) fn step_scratch<T: Real>(len: usize, with_metric: bool) -> StackReq {
@@ -39,7 +39,7 @@ impl<T: Real> Problem<'_, T> {
 struct Given<'a, T> {
     name: &'a str,
     observed: MatRef<'a, T>,
-    interval: Range<T>,
+    interval: Interval<T>,
 }
 
 impl<'a, T: Real> Given<'a, T> {

@@ -8,7 +8,7 @@ use super::columns::{
     largest_magnitude, map_columns, reverse_columns,
 };
 use crate::layers::kernel::{LayerKernel, operator_once};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Batch normalisation in evaluation mode, an affine map `y = a x + c` per channel, and its exact reverse.
 ///
@@ -132,7 +132,7 @@ struct Channel<T> {
     scale: T,
     shift: T,
     is_constant: bool,
-    range: Range<T>,
+    range: Interval<T>,
 }
 
 impl<T: Real> Channel<T> {
@@ -231,15 +231,15 @@ impl<T: Real> LayerKernel<T> for BatchNormReverse<T> {
         self.shape
     }
 
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         let ends = self.scale.iter().zip(&self.shift).map(|(&a, &c)| {
             // 0 · ∞ is the constant, not NaN.
             let at = |x: T| if a == T::ZERO { c } else { a * x + c };
             let (low, high) = (at(in_range.lower), at(in_range.upper));
-            Range::new(low.min(high), low.max(high))
+            Interval::new(low.min(high), low.max(high))
         });
-        ends.reduce(|all, channel| Range::new(all.lower.min(channel.lower), all.upper.max(channel.upper)))
-            .unwrap_or(Range::EVERYTHING)
+        ends.reduce(|all, channel| Interval::new(all.lower.min(channel.lower), all.upper.max(channel.upper)))
+            .unwrap_or(Interval::EVERYTHING)
     }
 
     fn forward(

@@ -3,7 +3,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::Real;
 use pulp::{Arch, NullaryFnOnce};
 
-use crate::{InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport, TargetBoxMut, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, TargetBoxMut, VjpPass};
 use crate::{TargetBox, expect_batch};
 
 /// Lanes that a vectorised loop handles together: two AVX2 registers of `f32`, four of `f64`.
@@ -18,7 +18,7 @@ pub(crate) struct Sample<'a, T> {
     pub(crate) observed_out: &'a [T],
     pub(crate) lower: &'a [T],
     pub(crate) upper: &'a [T],
-    pub(crate) in_range: Range<T>,
+    pub(crate) in_range: Interval<T>,
 }
 
 /// The box of one sample, write-only.

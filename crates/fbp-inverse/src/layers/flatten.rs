@@ -10,7 +10,7 @@ use super::columns::{
     map_columns, reverse_columns,
 };
 use crate::layers::kernel::{LayerKernel, operator_once};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Flattening: the identity, from a feature of any shape to a vector.
 ///
@@ -92,7 +92,7 @@ impl<T: Real> LayerKernel<T> for FlattenReverse<T> {
         self.out_shape
     }
 
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         in_range
     }
 

@@ -4,7 +4,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// The methods of [`ReverseOperator`](crate::ReverseOperator) and [`DifferentiableOperator`](crate::DifferentiableOperator)
 /// in one trait, for layers that have them all.
@@ -12,7 +12,7 @@ pub(super) trait LayerKernel<T: Real> {
     fn name(&self) -> &str;
     fn in_shape(&self) -> FeatureShape;
     fn out_shape(&self) -> FeatureShape;
-    fn out_range(&self, in_range: Range<T>) -> Range<T>;
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T>;
 
     fn forward_scratch(&self, _batch: usize, _par: Par) -> StackReq {
         StackReq::EMPTY
@@ -50,7 +50,7 @@ macro_rules! operator_once {
 
             use crate::layers::kernel::LayerKernel;
             use crate::{
-                DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass, ReverseReport,
+                DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport,
                 VjpPass,
             };
 
@@ -72,7 +72,7 @@ macro_rules! operator_once {
                 fn out_shape(&self) -> FeatureShape {
                     kernel(self).out_shape()
                 }
-                fn out_range(&self, in_range: Range<T>) -> Range<T> {
+                fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
                     kernel(self).out_range(in_range)
                 }
                 fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {

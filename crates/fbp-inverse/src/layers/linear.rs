@@ -5,7 +5,7 @@ use fbp_linalg::{FeatureShape, Real, column_mut, expect_finite};
 
 use super::affine::AffineReverse;
 use crate::layers::kernel::{LayerKernel, operator_once};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass, expect_batch};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass, expect_batch};
 
 /// Reverse of the linear layer `y = W x + b`.
 ///
@@ -19,7 +19,7 @@ use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass, e
 ///
 /// ```
 /// use faer::{Mat, Par, dyn_stack::{MemBuffer, MemStack}, mat};
-/// use fbp_inverse::{LinearReverse, Range, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
+/// use fbp_inverse::{LinearReverse, Interval, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
 ///
 /// let layer = LinearReverse::<f64>::new("fc", mat![[1.0, 1.0]].as_ref(), &[0.0])?;
 /// let (x, y, wanted) = (mat![[1.0], [0.0]], mat![[1.0]], mat![[3.0]]);
@@ -30,7 +30,7 @@ use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass, e
 ///     observed_in: x.as_ref(),
 ///     observed_out: y.as_ref(),
 ///     target_out: TargetBox::point(wanted.as_ref()),
-///     in_range: Range::new(0.0, f64::INFINITY),
+///     in_range: Interval::new(0.0, f64::INFINITY),
 ///     target_in: TargetBoxMut { point: point.as_mut(), lower: lower.as_mut(), upper: upper.as_mut() },
 /// };
 /// let report = layer.reverse(pass, Par::Seq, MemStack::new(&mut memory))?;
@@ -80,8 +80,8 @@ impl<T: Real> LayerKernel<T> for LinearReverse<T> {
         FeatureShape::vector(self.weight.nrows())
     }
 
-    fn out_range(&self, _in_range: Range<T>) -> Range<T> {
-        Range::EVERYTHING
+    fn out_range(&self, _in_range: Interval<T>) -> Interval<T> {
+        Interval::EVERYTHING
     }
 
     fn forward(

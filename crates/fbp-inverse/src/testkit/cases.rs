@@ -8,7 +8,7 @@ use fbp_linalg::Real;
 use fbp_linalg::testkit::{normal_mat, rng, uniform_mat};
 
 use super::params::ReverseCheck;
-use crate::{InverseError, Range, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
+use crate::{Interval, InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
 
 /// A reverse problem; `witness` is an input whose output lies in the target box, if there is one by construction.
 pub(super) struct Case<T> {
@@ -17,7 +17,7 @@ pub(super) struct Case<T> {
     pub(super) point: Mat<T>,
     pub(super) lower: Mat<T>,
     pub(super) upper: Mat<T>,
-    pub(super) range: Range<T>,
+    pub(super) range: Interval<T>,
     pub(super) witness: Option<Mat<T>>,
     /// Largest output of the input nearest to zero: shifts, which outputs may cancel but round by.
     shift: f64,
@@ -61,7 +61,7 @@ impl<T: Real> Case<T> {
     ) -> Result<Self, InverseError> {
         let kind = seed as usize % KINDS.len();
         let origin = format!("range [{}, {}], seed {seed} (targets: {})", range.0, range.1, KINDS[kind]);
-        let range = Range::new(T::from_f64(range.0), T::from_f64(range.1));
+        let range = Interval::new(T::from_f64(range.0), T::from_f64(range.1));
         let mut random = rng(seed);
         // In the second round on a grid, so that entries tie and lie on kinks.
         let grid = (seed as usize / KINDS.len() == 1).then_some(check.scale / 4.0);
@@ -194,7 +194,7 @@ impl<T: Real> Case<T> {
 }
 
 /// Spreads numbers in `[0, 1)` over the part of `[-scale, scale]` that lies in the range.
-fn place<T: Real>(unit: &Mat<f64>, scale: f64, range: Range<T>, grid: Option<f64>) -> Mat<T> {
+fn place<T: Real>(unit: &Mat<f64>, scale: f64, range: Interval<T>, grid: Option<f64>) -> Mat<T> {
     let low = range.lower.to_f64().max(-scale);
     let high = range.upper.to_f64().min(scale).max(low);
     Mat::from_fn(unit.nrows(), unit.ncols(), |i, j| {

@@ -9,7 +9,7 @@ use fbp_linalg::Real;
 use super::cases::{Case, Conditions, forward, widened};
 use super::outcome::{ConformanceError, Ledger};
 use super::params::ReverseCheck;
-use crate::{InverseError, Range, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
+use crate::{Interval, InverseError, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
 
 /// Forward writes everything, does not depend on memory or threads, and stays in the reported range.
 pub(super) fn check_forward_pass<T: Real>(
@@ -58,7 +58,7 @@ pub(super) fn check_forward_pass<T: Real>(
 struct Views<T> {
     read: [Mat<T>; 5],
     written: [Mat<T>; 3],
-    range: Range<T>,
+    range: Interval<T>,
 }
 
 const READ: [&str; 5] = ["observed_in", "observed_out", "target_out.point", "target_out.lower", "target_out.upper"];
@@ -168,7 +168,7 @@ pub(super) fn check_refusals<T: Real>(
     let far = f64::INFINITY;
     for (lower, upper) in [(1.0, 0.0), (f64::NAN, 1.0), (0.0, f64::NAN), (far, far), (-far, -far)] {
         let mut views = Views::new(case);
-        views.range = Range::new(T::from_f64(lower), T::from_f64(upper));
+        views.range = Interval::new(T::from_f64(lower), T::from_f64(upper));
         let refused = views.run(op).is_err();
         ledger.expect("an empty range is refused", refused, || format!("inputs from {lower} to {upper}"))?;
     }

@@ -5,8 +5,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_inverse::joint::{FrozenRest, JointGoal, Nearest, Tape, TapeMemory, TapeMut, nearest};
 use fbp_inverse::{
-    Activation, ActivationReverse, ChainStage, DifferentiableOperator, InverseError, JvpPass, LinearReverse, Margins,
-    Range, ReverseChain, ReverseOperator, ReversePass, ReverseReport, VjpPass,
+    Activation, ActivationReverse, ChainStage, DifferentiableOperator, Interval, InverseError, JvpPass, LinearReverse,
+    Margins, ReverseChain, ReverseOperator, ReversePass, ReverseReport, VjpPass,
 };
 use fbp_linalg::{FeatureShape, LinalgError};
 
@@ -33,8 +33,8 @@ impl ReverseOperator<f64> for Block {
         FeatureShape::vector(WIDTH)
     }
 
-    fn out_range(&self, _: Range<f64>) -> Range<f64> {
-        Range::EVERYTHING
+    fn out_range(&self, _: Interval<f64>) -> Interval<f64> {
+        Interval::EVERYTHING
     }
 
     fn forward(
@@ -127,7 +127,7 @@ fn a_block_in_a_chain_keeps_its_tape() {
             stage("block", vec![Box::new(block)]),
             stage("head", vec![Box::new(linear(&weights.head, CLASSES))]),
         ];
-        let chain = ReverseChain::new(stages, Range::new(0.0, f64::INFINITY)).unwrap();
+        let chain = ReverseChain::new(stages, Interval::new(0.0, f64::INFINITY)).unwrap();
         assert_eq!(chain.rest(0).unwrap().tape_lens(), [WIDTH, WIDTH, HIDDEN, WIDTH]);
         assert_eq!(chain.rest(1).unwrap().tape_lens(), [HIDDEN, WIDTH]);
         assert!(chain.rest(3).unwrap().tape_lens().is_empty() && chain.rest(4).is_none());

@@ -6,7 +6,7 @@ use faer::dyn_stack::MemStack;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
 use fbp_inverse::joint::{FrozenRest, JointGoal, JointWorkspace, RestForward, RestVjp, nearest};
-use fbp_inverse::{InverseError, Margins, Range};
+use fbp_inverse::{Interval, InverseError, Margins};
 use fbp_linalg::Real;
 use fbp_linalg::attained::attained_slack;
 
@@ -129,8 +129,8 @@ impl<T: Real> FrozenRest<T> for Residual<T> {
         CLASSES
     }
 
-    fn interval(&self) -> Range<T> {
-        Range::new(T::ZERO, T::INFINITY)
+    fn interval(&self) -> Interval<T> {
+        Interval::new(T::ZERO, T::INFINITY)
     }
 
     fn tape_lens(&self) -> &[usize] {

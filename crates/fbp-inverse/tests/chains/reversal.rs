@@ -3,8 +3,8 @@
 use faer::{Mat, Par};
 use fbp_inverse::{
     Activation, ActivationReverse, BatchNormReverse, BatchNormStatistics, ChainGoal, ChainReport, ChainStage,
-    ChainWorkspace, Conv2dReverse, EmbeddingPass, LinearReverse, Margins, MaxPoolReverse, OutputEmbedding, PoolWindow,
-    Range, ReverseChain, ReverseOperator, TargetBox, TargetMode,
+    ChainWorkspace, Conv2dReverse, EmbeddingPass, Interval, LinearReverse, Margins, MaxPoolReverse, OutputEmbedding,
+    PoolWindow, ReverseChain, ReverseOperator, TargetBox, TargetMode,
 };
 use fbp_linalg::conv2d::Conv2dParams;
 use fbp_linalg::{FeatureShape, Real};
@@ -56,7 +56,7 @@ pub(crate) fn chain_of<T: Real>(network: &Network) -> ReverseChain<T> {
         name: format!("stage {}", ends[0]),
         operators: (ends[0]..ends[1]).map(|k| operator(&network.layers[k], &format!("layer {k}"))).collect(),
     });
-    ReverseChain::new(stages.collect(), Range::new(T::ZERO, T::ONE)).unwrap()
+    ReverseChain::new(stages.collect(), Interval::new(T::ZERO, T::ONE)).unwrap()
 }
 
 /// A reversed batch.

@@ -2,7 +2,7 @@
 
 use faer::{Mat, MatRef};
 use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
-use fbp_inverse::{AvgDivisor, AvgPoolReverse, InverseError, PoolWindow, Range, ReverseOperator};
+use fbp_inverse::{AvgDivisor, AvgPoolReverse, Interval, InverseError, PoolWindow, ReverseOperator};
 use fbp_linalg::testkit::{Tol, for_seeds, normal_mat, uniform_vec};
 use fbp_linalg::{FeatureShape, LinalgError, Real, assert_close};
 
@@ -62,7 +62,7 @@ fn points_agree_with_dense<T: Real>() {
         let observed = forward(&pool, input.as_ref());
         let wide = planes(&input, shape.plane());
         assert_close!(planes(&observed, out.plane()), &matrix * &wide, Tol::eps::<T>().times(32), "{what}");
-        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         let gap = planes(&target, out.plane()) - planes(&observed, out.plane());
         let step = lstsq(matrix.as_ref(), gap.as_ref());
         let expected = &wide + &step;
@@ -86,7 +86,7 @@ fn singular_averages_are_solved_too() {
     for_seeds(3, |rng| {
         let (input, witness) = (normal_mat::<f64>(shape.len(), 2, rng), normal_mat::<f64>(shape.len(), 2, rng));
         let target = forward(&pool, witness.as_ref());
-        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         assert_eq!((reversed.report.unattained, reversed.report.rank), (0, 16 * 16));
         assert_close!(forward(&pool, reversed.point.as_ref()), target, Tol::eps::<f64>().times(16));
         let matrix = dense(shape, PoolWindow::square(3, 1, 1), AvgDivisor::Window, shape);
@@ -165,10 +165,10 @@ fn planes_beyond_the_limit_take_points_only() {
     let pool = AvgPoolReverse::<f32>::new("pool", shape, PoolWindow::square(3, 2, 1)).unwrap();
     let input = Mat::full(shape.len(), 1, 0.5_f32);
     let target = forward(&pool, Mat::full(shape.len(), 1, 1.0_f32).as_ref());
-    let reversed = reverse(&pool, input.as_ref(), (&target, &target), Range::new(0.0, f32::INFINITY)).unwrap();
+    let reversed = reverse(&pool, input.as_ref(), (&target, &target), Interval::new(0.0, f32::INFINITY)).unwrap();
     assert_eq!(reversed.report.unattained, 0);
     let wider = Mat::from_fn(target.nrows(), 1, |i, _| target[(i, 0)] + 1.0);
-    let refused = reverse(&pool, input.as_ref(), (&target, &wider), Range::EVERYTHING).err();
+    let refused = reverse(&pool, input.as_ref(), (&target, &wider), Interval::EVERYTHING).err();
     let too_large =
         |error: &InverseError| matches!(error, InverseError::Solve { source: LinalgError::TooLarge { .. }, .. });
     assert!(refused.as_ref().is_some_and(too_large), "{refused:?}");

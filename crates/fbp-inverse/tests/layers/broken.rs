@@ -5,8 +5,8 @@ use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef, Par};
 use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
 use fbp_inverse::{
-    Activation, ActivationReverse, DifferentiableOperator, InverseError, JvpPass, Range, ReverseOperator, ReversePass,
-    ReverseReport, VjpPass, expect_batch,
+    Activation, ActivationReverse, DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator,
+    ReversePass, ReverseReport, VjpPass, expect_batch,
 };
 use fbp_linalg::FeatureShape;
 
@@ -79,7 +79,7 @@ impl Faulty {
                 let free = ReversePass {
                     target_in: target.rb_mut(),
                     target_out: pass.target_out,
-                    in_range: Range::EVERYTHING,
+                    in_range: Interval::EVERYTHING,
                     ..*pass
                 };
                 *report = self.inner.reverse(free, par, stack).unwrap();
@@ -137,10 +137,10 @@ impl ReverseOperator<f64> for Faulty {
         self.inner.out_shape()
     }
 
-    fn out_range(&self, in_range: Range<f64>) -> Range<f64> {
+    fn out_range(&self, in_range: Interval<f64>) -> Interval<f64> {
         let range = self.inner.out_range(in_range);
         if self.fault == Fault::ReportsTooSmallARange {
-            Range::new(0.5 * range.lower.max(-1.0), range.upper)
+            Interval::new(0.5 * range.lower.max(-1.0), range.upper)
         } else {
             range
         }
@@ -226,8 +226,8 @@ impl ReverseOperator<f64> for Sum {
         FeatureShape::vector(1)
     }
 
-    fn out_range(&self, _in_range: Range<f64>) -> Range<f64> {
-        Range::EVERYTHING
+    fn out_range(&self, _in_range: Interval<f64>) -> Interval<f64> {
+        Interval::EVERYTHING
     }
 
     fn forward(

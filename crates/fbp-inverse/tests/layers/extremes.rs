@@ -2,8 +2,8 @@
 
 use faer::Mat;
 use fbp_inverse::{
-    Activation, ActivationReverse, AvgDivisor, AvgPoolReverse, BatchNormReverse, ChainStage, FlattenReverse,
-    InverseError, MaxPoolReverse, NormParameters, NormReverse, PoolWindow, Range, ReverseChain, ReverseOperator,
+    Activation, ActivationReverse, AvgDivisor, AvgPoolReverse, BatchNormReverse, ChainStage, FlattenReverse, Interval,
+    InverseError, MaxPoolReverse, NormParameters, NormReverse, PoolWindow, ReverseChain, ReverseOperator,
     SoftmaxReverse,
 };
 use fbp_linalg::attained::attained_slack;
@@ -214,7 +214,7 @@ fn points_are_finite<T: Real>() {
             };
             let lower = Mat::from_fn(rows, 1, |i, _| ends(i).0);
             let upper = Mat::from_fn(rows, 1, |i, _| ends(i).1);
-            let ranges = [Range::EVERYTHING, Range::new(T::ZERO, T::INFINITY), Range::new(-T::MAX, T::ONE)];
+            let ranges = [Interval::EVERYTHING, Interval::new(T::ZERO, T::INFINITY), Interval::new(-T::MAX, T::ONE)];
             let range = ranges[(3.0 * draw[len + 3 * rows + 1]) as usize % 3];
             let reversed = reverse(layer.as_ref(), input.as_ref(), (&lower, &upper), range).unwrap();
             // Below its tolerance, which is relative to the largest output, a ReLU is flat.
@@ -257,7 +257,7 @@ fn leaky_relu_beyond_the_largest_number_is_unattained() {
     let layer = ActivationReverse::<f32>::new("leaky", Activation::LeakyRelu { slope: 0.01 }, FeatureShape::vector(1));
     let one = |value: f32| Mat::full(1, 1, value);
     let reversed =
-        reverse(&layer.unwrap(), one(1.0).as_ref(), (&one(f32::NEG_INFINITY), &one(-4e36)), Range::EVERYTHING);
+        reverse(&layer.unwrap(), one(1.0).as_ref(), (&one(f32::NEG_INFINITY), &one(-4e36)), Interval::EVERYTHING);
     let reversed = reversed.unwrap();
     assert_eq!((reversed.point[(0, 0)], reversed.report.unattained), (f32::MIN, 1));
     let miss = 4e36 - 0.01 * f64::from(f32::MAX);
@@ -269,7 +269,8 @@ fn folded_relu_takes_the_side_that_finite_numbers_reach() {
     let layer =
         ActivationReverse::<f32>::new("folded", Activation::LeakyRelu { slope: -0.01 }, FeatureShape::vector(1));
     let one = |value: f32| Mat::full(1, 1, value);
-    let reversed = reverse(&layer.unwrap(), one(-3e38).as_ref(), (&one(1e37), &one(1e37)), Range::EVERYTHING).unwrap();
+    let reversed =
+        reverse(&layer.unwrap(), one(-3e38).as_ref(), (&one(1e37), &one(1e37)), Interval::EVERYTHING).unwrap();
     assert_eq!((reversed.point[(0, 0)], reversed.report.unattained), (1e37, 0));
 }
 
@@ -284,11 +285,11 @@ fn intervals_without_a_finite_number<T: Real>() {
         let input = Mat::from_fn(layer.in_shape().len(), 1, |i, _| T::from_f64(0.1 * i as f64 - 0.5));
         let output = forward(layer.as_ref(), input.as_ref());
         for (low, high) in empty {
-            let ranged = reverse(layer.as_ref(), input.as_ref(), (&output, &output), Range::new(low, high));
+            let ranged = reverse(layer.as_ref(), input.as_ref(), (&output, &output), Interval::new(low, high));
             assert!(is_empty_box(ranged), "{}: range [{low}, {high}]", layer.name());
             let (mut lower, mut upper) = (output.clone(), output.clone());
             (lower[(0, 0)], upper[(0, 0)]) = (low, high);
-            let refused = reverse(layer.as_ref(), input.as_ref(), (&lower, &upper), Range::EVERYTHING);
+            let refused = reverse(layer.as_ref(), input.as_ref(), (&lower, &upper), Interval::EVERYTHING);
             // The point, clipped to such a box, may be what is refused first.
             assert!(matches!(refused, Err(InverseError::Solve { .. })), "{}: box [{low}, {high}]", layer.name());
         }
@@ -296,7 +297,7 @@ fn intervals_without_a_finite_number<T: Real>() {
     for (low, high) in empty {
         let operators: Vec<Box<dyn ReverseOperator<T>>> =
             vec![Box::new(FlattenReverse::new("flatten", FeatureShape::vector(2)))];
-        let chain = ReverseChain::new(vec![ChainStage { name: "stage".into(), operators }], Range::new(low, high));
+        let chain = ReverseChain::new(vec![ChainStage { name: "stage".into(), operators }], Interval::new(low, high));
         assert!(is_empty_box(chain), "chain: [{low}, {high}]");
     }
 }
@@ -311,7 +312,7 @@ fn intervals_without_a_finite_number_are_refused_everywhere() {
 fn layer_whose_outputs_overflow_is_no_chain() {
     let scale = BatchNormReverse::<f32>::from_affine("scale", FeatureShape::vector(1), vec![100.0], vec![0.0]).unwrap();
     let stage = ChainStage { name: "stage".into(), operators: vec![Box::new(scale) as Box<dyn ReverseOperator<f32>>] };
-    assert!(is_empty_box(ReverseChain::new(vec![stage], Range::new(1e37, f32::INFINITY))));
+    assert!(is_empty_box(ReverseChain::new(vec![stage], Interval::new(1e37, f32::INFINITY))));
 }
 
 /// Scales of twelve decades side by side: every entry is judged, and attained, by its own.
@@ -325,7 +326,7 @@ fn scaled_channels<T: Real>() {
         let column = |start: usize| Mat::from_fn(shape.len(), 1, |i, _| T::from_f64(draw[start + i]));
         let (input, witness) = (column(13), column(13 + shape.len()));
         let target = forward(&norm, witness.as_ref());
-        let reversed = reverse(&norm, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let reversed = reverse(&norm, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         assert_eq!(reversed.report.unattained, 0);
         for i in 0..shape.len() {
             let (a, c) = (scale[i / 2].to_f64(), shift[i / 2].to_f64());
@@ -334,7 +335,7 @@ fn scaled_channels<T: Real>() {
             assert!(miss <= attained_slack::<T>(2, product.abs() + c.abs()), "entry {i}: {miss:e}");
         }
         // A target that the small channel misses by far more than its rounding, but by nothing beside the largest.
-        let range = Range::new(-T::ONE, T::ONE);
+        let range = Interval::new(-T::ONE, T::ONE);
         let small = (0..13).min_by(|&a, &b| scale[a].abs().partial_cmp(&scale[b].abs()).unwrap()).unwrap();
         let mut beyond = target.clone();
         beyond[(2 * small, 0)] = shift[small] + scale[small].abs() * T::from_f64(1.5);

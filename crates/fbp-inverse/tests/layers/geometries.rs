@@ -3,8 +3,8 @@
 use faer::Mat;
 use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
 use fbp_inverse::{
-    AvgDivisor, AvgPoolReverse, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, InverseError, MaxPoolReverse,
-    NormParameters, NormReverse, PoolWindow, Range, ReverseOperator,
+    AvgDivisor, AvgPoolReverse, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, Interval, InverseError,
+    MaxPoolReverse, NormParameters, NormReverse, PoolWindow, ReverseOperator,
 };
 use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
 use fbp_linalg::qp_oracle::{BoxQp, qp_nearest};
@@ -157,7 +157,7 @@ fn agrees_with_dense(draw: &Draw) {
     assert_close!(forward(&single, narrow.as_ref()), &matrix * &wide + &offset, tol, "{draw:?}");
 
     let target = normal_mat::<f64>(matrix.nrows(), 1, &mut random);
-    let reversed = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+    let reversed = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
     if matrix.norm_max() > 0.0 {
         // What is left of the target is orthogonal to the layer, and the step to its null space.
         let gap = &target - &matrix * &reversed.point - &offset;
@@ -180,7 +180,7 @@ fn boxes_agree_with_the_oracle(draw: &Draw, layer: &Conv2dReverse<f64>, matrix: 
     let width = uniform_mat::<f64>(matrix.nrows(), 1, 0.0, 1.0, &mut random);
     let lower = Mat::from_fn(matrix.nrows(), 1, |i, _| attained[(i, 0)] - width[(i, 0)]);
     let upper = Mat::from_fn(matrix.nrows(), 1, |i, _| attained[(i, 0)] + 0.5 * width[(i, 0)]);
-    let reversed = reverse(layer, input.as_ref(), (&lower, &upper), Range::new(0.0, f64::INFINITY)).unwrap();
+    let reversed = reverse(layer, input.as_ref(), (&lower, &upper), Interval::new(0.0, f64::INFINITY)).unwrap();
     assert_eq!(reversed.report.unattained, 0, "{draw:?} {:?}", reversed.report);
     let qp = BoxQp {
         a: matrix.clone(),

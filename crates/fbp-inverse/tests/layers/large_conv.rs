@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
-use fbp_inverse::{Conv2dReverse, LinearReverse, Range, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
+use fbp_inverse::{Conv2dReverse, Interval, LinearReverse, ReverseOperator, ReversePass, TargetBox, TargetBoxMut};
 use fbp_linalg::FeatureShape;
 use fbp_linalg::conv2d::Conv2dParams;
 use fbp_linalg::testkit::{normal_mat, normal_vec, rng};
@@ -39,7 +39,7 @@ fn point_targets_are_attained() {
         let mut memory = MemBuffer::new(layer.reverse_scratch(2, Par::Seq));
         layer.reverse(pass, Par::Seq, MemStack::new(&mut memory))
     };
-    let report = reverse(Range::EVERYTHING).unwrap();
+    let report = reverse(Interval::EVERYTHING).unwrap();
     assert_eq!((report.unattained, report.samples), (0, 2));
     let missed = (forward(&point) - &target).norm_l2() / target.norm_l2();
     assert!(missed <= 1e-9, "residual {missed:e}");
@@ -66,7 +66,7 @@ fn boxes_and_ranges_are_answered_without_the_matrix() {
             },
         );
     let upper = Mat::from_fn(attained.nrows(), 2, |i, j| attained[(i, j)].max(0.0));
-    let range = Range::new(0.0, f32::INFINITY);
+    let range = Interval::new(0.0, f32::INFINITY);
     let found = crate::passes::reverse(&layer, input.as_ref(), (&lower, &upper), range).unwrap();
     assert_eq!((found.report.unattained, found.report.stopped_early), (0, false), "{:?}", found.report);
     assert!(found.report.kkt_max <= 1e-4, "{:?}", found.report);
@@ -76,7 +76,7 @@ fn boxes_and_ranges_are_answered_without_the_matrix() {
         assert!(distance(&found.point, sample) < distance(&witness, sample));
     }
     // Out of reach: more than all inputs at their upper end can give.
-    let unit = Range::new(0.0, 1.0);
+    let unit = Interval::new(0.0, 1.0);
     let beyond = Mat::from_fn(attained.nrows(), 2, |_, _| 100.0_f32);
     let missed = crate::passes::reverse(&layer, input.as_ref(), (&beyond, &beyond), unit).unwrap();
     assert_eq!((missed.report.unattained, missed.report.stopped_early), (2, false), "{:?}", missed.report);
@@ -103,7 +103,7 @@ fn tasks_of_a_pool_share_a_new_layer() {
                 observed_in: start.as_ref(),
                 observed_out: observed.as_ref(),
                 target_out: TargetBox { point: target.as_ref(), lower: target.as_ref(), upper: target.as_ref() },
-                in_range: Range::EVERYTHING,
+                in_range: Interval::EVERYTHING,
                 target_in: TargetBoxMut { point: point.as_mut(), lower: lower.as_mut(), upper: upper.as_mut() },
             };
             let par = Par::rayon(2);

@@ -2,7 +2,7 @@
 
 use faer::Mat;
 use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
-use fbp_inverse::{LinearReverse, Range};
+use fbp_inverse::{Interval, LinearReverse};
 use fbp_linalg::testkit::{Tol, for_seeds, normal_mat, normal_vec, rng, uniform_mat};
 use fbp_linalg::{BOXED_LIMIT, Real, assert_close};
 
@@ -41,7 +41,7 @@ fn dependent_equations_give_the_nearest_of_the_best() {
     let layer = LinearReverse::new("linear", weight.as_ref(), &vec![0.0; n]).unwrap();
     let (input, witness) = (normal_mat::<f32>(n, 3, &mut rng), normal_mat::<f32>(n, 3, &mut rng));
     let target = forward(&layer, witness.as_ref());
-    let found = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+    let found = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
     assert_eq!((found.report.unattained, found.report.rank), (0, rank), "{:?}", found.report);
     // Rounding of the weights leaves singular values of about 1e-8, which count as zero in the layer and here.
     let gap = &target - forward(&layer, input.as_ref());
@@ -62,7 +62,7 @@ fn boxes_beyond_the_dense_limit_are_answered_by_products() {
     let attained = forward(&layer, witness.as_ref());
     let width = uniform_mat::<f32>(rows, 2, 0.0, 1.0, &mut rng);
     let lower = &attained - &width;
-    let found = reverse(&layer, input.as_ref(), (&lower, &attained), Range::new(0.0, f32::INFINITY)).unwrap();
+    let found = reverse(&layer, input.as_ref(), (&lower, &attained), Interval::new(0.0, f32::INFINITY)).unwrap();
     assert_eq!((found.report.unattained, found.report.stopped_early), (0, false), "{:?}", found.report);
     assert!(found.report.kkt_max <= 1e-4, "{:?}", found.report);
     assert!(found.point.col_iter().flat_map(|c| c.iter()).all(|v| *v >= 0.0));
@@ -75,7 +75,7 @@ fn uneven_rows<T: Real>() {
     let layer = LinearReverse::new("linear", weight.as_ref(), &[T::ZERO; 2]).unwrap();
     let input = Mat::from_fn(4, 1, |i, _| value([1.0, 0.0, 2.0, 0.0][i]));
     let target = Mat::from_fn(2, 1, |i, _| value([1.0, 1e6][i]));
-    let found = reverse(&layer, input.as_ref(), (&target, &target), Range::new(T::ZERO, T::INFINITY)).unwrap();
+    let found = reverse(&layer, input.as_ref(), (&target, &target), Interval::new(T::ZERO, T::INFINITY)).unwrap();
     assert_eq!((found.report.unattained, found.report.stopped_early), (0, false), "{:?}", found.report);
     let expected = Mat::from_fn(4, 1, |i, _| [1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0, 0.0][i]);
     assert_close!(found.point, expected, Tol::eps::<T>().times(64));
@@ -98,7 +98,7 @@ fn uneven_rows_beyond_the_dense_limit_are_all_met() {
     let relu = |x: Mat<f32>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].max(0.0));
     let (input, witness) = (relu(normal_mat(cols, 2, &mut rng)), relu(normal_mat(cols, 2, &mut rng)));
     let target = forward(&layer, witness.as_ref());
-    let found = reverse(&layer, input.as_ref(), (&target, &target), Range::new(0.0, f32::INFINITY)).unwrap();
+    let found = reverse(&layer, input.as_ref(), (&target, &target), Interval::new(0.0, f32::INFINITY)).unwrap();
     assert_eq!(found.report.unattained, 0, "{:?}", found.report);
     // Every row by its own scale, in f64.
     for sample in 0..2 {

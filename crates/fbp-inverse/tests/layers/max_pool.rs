@@ -1,5 +1,5 @@
 use faer::Mat;
-use fbp_inverse::{InverseError, MaxPoolReverse, PoolWindow, Range, ReverseOperator};
+use fbp_inverse::{Interval, InverseError, MaxPoolReverse, PoolWindow, ReverseOperator};
 use fbp_linalg::testkit::{Tol, for_seeds, uniform_mat};
 use fbp_linalg::{FeatureShape, Real, assert_close};
 
@@ -33,7 +33,7 @@ fn is_nearest<T: Real>(shape: FeatureShape, window: [usize; 2]) {
         let upper =
             Mat::from_fn(out.len(), 3, |i, j| if j == 2 { width[(i, j)] } else { lower[(i, j)] + width[(i, j)] });
         for range in RANGES {
-            let in_range = Range::new(T::from_f64(range.0), T::from_f64(range.1));
+            let in_range = Interval::new(T::from_f64(range.0), T::from_f64(range.1));
             let reversed = reverse(&pool, input.as_ref(), (&lower, &upper), in_range).unwrap();
             let output = forward(&pool, reversed.point.as_ref());
             for sample in 0..3 {
@@ -89,7 +89,7 @@ fn first_site_is_the_witness_on_ties() {
         let pool = MaxPoolReverse::<f64>::new("pool", FeatureShape::image(1, 2, 2), window).unwrap();
         let input = Mat::from_fn(4, 1, |i, _| [0.0, 1.0, 1.0, 1.0][i]);
         let two = Mat::full(1, 1, 2.0);
-        let reversed = reverse(&pool, input.as_ref(), (&two, &two), Range::EVERYTHING).unwrap();
+        let reversed = reverse(&pool, input.as_ref(), (&two, &two), Interval::EVERYTHING).unwrap();
         assert_eq!(reversed.point.col_as_slice(0), [0.0, 2.0, 1.0, 1.0]);
         assert_eq!(reversed.lower.col_as_slice(0), [f64::NEG_INFINITY, 2.0, f64::NEG_INFINITY, f64::NEG_INFINITY]);
         assert_eq!(reversed.upper.col_as_slice(0), [2.0; 4]);
@@ -102,7 +102,7 @@ fn out_of_range_targets_are_reported() {
     let pool = MaxPoolReverse::<f64>::new("pool", FeatureShape::image(1, 2, 2), PoolWindow::disjoint(2, 2)).unwrap();
     let input = Mat::from_fn(4, 1, |i, _| [0.0, 0.75, 0.5, 1.0][i]);
     let (two, minus) = (Mat::full(1, 1, 2.0), Mat::full(1, 1, -1.0));
-    let unit = Range::new(0.0, 1.0);
+    let unit = Interval::new(0.0, 1.0);
     let above = reverse(&pool, input.as_ref(), (&two, &two), unit).unwrap();
     assert_eq!((above.report.unattained, above.report.violation_max), (1, 1.0));
     assert_eq!(above.point.col_as_slice(0), [0.0, 0.75, 0.5, 1.0]);

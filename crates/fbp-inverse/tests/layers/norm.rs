@@ -2,7 +2,7 @@
 
 use faer::Mat;
 use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
-use fbp_inverse::{BatchNormReverse, InverseError, NormParameters, NormReverse, Range, ReverseOperator};
+use fbp_inverse::{BatchNormReverse, Interval, InverseError, NormParameters, NormReverse, ReverseOperator};
 use fbp_linalg::testkit::{for_seeds, normal_mat, normal_vec, uniform_mat};
 use fbp_linalg::{FeatureShape, Real};
 
@@ -65,7 +65,7 @@ fn attainable_targets_are_hit<T: Real>() {
             let len = layer.in_shape().len();
             let (input, witness) = (normal_mat::<T>(len, 8, rng), normal_mat::<T>(len, 8, rng));
             let target = forward(&layer, witness.as_ref());
-            let reversed = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+            let reversed = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
             assert_eq!(reversed.report.unattained, 0, "{}", layer.name());
             let reached = forward(&layer, reversed.point.as_ref());
             let miss = (&reached - &target).norm_max().to_f64() / target.norm_max().to_f64();
@@ -99,7 +99,7 @@ fn boxes_are_attained_and_nearer_than_a_known_preimage() {
             let output = forward(&layer, witness.as_ref());
             let (down, up) = (uniform_mat::<f64>(len, 8, 0.0, 0.5, rng), uniform_mat::<f64>(len, 8, 0.0, 0.5, rng));
             let (lower, upper) = (&output - &down, &output + &up);
-            let reversed = reverse(&layer, input.as_ref(), (&lower, &upper), Range::EVERYTHING).unwrap();
+            let reversed = reverse(&layer, input.as_ref(), (&lower, &upper), Interval::EVERYTHING).unwrap();
             assert_eq!(reversed.report.unattained, 0, "{}", layer.name());
             for sample in 0..8 {
                 let distance = |x: &Mat<f64>| (x.col(sample) - input.col(sample)).norm_l2();
@@ -122,7 +122,7 @@ fn targets_off_the_sphere_are_missed_by_as_little_as_possible() {
             let input = normal_mat::<f64>(len, 4, rng);
             let attained = forward(&layer, normal_mat::<f64>(len, 4, rng).as_ref());
             let target = Mat::from_fn(len, 4, |i, j| 2.0 * attained[(i, j)] + 0.3);
-            let reversed = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+            let reversed = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
             assert!(reversed.report.unattained > 0);
             let miss = |x: &Mat<f64>| (forward(&layer, x.as_ref()) - &target).norm_l2();
             let least = miss(&reversed.point);
@@ -143,10 +143,10 @@ fn zero_scales_ask_for_nothing_and_are_reported() {
         let layer = NormReverse::<f64>::group_norm("norm", shape, 2, parameters).unwrap();
         let input = normal_mat::<f64>(12, 3, rng);
         let target = forward(&layer, normal_mat::<f64>(12, 3, rng).as_ref());
-        let reversed = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let reversed = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         assert_eq!(reversed.report.unattained, 0, "the constant channels ask for what they give");
         let beyond = Mat::from_fn(12, 3, |i, j| target[(i, j)] + if i / 3 == 1 { 0.25 } else { 0.0 });
-        let missed = reverse(&layer, input.as_ref(), (&beyond, &beyond), Range::EVERYTHING).unwrap();
+        let missed = reverse(&layer, input.as_ref(), (&beyond, &beyond), Interval::EVERYTHING).unwrap();
         assert_eq!(missed.report.unattained, 3);
         assert!((missed.report.violation_max - 0.25).abs() < 1e-5, "{}", missed.report.violation_max);
     });
@@ -158,18 +158,18 @@ fn flat_inputs_and_single_entries_are_fine() {
     let layer = NormReverse::<f64>::layer_norm("norm", FeatureShape::vector(2), 2, parameters).unwrap();
     let flat = Mat::full(2, 1, 3.0);
     let target = forward(&layer, Mat::from_fn(2, 1, |i, _| i as f64).as_ref());
-    let reversed = reverse(&layer, flat.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+    let reversed = reverse(&layer, flat.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
     assert_eq!(reversed.report.unattained, 0);
     // The other way round: a target that only a flat input gives.
     let shift = forward(&layer, flat.as_ref());
     let input = Mat::from_fn(2, 1, |i, _| i as f64);
-    let reversed = reverse(&layer, input.as_ref(), (&shift, &shift), Range::EVERYTHING).unwrap();
+    let reversed = reverse(&layer, input.as_ref(), (&shift, &shift), Interval::EVERYTHING).unwrap();
     assert_eq!((reversed.report.unattained, reversed.point[(0, 0)]), (0, 0.5));
     let single = NormParameters { weight: &[2.0], bias: &[0.5], epsilon: 0.0 };
     let layer = NormReverse::<f64>::instance_norm("norm", FeatureShape::vector(1), single).unwrap();
     let (one, half) = (Mat::full(1, 1, 1.0), Mat::full(1, 1, 0.5));
     assert_eq!(forward(&layer, one.as_ref()), half);
-    let reversed = reverse(&layer, one.as_ref(), (&one, &one), Range::EVERYTHING).unwrap();
+    let reversed = reverse(&layer, one.as_ref(), (&one, &one), Interval::EVERYTHING).unwrap();
     assert_eq!((reversed.report.unattained, reversed.report.violation_max), (1, 0.5));
 }
 
@@ -180,7 +180,7 @@ fn no_epsilon_leaves_the_deviation_free() {
             let len = layer.in_shape().len();
             let (input, witness) = (normal_mat::<f64>(len, 2, rng), normal_mat::<f64>(len, 2, rng));
             let target = forward(&layer, witness.as_ref());
-            let reversed = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+            let reversed = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
             assert_eq!(reversed.report.unattained, 0, "{}", layer.name());
         }
     });
@@ -213,7 +213,7 @@ fn batch_norm_with_zero_scales_keeps_its_input_and_reports() {
         let layer = BatchNormReverse::<f64>::from_affine("norm", shape, scale, shift).unwrap();
         for_seeds(5, |rng| {
             let (input, target) = (normal_mat::<f64>(shape.len(), 2, rng), normal_mat::<f64>(shape.len(), 2, rng));
-            let range = Range::new(-9.0, 9.0);
+            let range = Interval::new(-9.0, 9.0);
             let reversed = reverse(&layer, input.as_ref(), (&target, &target), range).unwrap();
             assert_eq!(reversed.report.unattained, 2);
             let plane = shape.plane();

@@ -1,7 +1,7 @@
 //! What normalisations report as attained, far from 0 and near it.
 
 use faer::Mat;
-use fbp_inverse::{NormParameters, NormReverse, Range};
+use fbp_inverse::{Interval, NormParameters, NormReverse};
 use fbp_linalg::attained::attained_slack;
 use fbp_linalg::testkit::{for_seeds, normal_mat, normal_vec, uniform_vec};
 use fbp_linalg::{FeatureShape, Real};
@@ -82,7 +82,7 @@ fn layer_norm_far_from_zero_reports_what_single_precision_cannot_hold() {
     // The deviation that this target asks for is 7.5e-4: only near 0 single precision resolves it.
     for (mean, attained) in [(-3.5_f32, true), (100.0, false), (1e3, false), (1e4, false), (1e6, false)] {
         let input = Mat::from_fn(6, 1, |i, _| mean + 1.0 + i as f32);
-        let found = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let found = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         println!("mean {mean}: misses by {:.2e}", found.report.violation_max);
         let honest = expect_honest(&oracle, &found, (&target, &target), NormReverse::<f32>::DEFAULT_TOLERANCE);
         assert_eq!(honest, attained, "mean {mean}");
@@ -92,7 +92,7 @@ fn layer_norm_far_from_zero_reports_what_single_precision_cannot_hold() {
     for mean in [0.0, 100.0, 1e3] {
         let input = Mat::from_fn(6, 1, |i, _| mean + 1.0 + i as f64);
         let target = Mat::from_fn(6, 1, |i, _| [0.0_f64, 0.1, 0.2, 0.3, -0.3, -0.3][i]);
-        let found = reverse(&wide, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let found = reverse(&wide, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         assert!(found.report.violation_max <= 1e-15 * (1.0 + mean) / 7.5e-4 * 4.0, "{:e}", found.report.violation_max);
     }
 }
@@ -120,7 +120,7 @@ fn any_mean<T: Real>(tolerance: f64) -> (usize, usize) {
             let width = if draw[5] < 0.5 { T::ZERO } else { T::from_f64(0.1) };
             let lower = Mat::from_fn(n, 1, |i, _| output[(i, 0)] - width);
             let upper = Mat::from_fn(n, 1, |i, _| output[(i, 0)] + width);
-            let found = reverse(&layer, input.as_ref(), (&lower, &upper), Range::EVERYTHING).unwrap();
+            let found = reverse(&layer, input.as_ref(), (&lower, &upper), Interval::EVERYTHING).unwrap();
             let honest = expect_honest(&oracle, &found, (&lower, &upper), tolerance);
             near += usize::from(is_near);
             attained += usize::from(is_near && honest);
@@ -149,7 +149,7 @@ fn norms_of_the_largest_and_smallest_numbers_are_those_of_plain_ones() {
             let input = Mat::from_fn(4, 1, |i, _| plain[(i, 0)] * unit);
             let output = forward(&norm, input.as_ref());
             assert_eq!(output, expected, "{unit:e}");
-            let found = reverse(&norm, input.as_ref(), (&wanted, &wanted), Range::EVERYTHING).unwrap();
+            let found = reverse(&norm, input.as_ref(), (&wanted, &wanted), Interval::EVERYTHING).unwrap();
             assert_eq!(found.report.unattained, 0, "{unit:e}: {:e}", found.report.violation_max);
             assert!((0..4).all(|i| found.point[(i, 0)].is_finite()));
         }
@@ -162,7 +162,7 @@ fn norms_of_the_largest_and_smallest_numbers_are_those_of_plain_ones() {
 }
 
 /// The same boxes from many starts: the answer is never farther than inputs known to lie in the box.
-fn boxes_from_known_inputs(range: Range<f64>) -> (usize, usize, f64) {
+fn boxes_from_known_inputs(range: Interval<f64>) -> (usize, usize, f64) {
     let (mut cases, mut farther, mut worst) = (0, 0, 1.0_f64);
     for_seeds(60, |rng| {
         for n in [3, 16, 100] {
@@ -197,8 +197,8 @@ fn boxes_from_known_inputs(range: Range<f64>) -> (usize, usize, f64) {
 
 #[test]
 fn boxes_are_reached_no_farther_than_by_known_inputs() {
-    assert_eq!(boxes_from_known_inputs(Range::EVERYTHING), (720, 0, 1.0));
-    let (cases, farther, worst) = boxes_from_known_inputs(Range::new(0.0, f64::INFINITY));
+    assert_eq!(boxes_from_known_inputs(Interval::EVERYTHING), (720, 0, 1.0));
+    let (cases, farther, worst) = boxes_from_known_inputs(Interval::new(0.0, f64::INFINITY));
     println!("within [0, ∞): {farther} of {cases} farther or missed, worst {worst}");
 }
 
@@ -218,7 +218,7 @@ fn wide_boxes_far_from_zero<T: Real>() {
         let width = 128.0 * T::EPSILON.to_f64() * (1.0 + mean);
         let end = |sign: f64| Mat::from_fn(n, 1, |i, _| T::from_f64(output[(i, 0)].to_f64() + sign * width));
         let target = (&end(-1.0), &end(1.0));
-        let found = reverse(&layer, input.as_ref(), target, Range::EVERYTHING).unwrap();
+        let found = reverse(&layer, input.as_ref(), target, Interval::EVERYTHING).unwrap();
         assert!(expect_honest(&oracle, &found, target, NormReverse::<T>::DEFAULT_TOLERANCE), "mean {mean:e}");
         let distance = |x: &Mat<T>| (x.col(0) - input.col(0)).norm_l2().to_f64();
         let rounding = T::EPSILON.to_f64() * mean * (n as f64).sqrt();

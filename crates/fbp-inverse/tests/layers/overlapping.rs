@@ -2,7 +2,7 @@
 
 use faer::Mat;
 use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
-use fbp_inverse::{MaxPoolReverse, PoolWindow, Range, ReverseOperator};
+use fbp_inverse::{Interval, MaxPoolReverse, PoolWindow, ReverseOperator};
 use fbp_linalg::testkit::{for_seeds, normal_mat, uniform_mat, uniform_vec};
 use fbp_linalg::{FeatureShape, Real};
 
@@ -74,7 +74,7 @@ fn attainable_targets_are_hit<T: Real>() {
             sites.iter().map(value).fold(T::NEG_INFINITY, T::max)
         };
         let target = forward(&pool, witness.as_ref());
-        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         assert_eq!((reversed.report.unattained, reversed.report.violation_max), (0, 0.0), "{shape} {window:?}");
         assert_eq!(forward(&pool, reversed.point.as_ref()), target, "{shape} {window:?}");
         let windows = windows(shape.height, shape.width, window, out);
@@ -158,7 +158,7 @@ fn costs(
     let (down, up) =
         (uniform_mat::<f64>(out.len(), 1, 0.0, width, rng), uniform_mat::<f64>(out.len(), 1, 0.0, width, rng));
     let (lower, upper) = (&attained - &down, &attained + &up);
-    let reversed = reverse(&pool, input.as_ref(), (&lower, &upper), Range::EVERYTHING).unwrap();
+    let reversed = reverse(&pool, input.as_ref(), (&lower, &upper), Interval::EVERYTHING).unwrap();
     assert_eq!(reversed.report.unattained, 0);
     let windows = windows(shape.height, shape.width, window, out);
     let (floors, observed) = (lower.col_as_slice(0), input.col_as_slice(0));
@@ -231,7 +231,7 @@ fn the_stem_of_a_residual_network_hits_its_target_bit_for_bit() {
         let relu = |x: Mat<f32>| Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)].max(0.0));
         let input = relu(normal_mat::<f32>(shape.len(), 1, rng));
         let target = forward(&pool, relu(normal_mat(shape.len(), 1, rng)).as_ref());
-        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Range::new(0.0, f32::INFINITY)).unwrap();
+        let reversed = reverse(&pool, input.as_ref(), (&target, &target), Interval::new(0.0, f32::INFINITY)).unwrap();
         assert_eq!(forward(&pool, reversed.point.as_ref()), target);
     });
 }

@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatRef, Par};
-use fbp_inverse::{InverseError, Range, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
+use fbp_inverse::{Interval, InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
 use fbp_linalg::Real;
 
 /// A reversed batch.
@@ -26,7 +26,7 @@ pub(crate) fn reverse<T: Real>(
     layer: &dyn ReverseOperator<T>,
     input: MatRef<'_, T>,
     target: (&Mat<T>, &Mat<T>),
-    in_range: Range<T>,
+    in_range: Interval<T>,
 ) -> Result<Reversed<T>, InverseError> {
     let output = forward(layer, input);
     let point =

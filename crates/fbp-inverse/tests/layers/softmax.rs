@@ -1,7 +1,7 @@
 //! Softmax with probabilities of very different size.
 
 use faer::Mat;
-use fbp_inverse::{Range, SoftmaxReverse};
+use fbp_inverse::{Interval, SoftmaxReverse};
 use fbp_linalg::testkit::{for_seeds, normal_mat, uniform_vec};
 use fbp_linalg::{FeatureShape, Real};
 
@@ -21,7 +21,7 @@ fn small_probabilities<T: Real>() {
             return;
         }
         let target = Mat::from_fn(n, 1, |i, _| T::from_f64(weights[i] / total));
-        let found = reverse(&layer, input.as_ref(), (&target, &target), Range::EVERYTHING).unwrap();
+        let found = reverse(&layer, input.as_ref(), (&target, &target), Interval::EVERYTHING).unwrap();
         assert_eq!(found.report.unattained, 0, "{target:?}");
         let reached = forward(&layer, found.point.as_ref());
         for i in 0..n {

@@ -194,15 +194,15 @@ fn ranges_are_what_the_layers_below_can_produce() {
     };
     set("a.2.bias", &[3.0, 0.5]);
     // Both channels grow with what the ReLU gives: what it gives at least is the smaller shift.
-    let range = network.range_below(1, Range::EVERYTHING).unwrap();
-    assert_eq!(range, Range::new(0.5, f32::INFINITY));
+    let range = network.range_below(1, Interval::EVERYTHING).unwrap();
+    assert_eq!(range, Interval::new(0.5, f32::INFINITY));
     set("a.2.weight", &[1.0, -1.0]);
-    assert_eq!(network.range_below(1, Range::EVERYTHING).unwrap(), Range::EVERYTHING);
+    assert_eq!(network.range_below(1, Interval::EVERYTHING).unwrap(), Interval::EVERYTHING);
     // Logits of a linear layer are anything, and so shares of a softmax between 0 and 1.
-    assert_eq!(network.range_below(2, Range::EVERYTHING).unwrap(), Range::new(0.0, 1.0));
+    assert_eq!(network.range_below(2, Interval::EVERYTHING).unwrap(), Interval::new(0.0, 1.0));
     let small = Network::new(&zoo::spec("simple-cnn-mnist-v2").unwrap(), 3).unwrap();
-    assert_eq!(small.range_below(1, Range::EVERYTHING).unwrap(), Range::new(0.0, f32::INFINITY));
-    assert!(small.range_below(4, Range::EVERYTHING).is_err());
+    assert_eq!(small.range_below(1, Interval::EVERYTHING).unwrap(), Interval::new(0.0, f32::INFINITY));
+    assert!(small.range_below(4, Interval::EVERYTHING).is_err());
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn hits_attainable_targets(network: &Network) {
                 observed_in: feature.as_ref(),
                 observed_out: output.as_ref(),
                 target_out: TargetBox::point(target.as_ref()),
-                in_range: Range::EVERYTHING,
+                in_range: Interval::EVERYTHING,
                 target_in: TargetBoxMut { point: point.as_mut(), lower: lower.as_mut(), upper: upper.as_mut() },
             };
             let mut memory = MemBuffer::new(operator.reverse_scratch(feature.ncols(), Par::Seq));
@@ -266,7 +266,7 @@ fn reconstructed_features_are_classified_as_their_labels() {
     let x = random(&[n, 1, 28, 28], 7);
     let labels: Vec<usize> = (0..n).map(|i| i % 10).collect();
     let trace = network.forward_recorded(&x).unwrap();
-    let chain = network.reverse_chain(1, Range::EVERYTHING).unwrap();
+    let chain = network.reverse_chain(1, Interval::EVERYTHING).unwrap();
     let mut work = chain.workspace(n, Par::Seq);
     let logits =
         with_matrix(trace.stage_input(1).unwrap(), |input| chain.forward(input, &mut work).unwrap().to_owned());

@@ -7,7 +7,7 @@ pub use change::{Change, ChannelChange};
 pub use record::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, SampleRecord, StageRecord};
 
 use candle_core::{Device, Tensor};
-use fbp_inverse::Range;
+use fbp_inverse::Interval;
 
 use crate::TrainError;
 use crate::data::Normalization;
@@ -112,7 +112,7 @@ pub fn explain(
     let wanted = |stage: &String| options.stages.is_empty() || options.stages.contains(stage);
     let asked: Vec<usize> = (0..known.len()).filter(|&index| wanted(&known[index])).collect();
     let range = brightness_range(source.normalization);
-    let run = |first: usize, input: Range<f32>| {
+    let run = |first: usize, input: Interval<f32>| {
         let take = |reversed: Reversed<'_>| explain_part(&source, &known, &asked, first, &reversed);
         let parts = reverse_samples(&source, &options.targets, (first, input), samples, take)?;
         let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -132,7 +132,7 @@ pub fn explain(
 }
 
 /// What images can be, as the network sees them; with several channels the widest range of any of them.
-fn brightness_range(normalization: &Normalization) -> Range<f32> {
+fn brightness_range(normalization: &Normalization) -> Interval<f32> {
     let (mut lower, mut upper) = (f32::INFINITY, f32::NEG_INFINITY);
     for (mean, std) in normalization.mean().iter().zip(normalization.std()) {
         // With the roundings of the normalisation itself, so that black and white are within.
@@ -140,7 +140,7 @@ fn brightness_range(normalization: &Normalization) -> Range<f32> {
         lower = lower.min(black);
         upper = upper.max(255.0 * (1.0 / (255.0 * std)) as f32 + black);
     }
-    Range::new(lower, upper)
+    Interval::new(lower, upper)
 }
 
 /// Number `index` is that of a stage's output among all known ones, 0 for the input of the network.

@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use fbp_inverse::{ChainWorkspace, Range, ReverseChain};
+use fbp_inverse::{ChainWorkspace, Interval, ReverseChain};
 use rayon::prelude::*;
 
 use super::maker::features_of;
@@ -30,7 +30,7 @@ pub(crate) struct Reversed<'a> {
 pub(crate) fn reverse_samples<R: Send>(
     source: &TargetsSource<'_>,
     options: &TargetsOptions,
-    (first, input): (usize, Range<f32>),
+    (first, input): (usize, Interval<f32>),
     samples: &[usize],
     take: impl Fn(Reversed<'_>) -> R + Sync,
 ) -> Result<Vec<R>, TrainError> {

@@ -2,7 +2,7 @@ use std::ops::Range as StageRange;
 use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
-use fbp_inverse::{ChainStage, Range, ReverseChain};
+use fbp_inverse::{ChainStage, Interval, ReverseChain};
 use fbp_models::bridge;
 
 use super::TargetsSource;
@@ -31,7 +31,7 @@ impl<'a> TargetMaker<'a> {
     /// # Errors
     /// [`TrainError::Model`] or [`TrainError::Inverse`] if a layer cannot be reversed.
     pub(super) fn of_every_stage(source: TargetsSource<'a>, params: &ManifestParams) -> Result<Self, TrainError> {
-        Self::new(source, 1, source.network.reverse_chain(1, Range::EVERYTHING)?, params)
+        Self::new(source, 1, source.network.reverse_chain(1, Interval::EVERYTHING)?, params)
     }
 
     /// For one transitional stage: the stages above it are one, so that they get no targets of their own.
@@ -47,7 +47,7 @@ impl<'a> TargetMaker<'a> {
         let above = source.network.operators(first..source.network.stages().len())?;
         let operators = above.into_iter().flat_map(|stage| stage.operators).collect();
         let rest = vec![ChainStage { name: "frozen rest".into(), operators }];
-        let chain = ReverseChain::new(rest, source.network.range_below(first, Range::EVERYTHING)?)?;
+        let chain = ReverseChain::new(rest, source.network.range_below(first, Interval::EVERYTHING)?)?;
         Self::new(source, first, chain, params)
     }
 

@@ -3,7 +3,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Side};
-use fbp_inverse::{ChainGoal, ChainStage, Range, ReverseChain, TargetBox};
+use fbp_inverse::{ChainGoal, ChainStage, Interval, ReverseChain, TargetBox};
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
@@ -164,7 +164,7 @@ fn rest_of_stage(
             rest.push(ChainStage { name, operators: above });
         }
     }
-    if rest.is_empty() { Ok(None) } else { Ok(Some(ReverseChain::new(rest, Range::EVERYTHING)?)) }
+    if rest.is_empty() { Ok(None) } else { Ok(Some(ReverseChain::new(rest, Interval::EVERYTHING)?)) }
 }
 
 /// Share of the cached samples that are right at the present weights; none without samples.

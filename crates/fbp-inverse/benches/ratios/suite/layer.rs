@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
-use fbp_inverse::{InverseError, Range, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
+use fbp_inverse::{Interval, InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
 use fbp_linalg::Real;
 
 /// What is asked of the output.
@@ -40,7 +40,7 @@ pub(crate) fn reverse<T: Real>(
         observed_in: input.as_ref(),
         observed_out: output.as_ref(),
         target_out: TargetBox { point: preferred.as_ref(), lower: lower.as_ref(), upper: upper.as_ref() },
-        in_range: Range::new(T::from_f64(wanted.range.0), T::from_f64(wanted.range.1)),
+        in_range: Interval::new(T::from_f64(wanted.range.0), T::from_f64(wanted.range.1)),
         target_in: TargetBoxMut { point: point.as_mut(), lower: below.as_mut(), upper: above.as_mut() },
     };
     let report = op.reverse(pass, Par::Seq, MemStack::new(&mut memory))?;

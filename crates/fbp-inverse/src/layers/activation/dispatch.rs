@@ -12,7 +12,7 @@ use super::smooth::{Elu, Sigmoid, Softplus, Tanh};
 use super::smooth_valley::{Gelu, GeluTanh, Mish, Silu, Smooth};
 use super::valley::Valley;
 use crate::layers::columns::{MapPass, SampleMap, map_columns, reverse_columns};
-use crate::{Range, ReversePass, ReverseReport};
+use crate::{Interval, ReversePass, ReverseReport};
 
 /// Runs `$body` with `$map` bound to the code of the activation.
 macro_rules! with_map {
@@ -72,7 +72,7 @@ fn expect_length(what: &'static str, expected: usize, found: usize) -> Result<()
 
 impl Activation {
     /// Exact image of an interval of inputs.
-    pub fn image<T: Real>(&self, range: Range<T>) -> Range<T> {
+    pub fn image<T: Real>(&self, range: Interval<T>) -> Interval<T> {
         with_map!(*self, T, map => map.image(range))
     }
 

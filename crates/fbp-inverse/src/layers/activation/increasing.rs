@@ -1,7 +1,7 @@
 use fbp_linalg::Real;
 
 use super::kind::{Entry, EntryBlock, Preimage, ScalarMap, Setting};
-use crate::Range;
+use crate::Interval;
 
 /// A continuous function that increases strictly between two ends, beyond (or towards) which it is flat.
 pub(crate) trait IncreasingMap<T: Real>: Copy + Send + Sync {
@@ -30,8 +30,8 @@ pub(crate) struct Increasing<M>(pub(crate) M);
 /// What the entries of a sample share: the image of the range, and where the flat ends begin.
 #[derive(Clone, Copy)]
 pub(crate) struct IncreasingContext<T> {
-    range: Range<T>,
-    image: Range<T>,
+    range: Interval<T>,
+    image: Interval<T>,
     bottom: T,
     top: T,
     tolerance: T,
@@ -51,7 +51,7 @@ impl<T: Real, M: IncreasingMap<T>> ScalarMap<T> for Increasing<M> {
     }
 
     #[inline(always)]
-    fn image(self, range: Range<T>) -> Range<T> {
+    fn image(self, range: Interval<T>) -> Interval<T> {
         let at = |x: T| {
             if x == T::NEG_INFINITY {
                 self.0.infimum()
@@ -61,7 +61,7 @@ impl<T: Real, M: IncreasingMap<T>> ScalarMap<T> for Increasing<M> {
                 self.0.value(x)
             }
         };
-        Range::new(at(range.lower), at(range.upper))
+        Interval::new(at(range.lower), at(range.upper))
     }
 
     fn output_scale(self) -> Option<T> {

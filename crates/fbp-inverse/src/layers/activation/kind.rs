@@ -1,6 +1,6 @@
 use fbp_linalg::Real;
 
-use crate::{InverseError, Range};
+use crate::{Interval, InverseError};
 
 /// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,7 +68,7 @@ pub(crate) struct Preimage<T> {
 /// What is asked of all entries of a sample.
 #[derive(Clone, Copy)]
 pub(crate) struct Setting<T> {
-    pub(crate) range: Range<T>,
+    pub(crate) range: Interval<T>,
     /// Distance from the end of the function's range that counts as being there.
     pub(crate) tolerance: T,
 }
@@ -77,7 +77,7 @@ impl<T: Real> Preimage<T> {
     /// The point of `[lower, upper]` nearest to the observed input. An entry whose output is met already keeps its
     /// input bit for bit, and the interval is widened by the rounding that it may have missed it by.
     #[inline(always)]
-    pub(crate) fn nearest(entry: Entry<T>, range: Range<T>, lower: T, upper: T) -> Self {
+    pub(crate) fn nearest(entry: Entry<T>, range: Interval<T>, lower: T, upper: T) -> Self {
         let upper = if upper < lower { lower } else { upper };
         // An end that overflowed would be a point at infinity.
         let lower = if lower > T::MAX { T::MAX } else { lower };
@@ -146,7 +146,7 @@ pub(crate) trait ScalarMap<T: Real>: Copy + Send + Sync {
     fn value(self, x: T) -> T;
     fn slope(self, x: T) -> T;
     /// Exact image of an interval of inputs; ends may be infinite.
-    fn image(self, range: Range<T>) -> Range<T>;
+    fn image(self, range: Interval<T>) -> Interval<T>;
     /// Scale of the outputs that tolerances refer to; `None` if it is that of the feature.
     fn output_scale(self) -> Option<T>;
     fn context(self, setting: Setting<T>) -> Self::Context;

@@ -213,7 +213,7 @@ impl<T: Real> LayerKernel<T> for ActivationReverse<T> {
         self.shape
     }
 
-    fn out_range(&self, in_range: crate::Range<T>) -> crate::Range<T> {
+    fn out_range(&self, in_range: crate::Interval<T>) -> crate::Interval<T> {
         self.activation.image(in_range)
     }
 

@@ -1,7 +1,7 @@
 use fbp_linalg::Real;
 
 use super::kind::{BLOCK, Entry, EntryBlock, Preimage, ScalarMap, Setting};
-use crate::Range;
+use crate::Interval;
 
 /// A function that falls to one minimum and increases from there on without bound.
 pub(crate) trait ValleyMap<T: Real>: Copy + Send + Sync {
@@ -32,8 +32,8 @@ pub(crate) struct Valley<M>(pub(crate) M);
 /// One side of the valley within the input range.
 #[derive(Clone, Copy)]
 struct Side<T> {
-    domain: Range<T>,
-    image: Range<T>,
+    domain: Interval<T>,
+    image: Interval<T>,
     /// Largest output at finite inputs.
     most: T,
     /// 0, or infinite if no input of the range lies on this side.
@@ -43,7 +43,7 @@ struct Side<T> {
 /// What the entries of a sample share.
 #[derive(Clone, Copy)]
 pub(crate) struct ValleyContext<T> {
-    range: Range<T>,
+    range: Interval<T>,
     left: Side<T>,
     right: Side<T>,
     minimum: T,
@@ -88,10 +88,10 @@ impl<T: Real, M: ValleyMap<T>> ScalarMap<T> for Valley<M> {
         self.0.slope(x)
     }
 
-    fn image(self, range: Range<T>) -> Range<T> {
+    fn image(self, range: Interval<T>) -> Interval<T> {
         let (bottom, least) = self.0.minimum();
         let (left, right) = (value_at(self.0, range.lower), value_at(self.0, range.upper));
-        Range::new(if range.contains(bottom) { least } else { left.min(right) }, left.max(right))
+        Interval::new(if range.contains(bottom) { least } else { left.min(right) }, left.max(right))
     }
 
     fn output_scale(self) -> Option<T> {
@@ -107,14 +107,14 @@ impl<T: Real, M: ValleyMap<T>> ScalarMap<T> for Valley<M> {
         let value = |x: T| if x == bottom { minimum } else { value_at(self.0, x) };
         let missing = |here: bool| if here { T::ZERO } else { T::INFINITY };
         let left = Side {
-            domain: Range::new(range.lower, split),
-            image: Range::new(value(split), value(range.lower)),
+            domain: Interval::new(range.lower, split),
+            image: Interval::new(value(split), value(range.lower)),
             most: value(range.finite().lower),
             penalty: missing(range.lower <= bottom),
         };
         let right = Side {
-            domain: Range::new(split, range.upper),
-            image: Range::new(value(split), value(range.upper)),
+            domain: Interval::new(split, range.upper),
+            image: Interval::new(value(split), value(range.upper)),
             most: value(range.finite().upper),
             penalty: missing(range.upper >= bottom),
         };

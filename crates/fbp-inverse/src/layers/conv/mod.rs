@@ -17,7 +17,7 @@ use self::large::LargeReverse;
 use self::map::{ConvMap, MapBatch};
 use super::affine::AffineReverse;
 use crate::layers::kernel::{LayerKernel, operator_once};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass, expect_batch};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass, expect_batch};
 
 /// Reverse of a convolution with any stride, padding, dilation and groups, or of a transposed one.
 ///
@@ -129,8 +129,8 @@ impl<T: Real> LayerKernel<T> for Conv2dReverse<T> {
         self.map.out_shape()
     }
 
-    fn out_range(&self, _in_range: Range<T>) -> Range<T> {
-        Range::EVERYTHING
+    fn out_range(&self, _in_range: Interval<T>) -> Interval<T> {
+        Interval::EVERYTHING
     }
 
     fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {

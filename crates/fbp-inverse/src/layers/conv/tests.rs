@@ -6,7 +6,7 @@ use fbp_linalg::{FeatureShape, Real};
 
 use super::{Conv1dParams, Conv2dReverse, ConvTranspose2dParams};
 use crate::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
-use crate::{Range, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
+use crate::{Interval, ReverseOperator, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
 
 /// Small layers of every kind, with the largest size for which a matrix is formed.
 fn layers<T: Real>(limit: usize) -> Vec<Conv2dReverse<T>> {
@@ -84,7 +84,7 @@ fn forward<T: Real>(layer: &Conv2dReverse<T>, input: &Mat<T>) -> Mat<T> {
     output
 }
 
-fn reverse<T: Real>(layer: &Conv2dReverse<T>, input: &Mat<T>, ends: (&Mat<T>, &Mat<T>), range: Range<T>) -> Run<T> {
+fn reverse<T: Real>(layer: &Conv2dReverse<T>, input: &Mat<T>, ends: (&Mat<T>, &Mat<T>), range: Interval<T>) -> Run<T> {
     let output = forward(layer, input);
     let wanted =
         Mat::from_fn(output.nrows(), output.ncols(), |i, j| output[(i, j)].clip(ends.0[(i, j)], ends.1[(i, j)]));
@@ -136,7 +136,7 @@ fn both_ways_give_the_same_points() {
                 let (input, witness) = (relu(normal_mat(n, 3, rng)), relu(normal_mat(n, 3, rng)));
                 let coin = uniform_mat::<f64>(dense.out_shape().len(), 3, 0.0, 1.0, rng);
                 let (lower, upper) = boxes(&forward(&dense, &witness), &coin);
-                let range = Range::new(0.0, f64::INFINITY);
+                let range = Interval::new(0.0, f64::INFINITY);
                 let (a, b) =
                     (reverse(&dense, &input, (&lower, &upper), range), reverse(&free, &input, (&lower, &upper), range));
                 // More points than inputs leave hardly any freedom. The multipliers are large, and so is their rounding in
@@ -178,7 +178,7 @@ fn a_large_layer_meets_the_optimality_conditions() {
         let coin = uniform_mat::<f64>(layer.out_shape().len(), 1, 0.0, 1.0, &mut rng);
         let (lower, upper) = boxes(&wide(&forward(&layer, &witness)), &coin);
         let clock = std::time::Instant::now();
-        let run = reverse(&layer, &input, (&narrow(&lower), &narrow(&upper)), Range::new(0.0, f32::INFINITY));
+        let run = reverse(&layer, &input, (&narrow(&lower), &narrow(&upper)), Interval::new(0.0, f32::INFINITY));
         println!("8 -> {channels}: {:?} {:?}", clock.elapsed(), run.report);
         assert_eq!(run.report.unattained, 0, "{:?}", run.report);
         assert!(!run.report.stopped_early && run.report.kkt_max <= 1e-5, "{:?}", run.report);

@@ -2,7 +2,7 @@
 
 use super::search::minimise;
 use super::sphere::{Piece, Sphere};
-use crate::Range;
+use crate::Interval;
 
 /// Steps of the search for the smallest miss of a box.
 const MISS_STEPS: usize = 300;
@@ -22,7 +22,7 @@ pub(super) struct Group<'a> {
     pub(super) tolerance: f64,
     /// Smallest deviation relative to the mean, where a larger one is as good.
     pub(super) variation: f64,
-    pub(super) range: Range<f64>,
+    pub(super) range: Interval<f64>,
     /// Observed input.
     pub(super) input: &'a [f64],
     /// Scale of every entry.
@@ -217,7 +217,7 @@ impl Group<'_> {
     /// quadratic in the scale, so that its minimum is one of a few candidates.
     fn place(&self, mean: f64, along: f64, (least, most): (f64, f64), direction: &[f64]) -> (f64, f64) {
         let (low, high) = direction.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &u| (a.min(u), b.max(u)));
-        let Range { lower, upper } = self.range;
+        let Interval { lower, upper } = self.range;
         if !self.sphere.centred {
             let mut limits = (least, most);
             if high > 0.0 {
@@ -250,7 +250,7 @@ impl Group<'_> {
     }
 }
 
-impl Range<f64> {
+impl Interval<f64> {
     /// The nearest value within the range.
     fn clip_wide(&self, value: f64) -> f64 {
         value.max(self.lower).min(self.upper)

@@ -7,7 +7,7 @@ use super::NormReverse;
 use super::group::{Group, GroupMemory};
 use super::sphere::{Piece, Sphere};
 use super::statistics::{Statistics, unit_for};
-use crate::Range;
+use crate::Interval;
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, distance_to, is_within, largest_magnitude};
 use crate::layers::parts::ScratchReverse;
 
@@ -219,7 +219,7 @@ impl<T: Real> Reverse<'_, T> {
             // Not all of it, so that what is asked for stays within it after rounding.
             tolerance: 0.9 * layer.tolerance,
             variation: care.variation,
-            range: Range::new(range.lower.to_f64() * unit, range.upper.to_f64() * unit),
+            range: Interval::new(range.lower.to_f64() * unit, range.upper.to_f64() * unit),
             input: &input,
             gain: &gain,
             lower: &lower,

@@ -15,7 +15,7 @@ use self::kernels::{Forward, Jacobian, Reverse};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns};
 use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::layers::parts::{reverse_parts, reverse_parts_scratch};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Layer, group, instance and RMS normalisation, `y = γ (x - mean)/√(variance + ε) + β` over groups of entries, and its
 /// reverse. For RMS normalisation read 0 for the mean and the mean square for the variance.
@@ -198,9 +198,9 @@ impl<T: Real> LayerKernel<T> for NormReverse<T> {
         self.shape
     }
 
-    fn out_range(&self, _in_range: Range<T>) -> Range<T> {
+    fn out_range(&self, _in_range: Interval<T>) -> Interval<T> {
         // The outputs lie on a sphere; an interval around it would never bind, and cost the layer above its fast solve.
-        Range::EVERYTHING
+        Interval::EVERYTHING
     }
 
     fn forward(

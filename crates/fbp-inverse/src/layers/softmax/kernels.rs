@@ -2,7 +2,7 @@ use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{FeatureShape, Real};
 
 use super::simplex::{Class, Limits, nearest_probabilities};
-use crate::Range;
+use crate::Interval;
 use crate::layers::activation::elementary::{decay, ln};
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse};
 
@@ -141,7 +141,7 @@ impl Reverse {
     fn shift_pixel<T: Real>(
         &self,
         pixel: usize,
-        range: Range<T>,
+        range: Interval<T>,
         sample: &Sample<'_, T>,
         target: &mut SampleBox<'_, T>,
     ) {

@@ -7,7 +7,7 @@ use fbp_linalg::{FeatureShape, Real};
 use super::kernels::{Jacobian, Reverse, Softmax};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns, reverse_columns};
 use crate::layers::kernel::{LayerKernel, operator_once};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Softmax over the channels, per pixel, and its reverse.
 ///
@@ -72,11 +72,15 @@ impl<T: Real> LayerKernel<T> for SoftmaxReverse<T> {
         self.shape
     }
 
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         // Largest and smallest where one input is at one end of the range and all others at the other.
         let (others, spread) = (self.shape.channels as f64 - 1.0, (in_range.upper - in_range.lower).to_f64());
         let share = |weight: f64| T::from_f64(1.0 / (1.0 + others * weight));
-        if others == 0.0 { Range::new(T::ONE, T::ONE) } else { Range::new(share(spread.exp()), share((-spread).exp())) }
+        if others == 0.0 {
+            Interval::new(T::ONE, T::ONE)
+        } else {
+            Interval::new(share(spread.exp()), share((-spread).exp()))
+        }
     }
 
     fn forward(

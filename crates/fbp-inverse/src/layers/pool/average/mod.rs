@@ -16,7 +16,7 @@ use super::window::{DisjointWindows, PoolWindow, Windows};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns, reverse_columns};
 use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::layers::parts::{reverse_parts, reverse_parts_scratch};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Average pooling with any window, stride and padding, and its exact reverse.
 ///
@@ -155,7 +155,7 @@ impl<T: Real> LayerKernel<T> for AvgPoolReverse<T> {
         }
     }
 
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         let Method::Separable(axes) = &self.method else { return in_range };
         // Padding and a divisor of one's own make the weights of a window sum to something else than 1.
         let (rows, cols) = (axes.rows.sums(), axes.cols.sums());
@@ -164,9 +164,9 @@ impl<T: Real> LayerKernel<T> for AvgPoolReverse<T> {
             // A weight that rounds to 0 makes the output 0, not NaN.
             let at = |x: T| if sum == T::ZERO { T::ZERO } else { sum * x };
             let (a, b) = (at(in_range.lower), at(in_range.upper));
-            Range::new(a.min(b), a.max(b))
+            Interval::new(a.min(b), a.max(b))
         });
-        ends.into_iter().fold(ends[0], |all, end| Range::new(all.lower.min(end.lower), all.upper.max(end.upper)))
+        ends.into_iter().fold(ends[0], |all, end| Interval::new(all.lower.min(end.lower), all.upper.max(end.upper)))
     }
 
     fn forward(

@@ -15,7 +15,7 @@ use super::window::{DisjointWindows, PoolWindow, Windows};
 use crate::layers::columns::{MapPass, check_forward, check_jvp, check_vjp, map_columns, reverse_columns};
 use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::layers::parts::{reverse_parts, reverse_parts_scratch};
-use crate::{InverseError, JvpPass, Range, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Max-pooling with any window, stride and padding, and its reverse.
 ///
@@ -80,7 +80,7 @@ impl<T: Real> LayerKernel<T> for MaxPoolReverse<T> {
         self.windows.out_shape
     }
 
-    fn out_range(&self, in_range: Range<T>) -> Range<T> {
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         in_range
     }
 

@@ -2,7 +2,7 @@
 
 use fbp_linalg::Real;
 
-use crate::Range;
+use crate::Interval;
 use crate::layers::pool::window::Windows;
 
 /// Sweeps of the projection over a plane.
@@ -40,7 +40,7 @@ pub(super) struct Wanted<'a, T> {
     pub(super) lower: &'a [T],
     pub(super) upper: &'a [T],
     /// What the inputs are limited to.
-    pub(super) range: Range<T>,
+    pub(super) range: Interval<T>,
 }
 
 /// Sets every top to the smallest ceiling of the windows that hold the site; `most` where there is none.

@@ -2,14 +2,14 @@ use fbp_linalg::{Real, holds_finite_number};
 
 /// The interval `[lower, upper]` that every entry of a feature lies in: what a layer can produce.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Range<T> {
+pub struct Interval<T> {
     /// Smallest value, `-∞` if there is none.
     pub lower: T,
     /// Largest value, `∞` if there is none.
     pub upper: T,
 }
 
-impl<T: Real> Range<T> {
+impl<T: Real> Interval<T> {
     /// Every number: what an affine layer can produce, and what `point` targets assume of every layer.
     pub const EVERYTHING: Self = Self { lower: T::NEG_INFINITY, upper: T::INFINITY };
 
