@@ -27,7 +27,7 @@ impl<'a, T: Real> AffineSolve<'a, T> {
     }
 
     /// Compares all views with an `m × n` system.
-    pub(super) fn check(&self, (rows, cols): (usize, usize)) -> Result<(), LinalgError> {
+    pub(crate) fn check(&self, (rows, cols): (usize, usize)) -> Result<(), LinalgError> {
         let batch = self.batch();
         expect_batch("affine: target", self.target, (rows, batch))?;
         expect_batch("affine: observed_in", self.observed_in, (cols, batch))?;
@@ -43,7 +43,7 @@ impl<'a, T: Real> AffineSolve<'a, T> {
     }
 
     /// The first `at` samples and the others.
-    pub(super) fn split_at(self, at: usize) -> (Self, Self) {
+    pub(crate) fn split_at(self, at: usize) -> (Self, Self) {
         let (in_left, in_right) = self.observed_in.split_at_col(at);
         let (out_left, out_right) = self.observed_out.map(|out| out.split_at_col(at)).unzip();
         let (target_left, target_right) = self.target.split_at_col(at);

@@ -7,8 +7,8 @@ pub(crate) mod modes;
 pub(crate) mod regularise;
 pub(crate) mod resolvent;
 
+use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
-use faer::{MatRef, Par};
 
 use crate::conv_solve::config::ConvMode;
 use crate::conv_solve::operator::grid::opposite;
@@ -19,10 +19,7 @@ use crate::conv_solve::solve::goal::{Goal, OPTIMAL, ROOT_TOL};
 use crate::conv_solve::solve::resolvent::{STEPS, resolvent_scratch};
 use crate::dense::AffineSolve;
 use crate::parallel::parts_scratch;
-use crate::{
-    LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, compile_once, expect_finite,
-    expect_shape,
-};
+use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, column, column_mut, compile_once, expect_finite};
 
 /// Bytes of workspace that a panel of samples may take, beside that of transforms and products.
 const PANEL_BYTES: usize = 48 << 20;
@@ -151,7 +148,7 @@ impl<T: Real> ConvSolvePlan<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<SolveReport, LinalgError> {
-        check(&pass, (self.rows(), self.cols()))?;
+        pass.check((self.rows(), self.cols()))?;
         expect_finite("affine: target", pass.target)?;
         expect_finite("affine: observed_in", pass.observed_in)?;
         if let Some(observed_out) = pass.observed_out {
@@ -162,7 +159,7 @@ impl<T: Real> ConvSolvePlan<T> {
         let mut rest = pass;
         while rest.batch() > 0 {
             let count = width.min(rest.batch());
-            let (panel, others) = split_at(rest, count);
+            let (panel, others) = rest.split_at(count);
             report = merge(report, self.solve_panel(panel, par, stack)?);
             rest = others;
         }
@@ -342,34 +339,6 @@ impl<T: Real> ConvSolvePlan<T> {
     fn is_direct(&self) -> bool {
         matches!(self.exact, Exact::Dense(_) | Exact::Pixelwise(_)) && self.config.mode() == ConvMode::Exact
     }
-}
-
-/// Compares all views with an `m × n` system.
-fn check<T: Real>(pass: &AffineSolve<'_, T>, (rows, cols): (usize, usize)) -> Result<(), LinalgError> {
-    let batch = pass.batch();
-    let expect = |what, view: MatRef<'_, T>, rows| {
-        expect_shape(what, view.shape(), (rows, batch))?;
-        if batch > 0 { column(what, view, 0).map(|_| ()) } else { Ok(()) }
-    };
-    expect("affine: target", pass.target, rows)?;
-    expect("affine: observed_in", pass.observed_in, cols)?;
-    if let Some(observed_out) = pass.observed_out {
-        expect("affine: observed_out", observed_out, rows)?;
-    }
-    expect("affine: solution", pass.solution.as_ref(), cols)
-}
-
-/// The first `at` samples and the others.
-fn split_at<T: Real>(pass: AffineSolve<'_, T>, at: usize) -> (AffineSolve<'_, T>, AffineSolve<'_, T>) {
-    let AffineSolve { observed_in, observed_out, target, solution } = pass;
-    let (in_left, in_right) = observed_in.split_at_col(at);
-    let (out_left, out_right) = observed_out.map(|out| out.split_at_col(at)).unzip();
-    let (target_left, target_right) = target.split_at_col(at);
-    let (left, right) = solution.split_at_col_mut(at);
-    (
-        AffineSolve { observed_in: in_left, observed_out: out_left, target: target_left, solution: left },
-        AffineSolve { observed_in: in_right, observed_out: out_right, target: target_right, solution: right },
-    )
 }
 
 /// As [`SolveReport::merge`], except that one regularised sample makes the batch a regularised one.
