@@ -2,7 +2,9 @@
 
 use faer::{Mat, MatRef};
 use fbp_inverse::testkit::{ReverseCheck, check_derivatives, check_reverse_operator};
-use fbp_inverse::{AvgDivisor, AvgPoolReverse, Interval, InverseError, PoolWindow, ReverseOperator};
+use fbp_inverse::{
+    AvgDivisor, AvgPoolReverse, Interval, InverseError, PoolWindow, ReverseOperator, forward_one, reverse_one,
+};
 use fbp_linalg::testkit::{Tol, for_seeds, normal_mat, uniform_vec};
 use fbp_linalg::{FeatureShape, LinalgError, Real, assert_close};
 
@@ -172,4 +174,32 @@ fn planes_beyond_the_limit_take_points_only() {
     let too_large =
         |error: &InverseError| matches!(error, InverseError::Solve { source: LinalgError::TooLarge { .. }, .. });
     assert!(refused.as_ref().is_some_and(too_large), "{refused:?}");
+}
+
+/// Starts far beyond what is wanted: the rounding of one shift is larger than what a window may miss.
+fn far_starts_are_attained<T: Real>() {
+    for_seeds(60, |rng| {
+        let shape = FeatureShape::image(2, 4, 4);
+        let kernel = 1 << uniform_vec::<f64>(1, 0.0, 3.0, rng)[0] as usize;
+        let layer = AvgPoolReverse::<T>::new("pool", shape, PoolWindow::disjoint(kernel, kernel)).unwrap();
+        let (far, near) = (uniform_vec::<f64>(2, 0.0, 6.0, rng), uniform_vec::<f64>(1, -6.0, 0.0, rng)[0]);
+        let start = uniform_vec::<T>(shape.len(), 0.0, 10.0_f64.powf(far[0]), rng);
+        let known = uniform_vec::<T>(shape.len(), 0.0, 10.0_f64.powf(near), rng);
+        let wanted = forward_one(&layer, &known).unwrap();
+        for range in [Interval::EVERYTHING, Interval::new(T::ZERO, T::INFINITY)] {
+            let answer = reverse_one(&layer, &start, &wanted, range).unwrap();
+            assert_eq!(answer.report.unattained, 0, "{kernel}, {range:?}: {:?}", answer.report);
+            assert!(answer.point.col_as_slice(0).iter().all(|&x| range.lower <= x && x <= range.upper));
+        }
+    });
+}
+
+#[test]
+fn far_starts_are_attained_in_single_precision() {
+    far_starts_are_attained::<f32>();
+}
+
+#[test]
+fn far_starts_are_attained_in_double_precision() {
+    far_starts_are_attained::<f64>();
 }

@@ -3,6 +3,7 @@
 use fbp_linalg::Real;
 use fbp_linalg::attained::attained_slack;
 
+use crate::Interval;
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, SampleReverse, distance_to};
 use crate::layers::pool::window::DisjointWindows;
 use crate::layers::shift::clipped_shift;
@@ -76,6 +77,34 @@ impl<T: Real> SampleMap<T> for Spread<'_> {
     }
 }
 
+/// By how much the mean of a window may miss its interval.
+fn slack<T: Real>(windows: &DisjointWindows, corner: usize, point: &[T]) -> f64 {
+    let sizes = sites(windows, corner).map(|site| point[site].to_f64().abs());
+    attained_slack::<T>(windows.sites(), sizes.sum::<f64>() / windows.sites() as f64)
+}
+
+/// Shifts of a window after the first.
+const POLISHES: usize = 3;
+
+/// Moves the sites of a window again where the first shift was so much larger than they are now that its rounding shows.
+#[inline(always)]
+fn polish<T: Real>(windows: &DisjointWindows, corner: usize, point: &mut [T], (lo, hi): (T, T), range: Interval<T>) {
+    let count = windows.sites() as f64;
+    for _ in 0..POLISHES {
+        let mean = sites(windows, corner).map(|site| point[site].to_f64()).sum::<f64>() / count;
+        let wanted = mean.clip(lo.to_f64(), hi.to_f64());
+        if !((wanted - mean).abs() > slack(windows, corner, point)) {
+            return;
+        }
+        let entries = || sites(windows, corner).map(|site| (point[site], range.lower, range.upper));
+        let total = wanted * count;
+        let shift = if total.is_finite() { clipped_shift(entries, total) } else { wanted - mean };
+        for site in sites(windows, corner) {
+            point[site] = range.clip(T::from_f64(point[site].to_f64() + shift));
+        }
+    }
+}
+
 /// Reverse kernel.
 pub(super) struct Reverse<'a>(pub(super) &'a DisjointWindows);
 
@@ -121,6 +150,7 @@ impl<T: Real> SampleReverse<T> for Reverse<'_> {
                     target.point[site] = range.clip(T::from_f64(moved));
                 }
             }
+            polish(windows, corner, target.point, (lo, hi), range);
             for row in 0..windows.kernel[0] {
                 let start = corner + row * windows.in_shape.width;
                 let block = start..start + windows.kernel[1];
@@ -128,10 +158,7 @@ impl<T: Real> SampleReverse<T> for Reverse<'_> {
                 target.upper[block.clone()].copy_from_slice(&target.point[block]);
             }
             let reached = window_mean(windows, target.point, corner, share);
-            outcome.note(distance_to(reached, lo, hi), || {
-                let sizes = sites(windows, corner).map(|site| target.point[site].to_f64().abs() / count);
-                attained_slack::<T>(windows.sites(), sizes.sum())
-            });
+            outcome.note(distance_to(reached, lo, hi), || slack(windows, corner, target.point));
         });
         outcome
     }
