@@ -9,7 +9,7 @@
 //! | and with many questions at once? | p-values [adjusted by Holm](holm) across the table |
 //!
 //! ```
-//! use fbp_train::statistics::PairedComparison;
+//! use fbp_report::statistics::PairedComparison;
 //!
 //! // Charles Darwin's pairs of maize plants, crossed minus self-fertilised, in eighths of an inch.
 //! let differences = [49., -67., 8., 16., 6., 23., 28., 41., 14., 29., 56., 24., 75., 60., -48.];
