@@ -44,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
         None => target.join("demo"),
     };
     fs::create_dir_all(&out).map_err(TaskError::at(&out))?;
+    println!("building fbp: some minutes the first time, nothing afterwards");
     Child::cargo().args(["build", "--release", "--package", "fbp-cli", "--bin", "fbp"]).run()?;
     let fbp = target.join("release").join(format!("fbp{}", std::env::consts::EXE_SUFFIX));
 
