@@ -29,7 +29,7 @@ impl ReverseOperator<f64> for Symlog {
     fn reverse(&self, pass: ReversePass<'_, f64>, _: Par, _: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
         let ReversePass { observed_in, observed_out, target_out: wanted, in_range, mut target_in } = pass;
-        let mut report = ReverseReport { samples: observed_in.ncols(), ..ReverseReport::default() };
+        let mut report = ReverseReport::of_samples(observed_in.ncols());
         for j in 0..observed_in.ncols() {
             let (mut satisfied, mut violation) = (true, 0.0_f64);
             for i in 0..observed_in.nrows() {

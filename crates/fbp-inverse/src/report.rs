@@ -1,5 +1,6 @@
 /// What one reverse pass did. Counts and sums are over the samples of the call; `Default` is the empty batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ReverseReport {
     /// Number of samples in the pass.
     pub samples: usize,
@@ -30,6 +31,11 @@ pub struct ReverseReport {
 }
 
 impl ReverseReport {
+    /// The report of a pass over so many samples, before anything is known of them.
+    pub fn of_samples(samples: usize) -> Self {
+        Self { samples, ..Self::default() }
+    }
+
     /// Mean over the samples of each sample's largest violation.
     pub fn violation_mean(&self) -> f64 {
         if self.samples == 0 { 0.0 } else { self.violation_sum / self.samples as f64 }

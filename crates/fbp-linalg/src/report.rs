@@ -38,6 +38,7 @@ impl StopReason {
 ///
 /// Numbers are worst cases over the samples of the call. `Default` is the report of an empty batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SolveReport {
     /// Which problem was answered.
     pub side: SolveSide,

@@ -33,6 +33,7 @@ pub enum OutputEmbedding {
 
 /// What an embedding did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct EmbeddingReport {
     /// Number of samples.
     pub samples: usize,

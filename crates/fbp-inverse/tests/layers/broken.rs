@@ -246,7 +246,7 @@ impl ReverseOperator<f64> for Sum {
     fn reverse(&self, pass: ReversePass<'_, f64>, _: Par, _: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
         let ReversePass { observed_in, observed_out, target_out, mut target_in, .. } = pass;
-        let mut report = ReverseReport { samples: observed_in.ncols(), ..ReverseReport::default() };
+        let mut report = ReverseReport::of_samples(observed_in.ncols());
         for j in 0..observed_in.ncols() {
             let y = observed_out[(0, j)];
             let change = y.clamp(target_out.lower[(0, j)], target_out.upper[(0, j)]) - y;
