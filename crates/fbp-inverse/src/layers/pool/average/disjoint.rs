@@ -93,7 +93,8 @@ fn polish<T: Real>(windows: &DisjointWindows, corner: usize, point: &mut [T], (l
     for _ in 0..POLISHES {
         let mean = sites(windows, corner).map(|site| point[site].to_f64()).sum::<f64>() / count;
         let wanted = mean.clip(lo.to_f64(), hi.to_f64());
-        if !((wanted - mean).abs() > slack(windows, corner, point)) {
+        let missed = (wanted - mean).abs();
+        if missed.is_nan() || missed <= slack(windows, corner, point) {
             return;
         }
         let entries = || sites(windows, corner).map(|site| (point[site], range.lower, range.upper));
