@@ -30,7 +30,7 @@ pub struct Difference {
 }
 
 impl From<PairedComparison> for Difference {
-    /// Not yet adjusted: see [`Difference::adjust`].
+    /// Not yet adjusted: see `adjust`.
     fn from(found: PairedComparison) -> Self {
         Self {
             seeds: found.pairs,

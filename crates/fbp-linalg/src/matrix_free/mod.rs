@@ -4,9 +4,9 @@
 //! min ½|v - v0|²   subject to   lo <= w0 + A(v - v0) <= hi,   l <= v <= u
 //! ```
 //!
-//! is solved sample by sample from products with `A` and `Aᵀ` alone, in `f64`; see [`solver`]. Rows of very different norms
-//! are scaled by powers of two first; what misses then is solved as it is, so that boxes out of reach are missed by the
-//! least in the units of the outputs. Every row of the rounded point is judged by its own scale.
+//! is solved sample by sample from products with `A` and `Aᵀ` alone, in `f64`, by a proximal method of multipliers. Rows of
+//! very different norms are scaled by powers of two first; what misses then is solved as it is, so that boxes out of reach
+//! are missed by the least in the units of the outputs. Every row of the rounded point is judged by its own scale.
 
 mod map;
 mod newton;

@@ -40,6 +40,9 @@ pub const SUMMARY_FILE: &str = "summary.json";
 /// # Errors
 /// [`TrainError::Foreign`] for files of these names that no report wrote, unless `force`; [`TrainError::Write`],
 /// [`ReportError::Plot`].
+///
+/// [`TrainError::Foreign`]: fbp_train::TrainError::Foreign
+/// [`TrainError::Write`]: fbp_train::TrainError::Write
 pub fn write_report(study: &Study, folder: &Path, force: bool) -> Result<[PathBuf; 2], ReportError> {
     let (page, summary) = (folder.join(PAGE_FILE), folder.join(SUMMARY_FILE));
     let comparisons = Comparison::all(study);
