@@ -34,9 +34,8 @@ impl RowAt {
     /// Distance to the interval that counts as none, for data and point in the precision of `T`.
     #[inline(always)]
     pub(super) fn slack<T: Real>(&self) -> f64 {
-        // The bias is a term too. The observed output itself may be off by half a rounding, which is not known here: the other
-        // half is what may be spent.
-        attained_slack::<T>(self.terms + 1, self.scale) + 0.5 * observed_slack::<T>(self.terms + 1, self.from)
+        // The bias is a term too.
+        attained_slack::<T>(self.terms + 1, self.scale) + observed_slack::<T>(self.terms + 1, self.from)
     }
 
     /// Rounding of the image.
