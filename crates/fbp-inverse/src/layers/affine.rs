@@ -8,11 +8,11 @@ use fbp_linalg::dense::{AffinePlan, AffineSolve};
 use fbp_linalg::matmul;
 use fbp_linalg::matrix_free::{LinearMap, MapScale, boxes_scratch};
 use fbp_linalg::{
-    BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveParams, SolveReport, StopReason, column, column_mut,
-    get_or_make,
+    BOXED_LIMIT, BoxedPass, BoxedPlan, LinalgError, Real, SolveParams, SolveReport, column, column_mut, get_or_make,
 };
 
 use super::boxes::reverse_in_boxes;
+use super::solved::{distance, solved_report};
 use crate::{InverseError, ReverseOperator, ReversePass, ReverseReport, TargetBox};
 
 /// Factor-once plans for one affine map `y = A x + b`.
@@ -196,26 +196,6 @@ impl<T: Real> AffineReverse<T> {
 /// Rows whose slack is below this share of the largest slack of the sample count as tight.
 const TIGHT_SHARE: f64 = 0.05;
 
-/// The report of a pass that was solved by one call.
-pub(super) fn solved_report<T: Real>(
-    pass: &ReversePass<'_, T>,
-    solved: &SolveReport,
-    moved: ReverseReport,
-) -> ReverseReport {
-    ReverseReport {
-        samples: pass.batch(),
-        satisfied_before: solved.satisfied,
-        unattained: solved.unattained,
-        violation_max: solved.violation_max,
-        violation_sum: solved.violation_sum,
-        iters: solved.iters,
-        lambda: solved.lambda,
-        rank: solved.rank,
-        stopped_early: solved.stop == StopReason::MaxIterations,
-        ..moved
-    }
-}
-
 /// A matrix as a map.
 struct DenseMap<'a>(MatRef<'a, f64>);
 
@@ -278,22 +258,4 @@ fn multiply(a: MatRef<'_, f64>, x: &[f64], out: &mut [f64]) {
 pub(super) fn is_point<T: Real>(target: &TargetBox<'_, T>) -> bool {
     let equal = |a: MatRef<'_, T>, b: MatRef<'_, T>| a.as_ptr() == b.as_ptr() || a == b;
     equal(target.lower, target.upper) && equal(target.lower, target.point)
-}
-
-/// Distance moved by a pass, and the norm it is relative to.
-pub(super) fn distance<T: Real>(pass: &ReversePass<'_, T>) -> Result<ReverseReport, fbp_linalg::LinalgError> {
-    let mut report = ReverseReport::default();
-    for index in 0..pass.batch() {
-        let observed = column("observed_in", pass.observed_in, index)?;
-        let target = column("target_in.point", pass.target_in.point.as_ref(), index)?;
-        let (mut moved_sq, mut observed_sq) = (0.0, 0.0);
-        for (&x, &v) in observed.iter().zip(target) {
-            let step = (v - x).to_f64();
-            moved_sq += step * step;
-            observed_sq += x.to_f64() * x.to_f64();
-        }
-        report.distance_sq += moved_sq;
-        report.observed_sq += observed_sq;
-    }
-    Ok(report)
 }

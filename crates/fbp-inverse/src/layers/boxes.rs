@@ -3,9 +3,10 @@
 use faer::Par;
 use faer::dyn_stack::MemStack;
 use fbp_linalg::matrix_free::{LinearMap, MapScale, solve_in_boxes};
-use fbp_linalg::{BoxedPass, LinalgError, Real, StopReason};
+use fbp_linalg::{BoxedPass, LinalgError, Real};
 
 use super::columns::{column, squared_norms};
+use super::solved::solved_report;
 use crate::{ReversePass, ReverseReport};
 
 /// Writes the nearest point of every sample into `pass.target_in.point` and its box as that point.
@@ -31,23 +32,12 @@ pub(super) fn reverse_in_boxes<T: Real>(
     };
     let solved = solve_in_boxes(map, scale, problem, par, stack)?;
     pass.target_in.collapse_to_point();
-    let mut report = ReverseReport {
-        samples: pass.batch(),
-        satisfied_before: solved.solve.satisfied,
-        unattained: solved.solve.unattained,
-        violation_max: solved.solve.violation_max,
-        violation_sum: solved.solve.violation_sum,
-        iters: solved.solve.iters,
-        rank: solved.solve.rank,
-        stopped_early: solved.solve.stop == StopReason::MaxIterations,
-        kkt_max: solved.optimality,
-        ..ReverseReport::default()
-    };
+    let mut moved = ReverseReport::default();
     for index in 0..pass.batch() {
         let point = column(pass.target_in.point.as_ref(), index);
         let (distance, observed) = squared_norms(point, column(pass.observed_in, index));
-        report.distance_sq += distance;
-        report.observed_sq += observed;
+        moved.distance_sq += distance;
+        moved.observed_sq += observed;
     }
-    Ok(report)
+    Ok(ReverseReport { kkt_max: solved.optimality, ..solved_report(&pass, &solved.solve, moved) })
 }

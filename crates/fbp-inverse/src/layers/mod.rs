@@ -15,6 +15,7 @@ mod parts;
 mod pool;
 mod shift;
 mod softmax;
+mod solved;
 
 pub use activation::{Activation, ActivationReverse};
 pub use batch_norm::{BatchNormReverse, BatchNormStatistics};

@@ -9,8 +9,9 @@ use fbp_linalg::dense::AffineSolve;
 use fbp_linalg::{LinalgError, Real, get_or_make};
 
 use super::map::ConvMap;
-use crate::layers::affine::{distance, is_point, solved_report};
+use crate::layers::affine::is_point;
 use crate::layers::boxes::reverse_in_boxes;
+use crate::layers::solved::{distance, solved_report};
 use crate::{ReversePass, ReverseReport};
 use fbp_linalg::matrix_free::{MapScale, boxes_scratch};
 
