@@ -5,18 +5,14 @@ mod common;
 
 use std::fs;
 
-use common::{TEST, TRAIN, World, contents, post_train_arguments, targets_arguments, timeless};
-
-fn accuracy(value: &serde_json::Value) -> f64 {
-    value.as_f64().unwrap()
-}
+use common::{TEST, TRAIN, World, contents, number, post_train_arguments, targets_arguments, timeless};
 
 #[test]
 fn from_labels_to_a_report() {
     let world = World::new();
     world.pretrain("c.safetensors");
     let pretrain = world.json("c.json");
-    let before = accuracy(&pretrain["test_accuracy"]);
+    let before = number(&pretrain["test_accuracy"]);
     // A tenth of the labels is wrong; three classes by chance would be a third.
     assert!((0.6..0.95).contains(&before), "{before}");
     assert_eq!(pretrain["validation_accuracy"].as_array().unwrap().len(), 4);
@@ -29,8 +25,8 @@ fn from_labels_to_a_report() {
     let stages = targets["stages"].as_array().unwrap();
     assert_eq!(stages.len(), 2, "the output has no target of its own");
     for stage in stages {
-        assert!(accuracy(&stage["frozen_rest_accuracy"]) >= 0.999, "{stage}");
-        assert!(accuracy(&stage["distance_relative"]) < 0.5, "{stage}");
+        assert!(number(&stage["frozen_rest_accuracy"]) >= 0.999, "{stage}");
+        assert!(number(&stage["distance_relative"]) < 0.5, "{stage}");
         assert!(stage["satisfied_before"].as_u64().unwrap() < TRAIN as u64, "{stage}");
     }
 
@@ -38,9 +34,9 @@ fn from_labels_to_a_report() {
     world.ok("eval --checkpoint c.safetensors --data idx:data --classes 3 --targets t --json e.json");
     let eval = world.json("e.json");
     assert_eq!(eval["test_accuracy"], pretrain["test_accuracy"]);
-    assert_eq!(accuracy(&eval["train_accuracy"]), accuracy(&targets["accuracy_before"]));
+    assert_eq!(number(&eval["train_accuracy"]), number(&targets["accuracy_before"]));
     for (rest, stage) in eval["frozen_rest"].as_array().unwrap().iter().zip(stages) {
-        let difference = accuracy(&rest["accuracy"]) - accuracy(&stage["frozen_rest_accuracy"]);
+        let difference = number(&rest["accuracy"]) - number(&stage["frozen_rest_accuracy"]);
         assert!(difference.abs() * TRAIN as f64 <= 1.0, "{rest} {stage}");
     }
 
@@ -52,10 +48,10 @@ fn from_labels_to_a_report() {
     }
     let record = world.json("runs/post-train_joint_conv1_alpha0.3_seed5.json");
     assert_eq!(record["test_accuracy"].as_array().unwrap().len(), 3);
-    assert_eq!(accuracy(&record["test_accuracy_before"]), before);
+    assert_eq!(number(&record["test_accuracy_before"]), before);
     world.ok(&post_train_arguments("c.safetensors", "t", "30", "runs"));
     let strong = world.json("runs/post-train_joint_conv1_alpha30_seed5.json");
-    let last = |record: &serde_json::Value, list: &str| accuracy(&record[list][2]);
+    let last = |record: &serde_json::Value, list: &str| number(&record[list][2]);
     assert!(last(&strong, "weight") > last(&record, "weight"), "{strong} {record}");
     assert!(last(&strong, "target_distance") < last(&record, "target_distance"), "{strong} {record}");
     let plain = world.json("runs/post-train_joint_conv1_alpha0_seed5.json");
@@ -83,7 +79,7 @@ fn local_training_leaves_the_stages_above_alone() {
     let record = world.json("runs/post-train_local_conv1_seed5.json");
     assert_eq!(record["settings"]["alpha"], serde_json::Value::Null);
     assert_eq!(record["cross_entropy"].as_array().unwrap().len(), 0);
-    let distances: Vec<f64> = record["target_distance"].as_array().unwrap().iter().map(accuracy).collect();
+    let distances: Vec<f64> = record["target_distance"].as_array().unwrap().iter().map(number).collect();
     assert!(distances.is_sorted_by(|a, b| a > b), "{distances:?}");
 
     let tensors = |name: &str| {
@@ -139,7 +135,7 @@ fn point_targets_and_other_embeddings_are_offered() {
     let point = run("--targets point", "point");
     assert_eq!(point["mode"], "point");
     let attainable = run("", "attainable");
-    let right = |report: &serde_json::Value| accuracy(&report["stages"][0]["frozen_rest_accuracy"]);
+    let right = |report: &serde_json::Value| number(&report["stages"][0]["frozen_rest_accuracy"]);
     assert!(right(&point) <= right(&attainable), "{point} {attainable}");
     assert_eq!(run("--embedding one-hot", "one-hot")["embedding"], "one-hot");
     assert_eq!(run("--embedding max-assign", "max-assign")["margin"], 0.0);
@@ -156,7 +152,7 @@ fn part_of_the_data_is_a_data_set_of_its_own() {
     world.ok(&format!("{arguments} --force --json t.json"));
     assert_eq!(world.json("t.json")["samples"], TRAIN);
     world.ok("eval --checkpoint c.safetensors --data idx:data --classes 3 --json e.json");
-    let test = accuracy(&world.json("e.json")["test_accuracy"]) * TEST as f64;
+    let test = number(&world.json("e.json")["test_accuracy"]) * TEST as f64;
     assert!((test - test.round()).abs() < 1e-9);
 }
 
@@ -184,11 +180,11 @@ fn rivals_keep_the_start_as_a_candidate_and_read_the_test_set_once() {
         assert_eq!(record["chosen"]["test_accuracy"], record["test_accuracy"][0]);
         assert_eq!(record["settings"]["keep"], "best");
         // What was kept is at least as good on the validation part as every candidate.
-        let kept = accuracy(&record["chosen"]["validation_accuracy"]);
+        let kept = number(&record["chosen"]["validation_accuracy"]);
         let candidates = record["validation_accuracy"].as_array().unwrap();
-        assert!(candidates.iter().all(|candidate| accuracy(candidate) <= kept), "{record}");
+        assert!(candidates.iter().all(|candidate| number(candidate) <= kept), "{record}");
         let epoch = record["chosen"]["epoch"].as_u64().unwrap() as usize;
-        assert!(epoch > 0 && accuracy(&candidates[epoch - 1]) == kept, "{record}");
+        assert!(epoch > 0 && number(&candidates[epoch - 1]) == kept, "{record}");
         let eval = format!("eval --checkpoint runs/{name}.safetensors --data idx:data --classes 3 --json e.json");
         world.ok(&eval);
         assert_eq!(world.json("e.json")["test_accuracy"], record["test_accuracy"][0], "{mode}");
@@ -236,8 +232,8 @@ fn one_layer_is_solved_for_its_targets() {
         let record = world.json("x.json");
         let candidates = record["validation_accuracy"].as_array().unwrap();
         assert_eq!((candidates.len(), record["damping"].as_array().unwrap().len()), (16, 16), "{record}");
-        let kept = accuracy(&record["chosen"]["validation_accuracy"]);
-        assert!(candidates.iter().all(|candidate| accuracy(candidate) <= kept), "{record}");
+        let kept = number(&record["chosen"]["validation_accuracy"]);
+        assert!(candidates.iter().all(|candidate| number(candidate) <= kept), "{record}");
         assert!(record["chosen"]["epoch"].as_u64().unwrap() > 0, "{record}");
         let name = format!("runs/post-train_closed-form_{stage}_seed0.safetensors");
         world.ok(&format!("eval --checkpoint {name} --data idx:data --classes 3 --json e.json"));
@@ -260,8 +256,8 @@ fn targets_may_be_nearest_in_the_metric_of_the_features() {
     let [euclidean, mahalanobis] = ["euclidean", "mahalanobis"].map(|name| world.json(&format!("{name}.json")));
     assert_eq!(mahalanobis["metric"], "mahalanobis");
     for (own, other) in mahalanobis["stages"].as_array().unwrap().iter().zip(euclidean["stages"].as_array().unwrap()) {
-        assert!(accuracy(&own["frozen_rest_accuracy"]) >= 0.999, "{own}");
-        assert!(accuracy(&own["distance_relative"]) > accuracy(&other["distance_relative"]), "{own} {other}");
+        assert!(number(&own["frozen_rest_accuracy"]) >= 0.999, "{own}");
+        assert!(number(&own["distance_relative"]) > number(&other["distance_relative"]), "{own} {other}");
     }
     // Whoever reads a store takes them as they are, and the number of threads changes nothing.
     world.ok(&format!("{} --threads 1", other.replace("--threads 2", "").replace("--out t", "--out m1")));

@@ -5,13 +5,9 @@ mod common;
 
 use std::fs;
 
-use common::{World, timeless};
+use common::{World, number, timeless};
 
 const COMMON: &str = "repair --checkpoint c.safetensors --data idx:data --classes 3 --validation 0.2 --threads 2";
-
-fn number(value: &serde_json::Value) -> f64 {
-    value.as_f64().unwrap()
-}
 
 #[test]
 fn every_kind_of_layer_can_be_repaired() {

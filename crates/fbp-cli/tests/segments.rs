@@ -3,15 +3,10 @@
 
 mod common;
 
-use common::{World, post_train_arguments, timeless};
-use serde_json::Value;
+use common::{World, number, post_train_arguments, timeless};
 
 const SEGMENTS: &str = "post-train --checkpoint c.safetensors --targets t --data idx:data --classes 3 --mode hierarchical \
                         --epochs 4 --batch 32 --learning-rate 0.002 --seed 5";
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
-}
 
 #[test]
 fn segments_are_trained_alike_whether_one_after_the_other_or_at_the_same_time() {

@@ -182,3 +182,8 @@ pub(crate) fn run_with_kills(world: &World, arguments: &str, seed: u64, mut afte
     }
     panic!("the command never ended");
 }
+
+/// A number of a record.
+pub(crate) fn number(value: &serde_json::Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}

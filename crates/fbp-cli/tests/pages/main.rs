@@ -9,14 +9,10 @@ mod explain;
 use std::fs;
 
 use check::{assert_reads_well, assert_self_contained};
-use common::{World, post_train_arguments};
+use common::{World, number, post_train_arguments};
 use serde_json::Value;
 
 const DATA: &str = "--data idx:data --classes 3 --threads 2";
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap()
-}
 
 #[test]
 fn distance_and_loss_are_measured_over_a_training_and_over_checkpoints() {

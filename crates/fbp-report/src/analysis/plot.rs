@@ -3,7 +3,7 @@ use plotters::prelude::*;
 
 use super::StageAnalysis;
 use crate::ReportError;
-use crate::page::{colour, finish_svg};
+use crate::page::{colour, finish_svg, quiet_mesh};
 
 /// Size of a panel.
 const PANEL: (u32, u32) = (320, 250);
@@ -53,14 +53,9 @@ fn panel(area: &Area<'_>, title: &str, points: &[(f64, f64)], line: usize) -> Re
         .y_label_area_size(52)
         .build_cartesian_2d(0.0..1.05 * right, 0.0..1.05 * top)
         .map_err(|error| error.to_string())?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .axis_style(RGBColor(90, 90, 90))
-        .label_style(("sans-serif", 13))
-        .axis_desc_style(("sans-serif", 13))
-        .x_desc("distance to the target")
+    let mut mesh = chart.configure_mesh();
+    quiet_mesh(&mut mesh, 13);
+    mesh.x_desc("distance to the target")
         .y_desc("mean loss")
         .x_labels(5)
         .y_labels(5)

@@ -9,5 +9,5 @@ mod shell;
 pub(crate) use features::{Captions, change_row, image_figure, picture_files};
 pub(crate) use html::{class_name, duration, escape, grouped, number, percent, points, push, signed, table};
 pub(crate) use picture::{Picture, Scale};
-pub(crate) use plot::{colour, finish_svg, keys};
+pub(crate) use plot::{colour, finish_svg, keys, quiet_mesh};
 pub(crate) use shell::document;

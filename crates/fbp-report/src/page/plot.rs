@@ -1,5 +1,9 @@
 //! What all plots share.
 
+use plotters::chart::MeshStyle;
+use plotters::coord::ranged1d::Ranged;
+use plotters::prelude::{DrawingBackend, RGBColor, TRANSPARENT};
+
 use super::html::{escape, push};
 
 /// Colours of lines and points (Okabe and Ito), told apart also by colour-blind readers.
@@ -9,6 +13,15 @@ const COLOURS: [(u8, u8, u8); 7] =
 /// Colour of line `index`.
 pub(crate) fn colour(index: usize) -> (u8, u8, u8) {
     COLOURS[index % COLOURS.len()]
+}
+
+/// Grey lines without finer ones between them, and text of this size: how the mesh of every plot looks.
+pub(crate) fn quiet_mesh<X: Ranged, Y: Ranged, DB: DrawingBackend>(mesh: &mut MeshStyle<'_, '_, X, Y, DB>, text: i32) {
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(225, 225, 225))
+        .axis_style(RGBColor(90, 90, 90))
+        .label_style(("sans-serif", text))
+        .axis_desc_style(("sans-serif", text));
 }
 
 /// Makes a drawing of plotters fit every screen, and says what it shows to those who cannot see it.

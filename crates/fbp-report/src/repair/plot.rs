@@ -3,7 +3,7 @@ use plotters::prelude::*;
 
 use super::group::Curve;
 use crate::ReportError;
-use crate::page::{colour, finish_svg};
+use crate::page::{colour, finish_svg, quiet_mesh};
 
 /// Size of a panel.
 const PANEL: (u32, u32) = (520, 330);
@@ -65,19 +65,9 @@ fn panel(
         .y_label_area_size(52)
         .build_cartesian_2d(1.05 * left..1.05 * right, 0.0..1.05 * top)
         .map_err(text)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .axis_style(RGBColor(90, 90, 90))
-        .label_style(("sans-serif", 13))
-        .axis_desc_style(("sans-serif", 13))
-        .x_desc("drawdown, percentage points")
-        .y_desc(what)
-        .x_labels(8)
-        .y_labels(6)
-        .draw()
-        .map_err(text)?;
+    let mut mesh = chart.configure_mesh();
+    quiet_mesh(&mut mesh, 13);
+    mesh.x_desc("drawdown, percentage points").y_desc(what).x_labels(8).y_labels(6).draw().map_err(text)?;
     for curve in curves {
         let (red, green, blue) = colour(names.iter().position(|name| *name == curve.name()).unwrap_or_default());
         let rgb = RGBColor(red, green, blue);

@@ -2,7 +2,7 @@ use plotters::prelude::*;
 
 use super::groups::Group;
 use crate::ReportError;
-use crate::page::{colour, finish_svg};
+use crate::page::{colour, finish_svg, quiet_mesh};
 use crate::statistics::Spread;
 
 /// Size of a chart in CSS pixels: readable on a telephone without zooming.
@@ -42,14 +42,9 @@ fn draw(lines: &[Line], svg: &mut String) -> Result<(), String> {
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..epochs, low..high)
         .map_err(|error| error.to_string())?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .axis_style(RGBColor(90, 90, 90))
-        .label_style(("sans-serif", 14))
-        .axis_desc_style(("sans-serif", 14))
-        .x_desc("epoch")
+    let mut mesh = chart.configure_mesh();
+    quiet_mesh(&mut mesh, 14);
+    mesh.x_desc("epoch")
         .y_desc("test accuracy, %")
         .x_labels(6)
         .y_labels(6)

@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use super::groups::Group;
 use super::rows::Rows;
 use crate::ReportError;
-use crate::page::{colour, finish_svg, keys};
+use crate::page::{colour, finish_svg, keys, quiet_mesh};
 
 /// Size of the chart in CSS pixels.
 const SIZE: (u32, u32) = (400, 290);
@@ -126,14 +126,9 @@ fn draw(drawing: &Drawing, svg: &mut String) -> Result<(), String> {
         .build_cartesian_2d(left..right, low..high)
         .map_err(text)?;
     let logarithmic = drawing.logarithmic;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .axis_style(RGBColor(90, 90, 90))
-        .label_style(("sans-serif", 14))
-        .axis_desc_style(("sans-serif", 14))
-        .x_desc(if logarithmic { "training time, s (each step a fixed factor)" } else { "training time, s" })
+    let mut mesh = chart.configure_mesh();
+    quiet_mesh(&mut mesh, 14);
+    mesh.x_desc(if logarithmic { "training time, s (each step a fixed factor)" } else { "training time, s" })
         .y_desc("test accuracy, %")
         .x_labels(6)
         .y_labels(6)
