@@ -36,8 +36,8 @@ pub enum ModelError {
     Layer {
         /// Name of the stage.
         stage: String,
-        /// Position of the layer in its stage, from 0.
-        layer: usize,
+        /// Where the layer is in its stage: names and positions from 0, joined by dots.
+        layer: String,
         /// Kind of the layer, as written in the description.
         kind: String,
         /// What is wrong, with the numbers.
@@ -59,15 +59,13 @@ pub enum ModelError {
         /// The stages of the network, input side first.
         known: Vec<String>,
     },
-    /// A layer index that a stage does not have.
-    #[error("stage {stage} has {layers} layers and none with the number {layer}")]
+    /// A path that leads to no layer.
+    #[error("there is no layer {path:?}; layers with parameters are {}", known.join(", "))]
     UnknownLayer {
-        /// Name of the stage.
-        stage: String,
-        /// Position asked for, from 0.
-        layer: usize,
-        /// Number of layers of the stage.
-        layers: usize,
+        /// The path asked for.
+        path: String,
+        /// The paths of all layers with parameters of their own.
+        known: Vec<String>,
     },
     /// A stage index or range that the network does not have.
     #[error("stages {start}..{end} are not a range of the network's {stages} stages")]
