@@ -2,6 +2,7 @@
 
 mod average;
 pub mod bridge;
+mod build;
 pub mod checkpoint;
 mod error;
 mod layer;
@@ -21,7 +22,7 @@ mod tests;
 pub use average::WeightAverage;
 pub use checkpoint::Checkpoint;
 pub use error::{CheckpointFault, ModelError};
-pub use layer::{Layer, LayerPass};
-pub use network::{ForwardTrace, Network, Stage};
+pub use layer::{Layer, LayerPass, Sequence};
+pub use network::{ForwardTrace, LayerInput, LayerPlace, Network, Stage};
 pub use optim::{AdamW, AdamWParams};
-pub use spec::{LayerSpec, NetworkSpec, StageSpec};
+pub use spec::{LayerSpec, NamedLayer, NetworkSpec, StageSpec};

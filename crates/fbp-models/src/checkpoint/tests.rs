@@ -116,7 +116,7 @@ fn architectures_are_checked() {
     let mut renamed = zoo::spec("simple-cnn-mnist-v2").unwrap();
     renamed.name = "mine".into();
     assert!(Checkpoint::load_for(&path, &renamed).is_ok());
-    renamed.stages[0].layers[1] = LayerSpec::Tanh {};
+    renamed.stages[0].layers[1] = LayerSpec::Tanh {}.into();
     assert!(Checkpoint::load_for(&path, &renamed).is_err());
 }
 
