@@ -4,7 +4,7 @@ use clap::Args;
 use fbp_train::TrainError;
 use fbp_train::atomic::prepare_folder;
 use fbp_train::identity::file_sha256;
-use fbp_train::input::network_spec;
+use fbp_train::input::{network_for, network_spec};
 use fbp_train::json::{differences, read_json};
 use fbp_train::settings::Schedule;
 use fbp_train::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
@@ -93,10 +93,11 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         seed: common.seed,
     };
     options.check()?;
-    let spec = network_spec(&args.model)?;
+    network_spec(&args.model)?;
     let record_file = new_record_path(&args.out)?;
     let input = args.data.load()?;
     prepare_folder(fbp_train::atomic::folder_of(&args.out).as_path())?;
+    let spec = network_for(&args.model, &input.bundle.train)?;
     let settings = options.settings(spec, input.identity);
     let found: Option<PretrainRecord> = match read_json(&record_file, "pretraining record") {
         Err(TrainError::Json { .. }) if args.force => None,

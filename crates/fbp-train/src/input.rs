@@ -104,13 +104,32 @@ fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataErro
 /// # Errors
 /// [`TrainError::Model`] for an unknown name or a description that makes no network, [`TrainError::Read`].
 pub fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
-    let path = Path::new(name);
-    let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
-    if !is_toml {
+    if !is_toml(name) {
         return Ok(zoo::spec(name)?);
     }
+    let path = Path::new(name);
     let text = std::fs::read_to_string(path).map_err(TrainError::reading(path))?;
     Ok(NetworkSpec::from_toml(&text)?)
+}
+
+/// As [`network_spec`], for some data: a network of the zoo follows the shape of their images and the number of their classes
+/// ([`NetworkSpec::adapted`]); a description from a file stays as it is.
+///
+/// # Errors
+/// As [`network_spec`], and [`TrainError::Model`] for images that are too small for the network.
+pub fn network_for(name: &str, data: &Dataset) -> Result<NetworkSpec, TrainError> {
+    let spec = network_spec(name)?;
+    let shape = data.shape();
+    let (input, classes) = ([shape.channels, shape.height, shape.width], data.classes());
+    if is_toml(name) || (spec.input, spec.classes) == (input, classes) {
+        return Ok(spec);
+    }
+    tracing::info!(network = name, ?input, classes, "the network follows the data");
+    Ok(spec.adapted(input, classes)?)
+}
+
+fn is_toml(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
 }
 
 #[cfg(test)]
@@ -127,6 +146,18 @@ mod tests {
         assert_eq!(first_of_every_class(&data, 5).unwrap().images(), [0, 1, 4, 5, 6]);
         assert_eq!(first_of_every_class(&data, 10).unwrap().images(), data.images());
         assert!(first_of_every_class(&data, 11).is_err() && first_of_every_class(&data, 0).is_err());
+    }
+
+    #[test]
+    fn networks_of_the_zoo_follow_the_data() {
+        let data = |size| {
+            let images = vec![0; 6 * 2 * size * size];
+            Dataset::new("toy", FeatureShape::image(2, size, size), 3, images, vec![0, 1, 2, 0, 1, 2]).unwrap()
+        };
+        let spec = network_for("resnet20", &data(9)).unwrap();
+        assert_eq!((spec.input, spec.classes), ([2, 9, 9], 3));
+        let error = network_for("simple-cnn-cifar-v1", &data(9)).unwrap_err().one_line();
+        assert!(error.contains("does not fit"), "{error}");
     }
 
     #[test]

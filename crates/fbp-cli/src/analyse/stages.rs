@@ -9,7 +9,7 @@ use fbp_train::TrainError;
 use fbp_train::analysis::measure;
 use fbp_train::data::{SPLIT_SEED, Split, shuffle_indices};
 use fbp_train::identity::file_sha256;
-use fbp_train::input::{Input, network_spec};
+use fbp_train::input::{Input, network_for, network_spec};
 use fbp_train::progress::Progress;
 use fbp_train::settings::{Schedule, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
@@ -96,11 +96,12 @@ impl StagesArgs {
         targets.check()?;
         let training = self.training(common.seed)?;
         let networks = self.networks()?;
+        self.model.as_deref().map(network_spec).transpose()?;
+        let input = self.data.load()?;
         let spec = match &self.model {
-            Some(name) => network_spec(name)?,
+            Some(name) => network_for(name, &input.bundle.train)?,
             None => networks[0].1.spec().clone(),
         };
-        let input = self.data.load()?;
         let settings = AnalysisSettings {
             model: spec.name.clone(),
             data: input.identity.clone(),

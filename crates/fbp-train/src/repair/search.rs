@@ -52,7 +52,7 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Caches the inputs of the last linear or convolutional layer of `stage`.
+    /// Caches the states of the layer `stage`: a path, or the last linear or convolutional layer of a stage.
     ///
     /// # Errors
     /// [`TrainError::Mismatch`] for a stage without such a layer, [`TrainError::Model`] for data of another shape.
@@ -64,13 +64,13 @@ impl<'a> Search<'a> {
         split: &Split,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let layer = AffineLayer::of_stage(network, stage)?;
+        let layer = AffineLayer::of(network, stage)?;
         let mut watched: Vec<usize> =
             split.train.iter().copied().filter(|i| samples.binary_search(i).is_err()).collect();
         shuffle_indices(&mut watched, seed, STREAM);
         watched.truncate(WATCHED);
         let cached = |indices: &[usize]| {
-            FeatureCache::new(&data.train, &data.normalization, indices, |images| layer.input(network, images))
+            FeatureCache::new(&data.train, &data.normalization, indices, |images| layer.states(network, images))
                 .map(|cache| FeatureCache { constant: layer.constant, ..cache })
         };
         let (targets, watched, validation) = (cached(samples)?, cached(&watched)?, cached(&split.validation)?);
@@ -98,8 +98,9 @@ impl<'a> Search<'a> {
     fn leads(&self, cache: &FeatureCache) -> Result<Vec<f32>, TrainError> {
         let mut leads = Vec::with_capacity(cache.samples());
         for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
-            let input = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
-            let logits = self.layer.logits(self.network, &self.layer.output(self.network, &input)?)?;
+            let states = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
+            let output = self.layer.output(self.network, &states)?;
+            let logits = self.layer.logits(self.network, &states, &output)?;
             let classes = logits.dim(1)?;
             for (row, &label) in flat(&logits)?.chunks_exact(classes).zip(labels) {
                 let rivals = row.iter().enumerate().filter(|(class, _)| *class != label as usize);

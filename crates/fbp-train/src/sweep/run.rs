@@ -61,7 +61,7 @@ impl Sweep {
         check("validation", config.validation, 0.0..1.0, "[0, 1)").map_err(wrong)?;
         let input = config.data.load()?;
         let start_input = config.data.before_recovery().map(|data| data.load()).transpose()?;
-        let start_data = &start_input.as_ref().unwrap_or(&input).identity;
+        let start_data = start_input.as_ref().unwrap_or(&input);
         Ok(Self {
             grid: Grid::new(config, &input.identity, start_data, out)?,
             input,

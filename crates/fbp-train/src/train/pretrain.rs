@@ -152,7 +152,7 @@ pub fn pretrain_watched(
     let PretrainOptions { learning_rate, weight_decay, schedule, epochs, seed, .. } = *options;
     let params = AdamWParams { learning_rate, weight_decay, ..AdamWParams::default() };
     let stages = 0..network.stages().len();
-    network.set_batch_statistics(true);
+    network.set_training(true);
     progress.begin("pretraining", epochs * source.samples(), "images");
     let mut course = Course {
         optimiser: AdamW::new(network.vars_of(stages.clone())?, params)?,
@@ -176,7 +176,7 @@ pub fn pretrain_watched(
         watch(epoch.number, epoch.state)
     })?;
     progress.end();
-    network.set_batch_statistics(false);
+    network.set_training(false);
     let test_accuracy = EvalSet::new(&data.test, &data.normalization, None)?.accuracy(&network)?;
     let seconds_per_epoch = seconds / options.epochs as f64;
     Ok(Pretrained { network, train_loss, validation_accuracy, test_accuracy, seconds_per_epoch })

@@ -97,7 +97,7 @@ pub fn post_train(
         }
     };
     if result.is_err() {
-        network.set_batch_statistics(false);
+        network.set_training(false);
         network.freeze(0..0)?;
     }
     result

@@ -83,7 +83,7 @@ impl<'a> Curves<'a> {
     /// The stages with a layer that can be repaired.
     pub fn stages(network: &Network) -> Vec<String> {
         let names = network.stages().iter().map(|stage| stage.name().to_owned());
-        names.filter(|name| AffineLayer::of_stage(network, name).is_ok()).collect()
+        names.filter(|name| AffineLayer::of(network, name).is_ok()).collect()
     }
 
     /// Adds what `points` lacks: for every stage the repairs asked for and the one that [`repair`] chooses, then the
