@@ -144,7 +144,8 @@ fn print_classes(test: &Measures, names: &[String], out: Out<'_>) -> Result<(), 
 
 fn print_confusion(test: &Measures, names: &[String], out: Out<'_>) -> Result<(), CliError> {
     let classes = test.confusion.len();
-    let heading = std::iter::once("class, and what it was taken for".to_owned()).chain((0..classes).map(|c| c.to_string()));
+    let heading =
+        std::iter::once("class, and what it was taken for".to_owned()).chain((0..classes).map(|c| c.to_string()));
     let mut rows = vec![heading.collect::<Vec<_>>()];
     for (class, row) in test.confusion.iter().enumerate() {
         let counts = row.iter().map(usize::to_string);

@@ -80,7 +80,9 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let choice = args.samples.clone().unwrap_or(SampleChoice::All);
     let input = if args.data.is_named() { Some(args.data.load(&args.checkpoint, &checkpoint)?) } else { None };
     let (normalization, data) = match (&input, &own) {
-        (Some(input), own) => (input.bundle.normalization.clone(), own.as_ref().map_or(&input.identity, |own| &own.identity)),
+        (Some(input), own) => {
+            (input.bundle.normalization.clone(), own.as_ref().map_or(&input.identity, |own| &own.identity))
+        }
         (None, Some(own)) => (normalization_of(&args.checkpoint, &checkpoint)?, &own.identity),
         // The parser lets nothing else through.
         (None, None) => return Ok(()),
@@ -92,6 +94,7 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         data: data.clone(),
         part: args.images.part,
         own: own.is_some(),
+        class_names: checkpoint.preprocessing.iter().flat_map(|found| found.classes().to_vec()).collect(),
         samples: choice.to_string(),
         limit: args.limit,
         seed: common.seed,
@@ -125,7 +128,8 @@ fn normalization_of(file: &Path, checkpoint: &Checkpoint) -> Result<Normalizatio
         None => Err(TrainError::Mismatch {
             left: file.display().to_string(),
             right: "images of your own alone".into(),
-            reason: "it does not tell how its images were normalised; name the data that it was trained on with --data".into(),
+            reason: "it does not tell how its images were normalised; name the data that it was trained on with --data"
+                .into(),
         }
         .into()),
     }

@@ -26,12 +26,7 @@ enum Content {
 /// # Errors
 /// [`DataError::OwnFile`] with what is wrong and what to do, [`DataError::Label`], [`DataError::NonFinite`],
 /// [`DataError::Empty`].
-pub fn read_own(
-    files: &[PathBuf],
-    labels: &[u8],
-    shape: FeatureShape,
-    classes: usize,
-) -> Result<Dataset, DataError> {
+pub fn read_own(files: &[PathBuf], labels: &[u8], shape: FeatureShape, classes: usize) -> Result<Dataset, DataError> {
     let is = |path: &Path, extension: &str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension));
     let (content, found) = match files {
         [file] if is(file, "safetensors") => arrays(file, shape)?,
@@ -59,7 +54,8 @@ pub fn read_own(
         ([one], _) => vec![*one; count],
         (labels, _) if labels.len() == count => labels.to_vec(),
         (labels, _) => {
-            let reason = format!("{count} images and {} labels: give one label for each image, or one for all", labels.len());
+            let reason =
+                format!("{count} images and {} labels: give one label for each image, or one for all", labels.len());
             return Err(wrong(first, reason));
         }
     };
@@ -84,7 +80,10 @@ fn picture(path: &Path, shape: FeatureShape) -> Result<Vec<u8>, DataError> {
     let (width, height) = reader.info().size();
     if (width as usize, height as usize) != (shape.width, shape.height) {
         let (wide, high) = (shape.width, shape.height);
-        return Err(wrong(path, format!("it has {width} × {height} pixels and the network takes {wide} × {high}: resize it")));
+        return Err(wrong(
+            path,
+            format!("it has {width} × {height} pixels and the network takes {wide} × {high}: resize it"),
+        ));
     }
     let size = reader.output_buffer_size().ok_or_else(|| wrong(path, "it is too large"))?;
     let mut bytes = vec![0; size];
@@ -102,7 +101,8 @@ fn picture(path: &Path, shape: FeatureShape) -> Result<Vec<u8>, DataError> {
             (1, 3) => (0..3).for_each(|c| planes[c * shape.plane() + index] = pixel[0]),
             (3, 1) => planes[index] = grey([pixel[0], pixel[1], pixel[2]]),
             (_, wanted) => {
-                let reason = format!("a PNG file has 1 or 3 channels and the network takes {wanted}: use a .safetensors file");
+                let reason =
+                    format!("a PNG file has 1 or 3 channels and the network takes {wanted}: use a .safetensors file");
                 return Err(wrong(path, reason));
             }
         }
@@ -124,9 +124,9 @@ fn arrays(path: &Path, shape: FeatureShape) -> Result<(Content, Option<Vec<u8>>)
     let bytes = fs::read(path).map_err(DataError::at(path))?;
     let tensors = SafeTensors::deserialize(&bytes)
         .map_err(|error| wrong(path, format!("it cannot be read as a safetensors file: {error}")))?;
-    let inputs = tensors.tensor("inputs").map_err(|_| {
-        wrong(path, format!("it has no tensor `inputs`, only {}", tensors.names().join(", ")))
-    })?;
+    let inputs = tensors
+        .tensor("inputs")
+        .map_err(|_| wrong(path, format!("it has no tensor `inputs`, only {}", tensors.names().join(", "))))?;
     let image = [shape.channels, shape.height, shape.width];
     let fits = match inputs.shape() {
         [_, rest @ ..] => *rest == image || *rest == [shape.len()],

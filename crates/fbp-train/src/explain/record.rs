@@ -29,6 +29,9 @@ pub struct ExplainSettings {
     /// Whether the images are one's own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own: bool,
+    /// Names of the classes that the checkpoint tells, in the order of the labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// The choice of samples, as it was written.
     pub samples: String,
     /// Most samples that are explained.

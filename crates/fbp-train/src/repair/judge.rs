@@ -42,7 +42,8 @@ impl Judge {
         let right = test.right(before)?;
         let accuracy = share(&right);
         let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
-        let of_kind = right.iter().zip(&judges).map(|(right, &i)| !right && same_class(data.test.labels()[i])).collect();
+        let of_kind =
+            right.iter().zip(&judges).map(|(right, &i)| !right && same_class(data.test.labels()[i])).collect();
         Ok(Self { test, accuracy, of_kind })
     }
 
@@ -72,15 +73,14 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    pub(super) fn new(
-        start: &Network,
-        given: Given<'_>,
-        data: &DataBundle,
-        split: &Split,
-    ) -> Result<Self, TrainError> {
+    pub(super) fn new(start: &Network, given: Given<'_>, data: &DataBundle, split: &Split) -> Result<Self, TrainError> {
         let set = |images: &Dataset, indices: &[usize]| EvalSet::new(images, &data.normalization, Some(indices));
         let validation = set(&data.train, &split.validation)?;
-        Ok(Self { own: set(given.origin.images(data), given.samples)?, before: validation.accuracy(start)?, validation })
+        Ok(Self {
+            own: set(given.origin.images(data), given.samples)?,
+            before: validation.accuracy(start)?,
+            validation,
+        })
     }
 
     pub(super) fn measure(&self, network: &Network) -> Result<StateMeasures, TrainError> {

@@ -48,7 +48,8 @@ fn write(writer: &StoreWriter, shard: &ShardEntry) -> Result<(), TrainError> {
     let attained: Vec<u8> = samples.map(|i| u8::from(i != 5)).collect();
     let stages =
         [StageRows { target: &first, attained: &attained }, StageRows { target: &second, attained: &attained }];
-    writer.write_shard(shard, ShardContent { stages: &stages, labels: &labels, indices: &indices, stats: &shard.samples })
+    writer
+        .write_shard(shard, ShardContent { stages: &stages, labels: &labels, indices: &indices, stats: &shard.samples })
 }
 
 fn fill(folder: &Path, manifest: Manifest) {

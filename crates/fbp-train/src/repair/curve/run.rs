@@ -211,7 +211,8 @@ impl<'a> Curves<'a> {
             })?;
         }
         self.progress.end();
-        let rival = RivalOptions::default().run(self.start, given_of(&self.samples), self.data, self.options.validation)?;
+        let rival =
+            RivalOptions::default().run(self.start, given_of(&self.samples), self.data, self.options.validation)?;
         let method = RepairMethod::FineTuning { learning_rate: rival.learning_rate, steps: rival.steps };
         let point = self.point((method, ALL_STAGES), &rival.network, rival.measures, rival.seconds)?;
         points.push(RepairPoint { chosen: true, ..point });
