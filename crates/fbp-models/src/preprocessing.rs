@@ -161,7 +161,10 @@ mod tests {
             ([1, 2, 2], &[0.5], &[f64::NAN]),
             ([1, 2, 2], &[0.5], &[f64::INFINITY]),
         ] {
-            assert!(matches!(new(input, mean, std), Err(ModelError::Preprocessing { .. })), "{input:?} {mean:?} {std:?}");
+            assert!(
+                matches!(new(input, mean, std), Err(ModelError::Preprocessing { .. })),
+                "{input:?} {mean:?} {std:?}"
+            );
         }
     }
 
