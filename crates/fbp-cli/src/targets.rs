@@ -10,9 +10,10 @@ use fbp_train::train::EXAMPLES_FILE;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::table::print_table;
 
 /// Wrongly classified images that are kept for the report.
 const EXAMPLES: usize = 6;
@@ -28,7 +29,7 @@ pub(crate) struct TargetsArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Lead that the right class should have over every other
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
@@ -53,9 +54,10 @@ pub(crate) struct TargetsArgs {
 }
 
 pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
-    let network = Checkpoint::load(&args.checkpoint)?.network;
+    let checkpoint = Checkpoint::load(&args.checkpoint)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
-    let input = args.data.load()?;
+    let input = args.data.load(&args.checkpoint, &checkpoint)?;
+    let network = checkpoint.network;
     let options = TargetsOptions {
         mode: args.targets,
         embedding: args.embedding,
@@ -83,7 +85,7 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
         ),
     )?;
     let heading = ["right with targets", "moved by", "no change", "second attempt", "not attained", "largest miss"];
-    say(out, format_args!("{:12} {}", "stage", heading.map(|text| format!("{text:>18}")).join(" ")))?;
+    let mut rows = vec![std::iter::once("stage").chain(heading).map(str::to_owned).collect::<Vec<_>>()];
     for stage in &report.stages {
         let StageReport { name, satisfied_before, corrected, unattained, .. } = stage;
         let cells = [
@@ -94,7 +96,7 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
             unattained.to_string(),
             format!("{:.2e}", stage.violation_max),
         ];
-        say(out, format_args!("{name:12} {}", cells.map(|text| format!("{text:>18}")).join(" ")))?;
+        rows.push(std::iter::once(name.clone()).chain(cells).collect());
     }
-    Ok(())
+    print_table(&rows, out)
 }

@@ -137,6 +137,12 @@ pub enum ModelError {
         /// Name of the tensor.
         parameter: String,
     },
+    /// A description of what images go through that cannot be used.
+    #[error("the preprocessing of images cannot be used: {reason}")]
+    Preprocessing {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -173,6 +179,9 @@ pub enum CheckpointFault {
     /// The architecture in the metadata cannot be read.
     #[error("its architecture cannot be used: {0}")]
     BadArchitecture(Box<ModelError>),
+    /// The preprocessing in the metadata cannot be used, or is that of images of another size.
+    #[error("{0}; it was written by other or newer software")]
+    BadPreprocessing(Box<ModelError>),
     /// Another network than the one asked for.
     #[error("it holds the network {found}, but {expected} was asked for: {difference}")]
     OtherArchitecture {

@@ -225,8 +225,8 @@ impl Network {
         Ok(self.named_vars_of(stages)?.into_iter().map(|(_, var)| var).collect())
     }
 
-    /// Every tensor of a checkpoint: trainable variables and running statistics.
-    pub(crate) fn state(&self) -> impl Iterator<Item = (String, Var)> {
+    /// Every tensor of a checkpoint by its path: trainable variables and running statistics.
+    pub fn state(&self) -> impl Iterator<Item = (String, Var)> {
         self.stages.iter().flat_map(|stage| stage.tensors(true))
     }
 

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use fbp_models::{NetworkSpec, zoo};
+use fbp_models::{Checkpoint, NetworkSpec, Preprocessing, zoo};
 use serde::Deserialize;
 
 use crate::TrainError;
-use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Regime, load};
+use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Normalization, Regime, load};
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
 
@@ -77,6 +77,72 @@ impl DataRequest {
     /// The data before classes were given back, if that makes a difference.
     pub fn before_recovery(&self) -> Option<Self> {
         (!self.recover_class.is_empty()).then(|| Self { recover_class: Vec::new(), ..self.clone() })
+    }
+}
+
+/// Which normalisation a network gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormalizationOrigin {
+    /// That of its checkpoint.
+    Checkpoint,
+    /// That of the data, because that was asked for.
+    Asked,
+    /// That of the data, because the checkpoint tells none.
+    Unknown,
+}
+
+impl DataBundle {
+    /// Takes the normalisation and the names of the classes of a checkpoint, if it tells them.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] if the images are not of the size that the checkpoint's network takes.
+    pub fn normalise_as(&mut self, preprocessing: &Preprocessing) -> Result<(), TrainError> {
+        let shape = self.train.shape();
+        let [channels, height, width] = preprocessing.input();
+        if [shape.channels, shape.height, shape.width] != [channels, height, width] {
+            return Err(TrainError::Mismatch {
+                left: format!("the data {}", self.train.name()),
+                right: "the network".into(),
+                reason: format!(
+                    "its images are {shape}, that is channels, height and width, and the network was trained on \
+                     [{channels}, {height}, {width}]; name data of that size"
+                ),
+            });
+        }
+        self.normalization = Normalization::of(preprocessing)?;
+        if !preprocessing.classes().is_empty() {
+            self.class_names = preprocessing.classes().to_vec();
+        }
+        Ok(())
+    }
+}
+
+impl Input {
+    /// Prepares the images as the checkpoint's network wants them, or with `renormalise` as the data themselves say: then
+    /// results are told apart from others by the name of the data.
+    ///
+    /// # Errors
+    /// As [`DataBundle::normalise_as`].
+    pub fn prepare_for(
+        &mut self,
+        checkpoint: &Checkpoint,
+        renormalise: bool,
+    ) -> Result<NormalizationOrigin, TrainError> {
+        let Some(preprocessing) = &checkpoint.preprocessing else {
+            return Ok(if renormalise { NormalizationOrigin::Asked } else { NormalizationOrigin::Unknown });
+        };
+        let own = self.bundle.normalization.clone();
+        self.bundle.normalise_as(preprocessing)?;
+        if !renormalise {
+            return Ok(NormalizationOrigin::Checkpoint);
+        }
+        if own != self.bundle.normalization {
+            self.identity.name.push_str(", renormalised");
+            let text = format!("{}\n{:?} {:?}", self.identity.sha256, own.mean(), own.std());
+            self.identity.sha256 = bytes_sha256(text.as_bytes());
+            self.bundle.normalization = own;
+        }
+        Ok(NormalizationOrigin::Asked)
     }
 }
 

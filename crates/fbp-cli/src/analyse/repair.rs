@@ -8,7 +8,7 @@ use fbp_train::repair::{CurveDemands, Curves, SampleChoice};
 use fbp_train::settings::check;
 
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
 
@@ -30,7 +30,7 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
     #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
     samples: SampleChoice,
@@ -62,12 +62,13 @@ impl RepairArgs {
         all("margin", &self.margin, "(0, 1000]")?;
         all("ridge", &self.ridge, "(0, 1000]")?;
         all("slack", &self.slack, "(0, 1000]")?;
-        let network = Checkpoint::load(&self.checkpoint)?.network;
-        let stages = if self.stage.is_empty() { Curves::stages(&network) } else { self.stage.clone() };
+        let start = Checkpoint::load(&self.checkpoint)?;
+        let network = &start.network;
+        let stages = if self.stage.is_empty() { Curves::stages(network) } else { self.stage.clone() };
         stages.iter().try_for_each(|stage| network.stage_index(stage).map(|_| ()))?;
-        let input = self.data.load()?;
+        let input = self.data.load(&self.checkpoint, &start)?;
         let mut points = check_folder(&self.out, self.force)?;
-        let checkpoint = (&network, file_sha256(&self.checkpoint)?);
+        let checkpoint = (network, file_sha256(&self.checkpoint)?);
         let data = (&input.bundle, &input.identity);
         let progress = Stderr::default();
         let curves = Curves::new(checkpoint, data, &self.samples, common.seed, &progress)?;

@@ -4,13 +4,13 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::change::WeightChange;
+use super::origin::{Asked, Given, SampleOrigin};
 use super::record::{Candidate, Demand, StateMeasures};
-use super::samples::SampleChoice;
 use super::search::{ROUNDS, Search};
 use crate::TrainError;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
-use crate::settings::check;
+use crate::settings::{Part, check};
 
 /// Demands in the order in which they are tried.
 const GRID: [Demand; 7] = [
@@ -66,7 +66,7 @@ impl RepairOptions {
 /// What a repair did.
 #[derive(Clone, Debug)]
 pub struct Repaired {
-    /// Positions of the samples in the training data.
+    /// Positions of the samples among the images that they were chosen from.
     pub samples: Vec<usize>,
     /// Measures of the result.
     pub measures: StateMeasures,
@@ -107,16 +107,22 @@ pub struct Repaired {
 pub fn repair(
     network: &Network,
     stage: &str,
-    choice: &SampleChoice,
+    asked: Asked<'_>,
     data: &DataBundle,
     options: &RepairOptions,
     progress: &dyn Progress,
 ) -> Result<Repaired, TrainError> {
     options.check()?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-    let samples = choice.resolve(network, data, &split.train, options.seed)?;
+    // Of the training images those for validation are not chosen from: they judge.
+    let candidates = match asked.origin {
+        SampleOrigin::Part(Part::Train) => split.train.clone(),
+        other => (0..other.images(data).len()).collect(),
+    };
+    let samples = asked.choice.resolve(network, (asked.origin, data), &candidates, options.seed)?;
     let begun = Instant::now();
-    let search = Search::new(network, stage, &samples, data, &split, options.seed)?;
+    let given = Given { origin: asked.origin, samples: &samples };
+    let search = Search::new(network, stage, given, data, &split, options.seed)?;
     let (mut best, mut candidates) = ((Mat::zeros(search.old.nrows(), search.old.ncols()), None), Vec::new());
     let mut measures = search.start;
     progress.begin("repair", GRID.len() * ROUNDS, "solves");

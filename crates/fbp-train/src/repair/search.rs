@@ -2,13 +2,14 @@ use candle_core::{Device, Tensor};
 use faer::Mat;
 use fbp_models::Network;
 
+use super::origin::Given;
 use super::problem::{Metric, column_moment};
 use super::record::{Candidate, Demand, StateMeasures};
 use super::rows::Subjects;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
-use crate::data::{DataBundle, Split, shuffle_indices};
+use crate::data::{DataBundle, Dataset, Split, shuffle_indices};
 use crate::progress::Progress;
 
 /// Linearisations for each demand.
@@ -59,21 +60,25 @@ impl<'a> Search<'a> {
     pub(super) fn new(
         network: &'a Network,
         stage: &str,
-        samples: &[usize],
+        given: Given<'_>,
         data: &DataBundle,
         split: &Split,
         seed: u64,
     ) -> Result<Self, TrainError> {
         let layer = AffineLayer::of(network, stage)?;
         let mut watched: Vec<usize> =
-            split.train.iter().copied().filter(|i| samples.binary_search(i).is_err()).collect();
+            split.train.iter().copied().filter(|i| given.in_training().binary_search(i).is_err()).collect();
         shuffle_indices(&mut watched, seed, STREAM);
         watched.truncate(WATCHED);
-        let cached = |indices: &[usize]| {
-            FeatureCache::new(&data.train, &data.normalization, indices, |images| layer.states(network, images))
+        let cached = |images: &Dataset, indices: &[usize]| {
+            FeatureCache::new(images, &data.normalization, indices, |images| layer.states(network, images))
                 .map(|cache| FeatureCache { constant: layer.constant, ..cache })
         };
-        let (targets, watched, validation) = (cached(samples)?, cached(&watched)?, cached(&split.validation)?);
+        let (targets, watched, validation) = (
+            cached(given.origin.images(data), given.samples)?,
+            cached(&data.train, &watched)?,
+            cached(&data.train, &split.validation)?,
+        );
         let all: Vec<usize> = (0..targets.samples()).collect();
         let mut search = Self {
             network,

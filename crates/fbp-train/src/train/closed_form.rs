@@ -228,7 +228,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let shape = fbp_linalg::FeatureShape::image(1, 4, 4);
         let train = Dataset::new("toy", shape, 3, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        DataBundle { test: train.clone(), train, normalization, folder: "toy".into() }
+        DataBundle { test: train.clone(), train, normalization, class_names: Vec::new(), folder: "toy".into() }
     }
 
     /// A store with given targets of the hidden stage.
@@ -238,7 +238,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let manifest = TargetsOptions::default().manifest(network, String::new(), identity).unwrap();
         let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
         let stages = [StageRows { target, attained: &[1; SAMPLES] }];
-        let content = ShardContent { stages: &stages, labels: &[0; SAMPLES], stats: &0 };
+        let content = ShardContent { stages: &stages, labels: &[0; SAMPLES], indices: &[0; SAMPLES], stats: &0 };
         for shard in writer.missing().unwrap() {
             writer.write_shard(&shard, content).unwrap();
         }

@@ -195,11 +195,12 @@ pub fn pretrain_to_file(
 ) -> Result<PretrainRecord, TrainError> {
     let begun = Instant::now();
     let result = pretrain(&settings.network, data, &PretrainOptions::of(&settings), progress)?;
-    let bytes = checkpoint::to_bytes(&result.network, &Default::default())?;
+    let bytes = checkpoint::to_bytes(&result.network, &data.preprocessing()?.to_metadata()?)?;
     let record = PretrainRecord {
         settings,
         threads: rayon::current_num_threads(),
         checkpoint_sha256: bytes_sha256(&bytes),
+        normalization: Some(data.normalization.clone()),
         parameters: result.network.parameter_count(),
         train_loss: result.train_loss,
         validation_accuracy: result.validation_accuracy,
