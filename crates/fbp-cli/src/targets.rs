@@ -3,9 +3,11 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::Checkpoint;
 use fbp_train::identity::file_sha256;
-use fbp_train::settings::{Embedding, Metric, TargetMode};
+use fbp_train::settings::{Effort, Embedding, Every, Metric, TargetMode};
 use fbp_train::store::{StoreWriter, TargetStore};
-use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
+use fbp_train::targets::{
+    StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, cut_at_every, wrong_examples,
+};
 use fbp_train::train::EXAMPLES_FILE;
 
 use crate::choices::choice;
@@ -42,6 +44,12 @@ pub(crate) struct TargetsArgs {
     /// In which metric targets are nearest; mahalanobis weighs changes by the covariance of the features
     #[arg(long, value_parser = choice::<Metric>(), default_value_t = Metric::Euclidean)]
     metric: Metric,
+    /// How much is spent on nearer targets; quick is for deep networks
+    #[arg(long, value_parser = choice::<Effort>(), default_value_t = Effort::Thorough)]
+    effort: Effort,
+    /// Which features: those between stages, or those between all blocks
+    #[arg(long, value_parser = choice::<Every>(), default_value_t = Every::Stage)]
+    every: Every,
     /// Samples per shard, which is what an interrupted run can lose [default: up to 5120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     shard_size: Option<u32>,
@@ -57,12 +65,13 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let checkpoint = Checkpoint::load(&args.checkpoint)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     let input = args.data.load(&args.checkpoint, &checkpoint)?;
-    let network = checkpoint.network;
+    let network = cut_at_every(checkpoint.network, args.every)?;
     let options = TargetsOptions {
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
         metric: args.metric,
+        effort: args.effort,
         shard_samples: args.shard_size.map(|size| size as usize),
     };
     let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;

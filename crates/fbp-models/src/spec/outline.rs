@@ -15,7 +15,7 @@ impl LayerSpec {
         input: FeatureDims,
         branches: &[FeatureDims],
     ) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
-        let FeatureShape { channels, height, width } = input.shape;
+        let channels = input.shape.channels;
         match self {
             Self::Block { layers } if layers.is_empty() => Err("it has no layers".into()),
             Self::Block { .. } => Ok((branches[0], Vec::new())),
@@ -28,58 +28,16 @@ impl LayerSpec {
             | Self::MeanTokens { .. }
             | Self::Attention { .. } => self.outline_tokens(input),
             &(Self::Dropout { p } | Self::DropPath { p }) => {
-                if (0.0..1.0).contains(&p) {
-                    Ok((input, Vec::new()))
-                } else {
-                    Err(format!("p = {p} is not a probability below 1"))
-                }
+                let is_share = (0.0..1.0).contains(&p);
+                if is_share { Ok((input, Vec::new())) } else { Err(format!("p = {p} is not a probability below 1")) }
             }
-            &Self::ZeroPad2d { padding } => {
-                image(input)?;
-                let Padding::Sides { top, bottom, left, right } = padding else {
-                    return Err("\"same\" depends on a window; give sizes".into());
-                };
-                let side = |len: usize, near: usize, far: usize| len.saturating_add(near).saturating_add(far);
-                let (height, width) = (side(height, top, bottom), side(width, left, right));
-                within("output", &[channels, height, width])?;
-                Ok((FeatureDims::image(channels, height, width), Vec::new()))
-            }
+            &Self::ZeroPad2d { padding } => Ok((padded(input, padding)?, Vec::new())),
             &(Self::Conv2d { bias, .. }
             | Self::ConvTranspose2d { bias, .. }
             | Self::Conv1d { bias, .. }
             | Self::ConvTranspose1d { bias, .. }) => self.plan_conv(input, bias),
-            &Self::Linear { out_features, bias } => {
-                if input.is_image() {
-                    return Err(format!(
-                        "takes a flat feature or tokens, but gets {input}; put a flatten or a tokens layer before it"
-                    ));
-                }
-                positive("out_features", out_features)?;
-                let fan_in = if input.is_tokens() { width } else { input.len() };
-                within("weight", &[out_features, fan_in])?;
-                let output = if input.is_tokens() {
-                    within("output", &[channels, out_features])?;
-                    FeatureDims::tokens(channels, out_features)
-                } else {
-                    FeatureDims::flat(out_features)
-                };
-                Ok((output, weight_and_bias(vec![out_features, fan_in], out_features, fan_in, bias)))
-            }
-            &(Self::MaxPool2d { kernel, stride, padding, ceil }
-            | Self::AvgPool2d { kernel, stride, padding, ceil, .. }) => {
-                image(input)?;
-                if let Self::AvgPool2d { divisor: Some(divisor), .. } = self
-                    && !(divisor.is_finite() && *divisor != 0.0)
-                {
-                    return Err(format!("divisor {divisor} is 0 or not finite"));
-                }
-                let stride = stride.unwrap_or(kernel);
-                if padding.h >= kernel.h || padding.w >= kernel.w {
-                    return Err(format!("padding {padding} must be smaller than the window, {kernel}"));
-                }
-                let out = windows(input, Window { kernel, stride, padding, ceil })?;
-                Ok((FeatureDims::image(channels, out.h, out.w), Vec::new()))
-            }
+            &Self::Linear { out_features, bias } => outline_linear(input, out_features, bias),
+            Self::MaxPool2d { .. } | Self::AvgPool2d { .. } => Ok((self.pooled(input)?, Vec::new())),
             &Self::AdaptiveAvgPool2d { size } => {
                 image(input)?;
                 positive("size", size.h.min(size.w))?;
@@ -90,28 +48,8 @@ impl LayerSpec {
                 image(input)?;
                 Ok((FeatureDims::image(channels, 1, 1), Vec::new()))
             }
-            &Self::BatchNorm { eps } => {
-                if input.is_tokens() {
-                    return Err(format!("takes an image or a flat feature, but gets the tokens {input}"));
-                }
-                if !(eps.is_finite() && eps > 0.0) {
-                    return Err(format!("eps {eps} is not a positive number"));
-                }
-                let tensor = |name, value, trainable| ParamPlan {
-                    name,
-                    dims: vec![channels],
-                    init: ParamInit::Constant(value),
-                    trainable,
-                };
-                let params = vec![
-                    tensor("weight", 1.0, true),
-                    tensor("bias", 0.0, true),
-                    tensor("running_mean", 0.0, false),
-                    tensor("running_var", 1.0, false),
-                ];
-                Ok((input, params))
-            }
-            Self::Flatten {} => Ok((FeatureDims::flat(channels * height * width), Vec::new())),
+            &Self::BatchNorm { eps } => Ok((input, batch_norm(input, eps)?)),
+            Self::Flatten {} => Ok((FeatureDims::flat(input.len()), Vec::new())),
             Self::Softmax {} if !input.is_flat() => {
                 Err(format!("takes a flat feature, but gets {input}; put a flatten layer before it"))
             }
@@ -124,6 +62,27 @@ impl LayerSpec {
                 _ => Ok((input, Vec::new())),
             },
         }
+    }
+
+    /// What a pooling with windows gives.
+    fn pooled(&self, input: FeatureDims) -> Result<FeatureDims, String> {
+        let &(Self::MaxPool2d { kernel, stride, padding, ceil }
+        | Self::AvgPool2d { kernel, stride, padding, ceil, .. }) = self
+        else {
+            return Err(format!("{} has no windows", self.kind()));
+        };
+        image(input)?;
+        if let Self::AvgPool2d { divisor: Some(divisor), .. } = self
+            && !(divisor.is_finite() && *divisor != 0.0)
+        {
+            return Err(format!("divisor {divisor} is 0 or not finite"));
+        }
+        let stride = stride.unwrap_or(kernel);
+        if padding.h >= kernel.h || padding.w >= kernel.w {
+            return Err(format!("padding {padding} must be smaller than the window, {kernel}"));
+        }
+        let out = windows(input, Window { kernel, stride, padding, ceil })?;
+        Ok(FeatureDims::image(input.shape.channels, out.h, out.w))
     }
 
     /// Checked geometry of a convolution, or of the one that the layer transposes, and whether it does so.
@@ -218,6 +177,66 @@ impl LayerSpec {
         }
         Ok((FeatureDims::image(out.channels, out.height, out.width), weight_and_bias(dims, out.channels, fan_in, bias)))
     }
+}
+
+/// A linear layer on a flat feature or on every token.
+fn outline_linear(
+    input: FeatureDims,
+    out_features: usize,
+    bias: bool,
+) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
+    let fan_in = match input.kind {
+        FeatureKind::Flat => input.len(),
+        FeatureKind::Tokens => input.shape.width,
+        FeatureKind::Image => {
+            return Err(format!(
+                "takes a flat feature or tokens, but gets {input}; put a flatten or a tokens layer before it"
+            ));
+        }
+    };
+    positive("out_features", out_features)?;
+    within("weight", &[out_features, fan_in])?;
+    let output = match input.kind {
+        FeatureKind::Tokens => FeatureDims::tokens(input.shape.channels, out_features),
+        _ => FeatureDims::flat(out_features),
+    };
+    within("output", &[output.len()])?;
+    Ok((output, weight_and_bias(vec![out_features, fan_in], out_features, fan_in, bias)))
+}
+
+/// The tensors of a batch normalisation.
+fn batch_norm(input: FeatureDims, eps: f64) -> Result<Vec<ParamPlan>, String> {
+    if input.is_tokens() {
+        return Err(format!("takes an image or a flat feature, but gets the tokens {input}"));
+    }
+    if !(eps.is_finite() && eps > 0.0) {
+        return Err(format!("eps {eps} is not a positive number"));
+    }
+    let tensor = |name, value, trainable| ParamPlan {
+        name,
+        dims: vec![input.shape.channels],
+        init: ParamInit::Constant(value),
+        trainable,
+    };
+    Ok(vec![
+        tensor("weight", 1.0, true),
+        tensor("bias", 0.0, true),
+        tensor("running_mean", 0.0, false),
+        tensor("running_var", 1.0, false),
+    ])
+}
+
+/// An image with rows and columns around it.
+fn padded(input: FeatureDims, padding: Padding) -> Result<FeatureDims, String> {
+    image(input)?;
+    let Padding::Sides { top, bottom, left, right } = padding else {
+        return Err("\"same\" depends on a window; give sizes".into());
+    };
+    let FeatureShape { channels, height, width } = input.shape;
+    let side = |len: usize, near: usize, far: usize| len.saturating_add(near).saturating_add(far);
+    let (height, width) = (side(height, top, bottom), side(width, left, right));
+    within("output", &[channels, height, width])?;
+    Ok(FeatureDims::image(channels, height, width))
 }
 
 fn weight_and_bias(dims: Vec<usize>, out: usize, fan_in: usize, bias: bool) -> Vec<ParamPlan> {

@@ -57,6 +57,7 @@ fn targets() -> TargetsReport {
         embedding: Embedding::Margin,
         margin: 1.0,
         metric: Metric::Euclidean,
+        effort: Effort::Thorough,
         samples: 6000,
         seconds: 0.2,
         images_per_second: 30_000.0,

@@ -6,7 +6,7 @@ use super::MANIFEST_FILE;
 use crate::TrainError;
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
-use crate::settings::{Embedding, Metric, TargetMode};
+use crate::settings::{Effort, Embedding, Metric, TargetMode};
 
 /// Version of the layout of the folder; raised when an old reader would misread a new store.
 const FORMAT: u32 = 2;
@@ -63,6 +63,9 @@ pub struct ManifestParams {
     /// In which metric they are nearest; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
+    /// How much is spent on nearer targets; left out for the thorough one.
+    #[serde(default, skip_serializing_if = "Effort::is_thorough")]
+    pub effort: Effort,
     /// Samples per shard.
     pub shard_samples: usize,
     /// The transitional stages, from the input to the output.

@@ -4,7 +4,7 @@ use std::path::Path;
 use super::*;
 use crate::TrainError;
 use crate::identity::DataIdentity;
-use crate::settings::{Embedding, Metric, TargetMode};
+use crate::settings::{Effort, Embedding, Metric, TargetMode};
 
 const STAGES: [(&str, [usize; 3]); 2] = [("conv1", [2, 3, 1]), ("conv2", [4, 1, 1])];
 
@@ -22,6 +22,7 @@ fn manifest(samples: usize, margin: f64) -> Manifest {
         embedding: Embedding::Margin,
         margin,
         metric: Metric::Euclidean,
+        effort: Effort::Thorough,
         shard_samples: 4,
         stages: STAGES
             .iter()

@@ -347,7 +347,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         mode: pick.one(table.targets.as_ref(), targets.mode),
         embedding: pick.one(table.embedding.as_ref(), targets.embedding),
         metric: pick.one(table.metric.as_ref(), targets.metric),
-        shard_samples: None,
+        ..targets
     };
     let keep = if objective.is_published() { Keep::Last } else { Keep::Best };
     let mut options = PostTrainOptions {

@@ -18,7 +18,7 @@ pub use examples::wrong_examples;
 pub use goal::OutputGoal;
 pub(crate) use memory::MemoryTargets;
 pub use record::{Example, ExampleFeature, StageReport, TargetsReport};
-pub use stages::{transitional_names, transitional_stage};
+pub use stages::{cut_as, cut_at_every, transitional_names, transitional_stage};
 
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
@@ -32,7 +32,7 @@ use self::tile::ShardBuffers;
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
 use crate::progress::Progress;
-use crate::settings::{Embedding, Metric, TargetMode, check};
+use crate::settings::{Effort, Embedding, Metric, TargetMode, check};
 use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntry, StageRows, StoreWriter};
 
 /// Most samples of a shard, and most bytes of features.
@@ -53,6 +53,9 @@ pub struct TargetsOptions {
     /// In which metric they are nearest; Mahalanobis for attainable targets with the margin embedding only.
     #[serde(skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
+    /// How much is spent on nearer targets, for attainable ones.
+    #[serde(skip_serializing_if = "Effort::is_thorough")]
+    pub effort: Effort,
     /// Samples per shard; as many as fit into 128 MiB, at most 5,120, if not given.
     pub shard_samples: Option<usize>,
 }
@@ -64,6 +67,7 @@ impl Default for TargetsOptions {
             embedding: Embedding::Margin,
             margin: 1.0,
             metric: Metric::Euclidean,
+            effort: Effort::Thorough,
             shard_samples: None,
         }
     }
@@ -115,6 +119,7 @@ impl TargetsOptions {
             embedding: self.embedding,
             margin: if self.embedding == Embedding::Margin { self.margin } else { 0.0 },
             metric: self.metric,
+            effort: self.effort,
             shard_samples: self.shard_samples.unwrap_or(fitting),
             stages,
         })

@@ -12,7 +12,7 @@ use super::stats::TargetStats;
 use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
 use crate::metrics::argmax;
-use crate::settings::{Metric, TargetMode};
+use crate::settings::{Effort, Metric, TargetMode};
 use crate::store::ManifestParams;
 
 /// Most samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
@@ -26,18 +26,19 @@ pub(super) struct TargetKind {
     mode: TargetMode,
     goal: OutputGoal,
     metric: Metric,
+    effort: Effort,
 }
 
 impl TargetKind {
     /// Those of a store.
     pub(super) fn of_params(params: &ManifestParams) -> Self {
-        Self { mode: params.mode, goal: OutputGoal::of(params), metric: params.metric }
+        Self { mode: params.mode, goal: OutputGoal::of(params), metric: params.metric, effort: params.effort }
     }
 
     /// Those that are asked for.
     pub(super) fn of_options(options: &TargetsOptions) -> Self {
-        let TargetsOptions { mode, embedding, margin, metric, .. } = *options;
-        Self { mode, goal: OutputGoal { embedding, margin }, metric }
+        let TargetsOptions { mode, embedding, margin, metric, effort, .. } = *options;
+        Self { mode, goal: OutputGoal { embedding, margin }, metric, effort }
     }
 }
 
@@ -119,6 +120,11 @@ impl TileEngine {
         first: usize,
     ) -> Result<Self, TrainError> {
         set_metrics(&mut chain, kind.metric, source, first)?;
+        chain.set_effort(match kind.effort {
+            Effort::Quick => fbp_inverse::Effort::Quick,
+            Effort::Refined => fbp_inverse::Effort::Refined,
+            Effort::Thorough => fbp_inverse::Effort::Thorough,
+        });
         let embedding = kind.goal.embedding();
         let mode = match kind.mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
