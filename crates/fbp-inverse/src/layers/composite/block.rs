@@ -2,22 +2,29 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
-use crate::layers::columns::{check_forward, check_jvp, check_vjp};
+use super::affine::AffineWhole;
+use super::block_reverse::Split;
+use crate::layers::columns::{check_forward, check_jvp, check_vjp, reverse_columns};
+use crate::layers::flatten::Identity;
 use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::sequence::{OperatorList, Sequence};
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// Operators that run one after the other, as one operator with a name.
 ///
 /// # Tape
 /// The inputs of all operators but the first, and what operators keep for themselves.
-pub struct Block<T> {
-    name: String,
+pub struct Block<T: Real> {
+    pub(super) name: String,
     in_shape: FeatureShape,
     out_shape: FeatureShape,
-    list: OperatorList<T>,
+    pub(super) list: OperatorList<T>,
+    pub(super) split: Split,
+    pub(super) params: NewtonParams,
+    pub(super) affine: AffineWhole<T>,
 }
 
 impl<T: Real> Block<T> {
@@ -37,17 +44,40 @@ impl<T: Real> Block<T> {
             block.list.push(operator)?;
             block.out_shape = out_shape;
         }
+        block.split = Split::of(&block.list);
         Ok(block)
     }
 
     /// A block without operators.
     pub fn identity(name: impl Into<String>, shape: FeatureShape) -> Self {
-        Self { name: name.into(), in_shape: shape, out_shape: shape, list: OperatorList::new(shape.len()) }
+        Self {
+            name: name.into(),
+            in_shape: shape,
+            out_shape: shape,
+            list: OperatorList::new(shape.len()),
+            split: Split::default(),
+            params: NewtonParams::new(),
+            affine: AffineWhole::new(),
+        }
+    }
+
+    /// Sets how it is reversed where that takes an iteration.
+    ///
+    /// # Errors
+    /// Those of [`NewtonParams::check`].
+    pub fn with_newton(mut self, params: NewtonParams) -> Result<Self, InverseError> {
+        self.params = params.check()?;
+        Ok(self)
     }
 
     /// The operators, in forward order.
     pub fn operators(&self) -> &[Box<dyn ReverseOperator<T>>] {
         &self.list.operators
+    }
+
+    /// The operators, for another block.
+    pub fn into_operators(self) -> Vec<Box<dyn ReverseOperator<T>>> {
+        self.list.operators
     }
 
     /// Whether it is the identity, as it has no operators.
@@ -94,14 +124,29 @@ impl<T: Real> LayerKernel<T> for Block<T> {
         self.sequence().forward(&self.name, input, output, par, stack)
     }
 
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        _par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
+    fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+        match &self.list.operators[..] {
+            [] => StackReq::EMPTY,
+            [only] => only.reverse_scratch(batch, par),
+            _ => self.scratch_of_reverse(batch, par),
+        }
+    }
+
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        Err(InverseError::Layer { layer: self.name.clone(), reason: "blocks are not reversed yet".into() })
+        match &self.list.operators[..] {
+            [] => Ok(reverse_columns(&Identity, pass, par)),
+            [only] => only.reverse(pass, par, stack),
+            _ => self.reverse_operators(pass, par, stack),
+        }
+    }
+
+    fn structure(&self) -> Structure {
+        let all = self.list.operators.iter().map(|operator| operator.structure());
+        all.fold(Structure::SEPARABLE_AFFINE, |all, one| Structure {
+            affine: all.affine & one.affine,
+            separable: all.separable & one.separable,
+        })
     }
 
     fn has_derivatives(&self) -> bool {

@@ -5,12 +5,14 @@ use fbp_linalg::{FeatureShape, Real};
 
 use super::block::Block;
 use super::merge::{Merge, add, gather, multiply, spread};
+use super::whole::WholeReverse;
 use crate::layers::columns::{check_forward, check_jvp, check_vjp};
 use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::sequence::ALIGN;
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// Branches that run on the same feature, and whose outputs are merged.
 ///
@@ -19,7 +21,7 @@ use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass
 ///
 /// # Tape
 /// What the branches keep; for products, also what they give.
-pub struct Parallel<T> {
+pub struct Parallel<T: Real> {
     name: String,
     in_shape: FeatureShape,
     out_shape: FeatureShape,
@@ -28,6 +30,7 @@ pub struct Parallel<T> {
     tape: Vec<usize>,
     /// Places on the tape of what each branch keeps; one more entry marks the end.
     tape_starts: Vec<usize>,
+    whole: WholeReverse<T>,
 }
 
 impl<T: Real> Parallel<T> {
@@ -57,7 +60,17 @@ impl<T: Real> Parallel<T> {
             }
             tape_starts.push(tape.len());
         }
-        Ok(Self { name, in_shape, out_shape, branches, merge, tape, tape_starts })
+        let whole = WholeReverse::new(out_shape.len());
+        Ok(Self { name, in_shape, out_shape, branches, merge, tape, tape_starts, whole })
+    }
+
+    /// Sets how it is reversed.
+    ///
+    /// # Errors
+    /// Those of [`NewtonParams::check`].
+    pub fn with_newton(mut self, params: NewtonParams) -> Result<Self, InverseError> {
+        self.whole.params = params.check()?;
+        Ok(self)
     }
 
     /// The branches.
@@ -189,14 +202,28 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
         })
     }
 
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        _par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
+    fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+        match &self.branches[..] {
+            [only] => LayerKernel::reverse_scratch(only, batch, par),
+            _ => self.whole.scratch(self, batch, par),
+        }
+    }
+
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        Err(InverseError::Layer { layer: self.name.clone(), reason: "branches are not reversed yet".into() })
+        match &self.branches[..] {
+            [only] => LayerKernel::reverse(only, pass, par, stack),
+            _ => self.whole.reverse(self, pass, par, stack),
+        }
+    }
+
+    fn structure(&self) -> Structure {
+        let all = self.branches.iter().map(LayerKernel::structure);
+        match (&self.branches[..], self.merge) {
+            ([only], _) => LayerKernel::structure(only),
+            (_, Merge::Product) => Structure::GENERAL,
+            _ => Structure { affine: all.fold(true, |affine, branch| affine & branch.affine), separable: false },
+        }
     }
 
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {

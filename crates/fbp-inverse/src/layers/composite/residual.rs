@@ -5,6 +5,7 @@ use super::merge::Merge;
 use super::parallel::Parallel;
 use crate::InverseError;
 use crate::layers::kernel::{LayerKernel, delegate_kernel, operator_once};
+use crate::layers::newton::NewtonParams;
 
 /// A residual connection, `y = body(x) + skip(x)`.
 ///
@@ -13,7 +14,7 @@ use crate::layers::kernel::{LayerKernel, delegate_kernel, operator_once};
 ///
 /// # Source
 /// He, Zhang, Ren & Sun, "Deep residual learning for image recognition", CVPR 2016, equations 1 and 2.
-pub struct Residual<T>(Parallel<T>);
+pub struct Residual<T: Real>(Parallel<T>);
 
 impl<T: Real> Residual<T> {
     /// Joins a body and a skip connection, the identity if there is none.
@@ -23,6 +24,14 @@ impl<T: Real> Residual<T> {
     pub fn new(name: impl Into<String>, body: Block<T>, skip: Option<Block<T>>) -> Result<Self, InverseError> {
         let skip = skip.unwrap_or_else(|| Block::identity("skip", LayerKernel::in_shape(&body)));
         Parallel::new(name, vec![body, skip], Merge::Sum).map(Self)
+    }
+
+    /// Sets how it is reversed.
+    ///
+    /// # Errors
+    /// Those of [`NewtonParams::check`].
+    pub fn with_newton(self, params: NewtonParams) -> Result<Self, InverseError> {
+        self.0.with_newton(params).map(Self)
     }
 
     /// What is added to the skip connection.

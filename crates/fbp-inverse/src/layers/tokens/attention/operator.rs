@@ -1,12 +1,12 @@
-use std::marker::PhantomData;
-
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real, SplitBatch, for_each_part, parts_scratch};
 
 use super::kernels::{Heads, Point};
 use crate::layers::columns::{check_forward, check_jvp, check_vjp, column, column_mut};
+use crate::layers::composite::WholeReverse;
 use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::layers::tokens::tokens;
 use crate::sequence::ALIGN;
@@ -30,12 +30,11 @@ use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass
 ///
 /// # Source
 /// Vaswani et al., "Attention is all you need", NeurIPS 2017, equation 1; derivatives: own derivation.
-#[derive(Clone, Debug)]
-pub struct Attention<T> {
+pub struct Attention<T: Real> {
     name: String,
     heads: Heads,
     tape: [usize; 1],
-    scalar: PhantomData<T>,
+    whole: WholeReverse<T>,
 }
 
 impl<T: Real> Attention<T> {
@@ -50,7 +49,17 @@ impl<T: Real> Attention<T> {
             return Err(InverseError::Layer { layer: name, reason });
         }
         let heads = Heads { count, heads, width };
-        Ok(Self { name, heads, tape: [heads.heads * heads.square()], scalar: PhantomData })
+        let whole = WholeReverse::new(count * heads.dim());
+        Ok(Self { name, heads, tape: [heads.heads * heads.square()], whole })
+    }
+
+    /// Sets how it is reversed.
+    ///
+    /// # Errors
+    /// Those of [`NewtonParams::check`].
+    pub fn with_newton(mut self, params: NewtonParams) -> Result<Self, InverseError> {
+        self.whole.params = params.check()?;
+        Ok(self)
     }
 
     /// Workspace of one thread.
@@ -176,14 +185,13 @@ impl<T: Real> LayerKernel<T> for Attention<T> {
         Ok(())
     }
 
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        _par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
+    fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+        self.whole.scratch(self, batch, par)
+    }
+
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        Err(InverseError::Layer { layer: self.name.clone(), reason: "attention is not reversed yet".into() })
+        self.whole.reverse(self, pass, par, stack)
     }
 
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {
