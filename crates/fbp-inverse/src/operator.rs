@@ -98,17 +98,22 @@ pub struct Structure {
     /// [`reverse`](ReverseOperator::reverse) turns a box into the box of all inputs (of one branch, where the function has
     /// several) that the layer maps into it.
     pub separable: bool,
+    /// [`reverse`](ReverseOperator::reverse) is an iteration that stops near the target, so that a block may as well reverse the
+    /// layer together with what is above it, up to a tolerance of its own.
+    pub iterated: bool,
 }
 
 impl Structure {
     /// Nothing is known.
-    pub const GENERAL: Self = Self { affine: false, separable: false };
+    pub const GENERAL: Self = Self { affine: false, separable: false, iterated: false };
     /// An affine map that mixes entries.
-    pub const AFFINE: Self = Self { affine: true, separable: false };
+    pub const AFFINE: Self = Self { affine: true, separable: false, iterated: false };
+    /// A function that is reversed by an iteration.
+    pub const ITERATED: Self = Self { affine: false, separable: false, iterated: true };
     /// A function of single entries.
-    pub const SEPARABLE: Self = Self { affine: false, separable: true };
+    pub const SEPARABLE: Self = Self { affine: false, separable: true, iterated: false };
     /// An affine function of single entries.
-    pub const SEPARABLE_AFFINE: Self = Self { affine: true, separable: true };
+    pub const SEPARABLE_AFFINE: Self = Self { affine: true, separable: true, iterated: false };
 }
 
 /// A layer that also offers products with its Jacobian `J(x)`.

@@ -63,7 +63,8 @@ fn steps_towards_the_observed_input_lead_to_a_stationary_point() {
         let (plain, far) = run(0, 1e-10);
         let (one, nearer) = run(1, 1e-10);
         let (many, nearest) = run(40, 1e-10);
-        assert!(nearer <= far && nearest <= nearer, "seed {seed}: {far}, {nearer}, {nearest}");
+        let slack = 1.0 + 1e-9;
+        assert!(nearer <= far * slack && nearest <= nearer * slack, "seed {seed}: {far}, {nearer}, {nearest}");
         assert!(one <= plain, "seed {seed}: {plain:e}, {one:e}");
         assert!(many <= 1e-6, "seed {seed}: {plain:e}, {one:e}, {many:e}");
     }

@@ -15,8 +15,27 @@ use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, Rever
 
 /// Operators that run one after the other, as one operator with a name.
 ///
+/// # Reverse
+/// From the top down, every [separable](Structure) operator (activations, batch normalisation, whatever only moves entries) is
+/// reversed exactly, which gives a target box for what is below. What then remains is
+///
+/// | remains | reversed by | nearest |
+/// |---|---|---|
+/// | nothing, or one operator that takes no iteration | that operator | as it says itself |
+/// | affine operators, up to [`BOXED_LIMIT`](fbp_linalg::BOXED_LIMIT) inputs and outputs | their product, as a linear layer | exactly |
+/// | operators with derivatives | Newton steps, see [`NewtonParams`] | nearly, see below |
+/// | others | one by one, from the top down | each on its own |
+///
+/// Newton steps are the shortest that the linearisation allows, within target box and range, so that the answer is the end of a
+/// short path from the observed input, and not the nearest point. It reaches the target box up to a share of the distance that
+/// the observed output has to it; samples for which that fails keep the point that comes closest on that path, and are reported
+/// as unattained.
+///
 /// # Tape
 /// The inputs of all operators but the first, and what operators keep for themselves.
+///
+/// # Source
+/// Reversing a block as a whole: arXiv:2506.07188, which descends by gradients; Newton steps, boxes and ranges: own derivation.
 pub struct Block<T: Real> {
     pub(super) name: String,
     in_shape: FeatureShape,
@@ -142,11 +161,14 @@ impl<T: Real> LayerKernel<T> for Block<T> {
     }
 
     fn structure(&self) -> Structure {
-        let all = self.list.operators.iter().map(|operator| operator.structure());
-        all.fold(Structure::SEPARABLE_AFFINE, |all, one| Structure {
-            affine: all.affine & one.affine,
-            separable: all.separable & one.separable,
-        })
+        let mut structure = Structure::SEPARABLE_AFFINE;
+        for one in self.list.operators.iter().map(|operator| operator.structure()) {
+            structure.affine &= one.affine;
+            structure.separable &= one.separable;
+            structure.iterated |= one.iterated;
+        }
+        let iterated = if self.list.operators.len() > 1 { self.split.is_iterated() } else { structure.iterated };
+        Structure { iterated, ..structure }
     }
 
     fn has_derivatives(&self) -> bool {

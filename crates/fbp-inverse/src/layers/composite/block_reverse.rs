@@ -28,12 +28,18 @@ impl Split {
         while together > 0 && single(together - 1) {
             together -= 1;
         }
-        if together < 2 || !list.range(0, together).has_derivatives() {
+        let alone = together == 1 && !list.operators[0].structure().iterated;
+        if together == 0 || alone || !list.range(0, together).has_derivatives() {
             return Self::default();
         }
         let affine = list.operators[..together].iter().all(|operator| operator.structure().affine);
         let shape = (list.lens[together], list.lens[0]);
         Self { together, written_down: affine && AffineWhole::<T>::is_small(shape) }
+    }
+
+    /// Whether the reversal takes an iteration.
+    pub(super) fn is_iterated(&self) -> bool {
+        self.together > 0 && !self.written_down
     }
 }
 

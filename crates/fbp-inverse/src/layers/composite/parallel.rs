@@ -3,6 +3,7 @@ use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
+use super::affine::AffineWhole;
 use super::block::Block;
 use super::merge::{Merge, add, gather, multiply, spread};
 use super::whole::WholeReverse;
@@ -18,6 +19,12 @@ use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structu
 ///
 /// # Shapes
 /// All branches take the same shape; see [`Merge`] for their outputs.
+///
+/// # Reverse
+/// A single branch is reversed as it is; sums and concatenations of affine branches, up to
+/// [`BOXED_LIMIT`](fbp_linalg::BOXED_LIMIT) inputs and outputs, are a linear layer and exact as such. All else takes Newton
+/// steps as [`Block`] describes them. (A product with a factor that is known beforehand, as in layer scale, is a
+/// [`BatchNormReverse`](crate::BatchNormReverse), which is exact.)
 ///
 /// # Tape
 /// What the branches keep; for products, also what they give.
@@ -218,12 +225,13 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
     }
 
     fn structure(&self) -> Structure {
-        let all = self.branches.iter().map(LayerKernel::structure);
-        match (&self.branches[..], self.merge) {
-            ([only], _) => LayerKernel::structure(only),
-            (_, Merge::Product) => Structure::GENERAL,
-            _ => Structure { affine: all.fold(true, |affine, branch| affine & branch.affine), separable: false },
+        if let [only] = &self.branches[..] {
+            return LayerKernel::structure(only);
         }
+        let mut branches = self.branches.iter().map(LayerKernel::structure);
+        let affine = self.merge != Merge::Product && branches.all(|branch| branch.affine);
+        let shape = (self.out_shape.len(), self.in_shape.len());
+        Structure { affine, separable: false, iterated: !(affine && AffineWhole::<T>::is_small(shape)) }
     }
 
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {

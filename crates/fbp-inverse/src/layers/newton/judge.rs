@@ -47,7 +47,7 @@ impl<T: Real> Judge<'_, T> {
             let (sample, mut target) = sample_of(&mut pass, index);
             let before = distance(sample.observed_out, sample.lower, sample.upper);
             let left = distance(output, sample.lower, sample.upper);
-            let is_close = left <= self.tolerance * before;
+            let is_close = before.is_finite() && left <= self.tolerance * before;
             let largest = output.iter().fold(0.0_f64, |largest, y| largest.max(y.to_f64().abs()));
             let slack = attained_slack::<T>(self.terms, largest);
             let mut outcome = Outcome::MET;

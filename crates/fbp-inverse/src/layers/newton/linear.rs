@@ -3,12 +3,13 @@
 use faer::dyn_stack::MemStack;
 use fbp_linalg::Real;
 
-use super::memory::Memory;
+use super::memory::{Memory, Slot};
 use super::problem::{Newton, Wanted};
 use super::vectors::{add_scaled, apply, dot, norm, of, of_mut, scale_and_add, view};
 use crate::InverseError;
 
-/// Times that a linear problem is solved with other active ends.
+/// Times that the linear problem of a careful sample is solved with other active ends. One is the rule: the next linearisation
+/// costs no more than the product that finds out about them.
 const ROUNDS: usize = 6;
 /// Most products with `J` and `Jᵀ` in a round, in pairs.
 const PAIRS: usize = 100;
@@ -45,19 +46,23 @@ impl<T: Real> Newton<'_, T> {
             }
         }
         for round in 0..ROUNDS {
+            let is_last = |slot: &Slot| round > 0 && !(slot.changed && (slot.careful || start == Start::Observed));
+            if memory.slots[..count].iter().all(is_last) {
+                break;
+            }
             let moved = round > 0 || start == Start::Observed;
             if moved {
                 let Memory { point, step, product, tape, .. } = memory;
                 self.push((view(point, inputs, count), tape), view(step, inputs, count), product, stack)?;
             }
-            if !set_residuals(wanted, memory, count, (round, moved)) {
+            set_residuals(wanted, memory, count, (round, moved));
+            memory.slots[..count].iter_mut().for_each(|slot| slot.open &= !is_last(slot));
+            if memory.slots[..count].iter().all(|slot| !slot.open) {
                 break;
             }
             self.set_gradients(wanted, memory, count, stack)?;
             self.follow(memory, count, stack)?;
-            if !clip_steps(wanted, memory, count) {
-                break;
-            }
+            clip_steps(wanted, memory, count);
         }
         Ok(())
     }
@@ -132,15 +137,14 @@ impl<T: Real> Newton<'_, T> {
     }
 }
 
-/// Residuals of the linearisation at the steps so far, and which outputs ask for something; returns whether any sample is open.
+/// Residuals of the linearisation at the steps so far, and which outputs ask for something.
 fn set_residuals<T: Real>(
     wanted: &Wanted<'_, T>,
     memory: &mut Memory<'_, T>,
     count: usize,
     (round, moved): (usize, bool),
-) -> bool {
+) {
     let Memory { sizes, places, slots, output, residual, product, asking, .. } = memory;
-    let mut any = false;
     for (at, slot) in slots[..count].iter_mut().enumerate() {
         let (lower, upper) = wanted.ends(places[slot.place].sample);
         let (output, product) = (of(output, sizes.outputs, at), of(product, sizes.outputs, at));
@@ -157,19 +161,15 @@ fn set_residuals<T: Real>(
             slot.first = slot.now;
         }
         slot.open = slot.now > slot.share * slot.first && slot.now.is_finite();
-        any |= slot.open;
     }
-    any
 }
 
-/// Moves the steps into the range; returns whether the linear problem may have changed: by that, or by outputs with an
+/// Moves the steps into the range, and notes whether the linear problem may have changed: by that, or by outputs with an
 /// interval.
-fn clip_steps<T: Real>(wanted: &Wanted<'_, T>, memory: &mut Memory<'_, T>, count: usize) -> bool {
+fn clip_steps<T: Real>(wanted: &Wanted<'_, T>, memory: &mut Memory<'_, T>, count: usize) {
     let Memory { sizes, slots, point, step, asking, .. } = memory;
-    let mut changed = false;
-    for at in 0..slots[..count].len() {
-        let asks_all = of(asking, sizes.outputs, at).iter().all(|&asks| asks != T::ZERO);
-        changed |= !asks_all;
+    for (at, slot) in slots[..count].iter_mut().enumerate() {
+        slot.changed = of(asking, sizes.outputs, at).iter().any(|&asks| asks == T::ZERO);
         if wanted.range.is_everything() {
             continue;
         }
@@ -177,9 +177,8 @@ fn clip_steps<T: Real>(wanted: &Wanted<'_, T>, memory: &mut Memory<'_, T>, count
             let reached = x + *step;
             let clipped = wanted.range.clip(reached);
             if clipped != reached {
-                (*step, changed) = (clipped - x, true);
+                (*step, slot.changed) = (clipped - x, true);
             }
         }
     }
-    changed
 }

@@ -108,6 +108,10 @@ pub(super) struct Slot {
     pub(super) gradient: f64,
     /// Whether the current loop still works on it.
     pub(super) open: bool,
+    /// Whether its linear problem may have changed with the ends that are active.
+    pub(super) changed: bool,
+    /// Whether a step failed that took the ends active at the point for those of the solution.
+    pub(super) careful: bool,
 }
 
 /// Memory of one group, all of it compact: the first columns are those of the samples that are worked on.

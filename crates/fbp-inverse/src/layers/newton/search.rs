@@ -9,8 +9,9 @@ use super::problem::{Newton, Wanted};
 use super::vectors::{distance, of, of_mut};
 use crate::InverseError;
 
-/// Share of the residual that a linear solve may leave: at least the first, at most the second.
-const SHARES: [f64; 2] = [0.1, 0.5];
+/// Share of the residual that a linear solve may leave: at least the first, and the second where the range spoils it anyway; at
+/// most the third.
+const SHARES: [f64; 3] = [0.1, 0.3, 0.5];
 /// What a solve leaves, relative to the goal, if no more is needed.
 const ENOUGH: f64 = 0.5;
 /// Share of the predicted decrease that a step has to give.
@@ -61,6 +62,7 @@ impl<T: Real> Newton<'_, T> {
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
         let mut count = count;
+        let least = if wanted.range.is_everything() { SHARES[0] } else { SHARES[1] };
         for step in 0..=self.params.max_steps {
             count = leave(memory, count, step == self.params.max_steps);
             if count == 0 {
@@ -69,13 +71,13 @@ impl<T: Real> Newton<'_, T> {
             for slot in &mut memory.slots[..count] {
                 let place = &mut memory.places[slot.place];
                 place.steps += 1;
-                slot.share = (ENOUGH * place.goal / slot.distance).clamp(SHARES[0], SHARES[1]);
+                slot.share = (ENOUGH * place.goal / slot.distance).clamp(least, SHARES[2]);
             }
             match solver {
                 Solver::Square => self.solve_square(wanted, memory, count, stack)?,
                 Solver::LeastSquares => self.solve_linear(Start::Point, wanted, memory, count, stack)?,
             }
-            self.shorten(wanted, memory, count, stack)?;
+            self.shorten(solver, wanted, memory, count, stack)?;
             self.measure(wanted, memory, count, stack)?;
         }
         Ok(())
@@ -84,6 +86,7 @@ impl<T: Real> Newton<'_, T> {
     /// Tries the steps, and shorter ones where the residual does not fall; moves the samples there.
     fn shorten(
         &self,
+        solver: Solver,
         wanted: &Wanted<'_, T>,
         memory: &mut Memory<'_, T>,
         count: usize,
@@ -112,13 +115,22 @@ impl<T: Real> Newton<'_, T> {
                 break;
             }
         }
+        // A first failure may be due to ends that became active within the step.
+        let mut again = false;
+        for slot in memory.slots[..count].iter_mut().filter(|slot| slot.open) {
+            slot.stalled = solver == Solver::Square || slot.careful || !slot.changed;
+            (slot.careful, slot.length) = (true, 0.0);
+            again |= !slot.stalled;
+        }
+        if again {
+            // The tape of these samples is that of a failed trial.
+            (0..count).for_each(|at| write_trial(wanted, memory, at));
+            self.evaluate_trial(memory, count, stack)?;
+        }
         let Memory { slots, point, trial, output, product, .. } = memory;
-        for (at, slot) in slots[..count].iter_mut().enumerate() {
-            slot.stalled |= slot.open;
-            if !slot.stalled {
-                of_mut(point, inputs, at).copy_from_slice(of(trial, inputs, at));
-                of_mut(output, outputs, at).copy_from_slice(of(product, outputs, at));
-            }
+        for at in (0..count).filter(|&at| !slots[at].stalled) {
+            of_mut(point, inputs, at).copy_from_slice(of(trial, inputs, at));
+            of_mut(output, outputs, at).copy_from_slice(of(product, outputs, at));
         }
         Ok(())
     }

@@ -138,7 +138,9 @@ impl<T: Real> Newton<'_, T> {
             let output = of(memory.output, memory.sizes.outputs, at);
             let largest = output.iter().fold(0.0_f64, |largest, y| largest.max(y.to_f64().abs()));
             let rounding = attained_slack::<T>(1, largest);
-            memory.places[slot.place].goal = (self.params.tolerance * slot.distance).max(rounding);
+            // A distance that overflows is no scale.
+            let share = if slot.distance.is_finite() { self.params.tolerance * slot.distance } else { 0.0 };
+            memory.places[slot.place].goal = share.max(rounding);
         }
         if above_len == 0 {
             return Ok(count);
@@ -188,7 +190,9 @@ impl<T: Real> Newton<'_, T> {
                 let anchor = of_mut(direction, inputs, 0);
                 wanted.write_anchor(place.sample, anchor);
                 let (old, new) = (of(saved, inputs, at), of_mut(result, inputs, at));
-                let nearer = squared_norms(new, anchor).0 < squared_norms(old, anchor).0;
+                // What the tolerance lets an output miss changes the distance as well.
+                let [far, near] = [old, &*new].map(|point| squared_norms(point, anchor).0.sqrt());
+                let nearer = near <= (1.0 + self.params.tolerance) * far;
                 if place.state != State::Reached || !nearer {
                     new.copy_from_slice(old);
                     place.improves = false;

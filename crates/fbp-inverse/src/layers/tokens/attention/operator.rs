@@ -11,7 +11,7 @@ use crate::layers::taped::{taped_scratch, with_tape};
 use crate::layers::tokens::tokens;
 use crate::sequence::ALIGN;
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// The core of multi-head self-attention: what lies between the projection to queries, keys and values and that of the outputs.
 ///
@@ -28,8 +28,37 @@ use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass
 /// # Tape
 /// The probabilities, `heads · T²` per sample.
 ///
+/// # Reverse
+/// By Newton steps, see [`NewtonParams`]: many queries and keys give one output, and the shortest steps choose among them.
+///
 /// # Source
 /// Vaswani et al., "Attention is all you need", NeurIPS 2017, equation 1; derivatives: own derivation.
+///
+/// # Example
+/// ```
+/// use faer::mat;
+/// use fbp_inverse::{Attention, Block, Interval, LinearReverse, PerToken, ReverseOperator, forward_one, reverse_one};
+///
+/// // A whole attention layer on 2 tokens of 1 entry: projection to query, key and value, attention, projection back.
+/// let project = LinearReverse::<f64>::new("qkv", mat![[1.0], [0.5], [2.0]].as_ref(), &[0.0; 3])?;
+/// let back = LinearReverse::new("proj", mat![[1.0]].as_ref(), &[0.0])?;
+/// let project = PerToken::new("qkv", 2, Box::new(project))?;
+/// let shape = project.in_shape();
+/// let layers: Vec<Box<dyn ReverseOperator<f64>>> = vec![
+///     Box::new(project),
+///     Box::new(Attention::new("attention", 2, 1, 1)?),
+///     Box::new(PerToken::new("proj", 2, Box::new(back))?),
+/// ];
+/// let layer = Block::new("attn", shape, layers)?;
+///
+/// // Both queries ask both keys: outputs are means of the values 2 and -2.
+/// let output = forward_one(&layer, &[1.0, -1.0])?;
+/// assert!(output.iter().all(|y| y.abs() < 2.0));
+/// let wanted = [output[0] + 0.1, output[1] + 0.1];
+/// let answer = reverse_one(&layer, &[1.0, -1.0], &wanted, Interval::EVERYTHING)?;
+/// assert_eq!(answer.report.unattained, 0);
+/// # Ok::<(), fbp_inverse::InverseError>(())
+/// ```
 pub struct Attention<T: Real> {
     name: String,
     heads: Heads,
@@ -159,6 +188,10 @@ impl<T: Real> LayerKernel<T> for Attention<T> {
 
     fn out_shape(&self) -> FeatureShape {
         tokens(self.heads.count, self.heads.dim())
+    }
+
+    fn structure(&self) -> Structure {
+        Structure::ITERATED
     }
 
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
