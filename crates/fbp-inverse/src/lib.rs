@@ -23,11 +23,11 @@ pub use joint::{Effort, FeatureMetric, Margins};
 pub use layers::{
     Activation, ActivationReverse, Attention, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
     BatchNormStatistics, Block, ClassToken, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, EmbeddingPass,
-    EmbeddingReport, FlattenReverse, ImageToTokens, LinearReverse, MaxPoolReverse, MeanTokens, Merge, NormParameters,
-    NormReverse, OutputEmbedding, Padding, Parallel, PerToken, PoolWindow, PositionEmbedding, Residual, SelectToken,
-    SoftmaxReverse, ZeroPad2d,
+    EmbeddingReport, FlattenReverse, ImageToTokens, LinearReverse, MaxPoolReverse, MeanTokens, Merge, NewtonParams,
+    NormParameters, NormReverse, OutputEmbedding, Padding, Parallel, PerToken, PoolWindow, PositionEmbedding, Residual,
+    SelectToken, SoftmaxReverse, ZeroPad2d,
 };
 pub use one_call::{ChainTargets, Reversed, forward_one, reverse_batch, reverse_one};
-pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};
+pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, Structure, VjpPass, expect_batch};
 pub use report::ReverseReport;
 pub use target::{TargetBox, TargetBoxMut};

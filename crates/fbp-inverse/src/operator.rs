@@ -78,10 +78,42 @@ pub trait ReverseOperator<T: Real>: Send + Sync {
     /// call.
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError>;
 
+    /// What a block may make use of when it is reversed as a whole.
+    fn structure(&self) -> Structure {
+        Structure::GENERAL
+    }
+
     /// The layer's derivatives, if it has them; needed inside composite blocks and for joint corrections.
     fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
         None
     }
+}
+
+/// What is known of a layer beyond its values: the default promises nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Structure {
+    /// `f(x) = A x + b`.
+    pub affine: bool,
+    /// Every output depends on at most one input, and no two outputs on the same one, so that
+    /// [`reverse`](ReverseOperator::reverse) turns a box into the box of all inputs (of one branch, where the function has
+    /// several) that the layer maps into it.
+    pub separable: bool,
+    /// [`reverse`](ReverseOperator::reverse) is an iteration that stops near the target, so that a block may as well reverse the
+    /// layer together with what is above it, up to a tolerance of its own.
+    pub iterated: bool,
+}
+
+impl Structure {
+    /// Nothing is known.
+    pub const GENERAL: Self = Self { affine: false, separable: false, iterated: false };
+    /// An affine map that mixes entries.
+    pub const AFFINE: Self = Self { affine: true, separable: false, iterated: false };
+    /// A function that is reversed by an iteration.
+    pub const ITERATED: Self = Self { affine: false, separable: false, iterated: true };
+    /// A function of single entries.
+    pub const SEPARABLE: Self = Self { affine: false, separable: true, iterated: false };
+    /// An affine function of single entries.
+    pub const SEPARABLE_AFFINE: Self = Self { affine: true, separable: true, iterated: false };
 }
 
 /// A layer that also offers products with its Jacobian `J(x)`.

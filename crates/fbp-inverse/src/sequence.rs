@@ -21,12 +21,20 @@ pub(crate) struct OperatorList<T> {
     tape: Vec<usize>,
     /// `tape_starts[k]` is the place on the tape of what operator `k` keeps for itself; one more entry marks the end.
     tape_starts: Vec<usize>,
+    /// Number of features that operator `k` keeps for itself.
+    tape_counts: Vec<usize>,
 }
 
 impl<T: Real> OperatorList<T> {
     /// No operators yet, on features of this length.
     pub(crate) fn new(in_len: usize) -> Self {
-        Self { operators: Vec::new(), lens: vec![in_len], tape: Vec::new(), tape_starts: vec![0] }
+        Self {
+            operators: Vec::new(),
+            lens: vec![in_len],
+            tape: Vec::new(),
+            tape_starts: vec![0],
+            tape_counts: Vec::new(),
+        }
     }
 
     /// Adds the next operator; `below` is the shape of what it is given, for the error.
@@ -44,21 +52,34 @@ impl<T: Real> OperatorList<T> {
             self.tape.push(below);
             self.tape_starts[self.operators.len()] = self.tape.len();
         }
-        self.tape.extend_from_slice(operator.differentiable().map_or(&[], |operator| operator.tape_lens()));
+        let kept = operator.differentiable().map_or(&[][..], |operator| operator.tape_lens());
+        self.tape.extend_from_slice(kept);
+        self.tape_counts.push(kept.len());
         self.tape_starts.push(self.tape.len());
         self.lens.push(operator.out_shape().len());
         self.operators.push(operator);
         Ok(())
     }
 
+    /// The operators `first .. last`.
+    pub(crate) fn range(&self, first: usize, last: usize) -> Sequence<'_, T> {
+        let end = if last > first {
+            self.tape_starts[last - 1] + self.tape_counts[last - 1]
+        } else {
+            self.tape_starts[first]
+        };
+        Sequence {
+            operators: &self.operators[first..last],
+            lens: &self.lens[first..=last],
+            tape: &self.tape[self.tape_starts[first]..end],
+            tape_starts: &self.tape_starts[first..=last],
+            tape_counts: &self.tape_counts[first..last],
+        }
+    }
+
     /// The operators from number `first` on.
     pub(crate) fn from(&self, first: usize) -> Sequence<'_, T> {
-        Sequence {
-            operators: &self.operators[first..],
-            lens: &self.lens[first..],
-            tape: &self.tape[self.tape_starts[first]..],
-            tape_starts: &self.tape_starts[first..],
-        }
+        self.range(first, self.operators.len())
     }
 
     /// All operators.
@@ -73,8 +94,8 @@ pub(crate) struct Sequence<'a, T> {
     /// Lengths of the features below each of the operators, and of the output.
     lens: &'a [usize],
     tape: &'a [usize],
-    /// Places on the tape, counted from that of the first operator.
     tape_starts: &'a [usize],
+    tape_counts: &'a [usize],
 }
 
 impl<T> Clone for Sequence<'_, T> {
@@ -126,17 +147,11 @@ impl<'a, T: Real> Sequence<'a, T> {
         self.tape_starts[k] - self.tape_starts[0]
     }
 
-    /// Number of features that operator `k` keeps for itself.
-    fn tape_count(&self, k: usize) -> usize {
-        let output = usize::from(k + 1 < self.operators.len());
-        self.tape_starts[k + 1] - self.tape_starts[k] - output
-    }
-
-    /// Input of operator `k`, and what it keeps for itself.
-    fn point<'t>(&self, k: usize, at: MatRef<'t, T>, tape: Tape<'t, T>) -> (MatRef<'t, T>, Tape<'t, T>) {
+    /// Input of operator `k` on the tape of a pass at `at`, and what it keeps for itself.
+    pub(crate) fn point<'t>(&self, k: usize, at: MatRef<'t, T>, tape: Tape<'t, T>) -> (MatRef<'t, T>, Tape<'t, T>) {
         let start = self.tape_start(k);
         let (below, from) = tape.split_at(start);
-        let (own, _) = from.split_at(self.tape_count(k));
+        let (own, _) = from.split_at(self.tape_counts[k]);
         (if k == 0 { at } else { below.feature(start - 1) }, own)
     }
 
@@ -197,7 +212,7 @@ impl<'a, T: Real> Sequence<'a, T> {
         }
         for (k, operator) in self.operators.iter().enumerate() {
             let (below, mut from) = tape.split_at_mut(self.tape_start(k));
-            let (own, mut above) = from.split_at_mut(self.tape_count(k));
+            let (own, mut above) = from.split_at_mut(self.tape_counts[k]);
             let input = if k == 0 { input } else { below.rb().feature(self.tape_start(k) - 1) };
             let is_last = k + 1 == self.operators.len();
             let output = if is_last { output.rb_mut() } else { above.feature_mut(0) };

@@ -138,6 +138,21 @@ impl<'a, T: Real> TapeMut<'a, T> {
         )
     }
 
+    /// The tape of the first `count` samples.
+    pub(crate) fn with_batch(&mut self, count: usize) -> TapeMut<'_, T> {
+        let Self { lens, capacity, first, .. } = *self;
+        TapeMut { values: self.values, lens, capacity, first, batch: count }
+    }
+
+    /// Copies what is kept of one sample over what is kept of another.
+    pub(crate) fn move_sample(&mut self, from: usize, to: usize) {
+        let lens = self.lens;
+        for (index, len) in lens.iter().enumerate() {
+            let start = self.rb().start(index);
+            self.values.copy_within(start + len * from..start + len * (from + 1), start + len * to);
+        }
+    }
+
     /// As [`Tape::in_pieces`].
     pub(crate) fn in_pieces(self, pieces: usize, lens: &'a [usize]) -> Self {
         let Self { values, capacity, first, batch, .. } = self;

@@ -60,11 +60,15 @@ impl<T: Real> AffineReverse<T> {
     }
 
     pub(super) fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
-        let points = AffinePlan::<T>::largest_scratch(self.a.shape(), batch, par);
-        if self.is_beyond_boxed() {
+        Self::scratch_of(self.a.shape(), batch, par)
+    }
+
+    /// Workspace of [`reverse`](Self::reverse) for any map of this shape.
+    pub(super) fn scratch_of((m, n): (usize, usize), batch: usize, par: Par) -> StackReq {
+        let points = AffinePlan::<T>::largest_scratch((m, n), batch, par);
+        if m.max(n) > BOXED_LIMIT {
             return boxes_scratch(batch, par).or(points);
         }
-        let (m, n) = self.a.shape();
         let widen = StackReq::all_of(&[StackReq::new::<[f64; 2]>(m).array(2), StackReq::new::<[bool; 2]>(n)]);
         BoxedPlan::<T>::largest_scratch((m, n), batch, par).or(points).or(widen)
     }
@@ -73,21 +77,32 @@ impl<T: Real> AffineReverse<T> {
     pub(super) fn reverse(
         &self,
         layer: &dyn ReverseOperator<T>,
-        mut pass: ReversePass<'_, T>,
+        pass: ReversePass<'_, T>,
         par: Par,
         stack: &mut MemStack,
     ) -> Result<ReverseReport, InverseError> {
         pass.check(layer)?;
+        self.reverse_checked(layer.name(), pass, par, stack)
+    }
+
+    /// The same for a pass that has been checked.
+    pub(super) fn reverse_checked(
+        &self,
+        name: &str,
+        mut pass: ReversePass<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<ReverseReport, InverseError> {
         if self.is_beyond_boxed() && !(pass.in_range.is_everything() && is_point(&pass.target_out)) {
             let scale = get_or_make(&self.scale, || MapScale::of(&DenseMap(self.a.as_ref()))).clone();
             let reversed =
                 scale.and_then(|scale| reverse_in_boxes(&DenseMap(self.a.as_ref()), scale, pass, par, stack));
-            return reversed.map_err(InverseError::in_layer(layer.name()));
+            return reversed.map_err(InverseError::in_layer(name));
         }
-        let solved = self.solve(&mut pass, par, stack).map_err(InverseError::in_layer(layer.name()))?;
-        let moved = distance(&pass).map_err(InverseError::in_layer(layer.name()))?;
+        let solved = self.solve(&mut pass, par, stack).map_err(InverseError::in_layer(name))?;
+        let moved = distance(&pass).map_err(InverseError::in_layer(name))?;
         pass.target_in.collapse_to_point();
-        self.widen(&mut pass, stack).map_err(InverseError::in_layer(layer.name()))?;
+        self.widen(&mut pass, stack).map_err(InverseError::in_layer(name))?;
         Ok(solved_report(&pass, &solved, moved))
     }
 }

@@ -231,6 +231,10 @@ impl<T: Real> LayerKernel<T> for BatchNormReverse<T> {
         self.shape
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::SEPARABLE_AFFINE
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         let ends = self.scale.iter().zip(&self.shift).map(|(&a, &c)| {
             // 0 · ∞ is the constant, not NaN.

@@ -52,7 +52,7 @@ impl<T: Real> FlattenReverse<T> {
 }
 
 /// The identity as a sample kernel; its only bound is the range.
-struct Identity;
+pub(super) struct Identity;
 
 impl<T: Real> SampleMap<T> for Identity {
     #[inline(always)]
@@ -90,6 +90,10 @@ impl<T: Real> LayerKernel<T> for FlattenReverse<T> {
 
     fn out_shape(&self) -> FeatureShape {
         self.out_shape
+    }
+
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::SEPARABLE_AFFINE
     }
 
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {

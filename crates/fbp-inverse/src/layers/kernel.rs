@@ -5,7 +5,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// The methods of [`ReverseOperator`](crate::ReverseOperator) and [`DifferentiableOperator`](crate::DifferentiableOperator)
 /// in one trait, for layers that have them all.
@@ -31,6 +31,9 @@ pub(super) trait LayerKernel<T: Real> {
     }
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError>;
 
+    fn structure(&self) -> Structure {
+        Structure::GENERAL
+    }
     fn derivative_scratch(&self, _batch: usize, _par: Par) -> StackReq {
         StackReq::EMPTY
     }
@@ -89,7 +92,7 @@ macro_rules! operator_once {
             use crate::tape::{Tape, TapeMut};
             use crate::{
                 DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport,
-                VjpPass,
+                Structure, VjpPass,
             };
 
             fn kernel_of<T: Real>(layer: &$layer<T>) -> &dyn LayerKernel<T> {
@@ -135,6 +138,9 @@ macro_rules! operator_once {
                     stack: &mut MemStack,
                 ) -> Result<ReverseReport, InverseError> {
                     kernel(self).reverse(pass, par, stack)
+                }
+                fn structure(&self) -> Structure {
+                    kernel(self).structure()
                 }
                 fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
                     if kernel(self).has_derivatives() { Some(self) } else { None }
@@ -198,7 +204,7 @@ macro_rules! delegate_kernel {
 
             use crate::layers::kernel::LayerKernel;
             use crate::tape::{Tape, TapeMut};
-            use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+            use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
             impl<T: Real> LayerKernel<T> for $layer<T> {
                 fn name(&self) -> &str {
@@ -235,6 +241,9 @@ macro_rules! delegate_kernel {
                     stack: &mut MemStack,
                 ) -> Result<ReverseReport, InverseError> {
                     LayerKernel::reverse(&self.0, pass, par, stack)
+                }
+                fn structure(&self) -> Structure {
+                    LayerKernel::structure(&self.0)
                 }
                 fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {
                     LayerKernel::derivative_scratch(&self.0, batch, par)

@@ -80,6 +80,10 @@ impl<T: Real> LayerKernel<T> for LinearReverse<T> {
         FeatureShape::vector(self.weight.nrows())
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::AFFINE
+    }
+
     fn out_range(&self, _in_range: Interval<T>) -> Interval<T> {
         Interval::EVERYTHING
     }

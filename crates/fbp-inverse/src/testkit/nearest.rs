@@ -35,18 +35,8 @@ pub(super) fn check_nearest<T: Real>(
     answer: &Answer<T>,
     ledger: &mut Ledger,
 ) -> Result<(), ConformanceError> {
-    let output = forward(op, answer.point.as_ref());
-    let output = output.map_err(|error| ledger.failure("forward works", error.to_string()))?;
-    let place = Place {
-        op,
-        sample,
-        observed: widened(sample.input.as_ref(), 0),
-        point: widened(answer.point.as_ref(), 0),
-        lower: widened(answer.lower.as_ref(), 0),
-        upper: widened(answer.upper.as_ref(), 0),
-        output: widened(output.as_ref(), 0),
-        scale: check.scale,
-    };
+    let place = Place::new(op, check, sample, answer);
+    let place = place.map_err(|error| ledger.failure("forward works", error.to_string()))?;
     let failed = |error: InverseError, ledger: &Ledger| ledger.failure("forward works", error.to_string());
     place.check_box(check, answer.report.unattained == 0, ledger)?;
     let surface = place.surface(check).map_err(|error| failed(error, ledger))?;
@@ -56,7 +46,60 @@ pub(super) fn check_nearest<T: Real>(
     place.judge(check, &surface, (&candidates, &outputs), ledger)
 }
 
-impl<T: Real> Place<'_, T> {
+/// What holds of an iteration that stops when the target is near enough: it ends no farther from the target than it began,
+/// the box it returns does as well as the point, and it does not run far beyond the target.
+pub(super) fn check_progress<T: Real>(
+    op: &dyn ReverseOperator<T>,
+    check: &ReverseCheck,
+    sample: &Case<T>,
+    answer: &Answer<T>,
+    ledger: &mut Ledger,
+) -> Result<(), ConformanceError> {
+    let place = Place::new(op, check, sample, answer);
+    let place = place.map_err(|error| ledger.failure("forward works", error.to_string()))?;
+    let attained = answer.report.unattained == 0;
+    place.check_box(check, attained, ledger)?;
+    let before = sample.distance(0, &widened(sample.output.as_ref(), 0));
+    let (left, allowed) = (sample.distance(0, &place.output), check.allowed(sample, 0));
+    // An observed input outside the range has to move, whatever that does to the output.
+    let inside = place.observed.iter().all(|&x| sample.range.contains(T::from_f64(x)));
+    ledger.expect("the output does not move away from the target", !inside || left <= before + allowed, || {
+        format!("{}: distance {before:e} before, {left:e} after", sample.origin)
+    })?;
+    if attained && inside {
+        let back = |t: f64| place.point.iter().zip(&place.observed).map(|(x, x0)| x + t * (x0 - x)).collect();
+        let tries: Vec<Candidate> = [0.25, 0.5, 0.75, 1.0].map(|t| ("a step back", back(t))).into();
+        let outputs = place.outputs(&tries).map_err(|error| ledger.failure("forward works", error.to_string()))?;
+        for (output, t) in outputs.iter().zip(["a quarter", "half", "three quarters", "all"]) {
+            let gap = sample.violation(0, output);
+            ledger.expect("a long step back does worse", gap > allowed, || {
+                format!("{}: {t} of the way back, the target is missed by {gap:e}, allowed {allowed:e}", sample.origin)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+impl<'a, T: Real> Place<'a, T> {
+    fn new(
+        op: &'a dyn ReverseOperator<T>,
+        check: &ReverseCheck,
+        sample: &'a Case<T>,
+        answer: &Answer<T>,
+    ) -> Result<Self, InverseError> {
+        let output = forward(op, answer.point.as_ref())?;
+        Ok(Self {
+            op,
+            sample,
+            observed: widened(sample.input.as_ref(), 0),
+            point: widened(answer.point.as_ref(), 0),
+            lower: widened(answer.lower.as_ref(), 0),
+            upper: widened(answer.upper.as_ref(), 0),
+            output: widened(output.as_ref(), 0),
+            scale: check.scale,
+        })
+    }
+
     /// Outputs of a list of inputs, moved into the range first.
     fn outputs(&self, candidates: &[Candidate]) -> Result<Vec<Vec<f64>>, InverseError> {
         let range = self.sample.range;

@@ -1,3 +1,7 @@
+use fbp_linalg::Real;
+
+use super::cases::{Case, widened};
+
 /// What [`check_reverse_operator`](super::check_reverse_operator) tries, and how exact it expects the answers to be.
 ///
 /// | field | default | meaning |
@@ -10,6 +14,7 @@
 /// | `batch` | 5 | samples per batch |
 /// | `attains` | true | whether targets that have a preimage must be attained |
 /// | `points_only` | false | whether the answer has to be the nearest for point targets only |
+/// | `iterative` | none | the tolerance of layers that are reversed by an iteration, see [`iterative`](Self::iterative) |
 /// | `miss_factor` | 1 | how many times the smallest possible miss a target without a preimage may be missed by |
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReverseCheck {
@@ -22,6 +27,7 @@ pub struct ReverseCheck {
     pub(super) attains: bool,
     pub(super) points_only: bool,
     pub(super) miss_factor: f64,
+    pub(super) iterative: Option<f64>,
 }
 
 impl Default for ReverseCheck {
@@ -37,6 +43,7 @@ impl Default for ReverseCheck {
             attains: true,
             points_only: false,
             miss_factor: 1.0,
+            iterative: None,
         }
     }
 }
@@ -100,5 +107,29 @@ impl ReverseCheck {
     #[must_use]
     pub fn may_miss(self) -> Self {
         Self { attains: false, ..self }
+    }
+
+    /// The level for layers that are reversed by an iteration (blocks without a closed form), up to `tolerance` times the
+    /// distance of the observed output to the target box. All of the contract stays checked but this:
+    ///
+    /// * targets may be missed by so much, and count as attained then;
+    /// * one sample and a batch, one thread and several, may end one step apart: points agree within 32 tolerances;
+    /// * the answer need not be the nearest: it has to be no farther from the target box than the observed output, and no
+    ///   point on the way back to the observed input from a quarter on may do as well.
+    #[must_use]
+    pub fn iterative(self, tolerance: f64) -> Self {
+        Self { iterative: Some(tolerance), ..self }
+    }
+
+    /// Violation of a sample that is allowed.
+    pub(super) fn allowed<T: Real>(&self, sample: &Case<T>, j: usize) -> f64 {
+        let rounding = self.tolerance * T::EPSILON.to_f64() * sample.output_size(j);
+        let observed = sample.distance(j, &widened(sample.output.as_ref(), j));
+        rounding + self.iterative.map_or(0.0, |tolerance| tolerance * observed)
+    }
+
+    /// By how much answers may depend on the make-up of the batch and on threads, relative to their largest entry.
+    pub(super) fn agreement<T: Real>(&self) -> f64 {
+        (self.tolerance * T::EPSILON.to_f64()).max(32.0 * self.iterative.unwrap_or(0.0))
     }
 }

@@ -3,7 +3,7 @@ use fbp_linalg::{Real, compile_once};
 
 use super::cases::{Answer, Case, Conditions, forward, widened};
 use super::inputs::{check_far_targets, check_forward_pass, check_refusals};
-use super::nearest::check_nearest;
+use super::nearest::{check_nearest, check_progress};
 use super::outcome::{Conformance, ConformanceError, Ledger};
 use super::params::ReverseCheck;
 use crate::{InverseError, ReverseOperator};
@@ -77,7 +77,7 @@ fn check_case<T: Real>(
         let alone = alone.map_err(|e| ledger.failure("reverse works", format!("{}: {e}", sample.origin)))?;
         let together = [&answer.point, &answer.lower, &answer.upper].map(|m| m.subcols(j, 1).to_owned());
         let separate = [&alone.point, &alone.lower, &alone.upper].map(Mat::clone);
-        let tolerance = check.tolerance * T::EPSILON.to_f64();
+        let tolerance = check.agreement::<T>();
         let difference = worst_difference(&together, &separate);
         ledger.expect("batch = one by one", difference.is_none_or(|d| d.1 <= tolerance), || {
             describe(&sample.origin, difference)
@@ -129,6 +129,7 @@ fn check_sample<T: Real>(
     ledger.expect("the reported violation is true", (claimed - violation).abs() <= tolerance, || {
         format!("{}: {violation:e} found, {claimed:e} reported, tolerance {tolerance:e}", sample.origin)
     })?;
+    let tolerance = check.allowed(sample, 0);
     ledger.expect(
         "a target that is missed is reported",
         violation <= tolerance || answer.report.unattained == 1,
@@ -141,7 +142,10 @@ fn check_sample<T: Real>(
             format!("{}: violation {violation:e}, tolerance {tolerance:e}, reported as {says}", sample.origin)
         })?;
     }
-    check_nearest(op, check, sample, answer, ledger)
+    match check.iterative {
+        Some(_) => check_progress(op, check, sample, answer, ledger),
+        None => check_nearest(op, check, sample, answer, ledger),
+    }
 }
 
 /// Dirty memory and threads must not matter.
@@ -152,7 +156,7 @@ fn check_conditions<T: Real>(
     answer: &Answer<T>,
     ledger: &mut Ledger,
 ) -> Result<(), ConformanceError> {
-    let tolerance = check.tolerance * T::EPSILON.to_f64();
+    let tolerance = check.agreement::<T>();
     let variants = [
         ("every entry is written", Conditions { fill: f64::NAN, ..Conditions::PLAIN }, 0.0),
         ("dirty output does not matter", Conditions { fill: 7.0, ..Conditions::PLAIN }, 0.0),
@@ -225,7 +229,7 @@ impl Totals {
         answer: &Answer<T>,
         ledger: &mut Ledger,
     ) -> Result<(), ConformanceError> {
-        let (report, tolerance) = (answer.report, check.tolerance * T::EPSILON.to_f64());
+        let (report, tolerance) = (answer.report, check.agreement::<T>());
         let counts = (report.satisfied_before, report.unattained);
         ledger.expect("report adds up over the samples", counts == (self.satisfied, self.unattained), || {
             format!(

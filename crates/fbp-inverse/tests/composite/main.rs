@@ -2,5 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic, also in the functions that it shares with others")]
 
 mod attention;
+mod conformance;
 mod derivatives;
+mod effort;
+mod exact;
+mod nearness;
 mod nets;

@@ -1,5 +1,7 @@
 //! Layers of random weights.
 
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::{Mat, Par};
 use fbp_inverse::{
     Activation, ActivationReverse, Attention, BatchNormReverse, BatchNormStatistics, Block, Conv2dReverse,
     LinearReverse, NormParameters, NormReverse, PerToken, Residual, ReverseOperator,
@@ -42,13 +44,8 @@ impl Weights {
         stride: usize,
     ) -> Conv2dReverse<T> {
         let mut random = rng(self.next());
-        let geometry = Conv2dParams {
-            stride: [stride; 2],
-            padding: [kernel / 2; 2],
-            ..Conv2dParams::new(input, out, [kernel; 2])
-        }
-        .check()
-        .unwrap();
+        let params = Conv2dParams::new(input, out, [kernel; 2]).stride([stride; 2]).padding([kernel / 2; 2]);
+        let geometry = params.check().unwrap();
         let scale = T::from_f64((2.0 / (input.channels * kernel * kernel) as f64).sqrt());
         let weight: Vec<T> =
             normal_vec::<T>(geometry.weight_len(), &mut random).into_iter().map(|w| w * scale).collect();
@@ -131,4 +128,16 @@ pub(crate) fn activation<T: Real>(name: &str, kind: Activation, shape: FeatureSh
 
 pub(crate) fn per_token<T: Real>(count: usize, layer: impl ReverseOperator<T> + 'static) -> Op<T> {
     Box::new(PerToken::new(layer.name().to_owned(), count, Box::new(layer)).unwrap())
+}
+
+/// Without the tolerance at flat ends, within which the default accepts every input.
+pub(crate) fn exact_activation<T: Real>(name: &str, kind: Activation, shape: FeatureShape) -> ActivationReverse<T> {
+    activation(name, kind, shape).with_tolerance(0.0).unwrap()
+}
+
+pub(crate) fn forward<T: Real>(layer: &dyn ReverseOperator<T>, input: &Mat<T>) -> Mat<T> {
+    let mut output = Mat::zeros(layer.out_shape().len(), input.ncols());
+    let mut memory = MemBuffer::new(layer.forward_scratch(input.ncols(), Par::Seq));
+    layer.forward(input.as_ref(), output.as_mut(), Par::Seq, MemStack::new(&mut memory)).unwrap();
+    output
 }

@@ -213,6 +213,10 @@ impl<T: Real> LayerKernel<T> for ActivationReverse<T> {
         self.shape
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::SEPARABLE
+    }
+
     fn out_range(&self, in_range: crate::Interval<T>) -> crate::Interval<T> {
         self.activation.image(in_range)
     }

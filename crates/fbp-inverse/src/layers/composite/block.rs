@@ -2,22 +2,48 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
-use crate::layers::columns::{check_forward, check_jvp, check_vjp};
+use super::affine::AffineWhole;
+use super::block_reverse::Split;
+use crate::layers::columns::{check_forward, check_jvp, check_vjp, reverse_columns};
+use crate::layers::flatten::Identity;
 use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::sequence::{OperatorList, Sequence};
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// Operators that run one after the other, as one operator with a name.
 ///
+/// # Reverse
+/// From the top down, every [separable](Structure) operator (activations, batch normalisation, whatever only moves entries) is
+/// reversed exactly, which gives a target box for what is below. What then remains is
+///
+/// | remains | reversed by | nearest |
+/// |---|---|---|
+/// | nothing, or one operator that takes no iteration | that operator | as it says itself |
+/// | affine operators, up to [`BOXED_LIMIT`](fbp_linalg::BOXED_LIMIT) inputs and outputs | their product, as a linear layer | exactly |
+/// | operators with derivatives | Newton steps, see [`NewtonParams`] | nearly, see below |
+/// | others | one by one, from the top down | each on its own |
+///
+/// Newton steps are the shortest that the linearisation allows, within target box and range, so that the answer is the end of a
+/// short path from the observed input, and not the nearest point. It reaches the target box up to a share of the distance that
+/// the observed output has to it; samples for which that fails keep the point that comes closest on that path, and are reported
+/// as unattained.
+///
 /// # Tape
 /// The inputs of all operators but the first, and what operators keep for themselves.
-pub struct Block<T> {
-    name: String,
+///
+/// # Source
+/// Reversing a block as a whole: arXiv:2506.07188, which descends by gradients; Newton steps, boxes and ranges: own derivation.
+pub struct Block<T: Real> {
+    pub(super) name: String,
     in_shape: FeatureShape,
     out_shape: FeatureShape,
-    list: OperatorList<T>,
+    pub(super) list: OperatorList<T>,
+    pub(super) split: Split,
+    pub(super) params: NewtonParams,
+    pub(super) affine: AffineWhole<T>,
 }
 
 impl<T: Real> Block<T> {
@@ -37,17 +63,40 @@ impl<T: Real> Block<T> {
             block.list.push(operator)?;
             block.out_shape = out_shape;
         }
+        block.split = Split::of(&block.list);
         Ok(block)
     }
 
     /// A block without operators.
     pub fn identity(name: impl Into<String>, shape: FeatureShape) -> Self {
-        Self { name: name.into(), in_shape: shape, out_shape: shape, list: OperatorList::new(shape.len()) }
+        Self {
+            name: name.into(),
+            in_shape: shape,
+            out_shape: shape,
+            list: OperatorList::new(shape.len()),
+            split: Split::default(),
+            params: NewtonParams::new(),
+            affine: AffineWhole::new(),
+        }
+    }
+
+    /// Sets how it is reversed where that takes an iteration.
+    ///
+    /// # Errors
+    /// Those of [`NewtonParams::check`].
+    pub fn with_newton(mut self, params: NewtonParams) -> Result<Self, InverseError> {
+        self.params = params.check()?;
+        Ok(self)
     }
 
     /// The operators, in forward order.
     pub fn operators(&self) -> &[Box<dyn ReverseOperator<T>>] {
         &self.list.operators
+    }
+
+    /// The operators, for another block.
+    pub fn into_operators(self) -> Vec<Box<dyn ReverseOperator<T>>> {
+        self.list.operators
     }
 
     /// Whether it is the identity, as it has no operators.
@@ -94,14 +143,32 @@ impl<T: Real> LayerKernel<T> for Block<T> {
         self.sequence().forward(&self.name, input, output, par, stack)
     }
 
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        _par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
+    fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+        match &self.list.operators[..] {
+            [] => StackReq::EMPTY,
+            [only] => only.reverse_scratch(batch, par),
+            _ => self.scratch_of_reverse(batch, par),
+        }
+    }
+
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        Err(InverseError::Layer { layer: self.name.clone(), reason: "blocks are not reversed yet".into() })
+        match &self.list.operators[..] {
+            [] => Ok(reverse_columns(&Identity, pass, par)),
+            [only] => only.reverse(pass, par, stack),
+            _ => self.reverse_operators(pass, par, stack),
+        }
+    }
+
+    fn structure(&self) -> Structure {
+        let mut structure = Structure::SEPARABLE_AFFINE;
+        for one in self.list.operators.iter().map(|operator| operator.structure()) {
+            structure.affine &= one.affine;
+            structure.separable &= one.separable;
+            structure.iterated |= one.iterated;
+        }
+        let iterated = if self.list.operators.len() > 1 { self.split.is_iterated() } else { structure.iterated };
+        Structure { iterated, ..structure }
     }
 
     fn has_derivatives(&self) -> bool {

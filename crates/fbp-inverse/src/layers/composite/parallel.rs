@@ -3,23 +3,32 @@ use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
+use super::affine::AffineWhole;
 use super::block::Block;
 use super::merge::{Merge, add, gather, multiply, spread};
+use super::whole::WholeReverse;
 use crate::layers::columns::{check_forward, check_jvp, check_vjp};
 use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::sequence::ALIGN;
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// Branches that run on the same feature, and whose outputs are merged.
 ///
 /// # Shapes
 /// All branches take the same shape; see [`Merge`] for their outputs.
 ///
+/// # Reverse
+/// A single branch is reversed as it is; sums and concatenations of affine branches, up to
+/// [`BOXED_LIMIT`](fbp_linalg::BOXED_LIMIT) inputs and outputs, are a linear layer and exact as such. All else takes Newton
+/// steps as [`Block`] describes them. (A product with a factor that is known beforehand, as in layer scale, is a
+/// [`BatchNormReverse`](crate::BatchNormReverse), which is exact.)
+///
 /// # Tape
 /// What the branches keep; for products, also what they give.
-pub struct Parallel<T> {
+pub struct Parallel<T: Real> {
     name: String,
     in_shape: FeatureShape,
     out_shape: FeatureShape,
@@ -28,6 +37,7 @@ pub struct Parallel<T> {
     tape: Vec<usize>,
     /// Places on the tape of what each branch keeps; one more entry marks the end.
     tape_starts: Vec<usize>,
+    whole: WholeReverse<T>,
 }
 
 impl<T: Real> Parallel<T> {
@@ -57,7 +67,17 @@ impl<T: Real> Parallel<T> {
             }
             tape_starts.push(tape.len());
         }
-        Ok(Self { name, in_shape, out_shape, branches, merge, tape, tape_starts })
+        let whole = WholeReverse::new(out_shape.len());
+        Ok(Self { name, in_shape, out_shape, branches, merge, tape, tape_starts, whole })
+    }
+
+    /// Sets how it is reversed.
+    ///
+    /// # Errors
+    /// Those of [`NewtonParams::check`].
+    pub fn with_newton(mut self, params: NewtonParams) -> Result<Self, InverseError> {
+        self.whole.params = params.check()?;
+        Ok(self)
     }
 
     /// The branches.
@@ -189,14 +209,29 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
         })
     }
 
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        _par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
+    fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+        match &self.branches[..] {
+            [only] => LayerKernel::reverse_scratch(only, batch, par),
+            _ => self.whole.scratch(self, batch, par),
+        }
+    }
+
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        Err(InverseError::Layer { layer: self.name.clone(), reason: "branches are not reversed yet".into() })
+        match &self.branches[..] {
+            [only] => LayerKernel::reverse(only, pass, par, stack),
+            _ => self.whole.reverse(self, pass, par, stack),
+        }
+    }
+
+    fn structure(&self) -> Structure {
+        if let [only] = &self.branches[..] {
+            return LayerKernel::structure(only);
+        }
+        let mut branches = self.branches.iter().map(LayerKernel::structure);
+        let affine = self.merge != Merge::Product && branches.all(|branch| branch.affine);
+        let shape = (self.out_shape.len(), self.in_shape.len());
+        Structure { affine, separable: false, iterated: !(affine && AffineWhole::<T>::is_small(shape)) }
     }
 
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {

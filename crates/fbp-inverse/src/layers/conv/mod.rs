@@ -129,6 +129,10 @@ impl<T: Real> LayerKernel<T> for Conv2dReverse<T> {
         self.map.out_shape()
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::AFFINE
+    }
+
     fn out_range(&self, _in_range: Interval<T>) -> Interval<T> {
         Interval::EVERYTHING
     }

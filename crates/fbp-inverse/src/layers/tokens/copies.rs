@@ -122,6 +122,10 @@ impl<T: Real> LayerKernel<T> for Copies<T> {
         self.out_shape
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::SEPARABLE_AFFINE
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         let constants = self.gaps.iter().flat_map(|gap| &self.background[gap.clone()]);
         constants.fold(in_range, |range, &y| Interval::new(range.lower.min(y), range.upper.max(y)))

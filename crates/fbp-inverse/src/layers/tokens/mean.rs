@@ -141,6 +141,10 @@ impl<T: Real> LayerKernel<T> for MeanTokens<T> {
         FeatureShape::vector(self.mean.width)
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::AFFINE
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         in_range
     }

@@ -110,6 +110,10 @@ impl<T: Real> LayerKernel<T> for PerToken<T> {
         tokens(self.count, self.inner.out_shape().len())
     }
 
+    fn structure(&self) -> crate::Structure {
+        self.inner.structure()
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         self.inner.out_range(in_range)
     }

@@ -97,6 +97,10 @@ impl<T: Real> LayerKernel<T> for PositionEmbedding<T> {
         self.shape
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::SEPARABLE_AFFINE
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         let ends = |(least, most): (T, T), &p: &T| (least.min(p), most.max(p));
         let first = self.embedding.first().copied().unwrap_or(T::ZERO);

@@ -118,6 +118,10 @@ impl<T: Real> LayerKernel<T> for ImageToTokens<T> {
         self.out_shape
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::SEPARABLE_AFFINE
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         in_range
     }

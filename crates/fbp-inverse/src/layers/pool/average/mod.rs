@@ -155,6 +155,10 @@ impl<T: Real> LayerKernel<T> for AvgPoolReverse<T> {
         }
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::AFFINE
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         let Method::Separable(axes) = &self.method else { return in_range };
         // Padding and a divisor of one's own make the weights of a window sum to something else than 1.

@@ -1,17 +1,17 @@
-use std::marker::PhantomData;
-
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real, SplitBatch, for_each_part, parts_scratch};
 
 use super::kernels::{Heads, Point};
 use crate::layers::columns::{check_forward, check_jvp, check_vjp, column, column_mut};
+use crate::layers::composite::WholeReverse;
 use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::layers::tokens::tokens;
 use crate::sequence::ALIGN;
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// The core of multi-head self-attention: what lies between the projection to queries, keys and values and that of the outputs.
 ///
@@ -28,14 +28,42 @@ use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass
 /// # Tape
 /// The probabilities, `heads · T²` per sample.
 ///
+/// # Reverse
+/// By Newton steps, see [`NewtonParams`]: many queries and keys give one output, and the shortest steps choose among them.
+///
 /// # Source
 /// Vaswani et al., "Attention is all you need", NeurIPS 2017, equation 1; derivatives: own derivation.
-#[derive(Clone, Debug)]
-pub struct Attention<T> {
+///
+/// # Example
+/// ```
+/// use faer::mat;
+/// use fbp_inverse::{Attention, Block, Interval, LinearReverse, PerToken, ReverseOperator, forward_one, reverse_one};
+///
+/// // A whole attention layer on 2 tokens of 1 entry: projection to query, key and value, attention, projection back.
+/// let project = LinearReverse::<f64>::new("qkv", mat![[1.0], [0.5], [2.0]].as_ref(), &[0.0; 3])?;
+/// let back = LinearReverse::new("proj", mat![[1.0]].as_ref(), &[0.0])?;
+/// let project = PerToken::new("qkv", 2, Box::new(project))?;
+/// let shape = project.in_shape();
+/// let layers: Vec<Box<dyn ReverseOperator<f64>>> = vec![
+///     Box::new(project),
+///     Box::new(Attention::new("attention", 2, 1, 1)?),
+///     Box::new(PerToken::new("proj", 2, Box::new(back))?),
+/// ];
+/// let layer = Block::new("attn", shape, layers)?;
+///
+/// // Both queries ask both keys: outputs are means of the values 2 and -2.
+/// let output = forward_one(&layer, &[1.0, -1.0])?;
+/// assert!(output.iter().all(|y| y.abs() < 2.0));
+/// let wanted = [output[0] + 0.1, output[1] + 0.1];
+/// let answer = reverse_one(&layer, &[1.0, -1.0], &wanted, Interval::EVERYTHING)?;
+/// assert_eq!(answer.report.unattained, 0);
+/// # Ok::<(), fbp_inverse::InverseError>(())
+/// ```
+pub struct Attention<T: Real> {
     name: String,
     heads: Heads,
     tape: [usize; 1],
-    scalar: PhantomData<T>,
+    whole: WholeReverse<T>,
 }
 
 impl<T: Real> Attention<T> {
@@ -50,7 +78,17 @@ impl<T: Real> Attention<T> {
             return Err(InverseError::Layer { layer: name, reason });
         }
         let heads = Heads { count, heads, width };
-        Ok(Self { name, heads, tape: [heads.heads * heads.square()], scalar: PhantomData })
+        let whole = WholeReverse::new(count * heads.dim());
+        Ok(Self { name, heads, tape: [heads.heads * heads.square()], whole })
+    }
+
+    /// Sets how it is reversed.
+    ///
+    /// # Errors
+    /// Those of [`NewtonParams::check`].
+    pub fn with_newton(mut self, params: NewtonParams) -> Result<Self, InverseError> {
+        self.whole.params = params.check()?;
+        Ok(self)
     }
 
     /// Workspace of one thread.
@@ -152,6 +190,10 @@ impl<T: Real> LayerKernel<T> for Attention<T> {
         tokens(self.heads.count, self.heads.dim())
     }
 
+    fn structure(&self) -> Structure {
+        Structure::ITERATED
+    }
+
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         // Outputs are means of values.
         in_range
@@ -176,14 +218,13 @@ impl<T: Real> LayerKernel<T> for Attention<T> {
         Ok(())
     }
 
-    fn reverse(
-        &self,
-        pass: ReversePass<'_, T>,
-        _par: Par,
-        _stack: &mut MemStack,
-    ) -> Result<ReverseReport, InverseError> {
+    fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+        self.whole.scratch(self, batch, par)
+    }
+
+    fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         pass.check(self)?;
-        Err(InverseError::Layer { layer: self.name.clone(), reason: "attention is not reversed yet".into() })
+        self.whole.reverse(self, pass, par, stack)
     }
 
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {

@@ -1,0 +1,147 @@
+use faer::dyn_stack::MemStack;
+use faer::{MatRef, Par};
+use fbp_linalg::Real;
+
+use super::function::Function;
+use super::memory::{Memory, Slot};
+use super::params::NewtonParams;
+use super::vectors::{distance, of, of_mut, view, view_mut};
+use crate::layers::columns::column;
+use crate::sequence::Sequence;
+use crate::tape::TapeMut;
+use crate::{Interval, InverseError, JvpPass, VjpPass};
+
+/// A function to be reversed, with what follows it.
+pub(in crate::layers) struct Newton<'a, T> {
+    /// Name of the layer, for errors.
+    pub(in crate::layers) name: &'a str,
+    pub(in crate::layers) function: &'a dyn Function<T>,
+    /// What has been reversed before, and gave the boxes of the function; the goal is that of its output.
+    pub(in crate::layers) above: Sequence<'a, T>,
+    pub(in crate::layers) params: NewtonParams,
+    pub(in crate::layers) par: Par,
+}
+
+/// What is wanted of all samples of a batch.
+pub(super) struct Wanted<'a, T> {
+    pub(super) observed_in: MatRef<'a, T>,
+    /// Target boxes at the output of the function.
+    pub(super) lower: MatRef<'a, T>,
+    pub(super) upper: MatRef<'a, T>,
+    /// Those of what follows it.
+    pub(super) final_lower: MatRef<'a, T>,
+    pub(super) final_upper: MatRef<'a, T>,
+    pub(super) range: Interval<T>,
+}
+
+impl<T: Real> Wanted<'_, T> {
+    /// The target box of a sample at the output of the function.
+    pub(super) fn ends(&self, sample: usize) -> (&[T], &[T]) {
+        (column(self.lower, sample), column(self.upper, sample))
+    }
+
+    /// Whether all outputs of a sample have one target each.
+    pub(super) fn is_point(&self, sample: usize) -> bool {
+        let (lower, upper) = self.ends(sample);
+        lower == upper
+    }
+
+    /// Writes the observed input within the range.
+    pub(super) fn write_anchor(&self, sample: usize, out: &mut [T]) {
+        out.iter_mut().zip(column(self.observed_in, sample)).for_each(|(out, &x)| *out = self.range.clip(x));
+    }
+}
+
+impl<T: Real> Newton<'_, T> {
+    pub(super) fn above_len(&self) -> usize {
+        if self.above.operators.is_empty() { 0 } else { self.above.out_len() }
+    }
+
+    /// Runs the function on the first `count` trial points, into `product` and the tape.
+    pub(super) fn evaluate_trial(
+        &self,
+        memory: &mut Memory<'_, T>,
+        count: usize,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let Memory { sizes, trial, product, tape, .. } = memory;
+        let output = view_mut(product, sizes.outputs, count);
+        self.function.forward(view(trial, sizes.inputs, count), output, tape.with_batch(count), self.par, stack)
+    }
+
+    /// `product = J · from` at the points of the tape.
+    pub(super) fn push(
+        &self,
+        (point, tape): (MatRef<'_, T>, &TapeMut<'_, T>),
+        from: MatRef<'_, T>,
+        product: &mut [T],
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let (count, outputs) = (from.ncols(), self.function.out_len());
+        let tangent_out = view_mut(product, outputs, count);
+        let pass = JvpPass { at: point, tangent_in: from, tangent_out };
+        self.function.jvp(pass, tape.rb().samples(0, count), self.par, stack)
+    }
+
+    /// `gradient = Jᵀ · from` at the points of the tape.
+    pub(super) fn pull(
+        &self,
+        (point, tape): (MatRef<'_, T>, &TapeMut<'_, T>),
+        from: MatRef<'_, T>,
+        gradient: &mut [T],
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let (count, inputs) = (from.ncols(), self.function.in_len());
+        let cotangent_in = view_mut(gradient, inputs, count);
+        let pass = VjpPass { at: point, cotangent_out: from, cotangent_in };
+        self.function.vjp(pass, tape.rb().samples(0, count), self.par, stack)
+    }
+
+    /// Measures the outputs of the first `count` samples: their residuals, and the distances of what follows to the goal.
+    pub(super) fn measure(
+        &self,
+        wanted: &Wanted<'_, T>,
+        memory: &mut Memory<'_, T>,
+        count: usize,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let Memory { sizes, places, slots, output, above, .. } = memory;
+        let above_len = self.above_len();
+        if above_len > 0 {
+            let input = view(output, sizes.outputs, count);
+            self.above.forward(self.name, input, view_mut(above, above_len, count), self.par, stack)?;
+        }
+        for (at, slot) in slots[..count].iter_mut().enumerate() {
+            let sample = places[slot.place].sample;
+            let (lower, upper) = wanted.ends(sample);
+            slot.norm = distance(of(output, sizes.outputs, at), lower, upper);
+            slot.distance = slot.norm;
+            if above_len > 0 {
+                let (lower, upper) = (column(wanted.final_lower, sample), column(wanted.final_upper, sample));
+                slot.distance = distance(of(above, above_len, at), lower, upper);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: Real> Memory<'_, T> {
+    /// Copies a sample of the compact batch to another slot.
+    pub(super) fn move_slot(&mut self, from: usize, to: usize) {
+        if from == to {
+            return;
+        }
+        let (inputs, outputs) = (self.sizes.inputs, self.sizes.outputs);
+        self.slots[to] = self.slots[from];
+        self.point.copy_within(inputs * from..inputs * (from + 1), inputs * to);
+        self.output.copy_within(outputs * from..outputs * (from + 1), outputs * to);
+        self.tape.move_sample(from, to);
+    }
+
+    /// Keeps the point of a slot as the result of its place.
+    pub(super) fn keep(&mut self, at: usize) {
+        let Slot { place, .. } = self.slots[at];
+        let inputs = self.sizes.inputs;
+        of_mut(self.result, inputs, place).copy_from_slice(of(self.point, inputs, at));
+    }
+}
