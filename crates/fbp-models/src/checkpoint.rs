@@ -17,6 +17,9 @@ use crate::{CheckpointFault, ModelError, Network, NetworkSpec, PREPROCESSING_KEY
 /// Metadata key of the description, in JSON.
 pub const NETWORK_KEY: &str = "fbp.network";
 
+/// Metadata key of where imported weights came from, in JSON: see [`weights`](crate::weights).
+pub const IMPORT_KEY: &str = "fbp.import";
+
 /// Longest header that is read, in bytes.
 const MAX_HEADER: u64 = 1 << 24;
 
@@ -55,13 +58,17 @@ pub struct Checkpoint {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn save(path: &Path, network: &Network, metadata: &BTreeMap<String, String>) -> Result<(), ModelError> {
-    let bytes = to_bytes(network, metadata)?;
+    write_file(path, &to_bytes(network, metadata)?)
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let mut temporary = temporary_in(folder).map_err(ModelError::io("create a file in", folder))?;
-    temporary.write_all(&bytes).map_err(ModelError::io("write", path))?;
+    temporary.write_all(bytes).map_err(ModelError::io("write", path))?;
     temporary.as_file().sync_all().map_err(ModelError::io("write", path))?;
     temporary.persist(path).map_err(|e| ModelError::io("write", path)(e.error))?;
     #[cfg(unix)] // other systems cannot open folders
@@ -106,6 +113,17 @@ pub fn to_bytes(network: &Network, metadata: &BTreeMap<String, String>) -> Resul
 }
 
 impl Checkpoint {
+    /// The metadata that stay true when the weights are trained or repaired: where they came from, and how images are prepared
+    /// for the network. Whatever is made of a checkpoint should be saved with them.
+    ///
+    /// # Errors
+    /// As [`Preprocessing::to_metadata`].
+    pub fn kept_metadata(&self) -> Result<BTreeMap<String, String>, ModelError> {
+        let mut kept = self.preprocessing.as_ref().map_or_else(|| Ok(BTreeMap::new()), Preprocessing::to_metadata)?;
+        kept.extend(self.metadata.get(IMPORT_KEY).map(|json| (IMPORT_KEY.to_owned(), json.clone())));
+        Ok(kept)
+    }
+
     /// Reads a checkpoint and the network it describes.
     ///
     /// Nothing in the file is trusted: sizes are checked against its length before memory is asked for.

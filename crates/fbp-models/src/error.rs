@@ -1,7 +1,11 @@
+mod weights;
+
 use std::path::{Path, PathBuf};
 
 use fbp_inverse::InverseError;
 use fbp_linalg::LinalgError;
+
+pub use weights::{Mismatch, WeightsFault};
 
 /// What can be wrong with a network, its description, its inputs or its checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +164,14 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong with it.
         fault: CheckpointFault,
+    },
+    /// A file of weights from somewhere else that cannot be used.
+    #[error("weights {}: {fault}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: WeightsFault,
     },
 }
 

@@ -15,6 +15,7 @@ mod pair;
 mod preprocessing;
 mod reverse;
 pub mod spec;
+pub mod weights;
 pub mod zoo;
 
 #[cfg(test)]
@@ -22,7 +23,7 @@ mod tests;
 
 pub use average::WeightAverage;
 pub use checkpoint::Checkpoint;
-pub use error::{CheckpointFault, ModelError};
+pub use error::{CheckpointFault, Mismatch, ModelError, WeightsFault};
 pub use layer::{Layer, LayerPass, Sequence};
 pub use network::{ForwardTrace, LayerInput, LayerPlace, Network, Stage};
 pub use optim::{AdamW, AdamWParams};
