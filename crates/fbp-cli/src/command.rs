@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::common::{CommonArgs, Out};
 use crate::error::CliError;
-use crate::{analyse, eval, explain, post_train, pretrain, repair, report, sweep, targets};
+use crate::{analyse, eval, explain, export, import, post_train, predict, pretrain, repair, report, sweep, targets};
 
 /// Computes what the features of a network should have been, and trains with it.
 #[derive(Debug, Parser)]
@@ -24,13 +24,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Import(import::ImportArgs),
     Pretrain(pretrain::PretrainArgs),
     Targets(targets::TargetsArgs),
     PostTrain(post_train::PostTrainArgs),
     Eval(eval::EvalArgs),
+    Predict(predict::PredictArgs),
     Explain(explain::ExplainArgs),
     Analyse(analyse::AnalyseArgs),
     Repair(repair::RepairArgs),
+    Export(export::ExportArgs),
     Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
 }
@@ -48,6 +51,9 @@ pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<(), CliError> {
     let pool = pool.build()?;
     let Cli { command, common } = cli;
     pool.install(|| match command {
+        Command::Import(args) => import::run(&args, &common, out),
+        Command::Export(args) => export::run(&args, &common, out),
+        Command::Predict(args) => predict::run(&args, &common, out),
         Command::Pretrain(args) => pretrain::run(&args, &common, out),
         Command::Targets(args) => targets::run(&args, &common, out),
         Command::PostTrain(args) => post_train::run(&args, &common, out),

@@ -1,7 +1,7 @@
 //! What every command takes, and where it writes.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_train::TrainError;
@@ -54,5 +54,19 @@ pub(crate) fn say(out: Out<'_>, line: std::fmt::Arguments<'_>) -> Result<(), Cli
         // The reader of a pipe has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written.map_err(TrainError::writing("standard output"))?),
+    }
+}
+
+/// Whether a file that a command wants to write is there already with the same contents; one with others is left alone,
+/// unless `force`.
+pub(crate) fn is_written(path: &Path, bytes: &[u8], force: bool) -> Result<bool, CliError> {
+    match std::fs::read(path) {
+        Ok(found) if found == bytes => Ok(true),
+        Ok(_) if !force => {
+            let range = "new files: this one holds something else; --force replaces it";
+            Err(TrainError::Parameter { name: "out", value: path.display().to_string(), range }.into())
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error).into()),
+        _ => Ok(false),
     }
 }

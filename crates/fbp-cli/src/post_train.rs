@@ -122,6 +122,7 @@ impl PostTrainArgs {
 pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let options = args.options(common.seed)?;
     let start = Checkpoint::load(&args.checkpoint)?;
+    let mut metadata = start.kept_metadata()?;
     let stage = stage_of_mode(&start.network, options.objective, args.stage.as_deref())?;
     check_policy(&start.network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
@@ -149,7 +150,8 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     let stage = settings.stage.clone();
     let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
     let curves = post_train(&mut network, &stage, &input.bundle, goal, &options, &Stderr::default())?;
-    write_atomic(&checkpoint_file, &checkpoint::to_bytes(&network, &input.bundle.preprocessing()?.to_metadata()?)?)?;
+    metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
+    write_atomic(&checkpoint_file, &checkpoint::to_bytes(&network, &metadata)?)?;
     let record = PostTrainRecord {
         checkpoint: format!("{name}.safetensors"),
         checkpoint_sha256_after: file_sha256(&checkpoint_file)?,

@@ -80,6 +80,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     };
     options.check()?;
     let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let mut metadata = checkpoint.kept_metadata()?;
     checkpoint.network.stage_index(&args.stage)?;
     let record_file = new_record_path(&args.out)?;
     let own = args.images.own(&checkpoint.network)?;
@@ -120,7 +121,8 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         true => Some(run_rival(&before, given, &input, options.validation, &judge)?),
     };
     let examples = repaired_examples([&before, &network], &args.stage, &input.bundle, given, EXAMPLES)?;
-    let bytes = checkpoint::to_bytes(&network, &input.bundle.preprocessing()?.to_metadata()?)?;
+    metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
+    let bytes = checkpoint::to_bytes(&network, &metadata)?;
     let record = RepairRecord {
         settings,
         threads: rayon::current_num_threads(),

@@ -1,7 +1,7 @@
 //! Files that are either complete or not there: written beside their place, forced to disk, then renamed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,15 +21,58 @@ const SUFFIX: &str = ".part";
 /// # Errors
 /// [`TrainError::Write`], after which neither a temporary file nor a half file is left.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let attempt = || -> io::Result<()> {
-        let mut part = PartFile::create(&folder_of(path))?;
-        part.file.write_all(bytes)?;
-        part.file.sync_all()?;
-        fs::rename(&part.path, path)?;
-        part.renamed = true;
-        sync_folder(&folder_of(path))
-    };
-    attempt().map_err(TrainError::writing(path))
+    let mut part = NewFile::create(path)?;
+    part.write(bytes)?;
+    part.finish()
+}
+
+/// A file that is written piece by piece, and there only when it is finished; as [`write_atomic`] otherwise.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    part: PartFile,
+}
+
+impl NewFile {
+    /// Begins a file beside its place.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        let part = PartFile::create(&folder_of(path)).map_err(TrainError::writing(path))?;
+        Ok(Self { path: path.to_owned(), part })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), TrainError> {
+        self.part.file.write_all(bytes).map_err(TrainError::writing(&self.path))
+    }
+
+    /// Writes bytes at a distance from the start, which may lie beyond what has been written.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn write_at(&mut self, start: u64, bytes: &[u8]) -> Result<(), TrainError> {
+        self.part.file.seek(SeekFrom::Start(start)).map_err(TrainError::writing(&self.path))?;
+        self.write(bytes)
+    }
+
+    /// Forces the file to disk and gives it its name.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn finish(mut self) -> Result<(), TrainError> {
+        let attempt = |part: &mut PartFile| -> io::Result<()> {
+            part.file.sync_all()?;
+            fs::rename(&part.path, &self.path)?;
+            part.renamed = true;
+            sync_folder(&folder_of(&self.path))
+        };
+        attempt(&mut self.part).map_err(TrainError::writing(&self.path))
+    }
 }
 
 /// Creates `folder` and its parents, and removes the temporary files that killed processes left in it.
@@ -85,6 +128,7 @@ pub fn folder_of(path: &Path) -> PathBuf {
 }
 
 /// A locked temporary file that removes itself unless it was renamed.
+#[derive(Debug)]
 struct PartFile {
     path: PathBuf,
     file: File,

@@ -15,6 +15,7 @@ pub mod input;
 pub mod json;
 pub mod metrics;
 mod objective;
+pub mod predict;
 pub mod progress;
 pub mod repair;
 pub mod settings;

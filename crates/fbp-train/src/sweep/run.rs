@@ -323,6 +323,7 @@ impl Sweep {
         let begun = Instant::now();
         let start = self.start_of(run);
         let checkpoint = Checkpoint::load(&start.file)?;
+        let mut metadata = checkpoint.kept_metadata()?;
         let (data, mut network) = (self.data_for(&checkpoint)?, checkpoint.network);
         let sha256 = file_sha256(&start.file)?;
         let store = self.target_folder(run).map(|folder| TargetStore::open(&folder)).transpose()?;
@@ -341,7 +342,8 @@ impl Sweep {
         let mut settings = self.settings(run, network.spec().name.clone());
         (settings.checkpoint_sha256, settings.targets) = (sha256, targets);
         let curves = post_train(&mut network, &run.stage, &data, goal, &run.options, &Silent)?;
-        let bytes = checkpoint::to_bytes(&network, &data.preprocessing()?.to_metadata()?)?;
+        metadata.extend(data.preprocessing()?.to_metadata()?);
+        let bytes = checkpoint::to_bytes(&network, &metadata)?;
         let record_file = self.record_file(run);
         let checkpoint = if self.keep_checkpoints { format!("{}.safetensors", run.name) } else { String::new() };
         if self.keep_checkpoints {
