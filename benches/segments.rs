@@ -49,7 +49,7 @@ fn data() -> DataBundle {
     };
     let train = part(SAMPLES);
     let normalization = Normalization::from_images(&train).unwrap();
-    DataBundle { train, test: part(500), normalization, folder: "none".into() }
+    DataBundle { train, test: part(500), normalization, folder: "none".into(), class_names: Vec::new() }
 }
 
 fn segments(c: &mut Criterion) {
