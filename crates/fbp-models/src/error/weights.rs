@@ -117,6 +117,15 @@ impl Mismatch {
 /// Entries of a list that are written out.
 const SHOWN: usize = 6;
 
+/// A name that is not too long to be written out.
+fn short(name: &str) -> String {
+    const MAX: usize = 120;
+    match name.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
 /// Writes the first entries of a list and the number of the others.
 fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, items: &[T], write: impl Fn(&T) -> String) -> fmt::Result {
     if items.is_empty() {
@@ -135,16 +144,16 @@ impl fmt::Display for Mismatch {
         }
         write!(f, ", of which {} tensors fit", self.fitting)?;
         list(f, "missing", &self.missing, |(name, nearest)| match nearest {
-            Some(nearest) => format!("{name} (nearest: {nearest})"),
+            Some(nearest) => format!("{name} (nearest: {})", short(nearest)),
             None => name.clone(),
         })?;
         list(f, "of another shape", &self.misshapen, |(name, expected, found)| {
             format!("{name} is {found:?} and should be {expected:?}")
         })?;
         list(f, "of another type", &self.mistyped, |(name, found)| format!("{name} is {found}"))?;
-        list(f, "left over", &self.left_over, String::clone)?;
+        list(f, "left over", &self.left_over, |name| short(name))?;
         match &self.better_prefix {
-            Some((prefix, count)) => write!(f, "; with the prefix {prefix:?}, {count} tensors would be found"),
+            Some((prefix, count)) => write!(f, "; with the prefix {:?}, {count} tensors would be found", short(prefix)),
             None => Ok(()),
         }
     }

@@ -87,8 +87,10 @@ fn rank(prefix: &str) -> Option<usize> {
 /// How many parameters are found under each prefix that any name of the file suggests.
 fn prefixes(weights: &StateDict, wanted: &HashSet<&str>) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
+    let longest = wanted.iter().map(|name| name.len()).max().unwrap_or(0);
     for name in weights.tensors().keys() {
         let starts = std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
+        let starts = starts.filter(|start| name.len() - start <= longest);
         for start in starts.filter(|&start| wanted.contains(&name[start..])) {
             *found.entry(name[..start].to_owned()).or_insert(0) += 1;
         }
