@@ -146,8 +146,8 @@ fn joint_targets_of_blocks_are_right() {
             let features = tensor_from_matrix(targets.as_ref(), network.stages()[stage].input()).unwrap();
             let logits = network.forward_from(stage, &features).unwrap().to_vec2::<f32>().unwrap();
             for (row, label) in logits.iter().zip(labels) {
-                let own = row[label as usize];
-                let lead = (0..4).filter(|&k| k != label as usize).map(|k| own - row[k]).fold(f32::INFINITY, f32::min);
+                let own = row[label];
+                let lead = (0..4).filter(|&k| k != label).map(|k| own - row[k]).fold(f32::INFINITY, f32::min);
                 // The network rounds in another order than its operators.
                 assert!(f64::from(lead) > 0.99 * margin, "{} {name}: {lead}", spec.name);
             }
