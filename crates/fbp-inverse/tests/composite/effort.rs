@@ -108,7 +108,8 @@ fn basic_block_takes_few_products() {
     for range in [Interval::EVERYTHING, positive] {
         let block = Weights::new(1).basic_block::<f32>(image, 64, 1);
         let [_, push, pull] = effort(block, easy.clone(), range, 1e-3);
-        assert!(push + pull <= 200, "{push} + {pull}");
+        let most = if range.is_everything() { 100 } else { 600 };
+        assert!(push + pull <= most, "{push} + {pull}");
     }
     let block = Weights::new(1).basic_block::<f32>(image, 64, 1);
     effort(block, inputs(image.len(), 8, 1.5, true), positive, 1e-3);
