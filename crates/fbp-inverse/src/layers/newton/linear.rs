@@ -42,7 +42,7 @@ impl<T: Real> Newton<'_, T> {
                 let sample = memory.places[memory.slots[at].place].sample;
                 let step = of_mut(memory.step, inputs, at);
                 wanted.write_anchor(sample, step);
-                step.iter_mut().zip(of(memory.point, inputs, at)).for_each(|(step, &x)| *step = *step - x);
+                step.iter_mut().zip(of(memory.point, inputs, at)).for_each(|(step, &x)| *step -= x);
             }
         }
         for round in 0..ROUNDS {
@@ -173,7 +173,7 @@ fn set_residuals<T: Real>(
 fn clip_steps<T: Real>(wanted: &Wanted<'_, T>, memory: &mut Memory<'_, T>, count: usize) {
     let Memory { sizes, slots, point, step, asking, .. } = memory;
     for (at, slot) in slots[..count].iter_mut().enumerate().filter(|(_, slot)| slot.works) {
-        slot.changed = of(asking, sizes.outputs, at).iter().any(|&asks| asks == T::ZERO);
+        slot.changed = of(asking, sizes.outputs, at).contains(&T::ZERO);
         if wanted.range.is_everything() {
             continue;
         }
