@@ -79,21 +79,20 @@ fn exact_blocks<T: Real>() {
                 vec![Box::new(conv), Box::new(norm), Box::new(exact_activation("relu", Activation::Relu, inner))],
             ))
         },
-        {
-            let mut layers = two(&mut weights, 3);
-            layers.push(Box::new(exact_activation(
-                "leaky",
-                Activation::LeakyRelu { slope: 0.1 },
-                FeatureShape::vector(3),
-            )));
-            Box::new(block("linear linear leaky", flat, layers))
-        },
         Box::new(block("one layer", flat, vec![Box::new(weights.linear("only", 3, 5, 1.0))])),
     ];
     for layer in &layers {
         // Entries of a product of matrices are sums of roundings of both.
         keeps(&**layer, &ReverseCheck::new().tolerance(2048.0).nearest(16.0).seeds(6));
     }
+    // Separable layers are reversed first: what has no preimage is missed by the least below them, where distances are other
+    // ones by up to the ratio of their slopes.
+    let mut layers = two(&mut weights, 3);
+    layers.push(Box::new(exact_activation("leaky", Activation::LeakyRelu { slope: 0.5 }, FeatureShape::vector(3))));
+    let layer = block("linear linear leaky", flat, layers);
+    // The least miss depends on rounding by the square of the condition, which is some hundreds.
+    let condition_squared = f64::from(1 << 18);
+    keeps(&layer, &ReverseCheck::new().tolerance(condition_squared).nearest(16.0).seeds(6).misses_within(2.0));
 }
 
 #[test]

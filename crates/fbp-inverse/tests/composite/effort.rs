@@ -59,8 +59,8 @@ impl<T: Real> DifferentiableOperator<T> for Counter {
     }
 }
 
-/// Reverses a block from one input to what it makes of another one; returns evaluations, `J` and `Jᵀ`.
-fn effort<T: Real>(block: Block<T>, input: [Mat<T>; 2], range: Interval<T>, tolerance: f64) -> [usize; 3] {
+/// Reverses a block from one input to what it makes of another one; returns evaluations, products with `J` and with `Jᵀ`, and a line that tells more.
+fn effort<T: Real>(block: Block<T>, input: [Mat<T>; 2], range: Interval<T>, tolerance: f64) -> ([usize; 3], String) {
     let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
     let shape = block.in_shape();
     let name = block.name().to_owned();
@@ -78,7 +78,7 @@ fn effort<T: Real>(block: Block<T>, input: [Mat<T>; 2], range: Interval<T>, tole
     let done = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
     let left = (crate::nets::forward(&block, &found.point) - &wanted).norm_l2().to_f64();
     let moved = (&found.point - &x).norm_l2().to_f64() / (&other - &x).norm_l2().to_f64();
-    println!(
+    let line = format!(
         "{name} {} {tolerance:e}: {done:?} in {seconds:.3} s, {} steps, left {:.1e}, moved {moved:.3} of the way, {:?}",
         T::NAME,
         found.report.iters,
@@ -87,7 +87,7 @@ fn effort<T: Real>(block: Block<T>, input: [Mat<T>; 2], range: Interval<T>, tole
     );
     assert_eq!(found.report.unattained, 0, "{name}");
     assert!(left <= tolerance * before * 1.01, "{name}: {left:e} of {before:e}");
-    done
+    (done, line)
 }
 
 /// An input, and another one at a distance.
@@ -107,18 +107,21 @@ fn basic_block_takes_few_products() {
     let easy = inputs(image.len(), 8, 0.3, true);
     for range in [Interval::EVERYTHING, positive] {
         let block = Weights::new(1).basic_block::<f32>(image, 64, 1);
-        let [_, push, pull] = effort(block, easy.clone(), range, 1e-3);
-        assert!(push + pull <= 200, "{push} + {pull}");
+        let ([_, push, pull], line) = effort(block, easy.clone(), range, 1e-3);
+        println!("{line}");
+        let most = if range.is_everything() { 100 } else { 600 };
+        assert!(push + pull <= most, "{push} + {pull}");
     }
     let block = Weights::new(1).basic_block::<f32>(image, 64, 1);
-    effort(block, inputs(image.len(), 8, 1.5, true), positive, 1e-3);
+    println!("{}", effort(block, inputs(image.len(), 8, 1.5, true), positive, 1e-3).1);
 }
 
 #[test]
 fn vit_block_takes_few_products() {
     for (share, most) in [(0.3, 40), (1.5, 60)] {
         let block = Weights::new(2).vit_block::<f32>(65, 192, 3, 4, 0.5);
-        let [_, push, pull] = effort(block, inputs(65 * 192, 8, share, false), Interval::EVERYTHING, 1e-3);
+        let ([_, push, pull], line) = effort(block, inputs(65 * 192, 8, share, false), Interval::EVERYTHING, 1e-3);
+        println!("{line}");
         assert!(push + pull <= most, "{push} + {pull}");
     }
 }

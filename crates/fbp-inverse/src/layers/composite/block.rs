@@ -26,6 +26,9 @@ use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, Rever
 /// | operators with derivatives | Newton steps, see [`NewtonParams`] | nearly, see below |
 /// | others | one by one, from the top down | each on its own |
 ///
+/// A target box without a preimage is missed by the least at the output of what remains: distances are measured below the
+/// separable operators then.
+///
 /// Newton steps are the shortest that the linearisation allows, within target box and range, so that the answer is the end of a
 /// short path from the observed input, and not the nearest point. It reaches the target box up to a share of the distance that
 /// the observed output has to it; samples for which that fails keep the point that comes closest on that path, and are reported

@@ -40,6 +40,9 @@ pub struct Parallel<T: Real> {
     whole: WholeReverse<T>,
 }
 
+/// Runs the branch of a number; its output belongs into the view.
+type RunBranch<'r, T> = dyn FnMut(usize, MatMut<'_, T>, &mut MemStack) -> Result<(), InverseError> + 'r;
+
 impl<T: Real> Parallel<T> {
     /// Joins branches.
     ///
@@ -113,7 +116,7 @@ impl<T: Real> Parallel<T> {
         identity: MatRef<'_, T>,
         mut output: MatMut<'_, T>,
         stack: &mut MemStack,
-        run: &mut dyn FnMut(usize, MatMut<'_, T>, &mut MemStack) -> Result<(), InverseError>,
+        run: &mut RunBranch<'_, T>,
     ) -> Result<(), InverseError> {
         let batch = output.ncols();
         let (mut room, stack) = stack.make_aligned_with(self.out_shape.len() * batch, ALIGN, |_| T::ZERO);

@@ -3,7 +3,7 @@
 use faer::dyn_stack::MemStack;
 use fbp_linalg::Real;
 
-use super::memory::{Memory, Slot};
+use super::memory::Memory;
 use super::problem::{Newton, Wanted};
 use super::vectors::{add_scaled, apply, dot, norm, of, of_mut, scale_and_add, view};
 use crate::InverseError;
@@ -42,12 +42,15 @@ impl<T: Real> Newton<'_, T> {
                 let sample = memory.places[memory.slots[at].place].sample;
                 let step = of_mut(memory.step, inputs, at);
                 wanted.write_anchor(sample, step);
-                step.iter_mut().zip(of(memory.point, inputs, at)).for_each(|(step, &x)| *step = *step - x);
+                step.iter_mut().zip(of(memory.point, inputs, at)).for_each(|(step, &x)| *step -= x);
             }
         }
         for round in 0..ROUNDS {
-            let is_last = |slot: &Slot| round > 0 && !(slot.changed && (slot.careful || start == Start::Observed));
-            if memory.slots[..count].iter().all(is_last) {
+            // What is done for one sample must not depend on what others need.
+            for slot in &mut memory.slots[..count] {
+                slot.works = round == 0 || slot.works && slot.changed && (slot.careful || start == Start::Observed);
+            }
+            if memory.slots[..count].iter().all(|slot| !slot.works) {
                 break;
             }
             let moved = round > 0 || start == Start::Observed;
@@ -56,7 +59,6 @@ impl<T: Real> Newton<'_, T> {
                 self.push((view(point, inputs, count), tape), view(step, inputs, count), product, stack)?;
             }
             set_residuals(wanted, memory, count, (round, moved));
-            memory.slots[..count].iter_mut().for_each(|slot| slot.open &= !is_last(slot));
             if memory.slots[..count].iter().all(|slot| !slot.open) {
                 break;
             }
@@ -145,16 +147,18 @@ fn set_residuals<T: Real>(
     (round, moved): (usize, bool),
 ) {
     let Memory { sizes, places, slots, output, residual, product, asking, .. } = memory;
-    for (at, slot) in slots[..count].iter_mut().enumerate() {
-        let (lower, upper) = wanted.ends(places[slot.place].sample);
+    slots[..count].iter_mut().for_each(|slot| slot.open = false);
+    for (at, slot) in slots[..count].iter_mut().enumerate().filter(|(_, slot)| slot.works) {
+        let place = &places[slot.place];
+        let ((lower, upper), ignored) = (wanted.ends(place.sample), T::from_f64(place.ignored));
         let (output, product) = (of(output, sizes.outputs, at), of(product, sizes.outputs, at));
         let (residual, asking) = (of_mut(residual, sizes.outputs, at), of_mut(asking, sizes.outputs, at));
         for i in 0..output.len() {
             let y = if moved { output[i] + product[i] } else { output[i] };
             let missing = y.clip(lower[i], upper[i]) - y;
             // Once an output asks for something it keeps its value in later rounds, so that no end is tried twice.
-            let asks = missing != T::ZERO || lower[i] == upper[i] || round > 0 && asking[i] != T::ZERO;
-            (residual[i], asking[i]) = (missing, if asks { T::ONE } else { T::ZERO });
+            let asks = missing.abs() > ignored || lower[i] == upper[i] || round > 0 && asking[i] != T::ZERO;
+            (residual[i], asking[i]) = if asks { (missing, T::ONE) } else { (T::ZERO, T::ZERO) };
         }
         slot.now = norm(residual);
         if round == 0 {
@@ -168,8 +172,8 @@ fn set_residuals<T: Real>(
 /// interval.
 fn clip_steps<T: Real>(wanted: &Wanted<'_, T>, memory: &mut Memory<'_, T>, count: usize) {
     let Memory { sizes, slots, point, step, asking, .. } = memory;
-    for (at, slot) in slots[..count].iter_mut().enumerate() {
-        slot.changed = of(asking, sizes.outputs, at).iter().any(|&asks| asks == T::ZERO);
+    for (at, slot) in slots[..count].iter_mut().enumerate().filter(|(_, slot)| slot.works) {
+        slot.changed = of(asking, sizes.outputs, at).contains(&T::ZERO);
         if wanted.range.is_everything() {
             continue;
         }

@@ -79,6 +79,9 @@ pub(super) struct Place {
     pub(super) state: State,
     /// Distance of its output to the target box that is good enough.
     pub(super) goal: f64,
+    /// Misses of single outputs of the function that ask for nothing, so that rounding does not decide which of the outputs at an
+    /// end of their interval are held there.
+    pub(super) ignored: f64,
     /// Linearisations.
     pub(super) steps: usize,
     /// Whether steps towards the observed input still make it nearer.
@@ -108,6 +111,8 @@ pub(super) struct Slot {
     pub(super) gradient: f64,
     /// Whether the current loop still works on it.
     pub(super) open: bool,
+    /// Whether the current round of the linear solve is for it.
+    pub(super) works: bool,
     /// Whether its linear problem may have changed with the ends that are active.
     pub(super) changed: bool,
     /// Whether a step failed that took the ends active at the point for those of the solution.

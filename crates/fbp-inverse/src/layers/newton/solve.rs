@@ -13,8 +13,11 @@ use crate::layers::columns::{column, column_mut, is_within, squared_norms};
 use crate::sequence::Sequence;
 use crate::{InverseError, ReversePass, TargetBox};
 
-/// Share of the residual that may be left when the nearest point is looked for.
-const SHARP: f64 = 1e-2;
+/// Share of the residual that may be left when the nearest point is looked for: the tolerance, but within these ends.
+const SHARP: [f64; 2] = [1e-8, 1e-2];
+
+/// Share of the tolerance that single outputs may miss their intervals by before they ask for anything.
+const IGNORED: f64 = 1e-2;
 
 /// What the iteration did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -140,7 +143,10 @@ impl<T: Real> Newton<'_, T> {
             let rounding = attained_slack::<T>(1, largest);
             // A distance that overflows is no scale.
             let share = if slot.distance.is_finite() { self.params.tolerance * slot.distance } else { 0.0 };
-            memory.places[slot.place].goal = share.max(rounding);
+            let place = &mut memory.places[slot.place];
+            place.goal = share.max(rounding);
+            let ignored = IGNORED * self.params.tolerance * slot.norm / (output.len() as f64).sqrt();
+            place.ignored = if ignored.is_finite() { ignored } else { 0.0 };
         }
         if above_len == 0 {
             return Ok(count);
@@ -180,7 +186,8 @@ impl<T: Real> Newton<'_, T> {
             if count == 0 {
                 break;
             }
-            memory.slots[..count].iter_mut().for_each(|slot| slot.share = SHARP);
+            let share = self.params.tolerance.clamp(SHARP[0], SHARP[1]);
+            memory.slots[..count].iter_mut().for_each(|slot| slot.share = share);
             self.solve_linear(Start::Observed, wanted, memory, count, stack)?;
             self.jump(wanted, memory, count, stack)?;
             memory.saved.copy_from_slice(memory.result);

@@ -3,7 +3,7 @@ use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real, batch_slice, batch_slice_mut};
 
-use super::tokens;
+use super::shape::tokens;
 use crate::layers::columns::{check_forward, check_jvp, check_vjp};
 use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::tape::{Tape, TapeMut};

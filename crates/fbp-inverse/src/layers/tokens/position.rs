@@ -4,7 +4,7 @@ use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{FeatureShape, Real};
 
 use super::select::expect_finite;
-use super::tokens;
+use super::shape::tokens;
 use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, distance_to,
     map_columns, reverse_columns,

@@ -1,7 +1,7 @@
 use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use super::copies::{Copies, Run};
-use super::tokens;
+use super::shape::tokens;
 use crate::InverseError;
 use crate::layers::kernel::{delegate_kernel, operator_once};
 

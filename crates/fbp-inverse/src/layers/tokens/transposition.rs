@@ -5,7 +5,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::attained::attained_slack;
 use fbp_linalg::{FeatureShape, Real};
 
-use super::tokens;
+use super::shape::tokens;
 use crate::layers::columns::{
     MapPass, Outcome, Sample, SampleBox, SampleMap, SampleReverse, check_forward, check_jvp, check_vjp, judge,
     map_columns, reverse_columns,

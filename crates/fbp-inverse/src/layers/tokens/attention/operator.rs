@@ -8,7 +8,7 @@ use crate::layers::composite::WholeReverse;
 use crate::layers::kernel::{LayerKernel, operator_once};
 use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
-use crate::layers::tokens::tokens;
+use crate::layers::tokens::shape::tokens;
 use crate::sequence::ALIGN;
 use crate::tape::{Tape, TapeMut};
 use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
