@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Given;
 use crate::TrainError;
+use crate::affine::AffineLayer;
 use crate::data::DataBundle;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
@@ -29,7 +30,7 @@ pub fn repaired_examples(
     given: Given<'_>,
     count: usize,
 ) -> Result<Vec<RepairedExample>, TrainError> {
-    let index = before.stage_index(stage)?;
+    let index = AffineLayer::of(before, stage)?.stage();
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     let images = given.origin.images(data);
     for &sample in given.samples {
