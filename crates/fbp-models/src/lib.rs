@@ -2,6 +2,7 @@
 
 mod average;
 pub mod bridge;
+pub mod catalogue;
 pub mod checkpoint;
 mod error;
 mod layer;
