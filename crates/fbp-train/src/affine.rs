@@ -40,20 +40,32 @@ impl AffineLayer {
     /// The last linear or convolutional layer of a stage, by the stage's name.
     ///
     /// # Errors
-    /// [`TrainError::Model`] for an unknown stage, [`TrainError::Mismatch`] if it has no such layer.
+    /// [`TrainError::Model`] for an unknown stage, [`TrainError::Setting`] if it has no such layer.
     pub(crate) fn of_stage(network: &Network, stage: &str) -> Result<Self, TrainError> {
         let index = network.stage_index(stage)?;
         let layers = &network.spec().stages[index].layers;
-        let is_affine =
-            |spec: &LayerSpec| matches!(spec, LayerSpec::Linear { .. } | LayerSpec::Conv2d { groups: 1, .. });
         match layers.iter().rposition(is_affine) {
             Some(layer) => Self::at(network, index, layer),
-            None => Err(TrainError::Mismatch {
-                left: format!("stage {stage}"),
-                right: "what can be solved for".into(),
-                reason: "it has no linear layer and no convolution with one group; choose another stage".into(),
-            }),
+            None => {
+                Err(TrainError::Setting { name: "stage", value: stage.to_owned(), reason: Self::no_layer(network) })
+            }
         }
+    }
+
+    /// Why a stage cannot be solved for, and which ones can.
+    fn no_layer(network: &Network) -> String {
+        let names = Self::stages(network);
+        let advice = match &names[..] {
+            [] => "and no other stage of this network has one".to_owned(),
+            names => format!("choose one of {}", names.join(", ")),
+        };
+        format!("has no layer that can be solved for, which is a linear one or a conv2d with groups = 1: {advice}")
+    }
+
+    /// The stages with a layer that can be solved for.
+    pub(crate) fn stages(network: &Network) -> Vec<String> {
+        let stages = network.spec().stages.iter().filter(|stage| stage.layers.iter().any(is_affine));
+        stages.map(|stage| stage.name.clone()).collect()
     }
 
     /// The layer at a place that is known to be linear or a convolution with one group.
@@ -191,6 +203,11 @@ impl AffineLayer {
         }
         columns
     }
+}
+
+/// Whether a layer can be solved for.
+fn is_affine(spec: &LayerSpec) -> bool {
+    matches!(spec, LayerSpec::Linear { .. } | LayerSpec::Conv2d { groups: 1, .. })
 }
 
 /// Values of the features of a batch, one sample after the other.

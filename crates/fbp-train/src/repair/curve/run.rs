@@ -8,6 +8,7 @@ use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::identity::DataIdentity;
 use crate::progress::Progress;
+use crate::repair::deadline::Deadline;
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
 use crate::repair::record::{Demand, StateMeasures};
@@ -62,12 +63,12 @@ impl<'a> Curves<'a> {
         (start, checkpoint_sha256): (&'a Network, String),
         (data, identity): (&'a DataBundle, &DataIdentity),
         choice: &'a SampleChoice,
-        seed: u64,
+        (seed, limit): (u64, Option<usize>),
         progress: &'a dyn Progress,
     ) -> Result<Self, TrainError> {
-        let options = RepairOptions { seed, ..RepairOptions::default() };
+        let options = RepairOptions { seed, limit, ..RepairOptions::default() };
         let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-        let samples = choice.resolve(start, data, &split.train, seed)?;
+        let samples = choice.resolve_some(start, data, &split.train, (seed, limit))?;
         let subject = RepairSubject {
             samples: choice.to_string(),
             count: samples.len(),
@@ -82,8 +83,7 @@ impl<'a> Curves<'a> {
 
     /// The stages with a layer that can be repaired.
     pub fn stages(network: &Network) -> Vec<String> {
-        let names = network.stages().iter().map(|stage| stage.name().to_owned());
-        names.filter(|name| AffineLayer::of_stage(network, name).is_ok()).collect()
+        AffineLayer::stages(network)
     }
 
     /// Adds what `points` lacks: for every stage the repairs asked for and the one that [`repair`] chooses, then the
@@ -167,7 +167,7 @@ impl<'a> Curves<'a> {
         let mut points = Vec::with_capacity(demands.len());
         for &demand in demands {
             let begun = Instant::now();
-            let states = search.run(demand, f64::INFINITY, self.progress)?;
+            let states = search.run(demand, f64::INFINITY, Deadline::default(), self.progress)?;
             let seconds = setup + begun.elapsed().as_secs_f64();
             if let Some((_, last)) = states.last() {
                 let method = RepairMethod::Repair { demand: Some(demand), round: last.round };
