@@ -32,6 +32,7 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let network = Checkpoint::load(&args.checkpoint)?.network;
     let mut input = args.data.load()?;
+    input.check_fits(network.spec())?;
     input.bundle.test = with_pixel_noise(&input.bundle.test, args.noise, common.seed)?;
     let (train, test) = (&input.bundle.train, &input.bundle.test);
     let accuracy = |data| EvalSet::new(data, &input.bundle.normalization, None)?.accuracy(&network);

@@ -2,12 +2,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
-use fbp_report::explain::write_explanation;
-use fbp_train::explain::{EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, explain};
+use fbp_report::explain::{check_folder, write_explanation};
+use fbp_train::atomic::FolderLock;
+use fbp_train::explain::{
+    EXPLAIN_FILE, EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, check_stages, explain,
+};
 use fbp_train::identity::file_sha256;
 use fbp_train::repair::SampleChoice;
 use fbp_train::settings::{Embedding, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
+use fbp_train::train::ALL_STAGES;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
@@ -37,7 +41,7 @@ pub(crate) struct ExplainArgs {
     /// Explain at most so many of them, up to 200
     #[arg(long, value_name = "N", default_value_t = 12)]
     limit: usize,
-    /// A transitional stage, or input; may be given several times [default: all]
+    /// A transitional stage, input, or all; may be given several times [default: all]
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
     /// Lead that the right class should have over every other
@@ -67,7 +71,14 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     };
     targets.check()?;
     let network = Checkpoint::load(&args.checkpoint)?.network;
+    let stages: Vec<String> = match &args.stage[..] {
+        [all] if all == ALL_STAGES && network.stage_index(all).is_err() => Vec::new(),
+        named => named.to_vec(),
+    };
+    check_stages(&network, &stages)?;
+    common.keep_json_apart(&args.out, [EXPLAIN_FILE, EXPLAIN_PAGE])?;
     let input = args.data.load()?;
+    input.check_fits(network.spec())?;
     let settings = ExplainSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         model: network.spec().name.clone(),
@@ -75,7 +86,7 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         samples: args.samples.to_string(),
         limit: args.limit,
         seed: common.seed,
-        stages: args.stage.clone(),
+        stages: stages.clone(),
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
@@ -85,8 +96,10 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let mut samples = args.samples.resolve(&network, bundle, &all, common.seed)?;
     let chosen = samples.len();
     samples.truncate(args.limit);
+    check_folder(&args.out, &settings, args.force)?;
+    let _lock = FolderLock::acquire(&args.out)?;
     let source = TargetsSource { network: &network, data: &bundle.train, normalization: &bundle.normalization };
-    let explanation = explain(source, &samples, &ExplainOptions { targets, stages: args.stage.clone() })?;
+    let explanation = explain(source, &samples, &ExplainOptions { targets, stages })?;
     let record = write_explanation(&explanation, settings, chosen, &args.out, args.force)?;
     common.write_json(&record)?;
     print(&record, out)?;

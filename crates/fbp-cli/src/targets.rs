@@ -4,9 +4,8 @@ use clap::Args;
 use fbp_models::Checkpoint;
 use fbp_train::identity::file_sha256;
 use fbp_train::settings::{Embedding, Metric, TargetMode};
-use fbp_train::store::{StoreWriter, TargetStore};
+use fbp_train::store::{EXAMPLES_FILE, MANIFEST_FILE, REPORT_FILE, StoreWriter, TIME_FILE, TargetStore};
 use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
-use fbp_train::train::EXAMPLES_FILE;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
@@ -47,15 +46,12 @@ pub(crate) struct TargetsArgs {
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace targets that were made with other settings
+    /// Make them again and replace what is there: targets with these or other settings, and files of another origin
     #[arg(long)]
     force: bool,
 }
 
 pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
-    let network = Checkpoint::load(&args.checkpoint)?.network;
-    let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
-    let input = args.data.load()?;
     let options = TargetsOptions {
         mode: args.targets,
         embedding: args.embedding,
@@ -63,6 +59,12 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         metric: args.metric,
         shard_samples: args.shard_size.map(|size| size as usize),
     };
+    options.check()?;
+    let network = Checkpoint::load(&args.checkpoint)?.network;
+    let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
+    common.keep_json_apart(&args.out, [MANIFEST_FILE, REPORT_FILE, TIME_FILE, EXAMPLES_FILE])?;
+    let input = args.data.load()?;
+    input.check_fits(network.spec())?;
     let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;
     let writer = StoreWriter::open(&args.out, manifest, args.force)?;
     let source =
@@ -82,8 +84,14 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
             "{samples} images, {mode} targets, {metric}, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
         ),
     )?;
-    let heading = ["right with targets", "moved by", "no change", "second attempt", "not attained", "largest miss"];
-    say(out, format_args!("{:12} {}", "stage", heading.map(|text| format!("{text:>18}")).join(" ")))?;
+    // Two lines, to fit into 80 columns.
+    let headings = [
+        ("", ["right with", "moved", "right", "found at", "not", "largest"]),
+        ("stage", ["targets", "by", "already", "2nd try", "found", "miss"]),
+    ];
+    for (stage, heading) in headings {
+        say(out, format_args!("{stage:12} {}", heading.map(|text| format!("{text:>10}")).join(" ")))?;
+    }
     for stage in &report.stages {
         let StageReport { name, satisfied_before, corrected, unattained, .. } = stage;
         let cells = [
@@ -94,7 +102,7 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
             unattained.to_string(),
             format!("{:.2e}", stage.violation_max),
         ];
-        say(out, format_args!("{name:12} {}", cells.map(|text| format!("{text:>18}")).join(" ")))?;
+        say(out, format_args!("{name:12} {}", cells.map(|text| format!("{text:>10}")).join(" ")))?;
     }
     Ok(())
 }

@@ -3,10 +3,12 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::{Checkpoint, Network};
 use fbp_report::analysis::{
-    AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval, write_analysis,
+    ANALYSIS_FILE, AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval,
+    write_analysis,
 };
 use fbp_train::TrainError;
 use fbp_train::analysis::measure;
+use fbp_train::atomic::FolderLock;
 use fbp_train::data::{SPLIT_SEED, Split, shuffle_indices};
 use fbp_train::identity::file_sha256;
 use fbp_train::input::{Input, network_spec};
@@ -100,7 +102,9 @@ impl StagesArgs {
             Some(name) => network_spec(name)?,
             None => networks[0].1.spec().clone(),
         };
+        common.keep_json_apart(&self.out, [ANALYSIS_FILE, "stages.md", "stages.svg"])?;
         let input = self.data.load()?;
+        input.check_fits(&spec)?;
         let settings = AnalysisSettings {
             model: spec.name.clone(),
             data: input.identity.clone(),
@@ -119,6 +123,7 @@ impl StagesArgs {
             margin: self.margin,
         };
         check_folder(&self.out, &settings, self.force)?;
+        let _lock = FolderLock::acquire(&self.out)?;
         let mut samples = Split::stratified(&input.bundle.train, self.validation, SPLIT_SEED)?.validation;
         shuffle_indices(&mut samples, common.seed, STREAM);
         samples.truncate(self.limit);
