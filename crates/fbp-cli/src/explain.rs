@@ -1,21 +1,23 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_models::Checkpoint;
 use fbp_report::explain::{check_folder, write_explanation};
+use fbp_train::TrainError;
 use fbp_train::atomic::FolderLock;
+use fbp_train::data::Normalization;
 use fbp_train::explain::{
     EXPLAIN_FILE, EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, check_stages, explain,
 };
 use fbp_train::identity::file_sha256;
 use fbp_train::repair::SampleChoice;
-use fbp_train::settings::{Embedding, TargetMode, check};
+use fbp_train::settings::{Embedding, Part, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
 use fbp_train::train::ALL_STAGES;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
 
 /// Most samples of one page.
@@ -26,18 +28,25 @@ const MOST: usize = 200;
 /// Writes explain.html, which needs no other file, the pictures as PNG files, and explain.json.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Example:\n  cargo fbp explain --checkpoint c.safetensors --data fashion-mnist --samples wrong:6 \
-    --out explained/"
+    after_help = "Examples:\n  cargo fbp explain --checkpoint c.safetensors --data fashion-mnist --samples wrong:6 \
+    --out explained/\n  \
+    cargo fbp explain --checkpoint c.safetensors --data fashion-mnist --part test --samples 3,17 --out explained-test/\n  \
+    cargo fbp explain --checkpoint c.safetensors --image shoe.png --label 9 --out shoe/",
+    // Images of one's own need no other data: the checkpoint tells how they are normalised.
+    mut_arg("data", |data| data.required(false).required_unless_present("image"))
 )]
 pub(crate) struct ExplainArgs {
     /// The network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
-    /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
-    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
-    samples: SampleChoice,
+    data: TrainedDataArgs,
+    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, all wrong ones of class K,
+    /// or all [default for --image: all]
+    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K|all", required_unless_present = "image")]
+    samples: Option<SampleChoice>,
+    #[command(flatten)]
+    images: ImageArgs,
     /// Explain at most so many of them, up to 200
     #[arg(long, value_name = "N", default_value_t = 12)]
     limit: usize,
@@ -70,20 +79,33 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         ..TargetsOptions::default()
     };
     targets.check()?;
-    let network = Checkpoint::load(&args.checkpoint)?.network;
+    let checkpoint = Checkpoint::load(&args.checkpoint)?;
     let stages: Vec<String> = match &args.stage[..] {
-        [all] if all == ALL_STAGES && network.stage_index(all).is_err() => Vec::new(),
+        [all] if all == ALL_STAGES && checkpoint.network.stage_index(all).is_err() => Vec::new(),
         named => named.to_vec(),
     };
-    check_stages(&network, &stages)?;
+    check_stages(&checkpoint.network, &stages)?;
     common.keep_json_apart(&args.out, [EXPLAIN_FILE, EXPLAIN_PAGE])?;
-    let input = args.data.load()?;
-    input.check_fits(network.spec())?;
+    let own = args.images.own(&checkpoint.network)?;
+    let choice = args.samples.clone().unwrap_or(SampleChoice::All);
+    let input = if args.data.is_named() { Some(args.data.load(&args.checkpoint, &checkpoint)?) } else { None };
+    let (normalization, data) = match (&input, &own) {
+        (Some(input), own) => {
+            (input.bundle.normalization.clone(), own.as_ref().map_or(&input.identity, |own| &own.identity))
+        }
+        (None, Some(own)) => (normalization_of(&args.checkpoint, &checkpoint)?, &own.identity),
+        // The parser lets nothing else through.
+        (None, None) => return Ok(()),
+    };
+    let network = &checkpoint.network;
     let settings = ExplainSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         model: network.spec().name.clone(),
-        data: input.identity,
-        samples: args.samples.to_string(),
+        data: data.clone(),
+        part: args.images.part,
+        own: own.is_some(),
+        class_names: checkpoint.preprocessing.iter().flat_map(|found| found.classes().to_vec()).collect(),
+        samples: choice.to_string(),
         limit: args.limit,
         seed: common.seed,
         stages: stages.clone(),
@@ -91,19 +113,38 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         embedding: args.embedding,
         margin: args.margin,
     };
-    let bundle = &input.bundle;
-    let all: Vec<usize> = (0..bundle.train.len()).collect();
-    let mut samples = args.samples.resolve(&network, bundle, &all, common.seed)?;
+    let (images, name) = match (&own, &input) {
+        (Some(own), _) => (&own.images, "images given"),
+        (None, Some(input)) if args.images.part == Part::Test => (&input.bundle.test, "test images"),
+        (None, Some(input)) => (&input.bundle.train, "training samples"),
+        (None, None) => return Ok(()),
+    };
+    let all: Vec<usize> = (0..images.len()).collect();
+    let mut samples = choice.choose(network, (images, name), &normalization, &all, common.seed)?;
     let chosen = samples.len();
     samples.truncate(args.limit);
     check_folder(&args.out, &settings, args.force)?;
     let _lock = FolderLock::acquire(&args.out)?;
-    let source = TargetsSource { network: &network, data: &bundle.train, normalization: &bundle.normalization };
+    let source = TargetsSource { network, data: images, normalization: &normalization };
     let explanation = explain(source, &samples, &ExplainOptions { targets, stages })?;
     let record = write_explanation(&explanation, settings, chosen, &args.out, args.force)?;
     common.write_json(&record)?;
     print(&record, out)?;
     say(out, format_args!("{}", args.out.join(EXPLAIN_PAGE).display()))
+}
+
+/// What a checkpoint tells about its images.
+fn normalization_of(file: &Path, checkpoint: &Checkpoint) -> Result<Normalization, CliError> {
+    match &checkpoint.preprocessing {
+        Some(preprocessing) => Ok(Normalization::of(preprocessing)?),
+        None => Err(TrainError::Mismatch {
+            left: file.display().to_string(),
+            right: "images of your own alone".into(),
+            reason: "it does not tell how its images were normalised; name the data that it was trained on with --data"
+                .into(),
+        }
+        .into()),
+    }
 }
 
 fn print(record: &ExplainRecord, out: Out<'_>) -> Result<(), CliError> {

@@ -65,11 +65,11 @@ pub(crate) fn models(args: &ModelsArgs, common: &CommonArgs, out: Out<'_>) -> Re
     }
     let rows: Vec<ModelRow> = zoo::names().iter().map(|name| ModelRow::of(name)).collect::<Result<_, _>>()?;
     common.write_json(&rows)?;
-    say(out, format_args!("{:24} {:>8} {:>7} {:>10}  stages", "name", "input", "classes", "parameters"))?;
+    say(out, format_args!("{:24} {:>9} {:>7} {:>10}  stages", "name", "input", "classes", "parameters"))?;
     for ModelRow { name, input: [c, h, w], classes, parameters, stages } in rows {
         let input = format!("{c}×{h}×{w}");
         let stages = folded(&stages, " ", 55);
-        say(out, format_args!("{name:24} {input:>8} {classes:>7} {parameters:>10}  {stages}"))?;
+        say(out, format_args!("{name:24} {input:>9} {classes:>7} {parameters:>10}  {stages}"))?;
     }
     say(out, format_args!("\n`fbp models NAME` prints a description; --model takes a name or such a file."))
 }

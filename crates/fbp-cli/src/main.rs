@@ -16,6 +16,7 @@ mod progress;
 mod repair;
 mod report;
 mod sweep;
+mod table;
 mod targets;
 
 use std::io::Write;

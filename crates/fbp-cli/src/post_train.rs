@@ -19,7 +19,7 @@ use fbp_train::train::{
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
 
@@ -48,7 +48,7 @@ pub(crate) struct PostTrainArgs {
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// What is minimised, and over which weights
     #[arg(long, value_parser = choice::<Objective>(), default_value_t = Objective::Joint)]
     mode: Objective,
@@ -136,12 +136,12 @@ impl PostTrainArgs {
 
 pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let options = args.options(common.seed)?;
-    let mut network = Checkpoint::load(&args.checkpoint)?.network;
-    let stage = stage_of_mode(&network, options.objective, args.stage.as_deref())?;
-    check_policy(&network, &stage, &options)?;
+    let start = Checkpoint::load(&args.checkpoint)?;
+    let stage = stage_of_mode(&start.network, options.objective, args.stage.as_deref())?;
+    check_policy(&start.network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
-    let input = args.data.load()?;
-    input.check_fits(network.spec())?;
+    let input = args.data.load(&args.checkpoint, &start)?;
+    let mut network = start.network;
     let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
     let settings = PostTrainSettings {
         checkpoint_sha256,
@@ -174,7 +174,7 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     let stage = settings.stage.clone();
     let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
     let curves = post_train(&mut network, &stage, &input.bundle, goal, &options, &Stderr::default())?;
-    let bytes = checkpoint::to_bytes(&network, &Default::default())?;
+    let bytes = checkpoint::to_bytes(&network, &input.bundle.preprocessing()?.to_metadata()?)?;
     let record = PostTrainRecord {
         checkpoint: format!("{name}.safetensors"),
         checkpoint_sha256_after: bytes_sha256(&bytes),

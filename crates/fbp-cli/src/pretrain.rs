@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fbp_train::input::network_spec;
+use fbp_train::input::{network_for, network_spec};
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::settings::Schedule;
 use fbp_train::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
@@ -62,10 +62,11 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         seed: common.seed,
     };
     options.check()?;
-    let spec = network_spec(&args.model)?;
+    network_spec(&args.model)?;
     common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
     let files = RunFiles::beside(&args.out)?;
     let input = args.data.load()?;
+    let spec = network_for(&args.model, &input.bundle.train)?;
     input.check_fits(&spec)?;
     let settings = options.settings(spec, input.identity);
     if let Some(found) = files.finished::<PretrainRecord>(&settings, args.force)? {

@@ -9,12 +9,12 @@ use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::repair::{
-    Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, Shortfall,
-    StateMeasures, check_repairable, parse_duration, repair, repaired_examples,
+    Asked, Given, Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice,
+    Shortfall, StateMeasures, check_repairable, parse_duration, repair, repaired_examples,
 };
 
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
 use crate::progress::Stderr;
 
@@ -25,23 +25,29 @@ const EXAMPLES: usize = 4;
 ///
 /// Writes the repaired checkpoint, and beside it a record with the extension .json: how many of the samples are right
 /// now (efficacy), how many other wrong samples of their kind became right (generalisation), and what that cost in
-/// accuracy (drawdown). The last line says so if fewer samples are right than are enough, and what more would have cost.
+/// accuracy (drawdown). Test images that are repaired do not count in what the test set says. The last line says so if
+/// fewer samples are right than are enough, and what more would have cost.
 ///
 /// Exit status 3 if --efficacy was given and not reached; the results are written all the same.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Example:\n  cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --samples wrong:100 \
-    --stage fc1 --out repaired.safetensors"
+    after_help = "Examples:\n  cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --samples wrong:100 \
+    --stage fc1 --out repaired.safetensors\n  \
+    cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --part test --samples 3,17 --stage out --out r.safetensors\n  \
+    cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --image shoe.png --label 9 --stage out --out s.safetensors"
 )]
 pub(crate) struct RepairArgs {
     /// The network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
-    /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
-    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
-    samples: SampleChoice,
+    data: TrainedDataArgs,
+    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, all wrong ones of class K,
+    /// or all [default for --image: all]
+    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K|all", required_unless_present = "image")]
+    samples: Option<SampleChoice>,
+    #[command(flatten)]
+    images: ImageArgs,
     /// The stage whose last linear or convolutional layer may change
     #[arg(long, value_name = "NAME")]
     stage: String,
@@ -125,18 +131,23 @@ fn shortfall_text(record: &RepairRecord, shortfall: Shortfall) -> String {
 pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<ExitCode, CliError> {
     let begun = Instant::now();
     let options = args.options(common.seed)?;
-    let network = Checkpoint::load(&args.checkpoint)?.network;
-    check_repairable(&network, &args.stage)?;
+    let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    check_repairable(&checkpoint.network, &args.stage)?;
     common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
     let files = RunFiles::beside(&args.out)?;
     files.keep_input(&args.checkpoint)?;
-    let input = args.data.load()?;
-    input.check_fits(network.spec())?;
+    let own = args.images.own(&checkpoint.network)?;
+    let input = args.data.load(&args.checkpoint, &checkpoint)?;
+    let network = checkpoint.network;
+    let choice = args.samples.clone().unwrap_or(SampleChoice::All);
+    let asked = Asked { choice: &choice, origin: args.images.origin(own.as_ref()) };
     let settings = RepairSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         model: network.spec().name.clone(),
         data: input.identity.clone(),
-        samples: args.samples.to_string(),
+        samples: choice.to_string(),
+        part: args.images.part,
+        own: own.as_ref().map(|own| own.identity.clone()),
         stage: args.stage.clone(),
         max_drawdown: options.max_drawdown,
         efficacy: options.efficacy,
@@ -152,15 +163,16 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         return args.conclude(&found, out);
     }
     let before = network.duplicate()?;
-    let repaired = repair(&network, &args.stage, &args.samples, &input.bundle, &options, &Stderr::default())?;
-    let judge = Judge::new(&before, &input.bundle, &args.samples)?;
+    let repaired = repair(&network, &args.stage, asked, &input.bundle, &options, &Stderr::default())?;
+    let given = Given { origin: asked.origin, samples: &repaired.samples };
+    let judge = Judge::new(&before, &input.bundle, &choice, given)?;
     let test = judge.measure(&network)?;
     let rival = match args.rival {
         false => None,
-        true => Some(run_rival(&before, &repaired.samples, &input, options.validation, &judge)?),
+        true => Some(run_rival(&before, given, &input, options.validation, &judge)?),
     };
-    let examples = repaired_examples([&before, &network], &args.stage, &input.bundle, &repaired.samples, EXAMPLES)?;
-    let bytes = checkpoint::to_bytes(&network, &Default::default())?;
+    let examples = repaired_examples([&before, &network], &args.stage, &input.bundle, given, EXAMPLES)?;
+    let bytes = checkpoint::to_bytes(&network, &input.bundle.preprocessing()?.to_metadata()?)?;
     let record = RepairRecord {
         settings,
         threads: rayon::current_num_threads(),
@@ -190,12 +202,12 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
 
 fn run_rival(
     before: &Network,
-    samples: &[usize],
+    given: Given<'_>,
     input: &Input,
     validation: f64,
     judge: &Judge,
 ) -> Result<RivalRecord, CliError> {
-    let rival = RivalOptions::default().run(before, samples, &input.bundle, validation)?;
+    let rival = RivalOptions::default().run(before, given, &input.bundle, validation)?;
     let test = judge.measure(&rival.network)?;
     Ok(RivalRecord {
         learning_rate: rival.learning_rate,

@@ -75,14 +75,18 @@ fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), Cli
     for row in rows {
         let SweepRow { start, mode, stage, against, .. } = row;
         let Difference { mean_pp, ci_low, ci_high, seeds, .. } = row.difference;
+        let interval = match (ci_low, ci_high) {
+            (Some(low), Some(high)) => format!("[{low:+.3}, {high:+.3}]"),
+            _ => "no interval".into(),
+        };
         let alpha = row.alpha.map(|alpha| format!(" alpha {alpha}")).unwrap_or_default();
         let margin = row.margin.map(|margin| format!(" margin {margin}")).unwrap_or_default();
         say(
             out,
             format_args!(
-                "{start}: {mode} {stage}{alpha}{margin} against {}: {mean_pp:+.3} pp \
-                 [{ci_low:+.3}, {ci_high:+.3}], {seeds} seeds",
-                yardstick(against)
+                "{start}: {mode} {stage}{alpha}{margin} against {}: {mean_pp:+.3} pp {interval}, {seeds} {}",
+                yardstick(against),
+                if seeds == 1 { "seed" } else { "seeds" }
             ),
         )?;
     }

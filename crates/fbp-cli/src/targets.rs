@@ -9,9 +9,10 @@ use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSour
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::table::print_table;
 
 /// Wrongly classified images that are kept for the report.
 const EXAMPLES: usize = 6;
@@ -27,7 +28,7 @@ pub(crate) struct TargetsArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Lead that the right class should have over every other
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
@@ -60,11 +61,11 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         shard_samples: args.shard_size.map(|size| size as usize),
     };
     options.check()?;
-    let network = Checkpoint::load(&args.checkpoint)?.network;
+    let checkpoint = Checkpoint::load(&args.checkpoint)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     common.keep_json_apart(&args.out, [MANIFEST_FILE, REPORT_FILE, TIME_FILE, EXAMPLES_FILE])?;
-    let input = args.data.load()?;
-    input.check_fits(network.spec())?;
+    let input = args.data.load(&args.checkpoint, &checkpoint)?;
+    let network = checkpoint.network;
     let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;
     let writer = StoreWriter::open(&args.out, manifest, args.force)?;
     let source =
@@ -84,14 +85,8 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
             "{samples} images, {mode} targets, {metric}, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
         ),
     )?;
-    // Two lines, to fit into 80 columns.
-    let headings = [
-        ("", ["right with", "moved", "right", "found at", "not", "largest"]),
-        ("stage", ["targets", "by", "already", "2nd try", "found", "miss"]),
-    ];
-    for (stage, heading) in headings {
-        say(out, format_args!("{stage:12} {}", heading.map(|text| format!("{text:>10}")).join(" ")))?;
-    }
+    let heading = ["right with targets", "moved by", "right already", "found at 2nd try", "not found", "largest miss"];
+    let mut rows = vec![std::iter::once("stage").chain(heading).map(str::to_owned).collect::<Vec<_>>()];
     for stage in &report.stages {
         let StageReport { name, satisfied_before, corrected, unattained, .. } = stage;
         let cells = [
@@ -102,7 +97,7 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
             unattained.to_string(),
             format!("{:.2e}", stage.violation_max),
         ];
-        say(out, format_args!("{name:12} {}", cells.map(|text| format!("{text:>10}")).join(" ")))?;
+        rows.push(std::iter::once(name.clone()).chain(cells).collect());
     }
-    Ok(())
+    print_table(&rows, out)
 }

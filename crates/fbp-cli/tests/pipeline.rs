@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first error")]
 
 mod common;
+#[path = "pipeline/files.rs"]
+mod files;
 
 use std::fs;
 

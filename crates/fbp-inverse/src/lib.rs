@@ -8,6 +8,7 @@ mod layers;
 mod one_call;
 mod operator;
 mod report;
+mod sequence;
 mod tape;
 mod target;
 #[cfg(feature = "testkit")]
@@ -20,10 +21,11 @@ pub use error::InverseError;
 pub use interval::Interval;
 pub use joint::{FeatureMetric, Margins};
 pub use layers::{
-    Activation, ActivationReverse, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
-    BatchNormStatistics, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, EmbeddingPass, EmbeddingReport,
-    FlattenReverse, LinearReverse, MaxPoolReverse, NormParameters, NormReverse, OutputEmbedding, PoolWindow,
-    SoftmaxReverse,
+    Activation, ActivationReverse, Attention, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
+    BatchNormStatistics, Block, ClassToken, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, EmbeddingPass,
+    EmbeddingReport, FlattenReverse, ImageToTokens, LinearReverse, MaxPoolReverse, MeanTokens, Merge, NormParameters,
+    NormReverse, OutputEmbedding, Padding, Parallel, PerToken, PoolWindow, PositionEmbedding, Residual, SelectToken,
+    SoftmaxReverse, ZeroPad2d,
 };
 pub use one_call::{ChainTargets, Reversed, forward_one, reverse_batch, reverse_one};
 pub use operator::{DifferentiableOperator, JvpPass, ReverseOperator, ReversePass, VjpPass, expect_batch};

@@ -134,6 +134,21 @@ pub trait DifferentiableOperator<T: Real>: ReverseOperator<T> {
         self.forward(input, output, par, stack)
     }
 
+    /// [`jvp`](Self::jvp) with the tape of the forward pass at the same points.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] on other shapes.
+    fn jvp_on_tape(
+        &self,
+        pass: JvpPass<'_, T>,
+        tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let _ = tape;
+        self.jvp(pass, par, stack)
+    }
+
     /// [`vjp`](Self::vjp) with the tape of the forward pass at the same points.
     ///
     /// # Errors

@@ -16,12 +16,12 @@ impl<T: Real> TapeMemory<T> {
 
     /// The tape of features of these lengths for `batch` samples.
     pub fn view<'a>(&'a self, lens: &'a [usize], batch: usize) -> Tape<'a, T> {
-        Tape { values: &self.values, lens, capacity: self.capacity, batch }
+        Tape { values: &self.values, lens, capacity: self.capacity, first: 0, batch }
     }
 
     /// The same, to be written.
     pub fn view_mut<'a>(&'a mut self, lens: &'a [usize], batch: usize) -> TapeMut<'a, T> {
-        TapeMut { values: &mut self.values, lens, capacity: self.capacity, batch }
+        TapeMut { values: &mut self.values, lens, capacity: self.capacity, first: 0, batch }
     }
 
     /// Copies what is kept of one sample over what is kept of another.
@@ -40,6 +40,7 @@ pub struct Tape<'a, T> {
     values: &'a [T],
     lens: &'a [usize],
     capacity: usize,
+    first: usize,
     batch: usize,
 }
 
@@ -58,13 +59,30 @@ impl<'a, T: Real> Tape<'a, T> {
     /// # Panics
     /// If there are fewer features.
     pub fn split_at(&self, count: usize) -> (Self, Self) {
-        let (below, above) = self.values.split_at(self.start(count));
+        let (below, above) = self.values.split_at(self.offset(count));
         let (lens_below, lens_above) = self.lens.split_at(count);
         (Self { values: below, lens: lens_below, ..*self }, Self { values: above, lens: lens_above, ..*self })
     }
 
-    fn start(&self, index: usize) -> usize {
+    /// The tape of a layer that works on `pieces` equal pieces of every sample (tokens) as samples of their own; `lens` are
+    /// those of one piece.
+    pub(crate) fn in_pieces(self, pieces: usize, lens: &'a [usize]) -> Self {
+        let Self { values, capacity, first, batch, .. } = self;
+        Self { values, lens, capacity: capacity * pieces, first: first * pieces, batch: batch * pieces }
+    }
+
+    /// The tape of samples `start .. start + count`.
+    pub(crate) fn samples(self, start: usize, count: usize) -> Self {
+        Self { first: self.first + start, batch: count, ..self }
+    }
+
+    /// Where feature `index` of the memory begins.
+    fn offset(&self, index: usize) -> usize {
         self.capacity * self.lens[..index].iter().sum::<usize>()
+    }
+
+    fn start(&self, index: usize) -> usize {
+        self.offset(index) + self.first * self.lens[index]
     }
 }
 
@@ -74,13 +92,26 @@ pub struct TapeMut<'a, T> {
     values: &'a mut [T],
     lens: &'a [usize],
     capacity: usize,
+    first: usize,
     batch: usize,
 }
 
 impl<'a, T: Real> TapeMut<'a, T> {
+    /// A tape of features of these lengths in memory that has room for exactly `batch` samples.
+    pub(crate) fn from_slice(values: &'a mut [T], lens: &'a [usize], batch: usize) -> Self {
+        debug_assert_eq!(values.len(), lens.iter().sum::<usize>() * batch, "room for a tape");
+        Self { values, lens, capacity: batch, first: 0, batch }
+    }
+
     /// What has been written.
     pub fn rb(&self) -> Tape<'_, T> {
-        Tape { values: self.values, lens: self.lens, capacity: self.capacity, batch: self.batch }
+        let Self { ref values, lens, capacity, first, batch } = *self;
+        Tape { values, lens, capacity, first, batch }
+    }
+
+    /// A shorter-lived view of the same memory.
+    pub(crate) fn rb_mut(&mut self) -> TapeMut<'_, T> {
+        TapeMut { values: self.values, lens: self.lens, capacity: self.capacity, first: self.first, batch: self.batch }
     }
 
     /// Feature number `index`; its entries are those of an earlier pass until they are written.
@@ -97,14 +128,25 @@ impl<'a, T: Real> TapeMut<'a, T> {
     /// # Panics
     /// If there are fewer features.
     pub fn split_at_mut(&mut self, count: usize) -> (TapeMut<'_, T>, TapeMut<'_, T>) {
-        let start = self.rb().start(count);
-        let (capacity, batch) = (self.capacity, self.batch);
+        let start = self.rb().offset(count);
+        let (capacity, first, batch) = (self.capacity, self.first, self.batch);
         let (below, above) = self.values.split_at_mut(start);
         let (lens_below, lens_above) = self.lens.split_at(count);
         (
-            TapeMut { values: below, lens: lens_below, capacity, batch },
-            TapeMut { values: above, lens: lens_above, capacity, batch },
+            TapeMut { values: below, lens: lens_below, capacity, first, batch },
+            TapeMut { values: above, lens: lens_above, capacity, first, batch },
         )
+    }
+
+    /// As [`Tape::in_pieces`].
+    pub(crate) fn in_pieces(self, pieces: usize, lens: &'a [usize]) -> Self {
+        let Self { values, capacity, first, batch, .. } = self;
+        Self { values, lens, capacity: capacity * pieces, first: first * pieces, batch: batch * pieces }
+    }
+
+    /// As [`Tape::samples`].
+    pub(crate) fn samples(self, start: usize, count: usize) -> Self {
+        Self { first: self.first + start, batch: count, ..self }
     }
 }
 

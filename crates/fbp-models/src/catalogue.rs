@@ -45,6 +45,8 @@ const KERNEL: LayerKey = must("kernel", "size of the kernel: 3, or [3, 2] for he
 const LINE_KERNEL: LayerKey = must("kernel", "size of the kernel");
 const STRIDE: LayerKey = may("stride", "1", "distance between two windows");
 const PADDING: LayerKey = may("padding", "0", "zeros added on every side");
+const AROUND: &str = "zeros around: 1, [1, 0] for height and width, [top, bottom, left, right], or \"same\"";
+const IMAGE_PADDING: LayerKey = may("padding", "0", AROUND);
 const CUT: LayerKey = may("padding", "0", "what is cut off on every side of the output");
 const OUTPUT_PADDING: LayerKey = may("output_padding", "0", "what is added on the far side, less than the stride");
 const DILATION: LayerKey = may("dilation", "1", "distance between two taps of the kernel");
@@ -53,6 +55,11 @@ const BIAS: LayerKey = may("bias", "true", "whether a bias is added");
 const WINDOW: LayerKey = must("kernel", "size of the window: 2, or [2, 1] for height and width");
 const WINDOW_STRIDE: LayerKey = may("stride", "", "distance between two windows; the size of the window if left out");
 const WINDOW_PADDING: LayerKey = may("padding", "0", "rows and columns added on every side");
+const INNER: LayerKey = must("layers", "the layers, a list like that of a stage");
+const CHANNELS: LayerKey = must("channels", "output channels");
+const BLOCK_STRIDE: LayerKey = may("stride", "1", "stride of the 3×3 convolution that has one");
+const QKV_BIAS: LayerKey = may("qkv_bias", "true", "whether queries, keys and values have a bias");
+const P: LayerKey = must("p", "the probability");
 const CEIL: LayerKey = may("ceil", "false", "whether windows may reach over the far edge");
 const EPS: LayerKey = may("eps", "1e-5", "added to the variance");
 const LAST: LayerKey = may("last", "", "how many of the last dimensions are taken together; all if left out");
@@ -76,7 +83,7 @@ const LAYERS: &[LayerEntry] = &[
     LayerEntry {
         kind: "conv2d",
         about: "convolution of images, [C, H, W] to [out_channels, H', W']",
-        keys: &[OUT_CHANNELS, KERNEL, STRIDE, PADDING, DILATION, GROUPS, BIAS],
+        keys: &[OUT_CHANNELS, KERNEL, STRIDE, IMAGE_PADDING, DILATION, GROUPS, BIAS],
         input: [2, 6, 6],
         layers: r#"{ type = "conv2d", out_channels = 4, kernel = 3, padding = 1 }"#,
     },
@@ -206,6 +213,134 @@ const LAYERS: &[LayerEntry] = &[
         input: [2, 6, 6],
         layers: r#"{ type = "instance_norm" }"#,
     },
+    LayerEntry {
+        kind: "zero_pad2d",
+        about: "zero rows and columns around an image",
+        keys: &[must("padding", AROUND)],
+        input: [2, 6, 6],
+        layers: r#"{ type = "zero_pad2d", padding = [0, 1, 0, 1] }"#,
+    },
+    LayerEntry {
+        kind: "dropout",
+        about: "in training every entry is zero with some probability",
+        keys: &[P],
+        input: [2, 6, 6],
+        layers: r#"{ type = "dropout", p = 0.1 }"#,
+    },
+    LayerEntry {
+        kind: "drop_path",
+        about: "in training whole samples are zero with some probability",
+        keys: &[P],
+        input: [2, 6, 6],
+        layers: r#"{ type = "drop_path", p = 0.1 }"#,
+    },
+    LayerEntry {
+        kind: "block",
+        about: "layers under one name",
+        keys: &[INNER],
+        input: [2, 6, 6],
+        layers: r#"{ type = "block", name = "body", layers = [{ type = "relu" }] }"#,
+    },
+    LayerEntry {
+        kind: "residual",
+        about: "the sum of some layers and of a shortcut past them",
+        keys: &[INNER, may("skip", "", "the shortcut, { layers = [..] }; the input itself if left out")],
+        input: [2, 6, 6],
+        layers: r#"{ type = "residual", layers = [{ type = "conv2d", out_channels = 2, kernel = 3, padding = 1 }] }"#,
+    },
+    LayerEntry {
+        kind: "parallel",
+        about: "branches with one input",
+        keys: &[
+            must("branches", "a list of { layers = [..] }"),
+            must("merge", "how their outputs become one: \"sum\", \"concat\" along the channels, or \"product\""),
+        ],
+        input: [2, 6, 6],
+        layers: r#"{ type = "parallel", merge = "concat", branches = [{ layers = [{ type = "relu" }] }, {}] }"#,
+    },
+    plain("tokens", "image [C, H, W] to tokens [H·W, C], row after row", r#"{ type = "tokens" }"#),
+    plain("class_token", "a learned token before all others", r#"{ type = "tokens" }, { type = "class_token" }"#),
+    plain(
+        "position_embedding",
+        "a learned vector added to every token",
+        r#"{ type = "tokens" }, { type = "position_embedding" }"#,
+    ),
+    LayerEntry {
+        kind: "select_token",
+        about: "one of the tokens, [T, D] to [D]",
+        keys: &[may("index", "0", "which one")],
+        input: [2, 6, 6],
+        layers: r#"{ type = "tokens" }, { type = "select_token" }"#,
+    },
+    LayerEntry {
+        kind: "mean_tokens",
+        about: "mean of the tokens, [T, D] to [D]",
+        keys: &[may("first", "0", "the first one that counts; 1 leaves out a class token")],
+        input: [2, 6, 6],
+        layers: r#"{ type = "tokens" }, { type = "mean_tokens" }"#,
+    },
+    LayerEntry {
+        kind: "attention",
+        about: "multi-head self-attention on tokens [T, D]",
+        keys: &[
+            must("heads", "number of heads, a divisor of D"),
+            QKV_BIAS,
+            may("bias", "true", "whether the linear layer after the heads has a bias"),
+        ],
+        input: [4, 4, 4],
+        layers: r#"{ type = "tokens" }, { type = "attention", heads = 2 }"#,
+    },
+    LayerEntry {
+        kind: "transformer_block",
+        about: "attention and a perceptron, each normalised and beside a shortcut",
+        keys: &[
+            must("heads", "number of heads, a divisor of D"),
+            must("mlp", "width of the perceptron"),
+            QKV_BIAS,
+            may("norm", "true", "whether the layer normalisations are there"),
+            may("eps", "1e-6", "added to the variances"),
+        ],
+        input: [4, 4, 4],
+        layers: r#"{ type = "tokens" }, { type = "transformer_block", heads = 2, mlp = 8 }"#,
+    },
+    LayerEntry {
+        kind: "basic_block",
+        about: "two 3×3 convolutions beside a shortcut, with batch normalisation (ResNet-18)",
+        keys: &[CHANNELS, BLOCK_STRIDE],
+        input: [2, 6, 6],
+        layers: r#"{ type = "basic_block", channels = 4, stride = 2 }"#,
+    },
+    LayerEntry {
+        kind: "bottleneck",
+        about: "1×1, 3×3 and 1×1 convolutions beside a shortcut (ResNet-50)",
+        keys: &[must("channels", "channels of the 3×3 convolution, a quarter of the output"), BLOCK_STRIDE],
+        input: [2, 6, 6],
+        layers: r#"{ type = "bottleneck", channels = 2 }"#,
+    },
+    LayerEntry {
+        kind: "inverted_residual",
+        about: "expansion, depthwise convolution and projection (MobileNetV2)",
+        keys: &[CHANNELS, BLOCK_STRIDE, must("expand", "factor of the expansion; 1 leaves it out")],
+        input: [2, 6, 6],
+        layers: r#"{ type = "inverted_residual", channels = 2, expand = 2 }"#,
+    },
+    LayerEntry {
+        kind: "fire",
+        about: "a 1×1 convolution, then 1×1 and 3×3 ones side by side (SqueezeNet)",
+        keys: &[must("squeeze", "channels of the first convolution"), must("expand", "channels of each of the others")],
+        input: [2, 6, 6],
+        layers: r#"{ type = "fire", squeeze = 2, expand = 4 }"#,
+    },
+    LayerEntry {
+        kind: "squeeze_excite",
+        about: "channels scaled by what two linear layers make of their means",
+        keys: &[
+            must("channels", "channels between the two"),
+            may("hard", "false", "whether the last function is the hard sigmoid"),
+        ],
+        input: [2, 6, 6],
+        layers: r#"{ type = "squeeze_excite", channels = 1 }"#,
+    },
 ];
 
 impl LayerEntry {
@@ -244,6 +379,17 @@ mod tests {
         list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     }
 
+    /// A key that must be given, with some value.
+    fn given_of(key: &LayerKey) -> String {
+        let value = match key.name {
+            "layers" => "[{ type = \"relu\" }]",
+            "branches" => "[{}]",
+            "merge" => "\"sum\"",
+            _ => "2",
+        };
+        format!("{} = {value}\n", key.name)
+    }
+
     fn layer_of(toml: &str) -> Result<LayerSpec, String> {
         let table: toml::Table = toml::from_str(toml).map_err(|error| error.to_string())?;
         LayerSpec::deserialize(table).map_err(|error| error.to_string())
@@ -261,7 +407,7 @@ mod tests {
     fn every_key_that_a_kind_accepts_is_listed() {
         for entry in layers() {
             let required = |key: &&LayerKey| key.default.is_none();
-            let given: String = entry.keys.iter().filter(required).map(|key| format!("{} = 2\n", key.name)).collect();
+            let given: String = entry.keys.iter().filter(required).map(given_of).collect();
             let message = layer_of(&format!("type = \"{}\"\nno_such_key = 1\n{given}", entry.kind)).unwrap_err();
             let keys: BTreeSet<String> = entry.keys.iter().map(|key| key.name.to_owned()).collect();
             let known = match message.contains("there are no fields") {
@@ -276,7 +422,7 @@ mod tests {
     fn defaults_are_what_is_meant_by_leaving_a_key_out() {
         for entry in layers() {
             let required = |key: &&LayerKey| key.default.is_none();
-            let given: String = entry.keys.iter().filter(required).map(|key| format!("{} = 2\n", key.name)).collect();
+            let given: String = entry.keys.iter().filter(required).map(given_of).collect();
             let base = format!("type = \"{}\"\n{given}", entry.kind);
             let plain = layer_of(&base).unwrap_or_else(|error| panic!("{}: {error}", entry.kind));
             for key in entry.keys {
@@ -284,7 +430,7 @@ mod tests {
                     let told = layer_of(&format!("{base}{} = {value}\n", key.name));
                     assert_eq!(told.as_ref(), Ok(&plain), "{}, {}", entry.kind, key.name);
                 } else if key.default.is_none() {
-                    let without = base.replace(&format!("{} = 2\n", key.name), "");
+                    let without = base.replace(&given_of(key), "");
                     assert!(layer_of(&without).is_err(), "{}, {}", entry.kind, key.name);
                 }
             }
@@ -295,7 +441,7 @@ mod tests {
     fn every_example_can_be_built() {
         for entry in layers() {
             let spec = entry.network().unwrap_or_else(|error| panic!("{}: {error}", entry.kind));
-            let last = spec.stages[0].layers.last().map(LayerSpec::kind);
+            let last = spec.stages[0].layers.last().map(|named| named.layer.kind());
             assert_eq!(last, Some(entry.kind));
             assert!(spec.plan().unwrap().parameter_count() > 0, "{}", entry.kind);
             Network::new(&spec, 0).unwrap_or_else(|error| panic!("{}: {error}", entry.kind));

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::ops::with_values;
 use crate::spec::ParamPlan;
-use crate::{CheckpointFault, ModelError, Network, NetworkSpec};
+use crate::{CheckpointFault, ModelError, Network, NetworkSpec, PREPROCESSING_KEY, Preprocessing};
 
 /// Metadata key of the description, in JSON.
 pub const NETWORK_KEY: &str = "fbp.network";
@@ -25,6 +25,8 @@ const MAX_HEADER: u64 = 1 << 24;
 pub struct Checkpoint {
     /// The network.
     pub network: Network,
+    /// What images go through before they reach it; none in files that do not tell.
+    pub preprocessing: Option<Preprocessing>,
     /// All other metadata: how it was trained.
     pub metadata: BTreeMap<String, String>,
 }
@@ -32,7 +34,8 @@ pub struct Checkpoint {
 /// Writes a network, its description and free metadata; an existing file is replaced.
 ///
 /// The file appears whole or not at all: it is written beside its destination, flushed to the disk and renamed. Equal
-/// networks and metadata give equal files. An entry of `metadata` under [`NETWORK_KEY`] is ignored.
+/// networks and metadata give equal files. An entry of `metadata` under [`NETWORK_KEY`] is ignored; how images are prepared
+/// for the network goes into it with [`Preprocessing::to_metadata`].
 ///
 /// # Errors
 /// [`ModelError::Io`] if the folder cannot be written.
@@ -127,11 +130,23 @@ impl Checkpoint {
     }
 }
 
+/// The preprocessing, checked to give as many numbers as the network takes.
+fn preprocessing_of(json: &str, spec: &NetworkSpec) -> Result<Preprocessing, ModelError> {
+    let found = Preprocessing::from_json(json)?;
+    let len = |shape: [usize; 3]| shape.into_iter().fold(1_usize, usize::saturating_mul);
+    if len(found.input()) != len(spec.input) {
+        let reason = format!("it gives images of {:?}, the network takes {:?}", found.input(), spec.input);
+        return Err(ModelError::Preprocessing { reason });
+    }
+    Ok(found)
+}
+
 /// A file whose header has been read and checked.
 struct Opened {
     file: File,
     header: Metadata,
     spec: NetworkSpec,
+    preprocessing: Option<Preprocessing>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -160,7 +175,9 @@ impl Opened {
             header.metadata().clone().unwrap_or_default().into_iter().collect();
         let json = metadata.remove(NETWORK_KEY).ok_or_else(|| CheckpointFault::NoArchitecture.of(path))?;
         let spec = NetworkSpec::from_json(&json).map_err(|e| CheckpointFault::BadArchitecture(Box::new(e)).of(path))?;
-        Ok(Self { file, header, spec, metadata })
+        let preprocessing = metadata.remove(PREPROCESSING_KEY).map(|json| preprocessing_of(&json, &spec)).transpose();
+        let preprocessing = preprocessing.map_err(|e| CheckpointFault::BadPreprocessing(Box::new(e)).of(path))?;
+        Ok(Self { file, header, spec, preprocessing, metadata })
     }
 
     /// Checks that the file has exactly the tensors of its description.
@@ -199,7 +216,7 @@ impl Opened {
             Ok(Tensor::from_vec(values, param.dims.as_slice(), &Device::Cpu)?)
         };
         let network = Network::build(&self.spec, &mut source)?;
-        Ok(Checkpoint { network, metadata: self.metadata })
+        Ok(Checkpoint { network, preprocessing: self.preprocessing, metadata: self.metadata })
     }
 }
 

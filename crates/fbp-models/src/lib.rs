@@ -2,6 +2,7 @@
 
 mod average;
 pub mod bridge;
+mod build;
 pub mod catalogue;
 pub mod checkpoint;
 mod error;
@@ -12,6 +13,7 @@ mod network;
 pub mod ops;
 mod optim;
 mod pair;
+mod preprocessing;
 mod reverse;
 pub mod spec;
 pub mod zoo;
@@ -22,7 +24,8 @@ mod tests;
 pub use average::WeightAverage;
 pub use checkpoint::Checkpoint;
 pub use error::{CheckpointFault, ModelError};
-pub use layer::{Layer, LayerPass};
-pub use network::{ForwardTrace, Network, Stage};
+pub use layer::{Layer, LayerPass, Sequence};
+pub use network::{ForwardTrace, LayerInput, LayerPlace, Network, Stage};
 pub use optim::{AdamW, AdamWParams};
-pub use spec::{LayerSpec, NetworkSpec, StageSpec};
+pub use preprocessing::{PREPROCESSING_KEY, Preprocessing};
+pub use spec::{LayerSpec, NamedLayer, NetworkSpec, StageSpec};

@@ -132,6 +132,25 @@ impl Metric {
 }
 
 choice! {
+    /// Which images of a data set.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Part ("part") {
+        /// The training images.
+        Train [default] = "train",
+        /// The test images.
+        Test = "test",
+    }
+}
+
+impl Part {
+    /// Whether it is the training images, which records leave out.
+    pub fn is_train(&self) -> bool {
+        *self == Self::Train
+    }
+}
+
+choice! {
     /// What post-training minimises, and over which weights.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "kebab-case")]

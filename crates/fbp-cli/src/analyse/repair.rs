@@ -10,7 +10,7 @@ use fbp_train::settings::check;
 use fbp_train::train::ALL_STAGES;
 
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
 
@@ -32,7 +32,7 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
     #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
     samples: SampleChoice,
@@ -67,21 +67,21 @@ impl RepairArgs {
         all("margin", &self.margin, "(0, 1000]")?;
         all("ridge", &self.ridge, "(0, 1000]")?;
         all("slack", &self.slack, "(0, 1000]")?;
-        let network = Checkpoint::load(&self.checkpoint)?.network;
         check("limit", self.limit.unwrap_or(1), 1.., "1 or more samples")?;
+        let start = Checkpoint::load(&self.checkpoint)?;
+        let network = &start.network;
         let stages = match &self.stage[..] {
-            [] => Curves::stages(&network),
-            [all] if all == ALL_STAGES && network.stage_index(all).is_err() => Curves::stages(&network),
+            [] => Curves::stages(network),
+            [all] if all == ALL_STAGES && network.stage_index(all).is_err() => Curves::stages(network),
             named => named.to_vec(),
         };
-        stages.iter().try_for_each(|stage| check_repairable(&network, stage))?;
+        stages.iter().try_for_each(|stage| check_repairable(network, stage))?;
         common.keep_json_apart(&self.out, [CURVE_FILE, "repair.md", "repair.svg"])?;
-        let input = self.data.load()?;
-        input.check_fits(network.spec())?;
+        let input = self.data.load(&self.checkpoint, &start)?;
         prepare_folder(&self.out)?;
         let _lock = FolderLock::acquire(&self.out)?;
         let mut points = check_folder(&self.out, self.force)?;
-        let checkpoint = (&network, file_sha256(&self.checkpoint)?);
+        let checkpoint = (network, file_sha256(&self.checkpoint)?);
         let data = (&input.bundle, &input.identity);
         let progress = Stderr::default();
         let curves = Curves::new(checkpoint, data, &self.samples, (common.seed, self.limit), &progress)?;

@@ -91,7 +91,7 @@ impl<T: Real> ReverseChain<T> {
             return Ok(());
         }
         self.gather_goal(how, memory);
-        for k in (0..self.operators.len()).rev() {
+        for k in (0..self.list.operators.len()).rev() {
             match self.reverse_operator(k, how, memory, stack) {
                 Ok(reversed) => report.operators[k] = reversed,
                 Err(error) if how.mode != TargetMode::Point && is_refusal(&error) => {
@@ -106,7 +106,7 @@ impl<T: Real> ReverseChain<T> {
                 let targets = &mut targets[boundary];
                 for (place, &sample) in memory.chosen.iter().enumerate() {
                     if targets.is_missed(sample) {
-                        let point = memory.wanted[1].point.column(self.lens[k], place);
+                        let point = memory.wanted[1].point.column(self.list.lens[k], place);
                         targets.point_mut(sample).copy_from_slice(point);
                     }
                 }
@@ -134,7 +134,7 @@ impl<T: Real> ReverseChain<T> {
                 widen(margins, sample, [boxes.lower.column_mut(rows, place), boxes.upper.column_mut(rows, place)]);
             }
         }
-        how.recorded.gather(self.operators.len(), chosen, observed);
+        how.recorded.gather(self.list.operators.len(), chosen, observed);
     }
 
     /// Reverses operator `k` for the chosen samples.
@@ -146,7 +146,7 @@ impl<T: Real> ReverseChain<T> {
         stack: &mut MemStack,
     ) -> Result<ReverseReport, InverseError> {
         let LayerMemory { chosen, wanted: [above, below], observed: [observed_out, observed_in] } = memory;
-        let (rows_in, rows_out) = (self.lens[k], self.lens[k + 1]);
+        let (rows_in, rows_out) = (self.list.lens[k], self.list.lens[k + 1]);
         how.recorded.gather(k, chosen, observed_in);
         let above = above.view(rows_out, chosen.len());
         let by_points = how.mode == TargetMode::Point;
@@ -157,7 +157,7 @@ impl<T: Real> ReverseChain<T> {
             in_range: if by_points { Interval::EVERYTHING } else { self.ranges[k] },
             target_in: below.view_mut(rows_in, chosen.len()),
         };
-        self.operators[k].reverse(pass, how.par, stack)
+        self.list.operators[k].reverse(pass, how.par, stack)
     }
 }
 

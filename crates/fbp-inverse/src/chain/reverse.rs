@@ -71,7 +71,7 @@ impl<T: Real> ReverseChain<T> {
         let ChainWorkspace { par, recorded, open, targets, layers, joint, memory, .. } = work;
         let stack = MemStack::new(memory);
         list_open(&goal, recorded.output(), open);
-        let mut report = ChainReport::empty(self.boundaries(), self.operators.len());
+        let mut report = ChainReport::empty(self.boundaries(), self.list.operators.len());
         report.samples = recorded.batch();
         report.satisfied = recorded.batch() - open.len();
         let given = Given { chain: self, recorded, goal: goal.joint(), open, par: *par };
@@ -108,7 +108,7 @@ impl<T: Real> ReverseChain<T> {
 
     /// Whether a boundary is the output: its targets are the caller's, and there is no rest to search through.
     fn is_output(&self, boundary: usize) -> bool {
-        self.starts[boundary] == self.operators.len()
+        self.starts[boundary] == self.list.operators.len()
     }
 
     /// The first search at a boundary, from the observed features; returns the number of samples that miss the goal.

@@ -1,5 +1,6 @@
 use fbp_linalg::{FeatureShape, LinalgError, Real, compile_once};
 
+use crate::sequence::OperatorList;
 use crate::{FeatureMetric, Interval, InverseError, ReverseOperator};
 
 /// One stage of a network: the layers between two transitional features.
@@ -19,17 +20,10 @@ pub struct ChainStage<T> {
 /// # Source
 /// arXiv:2506.07188, §3 (chained reversal); ranges, boxes, verification and correction: own derivation.
 pub struct ReverseChain<T> {
-    pub(super) operators: Vec<Box<dyn ReverseOperator<T>>>,
+    pub(super) list: OperatorList<T>,
     /// `starts[s]` is the index of the first operator of stage `s`; one more entry marks the end.
     pub(super) starts: Vec<usize>,
     names: Vec<String>,
-    /// `lens[k]` is the length of the input of operator `k`; the last one that of the output.
-    pub(super) lens: Vec<usize>,
-    /// Lengths of the features on the tape: first those that operator 0 keeps for itself, then its output, and so on; the output
-    /// of the last one is not kept.
-    pub(super) tape: Vec<usize>,
-    /// `tape_starts[k]` is the place on the tape of what operator `k` keeps for itself; one more entry marks the end.
-    pub(super) tape_starts: Vec<usize>,
     /// `ranges[k]` holds for the input of operator `k`; the last one for the output.
     pub(super) ranges: Vec<Interval<T>>,
     /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
@@ -53,12 +47,11 @@ impl<T: Real> ReverseChain<T> {
 
     fn join(stages: Vec<ChainStage<T>>, in_range: Interval<T>) -> Result<Self, InverseError> {
         let mut chain = Self {
-            operators: Vec::new(),
+            list: OperatorList::new(
+                stages.iter().flat_map(|stage| &stage.operators).next().map_or(0, |first| first.in_shape().len()),
+            ),
             starts: vec![0],
             names: Vec::new(),
-            lens: Vec::new(),
-            tape: Vec::new(),
-            tape_starts: vec![0],
             ranges: vec![in_range],
             metrics: Vec::new(),
         };
@@ -70,46 +63,27 @@ impl<T: Real> ReverseChain<T> {
                 });
             }
             for operator in stage.operators {
-                chain.push(operator)?;
+                let below = chain.ranges[chain.list.operators.len()];
+                chain.ranges.push(operator.out_range(below));
+                chain.list.push(operator)?;
             }
-            chain.starts.push(chain.operators.len());
+            chain.starts.push(chain.list.operators.len());
             chain.names.push(stage.name);
         }
         if let Some(at) = chain.ranges.iter().position(Interval::is_empty) {
             // What the layer below gives (or what the chain is fed) would be infinite.
-            let layer = at.checked_sub(1).map_or("chain", |below| chain.operators[below].name());
+            let layer = at.checked_sub(1).map_or("chain", |below| chain.list.operators[below].name());
             let source = LinalgError::EmptyBox { what: "range of a feature", row: 0, column: 0 };
             return Err(InverseError::in_layer(layer)(source));
         }
-        let Some(last) = chain.operators.last() else {
+        if chain.list.operators.is_empty() {
             return Err(InverseError::Layer {
                 layer: "chain".into(),
                 reason: "a chain needs at least one stage".into(),
             });
-        };
-        chain.lens.push(last.out_shape().len());
-        chain.tape_starts.push(chain.tape.len());
+        }
         chain.metrics.resize_with(chain.boundaries(), || None);
         Ok(chain)
-    }
-
-    fn push(&mut self, operator: Box<dyn ReverseOperator<T>>) -> Result<(), InverseError> {
-        if let Some(below) = self.operators.last()
-            && below.out_shape().len() != operator.in_shape().len()
-        {
-            let (expected, found) = (operator.in_shape(), below.out_shape());
-            return Err(InverseError::Chain { layer: operator.name().to_owned(), expected, found });
-        }
-        let below = self.ranges[self.operators.len()];
-        self.ranges.push(operator.out_range(below));
-        self.lens.push(operator.in_shape().len());
-        if !self.operators.is_empty() {
-            self.tape.push(operator.in_shape().len());
-            self.tape_starts.push(self.tape.len());
-        }
-        self.tape.extend_from_slice(operator.differentiable().map_or(&[], |operator| operator.tape_lens()));
-        self.operators.push(operator);
-        Ok(())
     }
 
     /// Number of boundaries: one more than stages.
@@ -125,15 +99,15 @@ impl<T: Real> ReverseChain<T> {
     /// Shape of the feature at a boundary; `None` beyond the last one.
     pub fn boundary_shape(&self, boundary: usize) -> Option<FeatureShape> {
         let start = *self.starts.get(boundary)?;
-        match self.operators.get(start) {
+        match self.list.operators.get(start) {
             Some(operator) => Some(operator.in_shape()),
-            None => self.operators.last().map(|last| last.out_shape()),
+            None => self.list.operators.last().map(|last| last.out_shape()),
         }
     }
 
     /// Length of the output.
     pub(super) fn out_len(&self) -> usize {
-        self.lens[self.operators.len()]
+        self.list.lens[self.list.operators.len()]
     }
 
     /// Sets the metric in which the targets at a boundary are nearest, for [`TargetMode::Attainable`] and goals with
@@ -147,7 +121,7 @@ impl<T: Real> ReverseChain<T> {
     ///
     /// [`TargetMode::Attainable`]: crate::TargetMode::Attainable
     pub fn set_metric(&mut self, boundary: usize, metric: FeatureMetric<T>) -> Result<(), InverseError> {
-        let len = self.starts.get(boundary).map_or(0, |&first| self.lens[first]);
+        let len = self.starts.get(boundary).map_or(0, |&first| self.list.lens[first]);
         match self.metrics.get_mut(boundary) {
             Some(own) if metric.len() == len => *own = Some(metric),
             _ => {

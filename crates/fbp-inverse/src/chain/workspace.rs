@@ -40,7 +40,7 @@ impl<T: Real> ReverseChain<T> {
 
     fn make_workspace(&self, capacity: usize, par: Par) -> ChainWorkspace<T> {
         let mut scratch =
-            self.operators.iter().fold(self.rest_from(0).forward_scratch(capacity, par), |req, operator| {
+            self.list.operators.iter().fold(self.rest_from(0).forward_scratch(capacity, par), |req, operator| {
                 req.or(operator.reverse_scratch(capacity, par))
             });
         let mut sizes = Sizes::default();
@@ -52,10 +52,10 @@ impl<T: Real> ReverseChain<T> {
         ChainWorkspace {
             capacity,
             par,
-            recorded: Recorded::new(&self.lens, capacity),
+            recorded: Recorded::new(&self.list.lens, capacity),
             open: Vec::with_capacity(capacity),
-            targets: self.starts.iter().map(|&k| Targets::new([self.lens[k], self.out_len()], capacity)).collect(),
-            layers: LayerMemory::new(self.lens.iter().copied().max().unwrap_or(0), capacity),
+            targets: self.starts.iter().map(|&k| Targets::new([self.list.lens[k], self.out_len()], capacity)).collect(),
+            layers: LayerMemory::new(self.list.lens.iter().copied().max().unwrap_or(0), capacity),
             joint: JointMemory::new(sizes, capacity),
             memory: MemBuffer::new(scratch),
         }
@@ -77,9 +77,9 @@ impl<T: Real> ReverseChain<T> {
     fn record(&self, input: MatRef<'_, T>, work: &mut ChainWorkspace<T>) -> Result<(), InverseError> {
         let ChainWorkspace { capacity, recorded, par, memory, .. } = work;
         let batch = input.ncols();
-        expect_batch("chain", "input", input, (self.lens[0], batch.min(*capacity)))?;
+        expect_batch("chain", "input", input, (self.list.lens[0], batch.min(*capacity)))?;
         recorded.restart(input);
-        for (k, operator) in self.operators.iter().enumerate() {
+        for (k, operator) in self.list.operators.iter().enumerate() {
             let (input, output) = recorded.around(k);
             operator.forward(input, output, *par, MemStack::new(memory))?;
         }

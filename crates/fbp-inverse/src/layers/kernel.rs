@@ -4,6 +4,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
+use crate::tape::{Tape, TapeMut};
 use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// The methods of [`ReverseOperator`](crate::ReverseOperator) and [`DifferentiableOperator`](crate::DifferentiableOperator)
@@ -35,6 +36,42 @@ pub(super) trait LayerKernel<T: Real> {
     }
     fn jvp(&self, pass: JvpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError>;
     fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError>;
+
+    /// Whether the derivatives may be called; not so for layers made of others that have none.
+    fn has_derivatives(&self) -> bool {
+        true
+    }
+    fn tape_lens(&self) -> &[usize] {
+        &[]
+    }
+    fn forward_on_tape(
+        &self,
+        input: MatRef<'_, T>,
+        output: MatMut<'_, T>,
+        _tape: TapeMut<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        self.forward(input, output, par, stack)
+    }
+    fn jvp_on_tape(
+        &self,
+        pass: JvpPass<'_, T>,
+        _tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        self.jvp(pass, par, stack)
+    }
+    fn vjp_on_tape(
+        &self,
+        pass: VjpPass<'_, T>,
+        _tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        self.vjp(pass, par, stack)
+    }
 }
 
 /// Makes a layer with a [`LayerKernel`] a reverse operator.
@@ -49,6 +86,7 @@ macro_rules! operator_once {
             use fbp_linalg::{FeatureShape, Real, compile_once};
 
             use crate::layers::kernel::LayerKernel;
+            use crate::tape::{Tape, TapeMut};
             use crate::{
                 DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport,
                 VjpPass,
@@ -99,7 +137,7 @@ macro_rules! operator_once {
                     kernel(self).reverse(pass, par, stack)
                 }
                 fn differentiable(&self) -> Option<&dyn DifferentiableOperator<T>> {
-                    Some(self)
+                    if kernel(self).has_derivatives() { Some(self) } else { None }
                 }
             }
 
@@ -113,8 +151,133 @@ macro_rules! operator_once {
                 fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
                     kernel(self).vjp(pass, par, stack)
                 }
+                fn tape_lens(&self) -> &[usize] {
+                    kernel(self).tape_lens()
+                }
+                fn forward_on_tape(
+                    &self,
+                    input: MatRef<'_, T>,
+                    output: MatMut<'_, T>,
+                    tape: TapeMut<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<(), InverseError> {
+                    kernel(self).forward_on_tape(input, output, tape, par, stack)
+                }
+                fn jvp_on_tape(
+                    &self,
+                    pass: JvpPass<'_, T>,
+                    tape: Tape<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<(), InverseError> {
+                    kernel(self).jvp_on_tape(pass, tape, par, stack)
+                }
+                fn vjp_on_tape(
+                    &self,
+                    pass: VjpPass<'_, T>,
+                    tape: Tape<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<(), InverseError> {
+                    kernel(self).vjp_on_tape(pass, tape, par, stack)
+                }
             }
         };
     };
 }
 pub(super) use operator_once;
+
+/// Makes a layer that wraps another kernel in its field 0 behave as that.
+macro_rules! delegate_kernel {
+    ($layer:ident) => {
+        const _: () = {
+            use faer::dyn_stack::{MemStack, StackReq};
+            use faer::{MatMut, MatRef, Par};
+            use fbp_linalg::{FeatureShape, Real};
+
+            use crate::layers::kernel::LayerKernel;
+            use crate::tape::{Tape, TapeMut};
+            use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+
+            impl<T: Real> LayerKernel<T> for $layer<T> {
+                fn name(&self) -> &str {
+                    LayerKernel::name(&self.0)
+                }
+                fn in_shape(&self) -> FeatureShape {
+                    LayerKernel::in_shape(&self.0)
+                }
+                fn out_shape(&self) -> FeatureShape {
+                    LayerKernel::out_shape(&self.0)
+                }
+                fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
+                    LayerKernel::out_range(&self.0, in_range)
+                }
+                fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {
+                    LayerKernel::forward_scratch(&self.0, batch, par)
+                }
+                fn forward(
+                    &self,
+                    input: MatRef<'_, T>,
+                    output: MatMut<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<(), InverseError> {
+                    LayerKernel::forward(&self.0, input, output, par, stack)
+                }
+                fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
+                    LayerKernel::reverse_scratch(&self.0, batch, par)
+                }
+                fn reverse(
+                    &self,
+                    pass: ReversePass<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<ReverseReport, InverseError> {
+                    LayerKernel::reverse(&self.0, pass, par, stack)
+                }
+                fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {
+                    LayerKernel::derivative_scratch(&self.0, batch, par)
+                }
+                fn jvp(&self, pass: JvpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+                    LayerKernel::jvp(&self.0, pass, par, stack)
+                }
+                fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+                    LayerKernel::vjp(&self.0, pass, par, stack)
+                }
+                fn tape_lens(&self) -> &[usize] {
+                    LayerKernel::tape_lens(&self.0)
+                }
+                fn forward_on_tape(
+                    &self,
+                    input: MatRef<'_, T>,
+                    output: MatMut<'_, T>,
+                    tape: TapeMut<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<(), InverseError> {
+                    LayerKernel::forward_on_tape(&self.0, input, output, tape, par, stack)
+                }
+                fn jvp_on_tape(
+                    &self,
+                    pass: JvpPass<'_, T>,
+                    tape: Tape<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<(), InverseError> {
+                    LayerKernel::jvp_on_tape(&self.0, pass, tape, par, stack)
+                }
+                fn vjp_on_tape(
+                    &self,
+                    pass: VjpPass<'_, T>,
+                    tape: Tape<'_, T>,
+                    par: Par,
+                    stack: &mut MemStack,
+                ) -> Result<(), InverseError> {
+                    LayerKernel::vjp_on_tape(&self.0, pass, tape, par, stack)
+                }
+            }
+        };
+    };
+}
+pub(super) use delegate_kernel;

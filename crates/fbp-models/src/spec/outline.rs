@@ -5,34 +5,65 @@ use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
 use fbp_linalg::{FeatureShape, LinalgError};
 
 use super::plan::MAX_LEN;
-use super::{FeatureDims, LayerPlan, LayerSpec, Pair, ParamInit, ParamPlan};
+use super::{FeatureDims, FeatureKind, LayerSpec, Merge, Padding, Pair, ParamInit, ParamPlan};
 use crate::ops::Window;
 
 impl LayerSpec {
-    /// Checks the layer against its input.
-    pub(super) fn plan(&self, input: FeatureDims) -> Result<LayerPlan, String> {
-        let (output, params) = self.outline(input)?;
-        Ok(LayerPlan { spec: self.clone(), input, output, params })
-    }
-
-    fn outline(&self, input: FeatureDims) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
+    /// Checks the layer against its input, and against what its branches give.
+    pub(super) fn outline(
+        &self,
+        input: FeatureDims,
+        branches: &[FeatureDims],
+    ) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
         let FeatureShape { channels, height, width } = input.shape;
         match self {
+            Self::Block { layers } if layers.is_empty() => Err("it has no layers".into()),
+            Self::Block { .. } => Ok((branches[0], Vec::new())),
+            Self::Residual { .. } => Ok((merged(Merge::Sum, branches)?, Vec::new())),
+            Self::Parallel { merge, .. } => Ok((merged(*merge, branches)?, Vec::new())),
+            Self::Tokens {}
+            | Self::ClassToken {}
+            | Self::PositionEmbedding {}
+            | Self::SelectToken { .. }
+            | Self::MeanTokens { .. }
+            | Self::Attention { .. } => self.outline_tokens(input),
+            &(Self::Dropout { p } | Self::DropPath { p }) => {
+                if (0.0..1.0).contains(&p) {
+                    Ok((input, Vec::new()))
+                } else {
+                    Err(format!("p = {p} is not a probability below 1"))
+                }
+            }
+            &Self::ZeroPad2d { padding } => {
+                image(input)?;
+                let Padding::Sides { top, bottom, left, right } = padding else {
+                    return Err("\"same\" depends on a window; give sizes".into());
+                };
+                let side = |len: usize, near: usize, far: usize| len.saturating_add(near).saturating_add(far);
+                let (height, width) = (side(height, top, bottom), side(width, left, right));
+                within("output", &[channels, height, width])?;
+                Ok((FeatureDims::image(channels, height, width), Vec::new()))
+            }
             &(Self::Conv2d { bias, .. }
             | Self::ConvTranspose2d { bias, .. }
             | Self::Conv1d { bias, .. }
             | Self::ConvTranspose1d { bias, .. }) => self.plan_conv(input, bias),
             &Self::Linear { out_features, bias } => {
-                if !input.flat {
-                    return Err(format!("takes a flat feature, but gets {input}; put a flatten layer before it"));
+                if input.is_image() {
+                    return Err(format!(
+                        "takes a flat feature or tokens, but gets {input}; put a flatten or a tokens layer before it"
+                    ));
                 }
                 positive("out_features", out_features)?;
-                let len = within("weight", &[out_features, input.len()])?;
-                let fan_in = len / out_features;
-                Ok((
-                    FeatureDims::flat(out_features),
-                    weight_and_bias(vec![out_features, fan_in], out_features, fan_in, bias),
-                ))
+                let fan_in = if input.is_tokens() { width } else { input.len() };
+                within("weight", &[out_features, fan_in])?;
+                let output = if input.is_tokens() {
+                    within("output", &[channels, out_features])?;
+                    FeatureDims::tokens(channels, out_features)
+                } else {
+                    FeatureDims::flat(out_features)
+                };
+                Ok((output, weight_and_bias(vec![out_features, fan_in], out_features, fan_in, bias)))
             }
             &(Self::MaxPool2d { kernel, stride, padding, ceil }
             | Self::AvgPool2d { kernel, stride, padding, ceil, .. }) => {
@@ -60,6 +91,9 @@ impl LayerSpec {
                 Ok((FeatureDims::image(channels, 1, 1), Vec::new()))
             }
             &Self::BatchNorm { eps } => {
+                if input.is_tokens() {
+                    return Err(format!("takes an image or a flat feature, but gets the tokens {input}"));
+                }
                 if !(eps.is_finite() && eps > 0.0) {
                     return Err(format!("eps {eps} is not a positive number"));
                 }
@@ -78,7 +112,7 @@ impl LayerSpec {
                 Ok((input, params))
             }
             Self::Flatten {} => Ok((FeatureDims::flat(channels * height * width), Vec::new())),
-            Self::Softmax {} if !input.flat => {
+            Self::Softmax {} if !input.is_flat() => {
                 Err(format!("takes a flat feature, but gets {input}; put a flatten layer before it"))
             }
             Self::LayerNorm { .. } | Self::RmsNorm { .. } | Self::GroupNorm { .. } | Self::InstanceNorm { .. } => {
@@ -97,7 +131,12 @@ impl LayerSpec {
         match *self {
             Self::Conv2d { out_channels, kernel, stride, padding, dilation, groups, .. } => {
                 let params = Conv2dParams::new(input, out_channels, kernel.dims()).stride(stride.dims());
-                let params = params.padding(padding.dims()).dilation(dilation.dims()).groups(groups);
+                // Sides that differ are padded by a layer of their own.
+                let padding = match padding {
+                    Padding::Sides { top, left, .. } => [top, left],
+                    Padding::Same => [0, 0],
+                };
+                let params = params.padding(padding).dilation(dilation.dims()).groups(groups);
                 Ok((params.check()?, false))
             }
             Self::ConvTranspose2d {
@@ -119,6 +158,46 @@ impl LayerSpec {
                 Ok((line.check_transposed()?, true))
             }
             _ => Err(LinalgError::Geometry { what: self.kind(), reason: "it is no convolution".into() }),
+        }
+    }
+
+    /// Layers of tokens.
+    fn outline_tokens(&self, input: FeatureDims) -> Result<(FeatureDims, Vec<ParamPlan>), String> {
+        let FeatureShape { channels, height, width } = input.shape;
+        if let Self::Tokens {} = self {
+            image(input)?;
+            return Ok((FeatureDims::tokens(height * width, channels), Vec::new()));
+        }
+        if !input.is_tokens() {
+            return Err(format!("takes tokens [T, D], but gets {input}; put a tokens layer before it"));
+        }
+        let normal = |dims| ParamPlan { name: "", dims, init: ParamInit::Normal { std: 0.02 }, trainable: true };
+        let (tokens, width) = (channels, width);
+        match *self {
+            Self::ClassToken {} => {
+                within("output", &[tokens + 1, width])?;
+                Ok((FeatureDims::tokens(tokens + 1, width), vec![normal(vec![1, 1, width])]))
+            }
+            Self::PositionEmbedding {} => Ok((input, vec![normal(vec![1, tokens, width])])),
+            Self::SelectToken { index } | Self::MeanTokens { first: index } if index >= tokens => {
+                Err(format!("there is no token {index} among {tokens}"))
+            }
+            Self::Attention { heads, qkv_bias, bias } => {
+                if heads == 0 || !width.is_multiple_of(heads) {
+                    return Err(format!("heads = {heads} does not divide the width of the tokens, {width}"));
+                }
+                within("qkv", &[tokens, 3, width])?;
+                within("scores", &[heads, tokens, tokens])?;
+                within("qkv.weight", &[3, width, width])?;
+                let tensor =
+                    |name, dims| ParamPlan { name, dims, init: ParamInit::Uniform { fan_in: width }, trainable: true };
+                let mut params = vec![tensor("qkv.weight", vec![3 * width, width])];
+                params.extend(qkv_bias.then(|| tensor("qkv.bias", vec![3 * width])));
+                params.push(tensor("proj.weight", vec![width, width]));
+                params.extend(bias.then(|| tensor("proj.bias", vec![width])));
+                Ok((input, params))
+            }
+            _ => Ok((FeatureDims::flat(width), Vec::new())),
         }
     }
 
@@ -150,8 +229,42 @@ fn weight_and_bias(dims: Vec<usize>, out: usize, fan_in: usize, bias: bool) -> V
     params
 }
 
+/// What branches give together.
+fn merged(merge: Merge, outputs: &[FeatureDims]) -> Result<FeatureDims, String> {
+    let Some(&first) = outputs.first() else { return Err("it has no branches".into()) };
+    let differ = |other: FeatureDims| Err(format!("its branches give {first} and {other}, which have no {merge}"));
+    let same_plane = |a: FeatureShape, b: FeatureShape| (a.height, a.width) == (b.height, b.width);
+    match merge {
+        Merge::Sum => outputs.iter().find(|&&other| other != first).map_or(Ok(first), |&other| differ(other)),
+        Merge::Concat => {
+            let fits = |other: &FeatureDims| {
+                other.kind == first.kind && !other.is_tokens() && same_plane(other.shape, first.shape)
+            };
+            if let Some(&other) = outputs.iter().find(|other| !fits(other)) {
+                return differ(other);
+            }
+            let channels = outputs.iter().map(|output| output.shape.channels).sum();
+            within("output", &[channels, first.shape.height, first.shape.width])?;
+            let shape = FeatureShape { channels, ..first.shape };
+            Ok(FeatureDims { shape, kind: first.kind })
+        }
+        Merge::Product => {
+            let whole = *outputs.iter().max_by_key(|output| output.len()).unwrap_or(&first);
+            let factor = FeatureDims::image(whole.shape.channels, 1, 1);
+            let fits = |other: &FeatureDims| *other == whole || (whole.is_image() && *other == factor);
+            outputs.iter().find(|other| !fits(other)).map_or(Ok(whole), |&other| {
+                Err(format!("its branches give {whole} and {other}, which have no product"))
+            })
+        }
+    }
+}
+
 fn image(input: FeatureDims) -> Result<(), String> {
-    if input.flat { Err(format!("takes an image [C, H, W], but gets the flat feature {input}")) } else { Ok(()) }
+    match input.kind {
+        FeatureKind::Image => Ok(()),
+        FeatureKind::Flat => Err(format!("takes an image [C, H, W], but gets the flat feature {input}")),
+        FeatureKind::Tokens => Err(format!("takes an image [C, H, W], but gets the tokens {input}")),
+    }
 }
 
 fn positive(name: &str, value: usize) -> Result<(), String> {

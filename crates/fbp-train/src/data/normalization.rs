@@ -1,3 +1,4 @@
+use fbp_models::Preprocessing;
 use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,14 @@ impl Normalization {
         let (mean, std) = (Self::FASHION_MNIST_MEAN, Self::FASHION_MNIST_STD);
         let affine = vec![((1.0 / (255.0 * std)) as f32, (-mean / std) as f32)];
         Self { mean: vec![mean], std: vec![std], affine }
+    }
+
+    /// That of a checkpoint.
+    ///
+    /// # Errors
+    /// [`DataError::Parameter`] for numbers that leave the range of `f32`.
+    pub fn of(preprocessing: &Preprocessing) -> Result<Self, DataError> {
+        Self::new(preprocessing.mean().to_vec(), preprocessing.std().to_vec())
     }
 
     /// Mean of every channel.

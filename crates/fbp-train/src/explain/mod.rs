@@ -40,7 +40,7 @@ pub struct Explanation {
 /// One sample.
 #[derive(Clone, Debug)]
 pub struct ExplainedSample {
-    /// Position in the training data.
+    /// Position among the images.
     pub sample: usize,
     /// Its class.
     pub label: u32,

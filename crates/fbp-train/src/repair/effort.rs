@@ -90,7 +90,7 @@ mod tests {
     fn more_samples_take_more_and_the_numbers_are_those_of_the_matrices() {
         let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
         for stage in ["conv2", "fc1", "out"] {
-            let layer = AffineLayer::of_stage(&network, stage).unwrap();
+            let layer = AffineLayer::of(&network, stage).unwrap();
             let [few, many] = [100, 1600].map(|samples| Effort::of(&layer, samples, 4, [10, 50_000]));
             assert!(few.bytes < many.bytes && few.flops < many.flops, "{stage}");
             // Two matrices of 7,200 × 7,200 numbers at least.

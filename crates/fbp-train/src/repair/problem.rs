@@ -22,7 +22,7 @@ pub(super) struct Metric {
 
 /// Second moment of the columns of a layer's input.
 pub(super) fn column_moment(layer: &AffineLayer, cache: &FeatureCache) -> Mat<f64> {
-    if layer.positions() == 1 {
+    if layer.positions() == 1 && cache.len == layer.inputs {
         return second_moment(cache);
     }
     let dim = layer.inputs + 1;
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn the_change_meets_its_demands_and_every_smaller_one_does_not() {
         let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
-        let layer = AffineLayer::of_stage(&network, "out").unwrap();
+        let layer = AffineLayer::of(&network, "out").unwrap();
         let dim = layer.inputs + 1;
         let (rows, columns) = random(3, 6, layer.outputs, 1, dim);
         let subjects = Subjects::of_columns(columns);

@@ -4,6 +4,7 @@ use super::change::WeightChange;
 use super::examples::RepairedExample;
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
+use crate::settings::Part;
 
 /// What a change of a layer is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,12 @@ pub struct RepairSettings {
     pub data: DataIdentity,
     /// The choice of samples, as it was written.
     pub samples: String,
+    /// The part of the data that it chooses from; left out for the training images.
+    #[serde(default, skip_serializing_if = "Part::is_train")]
+    pub part: Part,
+    /// Images of one's own that it chooses from instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<DataIdentity>,
     /// The stage whose last linear or convolutional layer changes.
     pub stage: String,
     /// Largest loss of accuracy on the validation part, 0 to 1.
@@ -113,7 +120,7 @@ pub struct RepairRecord {
     pub settings: RepairSettings,
     /// Number of worker threads; another number may give other last bits.
     pub threads: usize,
-    /// Positions of the samples in the training data.
+    /// Positions of the samples among the images that they were chosen from.
     pub samples: Vec<usize>,
     /// Share of the samples that are right after the repair.
     pub efficacy: f64,
@@ -123,7 +130,7 @@ pub struct RepairRecord {
     pub drawdown_validation: f64,
     /// Loss of accuracy on the test set, 0 to 1.
     pub drawdown_test: f64,
-    /// Accuracy on the test set before.
+    /// Accuracy on the test set before; without the samples, if they are test images, as all measures of the test set.
     pub test_accuracy_before: f64,
     /// Accuracy on the test set after.
     pub test_accuracy_after: f64,

@@ -6,14 +6,14 @@ use fbp_models::Network;
 use super::change::WeightChange;
 use super::deadline::Deadline;
 use super::effort::{Effort, about};
+use super::origin::{Asked, Given, SampleOrigin};
 use super::record::{Candidate, Demand, StateMeasures};
-use super::samples::SampleChoice;
 use super::search::{ROUNDS, Search};
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
-use crate::settings::check;
+use crate::settings::{Part, check};
 
 /// Demands in the order in which they are tried.
 const GRID: [Demand; 7] = [
@@ -82,13 +82,14 @@ const LONG: f64 = 10.0;
 /// # Errors
 /// [`TrainError::Model`] for an unknown stage, [`TrainError::Setting`] for one without such a layer.
 pub fn check_repairable(network: &Network, stage: &str) -> Result<(), TrainError> {
-    AffineLayer::of_stage(network, stage).map(|_| ())
+    network.stage_index(stage)?;
+    AffineLayer::of(network, stage).map(|_| ())
 }
 
 /// What a repair did.
 #[derive(Clone, Debug)]
 pub struct Repaired {
-    /// Positions of the samples in the training data.
+    /// Positions of the samples among the images that they were chosen from.
     pub samples: Vec<usize>,
     /// Measures of the result.
     pub measures: StateMeasures,
@@ -129,16 +130,22 @@ pub struct Repaired {
 pub fn repair(
     network: &Network,
     stage: &str,
-    choice: &SampleChoice,
+    asked: Asked<'_>,
     data: &DataBundle,
     options: &RepairOptions,
     progress: &dyn Progress,
 ) -> Result<Repaired, TrainError> {
     options.check()?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-    let samples = choice.resolve_some(network, data, &split.train, (options.seed, options.limit))?;
+    // Of the training images those for validation are not chosen from: they judge.
+    let candidates = match asked.origin {
+        SampleOrigin::Part(Part::Train) => split.train.clone(),
+        other => (0..other.images(data).len()).collect(),
+    };
+    let limit = (options.seed, options.limit);
+    let samples = asked.choice.resolve_some(network, (asked.origin, data), &candidates, limit)?;
     let counts = [data.train.classes().max(2), split.train.len()];
-    let effort = Effort::of(&AffineLayer::of_stage(network, stage)?, samples.len(), GRID.len(), counts);
+    let effort = Effort::of(&AffineLayer::of(network, stage)?, samples.len(), GRID.len(), counts);
     let seconds = effort.seconds();
     if seconds > options.time.unwrap_or(f64::INFINITY).min(LONG) {
         let bound = match options.time {
@@ -149,7 +156,8 @@ pub fn repair(
     }
     let begun = Instant::now();
     let deadline = Deadline::after(options.time);
-    let search = Search::new(network, stage, &samples, data, &split, options.seed)?;
+    let given = Given { origin: asked.origin, samples: &samples };
+    let search = Search::new(network, stage, given, data, &split, options.seed)?;
     let (mut best, mut candidates) = ((Mat::zeros(search.old.nrows(), search.old.ncols()), None), Vec::new());
     let mut measures = search.start;
     progress.begin("repair", GRID.len() * ROUNDS, "solves");

@@ -3,13 +3,14 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::deadline::Deadline;
+use super::origin::Given;
 use super::problem::{Metric, column_moment};
 use super::record::{Candidate, Demand, StateMeasures};
 use super::rows::Subjects;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
-use crate::data::{DataBundle, Split, shuffle_indices};
+use crate::data::{DataBundle, Dataset, Split, shuffle_indices};
 use crate::progress::Progress;
 
 /// Linearisations for each demand.
@@ -53,28 +54,32 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Caches the inputs of the last linear or convolutional layer of `stage`.
+    /// Caches the states of the layer `stage`: a path, or the last linear or convolutional layer of a stage.
     ///
     /// # Errors
     /// [`TrainError::Mismatch`] for a stage without such a layer, [`TrainError::Model`] for data of another shape.
     pub(super) fn new(
         network: &'a Network,
         stage: &str,
-        samples: &[usize],
+        given: Given<'_>,
         data: &DataBundle,
         split: &Split,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let layer = AffineLayer::of_stage(network, stage)?;
+        let layer = AffineLayer::of(network, stage)?;
         let mut watched: Vec<usize> =
-            split.train.iter().copied().filter(|i| samples.binary_search(i).is_err()).collect();
+            split.train.iter().copied().filter(|i| given.in_training().binary_search(i).is_err()).collect();
         shuffle_indices(&mut watched, seed, STREAM);
         watched.truncate(WATCHED);
-        let cached = |indices: &[usize]| {
-            FeatureCache::new(&data.train, &data.normalization, indices, |images| layer.input(network, images))
+        let cached = |images: &Dataset, indices: &[usize]| {
+            FeatureCache::new(images, &data.normalization, indices, |images| layer.states(network, images))
                 .map(|cache| FeatureCache { constant: layer.constant, ..cache })
         };
-        let (targets, watched, validation) = (cached(samples)?, cached(&watched)?, cached(&split.validation)?);
+        let (targets, watched, validation) = (
+            cached(given.origin.images(data), given.samples)?,
+            cached(&data.train, &watched)?,
+            cached(&data.train, &split.validation)?,
+        );
         let all: Vec<usize> = (0..targets.samples()).collect();
         let mut search = Self {
             network,
@@ -99,8 +104,9 @@ impl<'a> Search<'a> {
     fn leads(&self, cache: &FeatureCache) -> Result<Vec<f32>, TrainError> {
         let mut leads = Vec::with_capacity(cache.samples());
         for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
-            let input = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
-            let logits = self.layer.logits(self.network, &self.layer.output(self.network, &input)?)?;
+            let states = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
+            let output = self.layer.output(self.network, &states)?;
+            let logits = self.layer.logits(self.network, &states, &output)?;
             let classes = logits.dim(1)?;
             for (row, &label) in flat(&logits)?.chunks_exact(classes).zip(labels) {
                 let rivals = row.iter().enumerate().filter(|(class, _)| *class != label as usize);

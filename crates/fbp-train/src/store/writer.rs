@@ -31,6 +31,8 @@ pub struct ShardContent<'a, S> {
     pub stages: &'a [StageRows<'a>],
     /// Label of each sample.
     pub labels: &'a [u32],
+    /// Where each sample is in the files of the data set.
+    pub indices: &'a [usize],
     /// Statistics of the shard, kept in its metadata.
     pub stats: &'a S,
 }
@@ -136,6 +138,7 @@ impl StoreWriter {
     ) -> Result<Vec<u8>, TrainError> {
         let stages = &self.manifest.params.stages;
         let fits = content.labels.len() == shard.samples
+            && content.indices.len() == shard.samples
             && content.stages.len() == stages.len()
             && content.stages.iter().zip(stages).all(|(rows, stage)| {
                 rows.target.len() == shard.samples * stage.feature_len() && rows.attained.len() == shard.samples
@@ -150,9 +153,15 @@ impl StoreWriter {
         let format = |source| TrainError::Shard { path: path.to_owned(), source };
         let n = shard.samples;
         let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(format);
-        let mut tensors = vec![("label".to_owned(), view(Dtype::U32, vec![n], bytemuck::cast_slice(content.labels))?)];
+        // 64 bits with sign, as PyTorch has its indices and labels.
+        let labels: Vec<i64> = content.labels.iter().map(|&label| i64::from(label)).collect();
+        let indices: Vec<i64> = content.indices.iter().map(|&index| index as i64).collect();
+        let whole = |name: &str, numbers| {
+            Ok::<_, TrainError>((name.to_owned(), view(Dtype::I64, vec![n], bytemuck::cast_slice(numbers))?))
+        };
+        let mut tensors = vec![whole("labels", &labels)?, whole("indices", &indices)?];
         for (rows, stage) in content.stages.iter().zip(stages) {
-            let target = view(Dtype::F32, vec![n, stage.feature_len()], bytemuck::cast_slice(rows.target))?;
+            let target = view(Dtype::F32, stage.tensor_dims(n), bytemuck::cast_slice(rows.target))?;
             tensors.push((format!("target.{}", stage.name), target));
             tensors.push((format!("attained.{}", stage.name), view(Dtype::U8, vec![n], rows.attained)?));
         }

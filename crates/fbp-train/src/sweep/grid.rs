@@ -9,7 +9,7 @@ use super::list::List;
 use crate::TrainError;
 use crate::hash::bytes_sha256;
 use crate::identity::{DataIdentity, file_sha256};
-use crate::input::network_spec;
+use crate::input::{Input, network_for};
 use crate::settings::{Embedding, Keep, Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
 use crate::train::{PostTrainOptions, PretrainOptions, PretrainSettings, RECORD_PREFIX, check_policy, stage_of_mode};
@@ -98,17 +98,17 @@ impl Grid {
     pub(super) fn new(
         config: &SweepConfig,
         data: &DataIdentity,
-        start_data: &DataIdentity,
+        start_input: &Input,
         out: &Path,
     ) -> Result<Self, TrainError> {
         check_size(config)?;
-        let starts = starts(config)?;
+        let starts = starts(config, start_input)?;
         let seeds = |table: &RunTable| table.seeds.as_ref().unwrap_or(&config.seeds).list();
         let lists: Vec<Vec<u64>> = config.runs.iter().map(seeds).collect();
         let mut builder = Builder {
             config,
             data,
-            start_data,
+            start_data: &start_input.identity,
             out,
             repeats: lists.iter().map(|list| repeats(list)).collect(),
             grid: Self::default(),
@@ -184,7 +184,7 @@ fn combinations(table: &RunTable) -> u128 {
 }
 
 /// Checks the starts and looks at their networks.
-fn starts(config: &SweepConfig) -> Result<Vec<Start<'_>>, TrainError> {
+fn starts<'c>(config: &'c SweepConfig, data: &Input) -> Result<Vec<Start<'c>>, TrainError> {
     let mut names = HashSet::new();
     let mut starts = Vec::new();
     for table in &config.starts {
@@ -207,7 +207,8 @@ fn starts(config: &SweepConfig) -> Result<Vec<Start<'_>>, TrainError> {
                 let model = table.model.as_ref().or(config.model.as_ref());
                 let missing = || wrong("name a model, here or at the top, or a checkpoint".into());
                 pretraining(config, table, 0).check().map_err(|error| wrong(error.one_line()))?;
-                (Network::new(&network_spec(model.ok_or_else(missing)?)?, 0)?, None)
+                let spec = network_for(model.ok_or_else(missing)?, &data.bundle.train)?;
+                (Network::new(&spec, 0)?, None)
             }
         };
         starts.push(Start { table, network, sha256 });

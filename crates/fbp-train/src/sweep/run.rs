@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest, is_digest};
 use super::plan::{Plan, PlannedRun, TargetPlan, Task, describe};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
+use crate::data::DataBundle;
 use crate::hash::bytes_sha256;
 use crate::identity::file_sha256;
 use crate::input::Input;
@@ -62,7 +64,7 @@ impl Sweep {
         check("validation", config.validation, 0.0..1.0, "[0, 1)").map_err(wrong)?;
         let input = config.data.load()?;
         let start_input = config.data.before_recovery().map(|data| data.load()).transpose()?;
-        let start_data = &start_input.as_ref().unwrap_or(&input).identity;
+        let start_data = start_input.as_ref().unwrap_or(&input);
         Ok(Self {
             grid: Grid::new(config, &input.identity, start_data, out)?,
             input,
@@ -305,13 +307,26 @@ impl Sweep {
         Ok(())
     }
 
+    /// The data, normalised as the checkpoint says.
+    fn data_for(&self, checkpoint: &Checkpoint) -> Result<Cow<'_, DataBundle>, TrainError> {
+        let own = &self.input.bundle;
+        match &checkpoint.preprocessing {
+            Some(preprocessing) if *preprocessing != own.preprocessing()? => {
+                let mut data = own.clone();
+                data.normalise_as(preprocessing)?;
+                Ok(Cow::Owned(data))
+            }
+            _ => Ok(Cow::Borrowed(own)),
+        }
+    }
+
     fn compute_targets(&self, targets: &TargetPlan) -> Result<(), TrainError> {
         let file = &self.grid.starts[targets.start].file;
-        let network = Checkpoint::load(file)?.network;
+        let checkpoint = Checkpoint::load(file)?;
+        let (data, network) = (self.data_for(&checkpoint)?, checkpoint.network);
         let manifest = targets.options.manifest(&network, file_sha256(file)?, self.input.identity.clone())?;
         // Its name tells its settings, so what is there is a part of the same.
         let writer = StoreWriter::open(&targets.folder, manifest, false)?;
-        let data = &self.input.bundle;
         let source = TargetsSource { network: &network, data: &data.train, normalization: &data.normalization };
         compute_targets(source, &writer, &Silent)?;
         Ok(())
@@ -320,7 +335,8 @@ impl Sweep {
     fn post_train(&self, run: &RunPlan) -> Result<(), TrainError> {
         let begun = Instant::now();
         let start = self.start_of(run);
-        let mut network = Checkpoint::load(&start.file)?.network;
+        let checkpoint = Checkpoint::load(&start.file)?;
+        let (data, mut network) = (self.data_for(&checkpoint)?, checkpoint.network);
         let sha256 = file_sha256(&start.file)?;
         let store = self.target_folder(run).map(|folder| TargetStore::open(&folder)).transpose()?;
         let goal = match (&store, run.targets) {
@@ -337,8 +353,8 @@ impl Sweep {
         let targets = run.targets.map(fingerprint).transpose()?;
         let mut settings = self.settings(run, network.spec().name.clone());
         (settings.checkpoint_sha256, settings.targets) = (sha256, targets);
-        let curves = post_train(&mut network, &run.stage, &self.input.bundle, goal, &run.options, &Silent)?;
-        let bytes = checkpoint::to_bytes(&network, &Default::default())?;
+        let curves = post_train(&mut network, &run.stage, &data, goal, &run.options, &Silent)?;
+        let bytes = checkpoint::to_bytes(&network, &data.preprocessing()?.to_metadata()?)?;
         let record_file = self.record_file(run);
         let checkpoint = if self.keep_checkpoints { format!("{}.safetensors", run.name) } else { String::new() };
         if self.keep_checkpoints {

@@ -101,8 +101,9 @@ impl TargetsOptions {
             return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
         }
         let entry = |stage: &fbp_models::Stage| {
-            let shape = stage.output().shape;
-            StageEntry { name: stage.name().to_owned(), shape: [shape.channels, shape.height, shape.width] }
+            let (shape, dims) = (stage.output().shape, stage.output().tensor_dims(1)[1..].to_vec());
+            let shape = [shape.channels, shape.height, shape.width];
+            StageEntry { name: stage.name().to_owned(), shape, dims }
         };
         let stages: Vec<_> = stages.iter().map(entry).collect();
         let bytes: usize = stages.iter().map(|stage| 4 * stage.feature_len()).sum();
@@ -220,7 +221,8 @@ impl Pipeline<'_> {
         for (shard, buffers) in shards {
             let rows = buffers.targets.iter().zip(&buffers.attained);
             let stages: Vec<_> = rows.map(|(target, attained)| StageRows { target, attained }).collect();
-            let content = ShardContent { stages: &stages, labels: &buffers.labels, stats: &buffers.stats };
+            let (labels, indices, stats) = (&buffers.labels, &buffers.indices, &buffers.stats);
+            let content = ShardContent { stages: &stages, labels, indices, stats };
             self.writer.write_shard(&shard, content)?;
             self.writer.keep_seconds(self.earlier + self.begun.elapsed().as_secs_f64())?;
             // Nobody waits for the last ones.

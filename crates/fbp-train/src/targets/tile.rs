@@ -55,6 +55,8 @@ pub(super) struct TileEngine {
 pub(super) struct ShardBuffers {
     /// Labels.
     pub(super) labels: Vec<u32>,
+    /// Where the samples are in the files of the data set.
+    pub(super) indices: Vec<usize>,
     /// Target features of each stage.
     pub(super) targets: Vec<Vec<f32>>,
     /// For each stage whether the target reaches the goal.
@@ -87,6 +89,7 @@ impl ShardBuffers {
     pub(super) fn new(samples: usize, feature_lens: &[usize]) -> Self {
         Self {
             labels: vec![0; samples],
+            indices: vec![0; samples],
             targets: feature_lens.iter().map(|len| vec![0.0; samples * len]).collect(),
             attained: feature_lens.iter().map(|_| vec![0; samples]).collect(),
             stats: TargetStats::empty(feature_lens.len()),
@@ -96,6 +99,7 @@ impl ShardBuffers {
     /// Sets the number of samples, at most that of the creation.
     pub(super) fn resize(&mut self, samples: usize, feature_lens: &[usize]) {
         self.labels.resize(samples, 0);
+        self.indices.resize(samples, 0);
         for ((targets, attained), len) in self.targets.iter_mut().zip(&mut self.attained).zip(feature_lens) {
             targets.resize(samples * len, 0.0);
             attained.resize(samples, 0);

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choice::Chosen;
 use super::curves::{PostTrainCurves, SegmentRecord};
+use crate::data::Normalization;
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
 use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
@@ -41,6 +42,9 @@ pub struct PretrainRecord {
     pub threads: usize,
     /// SHA-256 of the checkpoint.
     pub checkpoint_sha256: String,
+    /// What the images were normalised by; it is in the checkpoint too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalization: Option<Normalization>,
     /// Number of trained numbers.
     pub parameters: usize,
     /// Mean training loss of each epoch.

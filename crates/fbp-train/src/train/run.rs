@@ -34,7 +34,7 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
         Objective::Tail => (None, transitional_names(network)),
         Objective::ClosedForm => {
             let known = transitional_names(network);
-            (None, known.into_iter().filter(|name| AffineLayer::of_stage(network, name).is_ok()).collect())
+            (None, known.into_iter().filter(|name| AffineLayer::of(network, name).is_ok()).collect())
         }
         Objective::Hierarchical => return cut_names(network, stage),
         Objective::Full => (Some(ALL_STAGES), Vec::new()),
@@ -58,7 +58,7 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
         (None, Some(stage))
             if mode == Objective::ClosedForm && transitional_names(network).iter().any(|s| s == stage) =>
         {
-            AffineLayer::of_stage(network, stage).map(|_| stage.to_owned())
+            AffineLayer::of(network, stage).map(|_| stage.to_owned())
         }
         (_, Some(stage)) => Err(TrainError::UnknownStage { stage: stage.to_owned(), known: known.join(", ") }),
     }
@@ -118,7 +118,7 @@ pub fn post_train(
         }
     };
     if result.is_err() {
-        network.set_batch_statistics(false);
+        network.set_training(false);
         network.freeze(0..0)?;
     }
     result
@@ -144,7 +144,8 @@ mod tests {
         let labels = (0..40).map(|sample| sample % 10).collect();
         let train = Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        let data = DataBundle { test: train.clone(), train, normalization, folder: "toy".into() };
+        let data =
+            DataBundle { test: train.clone(), train, normalization, class_names: Vec::new(), folder: "toy".into() };
         // Every step multiplies the weights by 1 - 10.
         let options = PostTrainOptions {
             alpha: 0.0,

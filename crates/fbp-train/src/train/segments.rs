@@ -161,7 +161,7 @@ fn train(
     add_time(&mut curves, begun);
     let held_back = FeatureCache::new(&data.train, &data.normalization, &session.split.validation, features)?;
     let validate = |network: &Network| held_back.accuracy(network, segment.start);
-    network.set_batch_statistics(true);
+    network.set_training(true);
     let course = session.course(&network, segment.clone(), source)?;
     let selection = Selection { keep: options.keep, validate: &validate, test: None };
     let (epoch, _) = selection.run(&mut network, course, &mut aim, &mut curves)?;

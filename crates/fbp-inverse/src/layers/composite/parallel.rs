@@ -1,0 +1,301 @@
+use faer::dyn_stack::{MemStack, StackReq};
+use faer::reborrow::{Reborrow, ReborrowMut};
+use faer::{MatMut, MatRef, Par};
+use fbp_linalg::{FeatureShape, Real};
+
+use super::block::Block;
+use super::merge::{Merge, add, gather, multiply, spread};
+use crate::layers::columns::{check_forward, check_jvp, check_vjp};
+use crate::layers::kernel::{LayerKernel, operator_once};
+use crate::layers::taped::{taped_scratch, with_tape};
+use crate::sequence::ALIGN;
+use crate::tape::{Tape, TapeMut};
+use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+
+/// Branches that run on the same feature, and whose outputs are merged.
+///
+/// # Shapes
+/// All branches take the same shape; see [`Merge`] for their outputs.
+///
+/// # Tape
+/// What the branches keep; for products, also what they give.
+pub struct Parallel<T> {
+    name: String,
+    in_shape: FeatureShape,
+    out_shape: FeatureShape,
+    branches: Vec<Block<T>>,
+    merge: Merge,
+    tape: Vec<usize>,
+    /// Places on the tape of what each branch keeps; one more entry marks the end.
+    tape_starts: Vec<usize>,
+}
+
+impl<T: Real> Parallel<T> {
+    /// Joins branches.
+    ///
+    /// # Errors
+    /// [`InverseError::Layer`] if there is no branch, if two of them take features of different lengths, if their outputs cannot
+    /// be merged, or if an operator has no derivatives.
+    pub fn new(name: impl Into<String>, branches: Vec<Block<T>>, merge: Merge) -> Result<Self, InverseError> {
+        let name = name.into();
+        let refuse = |reason: String| InverseError::Layer { layer: name.clone(), reason };
+        let shapes: Vec<FeatureShape> = branches.iter().map(LayerKernel::out_shape).collect();
+        let out_shape = merge.shape(&shapes).map_err(refuse)?;
+        let in_shape = LayerKernel::in_shape(&branches[0]);
+        let (mut tape, mut tape_starts) = (Vec::new(), vec![0]);
+        for branch in &branches {
+            let taken = LayerKernel::in_shape(branch);
+            if taken.len() != in_shape.len() {
+                return Err(refuse(format!("one branch takes {in_shape}, another one {taken}")));
+            }
+            if !LayerKernel::has_derivatives(branch) {
+                return Err(refuse(format!("a layer of branch {} has no derivatives", LayerKernel::name(branch))));
+            }
+            tape.extend_from_slice(branch.sequence().tape_lens());
+            if merge == Merge::Product {
+                tape.push(branch.sequence().out_len());
+            }
+            tape_starts.push(tape.len());
+        }
+        Ok(Self { name, in_shape, out_shape, branches, merge, tape, tape_starts })
+    }
+
+    /// The branches.
+    pub fn branches(&self) -> &[Block<T>] {
+        &self.branches
+    }
+
+    /// How their outputs are merged.
+    pub fn merge(&self) -> Merge {
+        self.merge
+    }
+
+    /// What branch `index` keeps on the tape.
+    fn tape_of<'a>(&self, index: usize, tape: Tape<'a, T>) -> Tape<'a, T> {
+        let (_, from) = tape.split_at(self.tape_starts[index]);
+        from.split_at(self.tape_starts[index + 1] - self.tape_starts[index]).0
+    }
+
+    /// Rows of the merged feature that a branch gives when branches are put one after the other.
+    fn rows(&self, index: usize) -> (usize, usize) {
+        let len = |branch: &Block<T>| branch.sequence().out_len();
+        (self.branches[..index].iter().map(len).sum(), len(&self.branches[index]))
+    }
+
+    fn features_scratch(&self, batch: usize) -> StackReq {
+        let feature = |len: usize| StackReq::new_aligned::<T>(len * batch, ALIGN);
+        feature(self.in_shape.len()).and(feature(self.out_shape.len()))
+    }
+
+    /// Merges what `run` gives for each branch; it takes the number of the branch and where its output belongs.
+    fn merged(
+        &self,
+        identity: MatRef<'_, T>,
+        mut output: MatMut<'_, T>,
+        stack: &mut MemStack,
+        run: &mut dyn FnMut(usize, MatMut<'_, T>, &mut MemStack) -> Result<(), InverseError>,
+    ) -> Result<(), InverseError> {
+        let batch = output.ncols();
+        let (mut room, stack) = stack.make_aligned_with(self.out_shape.len() * batch, ALIGN, |_| T::ZERO);
+        for (index, branch) in self.branches.iter().enumerate() {
+            let (start, len) = self.rows(index);
+            if self.merge == Merge::Concat {
+                run(index, output.rb_mut().subrows_mut(start, len), stack)?;
+            } else if index == 0 && len == self.out_shape.len() {
+                run(index, output.rb_mut(), stack)?;
+            } else if self.merge == Merge::Sum && branch.is_identity() {
+                add(output.rb_mut(), identity);
+            } else {
+                let mut part = MatMut::from_column_major_slice_mut(&mut room[..len * batch], len, batch);
+                run(index, part.rb_mut(), stack)?;
+                match (self.merge, index) {
+                    (Merge::Product, 0) => spread(output.rb_mut(), part.rb()),
+                    (Merge::Product, _) => multiply(output.rb_mut(), part.rb()),
+                    _ => add(output.rb_mut(), part.rb()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The product rule: the sum over the branches of their tangents times the other branches.
+    fn product_jvp(
+        &self,
+        pass: JvpPass<'_, T>,
+        tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let JvpPass { at, tangent_in, mut tangent_out } = pass;
+        let (batch, outputs) = (at.ncols(), self.out_shape.len());
+        let (mut own, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
+        let (mut term, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
+        tangent_out.fill(T::ZERO);
+        for (index, branch) in self.branches.iter().enumerate() {
+            let len = branch.sequence().out_len();
+            let mut own = MatMut::from_column_major_slice_mut(&mut own[..len * batch], len, batch);
+            let pass = JvpPass { at, tangent_in, tangent_out: own.rb_mut() };
+            branch.jvp_on_tape(pass, self.tape_of(index, tape), par, stack)?;
+            let mut term = MatMut::from_column_major_slice_mut(&mut term, outputs, batch);
+            spread(term.rb_mut(), own.rb());
+            self.multiply_others(index, tape, term.rb_mut());
+            add(tangent_out.rb_mut(), term.rb());
+        }
+        Ok(())
+    }
+
+    /// Multiplies `to` with what all branches but one gave.
+    fn multiply_others(&self, index: usize, tape: Tape<'_, T>, mut to: MatMut<'_, T>) {
+        for other in (0..self.branches.len()).filter(|&other| other != index) {
+            multiply(to.rb_mut(), tape.feature(self.tape_starts[other + 1] - 1));
+        }
+    }
+}
+
+operator_once!(Parallel);
+
+impl<T: Real> LayerKernel<T> for Parallel<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn in_shape(&self) -> FeatureShape {
+        self.in_shape
+    }
+
+    fn out_shape(&self) -> FeatureShape {
+        self.out_shape
+    }
+
+    fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
+        self.merge.range(self.branches.iter().map(|branch| branch.sequence().out_range(in_range)))
+    }
+
+    fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {
+        let branches = self.branches.iter().map(|branch| branch.sequence().forward_scratch(batch, par));
+        self.features_scratch(batch).and(branches.fold(StackReq::EMPTY, StackReq::or))
+    }
+
+    fn forward(
+        &self,
+        input: MatRef<'_, T>,
+        output: MatMut<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        check_forward(self, input, output.as_ref())?;
+        self.merged(input, output, stack, &mut |index, output, stack| {
+            self.branches[index].forward(input, output, par, stack)
+        })
+    }
+
+    fn reverse(
+        &self,
+        pass: ReversePass<'_, T>,
+        _par: Par,
+        _stack: &mut MemStack,
+    ) -> Result<ReverseReport, InverseError> {
+        pass.check(self)?;
+        Err(InverseError::Layer { layer: self.name.clone(), reason: "branches are not reversed yet".into() })
+    }
+
+    fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {
+        let branches = self.branches.iter().map(|branch| branch.sequence().product_scratch(batch, par));
+        let own = self.features_scratch(batch).and(self.features_scratch(batch));
+        taped_scratch(self, own.and(branches.fold(StackReq::EMPTY, StackReq::or)), batch, par)
+    }
+
+    fn jvp(&self, pass: JvpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+        check_jvp(self, &pass)?;
+        with_tape(self, pass.at, par, stack, |tape, stack| self.jvp_on_tape(pass, tape, par, stack))
+    }
+
+    fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+        check_vjp(self, &pass)?;
+        with_tape(self, pass.at, par, stack, |tape, stack| self.vjp_on_tape(pass, tape, par, stack))
+    }
+
+    fn tape_lens(&self) -> &[usize] {
+        &self.tape
+    }
+
+    fn forward_on_tape(
+        &self,
+        input: MatRef<'_, T>,
+        output: MatMut<'_, T>,
+        mut tape: TapeMut<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        self.merged(input, output, stack, &mut |index, mut output, stack| {
+            let branch = &self.branches[index];
+            let (_, mut from) = tape.split_at_mut(self.tape_starts[index]);
+            let (mut own, _) = from.split_at_mut(self.tape_starts[index + 1] - self.tape_starts[index]);
+            if self.merge != Merge::Product {
+                return branch.forward_on_tape(input, output, own, par, stack);
+            }
+            let (inner, mut kept) = own.split_at_mut(branch.sequence().tape_lens().len());
+            branch.forward_on_tape(input, output.rb_mut(), inner, par, stack)?;
+            kept.feature_mut(0).copy_from(output.rb());
+            Ok(())
+        })
+    }
+
+    fn jvp_on_tape(
+        &self,
+        pass: JvpPass<'_, T>,
+        tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        if self.merge == Merge::Product {
+            return self.product_jvp(pass, tape, par, stack);
+        }
+        let JvpPass { at, tangent_in, tangent_out } = pass;
+        self.merged(tangent_in, tangent_out, stack, &mut |index, tangent_out, stack| {
+            let pass = JvpPass { at, tangent_in, tangent_out };
+            self.branches[index].jvp_on_tape(pass, self.tape_of(index, tape), par, stack)
+        })
+    }
+
+    fn vjp_on_tape(
+        &self,
+        pass: VjpPass<'_, T>,
+        tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let VjpPass { at, cotangent_out, mut cotangent_in } = pass;
+        let (batch, inputs, outputs) = (at.ncols(), self.in_shape.len(), self.out_shape.len());
+        let (mut room, stack) = stack.make_aligned_with(inputs * batch, ALIGN, |_| T::ZERO);
+        let (mut weights, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
+        for (index, branch) in self.branches.iter().enumerate() {
+            let (start, len) = self.rows(index);
+            let mut weights = MatMut::from_column_major_slice_mut(&mut weights, outputs, batch);
+            let cotangent_out = match self.merge {
+                Merge::Sum => cotangent_out,
+                Merge::Concat => cotangent_out.subrows(start, len),
+                Merge::Product => {
+                    weights.copy_from(cotangent_out);
+                    self.multiply_others(index, tape, weights.rb_mut());
+                    gather(weights.rb_mut(), len);
+                    weights.rb().subrows(0, len)
+                }
+            };
+            if index > 0 && branch.is_identity() {
+                add(cotangent_in.rb_mut(), cotangent_out);
+                continue;
+            }
+            let mut part = match index {
+                0 => cotangent_in.rb_mut(),
+                _ => MatMut::from_column_major_slice_mut(&mut room, inputs, batch),
+            };
+            let pass = VjpPass { at, cotangent_out, cotangent_in: part.rb_mut() };
+            branch.vjp_on_tape(pass, self.tape_of(index, tape), par, stack)?;
+            if index > 0 {
+                add(cotangent_in.rb_mut(), MatRef::from_column_major_slice(&room, inputs, batch));
+            }
+        }
+        Ok(())
+    }
+}
