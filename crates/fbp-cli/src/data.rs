@@ -75,6 +75,7 @@ impl TrainedDataArgs {
     /// Loads the data for the network of a checkpoint file.
     pub(crate) fn load(&self, file: &Path, checkpoint: &Checkpoint) -> Result<Input, TrainError> {
         let mut input = self.data.load()?;
+        input.check_fits(checkpoint.network.spec())?;
         if input.prepare_for(checkpoint, self.renormalise)? == NormalizationOrigin::Unknown {
             Stderr::default().note(&format!(
                 "{} does not tell how its images were normalised, so the mean and deviation of {} are used",

@@ -2,14 +2,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_models::Checkpoint;
-use fbp_report::explain::write_explanation;
+use fbp_report::explain::{check_folder, write_explanation};
 use fbp_train::TrainError;
+use fbp_train::atomic::FolderLock;
 use fbp_train::data::Normalization;
-use fbp_train::explain::{EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, explain};
+use fbp_train::explain::{
+    EXPLAIN_FILE, EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, check_stages, explain,
+};
 use fbp_train::identity::file_sha256;
 use fbp_train::repair::SampleChoice;
 use fbp_train::settings::{Embedding, Part, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
+use fbp_train::train::ALL_STAGES;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
@@ -46,7 +50,7 @@ pub(crate) struct ExplainArgs {
     /// Explain at most so many of them, up to 200
     #[arg(long, value_name = "N", default_value_t = 12)]
     limit: usize,
-    /// A transitional stage, or input; may be given several times [default: all]
+    /// A transitional stage, input, or all; may be given several times [default: all]
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
     /// Lead that the right class should have over every other
@@ -76,6 +80,12 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     };
     targets.check()?;
     let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let stages: Vec<String> = match &args.stage[..] {
+        [all] if all == ALL_STAGES && checkpoint.network.stage_index(all).is_err() => Vec::new(),
+        named => named.to_vec(),
+    };
+    check_stages(&checkpoint.network, &stages)?;
+    common.keep_json_apart(&args.out, [EXPLAIN_FILE, EXPLAIN_PAGE])?;
     let own = args.images.own(&checkpoint.network)?;
     let choice = args.samples.clone().unwrap_or(SampleChoice::All);
     let input = if args.data.is_named() { Some(args.data.load(&args.checkpoint, &checkpoint)?) } else { None };
@@ -98,7 +108,7 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         samples: choice.to_string(),
         limit: args.limit,
         seed: common.seed,
-        stages: args.stage.clone(),
+        stages: stages.clone(),
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
@@ -113,8 +123,10 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let mut samples = choice.choose(network, (images, name), &normalization, &all, common.seed)?;
     let chosen = samples.len();
     samples.truncate(args.limit);
+    check_folder(&args.out, &settings, args.force)?;
+    let _lock = FolderLock::acquire(&args.out)?;
     let source = TargetsSource { network, data: images, normalization: &normalization };
-    let explanation = explain(source, &samples, &ExplainOptions { targets, stages: args.stage.clone() })?;
+    let explanation = explain(source, &samples, &ExplainOptions { targets, stages })?;
     let record = write_explanation(&explanation, settings, chosen, &args.out, args.force)?;
     common.write_json(&record)?;
     print(&record, out)?;

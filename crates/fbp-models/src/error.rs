@@ -110,7 +110,7 @@ pub enum ModelError {
         classes: usize,
     },
     /// A setting outside its documented range.
-    #[error("{name} = {value} is outside {range}")]
+    #[error("{name} = {value} is out of range: it takes {range}")]
     Parameter {
         /// Name of the setting.
         name: &'static str,

@@ -3,6 +3,7 @@
 mod average;
 pub mod bridge;
 mod build;
+pub mod catalogue;
 pub mod checkpoint;
 mod error;
 mod layer;

@@ -68,7 +68,7 @@ impl AffineLayer {
     /// The layer of a path, for example `layer4.1.conv2`; or, by the name of a stage, its last linear or convolutional layer.
     ///
     /// # Errors
-    /// [`TrainError::Model`] for neither, [`TrainError::Mismatch`] if it has no such layer, or the layer is of another kind.
+    /// [`TrainError::Model`] for neither, [`TrainError::Setting`] if it has no such layer, or the layer is of another kind.
     pub(crate) fn of(network: &Network, name: &str) -> Result<Self, TrainError> {
         let plan = network.spec().plan()?;
         if let Some(stage) = plan.stages.iter().find(|stage| stage.name == name)
@@ -80,23 +80,36 @@ impl AffineLayer {
         let found = plan.stages.iter().find_map(|stage| affine_at(&stage.layers, name));
         match found {
             Some(layer) => Self::new(network, layer),
-            None if is_stage => Err(TrainError::Mismatch {
-                left: format!("stage {name}"),
-                right: "what can be solved for".into(),
-                reason: "it has no linear layer and no convolution with one group; choose another stage".into(),
-            }),
+            None if is_stage => {
+                let reason = Self::no_layer(network)?;
+                Err(TrainError::Setting { name: "stage", value: name.to_owned(), reason })
+            }
             None => {
                 let place = network.place(name)?;
-                Err(TrainError::Mismatch {
-                    left: format!("layer {}", place.path),
-                    right: "what can be solved for".into(),
-                    reason: format!(
-                        "it is {}, and only linear layers and convolutions with one group are matrices on columns",
-                        network.layer(&place)?.kind()
-                    ),
-                })
+                let reason = format!(
+                    "is a {} layer, and only a linear layer and a conv2d with groups = 1 can be solved for",
+                    network.layer(&place)?.kind()
+                );
+                Err(TrainError::Setting { name: "stage", value: place.path, reason })
             }
         }
+    }
+
+    /// Why a stage cannot be solved for, and which ones can.
+    fn no_layer(network: &Network) -> Result<String, TrainError> {
+        let names = Self::stages(network)?;
+        let advice = match &names[..] {
+            [] => "and no other stage of this network has one".to_owned(),
+            names => format!("choose one of {}", names.join(", ")),
+        };
+        Ok(format!("has no layer that can be solved for, which is a linear one or a conv2d with groups = 1: {advice}"))
+    }
+
+    /// The stages with a layer that can be solved for.
+    pub(crate) fn stages(network: &Network) -> Result<Vec<String>, TrainError> {
+        let plan = network.spec().plan()?;
+        let stages = plan.stages.iter().filter(|stage| last_affine(&stage.layers).is_some());
+        Ok(stages.map(|stage| stage.name.clone()).collect())
     }
 
     fn new(network: &Network, plan: &LayerPlan) -> Result<Self, TrainError> {

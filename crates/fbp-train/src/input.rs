@@ -149,7 +149,7 @@ impl Input {
 /// The first `size` samples, taking one of every class in turn, in their order in the data.
 fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataError> {
     if !(1..=data.len()).contains(&size) {
-        let range = "1 to the number of training samples";
+        let range = "1 to the number of training samples there are";
         return Err(DataError::Parameter { name: "train_size", value: size as f64, range });
     }
     let mut seen = vec![0_usize; data.classes()];
@@ -168,14 +168,39 @@ fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataErro
 /// A network by name, or from a TOML file.
 ///
 /// # Errors
-/// [`TrainError::Model`] for an unknown name or a description that makes no network, [`TrainError::Read`].
+/// [`TrainError::Model`] for an unknown name, [`TrainError::Description`] for a file that describes none,
+/// [`TrainError::Read`].
 pub fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
     if !is_toml(name) {
         return Ok(zoo::spec(name)?);
     }
     let path = Path::new(name);
     let text = std::fs::read_to_string(path).map_err(TrainError::reading(path))?;
-    Ok(NetworkSpec::from_toml(&text)?)
+    NetworkSpec::from_toml(&text)
+        .map_err(|source| TrainError::Description { path: path.to_owned(), source: Box::new(source) })
+}
+
+impl Input {
+    /// Checks that a network takes these images and has an output for every class.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] with the names and the shapes of both.
+    pub fn check_fits(&self, network: &NetworkSpec) -> Result<(), TrainError> {
+        let (data, shape) = (&self.bundle.train, self.bundle.train.shape());
+        let image = [shape.channels, shape.height, shape.width];
+        let reason = if image != network.input {
+            format!("its images are {image:?}, and the network takes {:?} (channels, height, width)", network.input)
+        } else if data.classes() > network.classes {
+            format!("it has {} classes, and the network tells {} apart", data.classes(), network.classes)
+        } else {
+            return Ok(());
+        };
+        Err(TrainError::Mismatch {
+            left: format!("the data {}", self.identity.name),
+            right: format!("the network {}", network.name),
+            reason: format!("{reason}; choose others with --data, or another network"),
+        })
+    }
 }
 
 /// As [`network_spec`], for some data: a network of the zoo follows the shape of their images and the number of their classes

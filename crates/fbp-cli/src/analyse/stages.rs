@@ -3,10 +3,12 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::{Checkpoint, Network};
 use fbp_report::analysis::{
-    AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval, write_analysis,
+    ANALYSIS_FILE, AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval,
+    write_analysis,
 };
 use fbp_train::TrainError;
 use fbp_train::analysis::measure;
+use fbp_train::atomic::FolderLock;
 use fbp_train::data::{Normalization, SPLIT_SEED, Split, shuffle_indices};
 use fbp_train::identity::file_sha256;
 use fbp_train::input::{Input, network_for, network_spec};
@@ -111,6 +113,8 @@ impl StagesArgs {
             Some(name) => network_for(name, &input.bundle.train)?,
             None => states[0].network.spec().clone(),
         };
+        common.keep_json_apart(&self.out, [ANALYSIS_FILE, "stages.md", "stages.svg"])?;
+        input.check_fits(&spec)?;
         let settings = AnalysisSettings {
             model: spec.name.clone(),
             data: input.identity.clone(),
@@ -129,6 +133,7 @@ impl StagesArgs {
             margin: self.margin,
         };
         check_folder(&self.out, &settings, self.force)?;
+        let _lock = FolderLock::acquire(&self.out)?;
         let mut samples = Split::stratified(&input.bundle.train, self.validation, SPLIT_SEED)?.validation;
         shuffle_indices(&mut samples, common.seed, STREAM);
         samples.truncate(self.limit);

@@ -9,7 +9,7 @@ mod explain;
 use std::fs;
 
 use check::{assert_axes_count, assert_reads_well, assert_self_contained};
-use common::{World, number, post_train_arguments};
+use common::{World, number, post_train_arguments, run_name};
 use serde_json::Value;
 
 const DATA: &str = "--data idx:data --classes 3 --threads 2";
@@ -87,7 +87,7 @@ fn a_report_compares_fairly_and_shows_repairs() {
     world.ok(&format!("eval --checkpoint c.safetensors {DATA} --json runs/clean.json"));
     world.ok(&format!("eval --checkpoint c.safetensors {DATA} --noise 0.3 --json runs/noisy.json"));
     // A run of the future has more fields than this program knows.
-    let name = "runs/joint/post-train_joint_conv1_alpha0.3_seed5.json";
+    let name = &format!("runs/joint/{}.json", run_name("joint_conv1_alpha0.3"));
     let mut record = world.json(name);
     record["settings"]["of_the_future"] = 1.into();
     record["of_the_future"] = serde_json::json!({"a": [1, 2]});

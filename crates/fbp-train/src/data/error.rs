@@ -34,7 +34,7 @@ pub enum DataError {
         file: String,
     },
     /// The operating system refused.
-    #[error("{}", path.display())]
+    #[error("cannot read {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -180,7 +180,7 @@ pub enum DataError {
         len: usize,
     },
     /// A parameter outside its documented range.
-    #[error("{name} = {value} is outside {range}")]
+    #[error("{name} = {value} is out of range: it takes {range}")]
     Parameter {
         /// Name of the setting.
         name: &'static str,

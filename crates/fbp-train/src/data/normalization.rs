@@ -41,11 +41,13 @@ impl Normalization {
             let (scale, shift) = ((1.0 / (255.0 * std)) as f32, (-mean / std) as f32);
             if !(f64::MIN_POSITIVE..f64::INFINITY).contains(&std) || !scale.is_normal() {
                 return Err(DataError::Parameter {
-                    name: "std", value: std, range: "(0, ∞) and 1 / std a normal f32"
+                    name: "std",
+                    value: std,
+                    range: "positive numbers that f32 can invert",
                 });
             }
             if !mean.is_finite() || !shift.is_finite() {
-                return Err(DataError::Parameter { name: "mean", value: mean, range: "finite" });
+                return Err(DataError::Parameter { name: "mean", value: mean, range: "finite numbers" });
             }
             affine.push((scale, shift));
         }

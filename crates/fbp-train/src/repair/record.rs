@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::change::WeightChange;
 use super::examples::RepairedExample;
 use crate::identity::DataIdentity;
+use crate::outputs::RunRecord;
 use crate::settings::Part;
 
 /// What a change of a layer is asked for.
@@ -51,6 +52,12 @@ pub struct RepairSettings {
     pub seed: u64,
     /// Whether the rival was run as well.
     pub rival: bool,
+    /// Most samples that are repaired; all that the choice names if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Time after which the search ends, in seconds; left out for a whole search.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<f64>,
 }
 
 /// Measures of one state of a network on the way.
@@ -152,4 +159,44 @@ pub struct RepairRecord {
     pub examples: Vec<RepairedExample>,
     /// Time of everything.
     pub seconds: f64,
+}
+
+/// Why fewer samples are right than were wanted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shortfall {
+    /// More could be had for a larger loss of accuracy: the cheapest state found with the most samples right.
+    Bound(StateMeasures),
+    /// No state that was looked at has more of them right.
+    Unreached,
+}
+
+impl RepairRecord {
+    /// Why the wanted share of the samples is not right, if it is not.
+    pub fn shortfall(&self) -> Option<Shortfall> {
+        if self.efficacy >= self.settings.efficacy {
+            return None;
+        }
+        let order = |a: &StateMeasures, b: &StateMeasures| {
+            a.efficacy.total_cmp(&b.efficacy).then(b.drawdown_validation.total_cmp(&a.drawdown_validation))
+        };
+        let most = self.candidates.iter().map(|candidate| candidate.measures).max_by(order);
+        match most {
+            Some(most) if most.efficacy > self.efficacy => Some(Shortfall::Bound(most)),
+            _ => Some(Shortfall::Unreached),
+        }
+    }
+}
+
+impl RunRecord for RepairRecord {
+    type Settings = RepairSettings;
+    const COMMAND: &'static str = "repair";
+    const WHAT: &'static str = "repair record";
+
+    fn settings(&self) -> &RepairSettings {
+        &self.settings
+    }
+
+    fn checkpoint_sha256(&self) -> &str {
+        &self.checkpoint_sha256_after
+    }
 }

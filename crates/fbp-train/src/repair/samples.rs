@@ -12,6 +12,9 @@ use crate::evaluate::EvalSet;
 /// Random stream for the choice of samples, apart from those of splits and epochs.
 const STREAM: u64 = u64::MAX - 1;
 
+/// Random stream for the choice among those.
+const LIMIT_STREAM: u64 = u64::MAX - 4;
+
 /// Which samples to repair or to explain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SampleChoice {
@@ -82,6 +85,26 @@ pub fn wrong_samples(
 }
 
 impl SampleChoice {
+    /// At most `limit` of the samples, drawn at random, ascending.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_some(
+        &self,
+        network: &Network,
+        origin: (SampleOrigin<'_>, &DataBundle),
+        candidates: &[usize],
+        (seed, limit): (u64, Option<usize>),
+    ) -> Result<Vec<usize>, TrainError> {
+        let mut samples = self.resolve(network, origin, candidates, seed)?;
+        if let Some(limit) = limit.filter(|limit| *limit < samples.len()) {
+            shuffle_indices(&mut samples, seed, LIMIT_STREAM);
+            samples.truncate(limit);
+            samples.sort_unstable();
+        }
+        Ok(samples)
+    }
+
     /// The samples among the images of `origin`, ascending; `wrong` and `class` choose among `candidates`.
     ///
     /// # Errors

@@ -2,6 +2,7 @@ use candle_core::{Device, Tensor};
 use faer::Mat;
 use fbp_models::Network;
 
+use super::deadline::Deadline;
 use super::origin::Given;
 use super::problem::{Metric, column_moment};
 use super::record::{Candidate, Demand, StateMeasures};
@@ -15,7 +16,7 @@ use crate::progress::Progress;
 /// Linearisations for each demand.
 pub(super) const ROUNDS: usize = 4;
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
-const RIVALS: usize = 4;
+pub(super) const RIVALS: usize = 4;
 /// Shares of a step, tried in turn until the loss on the validation part is within its bound.
 const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 /// Share of the margin by which more is asked for a sample that a state has not repaired.
@@ -23,7 +24,7 @@ const RAISE: f64 = 0.5;
 /// Training samples that are watched: their features are the data to be left alone.
 const WATCHED: usize = 10_000;
 /// Watched samples that become conditions, at most: the cost of a solve grows with the cube of their number.
-const GUARDS: usize = 400;
+pub(super) const GUARDS: usize = 400;
 /// Lead that they keep.
 const GUARD_MARGIN: f64 = 0.05;
 /// Samples that are evaluated at a time.
@@ -132,7 +133,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// All rounds for one demand, with the states that they come through.
+    /// All rounds for one demand, or those until a deadline, with the states that they come through.
     ///
     /// # Errors
     /// [`TrainError::Singular`] for data that are not finite.
@@ -140,6 +141,7 @@ impl<'a> Search<'a> {
         &self,
         demand: Demand,
         max_drawdown: f64,
+        deadline: Deadline,
         progress: &dyn Progress,
     ) -> Result<Vec<(Mat<f64>, Candidate)>, TrainError> {
         let Self { network, layer, old, subjects, .. } = self;
@@ -150,11 +152,15 @@ impl<'a> Search<'a> {
         let mut margins = vec![demand.margin; subjects.labels.len()];
         layer.set(network, old)?;
         for round in 1..=ROUNDS {
+            if deadline.is_over() {
+                break;
+            }
             let rows = subjects.rows(network, layer, &change, &margins, RIVALS)?;
             let guards = Subjects::new(layer, &self.watched, &guarded)?;
             let guard_margins = vec![GUARD_MARGIN; guarded.len()];
             let guard_rows = guards.rows(network, layer, &change, &guard_margins, 2)?;
-            let wanted = metric.smallest_change(layer, &[(subjects, &rows), (&guards, &guard_rows)], demand.slack)?;
+            let groups = [(subjects, &rows[..]), (&guards, &guard_rows[..])];
+            let wanted = metric.smallest_change(layer, &groups, demand.slack, deadline)?;
             let from = change.clone();
             for step in STEPS {
                 change = &from + faer::Scale(step) * (&wanted - &from);

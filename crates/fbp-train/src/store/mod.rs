@@ -24,6 +24,8 @@ pub use writer::{ShardContent, StageRows, StoreWriter};
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// Name of the statistics of a finished store.
 pub const REPORT_FILE: &str = "report.json";
+/// Name of the feature examples in a store's folder, and in a folder of runs.
+pub const EXAMPLES_FILE: &str = "examples.json";
 
 /// Name of the time that an unfinished store took so far.
 pub const TIME_FILE: &str = "time.json";

@@ -270,6 +270,11 @@ pub(super) fn digest<V: Serialize>(value: &V) -> String {
     text
 }
 
+/// Whether a text is such a digest.
+pub(super) fn is_digest(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 impl Builder<'_> {
     /// Adds the runs of one start and seed.
     fn add_runs(&mut self, start: &Start<'_>, seed: u64) -> Result<(), TrainError> {
@@ -333,9 +338,9 @@ impl Builder<'_> {
 /// Combination `number` of a table. What has no meaning for its mode gets the default, so that runs that do the same
 /// are the same.
 fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed: u64) -> Result<RunPlan, TrainError> {
-    let default = PostTrainOptions::default();
     let mut pick = Pick(number);
-    let objective = pick.from(&table.mode.0).unwrap_or(default.objective);
+    let objective = pick.from(&table.mode.0).unwrap_or(PostTrainOptions::default().objective);
+    let default = PostTrainOptions::of(objective);
     let stage = table.stage.as_ref().and_then(|list| pick.from(&list.0));
     let is_free = !matches!(objective, Objective::Full | Objective::Head);
     let stage = stage_of_mode(&start.network, objective, stage.as_deref().filter(|_| is_free))?;
@@ -349,7 +354,6 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         metric: pick.one(table.metric.as_ref(), targets.metric),
         ..targets
     };
-    let keep = if objective.is_published() { Keep::Last } else { Keep::Best };
     let mut options = PostTrainOptions {
         objective,
         alpha: if objective == Objective::Joint { alpha } else { 0.0 },
@@ -359,7 +363,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         learning_rate: pick.one(table.learning_rate.as_ref(), default.learning_rate),
         schedule: pick.one(table.schedule.as_ref(), default.schedule),
         weight_decay: pick.one(table.weight_decay.as_ref(), default.weight_decay) + 0.0,
-        keep: pick.one(table.keep.as_ref(), keep),
+        keep: pick.one(table.keep.as_ref(), default.keep),
         ema: table.ema.as_ref().and_then(|list| pick.from(&list.0)),
         validation,
         seed,

@@ -8,7 +8,7 @@ use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
 use super::config::SweepConfig;
-use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest};
+use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest, is_digest};
 use super::plan::{Plan, PlannedRun, TargetPlan, Task, describe};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
@@ -17,6 +17,7 @@ use crate::hash::bytes_sha256;
 use crate::identity::file_sha256;
 use crate::input::Input;
 use crate::json::{differences, read_json, write_json};
+use crate::outputs::record_path;
 use crate::progress::{Progress, Silent};
 use crate::settings::{Embedding, Metric, check};
 use crate::store::{StoreWriter, TargetStore};
@@ -161,13 +162,25 @@ impl Sweep {
         Err(TrainError::SweepRuns { failed, total: self.grid.runs.len(), first })
     }
 
-    /// Removes what a kill in the middle of a removal left of targets that are not to be kept.
+    /// Removes what a kill in the middle of a removal left of targets that are not to be kept. Folders whose names are no
+    /// digests are not from here.
     fn remove_targets(&self) -> Result<(), TrainError> {
         let folder = self.out.join("targets");
         if self.keep_targets || !folder.exists() {
             return Ok(());
         }
-        std::fs::remove_dir_all(&folder).map_err(TrainError::writing(folder))
+        let mut is_empty = true;
+        for entry in std::fs::read_dir(&folder).map_err(TrainError::reading(&folder))? {
+            let path = entry.map_err(TrainError::reading(&folder))?.path();
+            match path.is_dir() && path.file_name().is_some_and(|name| is_digest(&name.to_string_lossy())) {
+                true => std::fs::remove_dir_all(&path).map_err(TrainError::writing(&path))?,
+                false => is_empty = false,
+            }
+        }
+        match is_empty {
+            true => std::fs::remove_dir(&folder).map_err(TrainError::writing(folder)),
+            false => Ok(()),
+        }
     }
 
     fn check_subject(&self) -> Result<(), TrainError> {
@@ -279,7 +292,7 @@ impl Sweep {
 
     fn has_start(&self, start: &StartPlan) -> Result<bool, TrainError> {
         let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(true) };
-        let record: Option<PretrainRecord> = read_json(&start.file.with_extension("json"), "pretraining record")?;
+        let record: Option<PretrainRecord> = read_json(&record_path(&start.file), "pretraining record")?;
         Ok(record.is_some_and(|record| {
             record.settings == **settings
                 && file_sha256(&start.file).is_ok_and(|sha256| sha256 == record.checkpoint_sha256)
@@ -290,7 +303,7 @@ impl Sweep {
         let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(()) };
         let settings = PretrainSettings::clone(settings);
         let data = &self.start_input.as_ref().unwrap_or(&self.input).bundle;
-        pretrain_to_file(settings, data, &start.file, &start.file.with_extension("json"), &Silent)?;
+        pretrain_to_file(settings, data, &start.file, &record_path(&start.file), &Silent)?;
         Ok(())
     }
 

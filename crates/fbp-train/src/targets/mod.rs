@@ -77,13 +77,14 @@ impl TargetsOptions {
     /// Checks every field against its range.
     ///
     /// # Errors
-    /// [`TrainError::Parameter`] for a margin out of range, or a metric for targets that have none of their own.
+    /// [`TrainError::Parameter`] for a margin out of range, [`TrainError::Setting`] for a metric for targets that have none of their own.
     pub fn check(&self) -> Result<(), TrainError> {
         check("margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
         let has_metric = self.mode == TargetMode::Attainable && self.embedding == Embedding::Margin;
         if !self.metric.is_euclidean() && !has_metric {
-            let range = "euclidean, unless the targets are attainable and the embedding is margin";
-            return Err(TrainError::Parameter { name: "metric", value: self.metric.to_string(), range });
+            let reason = "needs targets that are attainable and the embedding margin: leave it out, or choose these";
+            let value = self.metric.to_string();
+            return Err(TrainError::Setting { name: "metric", value, reason: reason.into() });
         }
         Ok(())
     }

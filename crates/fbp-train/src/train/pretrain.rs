@@ -9,12 +9,11 @@ use super::pace::Pace;
 use super::record::{PretrainRecord, PretrainSettings};
 use super::source::Source;
 use crate::TrainError;
-use crate::atomic::write_atomic;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::EvalSet;
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
-use crate::json::write_json;
+use crate::outputs::write_run;
 use crate::progress::Progress;
 use crate::settings::{Schedule, check};
 
@@ -208,9 +207,7 @@ pub fn pretrain_to_file(
         seconds_per_epoch: result.seconds_per_epoch,
         seconds: begun.elapsed().as_secs_f64(),
     };
-    // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.
-    write_json(record_file, &record)?;
-    write_atomic(checkpoint_file, &bytes)?;
+    write_run(&record, (record_file, checkpoint_file), &bytes)?;
     Ok(record)
 }
 

@@ -32,7 +32,8 @@ const SEPARATOR: char = '+';
 pub(super) fn cut_names(network: &Network, names: Option<&str>) -> Result<String, TrainError> {
     let known = transitional_names(network);
     let Some(names) = names else {
-        let unknown = || TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() };
+        let reason = "the mode hierarchical cuts a network between stages, and this one has a single stage";
+        let unknown = || TrainError::Setting { name: "mode", value: "hierarchical".into(), reason: reason.into() };
         return if known.is_empty() { Err(unknown()) } else { Ok(known.join("+")) };
     };
     let wanted: Vec<&str> = names.split(SEPARATOR).collect();

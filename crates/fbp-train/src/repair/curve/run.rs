@@ -8,6 +8,7 @@ use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::identity::DataIdentity;
 use crate::progress::Progress;
+use crate::repair::deadline::Deadline;
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
 use crate::repair::record::{Demand, StateMeasures};
@@ -67,12 +68,13 @@ impl<'a> Curves<'a> {
         (start, checkpoint_sha256): (&'a Network, String),
         (data, identity): (&'a DataBundle, &DataIdentity),
         choice: &'a SampleChoice,
-        seed: u64,
+        (seed, limit): (u64, Option<usize>),
         progress: &'a dyn Progress,
     ) -> Result<Self, TrainError> {
-        let options = RepairOptions { seed, ..RepairOptions::default() };
+        let options = RepairOptions { seed, limit, ..RepairOptions::default() };
         let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-        let samples = choice.resolve(start, (SampleOrigin::default(), data), &split.train, seed)?;
+        let origin = (SampleOrigin::default(), data);
+        let samples = choice.resolve_some(start, origin, &split.train, (seed, limit))?;
         let subject = RepairSubject {
             samples: choice.to_string(),
             count: samples.len(),
@@ -172,7 +174,7 @@ impl<'a> Curves<'a> {
         let mut points = Vec::with_capacity(demands.len());
         for &demand in demands {
             let begun = Instant::now();
-            let states = search.run(demand, f64::INFINITY, self.progress)?;
+            let states = search.run(demand, f64::INFINITY, Deadline::default(), self.progress)?;
             let seconds = setup + begun.elapsed().as_secs_f64();
             if let Some((_, last)) = states.last() {
                 let method = RepairMethod::Repair { demand: Some(demand), round: last.round };
