@@ -7,6 +7,7 @@ use fbp_train::data::with_pixel_noise;
 use fbp_train::evaluate::{EvalRecord, EvalSet, FrozenRest, Measures, frozen_rest_accuracy};
 use fbp_train::identity::file_sha256;
 use fbp_train::store::TargetStore;
+use fbp_train::targets::cut_as;
 
 use crate::common::{CommonArgs, Out, say};
 use crate::data::TrainedDataArgs;
@@ -65,8 +66,9 @@ pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
             }
             .into());
         }
+        let cut = cut_as(network.duplicate()?, &store)?;
         for entry in &store.manifest().params.stages {
-            let accuracy = frozen_rest_accuracy(&network, &store, &entry.name)?;
+            let accuracy = frozen_rest_accuracy(&cut, &store, &entry.name)?;
             say(out, format_args!("on the targets of {}: {:.3} %", entry.name, 100.0 * accuracy))?;
             frozen_rest.push(FrozenRest { stage: entry.name.clone(), accuracy });
         }

@@ -11,8 +11,8 @@ use fbp_train::explain::{
 };
 use fbp_train::identity::file_sha256;
 use fbp_train::repair::SampleChoice;
-use fbp_train::settings::{Embedding, Part, TargetMode, check};
-use fbp_train::targets::{TargetsOptions, TargetsSource};
+use fbp_train::settings::{Effort, Embedding, Every, Part, TargetMode, check};
+use fbp_train::targets::{TargetsOptions, TargetsSource, cut_at_every};
 use fbp_train::train::ALL_STAGES;
 
 use crate::choices::choice;
@@ -62,6 +62,12 @@ pub(crate) struct ExplainArgs {
     /// How targets are found: jointly, layer by layer, or the published points
     #[arg(long, value_parser = choice::<TargetMode>(), default_value_t = TargetMode::Attainable)]
     targets: TargetMode,
+    /// How much is spent on nearer targets; quick is for deep networks
+    #[arg(long, value_parser = choice::<Effort>(), default_value_t = Effort::Thorough)]
+    effort: Effort,
+    /// Which features: those between stages, or those between all blocks
+    #[arg(long, value_parser = choice::<Every>(), default_value_t = Every::Stage)]
+    every: Every,
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -76,10 +82,12 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
+        effort: args.effort,
         ..TargetsOptions::default()
     };
     targets.check()?;
-    let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let mut checkpoint = Checkpoint::load(&args.checkpoint)?;
+    checkpoint.network = cut_at_every(checkpoint.network, args.every)?;
     let stages: Vec<String> = match &args.stage[..] {
         [all] if all == ALL_STAGES && checkpoint.network.stage_index(all).is_err() => Vec::new(),
         named => named.to_vec(),
@@ -112,6 +120,8 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
+        effort: args.effort,
+        every: args.every,
     };
     let (images, name) = match (&own, &input) {
         (Some(own), _) => (&own.images, "images given"),

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use fbp_models::{Checkpoint, checkpoint};
+use fbp_models::{Checkpoint, Network, checkpoint};
 use fbp_train::TrainError;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
@@ -11,7 +11,7 @@ use fbp_train::json::{read_json, write_json};
 use fbp_train::outputs::{RunFiles, RunRecord, check_copy, record_path};
 use fbp_train::settings::{Keep, Metric, Objective, Schedule, TargetPolicy};
 use fbp_train::store::{REPORT_FILE, TargetStore};
-use fbp_train::targets::{Example, TargetsReport};
+use fbp_train::targets::{Example, TargetsReport, cut_as};
 use fbp_train::train::{
     EXAMPLES_FILE, Goal, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
     TARGETS_FILE, check_policy, check_same_origin, find_finished, post_train, record_name, stage_of_mode,
@@ -136,8 +136,9 @@ impl PostTrainArgs {
 
 pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let options = args.options(common.seed)?;
-    let start = Checkpoint::load(&args.checkpoint)?;
+    let mut start = Checkpoint::load(&args.checkpoint)?;
     let mut metadata = start.kept_metadata()?;
+    start.network = cut(start.network, args, &options)?;
     let stage = stage_of_mode(&start.network, options.objective, args.stage.as_deref())?;
     check_policy(&start.network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
@@ -198,6 +199,14 @@ fn accuracy_text(record: &PostTrainRecord) -> String {
 }
 
 /// The targets, checked to belong to the checkpoint and the data.
+/// The network as it was cut when its targets were made.
+fn cut(network: Network, args: &PostTrainArgs, options: &PostTrainOptions) -> Result<Network, CliError> {
+    match args.targets.as_ref().filter(|_| options.objective.may_use_targets()) {
+        Some(folder) => Ok(cut_as(network, &TargetStore::open(folder)?)?),
+        None => Ok(network),
+    }
+}
+
 fn open_targets(
     args: &PostTrainArgs,
     options: &PostTrainOptions,

@@ -183,6 +183,13 @@ choice! {
     }
 }
 
+impl Every {
+    /// Whether it is the stages, which records leave out.
+    pub fn is_stage(&self) -> bool {
+        *self == Self::Stage
+    }
+}
+
 choice! {
     /// What post-training minimises, and over which weights.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

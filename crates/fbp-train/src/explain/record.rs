@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::change::ChannelChange;
 use super::{ExplainedSample, Explanation};
 use crate::identity::DataIdentity;
-use crate::settings::{Embedding, Part, TargetMode};
+use crate::settings::{Effort, Embedding, Every, Part, TargetMode};
 
 /// Name of the summary.
 pub const EXPLAIN_FILE: &str = "explain.json";
@@ -46,6 +46,12 @@ pub struct ExplainSettings {
     pub embedding: Embedding,
     /// Lead that the label should have.
     pub margin: f64,
+    /// How much is spent on nearer targets; left out for the thorough ones.
+    #[serde(default, skip_serializing_if = "Effort::is_thorough")]
+    pub effort: Effort,
+    /// Which features are explained; left out for those of the stages.
+    #[serde(default, skip_serializing_if = "Every::is_stage")]
+    pub every: Every,
 }
 
 /// Contents of `explain.json`.
