@@ -48,7 +48,7 @@ pub(crate) struct RepairArgs {
     samples: Option<SampleChoice>,
     #[command(flatten)]
     images: ImageArgs,
-    /// The stage whose last linear or convolutional layer may change
+    /// The layer that may change, by its path (layer4.1.conv2), or the stage whose last linear or convolutional layer it is
     #[arg(long, value_name = "NAME")]
     stage: String,
     /// Largest loss of accuracy on the validation part (drawdown), in percentage points

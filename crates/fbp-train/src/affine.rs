@@ -85,7 +85,14 @@ impl AffineLayer {
                 Err(TrainError::Setting { name: "stage", value: name.to_owned(), reason })
             }
             None => {
-                let place = network.place(name)?;
+                // What has no dots was meant as a stage.
+                let place = match network.place(name) {
+                    Err(_) if !name.contains('.') => {
+                        network.stage_index(name)?;
+                        network.place(name)?
+                    }
+                    place => place?,
+                };
                 let reason = format!(
                     "is a {} layer, and only a linear layer and a conv2d with groups = 1 can be solved for",
                     network.layer(&place)?.kind()
@@ -372,7 +379,8 @@ layers = [{ type = "flatten" }, { type = "linear", out_features = 3, bias = fals
         let network = Network::new(&fbp_models::zoo::spec("resnet20").unwrap(), 5).unwrap();
         assert_eq!(AffineLayer::of(&network, "layer3").unwrap().name(), "layer3.2.conv2");
         assert!(AffineLayer::of(&network, "layer3.2.bn2").unwrap_err().to_string().contains("batch_norm"));
-        assert!(AffineLayer::of(&network, "layer4").unwrap_err().to_string().contains("layer3.2.conv2"));
+        assert!(AffineLayer::of(&network, "layer4").unwrap_err().to_string().contains("layer1, layer2, layer3"));
+        assert!(AffineLayer::of(&network, "layer4.0").unwrap_err().to_string().contains("layer3.2.conv2"));
     }
 
     #[test]

@@ -77,12 +77,12 @@ impl RepairOptions {
 /// Time from which on a search says before it starts how long it will take, in seconds.
 const LONG: f64 = 10.0;
 
-/// Checks that a stage has a layer that can be repaired; needs no data.
+/// Checks that a stage has a layer that can be repaired, or that there is such a layer of this path; needs no data.
 ///
 /// # Errors
-/// [`TrainError::Model`] for an unknown stage, [`TrainError::Setting`] for one without such a layer.
+/// [`TrainError::Model`] for an unknown stage or layer, [`TrainError::Setting`] for a stage without such a layer or a layer of
+/// another kind.
 pub fn check_repairable(network: &Network, stage: &str) -> Result<(), TrainError> {
-    network.stage_index(stage)?;
     AffineLayer::of(network, stage).map(|_| ())
 }
 
