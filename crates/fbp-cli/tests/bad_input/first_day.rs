@@ -20,7 +20,7 @@ fn no_result_replaces_another_file() {
     world.fails(&format!("{eval} c.json"), &["c.json", "not a result of `fbp eval --json`", "another --json file"]);
     assert_eq!(fs::read(world.path("c.json")).unwrap(), record);
     // Neither may it replace the result of another command, nor a record that looks like its own result.
-    world.ok(&format!("models --json m.json"));
+    world.ok("models --json m.json");
     world.fails(&format!("{eval} m.json"), &["m.json", "not a result"]);
     let again = format!("pretrain --model small.toml {DATA} --epochs 1 --batch 32 --out d.safetensors --json");
     world.fails(&format!("{again} c.json"), &["c.json", "not a result"]);
