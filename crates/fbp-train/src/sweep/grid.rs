@@ -203,7 +203,10 @@ fn starts(config: &SweepConfig) -> Result<Vec<Start<'_>>, TrainError> {
                 }
                 let checkpoint = Checkpoint::load(file)?;
                 if checkpoint.preprocessing.is_none() {
-                    tracing::warn!(start = table.name, "its checkpoint tells no normalisation: that of the data is used");
+                    tracing::warn!(
+                        start = table.name,
+                        "its checkpoint tells no normalisation: that of the data is used"
+                    );
                 }
                 (checkpoint.network, Some(file_sha256(file)?))
             }
