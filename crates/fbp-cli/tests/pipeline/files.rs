@@ -207,15 +207,8 @@ fn test_images_and_own_images_are_repaired_and_judged_by_the_others() {
     let own = world.json("own-repaired.json");
     assert_eq!((&own["efficacy"], &own["settings"]["samples"]), (&record["efficacy"], &"all".into()));
     assert_eq!(own["settings"]["own"]["name"], "own.safetensors");
-    let weights = |name: &str| {
-        Checkpoint::load(&world.path(name))
-            .unwrap()
-            .network
-            .state()
-            .map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(weights("own-repaired.safetensors"), weights("test.safetensors"));
+    let [one, other] = ["own-repaired.safetensors", "test.safetensors"].map(|name| fs::read(world.path(name)).unwrap());
+    assert!(one == other, "the same images give the same repair");
     world.fails(&format!("{common} --image none.png --label 1 --out x.safetensors"), &["none.png"]);
     world.fails(
         &format!("{common} --image own.safetensors --label 3 --out x.safetensors"),
