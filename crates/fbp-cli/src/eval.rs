@@ -137,6 +137,7 @@ fn print_classes(test: &Measures, names: &[String], out: Out<'_>) -> Result<(), 
         let right = percent(test.per_class[class].unwrap_or(0.0));
         rows.push(vec![class_name(class, names), count.to_string(), right, taken]);
     }
+    say(out, format_args!(""))?;
     print_table(&rows, out)?;
     if all > LISTED {
         say(out, format_args!("the {LISTED} of {all} classes with the least right; all of them are in --json"))?;
@@ -153,5 +154,6 @@ fn print_confusion(test: &Measures, names: &[String], out: Out<'_>) -> Result<()
         let counts = row.iter().map(usize::to_string);
         rows.push(std::iter::once(class_name(class, names)).chain(counts).collect());
     }
+    say(out, format_args!(""))?;
     print_table(&rows, out)
 }

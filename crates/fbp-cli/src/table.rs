@@ -20,8 +20,8 @@ pub(crate) fn print_table(rows: &[Vec<String>], out: Out<'_>) -> Result<(), CliE
     Ok(())
 }
 
-/// The lines of a table, none of them longer than `width`, unless the first column and one more are.
-fn lines(rows: &[Vec<String>], width: usize) -> Vec<String> {
+/// The lines of a table, none of them longer than `room`, unless the first column and one more are.
+fn lines(rows: &[Vec<String>], room: usize) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
@@ -32,7 +32,7 @@ fn lines(rows: &[Vec<String>], width: usize) -> Vec<String> {
     while next < columns || lines.is_empty() {
         let first = next;
         let mut taken = widths.first().copied().unwrap_or(0);
-        while next < columns && (next == first || taken + GAP + widths[next] <= width) {
+        while next < columns && (next == first || taken + GAP + widths[next] <= room) {
             taken += GAP + widths[next];
             next += 1;
         }
@@ -42,9 +42,9 @@ fn lines(rows: &[Vec<String>], width: usize) -> Vec<String> {
         for row in rows {
             let name = cell(row, 0);
             let mut line = format!("{name}{}", " ".repeat(widths[0] - measure_text_width(&name)));
-            for column in first..next {
+            for (column, width) in widths.iter().enumerate().take(next).skip(first) {
                 let text = cell(row, column);
-                line += &" ".repeat(GAP + widths[column] - measure_text_width(&text));
+                line += &" ".repeat(GAP + width - measure_text_width(&text));
                 line += &text;
             }
             lines.push(line.trim_end().to_owned());

@@ -5,7 +5,7 @@ use fbp_train::data::FASHION_MNIST_CLASSES;
 /// Columns from which on a table becomes a list where the screen is narrow.
 const MANY: usize = 6;
 /// Signs from which on a cell may be broken into lines.
-const LONG: usize = 15;
+const LONG: usize = 16;
 
 /// Text as HTML: names come from files and may hold anything.
 pub(crate) fn escape(text: &str) -> String {

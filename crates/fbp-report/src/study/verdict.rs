@@ -5,6 +5,9 @@ use super::rows::Rows;
 use crate::page::{points, signed};
 use crate::statistics::PairedComparison;
 
+/// Pairs below which nothing can be told.
+const FEW: usize = 3;
+
 /// A statement about one comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Verdict {
@@ -73,7 +76,7 @@ pub(super) fn overall(rows: &Rows<'_, '_>) -> Option<Verdict> {
         Shown::Loss => {
             format!("<b>A loss:</b> the targets end at {figures} against tuned fine-tuning. Here, fine-tune instead.")
         }
-        Shown::Nothing if found.pairs < 3 => {
+        Shown::Nothing if found.pairs < FEW => {
             format!("<b>Too few runs to tell:</b> {figures} against tuned fine-tuning. Run more seeds.")
         }
         Shown::Nothing => format!(
@@ -89,7 +92,10 @@ pub(super) fn overall(rows: &Rows<'_, '_>) -> Option<Verdict> {
             points(easy.mean)
         );
     }
-    if let Some(case) = case_of(method, rows, shown) {
+    // What cannot be told needs no cause.
+    if found.pairs >= FEW
+        && let Some(case) = case_of(method, rows, shown)
+    {
         text += "</p><p>";
         text += &case;
     }

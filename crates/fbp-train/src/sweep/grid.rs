@@ -201,7 +201,14 @@ fn starts<'c>(config: &'c SweepConfig, data: &Input) -> Result<Vec<Start<'c>>, T
                 if let Some(key) = table.pretraining_key() {
                     return Err(wrong(format!("{key} has no meaning beside a checkpoint; leave it out")));
                 }
-                (Checkpoint::load(file)?.network, Some(file_sha256(file)?))
+                let checkpoint = Checkpoint::load(file)?;
+                if checkpoint.preprocessing.is_none() {
+                    tracing::warn!(
+                        start = table.name,
+                        "its checkpoint tells no normalisation: that of the data is used"
+                    );
+                }
+                (checkpoint.network, Some(file_sha256(file)?))
             }
             None => {
                 let model = table.model.as_ref().or(config.model.as_ref());
