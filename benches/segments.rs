@@ -27,11 +27,10 @@ const EPOCHS: usize = 8;
 
 fn spec() -> NetworkSpec {
     let hidden = |name: &str, first: Option<LayerSpec>| {
-        let layers = first.into_iter().chain([LayerSpec::linear(WIDTH), LayerSpec::Relu {}]).collect();
-        StageSpec { name: name.into(), layers }
+        StageSpec::new(name, first.into_iter().chain([LayerSpec::linear(WIDTH), LayerSpec::Relu {}]))
     };
     let mut second = hidden("second", None);
-    second.layers.push(LayerSpec::linear(10));
+    second.layers.push(LayerSpec::linear(10).into());
     let stages = vec![hidden("first", Some(LayerSpec::Flatten {})), second];
     NetworkSpec { name: "two-halves".into(), input: [2, 16, 16], classes: 10, stages }
 }
@@ -50,7 +49,7 @@ fn data() -> DataBundle {
     };
     let train = part(SAMPLES);
     let normalization = Normalization::from_images(&train).unwrap();
-    DataBundle { train, test: part(500), normalization, folder: "none".into() }
+    DataBundle { train, test: part(500), normalization, folder: "none".into(), class_names: Vec::new() }
 }
 
 fn segments(c: &mut Criterion) {

@@ -84,6 +84,10 @@ impl Demo {
     fn reconstruct(&self) -> Result<Vec<String>, TaskError> {
         let (checkpoint, targets) = (text(&self.checkpoint)?, text(&self.targets)?);
         let report = self.out.join("targets.json");
+        // Of an earlier demo, maybe of a version that did not mark its results: a command replaces marked ones alone.
+        if report.exists() {
+            fs::remove_file(&report).map_err(TaskError::at(&report))?;
+        }
         let arguments = ["targets", "--checkpoint", checkpoint, "--data", DATA, "--margin", MARGIN, "--out", targets];
         self.fbp(&[&arguments[..], &["--json", text(&report)?]].concat())?;
         let value = read_json(&report)?;

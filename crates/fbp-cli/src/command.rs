@@ -1,10 +1,14 @@
 //! The command line. Nothing here prints; the caller gives the streams.
 
-use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
-use crate::common::{CommonArgs, Out};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::common::{CommonOptions, Out};
 use crate::error::CliError;
-use crate::{analyse, eval, explain, post_train, pretrain, repair, report, sweep, targets};
+use crate::{
+    analyse, eval, explain, export, import, look_up, post_train, predict, pretrain, repair, report, sweep, targets,
+};
 
 /// Computes what the features of a network should have been, and trains with it.
 #[derive(Debug, Parser)]
@@ -14,56 +18,99 @@ use crate::{analyse, eval, explain, post_train, pretrain, repair, report, sweep,
     cargo fbp targets --checkpoint c.safetensors --data fashion-mnist --margin 1 --out t/\n  \
     cargo fbp post-train --checkpoint c.safetensors --targets t/ --data fashion-mnist --stage conv1 --alpha 0.3 --out runs/\n  \
     cargo fbp report --runs runs/ --out runs/\n\n\
+    Exit status: 0 if it did what was asked, 1 with an error in words, 2 for a command line that cannot be understood; \
+    see also fbp repair.\n\n\
     RUST_LOG=info (or debug) shows what happens inside.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    common: CommonArgs,
+    common: CommonOptions,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Import(import::ImportArgs),
     Pretrain(pretrain::PretrainArgs),
     Targets(targets::TargetsArgs),
     PostTrain(post_train::PostTrainArgs),
     Eval(eval::EvalArgs),
+    Predict(predict::PredictArgs),
     Explain(explain::ExplainArgs),
     Analyse(analyse::AnalyseArgs),
     Repair(repair::RepairArgs),
+    Export(export::ExportArgs),
     Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
+    Models(look_up::ModelsArgs),
+    Layers(look_up::LayersArgs),
+    Completions(look_up::CompletionsArgs),
 }
 
-/// Runs one command; its result goes to `out`, its progress to the standard error stream.
+impl Command {
+    /// What is typed to run it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Import(_) => "import",
+            Self::Export(_) => "export",
+            Self::Predict(_) => "predict",
+            Self::Pretrain(_) => "pretrain",
+            Self::Targets(_) => "targets",
+            Self::PostTrain(_) => "post-train",
+            Self::Eval(_) => "eval",
+            Self::Explain(_) => "explain",
+            Self::Analyse(args) => args.name(),
+            Self::Repair(_) => "repair",
+            Self::Sweep(_) => "sweep",
+            Self::Report(_) => "report",
+            Self::Models(_) => "models",
+            Self::Layers(_) => "layers",
+            Self::Completions(_) => "completions",
+        }
+    }
+}
+
+/// Runs one command and gives its exit status; its result goes to `out`, its progress to the standard error stream.
 ///
 /// # Errors
 /// Everything that keeps a command from doing what was asked.
-pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<(), CliError> {
-    cli.common.check_json()?;
+pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<ExitCode, CliError> {
+    let Cli { command, common } = cli;
     let mut pool = rayon::ThreadPoolBuilder::new();
-    if let Some(threads) = cli.common.threads {
+    if let Some(threads) = common.threads {
         pool = pool.num_threads(usize::from(threads));
     }
     let pool = pool.build()?;
-    let Cli { command, common } = cli;
-    pool.install(|| match command {
-        Command::Pretrain(args) => pretrain::run(&args, &common, out),
-        Command::Targets(args) => targets::run(&args, &common, out),
-        Command::PostTrain(args) => post_train::run(&args, &common, out),
-        Command::Eval(args) => eval::run(&args, &common, out),
-        Command::Explain(args) => explain::run(&args, &common, out),
-        Command::Analyse(args) => analyse::run(&args, &common, out),
-        Command::Repair(args) => repair::run(&args, &common, out),
-        Command::Sweep(args) => sweep::run(&args, &common, out),
-        Command::Report(args) => report::run(&args, &common, out),
-    })
+    let common = common.open(command.name())?;
+    let mut stderr = std::io::stderr();
+    // The standard output is for the result alone if it goes there.
+    let out: Out<'_> = if common.json.is_stdout() { &mut stderr } else { out };
+    let run = || {
+        let done = match command {
+            // Its status tells more.
+            Command::Repair(args) => return repair::run(&args, &common, out),
+            Command::Import(args) => import::run(&args, &common, out),
+            Command::Export(args) => export::run(&args, &common, out),
+            Command::Predict(args) => predict::run(&args, &common, out),
+            Command::Pretrain(args) => pretrain::run(&args, &common, out),
+            Command::Targets(args) => targets::run(&args, &common, out),
+            Command::PostTrain(args) => post_train::run(&args, &common, out),
+            Command::Eval(args) => eval::run(&args, &common, out),
+            Command::Explain(args) => explain::run(&args, &common, out),
+            Command::Analyse(args) => analyse::run(&args, &common, out),
+            Command::Sweep(args) => sweep::run(&args, &common, out),
+            Command::Report(args) => report::run(&args, &common, out),
+            Command::Models(args) => look_up::models(&args, &common, out),
+            Command::Layers(args) => look_up::layers(&args, &common, out),
+            Command::Completions(args) => look_up::completions(&args, Cli::command(), &common, out),
+        };
+        done.map(|()| ExitCode::SUCCESS)
+    };
+    pool.install(run)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

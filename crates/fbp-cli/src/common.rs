@@ -1,47 +1,57 @@
 //! What every command takes, and where it writes.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_train::TrainError;
-use fbp_train::atomic::{folder_of, prepare_folder};
-use fbp_train::json::write_json;
 
 use crate::error::CliError;
+use crate::json_output::JsonOutput;
 
-/// What every command takes.
+/// The options that every command takes.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct CommonArgs {
+pub(crate) struct CommonOptions {
     /// Worker threads; all cores by default
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Seed of everything random: starting weights and the order of the samples
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Write the result as JSON
-    #[arg(long, global = true, value_name = "FILE")]
+    seed: u64,
+    /// Write the result as JSON; - is the standard output, which then holds nothing else
+    #[arg(long, global = true, value_name = "FILE|-")]
     json: Option<PathBuf>,
 }
 
-impl CommonArgs {
-    /// Finds out before the work whether its result can be written, and refuses to replace anything but a result.
-    pub(crate) fn check_json(&self) -> Result<(), CliError> {
-        let Some(path) = &self.json else { return Ok(()) };
-        prepare_folder(&folder_of(path))?;
-        match std::fs::read(path) {
-            Ok(text) if serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_err() => {
-                let range = "a new file or one with an earlier result; this one holds something else";
-                Err(TrainError::Parameter { name: "json", value: path.display().to_string(), range }.into())
-            }
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error).into()),
-            _ => Ok(()),
-        }
-    }
+/// What those options ask for.
+#[derive(Debug)]
+pub(crate) struct CommonArgs {
+    pub(crate) seed: u64,
+    pub(crate) json: JsonOutput,
+    command: &'static str,
+}
 
+impl CommonOptions {
+    /// Opens the outputs that every command has.
+    pub(crate) fn open(&self, command: &'static str) -> Result<CommonArgs, CliError> {
+        Ok(CommonArgs { seed: self.seed, json: JsonOutput::open(self.json.as_deref(), command)?, command })
+    }
+}
+
+impl CommonArgs {
     /// Writes the result where `--json` says.
     pub(crate) fn write_json<R: serde::Serialize>(&self, result: &R) -> Result<(), CliError> {
-        self.json.as_deref().map_or(Ok(()), |path| Ok(write_json(path, result)?))
+        self.json.write(self.command, result)
+    }
+
+    /// Refuses a `--json` in a folder of the command by a name that the command uses itself.
+    pub(crate) fn keep_json_apart<N: AsRef<str>>(
+        &self,
+        folder: &Path,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<(), CliError> {
+        let files: Vec<PathBuf> = names.into_iter().map(|name| folder.join(name.as_ref())).collect();
+        self.json.keep_apart(files.iter().map(PathBuf::as_path), "another result of this command")
     }
 }
 
@@ -54,5 +64,19 @@ pub(crate) fn say(out: Out<'_>, line: std::fmt::Arguments<'_>) -> Result<(), Cli
         // The reader of a pipe has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written.map_err(TrainError::writing("standard output"))?),
+    }
+}
+
+/// Whether a file that a command wants to write is there already with the same contents; one with others is left alone,
+/// unless `force`.
+pub(crate) fn is_written(path: &Path, bytes: &[u8], force: bool) -> Result<bool, CliError> {
+    match std::fs::read(path) {
+        Ok(found) if found == bytes => Ok(true),
+        Ok(_) if !force => {
+            let range = "new files: this one holds something else; --force replaces it";
+            Err(TrainError::Parameter { name: "out", value: path.display().to_string(), range }.into())
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error).into()),
+        _ => Ok(false),
     }
 }

@@ -1,18 +1,26 @@
 //! The options that say which data to use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use fbp_models::{Checkpoint, Network};
 use fbp_train::TrainError;
-use fbp_train::data::DropClass;
-use fbp_train::input::{DataRequest, Input};
+use fbp_train::data::{Dataset, DropClass, read_own};
+use fbp_train::identity::DataIdentity;
+use fbp_train::input::{DataRequest, Input, NormalizationOrigin};
+use fbp_train::progress::Progress;
+use fbp_train::repair::SampleOrigin;
+use fbp_train::settings::Part;
+
+use crate::choices::choice;
+use crate::progress::Stderr;
 
 /// Which data to use.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
     /// fashion-mnist, fashion-mnist-mini (ships with the repository), or idx:FOLDER with the four IDX files of MNIST
-    #[arg(long, value_name = "NAME|idx:FOLDER")]
-    data: String,
+    #[arg(long, value_name = "NAME|idx:FOLDER", required = true)]
+    data: Option<String>,
     /// Folder with the named data sets, each in a folder of its own
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -40,7 +48,7 @@ impl DataArgs {
     /// Loads the data.
     pub(crate) fn load(&self) -> Result<Input, TrainError> {
         let request = DataRequest {
-            name: self.data.clone(),
+            name: self.data.clone().unwrap_or_default(),
             data_dir: self.data_dir.clone(),
             train_size: self.train_size,
             classes: self.classes,
@@ -50,5 +58,80 @@ impl DataArgs {
             data_seed: self.data_seed,
         };
         request.load()
+    }
+}
+
+/// Which data to use with a network that is there already: prepared as it wants them.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TrainedDataArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Normalise images by the mean and deviation of these data, and not as in the training of the network
+    #[arg(long)]
+    renormalise: bool,
+}
+
+impl TrainedDataArgs {
+    /// Loads the data for the network of a checkpoint file.
+    pub(crate) fn load(&self, file: &Path, checkpoint: &Checkpoint) -> Result<Input, TrainError> {
+        let mut input = self.data.load()?;
+        input.check_fits(checkpoint.network.spec())?;
+        if input.prepare_for(checkpoint, self.renormalise)? == NormalizationOrigin::Unknown {
+            Stderr::default().note(&format!(
+                "{} does not tell how its images were normalised, so the mean and deviation of {} are used",
+                file.display(),
+                input.identity.name
+            ));
+        }
+        Ok(input)
+    }
+
+    /// Loads the data for a network that is yet to be trained, which will want them as they are.
+    pub(crate) fn load_untrained(&self) -> Result<Input, TrainError> {
+        self.data.load()
+    }
+
+    /// Whether data are named.
+    pub(crate) fn is_named(&self) -> bool {
+        self.data.data.is_some()
+    }
+}
+
+/// Which images samples are chosen from.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// Choose among the training images or the test images
+    #[arg(long, value_parser = choice::<Part>(), default_value_t = Part::Train)]
+    pub(crate) part: Part,
+    /// Take images of your own: PNG files of the network's size, or one .safetensors file with a tensor `inputs` (U8: pixels,
+    /// F32: as the network takes them) and maybe `labels`; may be given several times
+    #[arg(long, value_name = "FILE", conflicts_with = "part")]
+    image: Vec<PathBuf>,
+    /// Right class of the image, counted from 0; once for all images or once for each
+    #[arg(long, value_name = "CLASS", requires = "image")]
+    label: Vec<u8>,
+}
+
+/// Images of one's own with what tells them apart from others.
+pub(crate) struct OwnImages {
+    pub(crate) images: Dataset,
+    pub(crate) identity: DataIdentity,
+}
+
+impl ImageArgs {
+    /// The images of one's own, if any are named.
+    pub(crate) fn own(&self, network: &Network) -> Result<Option<OwnImages>, TrainError> {
+        if self.image.is_empty() {
+            return Ok(None);
+        }
+        let spec = network.spec();
+        let images = read_own(&self.image, &self.label, spec.input_dims().shape, spec.classes)?;
+        let (name, sha256, samples) = (images.name().to_owned(), images.sha256(), images.len());
+        Ok(Some(OwnImages { images, identity: DataIdentity { name, sha256, samples } }))
+    }
+
+    /// Where samples are chosen from.
+    pub(crate) fn origin<'a>(&self, own: Option<&'a OwnImages>) -> SampleOrigin<'a> {
+        own.map_or(SampleOrigin::Part(self.part), |own| SampleOrigin::Own(&own.images))
     }
 }

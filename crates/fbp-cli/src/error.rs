@@ -1,6 +1,7 @@
 //! Errors as the command line tells them.
 
 use clap::Command;
+use fbp_models::ModelError;
 use fbp_report::ReportError;
 use fbp_train::{TrainError, one_line};
 
@@ -33,10 +34,11 @@ impl CliError {
         }
     }
 
-    /// The error in one line, for the command that was typed: settings are called as its options are, and what an option
-    /// of it can mend is said.
-    pub(crate) fn line(&self, command: &Command) -> String {
-        let mut line = one_line(self);
+    /// The error for the command that was typed, in one line unless it shows a place in a file: settings are called as its
+    /// options are, and what an option of it can mend is said.
+    pub(crate) fn text(&self, command: &Command) -> String {
+        let shows_a_place = self.train().is_some_and(TrainError::shows_a_place);
+        let mut line = if shows_a_place { fbp_train::text(self) } else { one_line(self) };
         let Some(error) = self.train() else { return line };
         if let Some(setting) = error.setting() {
             let option = setting.replace('_', "-");
@@ -44,8 +46,19 @@ impl CliError {
                 line = format!("--{option}{rest}");
             }
         }
+        if has(command, "out") {
+            line = line.replace("another place for the results", "another --out");
+        }
+        if let TrainError::Foreign { command, .. } = error
+            && command.ends_with("--json")
+        {
+            line = line.replace("another --out", "another --json file").replace("place for the results", "--json file");
+        }
         if error.is_in_the_way() && has(command, "force") {
             line.push_str(", or replace what is there with --force");
+        }
+        if let TrainError::Model(ModelError::UnknownModel { .. }) = error {
+            line.push_str(" (`fbp models` describes them; a name that ends in .toml is a file of your own)");
         }
         line
     }
@@ -66,16 +79,16 @@ mod tests {
     fn line(command: &str, error: TrainError) -> String {
         let mut whole = Cli::command();
         whole.build();
-        CliError::from(error).line(whole.find_subcommand(command).unwrap())
+        CliError::from(error).text(whole.find_subcommand(command).unwrap())
     }
 
     #[test]
     fn settings_are_called_as_the_options_of_the_command() {
         let error = || TrainError::Parameter { name: "learning_rate", value: "0".into(), range: "(0, 1]" };
-        assert_eq!(line("pretrain", error()), "--learning-rate = 0 is outside (0, 1]");
-        assert_eq!(line("report", error()), "learning_rate = 0 is outside (0, 1]");
+        assert_eq!(line("pretrain", error()), "--learning-rate = 0 is out of range: it takes (0, 1]");
+        assert_eq!(line("report", error()), "learning_rate = 0 is out of range: it takes (0, 1]");
         let error = TrainError::Parameter { name: "json", value: "x".into(), range: "y" };
-        assert_eq!(line("report", error), "--json = x is outside y");
+        assert_eq!(line("report", error), "--json = x is out of range: it takes y");
     }
 
     #[test]

@@ -4,15 +4,24 @@ use clap::Args;
 use fbp_models::Checkpoint;
 use fbp_train::TrainError;
 use fbp_train::data::with_pixel_noise;
-use fbp_train::evaluate::{EvalRecord, EvalSet, FrozenRest, frozen_rest_accuracy};
+use fbp_train::evaluate::{EvalRecord, EvalSet, FrozenRest, Measures, frozen_rest_accuracy};
 use fbp_train::identity::file_sha256;
 use fbp_train::store::TargetStore;
+use fbp_train::targets::cut_as;
 
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
+use crate::table::print_table;
 
-/// Accuracy of a checkpoint, and of its frozen rest on target features
+/// Guesses that count, if there are more classes than that.
+const TOP_K: usize = 5;
+/// Most classes that are listed; of more, those with the least right are.
+const LISTED: usize = 20;
+
+/// Accuracy, loss and confusions of a checkpoint, and the accuracy of its frozen rest on target features
+///
+/// Images are normalised as in the training of the network, which its checkpoint tells.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp eval --checkpoint c.safetensors --data fashion-mnist --targets t/")]
 pub(crate) struct EvalArgs {
@@ -20,24 +29,32 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Also feed the targets of this folder into the stages above them
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
     /// Add normal noise to the pixels of the test images; 1 is the difference of black and white
     #[arg(long, value_name = "SIGMA", default_value_t = 0.0, allow_negative_numbers = true)]
     noise: f64,
+    /// Also count an image as right if its class is among so many best guesses [default: 5, if there are more classes]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Show how many test images of each class were taken for which
+    #[arg(long)]
+    confusion: bool,
 }
 
 pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
-    let network = Checkpoint::load(&args.checkpoint)?.network;
-    let mut input = args.data.load()?;
+    let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let mut input = args.data.load(&args.checkpoint, &checkpoint)?;
+    let network = checkpoint.network;
     input.bundle.test = with_pixel_noise(&input.bundle.test, args.noise, common.seed)?;
-    let (train, test) = (&input.bundle.train, &input.bundle.test);
-    let accuracy = |data| EvalSet::new(data, &input.bundle.normalization, None)?.accuracy(&network);
-    let (train_accuracy, test_accuracy) = (accuracy(train)?, accuracy(test)?);
-    say(out, format_args!("training accuracy {:.2} %", 100.0 * train_accuracy))?;
-    say(out, format_args!("test accuracy     {:.2} %", 100.0 * test_accuracy))?;
+    let bundle = &input.bundle;
+    let top_k = args.top_k.unwrap_or(TOP_K.min(network.spec().classes));
+    let measure = |data| EvalSet::new(data, &bundle.normalization, None)?.measure(&network, top_k);
+    let (train, test) = (measure(&bundle.train)?, measure(&bundle.test)?);
+    say(out, format_args!("training accuracy {:.2} %", 100.0 * train.accuracy))?;
+    say(out, format_args!("test accuracy     {:.2} %", 100.0 * test.accuracy))?;
     let mut frozen_rest = Vec::new();
     if let Some(folder) = &args.targets {
         let store = TargetStore::open(folder)?;
@@ -49,11 +66,17 @@ pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
             }
             .into());
         }
+        let cut = cut_as(network.duplicate()?, &store)?;
         for entry in &store.manifest().params.stages {
-            let accuracy = frozen_rest_accuracy(&network, &store, &entry.name)?;
+            let accuracy = frozen_rest_accuracy(&cut, &store, &entry.name)?;
             say(out, format_args!("on the targets of {}: {:.3} %", entry.name, 100.0 * accuracy))?;
             frozen_rest.push(FrozenRest { stage: entry.name.clone(), accuracy });
         }
+    }
+    print_measures(&train, &test, out)?;
+    print_classes(&test, &bundle.class_names, out)?;
+    if args.confusion {
+        print_confusion(&test, &bundle.class_names, out)?;
     }
     common.write_json(&EvalRecord {
         model: network.spec().name.clone(),
@@ -62,8 +85,73 @@ pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         seed: common.seed,
         noise: args.noise,
-        train_accuracy,
-        test_accuracy,
+        train_accuracy: train.accuracy,
+        test_accuracy: test.accuracy,
+        train: Some(train),
+        test: Some(test),
+        class_names: bundle.class_names.clone(),
+        normalization: Some(bundle.normalization.clone()),
         frozen_rest,
     })
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+fn print_measures(train: &Measures, test: &Measures, out: Out<'_>) -> Result<(), CliError> {
+    let row = |name: &str, of: &dyn Fn(&Measures) -> String| vec![name.to_owned(), of(train), of(test)];
+    let mut rows = vec![
+        vec![String::new(), "training".into(), "test".into()],
+        row("images", &|measures| measures.samples.to_string()),
+        row("loss (cross-entropy)", &|measures| format!("{:.4}", measures.loss)),
+    ];
+    if test.top_k.k < test.per_class.len() {
+        let name = format!("right among {} guesses", test.top_k.k);
+        rows.push(row(&name, &|measures| percent(measures.top_k.accuracy)));
+    }
+    print_table(&rows, out)
+}
+
+/// `3 dress`, or the number alone.
+fn class_name(class: usize, names: &[String]) -> String {
+    names.get(class).map_or_else(|| class.to_string(), |name| format!("{class} {name}"))
+}
+
+/// Every class, or the worst ones of many, with what it is taken for most often.
+fn print_classes(test: &Measures, names: &[String], out: Out<'_>) -> Result<(), CliError> {
+    let mut order: Vec<usize> = (0..test.per_class.len()).filter(|&class| test.per_class[class].is_some()).collect();
+    let all = order.len();
+    if all > LISTED {
+        order.sort_by(|&a, &b| test.per_class[a].unwrap_or(1.0).total_cmp(&test.per_class[b].unwrap_or(1.0)));
+        order.truncate(LISTED);
+    }
+    let mut rows = vec![["class (test images)", "images", "right", "most often taken for"].map(str::to_owned).to_vec()];
+    for class in order {
+        let row = &test.confusion[class];
+        let count: usize = row.iter().sum();
+        let other = (0..row.len()).filter(|&other| other != class).max_by_key(|&other| (row[other], row.len() - other));
+        let taken = other.filter(|&other| row[other] > 0).map_or("–".into(), |other| {
+            format!("{} ({})", class_name(other, names), percent(row[other] as f64 / count as f64))
+        });
+        let right = percent(test.per_class[class].unwrap_or(0.0));
+        rows.push(vec![class_name(class, names), count.to_string(), right, taken]);
+    }
+    print_table(&rows, out)?;
+    if all > LISTED {
+        say(out, format_args!("the {LISTED} of {all} classes with the least right; all of them are in --json"))?;
+    }
+    Ok(())
+}
+
+fn print_confusion(test: &Measures, names: &[String], out: Out<'_>) -> Result<(), CliError> {
+    let classes = test.confusion.len();
+    let heading =
+        std::iter::once("class, and what it was taken for".to_owned()).chain((0..classes).map(|c| c.to_string()));
+    let mut rows = vec![heading.collect::<Vec<_>>()];
+    for (class, row) in test.confusion.iter().enumerate() {
+        let counts = row.iter().map(usize::to_string);
+        rows.push(std::iter::once(class_name(class, names)).chain(counts).collect());
+    }
+    print_table(&rows, out)
 }

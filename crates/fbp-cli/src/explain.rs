@@ -1,17 +1,23 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_models::Checkpoint;
-use fbp_report::explain::write_explanation;
-use fbp_train::explain::{EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, explain};
+use fbp_report::explain::{check_folder, write_explanation};
+use fbp_train::TrainError;
+use fbp_train::atomic::FolderLock;
+use fbp_train::data::Normalization;
+use fbp_train::explain::{
+    EXPLAIN_FILE, EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, check_stages, explain,
+};
 use fbp_train::identity::file_sha256;
 use fbp_train::repair::SampleChoice;
-use fbp_train::settings::{Embedding, TargetMode, check};
-use fbp_train::targets::{TargetsOptions, TargetsSource};
+use fbp_train::settings::{Effort, Embedding, Every, Part, TargetMode, check};
+use fbp_train::targets::{TargetsOptions, TargetsSource, cut_at_every};
+use fbp_train::train::ALL_STAGES;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
 
 /// Most samples of one page.
@@ -22,22 +28,29 @@ const MOST: usize = 200;
 /// Writes explain.html, which needs no other file, the pictures as PNG files, and explain.json.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Example:\n  cargo fbp explain --checkpoint c.safetensors --data fashion-mnist --samples wrong:6 \
-    --out explained/"
+    after_help = "Examples:\n  cargo fbp explain --checkpoint c.safetensors --data fashion-mnist --samples wrong:6 \
+    --out explained/\n  \
+    cargo fbp explain --checkpoint c.safetensors --data fashion-mnist --part test --samples 3,17 --out explained-test/\n  \
+    cargo fbp explain --checkpoint c.safetensors --image shoe.png --label 9 --out shoe/",
+    // Images of one's own need no other data: the checkpoint tells how they are normalised.
+    mut_arg("data", |data| data.required(false).required_unless_present("image"))
 )]
 pub(crate) struct ExplainArgs {
     /// The network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
-    /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
-    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
-    samples: SampleChoice,
+    data: TrainedDataArgs,
+    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, all wrong ones of class K,
+    /// or all [default for --image: all]
+    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K|all", required_unless_present = "image")]
+    samples: Option<SampleChoice>,
+    #[command(flatten)]
+    images: ImageArgs,
     /// Explain at most so many of them, up to 200
     #[arg(long, value_name = "N", default_value_t = 12)]
     limit: usize,
-    /// A transitional stage, or input; may be given several times [default: all]
+    /// A transitional stage, input, or all; may be given several times [default: all]
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
     /// Lead that the right class should have over every other
@@ -49,6 +62,12 @@ pub(crate) struct ExplainArgs {
     /// How targets are found: jointly, layer by layer, or the published points
     #[arg(long, value_parser = choice::<TargetMode>(), default_value_t = TargetMode::Attainable)]
     targets: TargetMode,
+    /// How much is spent on nearer targets; quick is for deep networks
+    #[arg(long, value_parser = choice::<Effort>(), default_value_t = Effort::Thorough)]
+    effort: Effort,
+    /// Which features: those between stages, or those between all blocks
+    #[arg(long, value_parser = choice::<Every>(), default_value_t = Every::Stage)]
+    every: Every,
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -63,34 +82,79 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
+        effort: args.effort,
         ..TargetsOptions::default()
     };
     targets.check()?;
-    let network = Checkpoint::load(&args.checkpoint)?.network;
-    let input = args.data.load()?;
+    let mut checkpoint = Checkpoint::load(&args.checkpoint)?;
+    checkpoint.network = cut_at_every(checkpoint.network, args.every)?;
+    let stages: Vec<String> = match &args.stage[..] {
+        [all] if all == ALL_STAGES && checkpoint.network.stage_index(all).is_err() => Vec::new(),
+        named => named.to_vec(),
+    };
+    check_stages(&checkpoint.network, &stages)?;
+    common.keep_json_apart(&args.out, [EXPLAIN_FILE, EXPLAIN_PAGE])?;
+    let own = args.images.own(&checkpoint.network)?;
+    let choice = args.samples.clone().unwrap_or(SampleChoice::All);
+    let input = if args.data.is_named() { Some(args.data.load(&args.checkpoint, &checkpoint)?) } else { None };
+    let (normalization, data) = match (&input, &own) {
+        (Some(input), own) => {
+            (input.bundle.normalization.clone(), own.as_ref().map_or(&input.identity, |own| &own.identity))
+        }
+        (None, Some(own)) => (normalization_of(&args.checkpoint, &checkpoint)?, &own.identity),
+        // The parser lets nothing else through.
+        (None, None) => return Ok(()),
+    };
+    let network = &checkpoint.network;
     let settings = ExplainSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         model: network.spec().name.clone(),
-        data: input.identity,
-        samples: args.samples.to_string(),
+        data: data.clone(),
+        part: args.images.part,
+        own: own.is_some(),
+        class_names: checkpoint.preprocessing.iter().flat_map(|found| found.classes().to_vec()).collect(),
+        samples: choice.to_string(),
         limit: args.limit,
         seed: common.seed,
-        stages: args.stage.clone(),
+        stages: stages.clone(),
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
+        effort: args.effort,
+        every: args.every,
     };
-    let bundle = &input.bundle;
-    let all: Vec<usize> = (0..bundle.train.len()).collect();
-    let mut samples = args.samples.resolve(&network, bundle, &all, common.seed)?;
+    let (images, name) = match (&own, &input) {
+        (Some(own), _) => (&own.images, "images given"),
+        (None, Some(input)) if args.images.part == Part::Test => (&input.bundle.test, "test images"),
+        (None, Some(input)) => (&input.bundle.train, "training samples"),
+        (None, None) => return Ok(()),
+    };
+    let all: Vec<usize> = (0..images.len()).collect();
+    let mut samples = choice.choose(network, (images, name), &normalization, &all, common.seed)?;
     let chosen = samples.len();
     samples.truncate(args.limit);
-    let source = TargetsSource { network: &network, data: &bundle.train, normalization: &bundle.normalization };
-    let explanation = explain(source, &samples, &ExplainOptions { targets, stages: args.stage.clone() })?;
+    check_folder(&args.out, &settings, args.force)?;
+    let _lock = FolderLock::acquire(&args.out)?;
+    let source = TargetsSource { network, data: images, normalization: &normalization };
+    let explanation = explain(source, &samples, &ExplainOptions { targets, stages })?;
     let record = write_explanation(&explanation, settings, chosen, &args.out, args.force)?;
     common.write_json(&record)?;
     print(&record, out)?;
     say(out, format_args!("{}", args.out.join(EXPLAIN_PAGE).display()))
+}
+
+/// What a checkpoint tells about its images.
+fn normalization_of(file: &Path, checkpoint: &Checkpoint) -> Result<Normalization, CliError> {
+    match &checkpoint.preprocessing {
+        Some(preprocessing) => Ok(Normalization::of(preprocessing)?),
+        None => Err(TrainError::Mismatch {
+            left: file.display().to_string(),
+            right: "images of your own alone".into(),
+            reason: "it does not tell how its images were normalised; name the data that it was trained on with --data"
+                .into(),
+        }
+        .into()),
+    }
 }
 
 fn print(record: &ExplainRecord, out: Out<'_>) -> Result<(), CliError> {

@@ -8,12 +8,19 @@ mod data;
 mod error;
 mod eval;
 mod explain;
+mod export;
+mod import;
+mod json_output;
+mod look_up;
 mod post_train;
+mod predict;
+mod preprocess;
 mod pretrain;
 mod progress;
 mod repair;
 mod report;
 mod sweep;
+mod table;
 mod targets;
 
 use std::io::Write;
@@ -41,17 +48,17 @@ fn one_candle_thread() {
 fn main() -> ExitCode {
     one_candle_thread();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
     let mut command = Cli::command();
     command.build();
     let mut matches = command.clone().get_matches();
     let typed = typed(&command, &matches).clone();
     let cli = Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     match run(cli, &mut std::io::stdout()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Nothing is left to do if even this cannot be written.
-            let _ = writeln!(std::io::stderr().lock(), "error: {}", error.line(&typed));
+            let _ = writeln!(std::io::stderr().lock(), "error: {}", error.text(&typed));
             ExitCode::FAILURE
         }
     }

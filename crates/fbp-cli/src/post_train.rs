@@ -1,36 +1,40 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use fbp_models::{Checkpoint, checkpoint};
+use fbp_models::{Checkpoint, Network, checkpoint};
 use fbp_train::TrainError;
-use fbp_train::atomic::{prepare_folder, write_atomic};
+use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
-use fbp_train::json::{differences, read_json, write_json};
+use fbp_train::json::{read_json, write_json};
+use fbp_train::outputs::{RunFiles, RunRecord, check_copy, record_path};
 use fbp_train::settings::{Keep, Metric, Objective, Schedule, TargetPolicy};
 use fbp_train::store::{REPORT_FILE, TargetStore};
-use fbp_train::targets::{Example, TargetsReport};
+use fbp_train::targets::{Example, TargetsReport, cut_as};
 use fbp_train::train::{
     EXAMPLES_FILE, Goal, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
-    TARGETS_FILE, check_policy, check_same_origin, post_train, record_name, stage_of_mode,
+    TARGETS_FILE, check_policy, check_same_origin, find_finished, post_train, record_name, stage_of_mode,
 };
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
-use crate::pretrain::record_path;
 use crate::progress::Stderr;
 
-/// Go on training a network: against its targets, or by one of the rivals of that
+/// The command whose files these are.
+const COMMAND: &str = PostTrainRecord::COMMAND;
+
+/// Go on training a network: against its targets, or in one of the usual ways, to compare
 ///
-/// joint and local train the stages up to --stage (which may be the last) against its targets and freeze those above; tail freezes the stages up
-/// to --stage, computes their features once and trains those above; head refits the last linear layer; closed-form
-/// solves for the last linear or convolutional layer of --stage; hierarchical cuts the network after --stage and trains
-/// all segments at the same time, each on its own; full trains everything. Writes one record and one
-/// checkpoint per run, named after stage, alpha and seed, so runs can share a folder. A run whose record is there already
-/// does nothing.
+/// joint and local train the stages up to --stage (the last one without it) against its targets and freeze those above; tail
+/// freezes the stages up to --stage, computes their features once and trains those above; head refits the last linear layer;
+/// closed-form solves for the last linear or convolutional layer of --stage; hierarchical cuts the network after --stage and
+/// trains all segments at the same time, each on its own; full trains everything.
+///
+/// Writes one record and one checkpoint per run, named after mode, stage, weight, seed and every setting that is not the
+/// default, so runs of one start can share a folder. A run whose record is there already does nothing.
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Example:\n  cargo fbp post-train --checkpoint c.safetensors --targets t/ --data fashion-mnist \
@@ -44,15 +48,15 @@ pub(crate) struct PostTrainArgs {
     #[arg(long, value_name = "DIR")]
     targets: Option<PathBuf>,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// What is minimised, and over which weights
     #[arg(long, value_parser = choice::<Objective>(), default_value_t = Objective::Joint)]
     mode: Objective,
-    /// The stage (an unknown one lists all); not for the modes full and head. For hierarchical the stages to cut after,
-    /// as in conv1+conv2 [default: all]
+    /// The stage (an unknown one lists all), or all; must be given for tail and closed-form, and is not for full and head. For
+    /// hierarchical the stages to cut after, as in conv1+conv2 [default: all]
     #[arg(long, value_name = "NAME")]
     stage: Option<String>,
-    /// Weight of the distance; 0 is plain fine-tuning [default: 0.3; --mode joint only]
+    /// Weight of the distance; 0 is fine-tuning without targets [default: 0.3; --mode joint only]
     #[arg(long, allow_negative_numbers = true)]
     alpha: Option<f64>,
     /// Passes over the training data
@@ -61,12 +65,14 @@ pub(crate) struct PostTrainArgs {
     /// Samples per step
     #[arg(long, default_value_t = 256)]
     batch: usize,
-    /// Learning rate of AdamW, at the start if it has a schedule
-    #[arg(long, visible_alias = "lr", default_value_t = 5e-5, allow_negative_numbers = true)]
-    learning_rate: f64,
-    /// How the learning rate changes
-    #[arg(long, value_parser = choice::<Schedule>(), default_value_t = Schedule::Constant)]
-    schedule: Schedule,
+    /// Learning rate of AdamW, at the start if it has a schedule [default: 5e-5 for joint and local, as published; 1e-3 for
+    /// full, tail and hierarchical, which at the published rate mostly end where they began]
+    #[arg(long, visible_alias = "lr", allow_negative_numbers = true)]
+    learning_rate: Option<f64>,
+    /// How the learning rate changes [default: constant for joint and local, as published; else cosine, which needs less
+    /// luck with the rate]
+    #[arg(long, value_parser = choice::<Schedule>())]
+    schedule: Option<Schedule>,
     /// Which state becomes the result [default: last for joint and local, as published; else best]
     #[arg(long, value_parser = choice::<Keep>())]
     keep: Option<Keep>,
@@ -86,7 +92,7 @@ pub(crate) struct PostTrainArgs {
     /// Folder for records and checkpoints; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace a run that was made with other settings
+    /// Train again and replace what is there: a run with these or other settings, and files of another origin
     #[arg(long)]
     force: bool,
 }
@@ -96,36 +102,48 @@ impl PostTrainArgs {
         if self.mode != Objective::Joint
             && let Some(alpha) = self.alpha
         {
-            let range = "what --mode joint alone takes: with --mode local and all others leave --alpha out";
-            return Err(TrainError::Parameter { name: "alpha", value: alpha.to_string(), range }.into());
+            let reason = format!("is a weight for --mode joint alone: with --mode {} leave it out", self.mode);
+            return Err(TrainError::Setting { name: "alpha", value: alpha.to_string(), reason }.into());
         }
+        let usual = PostTrainOptions::of(self.mode);
         let options = PostTrainOptions {
             objective: self.mode,
             // Without its sign: -0 is the same run as 0.
-            alpha: self.alpha.unwrap_or(PostTrainOptions::default().alpha) + 0.0,
+            alpha: self.alpha.unwrap_or(usual.alpha) + 0.0,
             epochs: self.epochs,
             batch: self.batch,
-            learning_rate: self.learning_rate,
-            schedule: self.schedule,
+            learning_rate: self.learning_rate.unwrap_or(usual.learning_rate),
+            schedule: self.schedule.unwrap_or(usual.schedule),
             weight_decay: self.weight_decay,
             validation: self.validation,
-            keep: self.keep.unwrap_or(if self.mode.is_published() { Keep::Last } else { Keep::Best }),
+            keep: self.keep.unwrap_or(usual.keep),
             policy: self.policy,
             ema: self.ema,
             seed,
         };
         options.check()?;
+        if options.uses_targets() && self.targets.is_none() {
+            let reason = format!(
+                "--mode {} needs targets: make them with `fbp targets` and name their folder here{}",
+                self.mode,
+                if self.mode == Objective::Joint { " (--alpha 0 needs none)" } else { "" }
+            );
+            return Err(TrainError::Missing { name: "targets", reason }.into());
+        }
         Ok(options)
     }
 }
 
 pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let options = args.options(common.seed)?;
-    let mut network = Checkpoint::load(&args.checkpoint)?.network;
-    let stage = stage_of_mode(&network, options.objective, args.stage.as_deref())?;
-    check_policy(&network, &stage, &options)?;
+    let mut start = Checkpoint::load(&args.checkpoint)?;
+    let mut metadata = start.kept_metadata()?;
+    start.network = cut(start.network, args, &options)?;
+    let stage = stage_of_mode(&start.network, options.objective, args.stage.as_deref())?;
+    check_policy(&start.network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
-    let input = args.data.load()?;
+    let input = args.data.load(&args.checkpoint, &start)?;
+    let mut network = start.network;
     let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
     let settings = PostTrainSettings {
         checkpoint_sha256,
@@ -133,12 +151,22 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         metric: store.as_ref().map_or(Metric::Euclidean, |store| store.manifest().params.metric),
         ..options.settings(network.spec().name.clone(), input.identity.clone(), stage)
     };
-    prepare_folder(&args.out)?;
     let name = record_name(&settings);
-    let record_file = args.out.join(format!("{name}.json"));
-    let checkpoint_file = args.out.join(format!("{name}.safetensors"));
-    if let Some(found) = finished(args, &settings, &record_file, &checkpoint_file)? {
-        say(out, format_args!("{} is finished already: {}", record_file.display(), accuracy_text(&found)))?;
+    let own = [format!("{name}.json"), format!("{name}.safetensors")];
+    common.keep_json_apart(
+        &args.out,
+        own.iter().map(String::as_str).chain([PRETRAIN_FILE, TARGETS_FILE, EXAMPLES_FILE]),
+    )?;
+    let files = RunFiles::named(&args.out, &name)?;
+    files.keep_input(&args.checkpoint)?;
+    let found = files.finished::<PostTrainRecord>(&settings, args.force)?.map(|found| (files.record.clone(), found));
+    let found = match found {
+        // Under another name, if an earlier version gave it.
+        None if !args.force => find_finished(&args.out, &settings)?,
+        found => found,
+    };
+    if let Some((path, found)) = found {
+        say(out, format_args!("{} is finished already: {}", path.display(), accuracy_text(&found)))?;
         return common.write_json(&found);
     }
     check_same_origin(&args.out, &settings)?;
@@ -148,16 +176,17 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     let stage = settings.stage.clone();
     let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
     let curves = post_train(&mut network, &stage, &input.bundle, goal, &options, &Stderr::default())?;
-    write_atomic(&checkpoint_file, &checkpoint::to_bytes(&network, &Default::default())?)?;
+    metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
+    let bytes = checkpoint::to_bytes(&network, &metadata)?;
     let record = PostTrainRecord {
         checkpoint: format!("{name}.safetensors"),
-        checkpoint_sha256_after: file_sha256(&checkpoint_file)?,
+        checkpoint_sha256_after: bytes_sha256(&bytes),
         seconds: begun.elapsed().as_secs_f64(),
         ..PostTrainRecord::new(settings, curves)
     };
-    write_json(&record_file, &record)?;
+    files.write(&record, &bytes)?;
     common.write_json(&record)?;
-    say(out, format_args!("{}: {}", record_file.display(), accuracy_text(&record)))
+    say(out, format_args!("{}: {}", files.record.display(), accuracy_text(&record)))
 }
 
 fn accuracy_text(record: &PostTrainRecord) -> String {
@@ -170,6 +199,14 @@ fn accuracy_text(record: &PostTrainRecord) -> String {
 }
 
 /// The targets, checked to belong to the checkpoint and the data.
+/// The network as it was cut when its targets were made.
+fn cut(network: Network, args: &PostTrainArgs, options: &PostTrainOptions) -> Result<Network, CliError> {
+    match args.targets.as_ref().filter(|_| options.objective.may_use_targets()) {
+        Some(folder) => Ok(cut_as(network, &TargetStore::open(folder)?)?),
+        None => Ok(network),
+    }
+}
+
 fn open_targets(
     args: &PostTrainArgs,
     options: &PostTrainOptions,
@@ -177,10 +214,6 @@ fn open_targets(
     input: &Input,
 ) -> Result<Option<TargetStore>, CliError> {
     let Some(folder) = args.targets.as_ref().filter(|_| options.objective.may_use_targets()) else {
-        if options.uses_targets() {
-            let reason = "name their folder with --targets (only --alpha 0 needs none)".into();
-            return Err(TrainError::Store { folder: PathBuf::from("none"), reason }.into());
-        }
         return Ok(None);
     };
     let store = TargetStore::open(folder)?;
@@ -201,29 +234,6 @@ fn open_targets(
     Ok(Some(store))
 }
 
-/// The record of this run if it is finished.
-fn finished(
-    args: &PostTrainArgs,
-    settings: &PostTrainSettings,
-    record_file: &Path,
-    checkpoint_file: &Path,
-) -> Result<Option<PostTrainRecord>, CliError> {
-    let found: Option<PostTrainRecord> = match read_json(record_file, "post-training record") {
-        Err(TrainError::Json { .. }) if args.force => None,
-        read => read?,
-    };
-    let Some(found) = found else { return Ok(None) };
-    if found.settings == *settings {
-        let unchanged = file_sha256(checkpoint_file).is_ok_and(|sha256| sha256 == found.checkpoint_sha256_after);
-        return Ok(unchanged.then_some(found));
-    }
-    if args.force {
-        return Ok(None);
-    }
-    let differences = differences(&found.settings, settings);
-    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences }.into())
-}
-
 /// Copies what a report needs besides the runs into their folder.
 fn keep_origin(args: &PostTrainArgs, store: Option<&TargetStore>) -> Result<(), CliError> {
     let pretrain: Option<PretrainRecord> = match read_json(&record_path(&args.checkpoint), "pretraining record") {
@@ -231,18 +241,23 @@ fn keep_origin(args: &PostTrainArgs, store: Option<&TargetStore>) -> Result<(), 
         Err(TrainError::Json { .. }) => None,
         read => read?,
     };
-    match pretrain {
-        Some(record) if record.checkpoint_sha256 == file_sha256(&args.checkpoint)? => {
-            write_json(&args.out.join(PRETRAIN_FILE), &record)?;
-        }
-        _ => {}
+    let sha256 = file_sha256(&args.checkpoint)?;
+    if let Some(record) = pretrain.filter(|record| record.checkpoint_sha256 == sha256) {
+        let path = args.out.join(PRETRAIN_FILE);
+        // All runs of the folder begin at the same checkpoint.
+        check_copy(&path, COMMAND, |found: &PretrainRecord| found.checkpoint_sha256 == sha256)?;
+        write_json(&path, &record)?;
     }
     let Some(store) = store else { return Ok(()) };
     if let Some(report) = read_json::<TargetsReport>(&store.folder().join(REPORT_FILE), "report of targets")? {
-        write_json(&args.out.join(TARGETS_FILE), &report)?;
+        let path = args.out.join(TARGETS_FILE);
+        check_copy(&path, COMMAND, |_: &TargetsReport| true)?;
+        write_json(&path, &report)?;
     }
     if let Some(examples) = read_json::<Vec<Example>>(&store.folder().join(EXAMPLES_FILE), "list of examples")? {
-        write_json(&args.out.join(EXAMPLES_FILE), &examples)?;
+        let path = args.out.join(EXAMPLES_FILE);
+        check_copy(&path, COMMAND, |_: &Vec<Example>| true)?;
+        write_json(&path, &examples)?;
     }
     Ok(())
 }

@@ -1,11 +1,8 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use fbp_train::TrainError;
-use fbp_train::atomic::prepare_folder;
-use fbp_train::identity::file_sha256;
-use fbp_train::input::network_spec;
-use fbp_train::json::{differences, read_json};
+use fbp_train::input::{network_for, network_spec};
+use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::settings::Schedule;
 use fbp_train::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
 
@@ -18,12 +15,12 @@ use crate::progress::Stderr;
 /// Train a network from scratch with cross-entropy and AdamW
 ///
 /// Writes the checkpoint, and beside it a record with the extension .json. Started again with the same settings it
-/// finds the finished record and does nothing.
+/// finds the finished record and does nothing; a file of another origin is never replaced without --force.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp pretrain --model simple-cnn-mnist-v2 --data fashion-mnist --epochs 5 \
     --seed 0 --out c.safetensors")]
 pub(crate) struct PretrainArgs {
-    /// A network by name (an unknown one lists all), or a TOML file that describes one
+    /// A network by name (`fbp models` lists them), or a TOML file that describes one (`fbp layers` helps)
     #[arg(long, value_name = "NAME|FILE.toml")]
     model: String,
     #[command(flatten)]
@@ -49,37 +46,9 @@ pub(crate) struct PretrainArgs {
     /// Checkpoint to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Replace results that were made with other settings
+    /// Train again and replace what is there: results with these or other settings, and files of another origin
     #[arg(long)]
     force: bool,
-}
-
-/// Record of the run that made a checkpoint.
-pub(crate) fn record_path(checkpoint: &Path) -> PathBuf {
-    if checkpoint.extension().is_some_and(|extension| extension == "safetensors") {
-        return checkpoint.with_extension("json");
-    }
-    let mut name = checkpoint.as_os_str().to_owned();
-    name.push(".json");
-    PathBuf::from(name)
-}
-
-/// The record beside a checkpoint that is to be written, which must not take its name.
-pub(crate) fn new_record_path(checkpoint: &Path) -> Result<PathBuf, CliError> {
-    if checkpoint.extension().is_some_and(|extension| extension == "json") {
-        let (name, value) = ("out", checkpoint.display().to_string());
-        return Err(TrainError::Parameter { name, value, range: "the files that do not end in .json" }.into());
-    }
-    Ok(record_path(checkpoint))
-}
-
-/// Keeps a command from replacing a file that has no record, and so is not its own.
-pub(crate) fn refuse_foreign(checkpoint: &Path) -> Result<(), CliError> {
-    if checkpoint.exists() {
-        let range = "new files: this one exists, and no record beside it tells how it was made; --force replaces it";
-        return Err(TrainError::Parameter { name: "out", value: checkpoint.display().to_string(), range }.into());
-    }
-    Ok(())
 }
 
 pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
@@ -93,29 +62,18 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         seed: common.seed,
     };
     options.check()?;
-    let spec = network_spec(&args.model)?;
-    let record_file = new_record_path(&args.out)?;
+    network_spec(&args.model)?;
+    common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
+    let files = RunFiles::beside(&args.out)?;
     let input = args.data.load()?;
-    prepare_folder(fbp_train::atomic::folder_of(&args.out).as_path())?;
+    let spec = network_for(&args.model, &input.bundle.train)?;
+    input.check_fits(&spec)?;
     let settings = options.settings(spec, input.identity);
-    let found: Option<PretrainRecord> = match read_json(&record_file, "pretraining record") {
-        Err(TrainError::Json { .. }) if args.force => None,
-        read => read?,
-    };
-    if let Some(found) = found {
-        let unchanged = || file_sha256(&args.out).is_ok_and(|sha256| sha256 == found.checkpoint_sha256);
-        if found.settings == settings && unchanged() {
-            say(out, format_args!("{} is finished already: {}", args.out.display(), accuracy_text(&found)))?;
-            return common.write_json(&found);
-        }
-        if found.settings != settings && !args.force {
-            let differences = differences(&found.settings, &settings);
-            return Err(TrainError::OtherSettings { path: record_file, differences }.into());
-        }
-    } else if !args.force {
-        refuse_foreign(&args.out)?;
+    if let Some(found) = files.finished::<PretrainRecord>(&settings, args.force)? {
+        say(out, format_args!("{} is finished already: {}", args.out.display(), accuracy_text(&found)))?;
+        return common.write_json(&found);
     }
-    let record = pretrain_to_file(settings, &input.bundle, &args.out, &record_file, &Stderr::default())?;
+    let record = pretrain_to_file(settings, &input.bundle, &files.checkpoint, &files.record, &Stderr::default())?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", args.out.display(), accuracy_text(&record)))
 }

@@ -1,23 +1,21 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
-use fbp_train::TrainError;
-use fbp_train::atomic::{folder_of, prepare_folder, write_atomic};
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
-use fbp_train::json::{differences, read_json, write_json};
+use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::repair::{
-    Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice, repair,
-    repaired_examples,
+    Asked, Given, Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice,
+    Shortfall, StateMeasures, check_repairable, parse_duration, repair, repaired_examples,
 };
 
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
-use crate::pretrain::{new_record_path, refuse_foreign};
 use crate::progress::Stderr;
 
 /// Repaired images that are kept for the report.
@@ -27,30 +25,47 @@ const EXAMPLES: usize = 4;
 ///
 /// Writes the repaired checkpoint, and beside it a record with the extension .json: how many of the samples are right
 /// now (efficacy), how many other wrong samples of their kind became right (generalisation), and what that cost in
-/// accuracy (drawdown).
+/// accuracy (drawdown). Test images that are repaired do not count in what the test set says. The last line says so if
+/// fewer samples are right than are enough, and what more would have cost.
+///
+/// Exit status 3 if --efficacy was given and not reached; the results are written all the same.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Example:\n  cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --samples wrong:100 \
-    --stage fc1 --out repaired.safetensors"
+    after_help = "Examples:\n  cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --samples wrong:100 \
+    --stage fc1 --out repaired.safetensors\n  \
+    cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --part test --samples 3,17 --stage out --out r.safetensors\n  \
+    cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --image shoe.png --label 9 --stage out --out s.safetensors"
 )]
 pub(crate) struct RepairArgs {
     /// The network
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
-    /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
-    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
-    samples: SampleChoice,
-    /// The stage whose last linear or convolutional layer may change
+    data: TrainedDataArgs,
+    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, all wrong ones of class K,
+    /// or all [default for --image: all]
+    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K|all", required_unless_present = "image")]
+    samples: Option<SampleChoice>,
+    #[command(flatten)]
+    images: ImageArgs,
+    /// The layer that may change, by its path (layer4.1.conv2), or the stage whose last linear or convolutional layer it is
     #[arg(long, value_name = "NAME")]
     stage: String,
-    /// Largest loss of accuracy on the validation part, in percentage points
+    /// Largest loss of accuracy on the validation part (drawdown), in percentage points
     #[arg(long, value_name = "PP", default_value_t = 1.3, allow_negative_numbers = true)]
     max_drawdown: f64,
-    /// Share of the samples that is enough: of states with so many right, the one that loses least is kept
-    #[arg(long, value_name = "SHARE", default_value_t = 0.99, allow_negative_numbers = true)]
-    efficacy: f64,
+    /// Share of the samples that is enough: of states with so many right, the one that loses least is kept; if it is given
+    /// and not reached, the exit status is 3 [default: 0.99]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    efficacy: Option<f64>,
+    /// Repair at most so many of the samples, drawn at random: time grows with the cube of their number, memory with its
+    /// square
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// End the search after this time, and the solve at hand, with the best state so far, for example 90s or 15m; the result
+    /// then depends on the machine
+    #[arg(long, value_name = "DURATION")]
+    time: Option<String>,
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
@@ -60,55 +75,106 @@ pub(crate) struct RepairArgs {
     /// Checkpoint to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Replace a repair that was made with other settings
+    /// Repair again and replace what is there: a repair with these or other settings, and files of another origin
     #[arg(long)]
     force: bool,
 }
 
-pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+/// Exit status of a repair that ended short of the share that was asked for.
+const SHORT: u8 = 3;
+
+impl RepairArgs {
+    fn options(&self, seed: u64) -> Result<RepairOptions, CliError> {
+        let options = RepairOptions {
+            max_drawdown: self.max_drawdown / 100.0,
+            efficacy: self.efficacy.unwrap_or(RepairOptions::default().efficacy),
+            validation: self.validation,
+            seed,
+            limit: self.limit,
+            time: self.time.as_deref().map(parse_duration).transpose()?,
+        };
+        options.check()?;
+        Ok(options)
+    }
+
+    /// Says what is short of what was asked for, and gives the exit status.
+    fn conclude(&self, record: &RepairRecord, out: Out<'_>) -> Result<ExitCode, CliError> {
+        print(record, out)?;
+        let Some(shortfall) = record.shortfall() else { return Ok(ExitCode::SUCCESS) };
+        say(out, format_args!("{}", shortfall_text(record, shortfall)))?;
+        // Who asks for a share wants to know in a script whether it is there.
+        Ok(if self.efficacy.is_some() { ExitCode::from(SHORT) } else { ExitCode::SUCCESS })
+    }
+}
+
+fn shortfall_text(record: &RepairRecord, shortfall: Shortfall) -> String {
+    let percent = |share: f64| 100.0 * share;
+    let wanted = percent(record.settings.efficacy);
+    match shortfall {
+        Shortfall::Bound(StateMeasures { efficacy, drawdown_validation }) => format!(
+            "short of the {wanted:.0} % that are enough, because --max-drawdown allows a loss of {:.2} pp: of all states \
+             looked at, the cheapest with {:.1} % right loses {:.2} pp on the validation part",
+            percent(record.settings.max_drawdown),
+            percent(efficacy),
+            percent(drawdown_validation),
+        ),
+        Shortfall::Unreached => {
+            let time = record.settings.time.map_or("", |_| ", more time");
+            format!(
+                "short of the {wanted:.0} % that are enough: no state looked at has more of them right, whatever it loses; \
+                 try another --stage{time} or fewer samples"
+            )
+        }
+    }
+}
+
+pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<ExitCode, CliError> {
     let begun = Instant::now();
-    let options = RepairOptions {
-        max_drawdown: args.max_drawdown / 100.0,
-        efficacy: args.efficacy,
-        validation: args.validation,
-        seed: common.seed,
-    };
-    options.check()?;
-    let network = Checkpoint::load(&args.checkpoint)?.network;
-    network.stage_index(&args.stage)?;
-    let record_file = new_record_path(&args.out)?;
-    let input = args.data.load()?;
+    let options = args.options(common.seed)?;
+    let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let mut metadata = checkpoint.kept_metadata()?;
+    check_repairable(&checkpoint.network, &args.stage)?;
+    common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
+    let files = RunFiles::beside(&args.out)?;
+    files.keep_input(&args.checkpoint)?;
+    let own = args.images.own(&checkpoint.network)?;
+    let input = args.data.load(&args.checkpoint, &checkpoint)?;
+    let network = checkpoint.network;
+    let choice = args.samples.clone().unwrap_or(SampleChoice::All);
+    let asked = Asked { choice: &choice, origin: args.images.origin(own.as_ref()) };
     let settings = RepairSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         model: network.spec().name.clone(),
         data: input.identity.clone(),
-        samples: args.samples.to_string(),
+        samples: choice.to_string(),
+        part: args.images.part,
+        own: own.as_ref().map(|own| own.identity.clone()),
         stage: args.stage.clone(),
         max_drawdown: options.max_drawdown,
         efficacy: options.efficacy,
         validation: options.validation,
         seed: options.seed,
         rival: args.rival,
+        limit: options.limit,
+        time: options.time,
     };
-    prepare_folder(&folder_of(&args.out))?;
-    if let Some(found) = finished(args, &settings, &record_file)? {
+    if let Some(found) = files.finished::<RepairRecord>(&settings, args.force)? {
         say(out, format_args!("{} is finished already", args.out.display()))?;
-        print(&found, out)?;
-        return common.write_json(&found);
-    }
-    if !args.force && !record_file.exists() {
-        refuse_foreign(&args.out)?;
+        common.write_json(&found)?;
+        return args.conclude(&found, out);
     }
     let before = network.duplicate()?;
-    let repaired = repair(&network, &args.stage, &args.samples, &input.bundle, &options, &Stderr::default())?;
-    let judge = Judge::new(&before, &input.bundle, &args.samples)?;
+    let repaired = repair(&network, &args.stage, asked, &input.bundle, &options, &Stderr::default())?;
+    let given = Given { origin: asked.origin, samples: &repaired.samples };
+    let judge = Judge::new(&before, &input.bundle, &choice, given)?;
     let test = judge.measure(&network)?;
     let rival = match args.rival {
         false => None,
-        true => Some(run_rival(&before, &repaired.samples, &input, options.validation, &judge)?),
+        true => Some(run_rival(&before, given, &input, options.validation, &judge)?),
     };
-    let examples = repaired_examples([&before, &network], &args.stage, &input.bundle, &repaired.samples, EXAMPLES)?;
-    let bytes = checkpoint::to_bytes(&network, &Default::default())?;
+    let examples = repaired_examples([&before, &network], &args.stage, &input.bundle, given, EXAMPLES)?;
+    metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
+    let bytes = checkpoint::to_bytes(&network, &metadata)?;
     let record = RepairRecord {
         settings,
         threads: rayon::current_num_threads(),
@@ -131,43 +197,19 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         examples,
         seconds: begun.elapsed().as_secs_f64(),
     };
-    // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.
-    write_json(&record_file, &record)?;
-    write_atomic(&args.out, &bytes)?;
+    files.write(&record, &bytes)?;
     common.write_json(&record)?;
-    print(&record, out)
-}
-
-/// The record of this repair if it is finished.
-fn finished(
-    args: &RepairArgs,
-    settings: &RepairSettings,
-    record_file: &Path,
-) -> Result<Option<RepairRecord>, CliError> {
-    let found: Option<RepairRecord> = match read_json(record_file, "repair record") {
-        Err(TrainError::Json { .. }) if args.force => None,
-        read => read?,
-    };
-    let Some(found) = found else { return Ok(None) };
-    if found.settings == *settings {
-        let unchanged = file_sha256(&args.out).is_ok_and(|sha256| sha256 == found.checkpoint_sha256_after);
-        return Ok(unchanged.then_some(found));
-    }
-    if args.force {
-        return Ok(None);
-    }
-    let differences = differences(&found.settings, settings);
-    Err(TrainError::OtherSettings { path: record_file.to_owned(), differences }.into())
+    args.conclude(&record, out)
 }
 
 fn run_rival(
     before: &Network,
-    samples: &[usize],
+    given: Given<'_>,
     input: &Input,
     validation: f64,
     judge: &Judge,
 ) -> Result<RivalRecord, CliError> {
-    let rival = RivalOptions::default().run(before, samples, &input.bundle, validation)?;
+    let rival = RivalOptions::default().run(before, given, &input.bundle, validation)?;
     let test = judge.measure(&rival.network)?;
     Ok(RivalRecord {
         learning_rate: rival.learning_rate,
@@ -183,11 +225,12 @@ fn run_rival(
 fn print(record: &RepairRecord, out: Out<'_>) -> Result<(), CliError> {
     let line = |efficacy: f64, generalisation: f64, drawdown: f64, seconds: f64| {
         format!(
-            "{:.1} % of {} samples right, {:.1} % of the other wrong ones, drawdown {:.2} pp, {seconds:.1} s",
+            "{:.1} % of {} samples right, {:.1} % of the other wrong ones, test accuracy {:+.2} pp, {seconds:.1} s",
             100.0 * efficacy,
             record.samples.len(),
             100.0 * generalisation,
-            100.0 * drawdown,
+            // Without its sign where nothing changed.
+            0.0 - 100.0 * drawdown,
         )
     };
     let RepairRecord { efficacy, generalisation, drawdown_test, repair_seconds, layer, change_relative, .. } = record;

@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use fbp_report::study::{Study, Summary, write_report};
+use fbp_report::study::{Study, Summary, check_folder, report_files, write_report};
+use fbp_train::atomic::FolderLock;
 
 use crate::common::{CommonArgs, Out, say};
 use crate::error::CliError;
@@ -24,7 +25,10 @@ pub(crate) struct ReportArgs {
 }
 
 pub(crate) fn run(args: &ReportArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    common.keep_json_apart(&args.out, report_files())?;
     let study = Study::load(&args.runs)?;
+    check_folder(&args.out, args.force)?;
+    let _lock = FolderLock::acquire(&args.out)?;
     let [page, summary] = write_report(&study, &args.out, args.force)?;
     common.write_json(&Summary::of(&study))?;
     for note in &study.notes {

@@ -3,9 +3,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_report::Difference;
-use fbp_report::sweep::{RateEdge, SweepRow, summarise};
+use fbp_report::sweep::{RateEdge, SweepRow, check_summary, summarise, summary_files};
 use fbp_train::TrainError;
-use fbp_train::sweep::{Sweep, SweepConfig};
+use fbp_train::sweep::{FORMAT, Sweep, SweepConfig};
 
 use crate::common::{CommonArgs, Out, say};
 use crate::error::CliError;
@@ -15,11 +15,13 @@ use crate::progress::Stderr;
 ///
 /// Does every combination of starts, modes, stages, weights, margins and seeds, several at a time, one record per run. A
 /// sweep that was killed goes on where it stopped when it is started again. At the end, and with --summary at any time, the
-/// runs are compared by seed with plain and with tuned fine-tuning: summary.json, .csv and .md. The description is explained
-/// in the documentation of the module `sweep`; benches/results/post-training/rivals.toml is a large one.
+/// runs are compared by seed with fine-tuning at the same learning rate (called plain in the tables) and at the best of those
+/// tried (called tuned): summary.json, .csv and .md. `fbp help sweep` explains the description.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp sweep --config sweep.toml --out study/ --dry-run\n  \
     cargo fbp sweep --config sweep.toml --out study/\n  cargo fbp sweep --summary study/")]
+#[command(after_long_help = format!("Example:\n  cargo fbp sweep --config sweep.toml --out study/ --dry-run\n  \
+    cargo fbp sweep --config sweep.toml --out study/\n  cargo fbp sweep --summary study/\n\nThe description:\n\n{FORMAT}"))]
 pub(crate) struct SweepArgs {
     /// The description, in TOML
     #[arg(long, value_name = "FILE.toml", required_unless_present = "summary", conflicts_with = "summary")]
@@ -41,11 +43,16 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
             let config = SweepConfig::read(config)?;
             let sweep = Sweep::new(&config, folder)?;
             if args.dry_run {
-                return list(&sweep, out);
+                return list(&sweep, common, out);
             }
+            common.keep_json_apart(folder, summary_files())?;
+            check_summary(folder)?;
             sweep.run(rayon::current_num_threads(), &Stderr::default()).map(|()| folder)
         }
-        (_, _, Some(folder)) => Ok(folder),
+        (_, _, Some(folder)) => {
+            common.keep_json_apart(folder, summary_files())?;
+            Ok(folder)
+        }
         // The parser lets nothing else through.
         _ => return Ok(()),
     };
@@ -68,13 +75,18 @@ fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), Cli
     for row in rows {
         let SweepRow { start, mode, stage, against, .. } = row;
         let Difference { mean_pp, ci_low, ci_high, seeds, .. } = row.difference;
+        let interval = match (ci_low, ci_high) {
+            (Some(low), Some(high)) => format!("[{low:+.3}, {high:+.3}]"),
+            _ => "no interval".into(),
+        };
         let alpha = row.alpha.map(|alpha| format!(" alpha {alpha}")).unwrap_or_default();
         let margin = row.margin.map(|margin| format!(" margin {margin}")).unwrap_or_default();
         say(
             out,
             format_args!(
-                "{start}: {mode} {stage}{alpha}{margin} against {against}: {mean_pp:+.3} pp \
-                 [{ci_low:+.3}, {ci_high:+.3}], {seeds} seeds"
+                "{start}: {mode} {stage}{alpha}{margin} against {}: {mean_pp:+.3} pp {interval}, {seeds} {}",
+                yardstick(against),
+                if seeds == 1 { "seed" } else { "seeds" }
             ),
         )?;
     }
@@ -82,6 +94,16 @@ fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), Cli
         say(out, format_args!("{line}"))?;
     }
     common.write_json(&rows)
+}
+
+/// What a yardstick is, for people who have not read the tables.
+fn yardstick(name: &str) -> &str {
+    match name {
+        "plain" => "fine-tuning at the same rate",
+        "tuned" => "fine-tuning at its best rate",
+        "tuned-equal-time" => "fine-tuning at its best rate in about the same time",
+        other => other,
+    }
 }
 
 /// A line for every way of training whose best learning rate is an end of those that were tried.
@@ -92,14 +114,15 @@ fn untuned(rows: &[SweepRow]) -> BTreeSet<String> {
     let own = rows
         .iter()
         .filter_map(|row| Some(line(&row.start, &format!("{} {}", row.mode, row.stage), row.epochs?, row.rate_edge?)));
-    let yardsticks = rows
-        .iter()
-        .filter_map(|row| Some(line(&row.start, "tuned fine-tuning", row.against_epochs, row.rate_edge_against?)));
+    let yardsticks = rows.iter().filter_map(|row| {
+        Some(line(&row.start, "fine-tuning at its best rate", row.against_epochs, row.rate_edge_against?))
+    });
     own.chain(yardsticks).collect()
 }
 
-fn list(sweep: &Sweep, out: Out<'_>) -> Result<(), CliError> {
+fn list(sweep: &Sweep, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let runs = sweep.list()?;
+    common.write_json(&runs)?;
     for run in &runs {
         say(out, format_args!("{run}"))?;
     }

@@ -3,16 +3,18 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::Checkpoint;
 use fbp_train::identity::file_sha256;
-use fbp_train::settings::{Embedding, Metric, TargetMode};
-use fbp_train::store::{StoreWriter, TargetStore};
-use fbp_train::targets::{StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, wrong_examples};
-use fbp_train::train::EXAMPLES_FILE;
+use fbp_train::settings::{Effort, Embedding, Every, Metric, TargetMode};
+use fbp_train::store::{EXAMPLES_FILE, MANIFEST_FILE, REPORT_FILE, StoreWriter, TIME_FILE, TargetStore};
+use fbp_train::targets::{
+    StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, cut_at_every, wrong_examples,
+};
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::table::print_table;
 
 /// Wrongly classified images that are kept for the report.
 const EXAMPLES: usize = 6;
@@ -28,7 +30,7 @@ pub(crate) struct TargetsArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Lead that the right class should have over every other
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
@@ -41,28 +43,38 @@ pub(crate) struct TargetsArgs {
     /// In which metric targets are nearest; mahalanobis weighs changes by the covariance of the features
     #[arg(long, value_parser = choice::<Metric>(), default_value_t = Metric::Euclidean)]
     metric: Metric,
+    /// How much is spent on nearer targets; quick is for deep networks
+    #[arg(long, value_parser = choice::<Effort>(), default_value_t = Effort::Thorough)]
+    effort: Effort,
+    /// Which features: those between stages, or those between all blocks
+    #[arg(long, value_parser = choice::<Every>(), default_value_t = Every::Stage)]
+    every: Every,
     /// Samples per shard, which is what an interrupted run can lose [default: up to 5120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     shard_size: Option<u32>,
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace targets that were made with other settings
+    /// Make them again and replace what is there: targets with these or other settings, and files of another origin
     #[arg(long)]
     force: bool,
 }
 
 pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
-    let network = Checkpoint::load(&args.checkpoint)?.network;
-    let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
-    let input = args.data.load()?;
     let options = TargetsOptions {
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
         metric: args.metric,
+        effort: args.effort,
         shard_samples: args.shard_size.map(|size| size as usize),
     };
+    options.check()?;
+    let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
+    common.keep_json_apart(&args.out, [MANIFEST_FILE, REPORT_FILE, TIME_FILE, EXAMPLES_FILE])?;
+    let input = args.data.load(&args.checkpoint, &checkpoint)?;
+    let network = cut_at_every(checkpoint.network, args.every)?;
     let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;
     let writer = StoreWriter::open(&args.out, manifest, args.force)?;
     let source =
@@ -82,8 +94,8 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
             "{samples} images, {mode} targets, {metric}, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
         ),
     )?;
-    let heading = ["right with targets", "moved by", "no change", "second attempt", "not attained", "largest miss"];
-    say(out, format_args!("{:12} {}", "stage", heading.map(|text| format!("{text:>18}")).join(" ")))?;
+    let heading = ["right with targets", "moved by", "right already", "found at 2nd try", "not found", "largest miss"];
+    let mut rows = vec![std::iter::once("stage").chain(heading).map(str::to_owned).collect::<Vec<_>>()];
     for stage in &report.stages {
         let StageReport { name, satisfied_before, corrected, unattained, .. } = stage;
         let cells = [
@@ -94,7 +106,7 @@ fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
             unattained.to_string(),
             format!("{:.2e}", stage.violation_max),
         ];
-        say(out, format_args!("{name:12} {}", cells.map(|text| format!("{text:>18}")).join(" ")))?;
+        rows.push(std::iter::once(name.clone()).chain(cells).collect());
     }
-    Ok(())
+    print_table(&rows, out)
 }

@@ -2,6 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first error")]
 
 mod common;
+#[path = "bad_input/first_day.rs"]
+mod first_day;
+#[path = "bad_input/table.rs"]
+mod table;
+#[path = "bad_input/words.rs"]
+mod words;
 
 use std::fs;
 use std::io::Write;
@@ -67,7 +73,9 @@ fn unknown_names_list_the_known_ones() {
     world.targets("c.safetensors", "t");
     let arguments = post_train_arguments("c.safetensors", "t", "0.3", "runs");
     world.fails(&arguments.replace("conv1", "conv9"), &["conv9", "conv1, conv2"]);
-    world.fails(&arguments.replace("--stage conv1", ""), &["conv1, conv2"]);
+    let tail = arguments.replace("joint", "tail").replace("--alpha 0.3", "").replace("--stage conv1", "");
+    world.fails(&tail, &["--stage is missing", "conv1, conv2"]);
+    world.fails(&format!("{tail} --stage all"), &["--stage is missing", "conv1, conv2"]);
     // Modes that know what to train take no stage, and no weight of a distance either.
     let head = arguments.replace("joint", "head").replace("--alpha 0.3", "");
     world.fails(&head, &["--stage = conv1", "modes full and head"]);

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{World, contents, post_train_arguments, run_with_kills, targets_arguments, timeless};
+use common::{World, contents, post_train_arguments, run_name, run_with_kills, targets_arguments, timeless};
 
 /// Files that are there must be whole: shards and records under their final names are never partial.
 fn assert_whole(folder: &Path, reference: &Path) {
@@ -63,7 +63,7 @@ fn killed_post_training_starts_again_with_the_same_result() {
     world.ok(&arguments);
     let names = |folder: &str| contents(&world.path(folder)).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(names("cut"), names("whole"));
-    let name = "post-train_joint_conv1_alpha0.3_seed5";
+    let name = run_name("joint_conv1_alpha0.3");
     let record = |folder: &str| timeless(world.json(&format!("{folder}/{name}.json")));
     assert_eq!(record("cut"), record("whole"));
     let weights = |folder: &str| std::fs::read(world.path(folder).join(format!("{name}.safetensors"))).unwrap();

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first error")]
 
 mod common;
+#[path = "pipeline/files.rs"]
+mod files;
 
 use std::fs;
 
-use common::{TEST, TRAIN, World, contents, number, post_train_arguments, targets_arguments, timeless};
+use common::{TEST, TRAIN, World, contents, number, post_train_arguments, run_name, targets_arguments, timeless};
 
 #[test]
 fn from_labels_to_a_report() {
@@ -46,15 +48,15 @@ fn from_labels_to_a_report() {
         let again = world.ok(&arguments);
         assert!(again.contains("finished already"), "{again}");
     }
-    let record = world.json("runs/post-train_joint_conv1_alpha0.3_seed5.json");
+    let record = world.json(&format!("runs/{}.json", run_name("joint_conv1_alpha0.3")));
     assert_eq!(record["test_accuracy"].as_array().unwrap().len(), 3);
     assert_eq!(number(&record["test_accuracy_before"]), before);
     world.ok(&post_train_arguments("c.safetensors", "t", "30", "runs"));
-    let strong = world.json("runs/post-train_joint_conv1_alpha30_seed5.json");
+    let strong = world.json(&format!("runs/{}.json", run_name("joint_conv1_alpha30")));
     let last = |record: &serde_json::Value, list: &str| number(&record[list][2]);
     assert!(last(&strong, "weight") > last(&record, "weight"), "{strong} {record}");
     assert!(last(&strong, "target_distance") < last(&record, "target_distance"), "{strong} {record}");
-    let plain = world.json("runs/post-train_joint_conv1_alpha0_seed5.json");
+    let plain = world.json(&format!("runs/{}.json", run_name("joint_conv1_alpha0")));
     assert_eq!(plain["target_distance"].as_array().unwrap().len(), 0);
 
     world.ok("report --runs runs --out page --json s.json");
@@ -76,7 +78,7 @@ fn local_training_leaves_the_stages_above_alone() {
     let arguments = post_train_arguments("c.safetensors", "t", "0.3", "runs");
     let arguments = arguments.replace("--mode joint", "--mode local").replace("--alpha 0.3", "");
     world.ok(&arguments);
-    let record = world.json("runs/post-train_local_conv1_seed5.json");
+    let record = world.json(&format!("runs/{}.json", run_name("local_conv1")));
     assert_eq!(record["settings"]["alpha"], serde_json::Value::Null);
     assert_eq!(record["cross_entropy"].as_array().unwrap().len(), 0);
     let distances: Vec<f64> = record["target_distance"].as_array().unwrap().iter().map(number).collect();
@@ -89,7 +91,7 @@ fn local_training_leaves_the_stages_above_alone() {
         tensors.sort();
         tensors
     };
-    let (before, after) = (tensors("c.safetensors"), tensors("runs/post-train_local_conv1_seed5.safetensors"));
+    let (before, after) = (tensors("c.safetensors"), tensors(&format!("runs/{}.safetensors", run_name("local_conv1"))));
     for ((name, before), (same, after)) in before.iter().zip(&after) {
         assert_eq!(name, same);
         assert_eq!(before != after, name.starts_with("conv1."), "{name}");
@@ -110,7 +112,7 @@ fn equal_settings_give_equal_bytes() {
         files.into_iter().filter(|(name, _)| name != "report.json").collect::<Vec<_>>()
     });
     assert_eq!(stores[0], stores[1]);
-    let name = "post-train_joint_conv1_alpha0.1_seed5";
+    let name = run_name("joint_conv1_alpha0.1");
     let record = |folder: &str| timeless(world.json(&format!("{folder}/{name}.json")));
     assert_eq!(record("ra"), record("rb"));
 
@@ -166,11 +168,11 @@ fn rivals_keep_the_start_as_a_candidate_and_read_the_test_set_once() {
     let before = fs::read(world.path("c.safetensors")).unwrap();
     for (mode, trained) in [("head", "out."), ("tail --stage conv1", "conv2."), ("full", "conv1.")] {
         let name = format!(
-            "post-train_{}_seed0",
+            "post-train_{}_validation0.2_seed0",
             match mode {
                 "head" => "head_out",
-                "full" => "full_all",
-                _ => "tail_conv1",
+                "full" => "full_all_rate1e-2_epochs3_batch32",
+                _ => "tail_conv1_rate1e-2_epochs3_batch32",
             }
         );
         let arguments = format!("post-train {common} --mode {mode} --epochs 3 --learning-rate 0.01 --schedule cosine");
@@ -207,7 +209,8 @@ fn rivals_keep_the_start_as_a_candidate_and_read_the_test_set_once() {
         assert!(world.ok(&arguments).contains("finished already"));
     }
     // A rate that ruins everything: the start is kept.
-    let ruin = common.replace("c.safetensors", "runs/post-train_full_all_seed0.safetensors");
+    let ruin = common
+        .replace("c.safetensors", "runs/post-train_full_all_rate1e-2_epochs3_batch32_validation0.2_seed0.safetensors");
     let ruin = ruin.replace("--out runs", "--out ruin");
     world.ok(&format!("post-train {ruin} --mode full --epochs 1 --learning-rate 1 --json x.json"));
     let record = world.json("x.json");
@@ -235,7 +238,7 @@ fn one_layer_is_solved_for_its_targets() {
         let kept = number(&record["chosen"]["validation_accuracy"]);
         assert!(candidates.iter().all(|candidate| number(candidate) <= kept), "{record}");
         assert!(record["chosen"]["epoch"].as_u64().unwrap() > 0, "{record}");
-        let name = format!("runs/post-train_closed-form_{stage}_seed0.safetensors");
+        let name = format!("runs/post-train_closed-form_{stage}_validation0.2_seed0.safetensors");
         world.ok(&format!("eval --checkpoint {name} --data idx:data --classes 3 --json e.json"));
         assert_eq!(world.json("e.json")["test_accuracy"], record["test_accuracy"][0]);
     }

@@ -19,7 +19,7 @@ pub use chain::{
 };
 pub use error::InverseError;
 pub use interval::Interval;
-pub use joint::{FeatureMetric, Margins};
+pub use joint::{Effort, FeatureMetric, Margins};
 pub use layers::{
     Activation, ActivationReverse, Attention, AverageAxes, AverageAxis, AvgDivisor, AvgPoolReverse, BatchNormReverse,
     BatchNormStatistics, Block, ClassToken, Conv1dParams, Conv2dReverse, ConvTranspose2dParams, EmbeddingPass,

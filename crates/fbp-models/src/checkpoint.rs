@@ -12,10 +12,13 @@ use serde_json::{Map, Value, json};
 
 use crate::ops::with_values;
 use crate::spec::ParamPlan;
-use crate::{CheckpointFault, ModelError, Network, NetworkSpec};
+use crate::{CheckpointFault, ModelError, Network, NetworkSpec, PREPROCESSING_KEY, Preprocessing};
 
 /// Metadata key of the description, in JSON.
 pub const NETWORK_KEY: &str = "fbp.network";
+
+/// Metadata key of where imported weights came from, in JSON: see [`weights`](crate::weights).
+pub const IMPORT_KEY: &str = "fbp.import";
 
 /// Longest header that is read, in bytes.
 const MAX_HEADER: u64 = 1 << 24;
@@ -25,6 +28,8 @@ const MAX_HEADER: u64 = 1 << 24;
 pub struct Checkpoint {
     /// The network.
     pub network: Network,
+    /// What images go through before they reach it; none in files that do not tell.
+    pub preprocessing: Option<Preprocessing>,
     /// All other metadata: how it was trained.
     pub metadata: BTreeMap<String, String>,
 }
@@ -32,7 +37,8 @@ pub struct Checkpoint {
 /// Writes a network, its description and free metadata; an existing file is replaced.
 ///
 /// The file appears whole or not at all: it is written beside its destination, flushed to the disk and renamed. Equal
-/// networks and metadata give equal files. An entry of `metadata` under [`NETWORK_KEY`] is ignored.
+/// networks and metadata give equal files. An entry of `metadata` under [`NETWORK_KEY`] is ignored; how images are prepared
+/// for the network goes into it with [`Preprocessing::to_metadata`].
 ///
 /// # Errors
 /// [`ModelError::Io`] if the folder cannot be written.
@@ -52,13 +58,17 @@ pub struct Checkpoint {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn save(path: &Path, network: &Network, metadata: &BTreeMap<String, String>) -> Result<(), ModelError> {
-    let bytes = to_bytes(network, metadata)?;
+    write_file(path, &to_bytes(network, metadata)?)
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let mut temporary = temporary_in(folder).map_err(ModelError::io("create a file in", folder))?;
-    temporary.write_all(&bytes).map_err(ModelError::io("write", path))?;
+    temporary.write_all(bytes).map_err(ModelError::io("write", path))?;
     temporary.as_file().sync_all().map_err(ModelError::io("write", path))?;
     temporary.persist(path).map_err(|e| ModelError::io("write", path)(e.error))?;
     #[cfg(unix)] // other systems cannot open folders
@@ -103,6 +113,17 @@ pub fn to_bytes(network: &Network, metadata: &BTreeMap<String, String>) -> Resul
 }
 
 impl Checkpoint {
+    /// The metadata that stay true when the weights are trained or repaired: where they came from, and how images are prepared
+    /// for the network. Whatever is made of a checkpoint should be saved with them.
+    ///
+    /// # Errors
+    /// As [`Preprocessing::to_metadata`].
+    pub fn kept_metadata(&self) -> Result<BTreeMap<String, String>, ModelError> {
+        let mut kept = self.preprocessing.as_ref().map_or_else(|| Ok(BTreeMap::new()), Preprocessing::to_metadata)?;
+        kept.extend(self.metadata.get(IMPORT_KEY).map(|json| (IMPORT_KEY.to_owned(), json.clone())));
+        Ok(kept)
+    }
+
     /// Reads a checkpoint and the network it describes.
     ///
     /// Nothing in the file is trusted: sizes are checked against its length before memory is asked for.
@@ -127,11 +148,23 @@ impl Checkpoint {
     }
 }
 
+/// The preprocessing, checked to give as many numbers as the network takes.
+fn preprocessing_of(json: &str, spec: &NetworkSpec) -> Result<Preprocessing, ModelError> {
+    let found = Preprocessing::from_json(json)?;
+    let len = |shape: [usize; 3]| shape.into_iter().fold(1_usize, usize::saturating_mul);
+    if len(found.input()) != len(spec.input) {
+        let reason = format!("it gives images of {:?}, the network takes {:?}", found.input(), spec.input);
+        return Err(ModelError::Preprocessing { reason });
+    }
+    Ok(found)
+}
+
 /// A file whose header has been read and checked.
 struct Opened {
     file: File,
     header: Metadata,
     spec: NetworkSpec,
+    preprocessing: Option<Preprocessing>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -160,7 +193,9 @@ impl Opened {
             header.metadata().clone().unwrap_or_default().into_iter().collect();
         let json = metadata.remove(NETWORK_KEY).ok_or_else(|| CheckpointFault::NoArchitecture.of(path))?;
         let spec = NetworkSpec::from_json(&json).map_err(|e| CheckpointFault::BadArchitecture(Box::new(e)).of(path))?;
-        Ok(Self { file, header, spec, metadata })
+        let preprocessing = metadata.remove(PREPROCESSING_KEY).map(|json| preprocessing_of(&json, &spec)).transpose();
+        let preprocessing = preprocessing.map_err(|e| CheckpointFault::BadPreprocessing(Box::new(e)).of(path))?;
+        Ok(Self { file, header, spec, preprocessing, metadata })
     }
 
     /// Checks that the file has exactly the tensors of its description.
@@ -199,7 +234,7 @@ impl Opened {
             Ok(Tensor::from_vec(values, param.dims.as_slice(), &Device::Cpu)?)
         };
         let network = Network::build(&self.spec, &mut source)?;
-        Ok(Checkpoint { network, metadata: self.metadata })
+        Ok(Checkpoint { network, preprocessing: self.preprocessing, metadata: self.metadata })
     }
 }
 

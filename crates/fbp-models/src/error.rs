@@ -1,7 +1,11 @@
+mod weights;
+
 use std::path::{Path, PathBuf};
 
 use fbp_inverse::InverseError;
 use fbp_linalg::LinalgError;
+
+pub use weights::{Mismatch, WeightsFault};
 
 /// What can be wrong with a network, its description, its inputs or its checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +40,8 @@ pub enum ModelError {
     Layer {
         /// Name of the stage.
         stage: String,
-        /// Position of the layer in its stage, from 0.
-        layer: usize,
+        /// Where the layer is in its stage: names and positions from 0, joined by dots.
+        layer: String,
         /// Kind of the layer, as written in the description.
         kind: String,
         /// What is wrong, with the numbers.
@@ -59,15 +63,13 @@ pub enum ModelError {
         /// The stages of the network, input side first.
         known: Vec<String>,
     },
-    /// A layer index that a stage does not have.
-    #[error("stage {stage} has {layers} layers and none with the number {layer}")]
+    /// A path that leads to no layer.
+    #[error("there is no layer {path:?}; layers with parameters are {}", known.join(", "))]
     UnknownLayer {
-        /// Name of the stage.
-        stage: String,
-        /// Position asked for, from 0.
-        layer: usize,
-        /// Number of layers of the stage.
-        layers: usize,
+        /// The path asked for.
+        path: String,
+        /// The paths of all layers with parameters of their own.
+        known: Vec<String>,
     },
     /// A stage index or range that the network does not have.
     #[error("stages {start}..{end} are not a range of the network's {stages} stages")]
@@ -108,7 +110,7 @@ pub enum ModelError {
         classes: usize,
     },
     /// A setting outside its documented range.
-    #[error("{name} = {value} is outside {range}")]
+    #[error("{name} = {value} is out of range: it takes {range}")]
     Parameter {
         /// Name of the setting.
         name: &'static str,
@@ -139,6 +141,12 @@ pub enum ModelError {
         /// Name of the tensor.
         parameter: String,
     },
+    /// A description of what images go through that cannot be used.
+    #[error("the preprocessing of images cannot be used: {reason}")]
+    Preprocessing {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -156,6 +164,14 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong with it.
         fault: CheckpointFault,
+    },
+    /// A file of weights from somewhere else that cannot be used.
+    #[error("weights {}: {fault}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: WeightsFault,
     },
 }
 
@@ -175,6 +191,9 @@ pub enum CheckpointFault {
     /// The architecture in the metadata cannot be read.
     #[error("its architecture cannot be used: {0}")]
     BadArchitecture(Box<ModelError>),
+    /// The preprocessing in the metadata cannot be used, or is that of images of another size.
+    #[error("{0}; it was written by other or newer software")]
+    BadPreprocessing(Box<ModelError>),
     /// Another network than the one asked for.
     #[error("it holds the network {found}, but {expected} was asked for: {difference}")]
     OtherArchitecture {

@@ -1,3 +1,5 @@
+mod sequence;
+
 use std::fmt;
 
 use candle_core::{Tensor, Var};
@@ -7,18 +9,22 @@ use fbp_linalg::FeatureShape;
 use crate::ModelError;
 use crate::ops::Window;
 
+pub use sequence::Sequence;
+pub(crate) use sequence::{PlacedLayer, Route};
+
 /// How a layer is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPass {
     /// Whether gradients are wanted for the layer's own parameters. Gradients always pass through to the input.
     pub trainable: bool,
-    /// Whether batch normalisation uses, and averages, the statistics of the batch; else it uses the running ones.
-    pub batch_statistics: bool,
+    /// Whether the layer is trained: batch normalisation uses, and averages, the statistics of the batch instead of the running
+    /// ones, and dropout drops.
+    pub training: bool,
 }
 
 impl LayerPass {
     /// Constant parameters and running statistics: the layer as a fixed function.
-    pub const FIXED: Self = Self { trainable: false, batch_statistics: false };
+    pub const FIXED: Self = Self { trainable: false, training: false };
 
     /// A parameter as this pass sees it: with its gradient, or as a constant that shares its memory.
     pub(crate) fn tensor(self, var: &Var) -> Tensor {
@@ -45,6 +51,20 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Other tensors that belong to a checkpoint: running statistics.
     fn buffers(&self) -> Vec<(&'static str, &Var)> {
         Vec::new()
+    }
+
+    /// Layers within, which all get the layer's input; none in a plain layer.
+    fn branches(&self) -> &[Sequence] {
+        &[]
+    }
+
+    /// What the layer makes of the outputs of its branches.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if they do not fit.
+    fn merge(&self, outputs: &[Tensor]) -> Result<Tensor, ModelError> {
+        let _ = outputs;
+        Err(candle_core::Error::Msg(format!("{} has no branches", self.kind())).into())
     }
 
     /// Whether the layer applies one nondecreasing function to every entry.

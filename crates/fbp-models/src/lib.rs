@@ -2,6 +2,8 @@
 
 mod average;
 pub mod bridge;
+mod build;
+pub mod catalogue;
 pub mod checkpoint;
 mod error;
 mod layer;
@@ -11,8 +13,10 @@ mod network;
 pub mod ops;
 mod optim;
 mod pair;
+mod preprocessing;
 mod reverse;
 pub mod spec;
+pub mod weights;
 pub mod zoo;
 
 #[cfg(test)]
@@ -20,8 +24,9 @@ mod tests;
 
 pub use average::WeightAverage;
 pub use checkpoint::Checkpoint;
-pub use error::{CheckpointFault, ModelError};
-pub use layer::{Layer, LayerPass};
-pub use network::{ForwardTrace, Network, Stage};
+pub use error::{CheckpointFault, Mismatch, ModelError, WeightsFault};
+pub use layer::{Layer, LayerPass, Sequence};
+pub use network::{ForwardTrace, LayerInput, LayerPlace, Network, Stage};
 pub use optim::{AdamW, AdamWParams};
-pub use spec::{LayerSpec, NetworkSpec, StageSpec};
+pub use preprocessing::{PREPROCESSING_KEY, Preprocessing};
+pub use spec::{LayerSpec, NamedLayer, NetworkSpec, StageSpec};

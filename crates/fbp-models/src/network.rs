@@ -5,10 +5,11 @@ use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::layers::{self, LayerVars};
+use crate::build::{Source, sequence};
+use crate::layer::Route;
 use crate::memory::keep_freed_memory;
-use crate::spec::{FeatureDims, LayerPlan, ParamInit, ParamPlan, StagePlan, param_name};
-use crate::{Layer, LayerPass, ModelError, NetworkSpec};
+use crate::spec::{FeatureDims, ParamInit, StagePlan};
+use crate::{Layer, LayerPass, ModelError, NetworkSpec, Sequence};
 
 /// A feed-forward network: a chain of stages whose every feature and parameter can be reached.
 ///
@@ -34,26 +35,34 @@ use crate::{Layer, LayerPass, ModelError, NetworkSpec};
 pub struct Network {
     spec: NetworkSpec,
     stages: Vec<Stage>,
-    batch_statistics: bool,
+    training: bool,
 }
 
 /// One stage of a network.
 #[derive(Debug)]
 pub struct Stage {
     name: String,
-    layers: Vec<Box<dyn Layer>>,
-    /// Indices of the layers in the order in which they run, and what each then gets.
-    steps: Vec<Step>,
-    input: FeatureDims,
-    output: FeatureDims,
+    layers: Sequence,
     frozen: bool,
 }
 
-/// One layer in the order of execution.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Step {
-    pub(crate) layer: usize,
-    pub(crate) input: FeatureDims,
+/// A layer with parameters somewhere in a network, found by its path with [`Network::place`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerPlace {
+    /// The stage it belongs to.
+    pub stage: usize,
+    /// Its path: that of its parameters without their own names.
+    pub path: String,
+    route: Route,
+}
+
+/// What goes into a layer, and what runs past it: made by [`Network::infer_before`].
+#[derive(Clone, Debug)]
+pub struct LayerInput {
+    /// Input of the layer.
+    pub input: Tensor,
+    /// Outputs of the branches beside those that the layer is in, outermost first.
+    pub beside: Vec<Tensor>,
 }
 
 /// Input and output of every stage for one batch.
@@ -106,25 +115,23 @@ impl Network {
             let values = match param.init {
                 ParamInit::Constant(value) => vec![value; len],
                 ParamInit::Uniform { fan_in } => uniform(&mut rng, len, fan_in),
+                ParamInit::Normal { std } => normal(&mut rng, len, std),
             };
             Ok(Tensor::from_vec(values, param.dims.as_slice(), &Device::Cpu)?)
         })
     }
 
     /// Builds a network with tensors from `source`, which is asked in the order of [`NetworkPlan::parameters`](crate::spec::NetworkPlan::parameters).
-    pub(crate) fn build(
-        spec: &NetworkSpec,
-        source: &mut dyn FnMut(&str, &ParamPlan) -> Result<Tensor, ModelError>,
-    ) -> Result<Self, ModelError> {
+    pub(crate) fn build(spec: &NetworkSpec, source: Source<'_>) -> Result<Self, ModelError> {
         keep_freed_memory();
         let mut input = spec.input_dims();
         let mut stages = Vec::new();
         for plan in spec.plan()?.stages {
             let stage = Stage::build(plan, input, source)?;
-            input = stage.output;
+            input = stage.output();
             stages.push(stage);
         }
-        Ok(Self { spec: spec.clone(), stages, batch_statistics: false })
+        Ok(Self { spec: spec.clone(), stages, training: false })
     }
 
     /// A network of its own with the same weights, state of freezing and mode.
@@ -132,16 +139,29 @@ impl Network {
     /// # Errors
     /// [`ModelError::Tensor`] if a weight cannot be copied.
     pub fn duplicate(&self) -> Result<Self, ModelError> {
-        let state: HashMap<String, Var> = self.state().collect();
-        let mut copy = Self::build(&self.spec, &mut |name, _| match state.get(name) {
-            Some(var) => Ok(var.as_detached_tensor().copy()?),
-            None => Err(ModelError::MissingParameter { layer: name.to_owned(), parameter: "value".to_owned() }),
-        })?;
-        copy.batch_statistics = self.batch_statistics;
+        let mut copy = self.rebuilt(&self.spec)?;
+        copy.training = self.training;
         for (copy, stage) in copy.stages.iter_mut().zip(&self.stages) {
             copy.frozen = stage.frozen;
         }
         Ok(copy)
+    }
+
+    /// The same network with a stage for every block, as [`NetworkSpec::split_at_blocks`] cuts it, with weights of its own.
+    ///
+    /// # Errors
+    /// As [`duplicate`](Self::duplicate).
+    pub fn split_at_blocks(&self) -> Result<Self, ModelError> {
+        self.rebuilt(&self.spec.split_at_blocks())
+    }
+
+    /// A copy with another description of the same parameters.
+    fn rebuilt(&self, spec: &NetworkSpec) -> Result<Self, ModelError> {
+        let state: HashMap<String, Var> = self.state().collect();
+        Self::build(spec, &mut |name, _| match state.get(name) {
+            Some(var) => Ok(var.as_detached_tensor().copy()?),
+            None => Err(ModelError::MissingParameter { layer: name.to_owned(), parameter: "value".to_owned() }),
+        })
     }
 
     /// Takes the weights and statistics of some stages from a network of the same description.
@@ -205,8 +225,8 @@ impl Network {
         Ok(self.named_vars_of(stages)?.into_iter().map(|(_, var)| var).collect())
     }
 
-    /// Every tensor of a checkpoint: trainable variables and running statistics.
-    pub(crate) fn state(&self) -> impl Iterator<Item = (String, Var)> {
+    /// Every tensor of a checkpoint by its path: trainable variables and running statistics.
+    pub fn state(&self) -> impl Iterator<Item = (String, Var)> {
         self.stages.iter().flat_map(|stage| stage.tensors(true))
     }
 
@@ -223,10 +243,10 @@ impl Network {
         Ok(())
     }
 
-    /// Chooses whether batch normalisation in trainable stages uses the statistics of the batch (training) or the
-    /// running ones (evaluation, the default). Recorded features and [`infer`](Self::infer) always use the running ones.
-    pub fn set_batch_statistics(&mut self, batch_statistics: bool) {
-        self.batch_statistics = batch_statistics;
+    /// Chooses whether trainable stages are run as in training: batch normalisation uses the statistics of the batch instead of
+    /// the running ones, and dropout drops. Recorded features and [`infer`](Self::infer) never do.
+    pub fn set_training(&mut self, training: bool) {
+        self.training = training;
     }
 
     /// Logits of a batch, with gradients for the parameters of all stages that are not frozen.
@@ -263,7 +283,7 @@ impl Network {
     pub fn forward_stages(&self, stages: Range<usize>, feature: &Tensor) -> Result<Tensor, ModelError> {
         self.run(stages, feature, |stage| LayerPass {
             trainable: !stage.frozen,
-            batch_statistics: self.batch_statistics && !stage.frozen,
+            training: self.training && !stage.frozen,
         })
     }
 
@@ -283,29 +303,67 @@ impl Network {
         self.run(stages, feature, |_| LayerPass::FIXED)
     }
 
-    /// Input of one layer, given the input of the network, with all parameters constant.
-    ///
-    /// `layer` counts the layers of the stage in the order of the description.
+    /// The layer with parameters that has this path, for example `layer4.1.conv2`.
     ///
     /// # Errors
-    /// [`ModelError::StageRange`] or [`ModelError::UnknownLayer`] if there is no such layer, [`ModelError::InputShape`]
-    /// for a batch of another shape.
-    pub fn infer_before(&self, stage: usize, layer: usize, x: &Tensor) -> Result<Tensor, ModelError> {
-        let own = &self.range(stage..stage.saturating_add(1))?[0];
-        let below = own.accept(&self.infer_stages(0..stage, x)?)?;
-        own.run_steps(0..own.place(layer)?, below, LayerPass::FIXED)
+    /// [`ModelError::UnknownLayer`], which lists the paths.
+    pub fn place(&self, path: &str) -> Result<LayerPlace, ModelError> {
+        let found = self.stages.iter().enumerate().find_map(|(stage, own)| Some((stage, own.layers.route(path)?)));
+        match found {
+            Some((stage, route)) => Ok(LayerPlace { stage, path: path.to_owned(), route }),
+            None => Err(ModelError::UnknownLayer { path: path.to_owned(), known: self.layer_paths() }),
+        }
     }
 
-    /// Logits, given the output of one layer (before any activation that follows), with all parameters constant.
-    /// Gradients pass through to `output`.
+    /// Paths of all layers with parameters of their own.
+    pub fn layer_paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        self.stages.iter().for_each(|stage| stage.layers.paths(&mut paths));
+        paths
+    }
+
+    /// The layer at a place.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] for the place of another network.
+    pub fn layer(&self, place: &LayerPlace) -> Result<&dyn Layer, ModelError> {
+        Ok(self.stage_of(place)?.layers.layer_at(&place.route))
+    }
+
+    /// Input of one layer, given the input of the network, with all parameters constant.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] for the place of another network, [`ModelError::InputShape`] for a batch of another shape.
+    pub fn infer_before(&self, place: &LayerPlace, x: &Tensor) -> Result<LayerInput, ModelError> {
+        let own = self.stage_of(place)?;
+        let below = own.accept(&self.infer_stages(0..place.stage, x)?)?;
+        let mut beside = Vec::new();
+        let input = own.layers.forward_before(&place.route, &below, &mut beside)?;
+        Ok(LayerInput { input, beside })
+    }
+
+    /// Logits, given the output of one layer (before any activation that follows) and what runs past it, with all parameters
+    /// constant. Gradients pass through to `output`.
     ///
     /// # Errors
     /// As [`infer_before`](Self::infer_before).
-    pub fn infer_after(&self, stage: usize, layer: usize, output: &Tensor) -> Result<Tensor, ModelError> {
-        let own = &self.range(stage..stage.saturating_add(1))?[0];
-        let rest = own.place(layer)? + 1..own.steps.len();
-        let feature = own.run_steps(rest, output.clone(), LayerPass::FIXED)?;
-        self.infer_stages(stage + 1..self.stages.len(), &feature)
+    pub fn infer_after(&self, place: &LayerPlace, output: &Tensor, beside: &[Tensor]) -> Result<Tensor, ModelError> {
+        let feature = self.stage_of(place)?.layers.forward_after(&place.route, output, beside)?;
+        self.infer_stages(place.stage + 1..self.stages.len(), &feature)
+    }
+
+    /// Shapes, without the batch, of what runs past the layer at a place: those of [`LayerInput::beside`].
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] for the place of another network.
+    pub fn dims_beside(&self, place: &LayerPlace) -> Result<Vec<Vec<usize>>, ModelError> {
+        let mut dims = Vec::new();
+        self.stage_of(place)?.layers.dims_beside(&place.route, &mut dims);
+        Ok(dims)
+    }
+
+    fn stage_of(&self, place: &LayerPlace) -> Result<&Stage, ModelError> {
+        Ok(&self.range(place.stage..place.stage.saturating_add(1))?[0])
     }
 
     /// Every transitional feature of a batch, as constants.
@@ -341,23 +399,9 @@ impl Network {
 }
 
 impl Stage {
-    fn build(
-        plan: StagePlan,
-        input: FeatureDims,
-        source: &mut dyn FnMut(&str, &ParamPlan) -> Result<Tensor, ModelError>,
-    ) -> Result<Self, ModelError> {
-        let output = plan.output(input);
-        let mut layers = Vec::with_capacity(plan.layers.len());
-        for (index, layer) in plan.layers.iter().enumerate() {
-            let mut vars = Vec::with_capacity(layer.params.len());
-            for param in &layer.params {
-                let tensor = source(&param_name(&plan.name, index, param.name), param)?;
-                vars.push((param.name, Var::from_tensor(&tensor)?));
-            }
-            layers.push(layers::build(layer, LayerVars { layer: format!("{}.{index}", plan.name), vars })?);
-        }
-        let steps = execution_order(&layers, &plan.layers, input);
-        Ok(Self { name: plan.name, layers, steps, input, output, frozen: false })
+    fn build(plan: StagePlan, input: FeatureDims, source: Source<'_>) -> Result<Self, ModelError> {
+        let layers = sequence(&plan.layers, input, source)?;
+        Ok(Self { name: plan.name, layers, frozen: false })
     }
 
     /// Its name.
@@ -365,28 +409,24 @@ impl Stage {
         &self.name
     }
 
-    /// Its layers, in the order of the description.
-    pub fn layers(&self) -> &[Box<dyn Layer>] {
+    /// Its layers.
+    pub fn layers(&self) -> &Sequence {
         &self.layers
     }
 
     /// What goes in.
     pub fn input(&self) -> FeatureDims {
-        self.input
+        self.layers.input()
     }
 
     /// What comes out.
     pub fn output(&self) -> FeatureDims {
-        self.output
+        self.layers.output()
     }
 
     /// Whether its parameters get no gradients.
     pub fn is_frozen(&self) -> bool {
         self.frozen
-    }
-
-    pub(crate) fn steps(&self) -> &[Step] {
-        &self.steps
     }
 
     fn vars(&self) -> Vec<(String, Var)> {
@@ -395,74 +435,32 @@ impl Stage {
 
     fn tensors(&self, buffers: bool) -> Vec<(String, Var)> {
         let mut all = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            let extra = if buffers { layer.buffers() } else { Vec::new() };
-            let named = layer.parameters().into_iter().chain(extra);
-            all.extend(named.map(|(name, var)| (param_name(&self.name, index, name), var.clone())));
-        }
+        self.layers.tensors(buffers, &mut all);
         all
     }
 
     /// The batch in the dimensions that the first layer takes.
     fn accept(&self, batch: &Tensor) -> Result<Tensor, ModelError> {
+        let input = self.input();
         let wrong = || ModelError::InputShape {
             what: format!("input of stage {}", self.name),
-            expected: self.input.to_string(),
+            expected: input.to_string(),
             found: batch.dims().to_vec(),
         };
         let (&n, rest) = batch.dims().split_first().ok_or_else(wrong)?;
-        let dims = self.input.tensor_dims(n);
+        let dims = input.tensor_dims(n);
         if rest == &dims[1..] {
             return Ok(batch.clone());
         }
         // Flat rows are accepted for images and the other way round; any other shape is a mistake.
-        let FeatureDims { shape, .. } = self.input;
+        let shape = input.shape;
         let image = [shape.channels, shape.height, shape.width];
-        if rest == [self.input.len()] || rest == image { Ok(batch.reshape(dims)?) } else { Err(wrong()) }
+        if rest == [input.len()] || rest == image { Ok(batch.reshape(dims)?) } else { Err(wrong()) }
     }
 
     fn forward(&self, batch: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        self.run_steps(0..self.steps.len(), self.accept(batch)?, pass)
+        self.layers.forward(&self.accept(batch)?, pass)
     }
-
-    /// Runs some of the layers in the order of execution.
-    fn run_steps(&self, steps: Range<usize>, mut x: Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        let mut steps = self.steps[steps].iter().map(|step| &self.layers[step.layer]).peekable();
-        while let Some(layer) = steps.next() {
-            let window = steps.peek().and_then(|next| next.max_pool_window());
-            let pooled = window.map(|window| layer.forward_pooled(&x, window, pass)).transpose()?.flatten();
-            if pooled.is_some() {
-                steps.next();
-            }
-            x = pooled.map_or_else(|| layer.forward(&x, pass), Ok)?;
-        }
-        Ok(x)
-    }
-
-    /// Place of a layer in the order of execution.
-    fn place(&self, layer: usize) -> Result<usize, ModelError> {
-        let wrong = || ModelError::UnknownLayer { stage: self.name.clone(), layer, layers: self.layers.len() };
-        self.steps.iter().position(|step| step.layer == layer).ok_or_else(wrong)
-    }
-}
-
-/// Order in which layers run: a nondecreasing function moves behind the max-poolings that directly follow it.
-fn execution_order(layers: &[Box<dyn Layer>], plans: &[LayerPlan], input: FeatureDims) -> Vec<Step> {
-    let mut order: Vec<usize> = (0..layers.len()).collect();
-    let swaps =
-        |a: usize, b: usize| layers[a].is_nondecreasing_elementwise() && layers[b].commutes_with_nondecreasing();
-    while let Some(i) = (1..order.len()).find(|&i| swaps(order[i - 1], order[i])) {
-        order.swap(i - 1, i);
-    }
-    let mut feature = input;
-    let mut steps = Vec::with_capacity(order.len());
-    for layer in order {
-        steps.push(Step { layer, input: feature });
-        if !layers[layer].is_nondecreasing_elementwise() {
-            feature = plans[layer].output;
-        }
-    }
-    steps
 }
 
 /// PyTorch's default for linear and convolutional layers, weights and biases: uniform in `±1/√fan_in`.
@@ -472,5 +470,17 @@ fn uniform(rng: &mut ChaCha8Rng, len: usize, fan_in: usize) -> Vec<f32> {
     (0..len).map(|_| (bound * unit(rng.next_u32())) as f32).collect()
 }
 
+/// Normal numbers by the method of Box and Muller.
+fn normal(rng: &mut ChaCha8Rng, len: usize, std: f64) -> Vec<f32> {
+    let unit = |bits: u32| (f64::from(bits) + 0.5) / 2.0_f64.powi(32); // (0, 1)
+    let draw = |_| {
+        let (radius, turn) = (unit(rng.next_u32()), unit(rng.next_u32()));
+        (std * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * turn).cos()) as f32
+    };
+    (0..len).map(draw).collect()
+}
+
+#[cfg(test)]
+mod real_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@ use std::ops::Range as StageRange;
 
 use fbp_inverse::{ChainStage, Interval, ReverseChain};
 
-use crate::spec::param_name;
 use crate::{ModelError, Network};
 
 impl Network {
@@ -10,8 +9,9 @@ impl Network {
     ///
     /// A nondecreasing activation directly followed by max-pooling comes as max-pooling, then activation. The two
     /// commute, so the output of the stage is the same, and the pooling then chooses the input of a window that has to
-    /// change by its value *before* the activation, which makes the change smallest. Operators are named
-    /// `stage.layer.kind`, with the layer's position in the description.
+    /// change by its value *before* the activation, which makes the change smallest. Operators are named by the path of their layer
+    /// and its kind, for example `layer1.0.conv1.conv2d`. Layers under one name stand for themselves; residual and parallel layers
+    /// are one operator each.
     ///
     /// # Errors
     /// [`ModelError::StageRange`] if there are no such stages, [`ModelError::Reverse`] for a layer that cannot be
@@ -19,13 +19,7 @@ impl Network {
     pub fn operators(&self, stages: StageRange<usize>) -> Result<Vec<ChainStage<f32>>, ModelError> {
         let mut chain = Vec::with_capacity(stages.len());
         for stage in self.range(stages)? {
-            let mut operators = Vec::with_capacity(stage.steps().len());
-            for step in stage.steps() {
-                let layer = &stage.layers()[step.layer];
-                let name = param_name(stage.name(), step.layer, layer.kind());
-                operators.push(layer.reverse_operator(&name, step.input.shape)?);
-            }
-            chain.push(ChainStage { name: stage.name().to_owned(), operators });
+            chain.push(ChainStage { name: stage.name().to_owned(), operators: stage.layers().operators()? });
         }
         Ok(chain)
     }
@@ -56,4 +50,4 @@ impl Network {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

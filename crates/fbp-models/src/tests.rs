@@ -8,4 +8,5 @@ fn public_types_can_be_shared_between_threads() {
     assert_send_sync::<Checkpoint>();
     assert_send_sync::<AdamW>();
     assert_send_sync::<ModelError>();
+    assert_send_sync::<weights::StateDict>();
 }

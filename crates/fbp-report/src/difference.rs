@@ -11,10 +11,10 @@ pub struct Difference {
     pub seeds: usize,
     /// Mean difference.
     pub mean_pp: f64,
-    /// Lower end of the bootstrap 95 % interval.
-    pub ci_low: f64,
+    /// Lower end of the bootstrap 95 % interval; none for one pair.
+    pub ci_low: Option<f64>,
     /// Its upper end.
-    pub ci_high: f64,
+    pub ci_high: Option<f64>,
     /// One-sided paired t-test; none for one pair.
     pub p_t: Option<f64>,
     /// The same, adjusted by Holm over the table.
@@ -35,8 +35,8 @@ impl From<PairedComparison> for Difference {
         Self {
             seeds: found.pairs,
             mean_pp: 100.0 * found.mean,
-            ci_low: 100.0 * found.interval[0],
-            ci_high: 100.0 * found.interval[1],
+            ci_low: found.interval.map(|[low, _]| 100.0 * low),
+            ci_high: found.interval.map(|[_, high]| 100.0 * high),
             p_t: found.p_t,
             p_t_holm: found.p_t,
             p_two_sided_holm: found.p_t_two_sided(),
@@ -55,11 +55,12 @@ impl Difference {
     /// The numbers of a row.
     pub(crate) fn cells(&self) -> [String; 9] {
         let p = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.4}"));
+        let end = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:+.3}"));
         [
             self.seeds.to_string(),
             format!("{:+.3}", self.mean_pp),
-            format!("{:+.3}", self.ci_low),
-            format!("{:+.3}", self.ci_high),
+            end(self.ci_low),
+            end(self.ci_high),
             p(self.p_t),
             p(self.p_t_holm),
             p(self.p_wilcoxon),

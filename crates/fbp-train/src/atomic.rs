@@ -1,7 +1,7 @@
 //! Files that are either complete or not there: written beside their place, forced to disk, then renamed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,23 +21,72 @@ const SUFFIX: &str = ".part";
 /// # Errors
 /// [`TrainError::Write`], after which neither a temporary file nor a half file is left.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let attempt = || -> io::Result<()> {
-        let mut part = PartFile::create(&folder_of(path))?;
-        part.file.write_all(bytes)?;
-        part.file.sync_all()?;
-        fs::rename(&part.path, path)?;
-        part.renamed = true;
-        sync_folder(&folder_of(path))
-    };
-    attempt().map_err(TrainError::writing(path))
+    let mut part = NewFile::create(path)?;
+    part.write(bytes)?;
+    part.finish()
 }
 
-/// Creates `folder` and its parents, and removes the temporary files that killed processes left in it.
+/// A file that is written piece by piece, and there only when it is finished; as [`write_atomic`] otherwise.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    part: PartFile,
+}
+
+impl NewFile {
+    /// Begins a file beside its place.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        let part = PartFile::create(&folder_of(path)).map_err(TrainError::writing(path))?;
+        Ok(Self { path: path.to_owned(), part })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), TrainError> {
+        self.part.file.write_all(bytes).map_err(TrainError::writing(&self.path))
+    }
+
+    /// Writes bytes at a distance from the start, which may lie beyond what has been written.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn write_at(&mut self, start: u64, bytes: &[u8]) -> Result<(), TrainError> {
+        self.part.file.seek(SeekFrom::Start(start)).map_err(TrainError::writing(&self.path))?;
+        self.write(bytes)
+    }
+
+    /// Forces the file to disk and gives it its name.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn finish(mut self) -> Result<(), TrainError> {
+        let attempt = |part: &mut PartFile| -> io::Result<()> {
+            part.file.sync_all()?;
+            fs::rename(&part.path, &self.path)?;
+            part.renamed = true;
+            sync_folder(&folder_of(&self.path))
+        };
+        attempt(&mut self.part).map_err(TrainError::writing(&self.path))
+    }
+}
+
+/// Name of a temporary file.
+pub(crate) fn part_name(middle: &str) -> String {
+    format!("{PREFIX}{middle}{SUFFIX}")
+}
+
+/// Creates `folder` and its parents, removes the temporary files that killed processes left in it, and finds out whether
+/// files can be written there, so that no work is done in vain.
 ///
 /// A temporary file is locked by its writer for as long as that lives, so files of other running processes stay.
 ///
 /// # Errors
-/// [`TrainError::Write`] if the folder cannot be made or listed.
+/// [`TrainError::Write`] if the folder cannot be made, listed or written.
 pub fn prepare_folder(folder: &Path) -> Result<(), TrainError> {
     fs::create_dir_all(folder).map_err(TrainError::writing(folder))?;
     for entry in fs::read_dir(folder).map_err(TrainError::writing(folder))? {
@@ -48,7 +97,8 @@ pub fn prepare_folder(folder: &Path) -> Result<(), TrainError> {
             remove_if_abandoned(&entry.path());
         }
     }
-    Ok(())
+    // Removes itself.
+    PartFile::create(folder).map(drop).map_err(TrainError::writing(folder))
 }
 
 /// Removes a temporary file whose writer is gone. One that has just vanished or cannot be opened is not ours to mind.
@@ -56,18 +106,6 @@ fn remove_if_abandoned(path: &Path) {
     let Ok(file) = OpenOptions::new().write(true).open(path) else { return };
     if file.try_lock().is_ok() && fs::remove_file(path).is_ok() {
         tracing::info!(path = %path.display(), "removed the temporary file of a killed run");
-    }
-}
-
-/// Keeps a command from replacing files that are not among its `own` earlier ones, unless `force`.
-///
-/// # Errors
-/// [`TrainError::Foreign`] with the first such file.
-pub fn refuse_foreign_files(folder: &Path, names: &[String], own: &[String], force: bool) -> Result<(), TrainError> {
-    let foreign = |name: &&String| !own.contains(name) && folder.join(name).exists();
-    match names.iter().find(foreign) {
-        Some(name) if !force => Err(TrainError::Foreign { path: folder.join(name) }),
-        _ => Ok(()),
     }
 }
 
@@ -85,6 +123,7 @@ pub fn folder_of(path: &Path) -> PathBuf {
 }
 
 /// A locked temporary file that removes itself unless it was renamed.
+#[derive(Debug)]
 struct PartFile {
     path: PathBuf,
     file: File,
@@ -96,7 +135,7 @@ impl PartFile {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(format!("{PREFIX}{}-{number}{SUFFIX}", std::process::id()));
+            let path = folder.join(part_name(&format!("{}-{number}", std::process::id())));
             let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 opened => opened?,
@@ -122,7 +161,7 @@ impl Drop for PartFile {
 
 /// Keeps every other process from writing to the same folder until it is dropped, also by a crash.
 #[derive(Debug)]
-pub(crate) struct FolderLock {
+pub struct FolderLock {
     _folder: Option<File>,
 }
 
@@ -131,14 +170,14 @@ impl FolderLock {
     ///
     /// # Errors
     /// [`TrainError::Busy`] if another process has it, [`TrainError::Write`] if the folder cannot be opened.
-    pub(crate) fn acquire(folder: &Path) -> Result<Self, TrainError> {
+    pub fn acquire(folder: &Path) -> Result<Self, TrainError> {
         if !cfg!(unix) {
             return Ok(Self { _folder: None });
         }
         let handle = File::open(folder).map_err(TrainError::writing(folder))?;
         match handle.try_lock() {
             Ok(()) => Ok(Self { _folder: Some(handle) }),
-            Err(TryLockError::WouldBlock) => Err(TrainError::Busy { folder: folder.to_owned() }),
+            Err(TryLockError::WouldBlock) => Err(TrainError::Busy { path: folder.to_owned() }),
             // Some network file systems have no locks.
             Err(TryLockError::Error(error)) => {
                 tracing::warn!(%error, folder = %folder.display(), "the folder cannot be locked");

@@ -22,7 +22,7 @@ pub enum TrainError {
         source: io::Error,
     },
     /// A JSON file of this program that cannot be understood.
-    #[error("{} is not a {what}", path.display())]
+    #[error("{} is not a {what} (if it is something of yours, name another place; if it is damaged, remove it)", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -32,27 +32,40 @@ pub enum TrainError {
         source: serde_json::Error,
     },
     /// Results in the output folder were made with other settings.
-    #[error(
-        "{} was made with other settings ({differences}): name another folder",
-        path.display()
-    )]
+    #[error("{} was made with other settings ({differences}): name another place for these results", path.display())]
     OtherSettings {
         /// The record or manifest found.
         path: PathBuf,
         /// The settings that differ, `name: found, now wanted`.
         differences: String,
     },
-    /// A file in the way that this program did not write.
-    #[error("{} is there already and not a result of this command: name another folder", path.display())]
+    /// A file in the way that the command did not write, or not for this purpose.
+    #[error(
+        "{} is there already and not a result of `fbp {command}`, which would replace it: name another place for the \
+         results",
+        path.display()
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
+        /// The command that would replace it.
+        command: String,
     },
-    /// Another process is writing to the same folder.
-    #[error("another process is writing to {}: wait for it, or name another folder", folder.display())]
+    /// Another process is writing to the same folder or file.
+    #[error("another process is writing to {}: wait for it, or name another place for the results", path.display())]
     Busy {
-        /// The folder.
-        folder: PathBuf,
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// Two results of one run in one file.
+    #[error("{} would hold {first} and {second}: name another file for one of them", path.display())]
+    Collision {
+        /// The file.
+        path: PathBuf,
+        /// What is asked to be there, for example `the result of --json`.
+        first: &'static str,
+        /// And what else the run writes there.
+        second: &'static str,
     },
     /// A target store that is not complete or not what its manifest says.
     #[error("target store {}: {reason}", folder.display())]
@@ -71,7 +84,7 @@ pub enum TrainError {
         source: safetensors::SafeTensorError,
     },
     /// A parameter outside its documented range.
-    #[error("{name} = {value} is outside {range}")]
+    #[error("{name} = {value} is out of range: it takes {range}")]
     Parameter {
         /// Name of the setting.
         name: &'static str,
@@ -80,8 +93,34 @@ pub enum TrainError {
         /// The documented range.
         range: &'static str,
     },
+    /// A setting that makes no sense beside the others.
+    #[error("{name} = {value} {reason}")]
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it here, and what to do.
+        reason: String,
+    },
+    /// A setting that is needed beside the others.
+    #[error("{name} is missing: {reason}")]
+    Missing {
+        /// Name of the setting.
+        name: &'static str,
+        /// Why it is needed, and what it can be.
+        reason: String,
+    },
+    /// A TOML file that describes no network.
+    #[error("{} describes no network: {source}", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, with the place.
+        source: Box<fbp_models::ModelError>,
+    },
     /// A value that a setting with named values does not have.
-    #[error("{setting} = {value} is none of {known}")]
+    #[error("{setting} = {value} is not known: it can be {known}")]
     UnknownChoice {
         /// Name of the setting.
         setting: &'static str,
@@ -91,7 +130,7 @@ pub enum TrainError {
         known: String,
     },
     /// A stage that the network does not have, or that has no target.
-    #[error("there is no transitional stage {stage:?}; this network has {known}")]
+    #[error("there is no stage {stage:?} to choose here: this network has {known}")]
     UnknownStage {
         /// The name given.
         stage: String,
@@ -144,7 +183,9 @@ pub enum TrainError {
         reason: String,
     },
     /// A linear system without a solution that can be computed.
-    #[error("the second moment of {what} cannot be factorised: check the data for values that are not finite")]
+    #[error(
+        "{what} cannot be solved for: a number on the way is not finite, so check the data and the weights of the network"
+    )]
     Singular {
         /// What it is the second moment of.
         what: &'static str,
@@ -189,29 +230,45 @@ impl TrainError {
         match self {
             Self::Parameter { name, .. } | Self::Data(crate::data::DataError::Parameter { name, .. }) => Some(name),
             Self::UnknownChoice { setting, .. } => Some(setting),
+            Self::Setting { name, .. } | Self::Missing { name, .. } => Some(name),
             Self::Samples { .. } => Some("samples"),
             _ => None,
         }
     }
 
+    /// Whether the message has several lines, which show a place in a file.
+    pub fn shows_a_place(&self) -> bool {
+        matches!(self, Self::Description { .. } | Self::Sweep { .. })
+    }
+
     /// Whether results are in the way that could be replaced.
     pub fn is_in_the_way(&self) -> bool {
-        matches!(self, Self::OtherSettings { .. } | Self::Foreign { .. })
+        match self {
+            Self::OtherSettings { .. } => true,
+            // A result of `--json` is not what is made again.
+            Self::Foreign { command, .. } => !command.ends_with("--json"),
+            _ => false,
+        }
     }
 }
 
 /// The message of an error with the messages of all its sources, in one line.
 pub fn one_line(error: &dyn std::error::Error) -> String {
+    text(error).replace('\n', " ")
+}
+
+/// The message of an error with the messages of all its sources.
+pub fn text(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         let text = error.to_string();
         // Other packages' wrappers often repeat the text of what they wrap.
-        if !line.ends_with(&text) {
+        if !line.ends_with(text.trim_end()) {
             line.push_str(": ");
             line.push_str(&text);
         }
         source = error.source();
     }
-    line.replace('\n', " ")
+    line
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use fbp_models::{NetworkSpec, zoo};
+use fbp_models::{Checkpoint, NetworkSpec, Preprocessing, zoo};
 use serde::Deserialize;
 
 use crate::TrainError;
-use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Regime, load};
+use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Normalization, Regime, load};
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
 
@@ -80,10 +80,76 @@ impl DataRequest {
     }
 }
 
+/// Which normalisation a network gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormalizationOrigin {
+    /// That of its checkpoint.
+    Checkpoint,
+    /// That of the data, because that was asked for.
+    Asked,
+    /// That of the data, because the checkpoint tells none.
+    Unknown,
+}
+
+impl DataBundle {
+    /// Takes the normalisation and the names of the classes of a checkpoint, if it tells them.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] if the images are not of the size that the checkpoint's network takes.
+    pub fn normalise_as(&mut self, preprocessing: &Preprocessing) -> Result<(), TrainError> {
+        let shape = self.train.shape();
+        let [channels, height, width] = preprocessing.input();
+        if [shape.channels, shape.height, shape.width] != [channels, height, width] {
+            return Err(TrainError::Mismatch {
+                left: format!("the data {}", self.train.name()),
+                right: "the network".into(),
+                reason: format!(
+                    "its images are {shape}, that is channels, height and width, and the network was trained on \
+                     [{channels}, {height}, {width}]; name data of that size"
+                ),
+            });
+        }
+        self.normalization = Normalization::of(preprocessing)?;
+        if !preprocessing.classes().is_empty() {
+            self.class_names = preprocessing.classes().to_vec();
+        }
+        Ok(())
+    }
+}
+
+impl Input {
+    /// Prepares the images as the checkpoint's network wants them, or with `renormalise` as the data themselves say: then
+    /// results are told apart from others by the name of the data.
+    ///
+    /// # Errors
+    /// As [`DataBundle::normalise_as`].
+    pub fn prepare_for(
+        &mut self,
+        checkpoint: &Checkpoint,
+        renormalise: bool,
+    ) -> Result<NormalizationOrigin, TrainError> {
+        let Some(preprocessing) = &checkpoint.preprocessing else {
+            return Ok(if renormalise { NormalizationOrigin::Asked } else { NormalizationOrigin::Unknown });
+        };
+        let own = self.bundle.normalization.clone();
+        self.bundle.normalise_as(preprocessing)?;
+        if !renormalise {
+            return Ok(NormalizationOrigin::Checkpoint);
+        }
+        if own != self.bundle.normalization {
+            self.identity.name.push_str(", renormalised");
+            let text = format!("{}\n{:?} {:?}", self.identity.sha256, own.mean(), own.std());
+            self.identity.sha256 = bytes_sha256(text.as_bytes());
+            self.bundle.normalization = own;
+        }
+        Ok(NormalizationOrigin::Asked)
+    }
+}
+
 /// The first `size` samples, taking one of every class in turn, in their order in the data.
 fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataError> {
     if !(1..=data.len()).contains(&size) {
-        let range = "1 to the number of training samples";
+        let range = "1 to the number of training samples there are";
         return Err(DataError::Parameter { name: "train_size", value: size as f64, range });
     }
     let mut seen = vec![0_usize; data.classes()];
@@ -102,15 +168,59 @@ fn first_of_every_class(data: &Dataset, size: usize) -> Result<Dataset, DataErro
 /// A network by name, or from a TOML file.
 ///
 /// # Errors
-/// [`TrainError::Model`] for an unknown name or a description that makes no network, [`TrainError::Read`].
+/// [`TrainError::Model`] for an unknown name, [`TrainError::Description`] for a file that describes none,
+/// [`TrainError::Read`].
 pub fn network_spec(name: &str) -> Result<NetworkSpec, TrainError> {
-    let path = Path::new(name);
-    let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
-    if !is_toml {
+    if !is_toml(name) {
         return Ok(zoo::spec(name)?);
     }
+    let path = Path::new(name);
     let text = std::fs::read_to_string(path).map_err(TrainError::reading(path))?;
-    Ok(NetworkSpec::from_toml(&text)?)
+    NetworkSpec::from_toml(&text)
+        .map_err(|source| TrainError::Description { path: path.to_owned(), source: Box::new(source) })
+}
+
+impl Input {
+    /// Checks that a network takes these images and has an output for every class.
+    ///
+    /// # Errors
+    /// [`TrainError::Mismatch`] with the names and the shapes of both.
+    pub fn check_fits(&self, network: &NetworkSpec) -> Result<(), TrainError> {
+        let (data, shape) = (&self.bundle.train, self.bundle.train.shape());
+        let image = [shape.channels, shape.height, shape.width];
+        let reason = if image != network.input {
+            format!("its images are {image:?}, and the network takes {:?} (channels, height, width)", network.input)
+        } else if data.classes() > network.classes {
+            format!("it has {} classes, and the network tells {} apart", data.classes(), network.classes)
+        } else {
+            return Ok(());
+        };
+        Err(TrainError::Mismatch {
+            left: format!("the data {}", self.identity.name),
+            right: format!("the network {}", network.name),
+            reason: format!("{reason}; choose others with --data, or another network"),
+        })
+    }
+}
+
+/// As [`network_spec`], for some data: a network of the zoo follows the shape of their images and the number of their classes
+/// ([`NetworkSpec::adapted`]); a description from a file stays as it is.
+///
+/// # Errors
+/// As [`network_spec`], and [`TrainError::Model`] for images that are too small for the network.
+pub fn network_for(name: &str, data: &Dataset) -> Result<NetworkSpec, TrainError> {
+    let spec = network_spec(name)?;
+    let shape = data.shape();
+    let (input, classes) = ([shape.channels, shape.height, shape.width], data.classes());
+    if is_toml(name) || (spec.input, spec.classes) == (input, classes) {
+        return Ok(spec);
+    }
+    tracing::info!(network = name, ?input, classes, "the network follows the data");
+    Ok(spec.adapted(input, classes)?)
+}
+
+fn is_toml(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
 }
 
 #[cfg(test)]
@@ -127,6 +237,18 @@ mod tests {
         assert_eq!(first_of_every_class(&data, 5).unwrap().images(), [0, 1, 4, 5, 6]);
         assert_eq!(first_of_every_class(&data, 10).unwrap().images(), data.images());
         assert!(first_of_every_class(&data, 11).is_err() && first_of_every_class(&data, 0).is_err());
+    }
+
+    #[test]
+    fn networks_of_the_zoo_follow_the_data() {
+        let data = |size| {
+            let images = vec![0; 6 * 2 * size * size];
+            Dataset::new("toy", FeatureShape::image(2, size, size), 3, images, vec![0, 1, 2, 0, 1, 2]).unwrap()
+        };
+        let spec = network_for("resnet20", &data(9)).unwrap();
+        assert_eq!((spec.input, spec.classes), ([2, 9, 9], 3));
+        let error = network_for("simple-cnn-cifar-v1", &data(9)).unwrap_err().one_line();
+        assert!(error.contains("does not fit"), "{error}");
     }
 
     #[test]

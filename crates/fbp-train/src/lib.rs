@@ -15,6 +15,8 @@ pub mod input;
 pub mod json;
 pub mod metrics;
 mod objective;
+pub mod outputs;
+pub mod predict;
 pub mod progress;
 pub mod repair;
 pub mod settings;
@@ -24,7 +26,7 @@ pub mod targets;
 mod tasks;
 pub mod train;
 
-pub use error::{TrainError, one_line};
+pub use error::{TrainError, one_line, text};
 pub use evaluate::{EvalSet, frozen_rest_accuracy};
 pub use identity::{DataIdentity, file_sha256};
 pub use settings::{Choice, Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};

@@ -132,6 +132,65 @@ impl Metric {
 }
 
 choice! {
+    /// How much is spent on nearer targets once they are at the goal.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Effort ("effort") {
+        /// The first target at the goal, moved to exactly the margin.
+        Quick = "quick",
+        /// Also refined where the rest of the network bends.
+        Refined = "refined",
+        /// Also searched for from other starts where it bends much.
+        Thorough [default] = "thorough",
+    }
+}
+
+impl Effort {
+    /// Whether it is the default one, which manifests and records leave out.
+    pub fn is_thorough(&self) -> bool {
+        *self == Self::Thorough
+    }
+}
+
+choice! {
+    /// Which images of a data set.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Part ("part") {
+        /// The training images.
+        Train [default] = "train",
+        /// The test images.
+        Test = "test",
+    }
+}
+
+impl Part {
+    /// Whether it is the training images, which records leave out.
+    pub fn is_train(&self) -> bool {
+        *self == Self::Train
+    }
+}
+
+choice! {
+    /// Which features of a network are looked at.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Every ("every") {
+        /// Those between the stages of the description.
+        Stage [default] = "stage",
+        /// Those between all blocks, also within a stage.
+        Block = "block",
+    }
+}
+
+impl Every {
+    /// Whether it is the stages, which records leave out.
+    pub fn is_stage(&self) -> bool {
+        *self == Self::Stage
+    }
+}
+
+choice! {
     /// What post-training minimises, and over which weights.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "kebab-case")]

@@ -23,6 +23,16 @@ enum Question {
     Repair(repair::RepairArgs),
 }
 
+impl AnalyseArgs {
+    /// What is typed to run it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.question {
+            Question::Stages(_) => "analyse stages",
+            Question::Repair(_) => "analyse repair",
+        }
+    }
+}
+
 pub(crate) fn run(args: &AnalyseArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     match &args.question {
         Question::Stages(args) => args.run(common, out),

@@ -2,21 +2,23 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
-use fbp_report::repair::{check_folder, write_points};
+use fbp_report::repair::{CURVE_FILE, check_folder, write_points};
+use fbp_train::atomic::{FolderLock, prepare_folder};
 use fbp_train::identity::file_sha256;
-use fbp_train::repair::{CurveDemands, Curves, SampleChoice};
+use fbp_train::repair::{CurveDemands, Curves, SampleChoice, check_repairable};
 use fbp_train::settings::check;
+use fbp_train::train::ALL_STAGES;
 
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
 
-/// What does it cost to make samples right, in every layer and with the rivals?
+/// What does it cost to make samples right, in every layer and with other methods?
 ///
 /// Repairs every stage with every combination of margin, ridge and slack, chooses a repair as `fbp repair` does, and
-/// trains the rivals on the same samples: fine-tuning at several learning rates and numbers of steps, and refits of the
-/// last layer at several dampings. Writes repair.json (a list with a point for each: efficacy, generalisation, drawdown
+/// tries the other methods on the same samples: fine-tuning at several learning rates and numbers of steps, and refits of
+/// the last layer at several dampings. Writes repair.json (a list with a point for each: efficacy, generalisation, drawdown
 /// on the test set, time), repair.md and repair.svg. Points of other checkpoints, seeds and samples that the folder holds
 /// are kept, and those that it has already are not made again, so one folder can collect many runs.
 #[derive(Clone, Debug, Args)]
@@ -30,11 +32,14 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Training samples: positions such as 3,17, a file with one per line, N wrong ones at random, or all wrong ones of class K
     #[arg(long, value_name = "LIST|FILE|wrong:N|class:K")]
     samples: SampleChoice,
-    /// A stage to repair; may be given several times [default: every stage with a linear layer or a convolution]
+    /// Repair at most so many of them, drawn at random
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// A stage to repair, or all; may be given several times [default: every stage with a linear layer or a convolution]
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
     /// Leads that labels are asked to have
@@ -62,15 +67,24 @@ impl RepairArgs {
         all("margin", &self.margin, "(0, 1000]")?;
         all("ridge", &self.ridge, "(0, 1000]")?;
         all("slack", &self.slack, "(0, 1000]")?;
-        let network = Checkpoint::load(&self.checkpoint)?.network;
-        let stages = if self.stage.is_empty() { Curves::stages(&network) } else { self.stage.clone() };
-        stages.iter().try_for_each(|stage| network.stage_index(stage).map(|_| ()))?;
-        let input = self.data.load()?;
+        check("limit", self.limit.unwrap_or(1), 1.., "1 or more samples")?;
+        let start = Checkpoint::load(&self.checkpoint)?;
+        let network = &start.network;
+        let stages = match &self.stage[..] {
+            [] => Curves::stages(network),
+            [all] if all == ALL_STAGES && network.stage_index(all).is_err() => Curves::stages(network),
+            named => named.to_vec(),
+        };
+        stages.iter().try_for_each(|stage| check_repairable(network, stage))?;
+        common.keep_json_apart(&self.out, [CURVE_FILE, "repair.md", "repair.svg"])?;
+        let input = self.data.load(&self.checkpoint, &start)?;
+        prepare_folder(&self.out)?;
+        let _lock = FolderLock::acquire(&self.out)?;
         let mut points = check_folder(&self.out, self.force)?;
-        let checkpoint = (&network, file_sha256(&self.checkpoint)?);
+        let checkpoint = (network, file_sha256(&self.checkpoint)?);
         let data = (&input.bundle, &input.identity);
         let progress = Stderr::default();
-        let curves = Curves::new(checkpoint, data, &self.samples, common.seed, &progress)?;
+        let curves = Curves::new(checkpoint, data, &self.samples, (common.seed, self.limit), &progress)?;
         let demands =
             CurveDemands { margins: self.margin.clone(), ridges: self.ridge.clone(), slacks: self.slack.clone() };
         curves.complete(&mut points, &stages, &demands, |points| write_points(points, &self.out).map(|_| ()))?;
@@ -80,13 +94,14 @@ impl RepairArgs {
             say(
                 out,
                 format_args!(
-                    "{} of {}: {:.1} % of {} samples right, {:.1} % of the other wrong ones, drawdown {:.2} pp, {:.1} s",
+                    "{} of {}: {:.1} % of {} samples right, {:.1} % of the other wrong ones, test accuracy {:+.2} pp, {:.1} s",
                     point.method.name(),
                     point.stage,
                     100.0 * point.efficacy,
                     point.subject.count,
                     100.0 * point.generalisation,
-                    point.drawdown_pp,
+                    // Without its sign where nothing changed.
+                    0.0 - point.drawdown_pp,
                     point.seconds
                 ),
             )?;

@@ -3,13 +3,15 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::{Checkpoint, Network};
 use fbp_report::analysis::{
-    AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval, write_analysis,
+    ANALYSIS_FILE, AnalysisSettings, CheckpointMeasures, StageAnalysis, TrainingSettings, check_folder, with_interval,
+    write_analysis,
 };
 use fbp_train::TrainError;
 use fbp_train::analysis::measure;
-use fbp_train::data::{SPLIT_SEED, Split, shuffle_indices};
+use fbp_train::atomic::FolderLock;
+use fbp_train::data::{Normalization, SPLIT_SEED, Split, shuffle_indices};
 use fbp_train::identity::file_sha256;
-use fbp_train::input::{Input, network_spec};
+use fbp_train::input::{Input, network_for, network_spec};
 use fbp_train::progress::Progress;
 use fbp_train::settings::{Schedule, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource};
@@ -17,7 +19,7 @@ use fbp_train::train::{PretrainOptions, pretrain_watched};
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
-use crate::data::DataArgs;
+use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
 
@@ -39,7 +41,7 @@ pub(super) struct StagesArgs {
     #[arg(long, value_name = "NAME|FILE.toml")]
     model: Option<String>,
     #[command(flatten)]
-    data: DataArgs,
+    data: TrainedDataArgs,
     /// Passes over the training data
     #[arg(long, default_value_t = 10)]
     epochs: usize,
@@ -72,6 +74,13 @@ pub(super) struct StagesArgs {
     force: bool,
 }
 
+/// A state of the network, with how it wants images normalised.
+struct State {
+    name: String,
+    network: Network,
+    normalization: Normalization,
+}
+
 /// What is measured, and on what.
 struct Bench<'a> {
     input: &'a Input,
@@ -80,9 +89,12 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn measure(&self, network: &Network, name: String) -> Result<CheckpointMeasures, TrainError> {
-        let bundle = &self.input.bundle;
-        let source = TargetsSource { network, data: &bundle.train, normalization: &bundle.normalization };
+    fn measure(
+        &self,
+        (network, normalization): (&Network, &Normalization),
+        name: String,
+    ) -> Result<CheckpointMeasures, TrainError> {
+        let source = TargetsSource { network, data: &self.input.bundle.train, normalization };
         let samples = measure(source, &self.samples, &self.targets)?;
         Ok(CheckpointMeasures::of(name, network, &samples))
     }
@@ -95,12 +107,14 @@ impl StagesArgs {
         let targets = TargetsOptions { mode: self.targets, margin: self.margin, ..TargetsOptions::default() };
         targets.check()?;
         let training = self.training(common.seed)?;
-        let networks = self.networks()?;
+        self.model.as_deref().map(network_spec).transpose()?;
+        let (input, states) = self.states()?;
         let spec = match &self.model {
-            Some(name) => network_spec(name)?,
-            None => networks[0].1.spec().clone(),
+            Some(name) => network_for(name, &input.bundle.train)?,
+            None => states[0].network.spec().clone(),
         };
-        let input = self.data.load()?;
+        common.keep_json_apart(&self.out, [ANALYSIS_FILE, "stages.md", "stages.svg"])?;
+        input.check_fits(&spec)?;
         let settings = AnalysisSettings {
             model: spec.name.clone(),
             data: input.identity.clone(),
@@ -119,18 +133,19 @@ impl StagesArgs {
             margin: self.margin,
         };
         check_folder(&self.out, &settings, self.force)?;
+        let _lock = FolderLock::acquire(&self.out)?;
         let mut samples = Split::stratified(&input.bundle.train, self.validation, SPLIT_SEED)?.validation;
         shuffle_indices(&mut samples, common.seed, STREAM);
         samples.truncate(self.limit);
         samples.sort_unstable();
         let bench = Bench { input: &input, samples, targets };
         let mut measures = Vec::new();
-        for (name, network) in &networks {
-            measures.push(bench.measure(network, name.clone())?);
+        for State { name, network, normalization } in &states {
+            measures.push(bench.measure((network, normalization), name.clone())?);
         }
         if self.model.is_some() {
             let mut watch = |epoch: usize, network: &Network| {
-                measures.push(bench.measure(network, format!("epoch {epoch}"))?);
+                measures.push(bench.measure((network, &input.bundle.normalization), format!("epoch {epoch}"))?);
                 Ok(())
             };
             let progress: &dyn Progress = &Stderr::default();
@@ -157,24 +172,31 @@ impl StagesArgs {
         Ok(options)
     }
 
-    /// The checkpoints given, which must be states of one network.
-    fn networks(&self) -> Result<Vec<(String, Network)>, CliError> {
-        let mut networks: Vec<(String, Network)> = Vec::new();
+    /// The data, and the checkpoints given, which must be states of one network.
+    fn states(&self) -> Result<(Input, Vec<State>), CliError> {
+        let mut states: Vec<State> = Vec::new();
+        let mut input = None;
         for path in &self.checkpoint {
-            let network = Checkpoint::load(path)?.network;
-            if let Some((first, other)) = networks.first()
-                && other.spec() != network.spec()
+            let checkpoint = Checkpoint::load(path)?;
+            if let Some(first) = states.first()
+                && first.network.spec() != checkpoint.network.spec()
             {
                 return Err(TrainError::Mismatch {
                     left: path.display().to_string(),
-                    right: first.clone(),
+                    right: first.name.clone(),
                     reason: "they hold different networks; name checkpoints of one".into(),
                 }
                 .into());
             }
-            networks.push((path.display().to_string(), network));
+            let loaded = self.data.load(path, &checkpoint)?;
+            let normalization = loaded.bundle.normalization.clone();
+            states.push(State { name: path.display().to_string(), network: checkpoint.network, normalization });
+            input.get_or_insert(loaded);
         }
-        Ok(networks)
+        match input {
+            Some(input) => Ok((input, states)),
+            None => Ok((self.data.load_untrained()?, states)),
+        }
     }
 }
 

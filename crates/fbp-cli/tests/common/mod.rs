@@ -70,14 +70,18 @@ impl World {
         String::from_utf8(stdout).unwrap()
     }
 
-    /// Runs the program, which must fail with one line that contains all of `parts`.
+    /// Runs the program, which must fail with one message that contains all of `parts`.
     pub(crate) fn fails(&self, arguments: &str, parts: &[&str]) {
         let Output { status, stderr, .. } = self.command(arguments).output().unwrap();
         let error = String::from_utf8(stderr).unwrap();
         assert_eq!(status.code(), Some(1), "fbp {arguments}: {error}");
-        let line = error.lines().last().unwrap_or_default();
-        assert!(line.starts_with("error: "), "fbp {arguments}: {error}");
-        assert_eq!(error.lines().filter(|line| line.contains("error")).count(), 1, "{error}");
+        let start = error.lines().position(|line| line.starts_with("error: "));
+        let start = start.unwrap_or_else(|| panic!("fbp {arguments}: {error}"));
+        let lines: Vec<&str> = error.lines().skip(start).collect();
+        // Of several lines only where they show a place in a file.
+        assert!(lines.len() == 1 || lines[0].contains("TOML"), "fbp {arguments}: {error}");
+        assert_eq!(error.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{error}");
+        let line = lines.join("\n");
         for part in parts {
             assert!(line.contains(part), "fbp {arguments}: {part:?} is not in {line:?}");
         }
@@ -96,8 +100,22 @@ impl World {
 
     pub(crate) fn json(&self, name: &str) -> serde_json::Value {
         let text = std::fs::read_to_string(self.path(name)).unwrap();
-        serde_json::from_str(&text).unwrap()
+        unmarked(serde_json::from_str(&text).unwrap())
     }
+}
+
+/// A result of `--json` without the mark that it is one.
+pub(crate) fn unmarked(mut value: serde_json::Value) -> serde_json::Value {
+    let mark = value.as_object_mut().and_then(|object| object.remove("result_of"));
+    match (mark, value.get("rows")) {
+        (Some(_), Some(rows)) => rows.clone(),
+        _ => value,
+    }
+}
+
+/// Name of the record of a run with the arguments of [`post_train_arguments`].
+pub(crate) fn run_name(what: &str) -> String {
+    format!("post-train_{what}_rate1e-3_epochs3_batch32_seed5")
 }
 
 pub(crate) fn targets_arguments(checkpoint: &str, out: &str) -> String {

@@ -1,11 +1,12 @@
 //! Whether a page needs nothing but itself, and reads well on a telephone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Width of a telephone in CSS pixels.
-const NARROW: u32 = 390;
+/// Widths of a telephone and of a window in CSS pixels.
+const WIDTHS: [u32; 2] = [390, 1200];
 /// Elements without an end.
 const VOID: [&str; 6] = ["meta", "img", "br", "hr", "input", "link"];
 /// Elements that load something or run something.
@@ -61,13 +62,38 @@ fn attributes(text: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Fails if Chromium reports an error on the page, or if the page is wider than a telephone. Where there is no Chromium that
-/// starts, it says so and does nothing; in CI, which has one, it fails.
+/// Fails if two numbers along one axis of a plot are the same.
+pub(crate) fn assert_axes_count(html: &str) {
+    for svg in html.split("<svg").skip(1) {
+        let svg = svg.split("</svg>").next().unwrap_or_default();
+        let mut labels: BTreeSet<(String, String)> = BTreeSet::new();
+        for text in svg.split("<text ").skip(1) {
+            let (tag, rest) = text.split_once('>').expect("a tag without an end");
+            let attributes: BTreeMap<String, String> = attributes(tag).into_iter().collect();
+            let words = rest.split('<').next().unwrap_or_default().trim().to_owned();
+            let axis = match attributes.get("text-anchor").map(String::as_str) {
+                Some("end") => format!("x {}", attributes["x"]),
+                Some("middle") => format!("y {}", attributes["y"]),
+                _ => continue,
+            };
+            assert!(labels.insert((axis, words.clone())), "{words} stands twice along one axis: {svg}");
+        }
+    }
+}
+
+/// What a page without faults measures.
+fn flawless() -> String {
+    WIDTHS.map(|width| format!("width {width}; beyond: ; cut: ; clipped: ;")).join(" ")
+}
+
+/// Fails if Chromium reports an error on the page, or if something on it cannot be read without scrolling sideways, on a
+/// telephone or in a window: the page is too wide, a table is cut, or text of a plot is clipped. Where there is no Chromium
+/// that starts, it says so and does nothing; in CI, which has one, it fails.
 #[expect(clippy::print_stdout, reason = "whoever runs the test should know what it left out")]
 pub(crate) fn assert_reads_well(html: &str, folder: &Path) {
     let Some(program) = chromium() else {
         assert!(!in_ci(), "no chromium on the path");
-        println!("skipped: no chromium on the path, so the page was not opened at {NARROW} pixels");
+        println!("skipped: no chromium on the path, so the page was not opened at {WIDTHS:?} pixels");
         return;
     };
     let Some((probe, _)) = open(&program, "<p>a page</p>", folder) else {
@@ -75,13 +101,18 @@ pub(crate) fn assert_reads_well(html: &str, folder: &Path) {
         println!("skipped: {} does not open a page here", program.display());
         return;
     };
-    assert!(probe.starts_with(&format!("width {NARROW};")), "{probe}");
-    let wide = format!("<div style=\"width:{}px\">x</div>", NARROW + 10);
-    let (wide, _) = open(&program, &wide, folder).expect("a second page");
-    assert!(!wide.starts_with(&format!("width {NARROW};")) && wide.contains("beyond: DIV"), "unnoticed: {wide}");
+    assert_eq!(probe, flawless());
+    let faulty = "<div style=\"width:1210px\">x</div>\
+                  <details><div class=\"scroll\" aria-label=\"t\" style=\"overflow-x:auto\">\
+                  <div style=\"width:1210px\">x</div></div></details>\
+                  <svg width=\"100\" height=\"20\"><text x=\"90\" y=\"15\">long text</text></svg>";
+    let (faulty, _) = open(&program, faulty, folder).expect("a second page");
+    for fault in ["beyond: DIV", "cut: t;", "clipped: long text;"] {
+        assert_eq!(faulty.matches(fault).count(), WIDTHS.len(), "{fault} went unnoticed: {faulty}");
+    }
     let (measured, console) = open(&program, html, folder).expect("the page");
     assert_eq!(console, Vec::<String>::new());
-    assert_eq!(measured, format!("width {NARROW}; beyond: ;"), "no sideways scrolling");
+    assert_eq!(measured, flawless(), "nothing is cut and nothing scrolls sideways");
 }
 
 /// Whether this runs in CI, where nothing is left out.
@@ -95,23 +126,33 @@ fn chromium() -> Option<PathBuf> {
     std::env::split_paths(&path).flat_map(|folder| names.map(|name| folder.join(name))).find(|file| file.is_file())
 }
 
-/// Opens a page in a frame of a telephone's width: what was measured, and the lines of the console.
+/// Opens a page in frames of all widths, with everything unfolded: what was measured, and the lines of the console.
 fn open(program: &Path, html: &str, folder: &Path) -> Option<(String, Vec<String>)> {
     let page = folder.join("framed.html");
     let quoted = html.replace('&', "&amp;").replace('"', "&quot;");
-    let script = "addEventListener('load', () => {\
-        const page = document.getElementById('page').contentDocument;\
-        const outside = element => !element.closest('.scroll, svg') && \
-            element.getBoundingClientRect().right > page.documentElement.clientWidth + 1;\
-        const names = [...page.querySelectorAll('body *')].filter(outside).slice(0, 5)\
-            .map(element => element.tagName + '.' + element.className);\
-        document.getElementById('found').textContent = \
-            `width ${page.documentElement.scrollWidth}; beyond: ${names.join(' ')};`;\
+    let script = "const measure = frame => {\
+        const page = frame.contentDocument, all = words => [...page.querySelectorAll(words)];\
+        all('details').forEach(element => { element.open = true; });\
+        const box = element => element.getBoundingClientRect();\
+        const beyond = all('body *').filter(element => !element.closest('.scroll, svg') && \
+            box(element).right > page.documentElement.clientWidth + 1).map(element => element.tagName);\
+        const cut = all('.scroll').filter(element => element.scrollWidth > element.clientWidth + 1)\
+            .map(element => element.getAttribute('aria-label'));\
+        const clipped = all('svg text').filter(text => {\
+            const own = box(text), whole = box(text.closest('svg'));\
+            return own.left < whole.left - 1 || own.right > whole.right + 1 || \
+                own.top < whole.top - 1 || own.bottom > whole.bottom + 1;\
+        }).map(text => text.textContent.trim());\
+        const list = found => found.slice(0, 5).join(', ');\
+        return `width ${page.documentElement.scrollWidth}; beyond: ${list(beyond)}; cut: ${list(cut)}; \
+            clipped: ${list(clipped)};`.replace(/ +/g, ' ');\
+        };\
+        addEventListener('load', () => {\
+            document.getElementById('found').textContent = [...document.querySelectorAll('iframe')].map(measure).join(' ');\
         });";
-    let frame = format!(
-        "<!doctype html><body><p id=\"found\"></p><script>{script}</script><iframe id=\"page\" \
-         style=\"width:{NARROW}px;height:900px;border:0\" srcdoc=\"{quoted}\"></iframe></body>"
-    );
+    let frames = WIDTHS
+        .map(|width| format!("<iframe style=\"width:{width}px;height:900px;border:0\" srcdoc=\"{quoted}\"></iframe>"));
+    let frame = format!("<!doctype html><body><p id=\"found\"></p><script>{script}</script>{}</body>", frames.concat());
     std::fs::write(&page, frame).unwrap();
     let profile = folder.join("profile");
     let output = finish_within(

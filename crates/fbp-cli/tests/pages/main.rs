@@ -8,8 +8,8 @@ mod explain;
 
 use std::fs;
 
-use check::{assert_reads_well, assert_self_contained};
-use common::{World, number, post_train_arguments};
+use check::{assert_axes_count, assert_reads_well, assert_self_contained};
+use common::{World, number, post_train_arguments, run_name};
 use serde_json::Value;
 
 const DATA: &str = "--data idx:data --classes 3 --threads 2";
@@ -87,7 +87,7 @@ fn a_report_compares_fairly_and_shows_repairs() {
     world.ok(&format!("eval --checkpoint c.safetensors {DATA} --json runs/clean.json"));
     world.ok(&format!("eval --checkpoint c.safetensors {DATA} --noise 0.3 --json runs/noisy.json"));
     // A run of the future has more fields than this program knows.
-    let name = "runs/joint/post-train_joint_conv1_alpha0.3_seed5.json";
+    let name = &format!("runs/joint/{}.json", run_name("joint_conv1_alpha0.3"));
     let mut record = world.json(name);
     record["settings"]["of_the_future"] = 1.into();
     record["of_the_future"] = serde_json::json!({"a": [1, 2]});
@@ -124,6 +124,7 @@ fn a_report_compares_fairly_and_shows_repairs() {
         "against tuned fine-tuning",
         "Accuracy against time",
         "fine-tuning on the same images",
+        "They show where a network went wrong.",
         "Single weights that changed most",
         "Accuracy under noise",
         "noise 0.3",
@@ -132,5 +133,61 @@ fn a_report_compares_fairly_and_shows_repairs() {
     ] {
         assert!(page.contains(part), "{part}");
     }
+    assert_axes_count(&page);
+    assert_reads_well(&page, &world.path(""));
+}
+
+#[test]
+fn pages_say_no_more_than_there_is() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    // A repair alone.
+    world.ok(&format!(
+        "repair --checkpoint c.safetensors {DATA} --validation 0.2 --samples wrong:3 --max-drawdown 20 --stage out \
+         --out repairs/r.safetensors"
+    ));
+    world.ok("report --runs repairs --out page");
+    let page = fs::read_to_string(world.path("page/report.html")).unwrap();
+    assert_self_contained(&page);
+    assert!(page.contains("What one layer should have given") && page.contains("<b>1</b>repair<"), "{page:.4000}");
+    for missing in ["They show where", "They also tell", "post-training", "For comparison stands", "repairs<"] {
+        assert!(!page.contains(missing), "{missing}");
+    }
+    assert_reads_well(&page, &world.path(""));
+
+    // One seed has no spread, and runs on other data than the first training are called by their own.
+    fs::create_dir(world.path("other")).unwrap();
+    for entry in fs::read_dir(world.path("data")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), world.path("other").join(entry.file_name())).unwrap();
+    }
+    world.ok(&format!("pretrain --model small.toml {DATA} --train-size 300 --epochs 2 --batch 32 --out d.safetensors"));
+    let elsewhere = "--data idx:other --classes 3 --threads 2 --train-size 360";
+    world.ok(&format!("targets --checkpoint d.safetensors {elsewhere} --out t"));
+    for mode in ["joint --stage conv1 --targets t --alpha 0.3 --epochs 2", "full --epochs 2"] {
+        world.ok(&format!("post-train --checkpoint d.safetensors {elsewhere} --batch 32 --mode {mode} --out runs"));
+    }
+    world.ok(&format!("post-train --checkpoint d.safetensors {DATA} --batch 32 --mode full --epochs 2 --out same"));
+    world.ok("report --runs runs --runs same --out mixed --json s.json");
+    let page = fs::read_to_string(world.path("mixed/report.html")).unwrap();
+    assert_self_contained(&page);
+    assert_axes_count(&page);
+    for part in [
+        "<h2>small on idx:data</h2>",
+        "<h2>small on idx:other</h2>",
+        "2 epochs of pretraining on idx:data",
+        "1 pair, so without an interval",
+        "1 × 1 seed",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    for missing in ["± 0.00", "standard deviation over the seeds", "Bands:"] {
+        assert!(!page.contains(missing), "{missing}");
+    }
+    let comparisons = world.json("mixed/comparisons.json");
+    let comparisons = comparisons.as_array().unwrap();
+    // The run on idx:data is compared with nothing.
+    assert_eq!(comparisons.len(), 1, "{comparisons:?}");
+    assert_eq!((&comparisons[0]["data"], &comparisons[0]["ci_low"]), (&"idx:other".into(), &Value::Null));
     assert_reads_well(&page, &world.path(""));
 }

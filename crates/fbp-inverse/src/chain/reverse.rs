@@ -31,6 +31,7 @@ impl<T: Real> Given<'_, T> {
             goal: self.goal,
             open: self.open,
             par: self.par,
+            effort: self.chain.effort,
         })
     }
 }

@@ -1,5 +1,6 @@
 use fbp_linalg::{FeatureShape, LinalgError, Real, compile_once};
 
+use crate::joint::Effort;
 use crate::sequence::OperatorList;
 use crate::{FeatureMetric, Interval, InverseError, ReverseOperator};
 
@@ -28,6 +29,7 @@ pub struct ReverseChain<T> {
     pub(super) ranges: Vec<Interval<T>>,
     /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
     pub(super) metrics: Vec<Option<FeatureMetric<T>>>,
+    pub(super) effort: Effort,
 }
 
 compile_once! {
@@ -54,6 +56,7 @@ impl<T: Real> ReverseChain<T> {
             names: Vec::new(),
             ranges: vec![in_range],
             metrics: Vec::new(),
+            effort: Effort::default(),
         };
         for stage in stages {
             if stage.operators.is_empty() {
@@ -108,6 +111,13 @@ impl<T: Real> ReverseChain<T> {
     /// Length of the output.
     pub(super) fn out_len(&self) -> usize {
         self.list.lens[self.list.operators.len()]
+    }
+
+    /// How much [`TargetMode::Attainable`] spends on nearer targets, for goals with margins.
+    ///
+    /// [`TargetMode::Attainable`]: crate::TargetMode::Attainable
+    pub fn set_effort(&mut self, effort: Effort) {
+        self.effort = effort;
     }
 
     /// Sets the metric in which the targets at a boundary are nearest, for [`TargetMode::Attainable`] and goals with

@@ -64,6 +64,7 @@ pub(crate) use iterates::Sizes;
 pub(crate) use memory::JointMemory;
 pub use metric::FeatureMetric;
 pub use nearest::{JointReport, JointWorkspace, Nearest, nearest};
+pub use problem::Effort;
 pub(crate) use problem::Problem;
 pub(crate) use rescue::{FIRST_STARTS, LAST_STARTS};
 pub use rest::{FrozenRest, RestForward, RestVjp};

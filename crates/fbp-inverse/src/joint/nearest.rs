@@ -8,7 +8,7 @@ use super::batch::Batch;
 use super::goal::JointGoal;
 use super::iterates::Sizes;
 use super::memory::JointMemory;
-use super::problem::{Problem, norm_sq};
+use super::problem::{Effort, Problem, norm_sq};
 use super::rescue::{FIRST_STARTS, LAST_STARTS};
 use super::rest::FrozenRest;
 use super::search::joint_scratch;
@@ -153,6 +153,7 @@ struct Memory<T> {
     capacity: usize,
     batch: usize,
     par: Par,
+    effort: Effort,
     observed_out: Batch<T>,
     open: Vec<usize>,
     targets: Targets<T>,
@@ -171,6 +172,11 @@ impl<'r, T: Real> JointWorkspace<'r, T> {
     /// Memory for batches of up to `capacity` samples that are run with `par`.
     pub fn new(rest: &'r dyn FrozenRest<T>, capacity: usize, par: Par) -> Self {
         Self { rest, memory: memory(rest, capacity, par) }
+    }
+
+    /// How much is spent on nearer targets.
+    pub fn set_effort(&mut self, effort: Effort) {
+        self.memory.effort = effort;
     }
 
     /// Makes the targets of a batch; see [`nearest`].
@@ -207,6 +213,7 @@ impl<T: Real> Memory<T> {
             capacity,
             batch: 0,
             par,
+            effort: Effort::default(),
             observed_out: Batch::new(rest.out_len() * capacity),
             open: Vec::with_capacity(capacity),
             targets: Targets::new([rest.in_len(), rest.out_len()], capacity),
@@ -240,7 +247,8 @@ impl<T: Real> Memory<T> {
         }
         joint.iterates.active.truncate(open.len());
         let observed_out = observed_out.view(rest.out_len(), batch);
-        let problem = Problem { rest, observed, observed_out, goal, open, par };
+        let effort = self.effort;
+        let problem = Problem { rest, observed, observed_out, goal, open, par, effort };
         targets.restart(&problem);
         let mut unattained = problem.join_evaluated(joint, targets, stack)?;
         if unattained > 0 {

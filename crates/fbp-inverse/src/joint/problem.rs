@@ -5,6 +5,21 @@ use super::goal::{JointGoal, SampleGoal};
 use super::rest::FrozenRest;
 use crate::Interval;
 
+/// How much is spent on nearer targets once they are at the goal. Where the rest is linear the first ones are the nearest.
+///
+/// Whatever the effort, a target is at the goal with exactly the margin, and samples that miss it are searched for as long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// The first target at the goal is moved along the line to the observed feature. For deep networks, whose many kinks and
+    /// products make every further step dear.
+    Quick,
+    /// Where the rest bends, targets are refined by what is found around them: up to 20 steps.
+    Refined,
+    /// Where it bends much, also up to five descents of 60 to 150 steps, from other starts.
+    #[default]
+    Thorough,
+}
+
 /// What the searches for targets of one feature are given.
 ///
 /// Samples are numbered as the columns of the batch. *Open samples* are those whose observed output misses the goal: only
@@ -20,6 +35,7 @@ pub(crate) struct Problem<'a, T> {
     /// The open samples, in order.
     pub(crate) open: &'a [usize],
     pub(crate) par: Par,
+    pub(crate) effort: Effort,
 }
 
 impl<'a, T: Real> Problem<'a, T> {

@@ -12,7 +12,7 @@ use fbp_linalg::Real;
 
 use super::descend::Descent;
 use super::memory::{Group, JointMemory, Progress};
-use super::problem::{Problem, norm_sq};
+use super::problem::{Effort, Problem, norm_sq};
 use super::refine::Refinement;
 use super::starts::Origin;
 use super::targets::Targets;
@@ -42,13 +42,14 @@ impl<T: Real> Problem<'_, T> {
         targets: &mut Targets<T>,
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
-        if self.rest.has_derivatives() {
+        if self.rest.has_derivatives() && self.effort != Effort::Quick {
             for &sample in &memory.group.samples {
                 memory.group.progress[sample].size = norm_sq(self.observed(sample)).sqrt();
             }
             memory.iterates.activate(memory.group.bent(BENT, true));
             self.refine(Refinement::FIRST, memory, targets, stack)?;
-            for (bend, for_far, descent) in DESCENTS {
+            let descents = if self.effort == Effort::Thorough { &DESCENTS[..] } else { &[] };
+            for &(bend, for_far, descent) in descents {
                 memory.iterates.activate(memory.group.bent(bend, for_far));
                 if memory.iterates.active.is_empty() {
                     break;

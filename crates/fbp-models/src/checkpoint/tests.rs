@@ -116,7 +116,7 @@ fn architectures_are_checked() {
     let mut renamed = zoo::spec("simple-cnn-mnist-v2").unwrap();
     renamed.name = "mine".into();
     assert!(Checkpoint::load_for(&path, &renamed).is_ok());
-    renamed.stages[0].layers[1] = LayerSpec::Tanh {};
+    renamed.stages[0].layers[1] = LayerSpec::Tanh {}.into();
     assert!(Checkpoint::load_for(&path, &renamed).is_err());
 }
 
@@ -159,4 +159,25 @@ fn a_folder_that_cannot_be_written_is_named() {
     let error = save(&path, &network("simple-cnn-mnist-v1", 1), &BTreeMap::new()).unwrap_err();
     assert!(matches!(&error, ModelError::Io { .. }) && error.to_string().contains("missing"), "{error}");
     assert!(matches!(Checkpoint::load(&path).unwrap_err(), ModelError::Io { action: "open", .. }));
+}
+
+#[test]
+fn the_preprocessing_comes_back_and_has_to_fit_the_network() {
+    let folder = folder();
+    let path = folder.path().join("c.safetensors");
+    let network = network("simple-cnn-mnist-v1", 1);
+    let own = Preprocessing::new([1, 28, 28], vec![0.25], vec![0.5]).unwrap();
+    let mut metadata = own.to_metadata().unwrap();
+    metadata.insert("seed".into(), "7".into());
+    save(&path, &network, &metadata).unwrap();
+    let back = Checkpoint::load(&path).unwrap();
+    assert_eq!((back.preprocessing, back.metadata.len()), (Some(own), 1));
+    save(&path, &network, &BTreeMap::new()).unwrap();
+    assert_eq!(Checkpoint::load(&path).unwrap().preprocessing, None);
+    let other = Preprocessing::imagenet(32, 32).unwrap().to_metadata().unwrap();
+    let text = fault_of(&to_bytes(&network, &other).unwrap()).to_string();
+    assert!(text.contains("[3, 32, 32]") && text.contains("[1, 28, 28]"), "{text}");
+    let hostile = BTreeMap::from([(PREPROCESSING_KEY.to_owned(), "{}".to_owned())]);
+    let fault = fault_of(&to_bytes(&network, &hostile).unwrap());
+    assert!(matches!(fault, CheckpointFault::BadPreprocessing(_)));
 }

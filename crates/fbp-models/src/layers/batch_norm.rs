@@ -61,7 +61,7 @@ impl Layer for BatchNormLayer {
 
     fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
         let x = x.contiguous()?;
-        if pass.batch_statistics {
+        if pass.training {
             let (weight, bias) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
             let (y, statistics) = ops::batch_norm_training(&x, &weight, &bias, self.eps)?;
             self.update(&statistics)?;

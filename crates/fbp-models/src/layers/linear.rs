@@ -3,11 +3,12 @@ use faer::MatRef;
 use fbp_inverse::{LinearReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
+use super::attention::per_token;
 use super::{LayerVars, bias_values};
 use crate::ops::{self, with_values};
 use crate::{Layer, LayerPass, ModelError};
 
-/// `y = Wx + b`.
+/// `y = Wx + b` on flat features, or on every token.
 #[derive(Debug)]
 pub(crate) struct LinearLayer {
     weight: Var,
@@ -16,7 +17,12 @@ pub(crate) struct LinearLayer {
 
 impl LinearLayer {
     pub(super) fn new(vars: &mut LayerVars) -> Result<Self, ModelError> {
-        Ok(Self { weight: vars.take("weight")?, bias: vars.take_optional("bias") })
+        Self::of_part("weight", "bias", vars)
+    }
+
+    /// A linear layer within another one, with names of its own.
+    pub(super) fn of_part(weight: &str, bias: &str, vars: &mut LayerVars) -> Result<Self, ModelError> {
+        Ok(Self { weight: vars.take(weight)?, bias: vars.take_optional(bias) })
     }
 }
 
@@ -27,19 +33,28 @@ impl Layer for LinearLayer {
 
     fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
-        Ok(ops::linear(&x.contiguous()?, &pass.tensor(&self.weight), bias.as_ref())?)
+        let (x, weight) = (x.contiguous()?, pass.tensor(&self.weight));
+        let &[n, tokens, width] = x.dims() else { return Ok(ops::linear(&x, &weight, bias.as_ref())?) };
+        let rows = x.reshape((n * tokens, width))?;
+        Ok(ops::linear(&rows, &weight, bias.as_ref())?.reshape((n, tokens, ()))?)
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {
         [("weight", &self.weight)].into_iter().chain(self.bias.iter().map(|bias| ("bias", bias))).collect()
     }
 
-    fn reverse_operator(&self, name: &str, _: FeatureShape) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
+    fn reverse_operator(
+        &self,
+        name: &str,
+        in_shape: FeatureShape,
+    ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
         let (rows, columns) = self.weight.dims2()?;
         let bias = bias_values(self.bias.as_ref(), rows)?;
         let operator = with_values("linear", &self.weight, |weight| {
             Ok(LinearReverse::new(name, MatRef::from_row_major_slice(weight, rows, columns), &bias))
         })?;
-        Ok(Box::new(operator?))
+        let operator = Box::new(operator?);
+        // A flat feature has one column per sample, tokens have one per token.
+        if in_shape.len() == columns { Ok(operator) } else { per_token(operator, in_shape.channels) }
     }
 }

@@ -1,20 +1,25 @@
 //! The layers: one kind, one file.
 
 mod activation;
+mod attention;
 mod batch_norm;
+mod branches;
 mod conv2d;
+mod dropout;
 mod flatten;
 mod linear;
 mod norm;
 mod pool;
 mod softmax;
+mod tokens;
+mod zero_pad;
 
 use candle_core::Var;
 use fbp_inverse::AvgDivisor;
 
 use crate::ops::Window;
-use crate::spec::{LayerPlan, LayerSpec};
-use crate::{Layer, ModelError};
+use crate::spec::{LayerPlan, LayerSpec, Merge, Padding};
+use crate::{Layer, ModelError, Sequence};
 
 /// The tensors of one layer, by their names within it.
 pub(crate) struct LayerVars {
@@ -43,9 +48,28 @@ fn bias_values(bias: Option<&Var>, len: usize) -> Result<Vec<f32>, ModelError> {
     })
 }
 
-/// Builds a layer from its checked description and its tensors.
-pub(crate) fn build(plan: &LayerPlan, mut vars: LayerVars) -> Result<Box<dyn Layer>, ModelError> {
+/// Builds a layer from its checked description, its tensors, and the layers within.
+pub(crate) fn build(
+    plan: &LayerPlan,
+    mut vars: LayerVars,
+    branches: Vec<Sequence>,
+) -> Result<Box<dyn Layer>, ModelError> {
     Ok(match plan.spec {
+        LayerSpec::Block { .. } | LayerSpec::Residual { .. } => {
+            Box::new(branches::BranchesLayer::new(plan.spec.kind(), branches, Merge::Sum))
+        }
+        LayerSpec::Parallel { merge, .. } => Box::new(branches::BranchesLayer::new(plan.spec.kind(), branches, merge)),
+        LayerSpec::Tokens {} => Box::new(tokens::TokensLayer),
+        LayerSpec::ClassToken {} => Box::new(tokens::ClassTokenLayer::new(&mut vars)?),
+        LayerSpec::PositionEmbedding {} => Box::new(tokens::PositionEmbeddingLayer::new(&mut vars)?),
+        LayerSpec::SelectToken { index } => Box::new(tokens::SelectTokenLayer::new(index)),
+        LayerSpec::MeanTokens { first } => Box::new(tokens::MeanTokensLayer::new(first)),
+        LayerSpec::Attention { heads, .. } => Box::new(attention::AttentionLayer::new(heads, plan.input, &mut vars)?),
+        LayerSpec::Dropout { p } => Box::new(dropout::DropoutLayer::new("dropout", p, false, &plan.path)),
+        LayerSpec::DropPath { p } => Box::new(dropout::DropoutLayer::new("drop_path", p, true, &plan.path)),
+        LayerSpec::ZeroPad2d { padding: Padding::Sides { top, bottom, left, right } } => {
+            Box::new(zero_pad::ZeroPad2dLayer::new(fbp_inverse::Padding { top, bottom, left, right }))
+        }
         LayerSpec::Conv2d { .. }
         | LayerSpec::ConvTranspose2d { .. }
         | LayerSpec::Conv1d { .. }

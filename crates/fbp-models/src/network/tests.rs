@@ -62,19 +62,22 @@ fn a_stage_can_be_cut_at_any_layer() {
     let x = random(&[3, 1, 28, 28], 1);
     let logits = network.infer(&x).unwrap();
     // conv1: convolution, then activation and pooling; fc1: flatten, linear, activation; out: linear.
-    for (stage, layer) in [(0, 0), (1, 0), (2, 1), (3, 0)] {
-        let input = network.infer_before(stage, layer, &x).unwrap();
-        let own = &network.stages()[stage].layers()[layer];
+    for path in ["conv1.0", "conv2.0", "fc1.1", "out.0"] {
+        let place = network.place(path).unwrap();
+        let LayerInput { input, beside } = network.infer_before(&place, &x).unwrap();
+        let own = network.layer(&place).unwrap();
         let output = own.forward(&input, LayerPass::FIXED).unwrap();
-        let rest = network.infer_after(stage, layer, &output).unwrap();
+        let rest = network.infer_after(&place, &output, &beside).unwrap();
         assert_close("logits", &rest, &logits, 1e-5);
         // Gradients reach the output of the layer.
         let z = Var::from_tensor(&output).unwrap();
-        let gradient = network.infer_after(stage, layer, &z).unwrap().sum_all().unwrap().backward().unwrap();
+        let gradient = network.infer_after(&place, &z, &beside).unwrap().sum_all().unwrap().backward().unwrap();
         assert_eq!(gradient.get(&z).unwrap().dims(), output.dims());
     }
-    assert!(matches!(network.infer_before(3, 1, &x), Err(ModelError::UnknownLayer { layers: 1, .. })));
-    assert!(network.infer_after(4, 0, &x).is_err() && network.infer_before(usize::MAX, 0, &x).is_err());
+    assert_eq!(network.layer_paths(), ["conv1.0", "conv2.0", "fc1.1", "out.0"]);
+    assert!(matches!(network.place("conv1.1"), Err(ModelError::UnknownLayer { known, .. }) if known.len() == 4));
+    let other = zoo_network("resnet20", 2).place("layer3.2.conv2").unwrap();
+    assert!(network.infer_before(&LayerPlace { stage: 7, ..other }, &x).is_err());
 }
 
 #[test]
@@ -200,12 +203,12 @@ fn batch_norm_has_a_training_and_an_evaluation_mode() {
     let mut network = Network::new(&NetworkSpec::from_toml(NORMALISED).unwrap(), 1).unwrap();
     let x = ((random(&[50, 2, 4, 4], 1) * 3.0).unwrap() + 1.5).unwrap();
     let before = values(&network.forward(&x).unwrap());
-    network.set_batch_statistics(true);
+    network.set_training(true);
     for _ in 0..200 {
         network.forward(&x).unwrap();
     }
     let training = network.forward(&x).unwrap();
-    network.set_batch_statistics(false);
+    network.set_training(false);
     let evaluation = network.forward(&x).unwrap();
     assert_ne!(before, values(&evaluation));
     // The running statistics have converged to those of the batch, the variance up to the factor 50/49.
@@ -214,7 +217,7 @@ fn batch_norm_has_a_training_and_an_evaluation_mode() {
     let exact = values(&x.transpose(0, 1).unwrap().flatten_from(1).unwrap().mean(1).unwrap());
     assert!(mean.iter().zip(&exact).all(|(a, b)| (a - b).abs() < 1e-5), "{mean:?} {exact:?}");
     assert_eq!(values(&network.infer(&x).unwrap()), values(&evaluation));
-    network.set_batch_statistics(true);
+    network.set_training(true);
     network.freeze(0..2).unwrap();
     assert_eq!(values(&network.forward(&x).unwrap()), values(&evaluation), "frozen stages are constant functions");
     assert_eq!(network.vars_of(0..2).unwrap().len(), 6, "running statistics are not trained");
@@ -224,15 +227,18 @@ fn batch_norm_has_a_training_and_an_evaluation_mode() {
 #[test]
 fn pooling_runs_before_a_nondecreasing_activation() {
     let network = Network::new(&NetworkSpec::from_toml(NORMALISED).unwrap(), 1).unwrap();
-    let order: Vec<_> = network.stages()[0].steps().iter().map(|s| (s.layer, s.input.to_string())).collect();
+    let steps = |network: &Network| -> Vec<_> {
+        network.stages()[0].layers().order().map(|(layer, input)| (layer, input.to_string())).collect()
+    };
+    let layers = |network: &Network| -> Vec<_> { steps(network).into_iter().map(|(layer, _)| layer).collect() };
     let expected = [(0, "[2, 4, 4]"), (2, "[2, 4, 4]"), (1, "[2, 2, 2]")].map(|(i, s)| (i, s.to_owned()));
-    assert_eq!(order, expected);
+    assert_eq!(steps(&network), expected);
     let gelu = NORMALISED.replace("\"relu\"", "\"gelu\"");
     let network = Network::new(&NetworkSpec::from_toml(&gelu).unwrap(), 1).unwrap();
-    assert_eq!(network.stages()[0].steps().iter().map(|s| s.layer).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(layers(&network), [0, 1, 2]);
     let many = NORMALISED.replace("{ type = \"relu\" },", "{ type = \"relu\" }, { type = \"tanh\" },");
     let network = Network::new(&NetworkSpec::from_toml(&many).unwrap(), 1).unwrap();
-    assert_eq!(network.stages()[0].steps().iter().map(|s| s.layer).collect::<Vec<_>>(), [0, 3, 1, 2]);
+    assert_eq!(layers(&network), [0, 3, 1, 2]);
 }
 
 /// Convolutions that nothing pools right away, in front of both kinds of norms.
@@ -255,7 +261,7 @@ const NORMS_OF_CONVOLUTIONS: &str = r#"
 fn training_gives_the_same_bits_on_any_number_of_threads() {
     let train = || {
         let mut network = Network::new(&NetworkSpec::from_toml(NORMS_OF_CONVOLUTIONS).unwrap(), 1).unwrap();
-        network.set_batch_statistics(true);
+        network.set_training(true);
         let mut optimizer = AdamW::new(network.vars_of(0..3).unwrap(), AdamWParams::default()).unwrap();
         let labels: Vec<u32> = (0..50).map(|sample| sample % 3).collect();
         for step in 0..3 {

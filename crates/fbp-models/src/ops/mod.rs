@@ -11,6 +11,7 @@ mod cross_entropy;
 mod feature_norm;
 mod linear;
 mod max_pool2d;
+mod operation;
 mod scratch;
 mod softmax;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use cross_entropy::cross_entropy;
 pub use feature_norm::{NormGroups, feature_norm};
 pub use linear::linear;
 pub use max_pool2d::max_pool2d;
+pub use operation::Operation;
 pub use softmax::softmax;
 pub use window::Window;
 

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, Pair};
+use super::tree::layers;
+use super::{Activation, Branch, Merge, NamedLayer, Padding, Pair};
 
 /// Description of one layer. In TOML and JSON the key `type` says which one, in the spelling of [`kind`](Self::kind).
 ///
@@ -17,9 +18,9 @@ pub enum LayerSpec {
         /// Distance between two windows; 1 by default.
         #[serde(default = "one", skip_serializing_if = "is_one")]
         stride: Pair,
-        /// Zero rows and columns added on every side; 0 by default.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        padding: Pair,
+        /// Zero rows and columns added around the image; none by default.
+        #[serde(default, skip_serializing_if = "Padding::is_none")]
+        padding: Padding,
         /// Distance between two taps of the kernel; 1 by default.
         #[serde(default = "one", skip_serializing_if = "is_one")]
         dilation: Pair,
@@ -103,7 +104,7 @@ pub enum LayerSpec {
         #[serde(default = "yes", skip_serializing_if = "is_yes")]
         bias: bool,
     },
-    /// `y = Wx + b` on a flat feature.
+    /// `y = Wx + b` on a flat feature, or on every token.
     Linear {
         /// Length of the output.
         out_features: usize,
@@ -208,7 +209,7 @@ pub enum LayerSpec {
         /// Added to the variance; 1e-5 by default.
         #[serde(default = "default_eps")]
         eps: f64,
-        /// How many of the last dimensions are normalised together; all of them by default.
+        /// How many of the last dimensions are normalised together; by default all of them, of tokens the last one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last: Option<usize>,
     },
@@ -217,7 +218,7 @@ pub enum LayerSpec {
         /// Added to the mean square; 1e-5 by default.
         #[serde(default = "default_eps")]
         eps: f64,
-        /// How many of the last dimensions are normalised together; all of them by default.
+        /// How many of the last dimensions are normalised together; by default all of them, of tokens the last one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last: Option<usize>,
     },
@@ -235,8 +236,135 @@ pub enum LayerSpec {
         #[serde(default = "default_eps")]
         eps: f64,
     },
-    /// `[C, H, W]` to a flat feature of length `C·H·W`, in that order.
+    /// `[C, H, W]` or `[T, D]` to a flat feature, in that order.
     Flatten {},
+    /// Zero rows and columns around an image.
+    ZeroPad2d {
+        /// How many.
+        padding: Padding,
+    },
+    /// Layers under one name.
+    Block {
+        /// The layers, input side first.
+        #[serde(deserialize_with = "layers")]
+        layers: Vec<NamedLayer>,
+    },
+    /// The sum of some layers and of a shortcut past them.
+    Residual {
+        /// The layers, input side first.
+        #[serde(deserialize_with = "layers")]
+        layers: Vec<NamedLayer>,
+        /// The shortcut; the input itself if there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skip: Option<Branch>,
+    },
+    /// Branches with one input.
+    Parallel {
+        /// The branches.
+        branches: Vec<Branch>,
+        /// How their outputs become one.
+        merge: Merge,
+    },
+    /// Image `[C, H, W]` to tokens `[H·W, C]`, row after row.
+    Tokens {},
+    /// A learned token before all others, `[T, D]` to `[T + 1, D]`. The path of the layer is that of its one parameter, `[1, 1, D]`.
+    ClassToken {},
+    /// A learned vector added to every token. The path of the layer is that of its one parameter, `[1, T, D]`.
+    PositionEmbedding {},
+    /// One of the tokens, `[T, D]` to `[D]`.
+    SelectToken {
+        /// Which one; the first by default.
+        #[serde(default, skip_serializing_if = "is_none")]
+        index: usize,
+    },
+    /// The mean of the tokens, `[T, D]` to `[D]`.
+    MeanTokens {
+        /// The first token that counts: 1 leaves out a class token; 0 by default.
+        #[serde(default, skip_serializing_if = "is_none")]
+        first: usize,
+    },
+    /// Multi-head self-attention on tokens `[T, D]`: queries, keys and values from one linear layer `qkv`, then `softmax(q kᵀ / √d) v`
+    /// for every head of width `d`, then the linear layer `proj`.
+    Attention {
+        /// Number of heads, a divisor of `D`.
+        heads: usize,
+        /// Whether queries, keys and values have a bias; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        qkv_bias: bool,
+        /// Whether the linear layer after the heads has a bias; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        bias: bool,
+    },
+    /// In training every entry is zero with probability `p`, the others grow by `1 / (1 - p)`; else nothing happens.
+    Dropout {
+        /// The probability.
+        p: f64,
+    },
+    /// In training whole samples are zero with probability `p`, the others grow by `1 / (1 - p)`; for the end of residual branches.
+    DropPath {
+        /// The probability.
+        p: f64,
+    },
+    /// Two 3×3 convolutions beside a shortcut, each with batch normalisation (He et al., arXiv:1512.03385); names as in torchvision.
+    BasicBlock {
+        /// Output channels. If they or the size change, the shortcut is a 1×1 convolution with normalisation, `downsample`.
+        channels: usize,
+        /// Stride of the first convolution; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        stride: usize,
+    },
+    /// 1×1, 3×3 and 1×1 convolutions beside a shortcut (ResNet-50); names as in torchvision.
+    Bottleneck {
+        /// Channels of the 3×3 convolution, a quarter of the output channels.
+        channels: usize,
+        /// Stride of the 3×3 convolution; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        stride: usize,
+    },
+    /// Expansion, depthwise convolution and projection, beside a shortcut where the shape stays (Sandler et al., arXiv:1801.04381);
+    /// names as in torchvision.
+    InvertedResidual {
+        /// Output channels.
+        channels: usize,
+        /// Stride of the depthwise convolution; 1 by default.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        stride: usize,
+        /// Factor of the expansion; 1 leaves it out.
+        expand: usize,
+    },
+    /// A 1×1 convolution, then 1×1 and 3×3 convolutions side by side (Iandola et al., arXiv:1602.07360); names as in torchvision.
+    Fire {
+        /// Channels of the first convolution.
+        squeeze: usize,
+        /// Channels of each of the others.
+        expand: usize,
+    },
+    /// Channels scaled by what two linear layers make of their means (Hu et al., arXiv:1709.01507): names `fc1` and `fc2`, ReLU and
+    /// sigmoid.
+    SqueezeExcite {
+        /// Channels between the two.
+        channels: usize,
+        /// Whether the last function is the hard sigmoid, as in MobileNetV3; false by default.
+        #[serde(default, skip_serializing_if = "is_no")]
+        hard: bool,
+    },
+    /// Attention and a perceptron, each behind a layer normalisation and beside a shortcut (Dosovitskiy et al.,
+    /// arXiv:2010.11929); names as in timm.
+    TransformerBlock {
+        /// Number of heads.
+        heads: usize,
+        /// Width of the perceptron.
+        mlp: usize,
+        /// Whether queries, keys and values have a bias; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        qkv_bias: bool,
+        /// Whether the layer normalisations are there; true by default.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        norm: bool,
+        /// Added to the variances; 1e-6 by default.
+        #[serde(default = "vit_eps")]
+        eps: f64,
+    },
 }
 
 impl LayerSpec {
@@ -296,6 +424,24 @@ impl LayerSpec {
             Self::GroupNorm { .. } => "group_norm",
             Self::InstanceNorm { .. } => "instance_norm",
             Self::Flatten {} => "flatten",
+            Self::ZeroPad2d { .. } => "zero_pad2d",
+            Self::Block { .. } => "block",
+            Self::Residual { .. } => "residual",
+            Self::Parallel { .. } => "parallel",
+            Self::Tokens {} => "tokens",
+            Self::ClassToken {} => "class_token",
+            Self::PositionEmbedding {} => "position_embedding",
+            Self::SelectToken { .. } => "select_token",
+            Self::MeanTokens { .. } => "mean_tokens",
+            Self::Attention { .. } => "attention",
+            Self::Dropout { .. } => "dropout",
+            Self::DropPath { .. } => "drop_path",
+            Self::BasicBlock { .. } => "basic_block",
+            Self::Bottleneck { .. } => "bottleneck",
+            Self::InvertedResidual { .. } => "inverted_residual",
+            Self::Fire { .. } => "fire",
+            Self::SqueezeExcite { .. } => "squeeze_excite",
+            Self::TransformerBlock { .. } => "transformer_block",
         }
     }
 
@@ -359,4 +505,7 @@ fn plus_one() -> f64 {
 }
 fn default_eps() -> f64 {
     1e-5
+}
+fn vit_eps() -> f64 {
+    1e-6
 }

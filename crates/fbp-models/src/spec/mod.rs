@@ -1,25 +1,30 @@
 //! Networks as data: the one description used in TOML files, in checkpoints and in the zoo.
 
+mod adapt;
 mod layer;
 mod norm;
 mod outline;
+mod padding;
 mod plan;
+pub(crate) mod sugar;
 #[cfg(test)]
 mod tests;
+mod tree;
 
-use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize};
 
 pub use crate::pair::Pair;
 pub use fbp_inverse::Activation;
 pub use layer::LayerSpec;
 pub(crate) use norm::NormSizes;
-pub(crate) use plan::param_name;
-pub use plan::{FeatureDims, LayerPlan, NetworkPlan, ParamInit, ParamPlan, StagePlan};
+pub use padding::Padding;
+pub(crate) use plan::join;
+pub use plan::{FeatureDims, FeatureKind, LayerPlan, NetworkPlan, ParamInit, ParamPlan, StagePlan};
+pub use tree::{Branch, Merge, NamedLayer};
 
 use crate::ModelError;
 
-/// Description of a feed-forward network: a chain of stages, each a chain of layers.
+/// Description of a feed-forward network: a chain of stages, each a tree of layers.
 ///
 /// # Example
 /// ```
@@ -66,53 +71,44 @@ pub struct NetworkSpec {
 pub struct StageSpec {
     /// Name of the stage: letters, digits, `-` and `_`.
     pub name: String,
+    /// Where the paths of its parameters start; by default the name. Empty if they have nothing in common.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// The layers, input side first.
-    pub layers: Vec<LayerSpec>,
+    #[serde(deserialize_with = "tree::layers")]
+    pub layers: Vec<NamedLayer>,
+}
+
+impl StageSpec {
+    /// A stage of these layers, whose parameters' paths start with its name.
+    pub fn new<L: Into<NamedLayer>>(name: impl Into<String>, layers: impl IntoIterator<Item = L>) -> Self {
+        Self { name: name.into(), key: None, layers: layers.into_iter().map(Into::into).collect() }
+    }
+
+    /// The same with another start of its parameters' paths.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
 }
 
 /// As [`NetworkSpec`], with layers that are not looked at yet, so that an error can name the stage and the layer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawNetwork<V> {
+struct RawNetwork {
     name: String,
     input: [usize; 3],
     classes: usize,
-    stages: Vec<RawStage<V>>,
+    stages: Vec<RawStage>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawStage<V> {
+struct RawStage {
     name: String,
-    layers: Vec<V>,
-}
-
-/// A parsed value that may become a layer, and what its `type` key says.
-trait RawLayer: DeserializeOwned {
-    fn kind(&self) -> Option<&str>;
-    fn layer(self) -> Result<LayerSpec, String>;
-}
-
-impl RawLayer for toml::Value {
-    fn kind(&self) -> Option<&str> {
-        self.get("type").and_then(Self::as_str)
-    }
-    fn layer(self) -> Result<LayerSpec, String> {
-        layer_of(self)
-    }
-}
-
-impl RawLayer for serde_json::Value {
-    fn kind(&self) -> Option<&str> {
-        self.get("type").and_then(Self::as_str)
-    }
-    fn layer(self) -> Result<LayerSpec, String> {
-        layer_of(self)
-    }
-}
-
-fn layer_of<'de, D: Deserializer<'de>>(value: D) -> Result<LayerSpec, String> {
-    LayerSpec::deserialize(value).map_err(|e| e.to_string().trim_end().to_owned())
+    #[serde(default)]
+    key: Option<String>,
+    layers: Vec<toml::Value>,
 }
 
 impl NetworkSpec {
@@ -125,7 +121,7 @@ impl NetworkSpec {
     pub fn from_toml(text: &str) -> Result<Self, ModelError> {
         let syntax =
             |e: toml::de::Error| ModelError::Syntax { format: "TOML", reason: e.to_string().trim().to_owned() };
-        Self::from_raw(toml::from_str::<RawNetwork<toml::Value>>(text).map_err(syntax)?)
+        Self::from_raw(toml::from_str(text).map_err(syntax)?)
     }
 
     /// Reads and checks a description in JSON.
@@ -134,19 +130,20 @@ impl NetworkSpec {
     /// As [`from_toml`](Self::from_toml).
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
         let syntax = |e: serde_json::Error| ModelError::Syntax { format: "JSON", reason: e.to_string() };
-        Self::from_raw(serde_json::from_str::<RawNetwork<serde_json::Value>>(text).map_err(syntax)?)
+        Self::from_raw(serde_json::from_str(text).map_err(syntax)?)
     }
 
-    fn from_raw<V: RawLayer>(raw: RawNetwork<V>) -> Result<Self, ModelError> {
+    fn from_raw(raw: RawNetwork) -> Result<Self, ModelError> {
         let mut stages = Vec::new();
         for stage in raw.stages {
             let mut layers = Vec::new();
             for (layer, value) in stage.layers.into_iter().enumerate() {
-                let kind = value.kind().unwrap_or("no type").to_owned();
+                let kind = tree::kind_of(&value).to_owned();
+                let layer = layer.to_string();
                 let named = |reason| ModelError::Layer { stage: stage.name.clone(), layer, kind, reason };
-                layers.push(value.layer().map_err(named)?);
+                layers.push(tree::layer(value).map_err(named)?);
             }
-            stages.push(StageSpec { name: stage.name, layers });
+            stages.push(StageSpec { name: stage.name, key: stage.key, layers });
         }
         let spec = Self { name: raw.name, input: raw.input, classes: raw.classes, stages };
         spec.plan()?;
@@ -167,34 +164,5 @@ impl NetworkSpec {
     /// [`ModelError::Syntax`] if a number cannot be written.
     pub fn to_json(&self) -> Result<String, ModelError> {
         serde_json::to_string(self).map_err(|e| ModelError::Syntax { format: "JSON", reason: e.to_string() })
-    }
-
-    /// Where this description first differs from another, in words; `None` if they describe the same computation.
-    ///
-    /// The name does not count.
-    pub fn difference(&self, other: &Self) -> Option<String> {
-        if self.input != other.input {
-            return Some(format!("the inputs are {:?} and {:?}", self.input, other.input));
-        }
-        if self.classes != other.classes {
-            return Some(format!("the numbers of classes are {} and {}", self.classes, other.classes));
-        }
-        for (mine, theirs) in self.stages.iter().zip(&other.stages) {
-            if mine.name != theirs.name {
-                return Some(format!("stage {} is called {}", mine.name, theirs.name));
-            }
-            for (index, (a, b)) in mine.layers.iter().zip(&theirs.layers).enumerate() {
-                if a != b {
-                    let json = |layer| serde_json::to_string(layer).unwrap_or_default();
-                    return Some(format!("stage {}, layer {index} is {}, not {}", mine.name, json(a), json(b)));
-                }
-            }
-            let (a, b) = (mine.layers.len(), theirs.layers.len());
-            if a != b {
-                return Some(format!("stage {} has {a} layers, not {b}", mine.name));
-            }
-        }
-        let (a, b) = (self.stages.len(), other.stages.len());
-        (a != b).then(|| format!("it has {a} stages, not {b}"))
     }
 }

@@ -55,7 +55,7 @@ impl LayerSpec {
 /// Group length, repetition and parameter shape for the last dimensions of a feature.
 fn last_dims(input: FeatureDims, last: Option<usize>) -> Result<(usize, usize, Vec<usize>), String> {
     let dims = &input.tensor_dims(1)[1..];
-    let last = last.unwrap_or(dims.len());
+    let last = last.unwrap_or(if input.is_tokens() { 1 } else { dims.len() });
     if last == 0 || last > dims.len() {
         return Err(format!("last = {last} is not between 1 and the {} dimensions of {input}", dims.len()));
     }
@@ -66,6 +66,9 @@ fn last_dims(input: FeatureDims, last: Option<usize>) -> Result<(usize, usize, V
 /// The same for groups of channels.
 fn channel_groups(input: FeatureDims, groups: usize) -> Result<(usize, usize, Vec<usize>), String> {
     let shape = input.shape;
+    if input.is_tokens() {
+        return Err(format!("takes an image or a flat feature, but gets the tokens {input}"));
+    }
     if groups == 0 || !shape.channels.is_multiple_of(groups) {
         return Err(format!("groups = {groups} does not divide the {} channels of {input}", shape.channels));
     }

@@ -3,7 +3,7 @@ use std::fmt;
 
 use fbp_linalg::FeatureShape;
 
-use super::{LayerSpec, NetworkSpec, StageSpec};
+use super::{Branch, LayerSpec, NamedLayer, NetworkSpec, StageSpec};
 use crate::ModelError;
 
 /// Largest length of one feature and largest number of values of one parameter that a description may ask for.
@@ -11,24 +11,55 @@ pub(super) const MAX_LEN: usize = 1 << 30;
 /// Most parameters of a network: 1 GiB, and four times as much with gradients and the two averages of AdamW.
 const MAX_PARAMETERS: usize = 1 << 28;
 
-/// What one sample looks like between two layers: an image `[C, H, W]`, or a flat feature of that many entries.
+/// What one sample looks like between two layers: an image `[C, H, W]`, tokens `[T, D]`, or a flat feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeatureDims {
-    /// Channels, height and width; `[n, 1, 1]` if flat.
+    /// Channels, height and width of an image; `[T, 1, D]` of tokens, `[n, 1, 1]` if flat.
     pub shape: FeatureShape,
-    /// Whether the batch is a tensor `[N, n]` instead of `[N, C, H, W]`.
-    pub flat: bool,
+    /// Which of them it is.
+    pub kind: FeatureKind,
+}
+
+/// Kinds of features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureKind {
+    /// A batch is a tensor `[N, C, H, W]`.
+    Image,
+    /// A batch is a tensor `[N, T, D]`.
+    Tokens,
+    /// A batch is a tensor `[N, n]`.
+    Flat,
 }
 
 impl FeatureDims {
     /// An image feature.
     pub const fn image(channels: usize, height: usize, width: usize) -> Self {
-        Self { shape: FeatureShape::image(channels, height, width), flat: false }
+        Self { shape: FeatureShape::image(channels, height, width), kind: FeatureKind::Image }
+    }
+
+    /// `count` tokens of the given width.
+    pub const fn tokens(count: usize, width: usize) -> Self {
+        Self { shape: FeatureShape::image(count, 1, width), kind: FeatureKind::Tokens }
     }
 
     /// A flat feature.
     pub const fn flat(len: usize) -> Self {
-        Self { shape: FeatureShape::vector(len), flat: true }
+        Self { shape: FeatureShape::vector(len), kind: FeatureKind::Flat }
+    }
+
+    /// Whether it is an image.
+    pub const fn is_image(&self) -> bool {
+        matches!(self.kind, FeatureKind::Image)
+    }
+
+    /// Whether it is made of tokens.
+    pub const fn is_tokens(&self) -> bool {
+        matches!(self.kind, FeatureKind::Tokens)
+    }
+
+    /// Whether it is flat.
+    pub const fn is_flat(&self) -> bool {
+        matches!(self.kind, FeatureKind::Flat)
     }
 
     /// Number of entries of one feature.
@@ -40,13 +71,22 @@ impl FeatureDims {
     /// Dimensions of the tensor that holds a batch of `n` features.
     pub fn tensor_dims(&self, n: usize) -> Vec<usize> {
         let FeatureShape { channels, height, width } = self.shape;
-        if self.flat { vec![n, channels] } else { vec![n, channels, height, width] }
+        match self.kind {
+            FeatureKind::Image => vec![n, channels, height, width],
+            FeatureKind::Tokens => vec![n, channels, width],
+            FeatureKind::Flat => vec![n, channels],
+        }
     }
 }
 
 impl fmt::Display for FeatureDims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.flat { write!(f, "[{}]", self.shape.channels) } else { write!(f, "{}", self.shape) }
+        let FeatureShape { channels, width, .. } = self.shape;
+        match self.kind {
+            FeatureKind::Image => write!(f, "{}", self.shape),
+            FeatureKind::Tokens => write!(f, "[{channels}, {width}]"),
+            FeatureKind::Flat => write!(f, "[{channels}]"),
+        }
     }
 }
 
@@ -58,6 +98,11 @@ pub enum ParamInit {
         /// Number of inputs of one output.
         fan_in: usize,
     },
+    /// Normal with mean zero.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
     /// The same value everywhere.
     Constant(f32),
 }
@@ -65,7 +110,7 @@ pub enum ParamInit {
 /// One tensor of a layer, before it exists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamPlan {
-    /// Name within the layer, for example `"weight"`.
+    /// Name within the layer, for example `"weight"`; empty if the path of the layer is that of the tensor.
     pub name: &'static str,
     /// Dimensions.
     pub dims: Vec<usize>,
@@ -78,7 +123,9 @@ pub struct ParamPlan {
 /// One layer with its checked sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerPlan {
-    /// Its description.
+    /// Where it is: the path of its parameters without their own names, for example `layer1.0.conv1`.
+    pub path: String,
+    /// Its description. What is short for other layers has become a [`LayerSpec::Block`] of them.
     pub spec: LayerSpec,
     /// What goes in.
     pub input: FeatureDims,
@@ -86,6 +133,9 @@ pub struct LayerPlan {
     pub output: FeatureDims,
     /// Its tensors.
     pub params: Vec<ParamPlan>,
+    /// The layers within: one branch for a block, two for a residual block (its layers, then its shortcut), and those of parallel
+    /// ones.
+    pub branches: Vec<Vec<LayerPlan>>,
 }
 
 /// One stage with its checked sizes.
@@ -104,14 +154,42 @@ pub struct NetworkPlan {
     pub stages: Vec<StagePlan>,
 }
 
+impl LayerPlan {
+    /// The layer and all layers within, depth first.
+    pub fn walk(&self, visit: &mut dyn FnMut(&Self)) {
+        visit(self);
+        self.branches.iter().flatten().for_each(|layer| layer.walk(visit));
+    }
+
+    fn collect<'a>(&'a self, into: &mut Vec<(String, &'a ParamPlan)>) {
+        into.extend(self.params.iter().map(|param| (join(&self.path, param.name), param)));
+        self.branches.iter().flatten().for_each(|layer| layer.collect(into));
+    }
+}
+
+impl StagePlan {
+    /// Every tensor with its path, in the order of the layers.
+    pub fn parameters(&self) -> Vec<(String, &ParamPlan)> {
+        let mut all = Vec::new();
+        self.layers.iter().for_each(|layer| layer.collect(&mut all));
+        all
+    }
+
+    /// What comes out, given what goes in.
+    pub(crate) fn output(&self, input: FeatureDims) -> FeatureDims {
+        output_of(&self.layers, input)
+    }
+}
+
+/// What a list of layers gives, given what goes in.
+fn output_of(layers: &[LayerPlan], input: FeatureDims) -> FeatureDims {
+    layers.last().map_or(input, |layer| layer.output)
+}
+
 impl NetworkPlan {
-    /// Every tensor with its full name, `stage.layer.name`, in the order of the layers.
+    /// Every tensor with its path, the key of a PyTorch state dict, in the order of the layers.
     pub fn parameters(&self) -> impl Iterator<Item = (String, &ParamPlan)> {
-        self.stages.iter().flat_map(|stage| {
-            stage.layers.iter().enumerate().flat_map(move |(layer, plan)| {
-                plan.params.iter().map(move |param| (param_name(&stage.name, layer, param.name), param))
-            })
-        })
+        self.stages.iter().flat_map(StagePlan::parameters)
     }
 
     /// Number of trainable numbers.
@@ -121,17 +199,28 @@ impl NetworkPlan {
     }
 }
 
-/// Full name of a parameter, for example `conv1.0.weight`.
-pub(crate) fn param_name(stage: &str, layer: usize, param: &str) -> String {
-    format!("{stage}.{layer}.{param}")
+/// Two parts of a path; an empty one leaves no trace.
+pub(crate) fn join(path: &str, name: &str) -> String {
+    match (path, name) {
+        ("", name) => name.to_owned(),
+        (path, "") => path.to_owned(),
+        (path, name) => format!("{path}.{name}"),
+    }
+}
+
+/// What is wrong with a layer, and where within its stage.
+struct LayerFault {
+    layer: String,
+    kind: &'static str,
+    reason: String,
 }
 
 impl NetworkSpec {
     /// Checks the description and works out the size of every feature and parameter. Allocates no weights.
     ///
     /// # Errors
-    /// [`ModelError::Network`] for a network without stages, an empty input, or an output that is not one flat value per
-    /// class; [`ModelError::Stage`] for a stage without layers, or with a name that is faulty or used twice;
+    /// [`ModelError::Network`] for a network without stages, an empty input, two parameters of one path, or an output that is not
+    /// one flat value per class; [`ModelError::Stage`] for a stage without layers, or with a name that is faulty or used twice;
     /// [`ModelError::Layer`] for a layer whose sizes are zero, too large or do not fit its input.
     pub fn plan(&self) -> Result<NetworkPlan, ModelError> {
         let network = |reason: String| ModelError::Network { network: self.name.clone(), reason };
@@ -155,17 +244,24 @@ impl NetworkSpec {
             feature = stage.output(feature);
             stages.push(stage);
         }
-        if !feature.flat || feature.len() != self.classes {
+        let plan = NetworkPlan { stages };
+        let mut paths = HashSet::new();
+        let mut parameters = 0_usize;
+        for (path, param) in plan.parameters() {
+            parameters = parameters.saturating_add(param.dims.iter().product());
+            if paths.contains(&path) {
+                return Err(network(format!("two parameters are called {path}; give their layers different names")));
+            }
+            paths.insert(path);
+        }
+        if parameters > MAX_PARAMETERS {
+            return Err(network(format!("it has {parameters} parameters, and at most {MAX_PARAMETERS} are possible")));
+        }
+        if !feature.is_flat() || feature.len() != self.classes {
             return Err(network(format!(
                 "the last stage gives {feature}, which is not one value for each of the {} classes",
                 self.classes
             )));
-        }
-        let plan = NetworkPlan { stages };
-        let lengths = plan.parameters().map(|(_, param)| param.dims.iter().product::<usize>());
-        let parameters = lengths.fold(0_usize, usize::saturating_add);
-        if parameters > MAX_PARAMETERS {
-            return Err(network(format!("it has {parameters} parameters, and at most {MAX_PARAMETERS} are possible")));
         }
         Ok(plan)
     }
@@ -182,29 +278,88 @@ impl StageSpec {
         ModelError::Stage { stage: self.name.clone(), reason: reason.into() }
     }
 
-    fn plan(&self, mut feature: FeatureDims) -> Result<StagePlan, ModelError> {
+    fn plan(&self, feature: FeatureDims) -> Result<StagePlan, ModelError> {
         let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.name.is_empty() || !self.name.chars().all(letter) {
             return Err(self.fault("a stage name consists of letters, digits, '-' and '_'"));
         }
+        let key = self.key.as_deref().unwrap_or(&self.name);
+        if !is_path(key) {
+            return Err(self.fault(format!("the key {key:?} is no path of names joined by dots")));
+        }
         if self.layers.is_empty() {
             return Err(self.fault("it has no layers"));
         }
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for (layer, spec) in self.layers.iter().enumerate() {
-            let named =
-                |reason| ModelError::Layer { stage: self.name.clone(), layer, kind: spec.kind().into(), reason };
-            let plan = spec.plan(feature).map_err(named)?;
-            feature = plan.output;
-            layers.push(plan);
-        }
+        let named = |fault: LayerFault| ModelError::Layer {
+            stage: self.name.clone(),
+            layer: fault.layer,
+            kind: fault.kind.into(),
+            reason: fault.reason,
+        };
+        let layers = plan_layers([key, ""], &self.layers, feature).map_err(named)?;
         Ok(StagePlan { name: self.name.clone(), layers })
     }
 }
 
-impl StagePlan {
-    /// What comes out, given what goes in.
-    pub(crate) fn output(&self, input: FeatureDims) -> FeatureDims {
-        self.layers.last().map_or(input, |layer| layer.output)
+/// Whether names of letters, digits, `-` and `_` are joined by dots; nothing at all is a path as well.
+fn is_path(path: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    path.is_empty() || path.split('.').all(|name| !name.is_empty() && name.chars().all(letter))
+}
+
+/// Plans a list of layers. `place` is where they are: the path of their parameters, and the place within the stage for errors.
+fn plan_layers(
+    place: [&str; 2],
+    layers: &[NamedLayer],
+    mut feature: FeatureDims,
+) -> Result<Vec<LayerPlan>, LayerFault> {
+    let mut plans = Vec::with_capacity(layers.len());
+    for (position, NamedLayer { name, layer }) in layers.iter().enumerate() {
+        let own = name.clone().unwrap_or_else(|| position.to_string());
+        // A layer without a trace in paths is told by its position.
+        let told = if own.is_empty() { position.to_string() } else { own.clone() };
+        let (path, told) = (join(place[0], &own), join(place[1], &told));
+        let fault = |reason| LayerFault { layer: told.clone(), kind: layer.kind(), reason };
+        if !is_path(&own) {
+            return Err(fault(format!("the name {own:?} is no path of names joined by dots")));
+        }
+        let (spec, expanded) = match layer.expansion(feature).map_err(fault)? {
+            Some(layers) => (LayerSpec::Block { layers }, true),
+            None => (layer.clone(), false),
+        };
+        let plan = plan_layer([&path, &told], spec, feature).map_err(|inner| match expanded {
+            true => fault(inner.reason),
+            false => inner,
+        })?;
+        feature = plan.output;
+        plans.push(plan);
     }
+    Ok(plans)
+}
+
+fn plan_layer(place: [&str; 2], spec: LayerSpec, input: FeatureDims) -> Result<LayerPlan, LayerFault> {
+    let [path, told] = place;
+    let fault = |reason| LayerFault { layer: told.to_owned(), kind: spec.kind(), reason };
+    let branch = |branch: &Branch, default: String| {
+        let name = branch.name.clone().unwrap_or(default);
+        if !is_path(&name) {
+            return Err(fault(format!("the name {name:?} of a branch is no path of names joined by dots")));
+        }
+        plan_layers([&join(path, &name), &join(told, &name)], &branch.layers, input)
+    };
+    let branches = match &spec {
+        LayerSpec::Block { layers } => vec![plan_layers(place, layers, input)?],
+        LayerSpec::Residual { layers, skip } => {
+            let skip = skip.as_ref().map(|skip| branch(skip, "skip".into())).transpose()?;
+            vec![plan_layers(place, layers, input)?, skip.unwrap_or_default()]
+        }
+        LayerSpec::Parallel { branches, .. } => {
+            let planned = branches.iter().enumerate().map(|(k, inner)| branch(inner, k.to_string()));
+            planned.collect::<Result<Vec<_>, _>>()?
+        }
+        _ => Vec::new(),
+    };
+    let outputs: Vec<FeatureDims> = branches.iter().map(|layers| output_of(layers, input)).collect();
+    let (output, params) = spec.outline(input, &outputs).map_err(fault)?;
+    Ok(LayerPlan { path: path.to_owned(), spec, input, output, params, branches })
 }

@@ -29,10 +29,176 @@ const ALL: &str = r#"
     { type = "group_norm", groups = 1, eps = 1e-3 }
 "#;
 
+/// Every way to nest layers, and every layer of tokens, with settings that are not the defaults.
+const TREE: &str = r#"
+    { type = "conv2d", name = "stem", out_channels = 8, kernel = 3, stride = 2, padding = "same" },
+    { type = "conv2d", out_channels = 8, kernel = 2, padding = [1, 0, 0, 1] }, { type = "zero_pad2d", padding = 1 },
+    { type = "residual", name = "", layers = [
+        { type = "conv2d", name = "conv1", out_channels = 4, kernel = 3, padding = 1 }, { type = "drop_path", p = 0.1 },
+    ], skip = { name = "downsample", layers = [{ type = "conv2d", out_channels = 4, kernel = 1 }] } },
+    { type = "residual", layers = [{ type = "relu" }] },
+    { type = "parallel", merge = "concat", branches = [{ layers = [{ type = "relu" }] }, { name = "b", layers = [{ type = "batch_norm" }] }] },
+    { type = "parallel", merge = "product", branches = [{}, { layers = [{ type = "global_avg_pool2d" }] }] },
+    { type = "parallel", merge = "sum", branches = [{}, { layers = [{ type = "block", layers = [{ type = "relu" }] }] }] },
+    { type = "basic_block", channels = 8, stride = 2 }, { type = "bottleneck", channels = 2 },
+    { type = "inverted_residual", channels = 8, expand = 2 }, { type = "fire", squeeze = 2, expand = 3 },
+    { type = "squeeze_excite", channels = 2, hard = true }, { type = "tokens" },
+    { type = "class_token", name = "cls_token" }, { type = "position_embedding", name = "pos_embed" },
+    { type = "attention", heads = 2, qkv_bias = false, bias = false },
+    { type = "transformer_block", name = "blocks.0", heads = 3, mlp = 5, qkv_bias = false, norm = false, eps = 1e-5 },
+    { type = "layer_norm" }, { type = "dropout", p = 0.5 }, { type = "linear", out_features = 4 },
+    { type = "block", name = "heads", layers = [{ type = "parallel", merge = "sum", branches = [
+        { layers = [{ type = "mean_tokens", first = 1 }] }, { layers = [{ type = "select_token", index = 3 }] } ] }] },
+    { type = "linear", name = "fc", out_features = 5 }
+"#;
+
+#[test]
+fn trees_round_trip_and_have_the_paths_of_their_names() {
+    let spec = one_stage(TREE).unwrap();
+    assert_eq!(NetworkSpec::from_toml(&spec.to_toml().unwrap()).unwrap(), spec);
+    assert_eq!(NetworkSpec::from_json(&spec.to_json().unwrap()).unwrap(), spec);
+    let plan = spec.plan().unwrap();
+    let outputs: Vec<String> = plan.stages[0].layers.iter().map(|layer| layer.output.to_string()).collect();
+    let expected = [
+        "[8, 6, 5]",
+        "[8, 6, 5]",
+        "[8, 8, 7]",
+        "[4, 8, 7]",
+        "[4, 8, 7]",
+        "[8, 8, 7]",
+        "[8, 8, 7]",
+        "[8, 8, 7]",
+        "[8, 4, 4]",
+        "[8, 4, 4]",
+        "[8, 4, 4]",
+        "[6, 4, 4]",
+        "[6, 4, 4]",
+        "[16, 6]",
+        "[17, 6]",
+        "[17, 6]",
+        "[17, 6]",
+        "[17, 6]",
+        "[17, 6]",
+        "[17, 6]",
+        "[17, 4]",
+        "[4]",
+        "[5]",
+    ];
+    assert_eq!(outputs, expected);
+    let paths: Vec<String> = plan.parameters().map(|(path, _)| path).collect();
+    for path in [
+        "a.stem.weight",
+        "a.conv1.bias",
+        "a.downsample.0.weight",
+        "a.5.b.0.running_mean",
+        "a.8.conv2.weight",
+        "a.8.downsample.1.running_var",
+        "a.9.bn3.bias",
+        "a.10.conv.1.0.weight",
+        "a.10.conv.3.weight",
+        "a.11.expand3x3.bias",
+        "a.12.fc2.weight",
+        "a.cls_token",
+        "a.pos_embed",
+        "a.16.qkv.weight",
+        "a.16.proj.weight",
+        "a.blocks.0.attn.proj.bias",
+        "a.blocks.0.mlp.fc2.weight",
+        "a.fc.bias",
+    ] {
+        assert!(paths.iter().any(|found| found == path), "{path} is not among {paths:?}");
+    }
+    assert!(!paths.iter().any(|path| path.contains("qkv.bias") || path.contains("norm1")), "{paths:?}");
+}
+
+#[test]
+fn faults_within_trees_name_the_way_to_the_layer() {
+    let fault = |layers: &str| match one_stage(layers).unwrap_err() {
+        ModelError::Layer { layer, kind, reason, .. } => (layer, kind, reason),
+        other => panic!("{layers}: {other}"),
+    };
+    let residual = |inner: &str, skip: &str| format!(r#"{{ type = "residual", layers = [{inner}] {skip} }}"#);
+    let (layer, kind, reason) = fault(&residual(r#"{ type = "relu" }, { type = "linear", out_features = 2 }"#, ""));
+    assert_eq!((layer.as_str(), kind.as_str()), ("0.1", "linear"));
+    assert!(reason.contains("flatten"), "{reason}");
+    let (layer, kind, reason) = fault(&residual(r#"{ type = "conv2d", out_channels = 3, kernel = 3 }"#, ""));
+    assert_eq!((layer.as_str(), kind.as_str()), ("0", "residual"));
+    assert!(reason.contains("[3, 10, 8] and [2, 12, 10]"), "{reason}");
+    let skip = r#", skip = { name = "down", layers = [{ type = "relu" }, { type = "max_pool2d", kernel = 40 }] }"#;
+    assert_eq!(fault(&residual("", skip)).0, "0.down.1");
+    // What cannot even be read tells the way in words.
+    let (layer, kind, reason) = fault(&residual(r#"{ type = "relu", slope = 1 }"#, ""));
+    assert_eq!((layer.as_str(), kind.as_str()), ("0", "residual"));
+    assert!(reason.contains("layer 0 (relu)") && reason.contains("slope"), "{reason}");
+    for (layers, text) in [
+        (r#"{ type = "parallel", merge = "sum", branches = [] }"#, "no branches"),
+        (r#"{ type = "parallel", merge = "mean", branches = [{}] }"#, "mean"),
+        (r#"{ type = "parallel", merge = "concat", branches = [{}, { layers = [{ type = "flatten" }] }] }"#, "concat"),
+        (
+            r#"{ type = "parallel", merge = "product", branches = [{}, { layers = [{ type = "flatten" }] }] }"#,
+            "product",
+        ),
+        (r#"{ type = "block", layers = [] }"#, "no layers"),
+        (r#"{ type = "tokens" }, { type = "attention", heads = 3 }"#, "divide"),
+        (r#"{ type = "attention", heads = 1 }"#, "tokens"),
+        (r#"{ type = "tokens" }, { type = "select_token", index = 120 }"#, "120"),
+        (r#"{ type = "tokens" }, { type = "batch_norm" }"#, "tokens"),
+        (r#"{ type = "dropout", p = 1.0 }"#, "probability"),
+        (r#"{ type = "relu", name = "a..b" }"#, "path"),
+        (r#"{ type = "relu", name = 3 }"#, "text"),
+        (r#"{ type = "zero_pad2d", padding = "same" }"#, "window"),
+        (r#"{ type = "conv2d", out_channels = 1, kernel = 3, padding = [1, 1, 1] }"#, "a size or a pair"),
+        (r#"{ type = "transformer_block", heads = 2, mlp = 4 }"#, "tokens"),
+        (r#"{ type = "fire", squeeze = 0, expand = 4 }"#, "0"),
+    ] {
+        let reason = fault(layers).2;
+        assert!(reason.contains(text), "{layers}: {reason}");
+    }
+    let twice = one_stage(
+        r#"{ type = "conv2d", name = "c", out_channels = 2, kernel = 1 }, { type = "batch_norm", name = "c" }"#,
+    );
+    assert!(twice.unwrap_err().to_string().contains("a.c.weight"));
+}
+
+#[test]
+fn same_padding_is_tensorflows() {
+    // Rows: input, kernel, stride, padding before and after, as `tf.nn.conv2d` documents them.
+    for (input, kernel, stride, expected) in [
+        (224, 3, 2, [0, 1]),
+        (112, 5, 2, [1, 2]),
+        (7, 3, 1, [1, 1]),
+        (7, 3, 2, [1, 1]),
+        (6, 2, 1, [0, 1]),
+        (9, 1, 2, [0, 0]),
+    ] {
+        assert_eq!(
+            Padding::Same.sizes([input; 2], [kernel; 2], [stride; 2]),
+            [expected; 2],
+            "{input} {kernel} {stride}"
+        );
+    }
+}
+
+#[test]
+fn networks_are_adapted_and_split_at_their_blocks() {
+    let resnet = zoo::spec("resnet20").unwrap();
+    let small = resnet.adapted([1, 28, 28], 7).unwrap();
+    assert_eq!((small.input, small.classes), ([1, 28, 28], 7));
+    assert!(small.plan().unwrap().parameters().any(|(path, param)| path == "fc.weight" && param.dims == [7, 64]));
+    assert!(resnet.adapted([3, 0, 4], 7).is_err() && zoo::spec("mlp").unwrap().adapted([1, 5, 5], 3).is_ok());
+    assert_eq!(zoo::spec("squeezenet1_1").unwrap().adapted([3, 64, 64], 10).unwrap().classes, 10);
+    let split = resnet.split_at_blocks();
+    let names: Vec<_> = split.stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names[..5], ["conv1", "layer1-0", "layer1-1", "layer1-2", "layer2-0"]);
+    assert_eq!(names.len(), 11);
+    let paths = |spec: &NetworkSpec| spec.plan().unwrap().parameters().map(|(path, _)| path).collect::<Vec<_>>();
+    assert_eq!(paths(&split), paths(&resnet));
+}
+
 #[test]
 fn every_layer_round_trips_through_toml_and_json() {
     let spec = one_stage(ALL).unwrap();
-    let kinds: Vec<_> = spec.stages[0].layers.iter().map(LayerSpec::kind).collect();
+    let kinds: Vec<_> = spec.stages[0].layers.iter().map(|own| own.layer.kind()).collect();
     for kind in &kinds {
         assert!(ALL.contains(&format!("\"{kind}\"")), "{kind}");
     }
@@ -146,7 +312,8 @@ fn faults_name_the_stage_and_the_layer() {
     for (layers, position, expected_kind, text) in cases {
         match one_stage(layers).unwrap_err() {
             ModelError::Layer { stage, layer, kind, reason } => {
-                assert_eq!((stage.as_str(), layer, kind.as_str()), ("a", position, expected_kind), "{layers}");
+                let place = position.to_string();
+                assert_eq!((stage, layer, kind.as_str()), ("a".to_owned(), place, expected_kind), "{layers}");
                 assert!(reason.contains(text), "{layers}: {reason}");
             }
             other => panic!("{layers}: {other}"),
@@ -192,6 +359,12 @@ fn differences_are_told_in_words() {
     assert_eq!(v2.difference(&v2), None);
     assert!(v2.difference(&spec("simple-cnn-cifar-v1")).unwrap().contains("inputs"));
     assert!(v2.difference(&spec("simple-cnn-mnist-v1")).unwrap().contains("stage conv1, layer 0"));
+    let resnet = spec("resnet20");
+    let mut other = resnet.clone();
+    other.stages[2].layers[0].layer = LayerSpec::BasicBlock { channels: 32, stride: 1 };
+    other.stages[2].layers[1].layer = LayerSpec::BasicBlock { channels: 32, stride: 2 };
+    let difference = resnet.difference(&other).unwrap();
+    assert!(difference.contains("stage layer2, layer 0 (block), branch 0, layer 0 (residual)"), "{difference}");
     assert!(v2.difference(&spec("cnn-mnist-large")).unwrap().contains("conv1"));
     let mut shorter = v2.clone();
     shorter.stages[0].layers.pop();

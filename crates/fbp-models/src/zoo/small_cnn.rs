@@ -25,19 +25,16 @@ fn conv_stage(index: usize, channels: usize, kernel: usize, pool: bool, activati
     if pool {
         layers.push(LayerSpec::max_pool2d(2));
     }
-    StageSpec { name: format!("conv{index}"), layers }
+    StageSpec::new(format!("conv{index}"), layers)
 }
 
 /// Stages `fc1`, `fc2`, .. and `out`; the first one flattens.
 pub(super) fn linear_stages(hidden: &[usize], activation: &LayerSpec) -> Vec<StageSpec> {
     let mut stages: Vec<StageSpec> = (1..)
         .zip(hidden)
-        .map(|(i, &width)| StageSpec {
-            name: format!("fc{i}"),
-            layers: vec![LayerSpec::linear(width), activation.clone()],
-        })
+        .map(|(i, &width)| StageSpec::new(format!("fc{i}"), [LayerSpec::linear(width), activation.clone()]))
         .collect();
-    stages.push(StageSpec { name: "out".into(), layers: vec![LayerSpec::linear(10)] });
-    stages[0].layers.insert(0, LayerSpec::Flatten {});
+    stages.push(StageSpec::new("out", [LayerSpec::linear(10)]));
+    stages[0].layers.insert(0, LayerSpec::Flatten {}.into());
     stages
 }

@@ -3,8 +3,10 @@ use plotters::prelude::*;
 
 use super::StageAnalysis;
 use crate::ReportError;
-use crate::page::{colour, finish_svg, quiet_mesh};
+use crate::page::{colour, finish_svg, quiet_mesh, ticks};
 
+/// Numbers along an axis, at most.
+const LABELS: usize = 5;
 /// Size of a panel.
 const PANEL: (u32, u32) = (320, 250);
 
@@ -57,10 +59,10 @@ fn panel(area: &Area<'_>, title: &str, points: &[(f64, f64)], line: usize) -> Re
     quiet_mesh(&mut mesh, 13);
     mesh.x_desc("distance to the target")
         .y_desc("mean loss")
-        .x_labels(5)
-        .y_labels(5)
-        .x_label_formatter(&|x| crate::page::number(*x))
-        .y_label_formatter(&|y| crate::page::number(*y))
+        .x_labels(LABELS)
+        .y_labels(LABELS)
+        .x_label_formatter(&ticks(0.0..1.05 * right, LABELS))
+        .y_label_formatter(&ticks(0.0..1.05 * top, LABELS))
         .draw()
         .map_err(|error| error.to_string())?;
     let (red, green, blue) = colour(line);

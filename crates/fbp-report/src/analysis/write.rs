@@ -2,8 +2,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use fbp_train::TrainError;
-use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
+use fbp_train::atomic::{prepare_folder, write_atomic};
 use fbp_train::json::{differences, read_json, write_json};
+use fbp_train::outputs::refuse_foreign_files;
 
 use super::{AnalysisSettings, StageAnalysis, plot};
 use crate::ReportError;
@@ -31,7 +32,7 @@ pub fn check_folder(folder: &Path, settings: &AnalysisSettings, force: bool) -> 
         }
         Some(_) => Ok(prepare_folder(folder)?),
         None => {
-            refuse_foreign_files(folder, &names, &[], force)?;
+            refuse_foreign_files(folder, &names, &[], ("analyse stages", force))?;
             Ok(prepare_folder(folder)?)
         }
     }

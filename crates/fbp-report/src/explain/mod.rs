@@ -5,12 +5,16 @@ mod page;
 use std::path::Path;
 
 use fbp_train::TrainError;
-use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
+use fbp_train::atomic::{prepare_folder, write_atomic};
 use fbp_train::explain::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, Explanation};
 use fbp_train::json::{differences, read_json, write_json};
+use fbp_train::outputs::refuse_foreign_files;
 
 use crate::ReportError;
 use crate::page::picture_files;
+
+/// The command whose files these are.
+const COMMAND: &str = "explain";
 
 /// Checks that `folder` may be written to and gives the files there that an earlier explanation left.
 ///
@@ -29,6 +33,16 @@ fn earlier_files(folder: &Path, settings: &ExplainSettings, force: bool) -> Resu
     }
     // Names that leave the folder are not from here.
     Ok(found.files.into_iter().filter(|name| Path::new(name).file_name() == Some(name.as_ref())).collect())
+}
+
+/// Finds out before the work whether its result may be written.
+///
+/// # Errors
+/// As [`write_explanation`]; pictures are looked at there, when their names are known.
+pub fn check_folder(folder: &Path, settings: &ExplainSettings, force: bool) -> Result<(), ReportError> {
+    prepare_folder(folder)?;
+    let earlier = earlier_files(folder, settings, force)?;
+    Ok(refuse_foreign_files(folder, &[EXPLAIN_PAGE.to_owned()], &earlier, (COMMAND, force))?)
 }
 
 /// Writes the page, the pictures and the summary, and gives the summary.
@@ -52,7 +66,7 @@ pub fn write_explanation(
     }
     prepare_folder(folder)?;
     let earlier = earlier_files(folder, &record.settings, force)?;
-    refuse_foreign_files(folder, &record.files, &earlier, force)?;
+    refuse_foreign_files(folder, &record.files, &earlier, (COMMAND, force))?;
     // The summary first: after a kill it tells that the next run may replace the others. Until then it also names the
     // files of the earlier explanation, so that they are still known.
     let gone: Vec<&String> = earlier.iter().filter(|name| !record.files.contains(name)).collect();

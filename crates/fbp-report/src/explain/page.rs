@@ -1,17 +1,28 @@
 use fbp_train::explain::{
-    ExplainRecord, ExplainedSample, ExplainedStage, Explanation, INPUT, SampleRecord, StageRecord,
+    ExplainRecord, ExplainSettings, ExplainedSample, ExplainedStage, Explanation, INPUT, SampleRecord, StageRecord,
 };
-use fbp_train::settings::{Embedding, TargetMode};
+use fbp_train::settings::{Embedding, Part, TargetMode};
 
 use crate::ReportError;
 use crate::page::{
     Captions, change_row, class_name, document, escape, grouped, image_figure, number, percent, push, signed, table,
+    table_of_parts,
 };
 
+/// Columns of a table of outputs that fit on a telephone.
+const OUTPUTS: usize = 5;
 /// Channels that the page lists for a stage.
 const CHANNELS: usize = 4;
 
-const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should have been" };
+/// What the two pictures of a row are: a target that does not give the right class is not what should have been.
+fn captions(stage: &ExplainedStage, label: u32) -> Captions {
+    let after = match (stage.predicted() == label, stage.attained) {
+        (true, true) => "as it should have been",
+        (true, false) => "right, with a smaller lead",
+        (false, _) => "as close as the search came, still wrong",
+    };
+    Captions { before: "as it was", after }
+}
 
 /// The whole page.
 ///
@@ -19,27 +30,45 @@ const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should 
 /// [`ReportError::Plot`].
 pub(super) fn render(record: &ExplainRecord, explanation: &Explanation) -> Result<String, ReportError> {
     let settings = &record.settings;
-    let title = format!("What the network should have seen: {} on {}", settings.model, settings.data.name);
+    let title = match settings.own {
+        true => format!("What the network should have seen: {} on images of your own", settings.model),
+        false => format!("What the network should have seen: {} on {}", settings.model, settings.data.name),
+    };
     let mut body = String::new();
     introduction(&mut body, record);
     for (sample, summary) in explanation.samples.iter().zip(&record.samples) {
-        sample_section(&mut body, sample, summary, &settings.data.name)?;
+        sample_section(&mut body, sample, summary, settings)?;
     }
     push(
         &mut body,
         format_args!(
             "<h2>How this was made</h2><p class=\"small\">Checkpoint <span class=\"hash\">{}</span>. Targets: {}, {}, \
-             margin {}. Data: {}, {} training images. Every figure is in <code>explain.json</code>, every picture beside it \
+             margin {}. {}. Every figure is in <code>explain.json</code>, every picture beside it \
              as a PNG file. Method: arXiv:2506.07188.</p>\n",
             escape(&settings.checkpoint_sha256),
             settings.mode,
             settings.embedding,
             settings.margin,
-            escape(&settings.data.name),
-            grouped(settings.data.samples),
+            origin(settings),
         ),
     );
     Ok(document(&title, &body))
+}
+
+/// Name of a class, as HTML.
+fn class_of(settings: &ExplainSettings, label: u32) -> String {
+    let told = settings.class_names.get(label as usize);
+    told.map_or_else(|| class_name(&settings.data.name, label), |name| escape(name))
+}
+
+/// Where the images are from, as HTML.
+fn origin(settings: &ExplainSettings) -> String {
+    let (name, samples) = (escape(&settings.data.name), grouped(settings.data.samples));
+    match (settings.own, settings.part) {
+        (true, _) => format!("Images of your own: {name}, {samples} in all"),
+        (false, Part::Train) => format!("Data: {name}, {samples} training images"),
+        (false, Part::Test) => format!("Data: the test images of {name}"),
+    }
 }
 
 fn introduction(body: &mut String, record: &ExplainRecord) {
@@ -63,8 +92,8 @@ fn introduction(body: &mut String, record: &ExplainRecord) {
     match &record.input_note {
         Some(note) => push(body, format_args!(" The image itself is left out: {}.</p>\n", escape(note))),
         None => body.push_str(
-            " For the input this is the nearest image found, from black to white, that the network would have got right; where \
-             none was found, its row says so.</p>\n",
+            " For the input we looked for the nearest image, from black to white, that the network would have got right. Where \
+             none was found, the row and the caption of the picture say so.</p>\n",
         ),
     }
     body.push_str(
@@ -90,9 +119,9 @@ fn sample_section(
     body: &mut String,
     sample: &ExplainedSample,
     summary: &SampleRecord,
-    data: &str,
+    settings: &ExplainSettings,
 ) -> Result<(), ReportError> {
-    let (label, predicted) = (class_name(data, sample.label), class_name(data, sample.predicted()));
+    let (label, predicted) = (class_of(settings, sample.label), class_of(settings, sample.predicted()));
     let heading = match (sample.label == sample.predicted(), sample.satisfied) {
         (false, _) => format!("a {label}, and the network said {predicted}"),
         (true, true) => format!("a {label}, and the network knew it"),
@@ -104,22 +133,22 @@ fn sample_section(
         format_args!("<div class=\"example\"><h2>Image {}: {heading}</h2><div class=\"facts\">\n", sample.sample),
     );
     body.push_str(&image_figure(&sample.image, sample.shape, &format!("the image: {label}"))?);
-    push(body, format_args!("<div>{}</div></div>\n", logits_table(sample, data)));
+    push(body, format_args!("<div>{}</div></div>\n", logits_table(sample, settings)));
     if sample.satisfied {
         body.push_str("<p>Its output met the demand already: nothing has to change.</p>\n");
     }
     for (stage, figures) in sample.stages.iter().zip(&summary.stages) {
-        stage_row(body, stage, figures, sample, data)?;
+        stage_row(body, stage, figures, sample, settings)?;
     }
     body.push_str("</div>\n");
     Ok(())
 }
 
 /// Numbers of the classes before and, for each stage, after its features were replaced by their targets.
-fn logits_table(sample: &ExplainedSample, data: &str) -> String {
+fn logits_table(sample: &ExplainedSample, settings: &ExplainSettings) -> String {
     let columns: Vec<&[f32]> =
         std::iter::once(&sample.logits[..]).chain(sample.stages.iter().map(|stage| &stage.logits[..])).collect();
-    let headings: Vec<String> = ["number of each class".to_owned(), "as it was".to_owned()]
+    let headings: Vec<String> = ["class, and its output".to_owned(), "as it was".to_owned()]
         .into_iter()
         .chain(sample.stages.iter().map(|stage| format!("with target of {}", escape(&stage.stage))))
         .collect();
@@ -129,13 +158,13 @@ fn logits_table(sample: &ExplainedSample, data: &str) -> String {
     };
     let rows: Vec<Vec<String>> = (0..sample.logits.len())
         .map(|class| {
-            let name = class_name(data, class as u32);
+            let name = class_of(settings, class as u32);
             let name = if class as u32 == sample.label { format!("{name} (right)") } else { name };
             std::iter::once(name).chain(columns.iter().map(|column| cell(column, class))).collect()
         })
         .collect();
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
-    table(&format!("outputs for image {}", sample.sample), &headings, &rows)
+    table_of_parts(&format!("outputs for image {}", sample.sample), &headings, &rows, OUTPUTS)
 }
 
 fn stage_row(
@@ -143,7 +172,7 @@ fn stage_row(
     stage: &ExplainedStage,
     figures: &StageRecord,
     sample: &ExplainedSample,
-    data: &str,
+    settings: &ExplainSettings,
 ) -> Result<(), ReportError> {
     let heading = match stage.stage.as_str() {
         INPUT => "The image".to_owned(),
@@ -153,7 +182,7 @@ fn stage_row(
         (true, true) => "With it, the rest of the network gives the right class and the whole lead.".to_owned(),
         (true, false) => "With it, the rest of the network gives the right class, with a smaller lead.".to_owned(),
         (false, _) => {
-            let said = class_name(data, stage.predicted());
+            let said = class_of(settings, stage.predicted());
             format!(
                 "This is as close as the search came: no target was found that gives the right class, and with this one the network says {said}."
             )
@@ -163,7 +192,7 @@ fn stage_row(
         0.0 => "Nothing changes.".to_owned(),
         _ => format!("Moved by {} of its length. {result}", percent(figures.distance_relative, 1)),
     };
-    change_row(body, [&heading, &text], &stage.change(), CAPTIONS)?;
+    change_row(body, [&heading, &text], &stage.change(), captions(stage, sample.label))?;
     if figures.distance > 0.0 && stage.shape[0] > 1 {
         let what = if stage.shape[1] * stage.shape[2] == 1 { "value" } else { "channel" };
         let rows: Vec<Vec<String>> = figures

@@ -1,5 +1,12 @@
 use std::fmt::Write;
 
+use fbp_train::data::FASHION_MNIST_CLASSES;
+
+/// Columns from which on a table becomes a list where the screen is narrow.
+const MANY: usize = 6;
+/// Signs from which on a cell may be broken into lines.
+const LONG: usize = 15;
+
 /// Text as HTML: names come from files and may hold anything.
 pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -16,22 +23,40 @@ pub(crate) fn escape(text: &str) -> String {
     safe
 }
 
-/// The classes of Fashion-MNIST, in the order of its labels.
-const FASHION: [&str; 10] =
-    ["T-shirt/top", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
-
 /// Name of a class, as HTML.
 pub(crate) fn class_name(data: &str, label: u32) -> String {
-    let fashion = FASHION.get(label as usize).filter(|_| data.starts_with("fashion-mnist"));
+    let fashion = FASHION_MNIST_CLASSES.get(label as usize).filter(|_| data.starts_with("fashion-mnist"));
     fashion.map_or_else(|| format!("class {label}"), |name| (*name).to_owned())
 }
 
-/// A table in a box of its own, which scrolls where the screen is narrower; headings and cells are HTML, `name` plain
-/// text for those who cannot see it. The first cell of a row is its heading.
+/// Text without its tags.
+fn untagged(html: &str) -> String {
+    let mut parts = html.split('<');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    parts.for_each(|part| text.push_str(part.split_once('>').map_or("", |(_, text)| text)));
+    text
+}
+
+/// Tables of at most `columns` columns each, which all begin with the first one.
+pub(crate) fn table_of_parts(name: &str, headings: &[&str], rows: &[Vec<String>], columns: usize) -> String {
+    let others: Vec<usize> = (1..headings.len()).collect();
+    let part = |columns: &[usize]| {
+        let all = || std::iter::once(0).chain(columns.iter().copied());
+        let headings: Vec<&str> = all().map(|column| headings[column]).collect();
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| all().map(|column| row[column].clone()).collect()).collect();
+        table(name, &headings, &rows)
+    };
+    others.chunks(columns.saturating_sub(1).max(1)).map(part).collect()
+}
+
+/// A table in a box of its own; headings and cells are HTML, `name` plain text for those who cannot see it. The first cell
+/// of a row is its heading. On a narrow screen a table of many columns becomes a list, in which each cell has its heading.
 pub(crate) fn table(name: &str, headings: &[&str], rows: &[Vec<String>]) -> String {
     let name = escape(name);
+    let is_list = headings.len() >= MANY;
+    let class = if is_list { " class=\"list\"" } else { "" };
     let mut html =
-        format!("<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{name}\"><table><thead><tr>");
+        format!("<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{name}\"><table{class}><thead><tr>");
     for heading in headings {
         push(&mut html, format_args!("<th scope=\"col\">{heading}</th>"));
     }
@@ -41,7 +66,12 @@ pub(crate) fn table(name: &str, headings: &[&str], rows: &[Vec<String>]) -> Stri
         for (index, cell) in row.iter().enumerate() {
             match index {
                 0 => push(&mut html, format_args!("<th scope=\"row\">{cell}</th>")),
-                _ => push(&mut html, format_args!("<td>{cell}</td>")),
+                _ => {
+                    let class = if untagged(cell).chars().count() > LONG { " class=\"long\"" } else { "" };
+                    let heading = headings.get(index).map(|heading| escape(&untagged(heading))).unwrap_or_default();
+                    let heading = if is_list { format!(" data-heading=\"{heading}\"") } else { String::new() };
+                    push(&mut html, format_args!("<td{class}{heading}>{cell}</td>"));
+                }
             }
         }
         html.push_str("</tr>");
@@ -115,6 +145,19 @@ mod tests {
     #[test]
     fn text_cannot_become_markup() {
         assert_eq!(escape("<b a=\"1\">&'"), "&lt;b a=&quot;1&quot;&gt;&amp;&#39;");
+    }
+
+    #[test]
+    fn cells_of_wide_tables_know_their_heading_and_parts_repeat_the_first_column() {
+        let headings = ["layer", "d<sub>z</sub>", "b", "c", "d", "e"];
+        let rows = [["conv1", "1", "a very long cell indeed", "3", "4", "5"].map(str::to_owned).to_vec()];
+        let wide = table("t", &headings, &rows);
+        assert!(
+            wide.contains("<td data-heading=\"dz\">1</td>") && wide.contains("<td class=\"long\" data-heading=\"b\">")
+        );
+        let parts = table_of_parts("t", &headings, &rows, 4);
+        assert_eq!((parts.matches("<table>").count(), parts.matches(">conv1</th>").count()), (2, 2));
+        assert!(parts.contains("<td>5</td>"), "{parts}");
     }
 
     #[test]

@@ -7,7 +7,9 @@ mod plot;
 mod shell;
 
 pub(crate) use features::{Captions, change_row, image_figure, picture_files};
-pub(crate) use html::{class_name, duration, escape, grouped, number, percent, points, push, signed, table};
+pub(crate) use html::{
+    class_name, duration, escape, grouped, number, percent, points, push, signed, table, table_of_parts,
+};
 pub(crate) use picture::{Picture, Scale};
-pub(crate) use plot::{colour, finish_svg, keys, quiet_mesh};
+pub(crate) use plot::{colour, finish_svg, keys, quiet_mesh, ticks};
 pub(crate) use shell::document;

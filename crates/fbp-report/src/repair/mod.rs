@@ -7,8 +7,9 @@ mod table;
 use std::path::{Path, PathBuf};
 
 use fbp_train::TrainError;
-use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
+use fbp_train::atomic::{prepare_folder, write_atomic};
 use fbp_train::json::read_json;
+use fbp_train::outputs::refuse_foreign_files;
 use fbp_train::repair::RepairPoint;
 
 use crate::ReportError;
@@ -35,7 +36,7 @@ pub fn check_folder(folder: &Path, force: bool) -> Result<Vec<RepairPoint>, Repo
         read => read?,
     };
     if points.is_empty() {
-        refuse_foreign_files(folder, &FILES.map(str::to_owned), &[], force)?;
+        refuse_foreign_files(folder, &FILES.map(str::to_owned), &[], ("analyse repair", force))?;
     }
     prepare_folder(folder)?;
     Ok(points)

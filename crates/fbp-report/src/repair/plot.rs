@@ -3,7 +3,7 @@ use plotters::prelude::*;
 
 use super::group::Curve;
 use crate::ReportError;
-use crate::page::{colour, finish_svg, quiet_mesh};
+use crate::page::{colour, finish_svg, quiet_mesh, ticks};
 
 /// Size of a panel.
 const PANEL: (u32, u32) = (520, 330);
@@ -67,7 +67,14 @@ fn panel(
         .map_err(text)?;
     let mut mesh = chart.configure_mesh();
     quiet_mesh(&mut mesh, 13);
-    mesh.x_desc("drawdown, percentage points").y_desc(what).x_labels(8).y_labels(6).draw().map_err(text)?;
+    mesh.x_desc("drawdown, percentage points")
+        .y_desc(what)
+        .x_labels(8)
+        .y_labels(6)
+        .x_label_formatter(&ticks(1.05 * left..1.05 * right, 8))
+        .y_label_formatter(&ticks(0.0..1.05 * top, 6))
+        .draw()
+        .map_err(text)?;
     for curve in curves {
         let (red, green, blue) = colour(names.iter().position(|name| *name == curve.name()).unwrap_or_default());
         let rgb = RGBColor(red, green, blue);

@@ -13,10 +13,10 @@ pub struct PairedComparison {
     pub pairs: usize,
     /// Their mean.
     pub mean: f64,
-    /// Their standard deviation, with `n - 1`.
-    pub deviation: f64,
-    /// Bootstrap percentile 95 % interval of the mean.
-    pub interval: [f64; 2],
+    /// Their standard deviation, with `n - 1`; none for a single pair.
+    pub deviation: Option<f64>,
+    /// Bootstrap percentile 95 % interval of the mean; none for a single pair.
+    pub interval: Option<[f64; 2]>,
     /// p-value of the one-sided paired t-test; none for a single pair.
     pub p_t: Option<f64>,
     /// p-value of the one-sided Wilcoxon signed-rank test; none if all differences are zero.
@@ -38,10 +38,10 @@ impl PairedComparison {
             pairs,
             mean,
             deviation,
-            interval: bootstrap_interval(differences, seed)?,
-            p_t: t_greater(mean, deviation, pairs),
+            interval: if pairs > 1 { bootstrap_interval(differences, seed) } else { None },
+            p_t: deviation.and_then(|deviation| t_greater(mean, deviation, pairs)),
             p_wilcoxon: wilcoxon_greater(differences),
-            d_z: (deviation > 0.0).then(|| mean / deviation),
+            d_z: deviation.filter(|deviation| *deviation > 0.0).map(|deviation| mean / deviation),
         })
     }
 
@@ -76,13 +76,14 @@ mod tests {
         // Student 1908 (additional hours of sleep, drug 2 minus drug 1); R: t = 4.0621, df = 9, two-sided p = 0.002833.
         let differences = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4];
         let found = PairedComparison::of(&differences, 0).unwrap();
-        assert!((found.mean - 1.58).abs() < 1e-12 && (found.deviation - 1.229_995).abs() < 1e-6);
+        assert!((found.mean - 1.58).abs() < 1e-12 && (found.deviation.unwrap() - 1.229_995).abs() < 1e-6);
         assert!((found.p_t.unwrap() - 0.001_416_5).abs() < 5e-7, "{found:?}");
         assert!((found.p_t_two_sided().unwrap() - 0.002_833).abs() < 1e-6);
         assert!((found.d_z.unwrap() - 1.58 / 1.229_995).abs() < 1e-6);
         // Nine differences that are not zero, all positive.
         assert_eq!(found.p_wilcoxon, Some(1.0 / 512.0));
-        assert!(found.interval[0] > 0.8 && found.interval[1] < 2.6 && found.interval[0] < found.mean);
+        let [low, high] = found.interval.unwrap();
+        assert!(low > 0.8 && high < 2.6 && low < found.mean);
     }
 
     #[test]
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!((all(0.5).p_t, all(-0.5).p_t, all(0.0).p_t), (Some(0.0), Some(1.0), Some(0.5)));
         assert_eq!((all(0.5).d_z, all(0.0).p_wilcoxon), (None, None));
         let one = PairedComparison::of(&[0.2], 0).unwrap();
-        assert_eq!((one.pairs, one.p_t, one.p_t_two_sided(), one.interval), (1, None, None, [0.2, 0.2]));
+        assert_eq!((one.pairs, one.p_t, one.p_t_two_sided(), one.interval), (1, None, None, None));
         assert_eq!(PairedComparison::of(&[], 0), None);
     }
 }

@@ -2,16 +2,19 @@ use plotters::prelude::*;
 
 use super::groups::Group;
 use crate::ReportError;
-use crate::page::{colour, finish_svg, quiet_mesh};
+use crate::page::{colour, finish_svg, quiet_mesh, ticks};
 use crate::statistics::Spread;
 
 /// Size of a chart in CSS pixels: readable on a telephone without zooming.
 pub(super) const SIZE: (u32, u32) = (360, 260);
 
+/// Numbers along an axis, at most.
+const LABELS: usize = 6;
+
 /// One line: mean and spread at each epoch, in per cent.
 struct Line {
     colour: RGBColor,
-    points: Vec<(f64, Spread)>,
+    points: Vec<(i32, Spread)>,
 }
 
 /// Draws test accuracy against epochs, one line for each group, with a band of one standard deviation.
@@ -27,8 +30,11 @@ pub(super) fn accuracy_chart(stage: &str, groups: &[&Group<'_>]) -> Result<Strin
 
 fn line(index: usize, group: &Group<'_>) -> Line {
     let (red, green, blue) = colour(index);
-    let percent = |spread: Spread| Spread { mean: 100.0 * spread.mean, deviation: 100.0 * spread.deviation };
-    let points = (0..=group.epochs()).filter_map(|epoch| Some((epoch as f64, percent(group.accuracy(epoch)?))));
+    let percent = |spread: Spread| Spread {
+        mean: 100.0 * spread.mean,
+        deviation: spread.deviation.map(|deviation| 100.0 * deviation),
+    };
+    let points = (0..=group.epochs()).filter_map(|epoch| Some((epoch as i32, percent(group.accuracy(epoch)?))));
     Line { colour: RGBColor(red, green, blue), points: points.collect() }
 }
 
@@ -40,21 +46,20 @@ fn draw(lines: &[Line], svg: &mut String) -> Result<(), String> {
         .margin_right(12)
         .x_label_area_size(36)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..epochs, low..high)
+        .build_cartesian_2d(0..epochs, low..high)
         .map_err(|error| error.to_string())?;
     let mut mesh = chart.configure_mesh();
     quiet_mesh(&mut mesh, 14);
     mesh.x_desc("epoch")
         .y_desc("test accuracy, %")
-        .x_labels(6)
-        .y_labels(6)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| if high - low < 2.0 { format!("{y:.2}") } else { format!("{y:.1}") })
+        .x_labels(LABELS)
+        .y_labels(LABELS)
+        .y_label_formatter(&ticks(low..high, LABELS))
         .draw()
         .map_err(|error| error.to_string())?;
     for Line { colour, points } in lines {
-        let upper = points.iter().map(|(x, y)| (*x, y.mean + y.deviation));
-        let lower = points.iter().rev().map(|(x, y)| (*x, y.mean - y.deviation));
+        let upper = points.iter().map(|(x, y)| (*x, y.mean + y.deviation.unwrap_or(0.0)));
+        let lower = points.iter().rev().map(|(x, y)| (*x, y.mean - y.deviation.unwrap_or(0.0)));
         let band = Polygon::new(upper.chain(lower).collect::<Vec<_>>(), colour.mix(0.15));
         chart.draw_series([band]).map_err(|error| error.to_string())?;
     }
@@ -67,11 +72,11 @@ fn draw(lines: &[Line], svg: &mut String) -> Result<(), String> {
 }
 
 /// Last epoch, and the range of accuracies with some room around them.
-fn bounds(lines: &[Line]) -> (f64, f64, f64) {
+fn bounds(lines: &[Line]) -> (i32, f64, f64) {
     let points = || lines.iter().flat_map(|line| &line.points);
-    let epochs = points().map(|(x, _)| *x).fold(1.0, f64::max);
-    let low = points().map(|(_, y)| y.mean - y.deviation).fold(f64::INFINITY, f64::min);
-    let high = points().map(|(_, y)| y.mean + y.deviation).fold(f64::NEG_INFINITY, f64::max);
+    let epochs = points().map(|(x, _)| *x).fold(1, i32::max);
+    let low = points().map(|(_, y)| y.mean - y.deviation.unwrap_or(0.0)).fold(f64::INFINITY, f64::min);
+    let high = points().map(|(_, y)| y.mean + y.deviation.unwrap_or(0.0)).fold(f64::NEG_INFINITY, f64::max);
     if low > high {
         return (epochs, 0.0, 100.0);
     }

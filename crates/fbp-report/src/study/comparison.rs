@@ -173,8 +173,8 @@ mod tests {
             difference: Difference {
                 seeds: 10,
                 mean_pp: -0.25,
-                ci_low: -0.5,
-                ci_high: 0.125,
+                ci_low: Some(-0.5),
+                ci_high: Some(0.125),
                 p_t: Some(0.01),
                 ..Difference::default()
             },

@@ -39,8 +39,8 @@ struct Folder {
     post_train: Vec<(Run, Extra)>,
     targets: Option<TargetsReport>,
     examples: Vec<Example>,
-    /// The checkpoint that a target store in this folder was made from.
-    store_of: Option<String>,
+    /// The checkpoint that a target store in this folder was made from, and the hash of its data.
+    store_of: Option<(String, String)>,
 }
 
 /// Settings that records of sweeps have beside those of every run; of other types, they are passed over.
@@ -117,7 +117,8 @@ impl Study {
     }
 
     fn sort_into_starts(&mut self, folders: Vec<Folder>) {
-        let mut starts: BTreeMap<String, Runs> = BTreeMap::new();
+        // Runs on other data are judged by other images: they are not compared.
+        let mut starts: BTreeMap<(String, String), Runs> = BTreeMap::new();
         let records: Vec<PretrainRecord> = folders.iter().flat_map(|folder| folder.pretrain.clone()).collect();
         // Runs that name their start belong to the start of that name.
         let runs = folders.iter().flat_map(|folder| &folder.post_train);
@@ -132,15 +133,21 @@ impl Study {
         };
         for folder in &folders {
             for (run, extra) in &folder.post_train {
-                let start = starts.entry(key_of(&run.settings.checkpoint_sha256)).or_default();
+                let key = (key_of(&run.settings.checkpoint_sha256), run.settings.data.sha256.clone());
+                let start = starts.entry(key).or_default();
                 let kind = extra.kind(folder.targets.as_ref());
                 start.name = start.name.take().or(extra.start.clone());
                 start.post_train.push(Run { kind, ema: extra.ema, ..run.clone() });
             }
         }
         for record in &records {
-            let start = starts.entry(key_of(&record.checkpoint_sha256)).or_default();
-            start.pretrain.get_or_insert_with(|| record.clone());
+            let key = key_of(&record.checkpoint_sha256);
+            if !starts.keys().any(|(other, _)| *other == key) {
+                starts.insert((key.clone(), record.settings.data.sha256.clone()), Runs::default());
+            }
+            for (_, start) in starts.iter_mut().filter(|((other, _), _)| *other == key) {
+                start.pretrain.get_or_insert_with(|| record.clone());
+            }
         }
         for folder in folders {
             self.attach(folder, &mut starts, &key_of);
@@ -156,25 +163,37 @@ impl Study {
     }
 
     /// Gives targets and examples of a folder to the start that they belong to.
-    fn attach(&mut self, folder: Folder, starts: &mut BTreeMap<String, Runs>, key_of: &dyn Fn(&str) -> String) {
+    fn attach(
+        &mut self,
+        folder: Folder,
+        starts: &mut BTreeMap<(String, String), Runs>,
+        key_of: &dyn Fn(&str) -> String,
+    ) {
         if folder.targets.is_none() && folder.examples.is_empty() {
             return;
         }
         let runs = folder.post_train.iter().map(|(run, _)| &run.settings.checkpoint_sha256);
         let all = runs.chain(folder.pretrain.iter().map(|record| &record.checkpoint_sha256));
         let mut own: Vec<String> = all.map(|checkpoint| key_of(checkpoint)).collect();
-        own.extend(folder.store_of.as_deref().map(key_of));
+        own.extend(folder.store_of.as_ref().map(|(checkpoint, _)| key_of(checkpoint)));
         own.sort();
         own.dedup();
         if own.is_empty() && starts.len() < 2 {
-            own.push(starts.keys().next().cloned().unwrap_or_default());
+            own.push(starts.keys().next().map(|(key, _)| key.clone()).unwrap_or_default());
         }
         let [key] = &own[..] else {
             let path = folder.path.display();
             self.notes.push(format!("the targets in {path} are left out: their start is not known"));
             return;
         };
-        let start = starts.entry(key.clone()).or_default();
+        // Of one start on several data: the data of the store, or else those of the runs that used targets.
+        let with_targets = folder.post_train.iter().find(|(run, _)| run.settings.targets.is_some());
+        let of_runs = with_targets.or(folder.post_train.first()).map(|(run, _)| run.settings.data.sha256.clone());
+        let of_any = || starts.keys().find(|(other, _)| other == key).map(|(_, data)| data.clone());
+        let of_store = folder.store_of.as_ref().map(|(_, data)| data.clone());
+        let data =
+            of_store.filter(|data| starts.contains_key(&(key.clone(), data.clone()))).or(of_runs).or_else(of_any);
+        let start = starts.entry((key.clone(), data.unwrap_or_default())).or_default();
         if let Some(targets) = folder.targets {
             start.targets.get_or_insert(targets);
         }
@@ -244,7 +263,8 @@ impl Reader {
         } else if name == EXAMPLES_FILE {
             folder.examples = parse(path, &bytes, "list of examples")?;
         } else if name == MANIFEST_FILE {
-            folder.store_of = value.pointer("/params/checkpoint_sha256").and_then(Value::as_str).map(str::to_owned);
+            let text = |key: &str| value.pointer(key).and_then(Value::as_str).map(str::to_owned);
+            folder.store_of = text("/params/checkpoint_sha256").zip(text("/params/data/sha256"));
         }
         Ok(())
     }

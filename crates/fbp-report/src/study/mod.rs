@@ -24,8 +24,9 @@ pub use summary::Summary;
 
 use std::path::{Path, PathBuf};
 
-use fbp_train::atomic::{prepare_folder, refuse_foreign_files, write_atomic};
+use fbp_train::atomic::{prepare_folder, write_atomic};
 use fbp_train::json::{read_json, write_json};
+use fbp_train::outputs::{is_result, refuse_foreign_files};
 
 use crate::ReportError;
 
@@ -33,6 +34,26 @@ use crate::ReportError;
 pub const PAGE_FILE: &str = "report.html";
 /// Name of the machine-readable summary.
 pub const SUMMARY_FILE: &str = "summary.json";
+
+/// Names of all files of a report.
+pub fn report_files() -> Vec<String> {
+    let pages = [PAGE_FILE, SUMMARY_FILE].map(str::to_owned);
+    comparison::files().into_iter().chain(pages).collect()
+}
+
+/// Finds out before the work whether a report may be written.
+///
+/// # Errors
+/// [`TrainError::Foreign`] for files of its names that no report wrote, unless `force`; [`TrainError::Write`].
+///
+/// [`TrainError::Foreign`]: fbp_train::TrainError::Foreign
+/// [`TrainError::Write`]: fbp_train::TrainError::Write
+pub fn check_folder(folder: &Path, force: bool) -> Result<(), ReportError> {
+    prepare_folder(folder)?;
+    let (names, summary) = (report_files(), folder.join(SUMMARY_FILE));
+    let is_own = matches!(read_json::<Summary>(&summary, "summary of a report"), Ok(Some(_))) && !is_result(&summary);
+    Ok(refuse_foreign_files(folder, &names, if is_own { &names } else { &[] }, ("report", force))?)
+}
 
 /// Writes `report.html` (one file that needs nothing else) and `summary.json`, and returns their paths; beside them the
 /// comparisons as `comparisons.json`, `.csv`, `.md` and `.tex`.
@@ -47,11 +68,7 @@ pub fn write_report(study: &Study, folder: &Path, force: bool) -> Result<[PathBu
     let (page, summary) = (folder.join(PAGE_FILE), folder.join(SUMMARY_FILE));
     let comparisons = Comparison::all(study);
     let html = page::render(study, &comparisons)?;
-    prepare_folder(folder)?;
-    let pages = [PAGE_FILE, SUMMARY_FILE].map(str::to_owned);
-    let names: Vec<String> = comparison::files().into_iter().chain(pages).collect();
-    let is_own = matches!(read_json::<Summary>(&summary, "summary of a report"), Ok(Some(_)));
-    refuse_foreign_files(folder, &names, if is_own { &names } else { &[] }, force)?;
+    check_folder(folder, force)?;
     // The summary first: after a kill it tells that the next run may replace the others.
     write_json(&summary, &Summary::of(study))?;
     write_atomic(&page, html.as_bytes())?;

@@ -60,6 +60,10 @@ mod tests {
             noise,
             train_accuracy: 0.9,
             test_accuracy,
+            train: None,
+            test: None,
+            class_names: Vec::new(),
+            normalization: None,
             frozen_rest: Vec::new(),
         }
     }

@@ -11,9 +11,10 @@ pub(super) fn section(html: &mut String, runs: &Runs) {
         push(
             html,
             format_args!(
-                "<p>First training: {} numbers to learn, {} epochs, batches of {}, AdamW with learning rate {:e} ({}), weight \
+                "<p>First training on {}: {} numbers to learn, {} epochs, batches of {}, AdamW with learning rate {:e} ({}), weight \
                  decay {}, seed {}, {} of the training images held back for validation; {} threads, {} in all. Checkpoint \
                  <span class=\"hash\">{}</span>.</p>\n",
+                escape(&s.data.name),
                 grouped(record.parameters),
                 s.epochs,
                 s.batch,

@@ -12,7 +12,7 @@ use crate::statistics::Spread;
 /// [`ReportError::Plot`].
 pub(super) fn render(study: &Study, comparisons: &[Comparison]) -> Result<String, ReportError> {
     let subjects = study.subjects();
-    let title = match &subjects[..] {
+    let title = match &study.all_subjects()[..] {
         [one] => format!("What the layers should have said: {one}"),
         _ => "What the layers should have said".into(),
     };
@@ -42,6 +42,20 @@ impl Study {
         subjects.dedup();
         subjects
     }
+
+    /// Networks and data of everything on the page.
+    fn all_subjects(&self) -> Vec<String> {
+        let mut subjects = self.subjects();
+        let repairs = self.repairs.iter().map(|record| (&record.settings.model, &record.settings.data.name));
+        let evaluations = self.evaluations.iter().map(|record| (&record.model, &record.data));
+        for (model, data) in repairs.chain(evaluations) {
+            let subject = format!("{model} on {data}");
+            if !subjects.contains(&subject) {
+                subjects.push(subject);
+            }
+        }
+        subjects
+    }
 }
 
 fn subject_of(runs: &Runs) -> String {
@@ -64,14 +78,25 @@ fn introduction(html: &mut String, study: &Study) {
          Feature back-propagation goes the other way: from the right class it computes what the features of every layer \
          <em>should have been</em>, changing them as little as possible. These are the <b>targets</b>.</p>\n",
     );
-    html.push_str("<p>They show where a network went wrong, ");
+    let mut sentences = Vec::new();
+    if study.starts.iter().any(|runs| !runs.examples.is_empty() || runs.targets.is_some()) {
+        sentences.push("They show where a network went wrong.");
+    }
     if study.starts.iter().any(|runs| !runs.post_train.is_empty()) {
-        html.push_str("and a layer can be trained to give them (<b>post-training</b>). Whether that is better than simply training on is measured below. ");
+        sentences.push(
+            "A layer can be trained to give them (<b>post-training</b>); whether that is better than simply training on is \
+             measured below.",
+        );
     }
     if !study.repairs.is_empty() {
-        html.push_str("They also tell how the weights of one layer must change so that given images become right (<b>repair</b>). ");
+        sentences.push(
+            "What one layer should have given also tells how its weights must change so that given images become right \
+             (<b>repair</b>).",
+        );
     }
-    html.push_str("</p>\n");
+    if !sentences.is_empty() {
+        push(html, format_args!("<p>{}</p>\n", sentences.join(" ")));
+    }
 }
 
 /// Key figures, and for every start one sentence that says what came out.
@@ -80,7 +105,9 @@ fn in_short(html: &mut String, study: &Study) {
     let mut item = |value: String, text: &str| push(html, format_args!("<li><b>{value}</b>{text}</li>"));
     if let [runs] = &study.starts[..] {
         if let Some(record) = &runs.pretrain {
-            item(percent(record.test_accuracy, 2), "of the test images right after the first training");
+            let elsewhere = runs.pretrained_elsewhere().map(|data| format!(" of {data}")).unwrap_or_default();
+            let text = format!("of the test images{} right after the first training", escape(&elsewhere));
+            item(percent(record.test_accuracy, 2), &text);
             item(duration(record.seconds_per_epoch), "for one pass over the training images");
         }
         if let Some(targets) = &runs.targets {
@@ -93,10 +120,10 @@ fn in_short(html: &mut String, study: &Study) {
     }
     let runs: usize = study.starts.iter().map(|start| start.post_train.len()).sum();
     if runs > 0 {
-        item(grouped(runs), "post-training runs");
+        item(grouped(runs), if runs == 1 { "post-training run" } else { "post-training runs" });
     }
     if !study.repairs.is_empty() {
-        item(study.repairs.len().to_string(), "repairs");
+        item(study.repairs.len().to_string(), if study.repairs.len() == 1 { "repair" } else { "repairs" });
     }
     html.push_str("</ul>\n");
     let several = study.starts.len() > 1;

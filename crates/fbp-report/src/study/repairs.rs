@@ -2,6 +2,7 @@
 
 use fbp_train::explain::Change;
 use fbp_train::repair::{RepairRecord, RepairedExample, WeightChange};
+use fbp_train::settings::Part;
 
 use crate::ReportError;
 use crate::page::{
@@ -19,9 +20,14 @@ const SHOWN: usize = 6;
 pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(), ReportError> {
     html.push_str(
         "<h2>Repair</h2>\n<p>Some images are wrong and matter. A repair looks for the smallest change of the weights of one \
-         layer that makes them right and leaves the features of all other images alone as far as it can. The rival is the \
-         usual way: fine-tuning the whole network on the same images until they are right.</p>\n",
+         layer that makes them right and leaves the features of all other images alone as far as it can.",
     );
+    if repairs.iter().any(|record| record.rival.is_some()) {
+        html.push_str(
+            " For comparison stands the usual way: fine-tuning the whole network on the same images until they are right.",
+        );
+    }
+    html.push_str("</p>\n");
     let mut rows = Vec::new();
     for record in repairs {
         rows.push(row(record));
@@ -85,7 +91,7 @@ pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(),
 fn row(record: &RepairRecord) -> Vec<String> {
     vec![
         format!("repair of {}", escape(&record.layer)),
-        format!("{} ({})", record.samples.len(), escape(&record.settings.samples)),
+        format!("{} ({})", record.samples.len(), escape(&images(record))),
         percent(record.efficacy, 1),
         percent(record.generalisation, 1),
         before_after(record, record.test_accuracy_after),
@@ -110,6 +116,16 @@ fn rival_row(record: &RepairRecord) -> Vec<String> {
         duration(rival.seconds),
         escape(&format!("{} on {}", record.settings.model, record.settings.data.name)),
     ]
+}
+
+/// The choice of images, as it was written, and what it chose from.
+fn images(record: &RepairRecord) -> String {
+    let settings = &record.settings;
+    match (&settings.own, settings.part) {
+        (Some(own), _) => format!("{} of {}", settings.samples, own.name),
+        (None, Part::Test) => format!("{} of the test images", settings.samples),
+        (None, Part::Train) => settings.samples.clone(),
+    }
 }
 
 /// `81.10 → 77.95 %`.

@@ -63,6 +63,15 @@ impl<'g, 'a> Rows<'g, 'a> {
         [&self.same_rate, &self.tuned, &self.method].into_iter().chain(&self.others).collect()
     }
 
+    /// Number of groups that the rows show.
+    pub(super) fn drawn(&self) -> usize {
+        let mut shown: Vec<*const Group<'a>> =
+            self.all().iter().filter_map(|row| row.group).map(std::ptr::from_ref).collect();
+        shown.sort_unstable();
+        shown.dedup();
+        shown.len()
+    }
+
     /// The method against a row of fine-tuning.
     pub(super) fn gain_over(&self, row: &Row<'g, 'a>) -> Option<PairedComparison> {
         self.method.group?.against(row.group?)

@@ -86,11 +86,19 @@ impl Runs {
         });
     }
 
-    /// Name of the network and of the data, as far as any record tells.
+    /// Name of the network and of the data that it was post-trained and judged on, as far as any record tells; without such
+    /// runs those of its first training.
     pub fn subject(&self) -> (&str, &str) {
         let pretrain = self.pretrain.iter().map(|run| (&run.settings.model, &run.settings.data));
         let post_train = self.post_train.iter().map(|run| (&run.settings.model, &run.settings.data));
-        pretrain.chain(post_train).next().map_or(("unknown", "unknown"), |(model, data)| (model, &data.name))
+        post_train.chain(pretrain).next().map_or(("unknown", "unknown"), |(model, data)| (model, &data.name))
+    }
+
+    /// The data of the first training, if the runs were made on others.
+    pub(super) fn pretrained_elsewhere(&self) -> Option<&str> {
+        let data = &self.pretrain.as_ref()?.settings.data;
+        let same = self.post_train.iter().all(|run| run.settings.data.sha256 == data.sha256);
+        (!same).then_some(data.name.as_str())
     }
 
     /// Number of checkpoints that runs started from.
@@ -108,11 +116,15 @@ impl Runs {
         }
         let hash = self.post_train.first().map(|run| &run.settings.checkpoint_sha256);
         let hash = hash.or(self.pretrain.as_ref().map(|record| &record.checkpoint_sha256));
+        let epochs = |epochs: usize| match self.pretrained_elsewhere() {
+            Some(data) => format!("{} on {data}", epochs_text(epochs)),
+            None => epochs_text(epochs),
+        };
         match (&self.pretrain, self.checkpoints(), hash) {
-            (Some(record), 2.., _) => epochs_text(record.settings.epochs),
-            (Some(record), _, Some(hash)) => format!("{}, checkpoint {hash:.8}", epochs_text(record.settings.epochs)),
+            (Some(record), 2.., _) => epochs(record.settings.epochs),
+            (Some(record), _, Some(hash)) => format!("{}, checkpoint {hash:.8}", epochs(record.settings.epochs)),
             (None, _, Some(hash)) => format!("checkpoint {hash:.8}"),
-            (Some(record), _, None) => epochs_text(record.settings.epochs),
+            (Some(record), _, None) => epochs(record.settings.epochs),
             (None, _, None) => "unknown".into(),
         }
     }

@@ -31,6 +31,7 @@ fn pretrain() -> PretrainRecord {
         },
         threads: 2,
         checkpoint_sha256: "c".repeat(64),
+        normalization: None,
         parameters: 796,
         train_loss: vec![1.0, 0.5],
         validation_accuracy: vec![0.6, 0.7],
@@ -56,6 +57,7 @@ fn targets() -> TargetsReport {
         embedding: Embedding::Margin,
         margin: 1.0,
         metric: Metric::Euclidean,
+        effort: Effort::Thorough,
         samples: 6000,
         seconds: 0.2,
         images_per_second: 30_000.0,
@@ -384,7 +386,11 @@ fn comparisons_are_written_in_four_formats() {
     assert_eq!(table.len(), 2, "one for each stage");
     for row in &table {
         assert_eq!((row.mode, row.alpha, row.seeds), (Objective::Joint, Some(0.3), 3));
-        assert!((row.mean_pp - 1.0).abs() < 1e-9 && row.ci_low <= row.mean_pp && row.mean_pp <= row.ci_high);
+        assert!(
+            (row.mean_pp - 1.0).abs() < 1e-9
+                && row.ci_low.unwrap() <= row.mean_pp
+                && row.mean_pp <= row.ci_high.unwrap()
+        );
         assert!(row.p_t.unwrap() < 1e-3 && row.p_t_holm.unwrap() >= row.p_t.unwrap());
         // Three positive differences: one of eight assignments of signs, and two rows.
         assert_eq!((row.p_wilcoxon, row.p_wilcoxon_holm), (Some(0.125), Some(0.25)));

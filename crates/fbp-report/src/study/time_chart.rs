@@ -4,10 +4,12 @@ use plotters::prelude::*;
 use super::groups::Group;
 use super::rows::Rows;
 use crate::ReportError;
-use crate::page::{colour, finish_svg, keys, quiet_mesh};
+use crate::page::{colour, finish_svg, keys, quiet_mesh, ticks};
 
 /// Size of the chart in CSS pixels.
 const SIZE: (u32, u32) = (400, 290);
+/// Numbers along an axis, at most.
+const LABELS: usize = 6;
 /// Ratio of the longest to the shortest time from which on the axis of time is logarithmic.
 const WIDE: f64 = 12.0;
 
@@ -49,7 +51,7 @@ impl Drawing {
         let longest = times.iter().copied().fold(0.0, f64::max);
         let shortest = times.iter().copied().fold(f64::INFINITY, f64::min);
         let chosen = rows.all().into_iter().filter_map(|row| row.group).map(|group| {
-            let spread = group.result().map_or(0.0, |spread| 100.0 * spread.deviation);
+            let spread = group.result().map_or(0.0, |spread| 100.0 * spread.deviation.unwrap_or(0.0));
             Curve { way: way(group).0, points: curve(group), spread }
         });
         let before = groups.iter().filter_map(|group| group.accuracy(0)).map(|spread| 100.0 * spread.mean);
@@ -126,14 +128,15 @@ fn draw(drawing: &Drawing, svg: &mut String) -> Result<(), String> {
         .build_cartesian_2d(left..right, low..high)
         .map_err(text)?;
     let logarithmic = drawing.logarithmic;
+    let (x_tick, y_tick) = (ticks(left..right, LABELS), ticks(low..high, LABELS));
     let mut mesh = chart.configure_mesh();
     quiet_mesh(&mut mesh, 14);
     mesh.x_desc(if logarithmic { "training time, s (each step a fixed factor)" } else { "training time, s" })
         .y_desc("test accuracy, %")
-        .x_labels(6)
-        .y_labels(6)
-        .x_label_formatter(&|x| crate::page::number(if logarithmic { 10f64.powf(*x) } else { *x }))
-        .y_label_formatter(&|y| if high - low < 2.0 { format!("{y:.2}") } else { format!("{y:.1}") })
+        .x_labels(LABELS)
+        .y_labels(LABELS)
+        .x_label_formatter(&|x| if logarithmic { crate::page::number(10f64.powf(*x)) } else { x_tick(x) })
+        .y_label_formatter(&y_tick)
         .draw()
         .map_err(text)?;
     let before = [(left, drawing.before), (right, drawing.before)];

@@ -29,10 +29,16 @@ pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     }
     html.push_str("<h4>Accuracy against time</h4>\n");
     html.push_str(&time_chart(&groups, &rows)?);
-    html.push_str(
-        "<p class=\"small\">Large dots: the rows of the table above, with one standard deviation over the seeds, and their way \
-         there where every epoch was evaluated. Small dots: every other setting that was tried. Dashed: before. The time of \
-         the targets comes on top, once for all runs.</p>\n",
+    let has_seeds = groups.iter().any(|group| group.runs.len() > 1);
+    push(
+        html,
+        format_args!(
+            "<p class=\"small\">Large dots: the rows of the table above{}, and their way there where every epoch was evaluated.{} \
+             Dashed: before.{}</p>\n",
+            if has_seeds { ", with one standard deviation over the seeds" } else { "" },
+            if groups.len() > rows.drawn() { " Small dots: every other setting that was tried." } else { "" },
+            if runs.targets.is_some() { " The time of the targets comes on top, once for all runs." } else { "" },
+        ),
     );
     let tuned = Group::tuned(&groups);
     epoch_charts(html, runs, &tuned)?;
@@ -45,8 +51,9 @@ pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     push(
         html,
         format_args!(
-            "<p class=\"small\">Accuracy on the test images, mean ± standard deviation over the seeds.{choice} The best epoch is \
-             the best on the test images, which a real application could not choose by.</p>\n"
+            "<p class=\"small\">Accuracy on the test images{}.{choice} The best epoch is the best on the test images, which a \
+             real application could not choose by.</p>\n",
+            if has_seeds { ", mean ± standard deviation over the seeds" } else { ", of one run each" },
         ),
     );
     if tuned.len() < groups.len() {
@@ -125,7 +132,7 @@ fn row_cells(row: &Row<'_, '_>, rows: &Rows<'_, '_>) -> Vec<String> {
         Shown::Nothing => points(found.mean),
         _ => format!("<b>{}</b>", points(found.mean)),
     });
-    let interval = against.map_or("–".into(), |found| interval_text(&found));
+    let interval = against.and_then(|found| interval_text(&found)).unwrap_or_else(|| "–".into());
     let rate = match group.rate().as_str() {
         "–" => String::new(),
         rate => format!(", rate {rate}"),
@@ -137,7 +144,7 @@ fn row_cells(row: &Row<'_, '_>, rows: &Rows<'_, '_>) -> Vec<String> {
         difference,
         interval,
         duration(group.seconds()),
-        format!("{} × {} seeds", row.tried, group.runs.len()),
+        format!("{} × {} {}", row.tried, group.runs.len(), if group.runs.len() == 1 { "seed" } else { "seeds" }),
         duration(row.seconds),
         format!("{}{rate}", escape(&format!("{}{}", group.name(), kind_text(group)))),
     ]
@@ -149,7 +156,10 @@ fn kind_text(group: &Group<'_>) -> String {
 
 fn accuracy(spread: Option<Spread>) -> String {
     match spread {
-        Some(Spread { mean, deviation }) => format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation),
+        Some(Spread { mean, deviation: Some(deviation) }) => {
+            format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation)
+        }
+        Some(Spread { mean, deviation: None }) => percent(mean, 2),
         None => "–".into(),
     }
 }
@@ -187,9 +197,13 @@ fn epoch_charts(html: &mut String, runs: &Runs, tuned: &[&Group<'_>]) -> Result<
         push(
             html,
             format_args!(
-                "<h4>Accuracy after every epoch</h4>\n<div class=\"charts\">\n{charts}</div>\n<p class=\"small\">Lines: mean \
-                 over the seeds. Bands: one standard deviation. α is the weight of the targets beside the usual goal; α = 0 \
-                 is plain fine-tuning.</p>\n"
+                "<h4>Accuracy after every epoch</h4>\n<div class=\"charts\">\n{charts}</div>\n<p class=\"small\">{}α is the \
+                 weight of the targets beside the usual goal; α = 0 is plain fine-tuning.</p>\n",
+                if tuned.iter().any(|group| group.runs.len() > 1) {
+                    "Lines: mean over the seeds. Bands: one standard deviation. "
+                } else {
+                    ""
+                }
             ),
         );
     }
@@ -273,7 +287,10 @@ fn comparison_row(row: &Comparison) -> Vec<String> {
         escape(&format!("{} ({})", row.against, row.learning_rate_against)),
         row.seeds.to_string(),
         if sure { format!("<b>{difference}</b>") } else { difference },
-        format!("{} to {} pp", signed(row.ci_low, 2), signed(row.ci_high, 2)),
+        match (row.ci_low, row.ci_high) {
+            (Some(low), Some(high)) => format!("{} to {} pp", signed(low, 2), signed(high, 2)),
+            _ => "–".into(),
+        },
         p(row.p_t, row.p_t_holm),
         p(row.p_wilcoxon, row.p_wilcoxon_holm),
         row.d_z.map_or("–".into(), |d_z| signed(d_z, 2)),

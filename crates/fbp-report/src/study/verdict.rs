@@ -28,8 +28,8 @@ impl Shown {
     pub(super) fn of(found: &PairedComparison) -> Self {
         let sure = found.p_t_two_sided().is_some_and(|p| p <= 0.05);
         match found.interval {
-            [low, _] if sure && low > 0.0 => Self::Gain,
-            [_, high] if sure && high < 0.0 => Self::Loss,
+            Some([low, _]) if sure && low > 0.0 => Self::Gain,
+            Some([_, high]) if sure && high < 0.0 => Self::Loss,
             _ => Self::Nothing,
         }
     }
@@ -44,16 +44,18 @@ impl Shown {
     }
 }
 
-/// `+0.50 to +1.10 pp`.
-pub(super) fn interval_text(found: &PairedComparison) -> String {
-    let [low, high] = found.interval.map(|end| signed(100.0 * end, 2));
-    format!("{low} to {high} pp")
+/// `+0.50 to +1.10 pp`; nothing for one pair, which has no interval.
+pub(super) fn interval_text(found: &PairedComparison) -> Option<String> {
+    let [low, high] = found.interval?.map(|end| signed(100.0 * end, 2));
+    Some(format!("{low} to {high} pp"))
 }
 
 /// `+0.80 pp (95 % interval +0.50 to +1.10 pp, 10 pairs)`.
 pub(super) fn with_interval(found: &PairedComparison) -> String {
-    let pairs = if found.pairs == 1 { "1 pair".into() } else { format!("{} pairs", found.pairs) };
-    format!("{} (95 % interval {}, {pairs})", points(found.mean), interval_text(found))
+    match interval_text(found) {
+        Some(interval) => format!("{} (95 % interval {interval}, {} pairs)", points(found.mean), found.pairs),
+        None => format!("{} (1 pair, so without an interval)", points(found.mean)),
+    }
 }
 
 /// Whether the gain of the method over tuned fine-tuning is real.
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(shown(&[0.01, -0.01, 0.02, -0.02, 0.001]), Shown::Nothing);
         // The interval of three positive differences is above zero, but they spread too much for the test.
         let found = PairedComparison::of(&[0.001, 0.02, 0.005], 0).unwrap();
-        assert!(found.interval[0] > 0.0);
+        assert!(found.interval.unwrap()[0] > 0.0);
         assert_eq!((Shown::of(&found), shown(&[0.5])), (Shown::Nothing, Shown::Nothing));
     }
 

@@ -10,8 +10,9 @@ use std::ops::Deref;
 use std::path::Path;
 
 use fbp_train::TrainError;
-use fbp_train::atomic::write_atomic;
-use fbp_train::json::write_json;
+use fbp_train::atomic::{prepare_folder, write_atomic};
+use fbp_train::json::{read_json, write_json};
+use fbp_train::outputs::{is_result, refuse_foreign_files};
 use fbp_train::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 use fbp_train::sweep::RUNS_FOLDER;
 use fbp_train::train::{PostTrainOptions, PostTrainRecord, post_train_records};
@@ -95,6 +96,22 @@ pub struct SweepRow {
     pub tuning_seconds_against: f64,
 }
 
+/// Names of the files of a summary.
+pub fn summary_files() -> [String; 3] {
+    ["json", "csv", "md"].map(|extension| format!("{SUMMARY}.{extension}"))
+}
+
+/// Finds out before the work whether the summary of a sweep may be written to its folder.
+///
+/// # Errors
+/// [`TrainError::Foreign`] for files of its names that are none, [`TrainError::Write`].
+pub fn check_summary(folder: &Path) -> Result<(), ReportError> {
+    prepare_folder(folder)?;
+    let (names, json) = (summary_files(), folder.join(format!("{SUMMARY}.json")));
+    let is_own = matches!(read_json::<Vec<SweepRow>>(&json, "summary"), Ok(Some(_))) && !is_result(&json);
+    Ok(refuse_foreign_files(folder, &names, if is_own { &names } else { &[] }, ("sweep", false))?)
+}
+
 /// Compares all runs in the folder of a sweep, and writes `summary.json`, `.csv` and `.md` there.
 ///
 /// | yardstick | what it is |
@@ -108,9 +125,11 @@ pub struct SweepRow {
 ///
 /// # Errors
 /// [`ReportError::NoRecords`] without records, [`TrainError::OtherSettings`] if a start was changed between the runs,
+/// [`TrainError::Foreign`] for files of these names that are no summary,
 /// [`TrainError::Json`] for a file that is no record, [`TrainError::Read`], [`TrainError::Write`].
 pub fn summarise(folder: &Path) -> Result<Vec<SweepRow>, ReportError> {
     let records = records(folder)?;
+    check_summary(folder)?;
     let rows = compare(&records);
     let [what, figures] = HEADINGS;
     let headings = what.iter().chain(&Difference::HEADINGS).chain(figures).map(|name| (*name).to_owned()).collect();

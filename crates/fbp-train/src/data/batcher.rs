@@ -60,7 +60,7 @@ impl<'d> Batcher<'d> {
             return Err(DataError::Empty { origin: data.name().to_owned(), what: "no samples to make batches of" });
         }
         if batch_size == 0 {
-            return Err(DataError::Parameter { name: "batch size", value: 0.0, range: "[1, ∞)" });
+            return Err(DataError::Parameter { name: "batch size", value: 0.0, range: "1 or more" });
         }
         let largest = batch_size.min(indices.len());
         Ok(Self {

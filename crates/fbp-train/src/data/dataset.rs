@@ -12,15 +12,36 @@ use crate::hash::hex;
 ///
 /// # Shapes
 /// Images lie one after the other, each in row-major `[C, H, W]` order; a label is below [`classes`](Self::classes).
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Images are [pixels](Self::new), or [inputs](Self::of_inputs) of a network that need no normalisation any more.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     name: String,
     shape: FeatureShape,
     classes: usize,
-    images: Vec<u8>,
+    images: Values,
     labels: Vec<u8>,
+    /// Where its samples were in what was read, if it is a part.
+    positions: Option<Vec<usize>>,
     /// What it was taken from, if the split into training and validation is to be that of the whole.
     origin: Option<Origin>,
+}
+
+/// The images, one after the other.
+#[derive(Clone, Debug, PartialEq)]
+enum Values {
+    Pixels(Vec<u8>),
+    /// As the network sees them.
+    Inputs(Vec<f32>),
+}
+
+impl Values {
+    fn len(&self) -> usize {
+        match self {
+            Self::Pixels(pixels) => pixels.len(),
+            Self::Inputs(inputs) => inputs.len(),
+        }
+    }
 }
 
 /// Where the samples of a part were in the data that it was taken from.
@@ -46,11 +67,38 @@ impl Dataset {
         images: Vec<u8>,
         labels: Vec<u8>,
     ) -> Result<Self, DataError> {
+        Self::of_values(name.into(), shape, classes, Values::Pixels(images), labels)
+    }
+
+    /// Puts inputs of a network, which are normalised already, and labels together.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new), and [`DataError::NonFinite`].
+    pub fn of_inputs(
+        name: impl Into<String>,
+        shape: FeatureShape,
+        classes: usize,
+        inputs: Vec<f32>,
+        labels: Vec<u8>,
+    ) -> Result<Self, DataError> {
         let name = name.into();
+        if let Some(index) = inputs.iter().position(|value| !value.is_finite()) {
+            return Err(DataError::NonFinite { origin: name, sample: index / shape.len().max(1) });
+        }
+        Self::of_values(name, shape, classes, Values::Inputs(inputs), labels)
+    }
+
+    fn of_values(
+        name: String,
+        shape: FeatureShape,
+        classes: usize,
+        images: Values,
+        labels: Vec<u8>,
+    ) -> Result<Self, DataError> {
         if !(1..=256).contains(&classes) {
             return Err(DataError::Parameter { name: "classes", value: classes as f64, range: "[1, 256]" });
         }
-        if shape.len() == 0 || images.is_empty() {
+        if shape.len() == 0 || images.len() == 0 {
             return Err(DataError::Empty { origin: name, what: "no images" });
         }
         if images.len() != shape.len() * labels.len() {
@@ -59,7 +107,7 @@ impl Dataset {
             return Err(DataError::Counts { images, image_count, labels, label_count });
         }
         check_labels(&name, &labels, classes)?;
-        Ok(Self { name, shape, classes, images, labels, origin: None })
+        Ok(Self { name, shape, classes, images, labels, positions: None, origin: None })
     }
 
     /// Name, for messages and records.
@@ -87,14 +135,25 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// Pixels of all images, `len · C · H · W` bytes.
+    /// Pixels of all images, `len · C · H · W` bytes; none of inputs.
     pub fn images(&self) -> &[u8] {
-        &self.images
+        match &self.images {
+            Values::Pixels(pixels) => pixels,
+            Values::Inputs(_) => &[],
+        }
     }
 
-    /// Pixels of one image, if there is such a sample.
+    /// Where a sample was in the files that were read, from 0: for a part of some data not its place in the part.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn position(&self, index: usize) -> usize {
+        self.positions.as_ref().map_or(index, |positions| positions[index])
+    }
+
+    /// Pixels of one image, if there is such a sample and it is made of pixels.
     pub fn image(&self, index: usize) -> Option<&[u8]> {
-        self.images.chunks_exact(self.shape.len()).nth(index)
+        self.images().chunks_exact(self.shape.len()).nth(index)
     }
 
     /// All labels, in the order of the images.
@@ -118,12 +177,13 @@ impl Dataset {
     pub fn subset(&self, indices: &[usize]) -> Result<Self, DataError> {
         self.check_indices(indices)?;
         let len = self.shape.len();
-        let mut images = Vec::with_capacity(indices.len() * len);
-        for &index in indices {
-            images.extend_from_slice(&self.images[index * len..][..len]);
-        }
+        let images = match &self.images {
+            Values::Pixels(pixels) => Values::Pixels(picked(pixels, indices, len)),
+            Values::Inputs(inputs) => Values::Inputs(picked(inputs, indices, len)),
+        };
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
-        Self::new(self.name.clone(), self.shape, self.classes, images, labels)
+        let part = Self::of_values(self.name.clone(), self.shape, self.classes, images, labels)?;
+        Ok(Self { positions: Some(indices.iter().map(|&index| self.position(index)).collect()), ..part })
     }
 
     /// The samples at ascending `places`, with other labels for all of the data; the split into training and validation
@@ -144,12 +204,15 @@ impl Dataset {
     pub fn sha256(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update(format!("{} {} {}\n", self.shape, self.classes, self.len()));
-        hasher.update(&self.images);
+        match &self.images {
+            Values::Pixels(pixels) => hasher.update(pixels),
+            Values::Inputs(inputs) => inputs.iter().for_each(|value| hasher.update(value.to_le_bytes())),
+        }
         hasher.update(&self.labels);
         hex(&hasher.finalize())
     }
 
-    /// Writes the given samples, normalised, one after the other.
+    /// Writes the given samples, normalised, one after the other; inputs as they are.
     ///
     /// With [`Par::Rayon`] the samples are shared out; the result is the same to the last bit.
     ///
@@ -183,7 +246,10 @@ impl Dataset {
         let len = self.shape.len();
         let run = |indices: &[usize], out: &mut [f32]| {
             for (&index, out) in indices.iter().zip(out.chunks_exact_mut(len)) {
-                norm.apply(&self.images[index * len..][..len], out);
+                match &self.images {
+                    Values::Pixels(pixels) => norm.apply(&pixels[index * len..][..len], out),
+                    Values::Inputs(inputs) => out.copy_from_slice(&inputs[index * len..][..len]),
+                }
             }
         };
         match par {
@@ -232,6 +298,15 @@ impl Normalization {
     }
 }
 
+/// Some samples of length `len`, one after the other.
+fn picked<V: Copy>(values: &[V], indices: &[usize], len: usize) -> Vec<V> {
+    let mut picked = Vec::with_capacity(indices.len() * len);
+    for &index in indices {
+        picked.extend_from_slice(&values[index * len..][..len]);
+    }
+    picked
+}
+
 /// Checks that every label is a class; `origin` stands in the error.
 pub(super) fn check_labels(origin: &str, labels: &[u8], classes: usize) -> Result<(), DataError> {
     match labels.iter().position(|&label| usize::from(label) >= classes) {
@@ -273,6 +348,8 @@ mod tests {
         assert_eq!(part.labels(), [0, 0, 0]);
         assert_eq!(part.image(2), data.image(6));
         assert_eq!((data.image(7), data.class_counts()), (None, vec![3, 2, 2]));
+        assert_eq!((0..3).map(|index| part.position(index)).collect::<Vec<_>>(), [6, 0, 6]);
+        assert_eq!((data.position(5), part.subset(&[2, 1]).unwrap().position(1)), (5, 0));
         assert!(matches!(data.subset(&[7]), Err(DataError::Index { index: 7, len: 7, .. })));
         assert!(matches!(data.subset(&[]), Err(DataError::Empty { .. })));
     }
@@ -288,6 +365,21 @@ mod tests {
         other = counting(4);
         other.shape = FeatureShape::image(3, 2, 2);
         assert_ne!(data.sha256(), other.sha256());
+    }
+
+    #[test]
+    fn inputs_reach_the_network_as_they_are() {
+        let shape = FeatureShape::vector(2);
+        let new = |inputs: Vec<f32>| Dataset::of_inputs("own", shape, 2, inputs, vec![0, 1]);
+        let data = new(vec![0.5, -1.0, 2.0, 0.25]).unwrap();
+        let norm = Normalization::new(vec![0.1; 2], vec![0.5; 2]).unwrap();
+        let mut out = [0.0; 4];
+        data.subset(&[1, 0]).unwrap().normalise_into(&[0, 1], &norm, &mut out, Par::Seq).unwrap();
+        assert_eq!(out, [2.0, 0.25, 0.5, -1.0]);
+        assert_eq!((data.images().len(), data.image(0)), (0, None));
+        assert_ne!(data.sha256(), new(vec![0.5, -1.0, 2.0, 0.5]).unwrap().sha256());
+        let error = new(vec![0.5, 1.0, f32::NAN, 0.0]).unwrap_err();
+        assert!(matches!(error, DataError::NonFinite { sample: 1, .. }), "{error}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub enum DataError {
         file: String,
     },
     /// The operating system refused.
-    #[error("{}", path.display())]
+    #[error("cannot read {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -143,6 +143,22 @@ pub enum DataError {
         /// Index of the channel.
         channel: usize,
     },
+    /// An input that is not finite.
+    #[error("{origin}: input {sample} holds a value that is not finite")]
+    NonFinite {
+        /// The data set.
+        origin: String,
+        /// Index of the sample.
+        sample: usize,
+    },
+    /// A file with images of one's own that cannot be used.
+    #[error("{}: {reason}", path.display())]
+    OwnFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// A buffer or an array of another length than the data needs.
     #[error("{what}: expected {expected} values, found {found}")]
     Length {
@@ -164,7 +180,7 @@ pub enum DataError {
         len: usize,
     },
     /// A parameter outside its documented range.
-    #[error("{name} = {value} is outside {range}")]
+    #[error("{name} = {value} is out of range: it takes {range}")]
     Parameter {
         /// Name of the setting.
         name: &'static str,

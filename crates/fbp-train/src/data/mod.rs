@@ -6,7 +6,7 @@
 //! | `fashion-mnist-mini` | 6,000 + 2,000 of them, the same number of every class   | ships with the repository                |
 //! | `idx:FOLDER`         | any folder with the four standard IDX files             | plain or gzip                            |
 //!
-//! Images stay bytes in memory ([`Dataset`]); a [`Batcher`] turns them into normalised `f32` batches in a buffer that
+//! [`read_own`] reads single images of one's own. Images stay bytes in memory ([`Dataset`]); a [`Batcher`] turns them into normalised `f32` batches in a buffer that
 //! it uses again and again.
 //!
 //! ```no_run
@@ -30,6 +30,7 @@ mod dataset;
 mod error;
 pub mod idx;
 mod normalization;
+mod own;
 mod regime;
 mod source;
 mod split;
@@ -38,6 +39,7 @@ pub use batcher::{Batch, Batcher};
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use normalization::Normalization;
+pub use own::read_own;
 pub use regime::{DropClass, Regime, with_pixel_noise};
-pub use source::{DATA_DIR_VARIABLE, DataBundle, DataSource, LoadOptions, load};
+pub use source::{DATA_DIR_VARIABLE, DataBundle, DataSource, FASHION_MNIST_CLASSES, LoadOptions, load};
 pub use split::{SPLIT_SEED, Split, shuffle_indices};

@@ -1,3 +1,4 @@
+use fbp_models::Preprocessing;
 use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +41,13 @@ impl Normalization {
             let (scale, shift) = ((1.0 / (255.0 * std)) as f32, (-mean / std) as f32);
             if !(f64::MIN_POSITIVE..f64::INFINITY).contains(&std) || !scale.is_normal() {
                 return Err(DataError::Parameter {
-                    name: "std", value: std, range: "(0, ∞) and 1 / std a normal f32"
+                    name: "std",
+                    value: std,
+                    range: "positive numbers that f32 can invert",
                 });
             }
             if !mean.is_finite() || !shift.is_finite() {
-                return Err(DataError::Parameter { name: "mean", value: mean, range: "finite" });
+                return Err(DataError::Parameter { name: "mean", value: mean, range: "finite numbers" });
             }
             affine.push((scale, shift));
         }
@@ -56,6 +59,14 @@ impl Normalization {
         let (mean, std) = (Self::FASHION_MNIST_MEAN, Self::FASHION_MNIST_STD);
         let affine = vec![((1.0 / (255.0 * std)) as f32, (-mean / std) as f32)];
         Self { mean: vec![mean], std: vec![std], affine }
+    }
+
+    /// That of a checkpoint.
+    ///
+    /// # Errors
+    /// [`DataError::Parameter`] for numbers that leave the range of `f32`.
+    pub fn of(preprocessing: &Preprocessing) -> Result<Self, DataError> {
+        Self::new(preprocessing.mean().to_vec(), preprocessing.std().to_vec())
     }
 
     /// Mean of every channel.

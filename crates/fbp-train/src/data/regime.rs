@@ -129,21 +129,21 @@ impl Regime {
             return wrong("label_noise", self.label_noise, "[0, 1]");
         }
         if self.label_noise > 0.0 && data.classes() < 2 {
-            return wrong("label_noise", self.label_noise, "0 with data of one class");
+            return wrong("label_noise", self.label_noise, "only 0 with data of one class");
         }
         for (index, drop) in self.drop.iter().enumerate() {
             if usize::from(drop.class) >= data.classes() {
-                return wrong("drop_class", f64::from(drop.class), "the classes, which count from 0");
+                return wrong("drop_class", f64::from(drop.class), "one of the classes, counted from 0");
             }
             if !(drop.share > 0.0 && drop.share <= 1.0) {
                 return wrong("drop_class", drop.share, "a share in (0, 1]");
             }
             if self.drop[..index].iter().any(|other| other.class == drop.class) {
-                return wrong("drop_class", f64::from(drop.class), "the classes, each at most once");
+                return wrong("drop_class", f64::from(drop.class), "every class at most once");
             }
         }
         match self.recover.iter().find(|class| !self.drop.iter().any(|drop| drop.class == **class)) {
-            Some(&class) => wrong("recover_class", f64::from(class), "the classes that are dropped"),
+            Some(&class) => wrong("recover_class", f64::from(class), "classes that are dropped, with --drop-class"),
             None => Ok(()),
         }
     }

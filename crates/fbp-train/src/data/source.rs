@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{env, fs};
 
+use fbp_models::{ModelError, Preprocessing};
+
 use super::dataset::check_labels;
 use super::{DataError, Dataset, Normalization, idx};
 
@@ -10,6 +12,10 @@ pub const DATA_DIR_VARIABLE: &str = "FBP_DATA_DIR";
 
 /// Number of classes of Fashion-MNIST, and of IDX folders unless told otherwise.
 const CLASSES: usize = 10;
+
+/// The classes of Fashion-MNIST, in the order of its labels.
+pub const FASHION_MNIST_CLASSES: [&str; CLASSES] =
+    ["T-shirt/top", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
 
 /// The four files of an IDX folder, as MNIST named them.
 const TRAIN: [&str; 2] = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"];
@@ -83,8 +89,24 @@ pub struct DataBundle {
     /// The documented constants for Fashion-MNIST; for `idx:` folders, mean and standard deviation of the training
     /// images.
     pub normalization: Normalization,
+    /// Names of the classes, in the order of the labels; empty if they are not known.
+    pub class_names: Vec<String>,
     /// The folder that the files were read from.
     pub folder: PathBuf,
+}
+
+impl DataBundle {
+    /// What the images go through, for a checkpoint of a network that sees them.
+    ///
+    /// # Errors
+    /// [`ModelError::Preprocessing`](fbp_models::ModelError::Preprocessing) if the normalisation has another number of
+    /// channels than the images.
+    pub fn preprocessing(&self) -> Result<Preprocessing, ModelError> {
+        let shape = self.train.shape();
+        let input = [shape.channels, shape.height, shape.width];
+        let (mean, std) = (self.normalization.mean().to_vec(), self.normalization.std().to_vec());
+        Ok(Preprocessing::new(input, mean, std)?.with_classes(self.class_names.clone()))
+    }
 }
 
 /// Loads data by name.
@@ -121,8 +143,10 @@ impl DataSource {
             Self::Idx(_) => Normalization::from_images(&train)?,
             _ => Normalization::fashion_mnist(),
         };
+        let names: &[&str] = if matches!(self, Self::Idx(_)) { &[] } else { &FASHION_MNIST_CLASSES };
+        let class_names = names.iter().map(|name| (*name).to_owned()).collect();
         tracing::debug!(data = name, train = train.len(), test = test.len(), folder = %folder.display(), "loaded");
-        Ok(DataBundle { train, test, normalization, folder })
+        Ok(DataBundle { train, test, normalization, class_names, folder })
     }
 
     /// The folder with the files: the first place that has one of this name.

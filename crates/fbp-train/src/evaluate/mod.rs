@@ -1,16 +1,20 @@
 //! Accuracy of networks, and of their frozen rest on target features.
 
+mod measures;
 mod record;
 
+pub use measures::{Measures, TopK};
 pub use record::{EvalRecord, FrozenRest};
 
 use candle_core::{Device, Tensor};
 use faer::Par;
 use fbp_models::Network;
 
+use self::measures::Tally;
 use crate::TrainError;
 use crate::data::{Batcher, Dataset, Normalization};
 use crate::metrics::{all_finite, argmax, count_right};
+use crate::settings::check;
 use crate::store::TargetStore;
 
 /// Samples that are evaluated at a time.
@@ -67,6 +71,31 @@ impl EvalSet {
     /// Whether there is nothing to evaluate on.
     pub fn is_empty(&self) -> bool {
         self.samples == 0
+    }
+
+    /// Accuracy, accuracy of the `k` best guesses, loss, and which classes are taken for which.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] unless `k` is 1 to the number of classes, [`TrainError::Model`] if the images do not have
+    /// the shape of the network's input, [`TrainError::Mismatch`] for labels that the network has no class for.
+    pub fn measure(&self, network: &Network, k: usize) -> Result<Measures, TrainError> {
+        let classes = network.spec().classes;
+        check("top_k", k, 1..=classes, "1 to the number of classes")?;
+        let mut tally = Tally::new(classes, k);
+        for (images, labels) in &self.batches {
+            let (values, classes) = finite_logits(&network.infer(images)?)?;
+            for (row, &label) in values.chunks_exact(classes).zip(labels) {
+                if label as usize >= classes {
+                    return Err(TrainError::Mismatch {
+                        left: "the data".into(),
+                        right: "the network".into(),
+                        reason: format!("they hold label {label}, and it has {classes} classes, from 0"),
+                    });
+                }
+                tally.add(row, label as usize);
+            }
+        }
+        Ok(tally.measures())
     }
 
     /// Share of the samples that the network classifies as their label; 0 without samples.

@@ -1,5 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use super::Measures;
+use crate::data::Normalization;
+
 /// Result of `fbp eval`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecord {
@@ -19,6 +22,18 @@ pub struct EvalRecord {
     pub train_accuracy: f64,
     /// Accuracy on the test set, with noise if there is any, 0 to 1.
     pub test_accuracy: f64,
+    /// More about the training data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Measures>,
+    /// More about the test set, with noise if there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Measures>,
+    /// Names of the classes, in the order of the labels; empty if they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
+    /// What the images were normalised by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalization: Option<Normalization>,
     /// The frozen rest on target features.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frozen_rest: Vec<FrozenRest>,

@@ -8,6 +8,7 @@ pub use record::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, Sam
 
 use candle_core::{Device, Tensor};
 use fbp_inverse::Interval;
+use fbp_models::Network;
 
 use crate::TrainError;
 use crate::data::Normalization;
@@ -39,7 +40,7 @@ pub struct Explanation {
 /// One sample.
 #[derive(Clone, Debug)]
 pub struct ExplainedSample {
-    /// Position in the training data.
+    /// Position among the images.
     pub sample: usize,
     /// Its class.
     pub label: u32,
@@ -91,6 +92,18 @@ impl ExplainedStage {
     }
 }
 
+/// Checks that a network has the stages asked for, and gives all that it has.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`].
+pub fn check_stages(network: &Network, stages: &[String]) -> Result<Vec<String>, TrainError> {
+    let known = [&[INPUT.to_owned()][..], &transitional_names(network)].concat();
+    match stages.iter().find(|stage| !known.contains(stage)) {
+        Some(stage) => Err(TrainError::UnknownStage { stage: stage.clone(), known: known.join(", ") }),
+        None => Ok(known),
+    }
+}
+
 /// Computes the targets of some samples at every stage asked for.
 ///
 /// The input is reversed too where its stage can be, to the nearest image found with brightness from 0 to 1 that the
@@ -105,10 +118,7 @@ pub fn explain(
     samples: &[usize],
     options: &ExplainOptions,
 ) -> Result<Explanation, TrainError> {
-    let known = [&[INPUT.to_owned()][..], &transitional_names(source.network)].concat();
-    if let Some(stage) = options.stages.iter().find(|stage| !known.contains(stage)) {
-        return Err(TrainError::UnknownStage { stage: stage.clone(), known: known.join(", ") });
-    }
+    let known = check_stages(source.network, &options.stages)?;
     let wanted = |stage: &String| options.stages.is_empty() || options.stages.contains(stage);
     let asked: Vec<usize> = (0..known.len()).filter(|&index| wanted(&known[index])).collect();
     let range = brightness_range(source.normalization);

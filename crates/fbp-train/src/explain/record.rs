@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::change::ChannelChange;
 use super::{ExplainedSample, Explanation};
 use crate::identity::DataIdentity;
-use crate::settings::{Embedding, TargetMode};
+use crate::settings::{Effort, Embedding, Every, Part, TargetMode};
 
 /// Name of the summary.
 pub const EXPLAIN_FILE: &str = "explain.json";
@@ -21,8 +21,17 @@ pub struct ExplainSettings {
     pub checkpoint_sha256: String,
     /// Name of the network.
     pub model: String,
-    /// The training data.
+    /// The data that the images are from, or the images themselves if they are one's own.
     pub data: DataIdentity,
+    /// The part of the data; left out for the training images.
+    #[serde(default, skip_serializing_if = "Part::is_train")]
+    pub part: Part,
+    /// Whether the images are one's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
+    /// Names of the classes that the checkpoint tells, in the order of the labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// The choice of samples, as it was written.
     pub samples: String,
     /// Most samples that are explained.
@@ -37,6 +46,12 @@ pub struct ExplainSettings {
     pub embedding: Embedding,
     /// Lead that the label should have.
     pub margin: f64,
+    /// How much is spent on nearer targets; left out for the thorough ones.
+    #[serde(default, skip_serializing_if = "Effort::is_thorough")]
+    pub effort: Effort,
+    /// Which features are explained; left out for those of the stages.
+    #[serde(default, skip_serializing_if = "Every::is_stage")]
+    pub every: Every,
 }
 
 /// Contents of `explain.json`.
@@ -58,7 +73,7 @@ pub struct ExplainRecord {
 /// One sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleRecord {
-    /// Position in the training data.
+    /// Position among the images.
     pub sample: usize,
     /// Its class.
     pub label: u32,

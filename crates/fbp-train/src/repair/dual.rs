@@ -1,9 +1,12 @@
 //! `min ½ λᵀKλ - rᵀλ` subject to `λ >= 0`: the dual of the margin-constrained change.
 
-use faer::linalg::solvers::Solve;
-use faer::{Mat, Side};
+use faer::Mat;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt;
 
+use super::deadline::Deadline;
 use crate::TrainError;
+use crate::evaluate::pool_par;
 
 /// Exchanges of whole blocks that may fail to help before the guess is handed to the descent.
 const BLOCK_CHANCES: usize = 5;
@@ -18,7 +21,7 @@ const TOLERANCE: f64 = 1e-9;
 /// contradict each other, else by descent up to a small violation.
 ///
 /// Block principal pivoting: a guess which multipliers are positive, a linear solve, and an exchange of all that have
-/// the wrong sign. If that goes round in circles, the last guess is the start of a coordinate descent, every sweep of
+/// the wrong sign. If that goes round in circles or takes too long, the last guess is the start of a coordinate descent, every sweep of
 /// which lowers the objective.
 ///
 /// # Errors
@@ -28,7 +31,7 @@ const TOLERANCE: f64 = 1e-9;
 /// Portugal, Júdice & Vicente, "A comparison of block pivoting and interior-point algorithms for linear least squares
 /// problems with nonnegative variables", Math. Comp. 63 (1994). Descent: Hildreth, "A quadratic programming procedure",
 /// Naval Res. Logist. Quart. 4 (1957).
-pub(super) fn nonnegative(k: &Mat<f64>, r: &[f64]) -> Result<Vec<f64>, TrainError> {
+pub(super) fn nonnegative(k: &Mat<f64>, r: &[f64], deadline: Deadline) -> Result<Vec<f64>, TrainError> {
     let n = r.len();
     let largest = r.iter().fold(0.0_f64, |largest, r| largest.max(r.abs()));
     let mut positive: Vec<bool> = r.iter().map(|&r| r > 0.0).collect();
@@ -53,7 +56,7 @@ pub(super) fn nonnegative(k: &Mat<f64>, r: &[f64]) -> Result<Vec<f64>, TrainErro
         } else {
             chances -= 1;
         }
-        if chances == 0 {
+        if chances == 0 || deadline.is_over() {
             break;
         }
         wrong.iter().for_each(|&i| positive[i] = !positive[i]);
@@ -98,10 +101,18 @@ fn solve_on(k: &Mat<f64>, r: &[f64], active: &[usize]) -> Result<Vec<f64>, Train
     if active.is_empty() {
         return Ok(lambda);
     }
-    let part = Mat::from_fn(active.len(), active.len(), |i, j| k[(active[i], active[j])]);
-    let right = Mat::from_fn(active.len(), 1, |i, _| r[active[i]]);
-    let factor = part.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the conditions of the repair" })?;
-    let solution = factor.solve(&right);
+    let n = active.len();
+    let mut part = Mat::from_fn(n, n, |i, j| k[(active[i], active[j])]);
+    let mut solution = Mat::from_fn(n, 1, |i, _| r[active[i]]);
+    let par = pool_par();
+    let scratch = llt::factor::cholesky_in_place_scratch::<f64>(n, par, Default::default());
+    let scratch = scratch.or(llt::solve::solve_in_place_scratch::<f64>(n, 1, par));
+    let mut memory = MemBuffer::new(scratch);
+    let stack = MemStack::new(&mut memory);
+    // In place: with many conditions this matrix and the whole one are most of the memory.
+    llt::factor::cholesky_in_place(part.as_mut(), Default::default(), par, stack, Default::default())
+        .map_err(|_| TrainError::Singular { what: "the conditions of the repair" })?;
+    llt::solve::solve_in_place(part.as_ref(), solution.as_mut(), par, stack);
     for (place, &i) in active.iter().enumerate() {
         lambda[i] = solution[(place, 0)];
     }
@@ -127,7 +138,7 @@ mod tests {
                 let product: f64 = (0..rank).map(|l| a[(i, l)] * a[(j, l)]).sum();
                 product + if i == j { 1e-3 } else { 0.0 }
             });
-            let lambda = nonnegative(&k, &r).unwrap();
+            let lambda = nonnegative(&k, &r, Deadline::default()).unwrap();
             for i in 0..n {
                 let y: f64 = (0..n).map(|j| k[(i, j)] * lambda[j]).sum::<f64>() - r[i];
                 assert!(lambda[i] >= 0.0 && y > -1e-7, "seed {seed}: {i} {} {y}", lambda[i]);
@@ -142,7 +153,7 @@ mod tests {
         let a = Mat::from_fn(20, 8, |_, _| 2.0 * rng.random::<f64>() - 1.0);
         let k = &a * a.transpose() + Mat::<f64>::identity(20, 20) * faer::Scale(0.1);
         let r: Vec<f64> = (0..20).map(|i| f64::from(i % 5) - 1.5).collect();
-        let exact = nonnegative(&k, &r).unwrap();
+        let exact = nonnegative(&k, &r, Deadline::default()).unwrap();
         let mut lambda = vec![0.0; 20];
         descend(&k, &r, &mut lambda, 1e-10);
         assert!(exact.iter().zip(&lambda).all(|(a, b)| (a - b).abs() < 1e-6), "{exact:?} {lambda:?}");
@@ -150,11 +161,12 @@ mod tests {
 
     #[test]
     fn demands_that_are_met_need_nothing() {
+        let never = Deadline::default();
         let k = Mat::from_fn(2, 2, |i, j| if i == j { 1.0 } else { 0.5 });
-        assert_eq!(nonnegative(&k, &[-1.0, 0.0]).unwrap(), [0.0, 0.0]);
+        assert_eq!(nonnegative(&k, &[-1.0, 0.0], never).unwrap(), [0.0, 0.0]);
         // By hand: only the first is active.
-        assert_eq!(nonnegative(&k, &[1.0, 0.2]).unwrap(), [1.0, 0.0]);
-        assert!(nonnegative(&Mat::zeros(1, 1), &[1.0]).is_err());
-        assert_eq!(nonnegative(&Mat::zeros(0, 0), &[]).unwrap(), [0.0; 0]);
+        assert_eq!(nonnegative(&k, &[1.0, 0.2], never).unwrap(), [1.0, 0.0]);
+        assert!(nonnegative(&Mat::zeros(1, 1), &[1.0], never).is_err());
+        assert_eq!(nonnegative(&Mat::zeros(0, 0), &[], never).unwrap(), [0.0; 0]);
     }
 }

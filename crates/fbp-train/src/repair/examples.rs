@@ -1,7 +1,9 @@
 use fbp_models::Network;
 use serde::{Deserialize, Serialize};
 
+use super::origin::Given;
 use crate::TrainError;
+use crate::affine::AffineLayer;
 use crate::data::DataBundle;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
@@ -25,13 +27,14 @@ pub fn repaired_examples(
     [before, after]: [&Network; 2],
     stage: &str,
     data: &DataBundle,
-    samples: &[usize],
+    given: Given<'_>,
     count: usize,
 ) -> Result<Vec<RepairedExample>, TrainError> {
-    let index = before.stage_index(stage)?;
+    let index = AffineLayer::of(before, stage)?.stage();
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
-    for &sample in samples {
-        let (pixels, image) = one_image(&data.train, &data.normalization, sample)?;
+    let images = given.origin.images(data);
+    for &sample in given.samples {
+        let (pixels, image) = one_image(images, &data.normalization, sample)?;
         let traces = [before.forward_recorded(&image)?, after.forward_recorded(&image)?];
         let mut features = Vec::new();
         let mut predicted = Vec::new();
@@ -42,8 +45,8 @@ pub fn repaired_examples(
         let output = before.stages()[index].output().shape;
         let (target, observed) = (features.pop().unwrap_or_default(), features.pop().unwrap_or_default());
         let shape = [output.channels, output.height, output.width];
-        let label = u32::from(data.train.labels()[sample]);
-        let image_shape = image_shape(&data.train);
+        let label = u32::from(images.labels()[sample]);
+        let image_shape = image_shape(images);
         let example = Example {
             sample,
             label,

@@ -5,6 +5,7 @@ use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network};
 
 use super::judge::Gauge;
+use super::origin::Given;
 use super::record::StateMeasures;
 use crate::TrainError;
 use crate::data::{Batcher, DataBundle, SPLIT_SEED, Split};
@@ -55,14 +56,14 @@ impl RivalOptions {
     pub fn run(
         &self,
         start: &Network,
-        samples: &[usize],
+        given: Given<'_>,
         data: &DataBundle,
         validation: f64,
     ) -> Result<Rival, TrainError> {
         let begun = Instant::now();
         let split = Split::stratified(&data.train, validation, SPLIT_SEED)?;
-        let gauge = Gauge::new(start, samples, data, &split)?;
-        let tuning = FineTuning::new(start, samples, data)?;
+        let gauge = Gauge::new(start, given, data, &split)?;
+        let tuning = FineTuning::new(start, given, data)?;
         let first = Rival {
             network: start.duplicate()?,
             learning_rate: 0.0,
@@ -98,12 +99,13 @@ pub(super) struct FineTuning<'a> {
 impl<'a> FineTuning<'a> {
     /// # Errors
     /// [`TrainError::Samples`] if there are none.
-    pub(super) fn new(start: &'a Network, samples: &[usize], data: &DataBundle) -> Result<Self, TrainError> {
-        let mut batcher = Batcher::new(&data.train, samples.to_vec(), &data.normalization, samples.len())?;
+    pub(super) fn new(start: &'a Network, given: Given<'_>, data: &DataBundle) -> Result<Self, TrainError> {
+        let (images, samples) = (given.origin.images(data), given.samples);
+        let mut batcher = Batcher::new(images, samples.to_vec(), &data.normalization, samples.len())?;
         let Some(batch) = batcher.next_batch(pool_par()) else {
             return Err(TrainError::Samples { choice: "rival".into(), reason: "there is nothing to repair".into() });
         };
-        let images = Tensor::from_slice(batch.images, (batch.len(), data.train.shape().len()), &Device::Cpu)?;
+        let images = Tensor::from_slice(batch.images, (batch.len(), images.shape().len()), &Device::Cpu)?;
         Ok(Self { start, images, labels: batch.labels.to_vec() })
     }
 

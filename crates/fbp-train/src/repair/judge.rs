@@ -1,9 +1,10 @@
 use fbp_models::Network;
 
+use super::origin::Given;
 use super::record::StateMeasures;
 use super::samples::SampleChoice;
 use crate::TrainError;
-use crate::data::{DataBundle, Split};
+use crate::data::{DataBundle, Dataset, Split};
 use crate::evaluate::EvalSet;
 
 /// The test set, and what the network made of it before.
@@ -30,12 +31,19 @@ pub struct TestMeasures {
 impl Judge {
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network.
-    pub fn new(before: &Network, data: &DataBundle, choice: &SampleChoice) -> Result<Self, TrainError> {
-        let test = EvalSet::new(&data.test, &data.normalization, None)?;
+    pub fn new(
+        before: &Network,
+        data: &DataBundle,
+        choice: &SampleChoice,
+        given: Given<'_>,
+    ) -> Result<Self, TrainError> {
+        let judges: Vec<usize> = (0..data.test.len()).filter(|i| given.in_test().binary_search(i).is_err()).collect();
+        let test = EvalSet::new(&data.test, &data.normalization, Some(&judges))?;
         let right = test.right(before)?;
         let accuracy = share(&right);
         let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
-        let of_kind = right.iter().zip(data.test.labels()).map(|(right, &label)| !right && same_class(label)).collect();
+        let of_kind =
+            right.iter().zip(&judges).map(|(right, &i)| !right && same_class(data.test.labels()[i])).collect();
         Ok(Self { test, accuracy, of_kind })
     }
 
@@ -53,7 +61,7 @@ impl Judge {
 
 /// Share of the samples that are right.
 fn share(right: &[bool]) -> f64 {
-    right.iter().filter(|right| **right).count() as f64 / right.len() as f64
+    right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64
 }
 
 /// The samples to repair and the validation part, for networks of which any stage may have changed.
@@ -65,15 +73,14 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    pub(super) fn new(
-        start: &Network,
-        samples: &[usize],
-        data: &DataBundle,
-        split: &Split,
-    ) -> Result<Self, TrainError> {
-        let set = |indices: &[usize]| EvalSet::new(&data.train, &data.normalization, Some(indices));
-        let validation = set(&split.validation)?;
-        Ok(Self { own: set(samples)?, before: validation.accuracy(start)?, validation })
+    pub(super) fn new(start: &Network, given: Given<'_>, data: &DataBundle, split: &Split) -> Result<Self, TrainError> {
+        let set = |images: &Dataset, indices: &[usize]| EvalSet::new(images, &data.normalization, Some(indices));
+        let validation = set(&data.train, &split.validation)?;
+        Ok(Self {
+            own: set(given.origin.images(data), given.samples)?,
+            before: validation.accuracy(start)?,
+            validation,
+        })
     }
 
     pub(super) fn measure(&self, network: &Network) -> Result<StateMeasures, TrainError> {

@@ -2,10 +2,13 @@
 
 mod change;
 mod curve;
+mod deadline;
 mod dual;
+mod effort;
 mod examples;
 mod finetune;
 mod judge;
+mod origin;
 mod problem;
 mod record;
 mod rows;
@@ -15,9 +18,12 @@ mod search;
 
 pub use change::{SingleWeight, WeightChange};
 pub use curve::{CurveDemands, Curves, RepairMethod, RepairPoint, RepairSubject};
+pub use deadline::parse_duration;
+pub use effort::Effort;
 pub use examples::{RepairedExample, repaired_examples};
 pub use finetune::{Rival, RivalOptions};
 pub use judge::{Judge, TestMeasures};
-pub use record::{Candidate, Demand, RepairRecord, RepairSettings, RivalRecord, StateMeasures};
-pub use run::{RepairOptions, Repaired, repair};
+pub use origin::{Asked, Given, SampleOrigin};
+pub use record::{Candidate, Demand, RepairRecord, RepairSettings, RivalRecord, Shortfall, StateMeasures};
+pub use run::{RepairOptions, Repaired, check_repairable, repair};
 pub use samples::{SampleChoice, wrong_samples};

@@ -1,7 +1,8 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, Par, Side};
+use faer::{Accum, Mat, Par, Side, unzip, zip};
 
+use super::deadline::Deadline;
 use super::dual::nonnegative;
 use super::rows::{Row, Subjects};
 use crate::TrainError;
@@ -21,7 +22,7 @@ pub(super) struct Metric {
 
 /// Second moment of the columns of a layer's input.
 pub(super) fn column_moment(layer: &AffineLayer, cache: &FeatureCache) -> Mat<f64> {
-    if layer.positions() == 1 {
+    if layer.positions() == 1 && cache.len == layer.inputs {
         return second_moment(cache);
     }
     let dim = layer.inputs + 1;
@@ -66,6 +67,7 @@ impl Metric {
         layer: &AffineLayer,
         groups: &[(&Subjects, &[Row])],
         slack: f64,
+        deadline: Deadline,
     ) -> Result<Mat<f64>, TrainError> {
         let white: Vec<Vec<Mat<f64>>> =
             groups.iter().map(|(subjects, _)| subjects.columns.iter().map(|x| &self.inverse * x).collect()).collect();
@@ -81,7 +83,7 @@ impl Metric {
         for k in 0..n {
             gram[(k, k)] += slack * mean + f64::MIN_POSITIVE;
         }
-        let lambda = nonnegative(&gram, &demands)?;
+        let lambda = nonnegative(&gram, &demands, deadline)?;
         let mut v = Mat::zeros(layer.outputs, layer.inputs + 1);
         for ((row, white), lambda) in rows.iter().zip(lambda).filter(|(_, lambda)| *lambda > 0.0) {
             matmul(v.as_mut(), Accum::Add, row.g.as_ref(), white.transpose(), lambda, Par::Seq); // (O×P)(P×D)
@@ -94,9 +96,11 @@ impl Metric {
 fn outer_gram(rows: &[(&Row, &Mat<f64>)]) -> Mat<f64> {
     let n = rows.len();
     let Some((first, white)) = rows.first() else { return Mat::zeros(0, 0) };
-    let left = gram(&Mat::from_fn(first.g.nrows(), n, |i, k| rows[k].0.g[(i, 0)]));
+    let mut product = gram(&Mat::from_fn(first.g.nrows(), n, |i, k| rows[k].0.g[(i, 0)]));
     let right = gram(&Mat::from_fn(white.nrows(), n, |i, k| rows[k].1[(i, 0)]));
-    Mat::from_fn(n, n, |i, j| left[(i, j)] * right[(i, j)])
+    // In place: with many conditions these matrices are most of the memory.
+    zip!(&mut product, &right).for_each(|unzip!(left, right)| *left *= *right);
+    product
 }
 
 /// Inner products of rows with several columns each, written out.
@@ -163,13 +167,13 @@ mod tests {
     #[test]
     fn the_change_meets_its_demands_and_every_smaller_one_does_not() {
         let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
-        let layer = AffineLayer::of_stage(&network, "out").unwrap();
+        let layer = AffineLayer::of(&network, "out").unwrap();
         let dim = layer.inputs + 1;
         let (rows, columns) = random(3, 6, layer.outputs, 1, dim);
         let subjects = Subjects::of_columns(columns);
         let moment = Mat::from_fn(dim, dim, |i, j| if i == j { 1.0 + i as f64 } else { 0.2 });
         let metric = Metric::new(&moment, 0.0).unwrap();
-        let change = metric.smallest_change(&layer, &[(&subjects, &rows)], 1e-9).unwrap();
+        let change = metric.smallest_change(&layer, &[(&subjects, &rows)], 1e-9, Deadline::default()).unwrap();
         let along = |change: &Mat<f64>, row: &Row| {
             let moved = change * &subjects.columns[row.sample];
             (0..layer.outputs).map(|o| row.g[(o, 0)] * moved[(o, 0)]).sum::<f64>()
@@ -185,7 +189,7 @@ mod tests {
         };
         // Any other feasible change, here by another metric, is longer in this one.
         let other = Metric::new(&Mat::identity(dim, dim), 0.0).unwrap();
-        let other = other.smallest_change(&layer, &[(&subjects, &rows)], 1e-9).unwrap();
+        let other = other.smallest_change(&layer, &[(&subjects, &rows)], 1e-9, Deadline::default()).unwrap();
         assert!(value(&change) < value(&other) * (1.0 + 1e-6), "{} {}", value(&change), value(&other));
     }
 }

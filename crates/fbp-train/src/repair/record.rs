@@ -3,6 +3,8 @@ use serde::{Deserialize, Serialize};
 use super::change::WeightChange;
 use super::examples::RepairedExample;
 use crate::identity::DataIdentity;
+use crate::outputs::RunRecord;
+use crate::settings::Part;
 
 /// What a change of a layer is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,12 @@ pub struct RepairSettings {
     pub data: DataIdentity,
     /// The choice of samples, as it was written.
     pub samples: String,
+    /// The part of the data that it chooses from; left out for the training images.
+    #[serde(default, skip_serializing_if = "Part::is_train")]
+    pub part: Part,
+    /// Images of one's own that it chooses from instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<DataIdentity>,
     /// The stage whose last linear or convolutional layer changes.
     pub stage: String,
     /// Largest loss of accuracy on the validation part, 0 to 1.
@@ -44,6 +52,12 @@ pub struct RepairSettings {
     pub seed: u64,
     /// Whether the rival was run as well.
     pub rival: bool,
+    /// Most samples that are repaired; all that the choice names if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Time after which the search ends, in seconds; left out for a whole search.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<f64>,
 }
 
 /// Measures of one state of a network on the way.
@@ -106,7 +120,7 @@ pub struct RepairRecord {
     pub settings: RepairSettings,
     /// Number of worker threads; another number may give other last bits.
     pub threads: usize,
-    /// Positions of the samples in the training data.
+    /// Positions of the samples among the images that they were chosen from.
     pub samples: Vec<usize>,
     /// Share of the samples that are right after the repair.
     pub efficacy: f64,
@@ -116,7 +130,7 @@ pub struct RepairRecord {
     pub drawdown_validation: f64,
     /// Loss of accuracy on the test set, 0 to 1.
     pub drawdown_test: f64,
-    /// Accuracy on the test set before.
+    /// Accuracy on the test set before; without the samples, if they are test images, as all measures of the test set.
     pub test_accuracy_before: f64,
     /// Accuracy on the test set after.
     pub test_accuracy_after: f64,
@@ -145,4 +159,44 @@ pub struct RepairRecord {
     pub examples: Vec<RepairedExample>,
     /// Time of everything.
     pub seconds: f64,
+}
+
+/// Why fewer samples are right than were wanted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shortfall {
+    /// More could be had for a larger loss of accuracy: the cheapest state found with the most samples right.
+    Bound(StateMeasures),
+    /// No state that was looked at has more of them right.
+    Unreached,
+}
+
+impl RepairRecord {
+    /// Why the wanted share of the samples is not right, if it is not.
+    pub fn shortfall(&self) -> Option<Shortfall> {
+        if self.efficacy >= self.settings.efficacy {
+            return None;
+        }
+        let order = |a: &StateMeasures, b: &StateMeasures| {
+            a.efficacy.total_cmp(&b.efficacy).then(b.drawdown_validation.total_cmp(&a.drawdown_validation))
+        };
+        let most = self.candidates.iter().map(|candidate| candidate.measures).max_by(order);
+        match most {
+            Some(most) if most.efficacy > self.efficacy => Some(Shortfall::Bound(most)),
+            _ => Some(Shortfall::Unreached),
+        }
+    }
+}
+
+impl RunRecord for RepairRecord {
+    type Settings = RepairSettings;
+    const COMMAND: &'static str = "repair";
+    const WHAT: &'static str = "repair record";
+
+    fn settings(&self) -> &RepairSettings {
+        &self.settings
+    }
+
+    fn checkpoint_sha256(&self) -> &str {
+        &self.checkpoint_sha256_after
+    }
 }

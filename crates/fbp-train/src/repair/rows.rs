@@ -8,7 +8,7 @@ use crate::cache::FeatureCache;
 
 /// Samples whose inputs of the layer are known, as batch and as columns.
 pub(super) struct Subjects {
-    input: Tensor,
+    states: Tensor,
     pub(super) labels: Vec<u32>,
     pub(super) columns: Vec<Mat<f64>>,
 }
@@ -28,19 +28,19 @@ impl Subjects {
     /// # Errors
     /// [`TrainError::Tensor`] if the batch cannot be made.
     pub(super) fn new(layer: &AffineLayer, cache: &FeatureCache, samples: &[usize]) -> Result<Self, TrainError> {
-        let (input, labels) = match samples {
+        let (states, labels) = match samples {
             [] => (Tensor::zeros((0, cache.len), candle_core::DType::F32, &Device::Cpu)?, Vec::new()),
             _ => cache.batch(samples)?,
         };
         let columns = samples.iter().map(|&k| layer.columns(&cache.values[k * cache.len..][..cache.len])).collect();
-        Ok(Self { input, labels, columns })
+        Ok(Self { states, labels, columns })
     }
 
     /// Subjects of which only the columns are known.
     #[cfg(test)]
     pub(super) fn of_columns(columns: Vec<Mat<f64>>) -> Self {
-        let input = Tensor::zeros((0, 0), candle_core::DType::F32, &Device::Cpu);
-        Self { input: input.expect("an empty tensor"), labels: Vec::new(), columns }
+        let states = Tensor::zeros((0, 0), candle_core::DType::F32, &Device::Cpu);
+        Self { states: states.expect("an empty tensor"), labels: Vec::new(), columns }
     }
 
     /// The conditions that every label leads by the margin of its sample, linearised at the present weights, which differ from the old
@@ -59,8 +59,8 @@ impl Subjects {
         if self.labels.is_empty() {
             return Ok(Vec::new());
         }
-        let output = Var::from_tensor(&layer.output(network, &self.input)?)?;
-        let logits = layer.logits(network, &output)?;
+        let output = Var::from_tensor(&layer.output(network, &self.states)?)?;
+        let logits = layer.logits(network, &self.states, &output)?;
         let classes = logits.dim(1)?;
         let mut jacobian = Vec::with_capacity(classes);
         for class in 0..classes {
@@ -79,7 +79,10 @@ impl Subjects {
             order.sort_by(|&a, &b| own[b].total_cmp(&own[a]));
             for rival in order.into_iter().take(rivals) {
                 let at = |class: usize, k: usize| f64::from(jacobian[class][sample * len + k]);
-                let entry = |o: usize, p: usize| at(label, o * positions + p) - at(rival, o * positions + p);
+                let entry = |o: usize, p: usize| {
+                    let k = layer.output_index(o, p);
+                    at(label, k) - at(rival, k)
+                };
                 let g = Mat::from_fn(layer.outputs, positions, entry);
                 let along: f64 =
                     (0..positions).map(|p| (0..layer.outputs).map(|o| g[(o, p)] * moved[(o, p)]).sum::<f64>()).sum();

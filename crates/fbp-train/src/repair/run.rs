@@ -4,13 +4,16 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::change::WeightChange;
+use super::deadline::Deadline;
+use super::effort::{Effort, about};
+use super::origin::{Asked, Given, SampleOrigin};
 use super::record::{Candidate, Demand, StateMeasures};
-use super::samples::SampleChoice;
 use super::search::{ROUNDS, Search};
 use crate::TrainError;
+use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
-use crate::settings::check;
+use crate::settings::{Part, check};
 
 /// Demands in the order in which they are tried.
 const GRID: [Demand; 7] = [
@@ -33,6 +36,8 @@ const ALWAYS: usize = 4;
 /// | `efficacy`     | 0.99    | `[0, 1]` |
 /// | `validation`   | 0.1     | `(0, 1)` |
 /// | `seed`         | 0       |          |
+/// | `limit`        | none    | 1 or more |
+/// | `time`         | none    | `(0, ∞)`, in seconds |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RepairOptions {
     /// Largest loss of accuracy on the validation part.
@@ -43,11 +48,15 @@ pub struct RepairOptions {
     pub validation: f64,
     /// Seed of the choice of samples.
     pub seed: u64,
+    /// Most samples that are repaired, drawn at random among those chosen; all of them by default.
+    pub limit: Option<usize>,
+    /// Time after which the search ends with the best state so far, in seconds. The result then depends on the machine.
+    pub time: Option<f64>,
 }
 
 impl Default for RepairOptions {
     fn default() -> Self {
-        Self { max_drawdown: 0.013, efficacy: 0.99, validation: 0.1, seed: 0 }
+        Self { max_drawdown: 0.013, efficacy: 0.99, validation: 0.1, seed: 0, limit: None, time: None }
     }
 }
 
@@ -59,14 +68,28 @@ impl RepairOptions {
     pub fn check(&self) -> Result<(), TrainError> {
         check("max_drawdown", self.max_drawdown, 0.0..=1.0, "[0, 1]")?;
         check("efficacy", self.efficacy, 0.0..=1.0, "[0, 1]")?;
-        check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")
+        check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")?;
+        check("limit", self.limit.unwrap_or(1), 1.., "1 or more samples")?;
+        check("time", self.time.unwrap_or(1.0), f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")
     }
+}
+
+/// Time from which on a search says before it starts how long it will take, in seconds.
+const LONG: f64 = 10.0;
+
+/// Checks that a stage has a layer that can be repaired, or that there is such a layer of this path; needs no data.
+///
+/// # Errors
+/// [`TrainError::Model`] for an unknown stage or layer, [`TrainError::Setting`] for a stage without such a layer or a layer of
+/// another kind.
+pub fn check_repairable(network: &Network, stage: &str) -> Result<(), TrainError> {
+    AffineLayer::of(network, stage).map(|_| ())
 }
 
 /// What a repair did.
 #[derive(Clone, Debug)]
 pub struct Repaired {
-    /// Positions of the samples in the training data.
+    /// Positions of the samples among the images that they were chosen from.
     pub samples: Vec<usize>,
     /// Measures of the result.
     pub measures: StateMeasures,
@@ -94,11 +117,11 @@ pub struct Repaired {
 /// logits by the outputs of the layer. The conditions are linearised again at every new state, and watched samples that
 /// a state broke become conditions of the next one. A step that loses too much on the validation part is halved,
 /// and more is asked for samples that are still wrong. Several margins, ridges and slacks are tried, further ones until
-/// enough samples are repaired. Of the states that lose no more than `max_drawdown` on the validation part, the one with
+/// enough samples are repaired or the time is over. Of the states that lose no more than `max_drawdown` on the validation part, the one with
 /// the most repaired samples is kept; of those with enough, the one that loses least. No change is one of the states.
 ///
 /// # Errors
-/// [`TrainError::Parameter`], [`TrainError::Samples`], [`TrainError::Mismatch`] for a stage without such a layer,
+/// [`TrainError::Parameter`], [`TrainError::Samples`], [`TrainError::Setting`] for a stage without such a layer,
 /// [`TrainError::Singular`] for data that are not finite.
 ///
 /// # Source
@@ -107,24 +130,43 @@ pub struct Repaired {
 pub fn repair(
     network: &Network,
     stage: &str,
-    choice: &SampleChoice,
+    asked: Asked<'_>,
     data: &DataBundle,
     options: &RepairOptions,
     progress: &dyn Progress,
 ) -> Result<Repaired, TrainError> {
     options.check()?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-    let samples = choice.resolve(network, data, &split.train, options.seed)?;
+    // Of the training images those for validation are not chosen from: they judge.
+    let candidates = match asked.origin {
+        SampleOrigin::Part(Part::Train) => split.train.clone(),
+        other => (0..other.images(data).len()).collect(),
+    };
+    let limit = (options.seed, options.limit);
+    let samples = asked.choice.resolve_some(network, (asked.origin, data), &candidates, limit)?;
+    let counts = [data.train.classes().max(2), split.train.len()];
+    let effort = Effort::of(&AffineLayer::of(network, stage)?, samples.len(), GRID.len(), counts);
+    let seconds = effort.seconds();
+    if seconds > options.time.unwrap_or(f64::INFINITY).min(LONG) {
+        let bound = match options.time {
+            Some(time) => format!("--time ends it after {time:.0} s"),
+            None => "--limit takes fewer samples, --time ends it earlier with the best state so far".into(),
+        };
+        progress.note(&format!("repair of {effort}: {} for a whole search; {bound}", about(seconds)));
+    }
     let begun = Instant::now();
-    let search = Search::new(network, stage, &samples, data, &split, options.seed)?;
+    let deadline = Deadline::after(options.time);
+    let given = Given { origin: asked.origin, samples: &samples };
+    let search = Search::new(network, stage, given, data, &split, options.seed)?;
     let (mut best, mut candidates) = ((Mat::zeros(search.old.nrows(), search.old.ncols()), None), Vec::new());
     let mut measures = search.start;
     progress.begin("repair", GRID.len() * ROUNDS, "solves");
     for (index, demand) in GRID.into_iter().enumerate() {
-        if index >= ALWAYS && measures.efficacy >= options.efficacy {
+        let enough = index >= ALWAYS && measures.efficacy >= options.efficacy;
+        if enough || deadline.is_over() {
             break;
         }
-        for (change, candidate) in search.run(demand, options.max_drawdown, progress)? {
+        for (change, candidate) in search.run(demand, options.max_drawdown, deadline, progress)? {
             candidates.push(candidate);
             let allowed = candidate.measures.drawdown_validation <= options.max_drawdown;
             if allowed && candidate.measures.rank(options.efficacy) > measures.rank(options.efficacy) {

@@ -4,24 +4,30 @@ use std::str::FromStr;
 
 use fbp_models::Network;
 
+use super::origin::SampleOrigin;
 use crate::TrainError;
-use crate::data::{DataBundle, shuffle_indices};
+use crate::data::{DataBundle, Dataset, Normalization, shuffle_indices};
 use crate::evaluate::EvalSet;
 
 /// Random stream for the choice of samples, apart from those of splits and epochs.
 const STREAM: u64 = u64::MAX - 1;
 
-/// Which training samples to repair or to explain.
+/// Random stream for the choice among those.
+const LIMIT_STREAM: u64 = u64::MAX - 4;
+
+/// Which samples to repair or to explain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SampleChoice {
-    /// Positions in the training data.
+    /// Positions in the data, from 0.
     List(Vec<usize>),
-    /// A text file with one position in the training data per line.
+    /// A text file with one position per line.
     File(PathBuf),
     /// So many wrongly classified samples, drawn at random.
     Wrong(usize),
     /// All wrongly classified samples of one class.
     Class(u32),
+    /// All samples.
+    All,
 }
 
 impl FromStr for SampleChoice {
@@ -35,7 +41,8 @@ impl FromStr for SampleChoice {
                 count => Ok(Self::Wrong(count as usize)),
             },
             Some(("class", digits)) => Ok(Self::Class(number(digits)?)),
-            _ if text.is_empty() => Err("name positions such as 3,17, a file, wrong:N or class:K".into()),
+            _ if text.is_empty() => Err("name positions such as 3,17, a file, wrong:N, class:K or all".into()),
+            _ if text == "all" => Ok(Self::All),
             _ if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b',') => {
                 let position = |digits: &str| match digits.parse::<usize>() {
                     Ok(position) => Ok(position),
@@ -58,6 +65,7 @@ impl fmt::Display for SampleChoice {
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Wrong(count) => write!(f, "wrong:{count}"),
             Self::Class(class) => write!(f, "class:{class}"),
+            Self::All => f.write_str("all"),
         }
     }
 }
@@ -66,27 +74,66 @@ impl fmt::Display for SampleChoice {
 ///
 /// # Errors
 /// [`TrainError::Model`] if the images do not fit the network.
-pub fn wrong_samples(network: &Network, data: &DataBundle, indices: &[usize]) -> Result<Vec<usize>, TrainError> {
-    let right = EvalSet::new(&data.train, &data.normalization, Some(indices))?.right(network)?;
+pub fn wrong_samples(
+    network: &Network,
+    images: &Dataset,
+    normalization: &Normalization,
+    indices: &[usize],
+) -> Result<Vec<usize>, TrainError> {
+    let right = EvalSet::new(images, normalization, Some(indices))?.right(network)?;
     Ok(indices.iter().zip(right).filter(|(_, right)| !right).map(|(&index, _)| index).collect())
 }
 
 impl SampleChoice {
-    /// The samples, ascending; `wrong` and `class` choose among `candidates`.
+    /// At most `limit` of the samples, drawn at random, ascending.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_some(
+        &self,
+        network: &Network,
+        origin: (SampleOrigin<'_>, &DataBundle),
+        candidates: &[usize],
+        (seed, limit): (u64, Option<usize>),
+    ) -> Result<Vec<usize>, TrainError> {
+        let mut samples = self.resolve(network, origin, candidates, seed)?;
+        if let Some(limit) = limit.filter(|limit| *limit < samples.len()) {
+            shuffle_indices(&mut samples, seed, LIMIT_STREAM);
+            samples.truncate(limit);
+            samples.sort_unstable();
+        }
+        Ok(samples)
+    }
+
+    /// The samples among the images of `origin`, ascending; `wrong` and `class` choose among `candidates`.
     ///
     /// # Errors
     /// [`TrainError::Read`], [`TrainError::Samples`] if the choice is empty or names what is not there.
     pub fn resolve(
         &self,
         network: &Network,
-        data: &DataBundle,
+        (origin, data): (SampleOrigin<'_>, &DataBundle),
+        candidates: &[usize],
+        seed: u64,
+    ) -> Result<Vec<usize>, TrainError> {
+        self.choose(network, (origin.images(data), origin.name()), &data.normalization, candidates, seed)
+    }
+
+    /// The samples among any images, called `name` in messages, ascending.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn choose(
+        &self,
+        network: &Network,
+        (images, name): (&Dataset, &str),
+        normalization: &Normalization,
         candidates: &[usize],
         seed: u64,
     ) -> Result<Vec<usize>, TrainError> {
         let fault = |reason: String| TrainError::Samples { choice: self.to_string(), reason };
-        let count = data.train.len();
-        let outside =
-            |text: &str| fault(format!("{text} is no position in {count} training samples, 0 to {}", count - 1));
+        let count = images.len();
+        let outside = |text: &str| fault(format!("{text} is no position in {count} {name}, 0 to {}", count - 1));
         let mut samples = match self {
             Self::List(positions) => match positions.iter().find(|position| **position >= count) {
                 Some(position) => return Err(outside(&position.to_string())),
@@ -102,7 +149,7 @@ impl SampleChoice {
                 lines.map(parse).collect::<Result<Vec<_>, _>>()?
             }
             Self::Wrong(count) => {
-                let mut wrong = wrong_samples(network, data, candidates)?;
+                let mut wrong = wrong_samples(network, images, normalization, candidates)?;
                 if wrong.len() < *count {
                     return Err(fault(format!("the network classifies only {} samples wrongly", wrong.len())));
                 }
@@ -110,13 +157,14 @@ impl SampleChoice {
                 wrong.truncate(*count);
                 wrong
             }
+            Self::All => candidates.to_vec(),
             Self::Class(class) => {
                 let of_class: Vec<usize> =
-                    candidates.iter().copied().filter(|&i| u32::from(data.train.labels()[i]) == *class).collect();
+                    candidates.iter().copied().filter(|&i| u32::from(images.labels()[i]) == *class).collect();
                 if of_class.is_empty() {
                     return Err(fault("there is no sample of that class".into()));
                 }
-                wrong_samples(network, data, &of_class)?
+                wrong_samples(network, images, normalization, &of_class)?
             }
         };
         samples.sort_unstable();
@@ -134,7 +182,7 @@ mod tests {
 
     #[test]
     fn choices_are_read_as_they_are_written() {
-        for text in ["wrong:100", "class:6", "some/file.txt", "3,17,42", "5", "./5"] {
+        for text in ["all", "wrong:100", "class:6", "some/file.txt", "3,17,42", "5", "./5"] {
             assert_eq!(text.parse::<SampleChoice>().unwrap().to_string(), text);
         }
         assert!("wrong:0".parse::<SampleChoice>().is_err() && "class:x".parse::<SampleChoice>().is_err());

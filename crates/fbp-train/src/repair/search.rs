@@ -2,19 +2,21 @@ use candle_core::{Device, Tensor};
 use faer::Mat;
 use fbp_models::Network;
 
+use super::deadline::Deadline;
+use super::origin::Given;
 use super::problem::{Metric, column_moment};
 use super::record::{Candidate, Demand, StateMeasures};
 use super::rows::Subjects;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
-use crate::data::{DataBundle, Split, shuffle_indices};
+use crate::data::{DataBundle, Dataset, Split, shuffle_indices};
 use crate::progress::Progress;
 
 /// Linearisations for each demand.
 pub(super) const ROUNDS: usize = 4;
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
-const RIVALS: usize = 4;
+pub(super) const RIVALS: usize = 4;
 /// Shares of a step, tried in turn until the loss on the validation part is within its bound.
 const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 /// Share of the margin by which more is asked for a sample that a state has not repaired.
@@ -22,7 +24,7 @@ const RAISE: f64 = 0.5;
 /// Training samples that are watched: their features are the data to be left alone.
 const WATCHED: usize = 10_000;
 /// Watched samples that become conditions, at most: the cost of a solve grows with the cube of their number.
-const GUARDS: usize = 400;
+pub(super) const GUARDS: usize = 400;
 /// Lead that they keep.
 const GUARD_MARGIN: f64 = 0.05;
 /// Samples that are evaluated at a time.
@@ -52,28 +54,32 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Caches the inputs of the last linear or convolutional layer of `stage`.
+    /// Caches the states of the layer `stage`: a path, or the last linear or convolutional layer of a stage.
     ///
     /// # Errors
     /// [`TrainError::Mismatch`] for a stage without such a layer, [`TrainError::Model`] for data of another shape.
     pub(super) fn new(
         network: &'a Network,
         stage: &str,
-        samples: &[usize],
+        given: Given<'_>,
         data: &DataBundle,
         split: &Split,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let layer = AffineLayer::of_stage(network, stage)?;
+        let layer = AffineLayer::of(network, stage)?;
         let mut watched: Vec<usize> =
-            split.train.iter().copied().filter(|i| samples.binary_search(i).is_err()).collect();
+            split.train.iter().copied().filter(|i| given.in_training().binary_search(i).is_err()).collect();
         shuffle_indices(&mut watched, seed, STREAM);
         watched.truncate(WATCHED);
-        let cached = |indices: &[usize]| {
-            FeatureCache::new(&data.train, &data.normalization, indices, |images| layer.input(network, images))
+        let cached = |images: &Dataset, indices: &[usize]| {
+            FeatureCache::new(images, &data.normalization, indices, |images| layer.states(network, images))
                 .map(|cache| FeatureCache { constant: layer.constant, ..cache })
         };
-        let (targets, watched, validation) = (cached(samples)?, cached(&watched)?, cached(&split.validation)?);
+        let (targets, watched, validation) = (
+            cached(given.origin.images(data), given.samples)?,
+            cached(&data.train, &watched)?,
+            cached(&data.train, &split.validation)?,
+        );
         let all: Vec<usize> = (0..targets.samples()).collect();
         let mut search = Self {
             network,
@@ -98,8 +104,9 @@ impl<'a> Search<'a> {
     fn leads(&self, cache: &FeatureCache) -> Result<Vec<f32>, TrainError> {
         let mut leads = Vec::with_capacity(cache.samples());
         for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
-            let input = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
-            let logits = self.layer.logits(self.network, &self.layer.output(self.network, &input)?)?;
+            let states = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
+            let output = self.layer.output(self.network, &states)?;
+            let logits = self.layer.logits(self.network, &states, &output)?;
             let classes = logits.dim(1)?;
             for (row, &label) in flat(&logits)?.chunks_exact(classes).zip(labels) {
                 let rivals = row.iter().enumerate().filter(|(class, _)| *class != label as usize);
@@ -126,7 +133,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// All rounds for one demand, with the states that they come through.
+    /// All rounds for one demand, or those until a deadline, with the states that they come through.
     ///
     /// # Errors
     /// [`TrainError::Singular`] for data that are not finite.
@@ -134,6 +141,7 @@ impl<'a> Search<'a> {
         &self,
         demand: Demand,
         max_drawdown: f64,
+        deadline: Deadline,
         progress: &dyn Progress,
     ) -> Result<Vec<(Mat<f64>, Candidate)>, TrainError> {
         let Self { network, layer, old, subjects, .. } = self;
@@ -144,11 +152,15 @@ impl<'a> Search<'a> {
         let mut margins = vec![demand.margin; subjects.labels.len()];
         layer.set(network, old)?;
         for round in 1..=ROUNDS {
+            if deadline.is_over() {
+                break;
+            }
             let rows = subjects.rows(network, layer, &change, &margins, RIVALS)?;
             let guards = Subjects::new(layer, &self.watched, &guarded)?;
             let guard_margins = vec![GUARD_MARGIN; guarded.len()];
             let guard_rows = guards.rows(network, layer, &change, &guard_margins, 2)?;
-            let wanted = metric.smallest_change(layer, &[(subjects, &rows), (&guards, &guard_rows)], demand.slack)?;
+            let groups = [(subjects, &rows[..]), (&guards, &guard_rows[..])];
+            let wanted = metric.smallest_change(layer, &groups, demand.slack, deadline)?;
             let from = change.clone();
             for step in STEPS {
                 change = &from + faer::Scale(step) * (&wanted - &from);

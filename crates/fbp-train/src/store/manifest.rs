@@ -6,10 +6,10 @@ use super::MANIFEST_FILE;
 use crate::TrainError;
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
-use crate::settings::{Embedding, Metric, TargetMode};
+use crate::settings::{Effort, Embedding, Metric, TargetMode};
 
 /// Version of the layout of the folder; raised when an old reader would misread a new store.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// One transitional stage of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +18,16 @@ pub struct StageEntry {
     pub name: String,
     /// Shape `[C, H, W]` of one feature.
     pub shape: [usize; 3],
+    /// Its dimensions in a shard, as the network has them: `[C, H, W]`, or `[F]` if it is flat.
+    pub dims: Vec<usize>,
 }
 
 impl StageEntry {
+    /// Dimensions of the tensor with the targets of some samples.
+    pub fn tensor_dims(&self, samples: usize) -> Vec<usize> {
+        [&[samples], self.dims.as_slice()].concat()
+    }
+
     /// Number of entries of one feature.
     pub fn feature_len(&self) -> usize {
         self.shape.iter().product()
@@ -32,7 +39,7 @@ impl StageEntry {
 pub struct ShardEntry {
     /// File name within the folder.
     pub file: String,
-    /// Index of its first sample in the data set.
+    /// Place of its first sample among those that the targets were made for.
     pub start: usize,
     /// Number of samples.
     pub samples: usize,
@@ -56,6 +63,9 @@ pub struct ManifestParams {
     /// In which metric they are nearest; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
+    /// How much is spent on nearer targets; left out for the thorough one.
+    #[serde(default, skip_serializing_if = "Effort::is_thorough")]
+    pub effort: Effort,
     /// Samples per shard.
     pub shard_samples: usize,
     /// The transitional stages, from the input to the output.
@@ -73,6 +83,12 @@ pub struct Manifest {
     pub params: ManifestParams,
     /// All shards, also those still missing.
     pub shards: Vec<ShardEntry>,
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
 }
 
 impl Manifest {
@@ -112,19 +128,31 @@ impl Manifest {
     /// [`TrainError::Json`], or [`TrainError::Store`] for another version or an edited manifest.
     pub(super) fn parse(folder: &Path, path: &Path, text: &[u8]) -> Result<Self, TrainError> {
         let json = |source| TrainError::Json { path: path.to_owned(), what: "manifest of a target store", source };
-        let found: Self = serde_json::from_slice(text).map_err(json)?;
         let store = |reason: String| TrainError::Store { folder: folder.to_owned(), reason };
-        if found.format != FORMAT {
-            let reason = format!("its layout has version {}, this program knows version {FORMAT}", found.format);
+        // The version first: other versions may have other fields.
+        let Version { format } = serde_json::from_slice(text).map_err(json)?;
+        if format != FORMAT {
+            let age = if format < FORMAT { "an older" } else { "a newer" };
+            let reason = format!(
+                "{age} version of this program wrote it (layout {format}, this one knows {FORMAT}); make the targets again \
+                 with `fbp targets`, in another folder or with --force"
+            );
             return Err(store(reason));
         }
+        let found: Self = serde_json::from_slice(text).map_err(json)?;
         // Sizes first: planning the shards of a hostile manifest could take all memory.
         let sizes = found.params.data.samples.checked_div(found.params.shard_samples).unwrap_or(usize::MAX);
         let lengths = found.params.stages.iter().map(|stage| {
             let [channels, height, width] = stage.shape;
             channels.checked_mul(height)?.checked_mul(width)?.checked_mul(4)?.checked_mul(found.params.data.samples)
         });
-        let is_possible = sizes <= found.shards.len() && lengths.map(|len| len.unwrap_or(0)).all(|len| len > 0);
+        let same_len = |stage: &StageEntry| {
+            let len = stage.dims.iter().try_fold(1_usize, |len, &dim| len.checked_mul(dim));
+            len == Some(stage.feature_len())
+        };
+        let is_possible = sizes <= found.shards.len()
+            && lengths.map(|len| len.unwrap_or(0)).all(|len| len > 0)
+            && found.params.stages.iter().all(same_len);
         if !is_possible || Self::new(found.params.clone())? != found {
             return Err(store(
                 "its manifest contradicts itself; delete it, or make the store in another folder".into(),

@@ -23,6 +23,7 @@ pub(super) struct Shard {
     path: PathBuf,
     map: Mmap,
     labels: Range<usize>,
+    indices: Range<usize>,
     targets: Vec<Range<usize>>,
     attained: Vec<Range<usize>>,
 }
@@ -61,19 +62,21 @@ impl Shard {
         };
         let n = entry.samples;
         let stages = &manifest.params.stages;
-        let labels = locate("label", Dtype::U32, &[n])?;
+        let labels = locate("labels", Dtype::I64, &[n])?;
+        let indices = locate("indices", Dtype::I64, &[n])?;
         let targets = stages
             .iter()
-            .map(|stage| locate(&format!("target.{}", stage.name), Dtype::F32, &[n, stage.feature_len()]))
+            .map(|stage| locate(&format!("target.{}", stage.name), Dtype::F32, &stage.tensor_dims(n)))
             .collect::<Result<Vec<_>, _>>()?;
         let attained = stages
             .iter()
             .map(|stage| locate(&format!("attained.{}", stage.name), Dtype::U8, &[n]))
             .collect::<Result<Vec<_>, _>>()?;
-        let shard = Self { path: path.to_owned(), labels, targets, attained, map };
+        let shard = Self { path: path.to_owned(), labels, indices, targets, attained, map };
         // The writer aligns tensors; a file of another program may not, and could not be viewed as numbers.
         let aligned = |range: &Range<usize>| bytemuck::try_cast_slice::<u8, f32>(&shard.map[range.clone()]).is_ok();
-        if !aligned(&shard.labels) || !shard.targets.iter().all(aligned) {
+        let is_whole = |range: &Range<usize>| bytemuck::try_cast_slice::<u8, i64>(&shard.map[range.clone()]).is_ok();
+        if ![&shard.labels, &shard.indices].into_iter().all(is_whole) || !shard.targets.iter().all(aligned) {
             return Err(TrainError::Mismatch {
                 left: path.display().to_string(),
                 right: "the layout of shards".into(),
@@ -81,6 +84,10 @@ impl Shard {
             });
         }
         Ok(shard)
+    }
+
+    fn whole_numbers(&self, range: &Range<usize>) -> &[i64] {
+        bytemuck::cast_slice(&self.map[range.clone()])
     }
 
     fn target(&self, stage: usize) -> &[f32] {
@@ -130,10 +137,14 @@ impl TargetStore {
 
     /// The labels of all samples, in the order of the data set.
     pub fn labels(&self) -> impl Iterator<Item = u32> {
-        self.shards.iter().flat_map(|shard| {
-            let labels: &[u32] = bytemuck::cast_slice(&shard.map[shard.labels.clone()]);
-            labels.iter().copied()
-        })
+        let of = |shard: &'_ Shard| shard.whole_numbers(&shard.labels).to_vec();
+        self.shards.iter().flat_map(of).map(|label| u32::try_from(label).unwrap_or(u32::MAX))
+    }
+
+    /// Where each sample is in the files of the data set, from 0.
+    pub fn indices(&self) -> impl Iterator<Item = usize> {
+        let of = |shard: &'_ Shard| shard.whole_numbers(&shard.indices).to_vec();
+        self.shards.iter().flat_map(of).map(|index| usize::try_from(index).unwrap_or(usize::MAX))
     }
 
     /// The targets of one stage, checked to be finite.

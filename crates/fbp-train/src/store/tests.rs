@@ -4,9 +4,14 @@ use std::path::Path;
 use super::*;
 use crate::TrainError;
 use crate::identity::DataIdentity;
-use crate::settings::{Embedding, Metric, TargetMode};
+use crate::settings::{Effort, Embedding, Metric, TargetMode};
 
 const STAGES: [(&str, [usize; 3]); 2] = [("conv1", [2, 3, 1]), ("conv2", [4, 1, 1])];
+
+/// An image, or a flat feature.
+fn dims(shape: [usize; 3]) -> Vec<usize> {
+    if shape[1..] == [1, 1] { shape[..1].to_vec() } else { shape.to_vec() }
+}
 
 fn manifest(samples: usize, margin: f64) -> Manifest {
     Manifest::new(ManifestParams {
@@ -17,8 +22,12 @@ fn manifest(samples: usize, margin: f64) -> Manifest {
         embedding: Embedding::Margin,
         margin,
         metric: Metric::Euclidean,
+        effort: Effort::Thorough,
         shard_samples: 4,
-        stages: STAGES.iter().map(|&(name, shape)| StageEntry { name: name.into(), shape }).collect(),
+        stages: STAGES
+            .iter()
+            .map(|&(name, shape)| StageEntry { name: name.into(), shape, dims: dims(shape) })
+            .collect(),
     })
     .unwrap()
 }
@@ -31,6 +40,7 @@ fn value(stage: usize, sample: usize, k: usize) -> f32 {
 fn write(writer: &StoreWriter, shard: &ShardEntry) -> Result<(), TrainError> {
     let samples = shard.start..shard.start + shard.samples;
     let labels: Vec<u32> = samples.clone().map(|i| i as u32 % 3).collect();
+    let indices: Vec<usize> = samples.clone().map(|i| 7 * i + 2).collect();
     let features = |stage: usize| -> Vec<f32> {
         let len = STAGES[stage].1.iter().product();
         samples.clone().flat_map(|i| (0..len).map(move |k| value(stage, i, k))).collect()
@@ -39,7 +49,8 @@ fn write(writer: &StoreWriter, shard: &ShardEntry) -> Result<(), TrainError> {
     let attained: Vec<u8> = samples.map(|i| u8::from(i != 5)).collect();
     let stages =
         [StageRows { target: &first, attained: &attained }, StageRows { target: &second, attained: &attained }];
-    writer.write_shard(shard, ShardContent { stages: &stages, labels: &labels, stats: &shard.samples })
+    writer
+        .write_shard(shard, ShardContent { stages: &stages, labels: &labels, indices: &indices, stats: &shard.samples })
 }
 
 fn fill(folder: &Path, manifest: Manifest) {
@@ -69,6 +80,7 @@ fn every_row_comes_back_from_its_shard() {
     let store = TargetStore::open(folder.path()).unwrap();
     assert_eq!(store.manifest().shards.len(), 3);
     assert_eq!(store.labels().collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]);
+    assert_eq!(store.indices().collect::<Vec<_>>(), [2, 9, 16, 23, 30, 37, 44, 51, 58, 65]);
     for (index, (name, _)) in STAGES.iter().enumerate() {
         let stage = store.stage(name).unwrap();
         assert_eq!(stage.samples(), 10);
@@ -128,7 +140,7 @@ fn damaged_shards_are_found_and_made_again() {
     let path = folder.path().join("shard-00001.safetensors");
     let whole = fs::read(&path).unwrap();
     let mut edited = whole.clone();
-    let at = edited.windows(5).position(|w| w == b"label").unwrap();
+    let at = edited.windows(6).position(|w| w == b"labels").unwrap();
     edited[at] = b'L';
     for damaged in [&whole[..whole.len() - 1], &whole[..5], &[], &edited] {
         // A new file, as the rename of the writer makes one; changing a mapped file in place is not supported.
@@ -169,7 +181,7 @@ fn content_of_another_size_is_refused() {
     let writer = StoreWriter::open(folder.path(), manifest(10, 1.0), false).unwrap();
     let shard = ShardEntry { samples: 3, ..writer.manifest().shards[0].clone() };
     let labels = [0; 4];
-    let content = ShardContent { stages: &[], labels: &labels, stats: &0 };
+    let content = ShardContent { stages: &[], labels: &labels, indices: &[0; 4], stats: &0 };
     assert!(matches!(writer.write_shard(&shard, content), Err(TrainError::Mismatch { .. })));
     assert_eq!(contents(folder.path()).len(), 1);
 }
@@ -186,7 +198,9 @@ fn impossible_stores_and_other_versions_are_refused() {
     let path = folder.path().join(MANIFEST_FILE);
     let text = fs::read_to_string(&path).unwrap();
     for (edited, part) in [
-        (text.replace("\"format\": 1", "\"format\": 2"), "version 2"),
+        (text.replace("\"format\": 2", "\"format\": 1"), "an older version of this program wrote it (layout 1"),
+        ("{\"format\": 1, \"of_the_past\": true}".to_owned(), "with --force"),
+        (text.replace("\"format\": 2", "\"format\": 3"), "a newer version"),
         (text.replace("\"margin\": 1.0", "\"margin\": 2.0"), "contradicts itself"),
         (text[..text.len() / 2].to_owned(), "not a manifest"),
     ] {

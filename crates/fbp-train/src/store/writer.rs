@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{MANIFEST_FILE, Manifest, REPORT_FILE, ShardEntry, TIME_FILE};
+use super::{EXAMPLES_FILE, MANIFEST_FILE, Manifest, REPORT_FILE, ShardEntry, TIME_FILE};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
 
@@ -31,6 +31,8 @@ pub struct ShardContent<'a, S> {
     pub stages: &'a [StageRows<'a>],
     /// Label of each sample.
     pub labels: &'a [u32],
+    /// Where each sample is in the files of the data set.
+    pub indices: &'a [usize],
     /// Statistics of the shard, kept in its metadata.
     pub stats: &'a S,
 }
@@ -46,10 +48,11 @@ pub struct StoreWriter {
 impl StoreWriter {
     /// Opens or creates the store in `folder` and removes what a killed run left half done.
     ///
-    /// With `force` a store made with other settings is deleted first; its other files are not touched.
+    /// With `force` a store that is there is deleted first and made again; its other files are not touched.
     ///
     /// # Errors
-    /// [`TrainError::OtherSettings`] if the folder holds other targets and `force` is not set,
+    /// [`TrainError::OtherSettings`] if the folder holds other targets, [`TrainError::Foreign`] for files that would be
+    /// replaced and belong to no store, both unless `force`,
     /// [`TrainError::Busy`] if another process writes to it, [`TrainError::Write`] if the folder cannot be written.
     pub fn open(folder: &Path, manifest: Manifest, force: bool) -> Result<Self, TrainError> {
         prepare_folder(folder)?;
@@ -61,12 +64,17 @@ impl StoreWriter {
             Err(error) => return Err(TrainError::reading(path)(error)),
         };
         match found {
-            Some(Ok(found)) if found == manifest => {}
+            Some(Ok(found)) if found == manifest && !force => {}
             Some(Ok(found)) if !force => {
                 return Err(TrainError::OtherSettings { path, differences: found.differences(&manifest) });
             }
             Some(Err(error)) if !force => return Err(error),
-            _ => {
+            found => {
+                if found.is_none() && !force {
+                    let foreign = own_files(folder)?.into_iter().find(|path| path.exists());
+                    let command = String::from("targets");
+                    foreign.map_or(Ok(()), |path| Err(TrainError::Foreign { path, command }))?;
+                }
                 remove_store(folder)?;
                 let mut text = serde_json::to_vec_pretty(&manifest).map_err(|source| TrainError::Json {
                     path: path.clone(),
@@ -130,6 +138,7 @@ impl StoreWriter {
     ) -> Result<Vec<u8>, TrainError> {
         let stages = &self.manifest.params.stages;
         let fits = content.labels.len() == shard.samples
+            && content.indices.len() == shard.samples
             && content.stages.len() == stages.len()
             && content.stages.iter().zip(stages).all(|(rows, stage)| {
                 rows.target.len() == shard.samples * stage.feature_len() && rows.attained.len() == shard.samples
@@ -144,9 +153,15 @@ impl StoreWriter {
         let format = |source| TrainError::Shard { path: path.to_owned(), source };
         let n = shard.samples;
         let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(format);
-        let mut tensors = vec![("label".to_owned(), view(Dtype::U32, vec![n], bytemuck::cast_slice(content.labels))?)];
+        // 64 bits with sign, as PyTorch has its indices and labels.
+        let labels: Vec<i64> = content.labels.iter().map(|&label| i64::from(label)).collect();
+        let indices: Vec<i64> = content.indices.iter().map(|&index| index as i64).collect();
+        let whole = |name: &str, numbers| {
+            Ok::<_, TrainError>((name.to_owned(), view(Dtype::I64, vec![n], bytemuck::cast_slice(numbers))?))
+        };
+        let mut tensors = vec![whole("labels", &labels)?, whole("indices", &indices)?];
         for (rows, stage) in content.stages.iter().zip(stages) {
-            let target = view(Dtype::F32, vec![n, stage.feature_len()], bytemuck::cast_slice(rows.target))?;
+            let target = view(Dtype::F32, stage.tensor_dims(n), bytemuck::cast_slice(rows.target))?;
             tensors.push((format!("target.{}", stage.name), target));
             tensors.push((format!("attained.{}", stage.name), view(Dtype::U8, vec![n], rows.attained)?));
         }
@@ -225,16 +240,21 @@ fn read_stats<S: DeserializeOwned>(path: &Path) -> Result<S, TrainError> {
 
 /// Removes the files of a store, the report that calls it finished first.
 fn remove_store(folder: &Path) -> Result<(), TrainError> {
-    let mut doomed = vec![folder.join(REPORT_FILE), folder.join(TIME_FILE)];
+    own_files(folder)?.into_iter().try_for_each(remove)
+}
+
+/// The files besides the manifest that a store may have.
+fn own_files(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let mut files = [REPORT_FILE, TIME_FILE, EXAMPLES_FILE].map(|name| folder.join(name)).to_vec();
     for entry in fs::read_dir(folder).map_err(TrainError::writing(folder))? {
         let entry = entry.map_err(TrainError::writing(folder))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with("shard-") && name.ends_with(".safetensors") {
-            doomed.push(entry.path());
+            files.push(entry.path());
         }
     }
-    doomed.into_iter().try_for_each(remove)
+    Ok(files)
 }
 
 /// Removes a file, if it is there.

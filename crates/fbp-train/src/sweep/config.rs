@@ -167,12 +167,9 @@ impl SweepConfig {
     /// [`TrainError::Sweep`] with the line of the mistake.
     pub fn parse(text: &str, path: &Path) -> Result<Self, TrainError> {
         let mut config: Self = toml::from_str(text).map_err(|error| {
-            let line = |span: std::ops::Range<usize>| {
-                let before = text.get(..span.start).unwrap_or(text);
-                format!("line {}: ", before.matches('\n').count() + 1)
-            };
-            let place = error.span().map(line).unwrap_or_default();
-            TrainError::Sweep { path: path.to_owned(), reason: format!("{place}{}", error.message()) }
+            // Shows the line with a mark under the place.
+            let reason = format!("{}\n`fbp help sweep` explains the format", error.to_string().trim_end());
+            TrainError::Sweep { path: path.to_owned(), reason }
         })?;
         config.path = path.to_owned();
         Ok(config)

@@ -9,7 +9,7 @@ use super::list::List;
 use crate::TrainError;
 use crate::hash::bytes_sha256;
 use crate::identity::{DataIdentity, file_sha256};
-use crate::input::network_spec;
+use crate::input::{Input, network_for};
 use crate::settings::{Embedding, Keep, Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
 use crate::train::{PostTrainOptions, PretrainOptions, PretrainSettings, RECORD_PREFIX, check_policy, stage_of_mode};
@@ -98,17 +98,17 @@ impl Grid {
     pub(super) fn new(
         config: &SweepConfig,
         data: &DataIdentity,
-        start_data: &DataIdentity,
+        start_input: &Input,
         out: &Path,
     ) -> Result<Self, TrainError> {
         check_size(config)?;
-        let starts = starts(config)?;
+        let starts = starts(config, start_input)?;
         let seeds = |table: &RunTable| table.seeds.as_ref().unwrap_or(&config.seeds).list();
         let lists: Vec<Vec<u64>> = config.runs.iter().map(seeds).collect();
         let mut builder = Builder {
             config,
             data,
-            start_data,
+            start_data: &start_input.identity,
             out,
             repeats: lists.iter().map(|list| repeats(list)).collect(),
             grid: Self::default(),
@@ -184,7 +184,7 @@ fn combinations(table: &RunTable) -> u128 {
 }
 
 /// Checks the starts and looks at their networks.
-fn starts(config: &SweepConfig) -> Result<Vec<Start<'_>>, TrainError> {
+fn starts<'c>(config: &'c SweepConfig, data: &Input) -> Result<Vec<Start<'c>>, TrainError> {
     let mut names = HashSet::new();
     let mut starts = Vec::new();
     for table in &config.starts {
@@ -207,7 +207,8 @@ fn starts(config: &SweepConfig) -> Result<Vec<Start<'_>>, TrainError> {
                 let model = table.model.as_ref().or(config.model.as_ref());
                 let missing = || wrong("name a model, here or at the top, or a checkpoint".into());
                 pretraining(config, table, 0).check().map_err(|error| wrong(error.one_line()))?;
-                (Network::new(&network_spec(model.ok_or_else(missing)?)?, 0)?, None)
+                let spec = network_for(model.ok_or_else(missing)?, &data.bundle.train)?;
+                (Network::new(&spec, 0)?, None)
             }
         };
         starts.push(Start { table, network, sha256 });
@@ -267,6 +268,11 @@ pub(super) fn digest<V: Serialize>(value: &V) -> String {
     let mut text = bytes_sha256(&json);
     text.truncate(16);
     text
+}
+
+/// Whether a text is such a digest.
+pub(super) fn is_digest(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 impl Builder<'_> {
@@ -332,9 +338,9 @@ impl Builder<'_> {
 /// Combination `number` of a table. What has no meaning for its mode gets the default, so that runs that do the same
 /// are the same.
 fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed: u64) -> Result<RunPlan, TrainError> {
-    let default = PostTrainOptions::default();
     let mut pick = Pick(number);
-    let objective = pick.from(&table.mode.0).unwrap_or(default.objective);
+    let objective = pick.from(&table.mode.0).unwrap_or(PostTrainOptions::default().objective);
+    let default = PostTrainOptions::of(objective);
     let stage = table.stage.as_ref().and_then(|list| pick.from(&list.0));
     let is_free = !matches!(objective, Objective::Full | Objective::Head);
     let stage = stage_of_mode(&start.network, objective, stage.as_deref().filter(|_| is_free))?;
@@ -346,9 +352,8 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         mode: pick.one(table.targets.as_ref(), targets.mode),
         embedding: pick.one(table.embedding.as_ref(), targets.embedding),
         metric: pick.one(table.metric.as_ref(), targets.metric),
-        shard_samples: None,
+        ..targets
     };
-    let keep = if objective.is_published() { Keep::Last } else { Keep::Best };
     let mut options = PostTrainOptions {
         objective,
         alpha: if objective == Objective::Joint { alpha } else { 0.0 },
@@ -358,7 +363,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         learning_rate: pick.one(table.learning_rate.as_ref(), default.learning_rate),
         schedule: pick.one(table.schedule.as_ref(), default.schedule),
         weight_decay: pick.one(table.weight_decay.as_ref(), default.weight_decay) + 0.0,
-        keep: pick.one(table.keep.as_ref(), keep),
+        keep: pick.one(table.keep.as_ref(), default.keep),
         ema: table.ema.as_ref().and_then(|list| pick.from(&list.0)),
         validation,
         seed,

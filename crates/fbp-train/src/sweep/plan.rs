@@ -1,13 +1,15 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::grid::RunPlan;
 use crate::settings::{Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
 use crate::train::PostTrainOptions;
 
 /// One run of a sweep, for a list of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PlannedRun {
     /// Name of its start.
     pub start: String,
@@ -15,6 +17,7 @@ pub struct PlannedRun {
     pub name: String,
     /// Whether its record is there.
     pub done: bool,
+    #[serde(rename = "what")]
     pub(super) text: String,
 }
 

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -7,14 +8,16 @@ use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
 use super::config::SweepConfig;
-use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest};
+use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest, is_digest};
 use super::plan::{Plan, PlannedRun, TargetPlan, Task, describe};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
+use crate::data::DataBundle;
 use crate::hash::bytes_sha256;
 use crate::identity::file_sha256;
 use crate::input::Input;
 use crate::json::{differences, read_json, write_json};
+use crate::outputs::record_path;
 use crate::progress::{Progress, Silent};
 use crate::settings::{Embedding, Metric, check};
 use crate::store::{StoreWriter, TargetStore};
@@ -61,7 +64,7 @@ impl Sweep {
         check("validation", config.validation, 0.0..1.0, "[0, 1)").map_err(wrong)?;
         let input = config.data.load()?;
         let start_input = config.data.before_recovery().map(|data| data.load()).transpose()?;
-        let start_data = &start_input.as_ref().unwrap_or(&input).identity;
+        let start_data = start_input.as_ref().unwrap_or(&input);
         Ok(Self {
             grid: Grid::new(config, &input.identity, start_data, out)?,
             input,
@@ -159,13 +162,25 @@ impl Sweep {
         Err(TrainError::SweepRuns { failed, total: self.grid.runs.len(), first })
     }
 
-    /// Removes what a kill in the middle of a removal left of targets that are not to be kept.
+    /// Removes what a kill in the middle of a removal left of targets that are not to be kept. Folders whose names are no
+    /// digests are not from here.
     fn remove_targets(&self) -> Result<(), TrainError> {
         let folder = self.out.join("targets");
         if self.keep_targets || !folder.exists() {
             return Ok(());
         }
-        std::fs::remove_dir_all(&folder).map_err(TrainError::writing(folder))
+        let mut is_empty = true;
+        for entry in std::fs::read_dir(&folder).map_err(TrainError::reading(&folder))? {
+            let path = entry.map_err(TrainError::reading(&folder))?.path();
+            match path.is_dir() && path.file_name().is_some_and(|name| is_digest(&name.to_string_lossy())) {
+                true => std::fs::remove_dir_all(&path).map_err(TrainError::writing(&path))?,
+                false => is_empty = false,
+            }
+        }
+        match is_empty {
+            true => std::fs::remove_dir(&folder).map_err(TrainError::writing(folder)),
+            false => Ok(()),
+        }
     }
 
     fn check_subject(&self) -> Result<(), TrainError> {
@@ -277,7 +292,7 @@ impl Sweep {
 
     fn has_start(&self, start: &StartPlan) -> Result<bool, TrainError> {
         let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(true) };
-        let record: Option<PretrainRecord> = read_json(&start.file.with_extension("json"), "pretraining record")?;
+        let record: Option<PretrainRecord> = read_json(&record_path(&start.file), "pretraining record")?;
         Ok(record.is_some_and(|record| {
             record.settings == **settings
                 && file_sha256(&start.file).is_ok_and(|sha256| sha256 == record.checkpoint_sha256)
@@ -288,17 +303,30 @@ impl Sweep {
         let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(()) };
         let settings = PretrainSettings::clone(settings);
         let data = &self.start_input.as_ref().unwrap_or(&self.input).bundle;
-        pretrain_to_file(settings, data, &start.file, &start.file.with_extension("json"), &Silent)?;
+        pretrain_to_file(settings, data, &start.file, &record_path(&start.file), &Silent)?;
         Ok(())
+    }
+
+    /// The data, normalised as the checkpoint says.
+    fn data_for(&self, checkpoint: &Checkpoint) -> Result<Cow<'_, DataBundle>, TrainError> {
+        let own = &self.input.bundle;
+        match &checkpoint.preprocessing {
+            Some(preprocessing) if *preprocessing != own.preprocessing()? => {
+                let mut data = own.clone();
+                data.normalise_as(preprocessing)?;
+                Ok(Cow::Owned(data))
+            }
+            _ => Ok(Cow::Borrowed(own)),
+        }
     }
 
     fn compute_targets(&self, targets: &TargetPlan) -> Result<(), TrainError> {
         let file = &self.grid.starts[targets.start].file;
-        let network = Checkpoint::load(file)?.network;
+        let checkpoint = Checkpoint::load(file)?;
+        let (data, network) = (self.data_for(&checkpoint)?, checkpoint.network);
         let manifest = targets.options.manifest(&network, file_sha256(file)?, self.input.identity.clone())?;
         // Its name tells its settings, so what is there is a part of the same.
         let writer = StoreWriter::open(&targets.folder, manifest, false)?;
-        let data = &self.input.bundle;
         let source = TargetsSource { network: &network, data: &data.train, normalization: &data.normalization };
         compute_targets(source, &writer, &Silent)?;
         Ok(())
@@ -307,7 +335,9 @@ impl Sweep {
     fn post_train(&self, run: &RunPlan) -> Result<(), TrainError> {
         let begun = Instant::now();
         let start = self.start_of(run);
-        let mut network = Checkpoint::load(&start.file)?.network;
+        let checkpoint = Checkpoint::load(&start.file)?;
+        let mut metadata = checkpoint.kept_metadata()?;
+        let (data, mut network) = (self.data_for(&checkpoint)?, checkpoint.network);
         let sha256 = file_sha256(&start.file)?;
         let store = self.target_folder(run).map(|folder| TargetStore::open(&folder)).transpose()?;
         let goal = match (&store, run.targets) {
@@ -324,8 +354,9 @@ impl Sweep {
         let targets = run.targets.map(fingerprint).transpose()?;
         let mut settings = self.settings(run, network.spec().name.clone());
         (settings.checkpoint_sha256, settings.targets) = (sha256, targets);
-        let curves = post_train(&mut network, &run.stage, &self.input.bundle, goal, &run.options, &Silent)?;
-        let bytes = checkpoint::to_bytes(&network, &Default::default())?;
+        let curves = post_train(&mut network, &run.stage, &data, goal, &run.options, &Silent)?;
+        metadata.extend(data.preprocessing()?.to_metadata()?);
+        let bytes = checkpoint::to_bytes(&network, &metadata)?;
         let record_file = self.record_file(run);
         let checkpoint = if self.keep_checkpoints { format!("{}.safetensors", run.name) } else { String::new() };
         if self.keep_checkpoints {

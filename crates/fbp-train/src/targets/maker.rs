@@ -75,8 +75,9 @@ impl<'a> TargetMaker<'a> {
     ) -> Result<(), TrainError> {
         buffers.resize(samples.len(), &self.feature_lens);
         features_of(&self.source, self.below.clone(), samples, input)?;
-        for (to, &sample) in buffers.labels.iter_mut().zip(samples) {
-            *to = u32::from(self.source.data.labels()[sample]);
+        for ((label, index), &sample) in buffers.labels.iter_mut().zip(&mut buffers.indices).zip(samples) {
+            *label = u32::from(self.source.data.labels()[sample]);
+            *index = self.source.data.position(sample);
         }
         self.engine.run(input, buffers, &self.workers)
     }

@@ -18,7 +18,7 @@ pub use examples::wrong_examples;
 pub use goal::OutputGoal;
 pub(crate) use memory::MemoryTargets;
 pub use record::{Example, ExampleFeature, StageReport, TargetsReport};
-pub use stages::{transitional_names, transitional_stage};
+pub use stages::{cut_as, cut_at_every, transitional_names, transitional_stage};
 
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Instant;
@@ -32,7 +32,7 @@ use self::tile::ShardBuffers;
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
 use crate::progress::Progress;
-use crate::settings::{Embedding, Metric, TargetMode, check};
+use crate::settings::{Effort, Embedding, Metric, TargetMode, check};
 use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntry, StageRows, StoreWriter};
 
 /// Most samples of a shard, and most bytes of features.
@@ -53,6 +53,9 @@ pub struct TargetsOptions {
     /// In which metric they are nearest; Mahalanobis for attainable targets with the margin embedding only.
     #[serde(skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
+    /// How much is spent on nearer targets, for attainable ones.
+    #[serde(skip_serializing_if = "Effort::is_thorough")]
+    pub effort: Effort,
     /// Samples per shard; as many as fit into 128 MiB, at most 5,120, if not given.
     pub shard_samples: Option<usize>,
 }
@@ -64,6 +67,7 @@ impl Default for TargetsOptions {
             embedding: Embedding::Margin,
             margin: 1.0,
             metric: Metric::Euclidean,
+            effort: Effort::Thorough,
             shard_samples: None,
         }
     }
@@ -73,13 +77,14 @@ impl TargetsOptions {
     /// Checks every field against its range.
     ///
     /// # Errors
-    /// [`TrainError::Parameter`] for a margin out of range, or a metric for targets that have none of their own.
+    /// [`TrainError::Parameter`] for a margin out of range, [`TrainError::Setting`] for a metric for targets that have none of their own.
     pub fn check(&self) -> Result<(), TrainError> {
         check("margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
         let has_metric = self.mode == TargetMode::Attainable && self.embedding == Embedding::Margin;
         if !self.metric.is_euclidean() && !has_metric {
-            let range = "euclidean, unless the targets are attainable and the embedding is margin";
-            return Err(TrainError::Parameter { name: "metric", value: self.metric.to_string(), range });
+            let reason = "needs targets that are attainable and the embedding margin: leave it out, or choose these";
+            let value = self.metric.to_string();
+            return Err(TrainError::Setting { name: "metric", value, reason: reason.into() });
         }
         Ok(())
     }
@@ -100,8 +105,9 @@ impl TargetsOptions {
             return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
         }
         let entry = |stage: &fbp_models::Stage| {
-            let shape = stage.output().shape;
-            StageEntry { name: stage.name().to_owned(), shape: [shape.channels, shape.height, shape.width] }
+            let (shape, dims) = (stage.output().shape, stage.output().tensor_dims(1)[1..].to_vec());
+            let shape = [shape.channels, shape.height, shape.width];
+            StageEntry { name: stage.name().to_owned(), shape, dims }
         };
         let stages: Vec<_> = stages.iter().map(entry).collect();
         let bytes: usize = stages.iter().map(|stage| 4 * stage.feature_len()).sum();
@@ -114,6 +120,7 @@ impl TargetsOptions {
             embedding: self.embedding,
             margin: if self.embedding == Embedding::Margin { self.margin } else { 0.0 },
             metric: self.metric,
+            effort: self.effort,
             shard_samples: self.shard_samples.unwrap_or(fitting),
             stages,
         })
@@ -219,7 +226,8 @@ impl Pipeline<'_> {
         for (shard, buffers) in shards {
             let rows = buffers.targets.iter().zip(&buffers.attained);
             let stages: Vec<_> = rows.map(|(target, attained)| StageRows { target, attained }).collect();
-            let content = ShardContent { stages: &stages, labels: &buffers.labels, stats: &buffers.stats };
+            let (labels, indices, stats) = (&buffers.labels, &buffers.indices, &buffers.stats);
+            let content = ShardContent { stages: &stages, labels, indices, stats };
             self.writer.write_shard(&shard, content)?;
             self.writer.keep_seconds(self.earlier + self.begun.elapsed().as_secs_f64())?;
             // Nobody waits for the last ones.

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Embedding, Metric, TargetMode};
+use crate::settings::{Effort, Embedding, Metric, TargetMode};
 
 /// Statistics of one stage's targets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct TargetsReport {
     /// In which metric they are nearest; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
+    /// How much is spent on nearer targets; left out for the thorough one.
+    #[serde(default, skip_serializing_if = "Effort::is_thorough")]
+    pub effort: Effort,
     /// Number of samples.
     pub samples: usize,
     /// Time of the reconstruction, verification and writing, in all runs that it took; what a kill undid counts only up to

@@ -98,6 +98,7 @@ impl TargetStats {
             embedding: params.embedding,
             margin: params.margin,
             metric: params.metric,
+            effort: params.effort,
             samples: self.samples,
             seconds,
             images_per_second: if seconds > 0.0 { self.samples as f64 / seconds } else { 0.0 },

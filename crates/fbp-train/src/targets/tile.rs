@@ -12,7 +12,7 @@ use super::stats::TargetStats;
 use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
 use crate::metrics::argmax;
-use crate::settings::{Metric, TargetMode};
+use crate::settings::{Effort, Metric, TargetMode};
 use crate::store::ManifestParams;
 
 /// Most samples that one thread takes at a time: their features fit into its cache, and products of matrices pay.
@@ -26,18 +26,19 @@ pub(super) struct TargetKind {
     mode: TargetMode,
     goal: OutputGoal,
     metric: Metric,
+    effort: Effort,
 }
 
 impl TargetKind {
     /// Those of a store.
     pub(super) fn of_params(params: &ManifestParams) -> Self {
-        Self { mode: params.mode, goal: OutputGoal::of(params), metric: params.metric }
+        Self { mode: params.mode, goal: OutputGoal::of(params), metric: params.metric, effort: params.effort }
     }
 
     /// Those that are asked for.
     pub(super) fn of_options(options: &TargetsOptions) -> Self {
-        let TargetsOptions { mode, embedding, margin, metric, .. } = *options;
-        Self { mode, goal: OutputGoal { embedding, margin }, metric }
+        let TargetsOptions { mode, embedding, margin, metric, effort, .. } = *options;
+        Self { mode, goal: OutputGoal { embedding, margin }, metric, effort }
     }
 }
 
@@ -55,6 +56,8 @@ pub(super) struct TileEngine {
 pub(super) struct ShardBuffers {
     /// Labels.
     pub(super) labels: Vec<u32>,
+    /// Where the samples are in the files of the data set.
+    pub(super) indices: Vec<usize>,
     /// Target features of each stage.
     pub(super) targets: Vec<Vec<f32>>,
     /// For each stage whether the target reaches the goal.
@@ -87,6 +90,7 @@ impl ShardBuffers {
     pub(super) fn new(samples: usize, feature_lens: &[usize]) -> Self {
         Self {
             labels: vec![0; samples],
+            indices: vec![0; samples],
             targets: feature_lens.iter().map(|len| vec![0.0; samples * len]).collect(),
             attained: feature_lens.iter().map(|_| vec![0; samples]).collect(),
             stats: TargetStats::empty(feature_lens.len()),
@@ -96,6 +100,7 @@ impl ShardBuffers {
     /// Sets the number of samples, at most that of the creation.
     pub(super) fn resize(&mut self, samples: usize, feature_lens: &[usize]) {
         self.labels.resize(samples, 0);
+        self.indices.resize(samples, 0);
         for ((targets, attained), len) in self.targets.iter_mut().zip(&mut self.attained).zip(feature_lens) {
             targets.resize(samples * len, 0.0);
             attained.resize(samples, 0);
@@ -115,6 +120,11 @@ impl TileEngine {
         first: usize,
     ) -> Result<Self, TrainError> {
         set_metrics(&mut chain, kind.metric, source, first)?;
+        chain.set_effort(match kind.effort {
+            Effort::Quick => fbp_inverse::Effort::Quick,
+            Effort::Refined => fbp_inverse::Effort::Refined,
+            Effort::Thorough => fbp_inverse::Effort::Thorough,
+        });
         let embedding = kind.goal.embedding();
         let mode = match kind.mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,

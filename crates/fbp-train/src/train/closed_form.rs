@@ -52,10 +52,20 @@ pub(super) fn run(
 ) -> Result<PostTrainCurves, TrainError> {
     let mut curves = PostTrainCurves { test_accuracy_before: session.test()?.accuracy(network)?, ..Default::default() };
     let begun = Instant::now();
-    let layer = AffineLayer::of_stage(network, network.stages()[stage].name())?;
+    let layer = AffineLayer::of(network, network.stages()[stage].name())?;
+    if layer.is_beside_others() {
+        return Err(TrainError::Mismatch {
+            left: "the closed form".into(),
+            right: format!("stage {}", network.stages()[stage].name()),
+            reason: format!(
+                "its last linear or convolutional layer, {}, is one of several branches; use the mode local or joint",
+                layer.name()
+            ),
+        });
+    }
     let data = session.data;
     let cached = |samples: &[usize]| {
-        FeatureCache::new(&data.train, &data.normalization, samples, |images| layer.input(network, images))
+        FeatureCache::new(&data.train, &data.normalization, samples, |images| layer.states(network, images))
     };
     let mut samples = session.split.train.clone();
     if layer.positions() > 1 {
@@ -138,7 +148,7 @@ fn accumulate<'t>(
             inputs.as_mut().subcols_mut(k * positions, positions).copy_from(&columns);
         }
         let error = |o: usize, k: usize| {
-            let at = (k / positions * layer.outputs + o) * positions + k % positions;
+            let at = k / positions * layer.outputs * positions + layer.output_index(o, k % positions);
             f64::from(wanted[at] - output[at])
         };
         let errors = Mat::from_fn(layer.outputs, inputs.ncols(), error);
@@ -171,8 +181,8 @@ fn rest_of_stage(
 fn right_share(network: &Network, layer: &AffineLayer, cache: &FeatureCache) -> Result<Option<f64>, TrainError> {
     let mut right = 0;
     for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
-        let input = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
-        let logits = layer.logits(network, &layer.output(network, &input)?)?;
+        let states = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
+        let logits = layer.logits(network, &states, &layer.output(network, &states)?)?;
         let classes = logits.dim(1)?;
         let is_right = |(row, label): &(&[f32], &u32)| argmax(row) == **label as usize;
         right += flat(&logits)?.chunks_exact(classes).zip(labels).filter(is_right).count();
@@ -218,7 +228,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let shape = fbp_linalg::FeatureShape::image(1, 4, 4);
         let train = Dataset::new("toy", shape, 3, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        DataBundle { test: train.clone(), train, normalization, folder: "toy".into() }
+        DataBundle { test: train.clone(), train, normalization, class_names: Vec::new(), folder: "toy".into() }
     }
 
     /// A store with given targets of the hidden stage.
@@ -228,7 +238,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let manifest = TargetsOptions::default().manifest(network, String::new(), identity).unwrap();
         let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
         let stages = [StageRows { target, attained: &[1; SAMPLES] }];
-        let content = ShardContent { stages: &stages, labels: &[0; SAMPLES], stats: &0 };
+        let content = ShardContent { stages: &stages, labels: &[0; SAMPLES], indices: &[0; SAMPLES], stats: &0 };
         for shard in writer.missing().unwrap() {
             writer.write_shard(&shard, content).unwrap();
         }
@@ -263,7 +273,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
     #[test]
     fn the_change_is_the_ridge_solution_of_plain_loops() {
         let (network, data) = (network(), data());
-        let layer = AffineLayer::of_stage(&network, "hidden").unwrap();
+        let layer = AffineLayer::of(&network, "hidden").unwrap();
         let (inputs, outputs) = (hidden(&network, 0..0, &data), hidden(&network, 0..1, &data));
         let targets: Vec<f32> = (0..SAMPLES * 5).map(|k| ((k * 37) % 23) as f32 / 7.0 - 1.5).collect();
         let cache = FeatureCache { values: inputs.clone(), labels: vec![0; SAMPLES], len: 16, constant: 1.0 };

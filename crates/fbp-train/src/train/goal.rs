@@ -47,17 +47,23 @@ impl<'a> Goal<'a> {
 /// Checks that live targets are asked for at the output alone, and refreshed ones where a whole network is run.
 ///
 /// # Errors
-/// [`TrainError::Parameter`].
+/// [`TrainError::Setting`].
 pub fn check_policy(network: &Network, stage: &str, options: &PostTrainOptions) -> Result<(), TrainError> {
     let PostTrainOptions { policy, objective, .. } = *options;
     let has_output =
         objective == Objective::Hierarchical || network.stages().last().is_some_and(|last| last.name() == stage);
-    let range = match policy {
-        TargetPolicy::Live if !has_output => "static or refresh, for every stage but the last",
-        TargetPolicy::Refresh if !objective.is_published() => "static, for every mode but joint and local",
+    let last = network.stages().last().map_or("", |last| last.name());
+    let reason = match policy {
+        TargetPolicy::Live if !has_output => format!(
+            "can be had for the last stage alone, {last}: choose static (computed once) or refresh (before every epoch) \
+             for {stage}, or the stage {last}"
+        ),
+        TargetPolicy::Refresh if !objective.is_published() => {
+            format!("is for the modes joint and local: with the mode {objective} targets are static, so leave it out")
+        }
         _ => return Ok(()),
     };
-    Err(TrainError::Parameter { name: "policy", value: policy.to_string(), range })
+    Err(TrainError::Setting { name: "policy", value: policy.to_string(), reason })
 }
 
 /// Where the targets of a batch come from while a network is trained.

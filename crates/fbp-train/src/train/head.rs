@@ -18,17 +18,19 @@ const DAMPINGS: [f64; 6] = [1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5];
 /// # Errors
 /// [`TrainError::Mismatch`] if it is not linear.
 pub(crate) fn head_of(network: &Network) -> Result<AffineLayer, TrainError> {
-    let stage = network.stages().len() - 1;
-    let layers = network.stages()[stage].layers();
-    let kind = layers[layers.len() - 1].kind();
-    if kind != "linear" {
-        return Err(TrainError::Mismatch {
+    let plan = network.spec().plan()?;
+    let last = plan.stages.last().and_then(|stage| stage.layers.last());
+    match last.map(|layer| (layer.spec.kind(), layer.path.as_str())) {
+        Some(("linear", path)) => AffineLayer::of(network, path),
+        other => Err(TrainError::Mismatch {
             left: "the mode head".into(),
             right: format!("the network {}", network.spec().name),
-            reason: format!("its last layer is {kind}, and a head that can be fitted is linear"),
-        });
+            reason: format!(
+                "its last layer is {}, and a head that can be fitted is linear",
+                other.map_or("missing", |(kind, _)| kind)
+            ),
+        }),
     }
-    AffineLayer::at(network, stage, layers.len() - 1)
 }
 
 /// Fits the last linear layer to the labels, with every damping, and keeps the best on the validation part.
@@ -38,7 +40,7 @@ pub(crate) fn head_of(network: &Network) -> Result<AffineLayer, TrainError> {
 pub(super) fn run(network: &mut Network, session: Session<'_>) -> Result<PostTrainCurves, TrainError> {
     let head = head_of(network)?;
     let begun = Instant::now();
-    let features = |images: &Tensor| head.input(network, images);
+    let features = |images: &Tensor| head.states(network, images);
     let cached = |samples: &[usize]| -> Result<FeatureCache, TrainError> {
         let cache = FeatureCache::new(&session.data.train, &session.data.normalization, samples, features)?;
         Ok(FeatureCache { constant: head.constant, ..cache })

@@ -30,7 +30,7 @@ pub(super) fn run(
     let validate = |network: &Network| (!validation.is_empty()).then(|| validation.accuracy(network)).transpose();
     let source = Source::images(session.data, session.split.train.clone(), options.batch)?;
     network.freeze(stage + 1..network.stages().len())?;
-    network.set_batch_statistics(true);
+    network.set_training(true);
     let mut aim = TowardsTargets {
         stage,
         targets,

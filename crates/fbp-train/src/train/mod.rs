@@ -25,12 +25,13 @@ pub use choice::Chosen;
 pub use curves::{PostTrainCurves, SegmentRecord};
 pub(crate) use files::RECORD_PREFIX;
 pub use files::{
-    EXAMPLES_FILE, PRETRAIN_FILE, TARGETS_FILE, check_same_origin, is_record_name, post_train_records, record_name,
+    EXAMPLES_FILE, PRETRAIN_FILE, TARGETS_FILE, check_same_origin, find_finished, is_record_name, post_train_records,
+    record_name,
 };
 pub use goal::{Goal, check_policy};
 pub(crate) use head::head_of;
 pub use options::PostTrainOptions;
 pub use pretrain::{PretrainOptions, Pretrained, pretrain, pretrain_to_file, pretrain_watched};
 pub use record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
-pub use run::{post_train, stage_of_mode};
+pub use run::{ALL_STAGES, post_train, stage_of_mode};
 pub(crate) use softmax_fit::SoftmaxFit;

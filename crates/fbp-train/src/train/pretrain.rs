@@ -9,12 +9,11 @@ use super::pace::Pace;
 use super::record::{PretrainRecord, PretrainSettings};
 use super::source::Source;
 use crate::TrainError;
-use crate::atomic::write_atomic;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::EvalSet;
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
-use crate::json::write_json;
+use crate::outputs::write_run;
 use crate::progress::Progress;
 use crate::settings::{Schedule, check};
 
@@ -152,7 +151,7 @@ pub fn pretrain_watched(
     let PretrainOptions { learning_rate, weight_decay, schedule, epochs, seed, .. } = *options;
     let params = AdamWParams { learning_rate, weight_decay, ..AdamWParams::default() };
     let stages = 0..network.stages().len();
-    network.set_batch_statistics(true);
+    network.set_training(true);
     progress.begin("pretraining", epochs * source.samples(), "images");
     let mut course = Course {
         optimiser: AdamW::new(network.vars_of(stages.clone())?, params)?,
@@ -176,7 +175,7 @@ pub fn pretrain_watched(
         watch(epoch.number, epoch.state)
     })?;
     progress.end();
-    network.set_batch_statistics(false);
+    network.set_training(false);
     let test_accuracy = EvalSet::new(&data.test, &data.normalization, None)?.accuracy(&network)?;
     let seconds_per_epoch = seconds / options.epochs as f64;
     Ok(Pretrained { network, train_loss, validation_accuracy, test_accuracy, seconds_per_epoch })
@@ -195,11 +194,12 @@ pub fn pretrain_to_file(
 ) -> Result<PretrainRecord, TrainError> {
     let begun = Instant::now();
     let result = pretrain(&settings.network, data, &PretrainOptions::of(&settings), progress)?;
-    let bytes = checkpoint::to_bytes(&result.network, &Default::default())?;
+    let bytes = checkpoint::to_bytes(&result.network, &data.preprocessing()?.to_metadata()?)?;
     let record = PretrainRecord {
         settings,
         threads: rayon::current_num_threads(),
         checkpoint_sha256: bytes_sha256(&bytes),
+        normalization: Some(data.normalization.clone()),
         parameters: result.network.parameter_count(),
         train_loss: result.train_loss,
         validation_accuracy: result.validation_accuracy,
@@ -207,9 +207,7 @@ pub fn pretrain_to_file(
         seconds_per_epoch: result.seconds_per_epoch,
         seconds: begun.elapsed().as_secs_f64(),
     };
-    // The record first: after a kill between the two, it tells that the next run may replace the checkpoint.
-    write_json(record_file, &record)?;
-    write_atomic(checkpoint_file, &bytes)?;
+    write_run(&record, (record_file, checkpoint_file), &bytes)?;
     Ok(record)
 }
 

@@ -3,7 +3,9 @@ use serde::{Deserialize, Serialize};
 
 use super::choice::Chosen;
 use super::curves::{PostTrainCurves, SegmentRecord};
+use crate::data::Normalization;
 use crate::identity::DataIdentity;
+use crate::outputs::RunRecord;
 use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// Settings of a pretraining run: two runs with the same settings give the same network.
@@ -40,6 +42,9 @@ pub struct PretrainRecord {
     pub threads: usize,
     /// SHA-256 of the checkpoint.
     pub checkpoint_sha256: String,
+    /// What the images were normalised by; it is in the checkpoint too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalization: Option<Normalization>,
     /// Number of trained numbers.
     pub parameters: usize,
     /// Mean training loss of each epoch.
@@ -52,6 +57,20 @@ pub struct PretrainRecord {
     pub seconds_per_epoch: f64,
     /// Time of everything.
     pub seconds: f64,
+}
+
+impl RunRecord for PretrainRecord {
+    type Settings = PretrainSettings;
+    const COMMAND: &'static str = "pretrain";
+    const WHAT: &'static str = "pretraining record";
+
+    fn settings(&self) -> &PretrainSettings {
+        &self.settings
+    }
+
+    fn checkpoint_sha256(&self) -> &str {
+        &self.checkpoint_sha256
+    }
 }
 
 /// Settings of a post-training run.
@@ -166,6 +185,20 @@ pub struct PostTrainRecord {
     pub training_seconds: f64,
     /// Time of training and evaluation.
     pub seconds: f64,
+}
+
+impl RunRecord for PostTrainRecord {
+    type Settings = PostTrainSettings;
+    const COMMAND: &'static str = "post-train";
+    const WHAT: &'static str = "post-training record";
+
+    fn settings(&self) -> &PostTrainSettings {
+        &self.settings
+    }
+
+    fn checkpoint_sha256(&self) -> &str {
+        &self.checkpoint_sha256_after
+    }
 }
 
 impl PostTrainRecord {

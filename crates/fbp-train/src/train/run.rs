@@ -7,39 +7,60 @@ use super::segments::cut_names;
 use super::session::Session;
 use super::{closed_form, head, joint, segments, tail};
 use crate::TrainError;
+use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
 use crate::settings::Objective;
 use crate::targets::{transitional_names, transitional_stage};
 
-/// Checks that `stage` is given where the objective needs one, and names what is trained where it does not: `all` for
-/// full fine-tuning, the last stage for the head. The objectives with a distance that gradients minimise (joint and
-/// local) take the last stage too, whose targets come straight from the labels.
+/// Word for every stage, where one is chosen.
+pub const ALL_STAGES: &str = "all";
+
+/// Checks that `stage` is given where the objective needs one, and names what is trained where it is not: `all` for full
+/// fine-tuning, the last stage for the head. The objectives with a distance that gradients minimise (joint and local)
+/// take the last stage too, whose targets come straight from the labels; without a stage they train all of them that way.
+/// [`ALL_STAGES`] means the same as no stage.
 ///
 /// # Errors
-/// [`TrainError::UnknownStage`], or [`TrainError::Parameter`] for a stage that is missing or not needed.
+/// [`TrainError::UnknownStage`], [`TrainError::Missing`], or [`TrainError::Setting`] for a stage that is not needed.
 pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) -> Result<String, TrainError> {
     let last = network.stages().last().map_or("", |stage| stage.name());
-    let (needed, known) = match mode {
-        Objective::Joint | Objective::Local => {
-            (None, network.stages().iter().map(|stage| stage.name().to_owned()).collect())
+    let names = || network.stages().iter().map(|stage| stage.name().to_owned()).collect::<Vec<_>>();
+    // The word stands for every stage, unless one is called like that.
+    let stage = stage.filter(|stage| *stage != ALL_STAGES || names().iter().any(|name| name == ALL_STAGES));
+    let (default, known) = match mode {
+        // The stages up to the last one are all of them.
+        Objective::Joint | Objective::Local => (Some(last), names()),
+        Objective::Tail => (None, transitional_names(network)),
+        Objective::ClosedForm => {
+            let known = transitional_names(network);
+            (None, known.into_iter().filter(|name| AffineLayer::of(network, name).is_ok()).collect())
         }
-        Objective::Tail | Objective::ClosedForm => (None, transitional_names(network)),
         Objective::Hierarchical => return cut_names(network, stage),
-        Objective::Full => (Some("all"), Vec::new()),
-        Objective::Head => (Some(last), Vec::new()),
+        Objective::Full => (Some(ALL_STAGES), Vec::new()),
+        Objective::Head => (Some(last), vec![last.to_owned()]),
     };
-    match (needed, stage) {
-        (None, Some(stage)) if known.iter().any(|name| name == stage) => Ok(stage.to_owned()),
-        (None, stage) => {
-            Err(TrainError::UnknownStage { stage: stage.unwrap_or_default().to_owned(), known: known.join(", ") })
-        }
+    match (default, stage) {
+        (_, Some(stage)) if known.iter().any(|name| name == stage) => Ok(stage.to_owned()),
         (Some(name), None) => Ok(name.to_owned()),
-        (Some(name), Some(stage)) if name == stage => Ok(name.to_owned()),
-        (Some(_), Some(stage)) => {
-            let range = "what the modes full and head take: they know what to train, so leave it out";
-            Err(TrainError::Parameter { name: "stage", value: stage.to_owned(), range })
+        (None, None) => {
+            let reason = match mode {
+                Objective::Tail => "the mode tail trains the stages above one; name it",
+                _ => "the mode closed-form solves for a layer of one stage; name it",
+            };
+            Err(TrainError::Missing { name: "stage", reason: format!("{reason}: {}", known.join(", ")) })
         }
+        (_, Some(stage)) if matches!(mode, Objective::Full | Objective::Head) => {
+            let reason = "has no meaning for the modes full and head, which know what to train: leave it out";
+            Err(TrainError::Setting { name: "stage", value: stage.to_owned(), reason: reason.into() })
+        }
+        // Says why it cannot be solved for.
+        (None, Some(stage))
+            if mode == Objective::ClosedForm && transitional_names(network).iter().any(|s| s == stage) =>
+        {
+            AffineLayer::of(network, stage).map(|_| stage.to_owned())
+        }
+        (_, Some(stage)) => Err(TrainError::UnknownStage { stage: stage.to_owned(), known: known.join(", ") }),
     }
 }
 
@@ -97,15 +118,15 @@ pub fn post_train(
         }
     };
     if result.is_err() {
-        network.set_batch_statistics(false);
+        network.set_training(false);
         network.freeze(0..0)?;
     }
     result
 }
 
 fn missing_targets(mode: Objective) -> TrainError {
-    let (left, reason) = (format!("the mode {mode}"), "name a store of them".into());
-    TrainError::Mismatch { left, right: "no targets".into(), reason }
+    let reason = format!("the mode {mode} needs them: make some with `fbp targets` and name their folder");
+    TrainError::Missing { name: "targets", reason }
 }
 
 #[cfg(test)]
@@ -123,7 +144,8 @@ mod tests {
         let labels = (0..40).map(|sample| sample % 10).collect();
         let train = Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        let data = DataBundle { test: train.clone(), train, normalization, folder: "toy".into() };
+        let data =
+            DataBundle { test: train.clone(), train, normalization, class_names: Vec::new(), folder: "toy".into() };
         // Every step multiplies the weights by 1 - 10.
         let options = PostTrainOptions {
             alpha: 0.0,
@@ -137,5 +159,28 @@ mod tests {
         let result = post_train(&mut network, "conv1", &data, None, &options, &Silent);
         assert!(matches!(result, Err(TrainError::Diverged { .. } | TrainError::NonFiniteOutput)), "{result:?}");
         assert!(network.stages().iter().all(|stage| !stage.is_frozen()));
+    }
+
+    #[test]
+    fn no_stage_and_all_mean_the_same() {
+        let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
+        let of = |mode, stage| stage_of_mode(&network, mode, stage);
+        for (mode, expected) in [
+            (Objective::Joint, "out"),
+            (Objective::Local, "out"),
+            (Objective::Full, "all"),
+            (Objective::Head, "out"),
+            (Objective::Hierarchical, "conv1+conv2+fc1"),
+        ] {
+            assert_eq!(of(mode, None).unwrap(), expected, "{mode}");
+            assert_eq!(of(mode, Some("all")).unwrap(), expected, "{mode}");
+        }
+        for mode in [Objective::Tail, Objective::ClosedForm] {
+            for stage in [None, Some("all")] {
+                let error = of(mode, stage).unwrap_err().one_line();
+                assert!(error.contains("conv1, conv2, fc1"), "{error}");
+            }
+        }
+        assert!(of(Objective::Full, Some("conv1")).is_err() && of(Objective::Joint, Some("conv9")).is_err());
     }
 }

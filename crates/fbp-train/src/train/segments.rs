@@ -32,7 +32,8 @@ const SEPARATOR: char = '+';
 pub(super) fn cut_names(network: &Network, names: Option<&str>) -> Result<String, TrainError> {
     let known = transitional_names(network);
     let Some(names) = names else {
-        let unknown = || TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() };
+        let reason = "the mode hierarchical cuts a network between stages, and this one has a single stage";
+        let unknown = || TrainError::Setting { name: "mode", value: "hierarchical".into(), reason: reason.into() };
         return if known.is_empty() { Err(unknown()) } else { Ok(known.join("+")) };
     };
     let wanted: Vec<&str> = names.split(SEPARATOR).collect();
@@ -160,7 +161,7 @@ fn train(
     add_time(&mut curves, begun);
     let held_back = FeatureCache::new(&data.train, &data.normalization, &session.split.validation, features)?;
     let validate = |network: &Network| held_back.accuracy(network, segment.start);
-    network.set_batch_statistics(true);
+    network.set_training(true);
     let course = session.course(&network, segment.clone(), source)?;
     let selection = Selection { keep: options.keep, validate: &validate, test: None };
     let (epoch, _) = selection.run(&mut network, course, &mut aim, &mut curves)?;

@@ -107,7 +107,7 @@ impl Selection<'_> {
         })?;
         course.judged.take(network);
         let chosen = choice.restore(network);
-        network.set_batch_statistics(false);
+        network.set_training(false);
         network.freeze(0..0)?;
         Ok(chosen)
     }

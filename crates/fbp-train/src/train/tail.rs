@@ -18,7 +18,7 @@ pub(super) fn run_full(network: &mut Network, session: Session<'_>) -> Result<Po
     let source = Source::images(session.data, session.split.train.clone(), session.options.batch)?;
     let mut curves = before(network, &session)?;
     network.freeze(0..0)?;
-    network.set_batch_statistics(true);
+    network.set_training(true);
     session.progress.begin("fine-tuning", session.options.epochs * source.samples(), "images");
     let stages = all_stages(network);
     let course = session.course(network, stages.clone(), source)?;
@@ -47,7 +47,7 @@ pub(super) fn run_cached(
     add_time(&mut curves, begun);
     let validate = |network: &Network| validation.accuracy(network, first);
     network.freeze(0..first)?;
-    network.set_batch_statistics(true);
+    network.set_training(true);
     session.progress.begin("tail", options.epochs * source.samples(), "images");
     let stages = first..network.stages().len();
     let course = session.course(network, stages.clone(), source)?;

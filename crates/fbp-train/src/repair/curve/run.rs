@@ -8,11 +8,12 @@ use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::identity::DataIdentity;
 use crate::progress::Progress;
+use crate::repair::deadline::Deadline;
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
 use crate::repair::record::{Demand, StateMeasures};
 use crate::repair::search::{ROUNDS, Search};
-use crate::repair::{RepairOptions, RivalOptions, SampleChoice, repair};
+use crate::repair::{Asked, Given, RepairOptions, RivalOptions, SampleChoice, SampleOrigin, repair};
 use crate::train::{SoftmaxFit, head_of};
 
 /// Learning rates of fine-tuning.
@@ -55,6 +56,11 @@ pub struct Curves<'a> {
     progress: &'a dyn Progress,
 }
 
+/// Training samples.
+fn given_of(samples: &[usize]) -> Given<'_> {
+    Given { origin: SampleOrigin::default(), samples }
+}
+
 impl<'a> Curves<'a> {
     /// # Errors
     /// [`TrainError::Samples`], [`TrainError::Model`] if the images do not fit the network.
@@ -62,12 +68,13 @@ impl<'a> Curves<'a> {
         (start, checkpoint_sha256): (&'a Network, String),
         (data, identity): (&'a DataBundle, &DataIdentity),
         choice: &'a SampleChoice,
-        seed: u64,
+        (seed, limit): (u64, Option<usize>),
         progress: &'a dyn Progress,
     ) -> Result<Self, TrainError> {
-        let options = RepairOptions { seed, ..RepairOptions::default() };
+        let options = RepairOptions { seed, limit, ..RepairOptions::default() };
         let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-        let samples = choice.resolve(start, data, &split.train, seed)?;
+        let origin = (SampleOrigin::default(), data);
+        let samples = choice.resolve_some(start, origin, &split.train, (seed, limit))?;
         let subject = RepairSubject {
             samples: choice.to_string(),
             count: samples.len(),
@@ -76,14 +83,14 @@ impl<'a> Curves<'a> {
             data: identity.clone(),
             checkpoint_sha256,
         };
-        let judge = Judge::new(start, data, choice)?;
+        let judge = Judge::new(start, data, choice, given_of(&samples))?;
         Ok(Self { start, data, choice, options, split, samples, judge, subject, progress })
     }
 
     /// The stages with a layer that can be repaired.
     pub fn stages(network: &Network) -> Vec<String> {
         let names = network.stages().iter().map(|stage| stage.name().to_owned());
-        names.filter(|name| AffineLayer::of_stage(network, name).is_ok()).collect()
+        names.filter(|name| AffineLayer::of(network, name).is_ok()).collect()
     }
 
     /// Adds what `points` lacks: for every stage the repairs asked for and the one that [`repair`] chooses, then the
@@ -161,13 +168,13 @@ impl<'a> Curves<'a> {
     fn repairs(&self, stage: &str, demands: &[Demand]) -> Result<Vec<RepairPoint>, TrainError> {
         let network = self.start.duplicate()?;
         let begun = Instant::now();
-        let search = Search::new(&network, stage, &self.samples, self.data, &self.split, self.options.seed)?;
+        let search = Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed)?;
         let setup = begun.elapsed().as_secs_f64();
         self.progress.begin(&format!("repairs of {stage}"), demands.len() * ROUNDS, "solves");
         let mut points = Vec::with_capacity(demands.len());
         for &demand in demands {
             let begun = Instant::now();
-            let states = search.run(demand, f64::INFINITY, self.progress)?;
+            let states = search.run(demand, f64::INFINITY, Deadline::default(), self.progress)?;
             let seconds = setup + begun.elapsed().as_secs_f64();
             if let Some((_, last)) = states.last() {
                 let method = RepairMethod::Repair { demand: Some(demand), round: last.round };
@@ -180,7 +187,8 @@ impl<'a> Curves<'a> {
 
     fn chosen_repair(&self, stage: &str) -> Result<RepairPoint, TrainError> {
         let network = self.start.duplicate()?;
-        let repaired = repair(&network, stage, self.choice, self.data, &self.options, self.progress)?;
+        let asked = Asked { choice: self.choice, origin: SampleOrigin::default() };
+        let repaired = repair(&network, stage, asked, self.data, &self.options, self.progress)?;
         let round = repaired.chosen.map_or(0, |candidate| candidate.round);
         let method = RepairMethod::Repair { demand: repaired.chosen.map(|candidate| candidate.demand), round };
         let point = self.point((method, stage), &network, repaired.measures, repaired.seconds)?;
@@ -190,8 +198,8 @@ impl<'a> Curves<'a> {
     /// All rates and numbers of steps, and the state that early stopping chooses.
     fn fine_tuning(&self) -> Result<Vec<RepairPoint>, TrainError> {
         let mut points = Vec::new();
-        let gauge = Gauge::new(self.start, &self.samples, self.data, &self.split)?;
-        let tuning = FineTuning::new(self.start, &self.samples, self.data)?;
+        let gauge = Gauge::new(self.start, given_of(&self.samples), self.data, &self.split)?;
+        let tuning = FineTuning::new(self.start, given_of(&self.samples), self.data)?;
         self.progress.begin("fine-tuning", RATES.len() * STEPS.len(), "looks");
         for learning_rate in RATES {
             let (mut seconds, mut begun) = (0.0, Instant::now());
@@ -205,7 +213,8 @@ impl<'a> Curves<'a> {
             })?;
         }
         self.progress.end();
-        let rival = RivalOptions::default().run(self.start, &self.samples, self.data, self.options.validation)?;
+        let rival =
+            RivalOptions::default().run(self.start, given_of(&self.samples), self.data, self.options.validation)?;
         let method = RepairMethod::FineTuning { learning_rate: rival.learning_rate, steps: rival.steps };
         let point = self.point((method, ALL_STAGES), &rival.network, rival.measures, rival.seconds)?;
         points.push(RepairPoint { chosen: true, ..point });
@@ -216,7 +225,7 @@ impl<'a> Curves<'a> {
     fn head_refits(&self, stage: &str) -> Result<Vec<RepairPoint>, TrainError> {
         let network = self.start.duplicate()?;
         let begun = Instant::now();
-        let search = Search::new(&network, stage, &self.samples, self.data, &self.split, self.options.seed)?;
+        let search = Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed)?;
         let fit = SoftmaxFit::with_moment(&search.targets, search.moment.clone(), search.layer.outputs)?;
         let start = fit.to_white(search.old.as_ref());
         let (mut v, mut seconds) = (start.clone(), begun.elapsed().as_secs_f64());

@@ -1,0 +1,297 @@
+//! Every command against everything that can be odd about its outputs: what it says, and its exit status.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use fbp_train::atomic::FolderLock;
+use fbp_train::outputs::OutputLock;
+
+use crate::common::{World, post_train_arguments};
+
+/// What a command writes at `OUT`.
+#[derive(Clone, Copy)]
+enum Writes {
+    /// Nothing: its result goes to `--json`.
+    Json,
+    /// A checkpoint and its record.
+    Files,
+    /// A folder, and a file in it that another command may have left there.
+    Folder(&'static str),
+    /// A folder that runs share, of which one file is locked and not the whole.
+    Runs(&'static str),
+}
+
+struct Case {
+    arguments: &'static str,
+    writes: Writes,
+    /// What a second run says.
+    again: &'static str,
+    /// A part of the arguments and what it is replaced by to name something that is not there.
+    unknown: [&'static str; 2],
+    /// What is then said, and the exit status.
+    names: (&'static str, i32),
+}
+
+const RUN: &str = "post-train_head_out_seed0.safetensors";
+
+/// In the order of `fbp --help`.
+const CASES: &[Case] = &[
+    Case {
+        arguments: "pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 64 --out OUT",
+        writes: Writes::Files,
+        again: "finished already",
+        unknown: ["small.toml", "nonsense"],
+        names: ("`fbp models` describes them", 1),
+    },
+    Case {
+        arguments: "targets --checkpoint c.safetensors --data idx:data --classes 3 --train-size 30 --out OUT",
+        writes: Writes::Folder("report.json"),
+        again: "30 images",
+        unknown: ["idx:data", "nonsense"],
+        names: ("known are fashion-mnist", 1),
+    },
+    Case {
+        arguments: "post-train --checkpoint c.safetensors --data idx:data --classes 3 --mode head --out OUT",
+        writes: Writes::Runs(RUN),
+        again: "finished already",
+        unknown: ["head", "tail --stage nonsense"],
+        names: ("this network has conv1, conv2", 1),
+    },
+    Case {
+        arguments: "eval --checkpoint c.safetensors --data idx:data --classes 3",
+        writes: Writes::Json,
+        again: "test accuracy",
+        unknown: ["c.safetensors", "nonsense.safetensors"],
+        names: ("nonsense.safetensors", 1),
+    },
+    Case {
+        arguments: "explain --checkpoint c.safetensors --data idx:data --classes 3 --samples 3 --stage conv2 --out OUT",
+        writes: Writes::Folder("explain.html"),
+        again: "sample 3",
+        unknown: ["conv2", "nonsense"],
+        names: ("this network has input, conv1, conv2", 1),
+    },
+    Case {
+        arguments: "analyse stages --checkpoint c.safetensors --data idx:data --classes 3 --limit 20 --out OUT",
+        writes: Writes::Folder("stages.md"),
+        again: "conv1: Pearson",
+        unknown: ["idx:data", "nonsense"],
+        names: ("known are fashion-mnist", 1),
+    },
+    Case {
+        arguments: "analyse repair --checkpoint c.safetensors --data idx:data --classes 3 --train-size 60 --samples 3 \
+                    --stage out --margin 1 --ridge 0.1 --slack 1 --out OUT",
+        writes: Writes::Folder("repair.md"),
+        again: "repair of out",
+        unknown: ["--stage out", "--stage nonsense"],
+        names: ("the stages are conv1, conv2, out", 1),
+    },
+    Case {
+        arguments: "repair --checkpoint c.safetensors --data idx:data --classes 3 --samples 3,5 --stage out --out OUT",
+        writes: Writes::Files,
+        again: "finished already",
+        unknown: ["--stage out", "--stage nonsense"],
+        names: ("the stages are conv1, conv2, out", 1),
+    },
+    Case {
+        arguments: "sweep --config sweep.toml --out OUT",
+        writes: Writes::Folder("summary.csv"),
+        again: "",
+        unknown: ["sweep.toml", "nonsense.toml"],
+        names: ("cannot read nonsense.toml", 1),
+    },
+    Case {
+        arguments: "report --runs runs --out OUT",
+        writes: Writes::Folder("comparisons.csv"),
+        again: "1 post-training runs",
+        unknown: ["--runs runs", "--runs nonsense"],
+        names: ("cannot read nonsense", 1),
+    },
+    Case {
+        arguments: "models",
+        writes: Writes::Json,
+        again: "simple-cnn-mnist-v2",
+        unknown: ["models", "models nonsense"],
+        names: ("`fbp models` describes them", 1),
+    },
+    Case {
+        arguments: "layers",
+        writes: Writes::Json,
+        again: "conv2d",
+        unknown: ["layers", "layers nonsense"],
+        names: ("it can be conv2d", 1),
+    },
+    Case {
+        arguments: "completions bash",
+        writes: Writes::Json,
+        again: "fbp",
+        unknown: ["bash", "nonsense"],
+        names: ("possible values", 2),
+    },
+];
+
+const SWEEP: &str = r#"
+data = { name = "idx:data", classes = 3 }
+seeds = [0]
+starts = [{ name = "file", checkpoint = "c.safetensors" }]
+runs = [{ mode = "head" }]
+"#;
+
+/// What happened, for a message.
+struct Ran {
+    text: String,
+    code: Option<i32>,
+    stdout: String,
+}
+
+impl Ran {
+    fn of(command: &mut Command) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        Self { text: format!("{stdout}{stderr}"), code: status.code(), stdout }
+    }
+
+    fn expect(&self, code: i32, part: &str, what: &str) {
+        assert_eq!(self.code, Some(code), "{what}: {}", self.text);
+        assert!(self.text.contains(part), "{what}: {part:?} is not in {}", self.text);
+    }
+}
+
+impl Case {
+    /// The name of the command: its first words.
+    fn name(&self) -> String {
+        let words: Vec<&str> = self.arguments.split(' ').take_while(|word| !word.starts_with('-')).collect();
+        words.join(" ").replace(" bash", "")
+    }
+
+    /// The command with its outputs at a path, which may hold blanks.
+    fn command(&self, world: &World, out: &Path) -> Command {
+        let mut command = world.command("");
+        let out = match self.writes {
+            Writes::Files | Writes::Json => out.with_extension("safetensors"),
+            Writes::Folder(_) | Writes::Runs(_) => out.to_owned(),
+        };
+        for word in self.arguments.split_whitespace() {
+            if word == "OUT" {
+                command.arg(&out)
+            } else {
+                command.arg(word)
+            };
+        }
+        if matches!(self.writes, Writes::Json) {
+            command.arg("--json").arg(self.place(&out));
+        }
+        command
+    }
+
+    /// The file that the command writes and another may have left there.
+    fn place(&self, out: &Path) -> PathBuf {
+        match self.writes {
+            Writes::Json => out.with_extension("json"),
+            Writes::Files => out.with_extension("safetensors"),
+            Writes::Folder(name) | Writes::Runs(name) => out.join(name),
+        }
+    }
+}
+
+fn world() -> World {
+    let world = World::new();
+    world.ok("pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 32 --out c.safetensors");
+    world.ok(&post_train_arguments("c.safetensors", "t", "0", "runs")
+        .replace("--targets t", "")
+        .replace("3 --b", "1 --b"));
+    fs::write(world.path("sweep.toml"), SWEEP).unwrap();
+    world
+}
+
+/// A folder in which this process, be it of the super-user, can make no file.
+fn read_only(world: &World) -> PathBuf {
+    let folder = world.path("read-only");
+    fs::create_dir_all(&folder).unwrap();
+    let mut permissions = fs::metadata(&folder).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&folder, permissions).unwrap();
+    if fs::write(folder.join("probe"), "").is_ok() { PathBuf::from("/proc/self") } else { folder }
+}
+
+#[test]
+fn every_command_says_what_is_odd_and_ends_with_a_sensible_status() {
+    let world = world();
+    let locked_out = read_only(&world);
+    for (number, case) in CASES.iter().enumerate() {
+        let name = case.name();
+        let out = |what: &str| world.path(&format!("{what}{number}"));
+        let run = |what: &str| Ran::of(&mut case.command(&world, &out(what)));
+
+        let ran = Ran::of(&mut case.command(&world, &locked_out.join("x")));
+        ran.expect(1, "cannot write", &format!("{name}, read-only output"));
+
+        let place = case.place(&out("foreign"));
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, "mine").unwrap();
+        run("foreign").expect(1, "not a result", &format!("{name}, foreign file"));
+        assert_eq!(fs::read_to_string(&place).unwrap(), "mine", "{name}");
+
+        run("twice").expect(0, case.again.trim_start_matches("finished already"), &format!("{name}, first run"));
+        run("twice").expect(0, case.again, &format!("{name}, second run"));
+
+        let place = case.place(&out("busy"));
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        {
+            let _folder = matches!(case.writes, Writes::Folder(_)).then(|| FolderLock::acquire(&out("busy")).unwrap());
+            let is_file = !matches!(case.writes, Writes::Folder(_));
+            let _file = is_file.then(|| OutputLock::acquire(&place).unwrap());
+            run("busy").expect(1, "another process is writing", &format!("{name}, two at once"));
+        }
+        run("busy").expect(0, "", &format!("{name}, after the other one"));
+
+        let mut command = case.command(&world, &out("json"));
+        let ran = match case.writes {
+            Writes::Json => Ran::of(world.command(case.arguments).args(["--json", "-"])),
+            _ => Ran::of(command.args(["--json", "-"])),
+        };
+        ran.expect(0, "", &format!("{name}, --json -"));
+        let result: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(result["result_of"], name.as_str());
+        assert!(!world.path("-").exists(), "{name}");
+
+        let mut child =
+            case.command(&world, &out("pipe")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+        let error = String::from_utf8(stderr).unwrap();
+        assert!(status.success() && !error.contains("panicked"), "{name}, closed pipe: {error}");
+
+        run("with a blank/and another ").expect(0, "", &format!("{name}, blanks"));
+        assert!(world.path("with a blank").exists(), "{name}");
+
+        let mut command =
+            world.command(&case.arguments.replacen(case.unknown[0], case.unknown[1], 1).replace("OUT", "no"));
+        let (part, code) = case.names;
+        Ran::of(&mut command).expect(code, part, &format!("{name}, unknown name"));
+        assert!(!world.path("no").exists() && !world.path("no.json").exists(), "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_command_leaves_nothing_half_done_and_the_next_one_ends_well() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let world = world();
+    for (number, case) in CASES.iter().enumerate() {
+        let (name, out) = (case.name(), world.path(&format!("cut{number}/out")));
+        let mut child = case.command(&world, &out).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+        Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success() || status.signal() == Some(2), "{name}: {status}");
+        Ran::of(&mut case.command(&world, &out)).expect(0, "", &format!("{name}, after an interrupt"));
+        let left = fs::read_dir(world.path(&format!("cut{number}"))).unwrap().map(|entry| entry.unwrap().file_name());
+        let parts: Vec<_> = left.filter(|name| name.to_string_lossy().ends_with(".part")).collect();
+        assert!(parts.is_empty(), "{name}: {parts:?}");
+    }
+}

@@ -1,0 +1,65 @@
+use candle_core::Tensor;
+use fbp_inverse::{Parallel, Residual, ReverseOperator};
+use fbp_linalg::FeatureShape;
+
+use crate::spec::Merge;
+use crate::{Layer, LayerPass, ModelError, Sequence};
+
+/// Lists of layers with one input, whose outputs come together: `block`, `residual` and `parallel`.
+#[derive(Debug)]
+pub(crate) struct BranchesLayer {
+    kind: &'static str,
+    branches: Vec<Sequence>,
+    merge: Merge,
+}
+
+impl BranchesLayer {
+    pub(super) fn new(kind: &'static str, branches: Vec<Sequence>, merge: Merge) -> Self {
+        Self { kind, branches, merge }
+    }
+}
+
+impl Layer for BranchesLayer {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+        let outputs: Result<Vec<_>, _> = self.branches.iter().map(|branch| branch.forward(x, pass)).collect();
+        self.merge(&outputs?)
+    }
+
+    fn branches(&self) -> &[Sequence] {
+        &self.branches
+    }
+
+    fn merge(&self, outputs: &[Tensor]) -> Result<Tensor, ModelError> {
+        let [first, others @ ..] = outputs else {
+            return Err(candle_core::Error::Msg(format!("{} without branches", self.kind)).into());
+        };
+        if self.merge == Merge::Concat {
+            return Ok(Tensor::cat(outputs, 1)?);
+        }
+        let join = |sum: Tensor, other: &Tensor| match self.merge {
+            Merge::Product => sum.broadcast_mul(other),
+            _ => &sum + other,
+        };
+        Ok(others.iter().try_fold(first.clone(), join)?)
+    }
+
+    fn reverse_operator(&self, name: &str, _: FeatureShape) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
+        let mut blocks = self.branches.iter().map(|branch| branch.operator(name)).collect::<Result<Vec<_>, _>>()?;
+        if self.kind == "residual" && blocks.len() == 2 {
+            let skip = blocks.pop().filter(|_| !self.branches[1].is_empty());
+            if let Some(body) = blocks.pop() {
+                return Ok(Box::new(Residual::new(name, body, skip)?));
+            }
+        }
+        let merge = match self.merge {
+            Merge::Sum => fbp_inverse::Merge::Sum,
+            Merge::Concat => fbp_inverse::Merge::Concat,
+            Merge::Product => fbp_inverse::Merge::Product,
+        };
+        Ok(Box::new(Parallel::new(name, blocks, merge)?))
+    }
+}

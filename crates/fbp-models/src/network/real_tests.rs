@@ -1,0 +1,183 @@
+//! Residual networks, branches and transformers: forward, gradients, reverse operators and modes.
+
+use candle_core::{Tensor, Var};
+use faer::Par;
+use fbp_inverse::{Interval, TargetMode};
+
+use crate::bridge::{tensor_from_matrix, with_matrix};
+use crate::ops::cross_entropy;
+use crate::ops::testing::{assert_close, random};
+use crate::{LayerInput, LayerPass, Network, NetworkSpec, zoo};
+
+/// Small networks of every kind of block, with statistics and weights that are not those of fresh ones.
+fn networks() -> Vec<Network> {
+    let adapted = |name: &str, input| zoo::spec(name).unwrap().adapted(input, 4).unwrap();
+    let specs = [
+        adapted("resnet20", [2, 9, 9]),
+        adapted("se-resnet20", [2, 8, 8]),
+        adapted("mobilenet-v2-035", [3, 32, 32]),
+        adapted("squeezenet1_1", [3, 33, 33]),
+        adapted("simple-vit", [3, 8, 8]),
+        adapted("simple-vit-v2", [1, 12, 8]),
+        NetworkSpec::from_toml(TREE).unwrap(),
+    ];
+    specs.iter().map(|spec| trained_looking(spec, 7)).collect()
+}
+
+/// Asymmetric padding, merges of every kind, the mean of tokens, and dropout.
+const TREE: &str = r#"
+    name = "tree"
+    input = [2, 8, 6]
+    classes = 4
+    [[stages]]
+    name = "a"
+    layers = [
+        { type = "conv2d", out_channels = 6, kernel = 3, stride = 2, padding = "same" }, { type = "batch_norm" }, { type = "silu" },
+        { type = "parallel", merge = "product", branches = [{}, { layers = [{ type = "global_avg_pool2d" }, { type = "sigmoid" }] }] },
+        { type = "parallel", merge = "concat", branches = [{ layers = [{ type = "max_pool2d", kernel = 3, stride = 1, padding = 1 }] }, {}] },
+        { type = "dropout", p = 0.3 },
+    ]
+    [[stages]]
+    name = "b"
+    layers = [
+        { type = "parallel", merge = "sum", branches = [{}, { layers = [{ type = "gelu" }] }, { layers = [{ type = "bottleneck", channels = 3 }] }] },
+        { type = "tokens" }, { type = "transformer_block", heads = 3, mlp = 8 },
+        { type = "mean_tokens", first = 1 },
+    ]
+    [[stages]]
+    name = "out"
+    layers = [{ type = "linear", out_features = 4 }]
+"#;
+
+/// Two residual blocks, the second one with a shortcut of its own.
+const RESIDUAL: &str = r#"
+    name = "residual"
+    input = [1, 8, 8]
+    classes = 4
+    [[stages]]
+    name = "stem"
+    layers = [{ type = "conv2d", out_channels = 6, kernel = 3, padding = 1 }, { type = "batch_norm" }, { type = "relu" }]
+    [[stages]]
+    name = "blocks"
+    layers = [{ type = "basic_block", channels = 6 }, { type = "basic_block", channels = 8, stride = 2 }]
+    [[stages]]
+    name = "out"
+    layers = [{ type = "global_avg_pool2d" }, { type = "flatten" }, { type = "linear", out_features = 4 }]
+"#;
+
+fn trained_looking(spec: &NetworkSpec, seed: u64) -> Network {
+    let mut network = Network::new(spec, seed).unwrap();
+    network.set_training(true);
+    for step in 0..20 {
+        network.forward(&random(&network.spec().input_dims().tensor_dims(16), step)).unwrap();
+    }
+    network.set_training(false);
+    network
+}
+
+#[test]
+fn reverse_operators_of_blocks_give_the_features_of_the_network() {
+    for network in networks() {
+        let x = random(&network.spec().input_dims().tensor_dims(3), 5);
+        let trace = network.forward_recorded(&x).unwrap();
+        for (index, stage) in network.operators(0..network.stages().len()).unwrap().iter().enumerate() {
+            let output = crate::reverse::tests::run(&stage.operators, trace.stage_input(index).unwrap());
+            let output = tensor_from_matrix(output.as_ref(), network.stages()[index].output()).unwrap();
+            let what = format!("{} {}", network.spec().name, stage.name);
+            assert_close(&what, &output, trace.stage_output(index).unwrap(), 2e-5);
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_differences() {
+    for network in networks() {
+        let dims = network.spec().input_dims().tensor_dims(2);
+        let x = Var::from_tensor(&random(&dims, 5)).unwrap();
+        let loss = |x: &Tensor| cross_entropy(&network.infer(x).unwrap(), &[1, 3]).unwrap();
+        let gradients = loss(x.as_tensor()).backward().unwrap();
+        let gradient = gradients.get(&x).unwrap();
+        // Along the gradient, from both sides, by a length that few kinks fit into: rounding is of the order of ε / length.
+        let norm = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar::<f32>().unwrap();
+        let direction = (gradient / f64::from(norm)).unwrap();
+        let h = 1e-3;
+        let at = |sign: f64| {
+            let moved = (x.as_tensor() + (&direction * (sign * h)).unwrap()).unwrap();
+            loss(&moved).to_scalar::<f32>().unwrap()
+        };
+        let difference = (at(1.0) - at(-1.0)) / (2.0 * h as f32);
+        let rounding = 16.0 * f32::EPSILON / h as f32;
+        let name = &network.spec().name;
+        assert!((norm - difference).abs() < 0.02 * norm + rounding, "{name}: {norm} {difference}");
+    }
+}
+
+#[test]
+fn layers_within_blocks_can_be_cut_out() {
+    for network in networks() {
+        let x = random(&network.spec().input_dims().tensor_dims(2), 5);
+        let logits = network.infer(&x).unwrap();
+        for path in network.layer_paths() {
+            let place = network.place(&path).unwrap();
+            let LayerInput { input, beside } = network.infer_before(&place, &x).unwrap();
+            let dims: Vec<_> = beside.iter().map(|t| t.dims()[1..].to_vec()).collect();
+            assert_eq!(dims, network.dims_beside(&place).unwrap(), "{path}");
+            let output = network.layer(&place).unwrap().forward(&input, LayerPass::FIXED).unwrap();
+            assert_close(&path, &network.infer_after(&place, &output, &beside).unwrap(), &logits, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn joint_targets_of_blocks_are_right() {
+    let vit = zoo::spec("simple-vit-v2").unwrap().adapted([1, 12, 8], 4).unwrap();
+    let resnet = NetworkSpec::from_toml(RESIDUAL).unwrap();
+    for spec in [vit, resnet] {
+        let network = trained_looking(&spec, 7);
+        let x = random(&spec.input_dims().tensor_dims(4), 9);
+        let chain = network.reverse_chain(1, Interval::EVERYTHING).unwrap();
+        let labels = [0, 1, 2, 3];
+        let margin = 0.05;
+        let features = network.forward_to(0, &x).unwrap();
+        let made = with_matrix(&features, |at| chain.targets(at, &labels, margin, TargetMode::Attainable, Par::Seq));
+        let made = made.unwrap().unwrap();
+        for (stage, targets) in (1..).zip(&made.targets[..network.stages().len() - 1]) {
+            let name = network.stages()[stage].name();
+            let features = tensor_from_matrix(targets.as_ref(), network.stages()[stage].input()).unwrap();
+            let logits = network.forward_from(stage, &features).unwrap().to_vec2::<f32>().unwrap();
+            for (row, label) in logits.iter().zip(labels) {
+                let own = row[label];
+                let lead = (0..4).filter(|&k| k != label).map(|k| own - row[k]).fold(f32::INFINITY, f32::min);
+                // The network rounds in another order than its operators.
+                assert!(f64::from(lead) > 0.99 * margin, "{} {name}: {lead}", spec.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_drops_in_training_only_and_is_seeded() {
+    let mut network = trained_looking(&NetworkSpec::from_toml(TREE).unwrap(), 7);
+    let x = random(&[5, 2, 8, 6], 1);
+    let values = |network: &Network| network.forward(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let plain = values(&network);
+    assert_eq!(plain, values(&network));
+    network.set_training(true);
+    let mut copies = [network.duplicate().unwrap(), network.duplicate().unwrap()];
+    copies.iter_mut().for_each(|copy| copy.set_training(true));
+    let [first, second] = copies.each_ref().map(|copy| [values(copy), values(copy)]);
+    assert_eq!(first, second, "equal networks drop the same");
+    assert_ne!(first[0], first[1], "every pass drops anew");
+    network.freeze(0..network.stages().len()).unwrap();
+    assert_eq!(values(&network), plain, "frozen stages drop nothing");
+}
+
+#[test]
+fn a_network_split_at_its_blocks_is_the_same_network() {
+    for network in networks() {
+        let x = random(&network.spec().input_dims().tensor_dims(2), 5);
+        let split = network.split_at_blocks().unwrap();
+        assert!(split.stages().len() >= network.stages().len());
+        assert_close("logits", &split.infer(&x).unwrap(), &network.infer(&x).unwrap(), 1e-7);
+    }
+}
