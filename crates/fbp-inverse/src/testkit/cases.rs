@@ -170,6 +170,13 @@ impl<T: Real> Case<T> {
         values.chain([self.shift]).filter(|v| v.is_finite()).fold(f64::MIN_POSITIVE, f64::max)
     }
 
+    /// Violation of a sample that is allowed.
+    pub(super) fn allowed(&self, check: &ReverseCheck, j: usize) -> f64 {
+        let rounding = check.tolerance * T::EPSILON.to_f64() * self.output_size(j);
+        let observed = self.distance(j, &widened(self.output.as_ref(), j));
+        rounding + check.iterative.map_or(0.0, |tolerance| tolerance * observed)
+    }
+
     /// Largest distance of an entry of `output` (one sample) to its interval.
     pub(super) fn violation(&self, j: usize, output: &[f64]) -> f64 {
         self.distances(j, output).fold(0.0, f64::max)

@@ -115,7 +115,7 @@ pub(super) fn check_far_targets<T: Real>(
         }
         let Ok(output) = forward(op, answer.point.as_ref()) else { continue };
         let violation = far.violation(0, &widened(output.as_ref(), 0));
-        let tolerance = check.allowed(&far, 0);
+        let tolerance = far.allowed(check, 0);
         let reported = answer.report.unattained == 1;
         ledger.expect("a target that is missed is reported", violation <= tolerance || reported, || {
             format!("{}: violation {violation:e}, tolerance {tolerance:e}", at(0))

@@ -1,7 +1,5 @@
 use fbp_linalg::Real;
 
-use super::cases::{Case, widened};
-
 /// What [`check_reverse_operator`](super::check_reverse_operator) tries, and how exact it expects the answers to be.
 ///
 /// | field | default | meaning |
@@ -114,18 +112,11 @@ impl ReverseCheck {
     ///
     /// * targets may be missed by so much, and count as attained then;
     /// * one sample and a batch, one thread and several, may end one step apart: points agree within 32 tolerances;
-    /// * the answer need not be the nearest: it has to be no farther from the target box than the observed output, and no
-    ///   point on the way back to the observed input from a quarter on may do as well.
+    /// * the answer need not be the nearest: its output has to be no farther from the target box than the observed one, and where
+    ///   the target is a point, no step back to the observed input by a quarter of the way or more may do as well.
     #[must_use]
     pub fn iterative(self, tolerance: f64) -> Self {
         Self { iterative: Some(tolerance), ..self }
-    }
-
-    /// Violation of a sample that is allowed.
-    pub(super) fn allowed<T: Real>(&self, sample: &Case<T>, j: usize) -> f64 {
-        let rounding = self.tolerance * T::EPSILON.to_f64() * sample.output_size(j);
-        let observed = sample.distance(j, &widened(sample.output.as_ref(), j));
-        rounding + self.iterative.map_or(0.0, |tolerance| tolerance * observed)
     }
 
     /// By how much answers may depend on the make-up of the batch and on threads, relative to their largest entry.

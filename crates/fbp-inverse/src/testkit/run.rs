@@ -129,7 +129,7 @@ fn check_sample<T: Real>(
     ledger.expect("the reported violation is true", (claimed - violation).abs() <= tolerance, || {
         format!("{}: {violation:e} found, {claimed:e} reported, tolerance {tolerance:e}", sample.origin)
     })?;
-    let tolerance = check.allowed(sample, 0);
+    let tolerance = sample.allowed(check, 0);
     ledger.expect(
         "a target that is missed is reported",
         violation <= tolerance || answer.report.unattained == 1,

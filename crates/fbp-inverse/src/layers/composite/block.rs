@@ -3,7 +3,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
 use super::affine::AffineWhole;
-use super::block_reverse::Split;
+use super::split::Split;
 use crate::layers::columns::{check_forward, check_jvp, check_vjp, reverse_columns};
 use crate::layers::flatten::Identity;
 use crate::layers::kernel::{LayerKernel, operator_once};

@@ -12,6 +12,22 @@
 //! Outputs within their interval ask for nothing until the linearisation takes them out of it, and inputs at an end of the range
 //! stay there while the gradient points outwards; both are found out round by round on the same tape.
 //!
+//! # Measured
+//! Evaluations of the block (with that of the caller, one for its last activation and one for the report), products with `J` and
+//! with `Jᵀ`, in `f32` for 8 samples together and a thousandth of the distance, on random weights:
+//!
+//! | block | asked for what it makes of | inputs | evaluations | `J` | `Jᵀ` |
+//! |---|---|---|---|---|---|
+//! | two convolutions, 64 × 8 × 8 | an input 30 % away | any | 8 | 27 | 27 |
+//! | | the same | `[0, ∞)` | 36 | 269 | 269 |
+//! | | an input 150 % away | `[0, ∞)` | 52 | 442 | 442 |
+//! | vision transformer, 65 × 192, 3 heads | an input 30 % away | any | 6 | 9 | 0 |
+//! | | an input 150 % away | any | 6 | 7 | 0 |
+//!
+//! A range makes the same block ten times as expensive: half of the inputs end at 0, and which ones is found out step by step.
+//! Scaled steps near the ends, several rounds per linearisation and a dual iteration were tried on a small copy of that block, and
+//! took between 85 and 150 products of each kind where this one takes 97.
+//!
 //! # Source
 //! Inexact Newton methods: Dembo, Eisenstat & Steihaug, SIAM J. Numer. Anal. 19 (1982); GMRES: Saad & Schultz, SIAM J. Sci. Stat.
 //! Comput. 7 (1986); least squares by conjugate gradients (CGLS): Björck, *Numerical Methods for Least Squares Problems*, SIAM
