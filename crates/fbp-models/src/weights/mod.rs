@@ -18,8 +18,6 @@ mod info;
 mod matching;
 mod pickle;
 mod pytorch;
-#[cfg(test)]
-mod reference;
 mod safetensors_file;
 mod shards;
 mod state_dict;

@@ -5,6 +5,7 @@ mod exporting;
 mod hostile;
 mod importing;
 mod reading;
+mod reference;
 mod torch_file;
 
 use std::path::{Path, PathBuf};

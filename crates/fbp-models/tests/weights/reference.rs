@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use fbp_models::spec::ParamPlan;
+use fbp_models::weights::{ImportOptions, StateDict, import};
+use fbp_models::{NetworkSpec, zoo};
 
-use super::StateDict;
-use crate::{Network, NetworkSpec, zoo};
+use super::Folder;
+use super::torch_file::TorchFile;
 
 /// Numbers in [-1, 1) that follow from a name.
 fn uniform(name: &str, count: usize) -> Vec<f64> {
@@ -42,17 +45,23 @@ fn values(name: &str, dims: &[usize]) -> Vec<f32> {
     }
 }
 
-/// The logits are those of PyTorch to 3e-5 of the largest one.
-fn agrees(name: &str, spec: &NetworkSpec) {
+/// The logits are those of PyTorch to 3e-5 of the largest one, with weights from a file that `save` makes.
+fn agrees(name: &str, spec: &NetworkSpec, save: fn(&TorchFile) -> Vec<u8>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference.safetensors");
     let expected = StateDict::open(&path).unwrap().read(name).unwrap();
-    let network = Network::build(spec, &mut |name, param| {
-        Ok(Tensor::from_vec(values(name, &param.dims), param.dims.as_slice(), &Device::Cpu)?)
-    });
+    let plan = spec.plan().unwrap();
+    let tensor = |(name, param): (String, &ParamPlan)| {
+        let values = values(&name, &param.dims);
+        (name, param.dims.clone(), values)
+    };
+    let tensors: Vec<_> = plan.parameters().map(tensor).collect();
+    let folder = Folder::new();
+    let weights = StateDict::open(&folder.write("w.pth", &save(&TorchFile::of(&tensors)))).unwrap();
+    let network = import(spec, &weights, &ImportOptions::default()).unwrap().network;
     let [channels, height, width] = spec.input;
     let images: Vec<f32> = uniform("images", channels * height * width).iter().map(|u| (2.0 * u) as f32).collect();
     let images = Tensor::from_vec(images, (1, channels, height, width), &Device::Cpu).unwrap();
-    let own: Vec<f32> = network.unwrap().infer(&images).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let own: Vec<f32> = network.infer(&images).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     assert_eq!(own.len(), expected.len());
     let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let worst = own.iter().zip(&expected).fold(0.0_f32, |worst, (a, b)| worst.max((a - b).abs()));
@@ -62,29 +71,29 @@ fn agrees(name: &str, spec: &NetworkSpec) {
 }
 
 /// [`agrees`] for a network of the zoo.
-fn zoo_agrees(name: &str) {
-    agrees(name, &zoo::spec(name).unwrap());
+fn zoo_agrees(name: &str, save: fn(&TorchFile) -> Vec<u8>) {
+    agrees(name, &zoo::spec(name).unwrap(), save);
 }
 
 #[test]
 fn resnets_give_the_logits_of_torchvision() {
-    zoo_agrees("resnet18");
-    zoo_agrees("resnet34");
+    zoo_agrees("resnet18", TorchFile::zip);
+    zoo_agrees("resnet34", TorchFile::legacy);
 }
 
 #[test]
 fn mobilenet_gives_the_logits_of_torchvision() {
-    zoo_agrees("mobilenet-v2");
+    zoo_agrees("mobilenet-v2", TorchFile::tar);
 }
 
 #[test]
 fn squeezenet_gives_the_logits_of_torchvision() {
-    zoo_agrees("squeezenet1_1");
+    zoo_agrees("squeezenet1_1", TorchFile::legacy);
 }
 
 #[test]
 fn a_vision_transformer_gives_the_logits_of_timm() {
-    zoo_agrees("vit-tiny-patch16-224");
+    zoo_agrees("vit-tiny-patch16-224", TorchFile::zip);
 }
 
 /// `TensorFlowStyle` of `reference.py`.
@@ -127,5 +136,5 @@ layers = [{ type = "flatten" }, { type = "linear", out_features = 7 }]
 
 #[test]
 fn a_network_outside_the_zoo_with_the_padding_of_tensorflow_gives_the_logits_of_pytorch() {
-    agrees("tensorflow-style", &NetworkSpec::from_toml(TENSORFLOW_STYLE).unwrap());
+    agrees("tensorflow-style", &NetworkSpec::from_toml(TENSORFLOW_STYLE).unwrap(), TorchFile::zip);
 }
