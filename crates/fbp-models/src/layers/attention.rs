@@ -1,5 +1,5 @@
 use candle_core::{Tensor, Var};
-use fbp_inverse::{Attention, Block, PerToken, ReverseOperator};
+use fbp_inverse::{Attention, Block, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use super::LayerVars;
@@ -21,11 +21,10 @@ impl AttentionLayer {
     pub(super) fn new(heads: usize, input: FeatureDims, vars: &mut LayerVars) -> Result<Self, ModelError> {
         let (tokens, width) = (input.shape.channels, input.shape.width);
         let core = Attention::new("attention", tokens, heads, width / heads)?;
-        let output = FeatureDims::tokens(tokens, width);
         Ok(Self {
             heads,
             qkv: LinearLayer::of_part("qkv.weight", "qkv.bias", vars)?,
-            core: Operation::new("attention", core, output),
+            core: Operation::new("attention", core, vec![tokens, width]),
             proj: LinearLayer::of_part("proj.weight", "proj.bias", vars)?,
         })
     }
@@ -64,13 +63,4 @@ impl Layer for AttentionLayer {
         ];
         Ok(Box::new(Block::new(name, in_shape, operators)?))
     }
-}
-
-/// A layer on flat features, for every token of `[T, D]`.
-pub(super) fn per_token(
-    operator: Box<dyn ReverseOperator<f32>>,
-    tokens: usize,
-) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-    let name = operator.name().to_owned();
-    Ok(Box::new(PerToken::new(name, tokens, operator)?))
 }

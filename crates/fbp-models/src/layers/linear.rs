@@ -1,9 +1,8 @@
 use candle_core::{Tensor, Var};
 use faer::MatRef;
-use fbp_inverse::{LinearReverse, ReverseOperator};
+use fbp_inverse::{LinearReverse, PerToken, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
-use super::attention::per_token;
 use super::{LayerVars, bias_values};
 use crate::ops::{self, with_values};
 use crate::{Layer, LayerPass, ModelError};
@@ -55,6 +54,10 @@ impl Layer for LinearLayer {
         })?;
         let operator = Box::new(operator?);
         // A flat feature has one column per sample, tokens have one per token.
-        if in_shape.len() == columns { Ok(operator) } else { per_token(operator, in_shape.channels) }
+        if in_shape.len() == columns {
+            Ok(operator)
+        } else {
+            Ok(Box::new(PerToken::new(name, in_shape.channels, operator)?))
+        }
     }
 }

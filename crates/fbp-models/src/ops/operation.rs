@@ -7,7 +7,6 @@ use fbp_inverse::{DifferentiableOperator, VjpPass};
 
 use super::scratch::ScratchPool;
 use super::{par_for, values, with_values};
-use crate::spec::FeatureDims;
 
 /// A layer without parameters as a differentiable tensor operation: its values and gradients are those of its reverse operator, so
 /// that a network and its reverse agree bit for bit.
@@ -19,7 +18,8 @@ pub struct Operation {
 struct Shared {
     name: &'static str,
     operator: Box<dyn DifferentiableOperator<f32>>,
-    output: FeatureDims,
+    /// Dimensions of one output, without the batch.
+    output: Vec<usize>,
     scratch: ScratchPool,
 }
 
@@ -35,8 +35,8 @@ impl fmt::Debug for Operation {
 }
 
 impl Operation {
-    /// The operation of an operator whose outputs look like `output`.
-    pub fn new(name: &'static str, operator: impl DifferentiableOperator<f32> + 'static, output: FeatureDims) -> Self {
+    /// The operation of an operator whose outputs have the dimensions `output`, without the batch.
+    pub fn new(name: &'static str, operator: impl DifferentiableOperator<f32> + 'static, output: Vec<usize>) -> Self {
         let shared = Shared { name, operator: Box::new(operator), output, scratch: ScratchPool::default() };
         Self { shared: Arc::new(shared) }
     }
@@ -78,7 +78,7 @@ impl CustomOp1 for Op {
             let output = MatMut::from_column_major_slice_mut(&mut y, out, batch);
             operator.forward(input, output, par, stack).map_err(Error::wrap)
         })?;
-        Ok((CpuStorage::F32(y), Shape::from(output.tensor_dims(batch))))
+        Ok((CpuStorage::F32(y), Shape::from([&[batch], output.as_slice()].concat())))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

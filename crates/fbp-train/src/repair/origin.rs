@@ -1,4 +1,3 @@
-use super::samples::SampleChoice;
 use crate::data::{DataBundle, Dataset};
 use crate::settings::Part;
 
@@ -36,15 +35,6 @@ impl Default for SampleOrigin<'_> {
     fn default() -> Self {
         Self::Part(Part::Train)
     }
-}
-
-/// What is asked to be repaired.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    /// Which of the images.
-    pub choice: &'a SampleChoice,
-    /// Images that it chooses from.
-    pub origin: SampleOrigin<'a>,
 }
 
 /// Samples to repair.

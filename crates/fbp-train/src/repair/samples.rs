@@ -30,6 +30,15 @@ pub enum SampleChoice {
     All,
 }
 
+/// What is asked to be repaired.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Which of the images.
+    pub choice: &'a SampleChoice,
+    /// Images that it chooses from.
+    pub origin: SampleOrigin<'a>,
+}
+
 impl FromStr for SampleChoice {
     type Err = String;
 
