@@ -75,7 +75,7 @@ impl SafetensorsFile {
         let mut header = vec![0; header_len as usize];
         file.read_exact(&mut header).map_err(ModelError::io("read", path))?;
         let Entries(mut entries) = serde_json::from_slice(&header).map_err(|e| damaged(format!("header: {e}")))?;
-        entries.sort_by(|(_, a), (_, b)| a.data_offsets.cmp(&b.data_offsets));
+        entries.sort_by_key(|(_, header)| header.data_offsets);
         let mut places = HashMap::new();
         let mut infos = BTreeMap::new();
         for (name, header) in &entries {
