@@ -199,10 +199,11 @@ fn accuracy_text(record: &PostTrainRecord) -> String {
 }
 
 /// The targets, checked to belong to the checkpoint and the data.
-/// The network as it was cut when its targets were made.
+/// The network as it was cut when its targets were made. What is wrong with their folder is said when they are opened.
 fn cut(network: Network, args: &PostTrainArgs, options: &PostTrainOptions) -> Result<Network, CliError> {
-    match args.targets.as_ref().filter(|_| options.objective.may_use_targets()) {
-        Some(folder) => Ok(cut_as(network, &TargetStore::open(folder)?)?),
+    let folder = args.targets.as_ref().filter(|_| options.objective.may_use_targets());
+    match folder.and_then(|folder| TargetStore::open(folder).ok()) {
+        Some(store) => Ok(cut_as(network, &store)?),
         None => Ok(network),
     }
 }

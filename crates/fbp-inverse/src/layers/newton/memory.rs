@@ -45,8 +45,9 @@ impl Sizes {
         let numbers = |len: usize| StackReq::new_aligned::<T>(len * self.group, ALIGN);
         let rotations = if self.is_square() { self.group } else { 0 };
         StackReq::all_of(&[
-            numbers(self.inputs).array(8),
-            numbers(self.outputs).array(4),
+            // One request each: an array of requests is not padded to their alignment.
+            StackReq::all_of(&[numbers(self.inputs); 8]),
+            StackReq::all_of(&[numbers(self.outputs); 4]),
             numbers(self.above),
             numbers(self.tape),
             numbers(self.basis() * self.inputs),
