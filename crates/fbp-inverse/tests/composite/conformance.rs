@@ -2,7 +2,7 @@
 
 use fbp_inverse::testkit::{ReverseCheck, check_reverse_operator};
 use fbp_inverse::{
-    Activation, Block, ClassToken, ImageToTokens, MeanTokens, Merge, NewtonParams, Padding, Parallel,
+    Activation, Attention, Block, ClassToken, ImageToTokens, MeanTokens, Merge, NewtonParams, Padding, Parallel,
     PositionEmbedding, Residual, ReverseOperator, SelectToken, ZeroPad2d,
 };
 use fbp_linalg::{FeatureShape, Real};
@@ -121,9 +121,25 @@ fn iterated<T: Real>(tolerance: f64) {
         vec![mlp(Activation::Tanh, 0.3), mlp(Activation::Gelu, 0.3), Block::identity("same", flat)],
         Merge::Sum,
     );
+    let product =
+        Parallel::new("product", vec![mlp(Activation::Tanh, 0.5), mlp(Activation::Gelu, 1.0)], Merge::Product);
+    let mut weights = Weights::new(6);
+    let image = FeatureShape::image(2, 3, 3);
+    let basic = weights.basic_block(image, 2, 1).with_newton(newton).unwrap();
+    let down = weights.basic_block(image, 1, 2).with_newton(newton).unwrap();
+    let vit = weights.vit_block(3, 4, 2, 2, 0.5).with_newton(newton).unwrap();
+    let attention = Attention::new("attention", 3, 1, 2).unwrap().with_newton(newton).unwrap();
     let check = ReverseCheck::new().iterative(tolerance).seeds(6).may_miss();
-    let layers: Vec<Op<T>> =
-        vec![Box::new(smooth), Box::new(kinked), Box::new(sum.unwrap().with_newton(newton).unwrap())];
+    let layers: Vec<Op<T>> = vec![
+        Box::new(smooth),
+        Box::new(kinked),
+        Box::new(sum.unwrap().with_newton(newton).unwrap()),
+        Box::new(product.unwrap().with_newton(newton).unwrap()),
+        Box::new(basic),
+        Box::new(down),
+        Box::new(vit),
+        Box::new(attention),
+    ];
     let failures = layers.iter().filter_map(|layer| check_reverse_operator(&**layer, &check).err());
     let failures: Vec<String> = failures.map(|error| error.to_string()).collect();
     assert!(failures.is_empty(), "{}: {failures:#?}", T::NAME);
@@ -132,4 +148,5 @@ fn iterated<T: Real>(tolerance: f64) {
 #[test]
 fn iterated_blocks_keep_the_contract_up_to_their_tolerance() {
     iterated::<f64>(1e-6);
+    iterated::<f32>(1e-4);
 }

@@ -48,7 +48,7 @@ impl<T: Real> Block<T> {
         let (count, together) = (list.operators.len(), self.split.together);
         let feature = |len: usize| StackReq::new_aligned::<T>(len * batch, ALIGN);
         let recorded = feature(list.all().tape_lens().iter().sum()).and(feature(list.lens[count]));
-        let boxes = feature(self.longest_box()).array(6);
+        let boxes = StackReq::all_of(&[feature(self.longest_box()); 6]);
         let mut runs = list.all().forward_on_tape_scratch(batch, par);
         for operator in &list.operators[together..] {
             runs = runs.or(operator.reverse_scratch(batch, par));
