@@ -248,7 +248,7 @@ mod tests {
         let spec = network_for("resnet20", &data(9)).unwrap();
         assert_eq!((spec.input, spec.classes), ([2, 9, 9], 3));
         let error = network_for("simple-cnn-cifar-v1", &data(9)).unwrap_err().one_line();
-        assert!(error.contains("does not fit"), "{error}");
+        assert!(error.contains("stage conv2") && error.contains("exceeds"), "{error}");
     }
 
     #[test]

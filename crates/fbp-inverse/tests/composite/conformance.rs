@@ -121,8 +121,6 @@ fn iterated<T: Real>(tolerance: f64) {
         vec![mlp(Activation::Tanh, 0.3), mlp(Activation::Gelu, 0.3), Block::identity("same", flat)],
         Merge::Sum,
     );
-    let product =
-        Parallel::new("product", vec![mlp(Activation::Tanh, 0.5), mlp(Activation::Gelu, 1.0)], Merge::Product);
     let mut weights = Weights::new(6);
     let image = FeatureShape::image(2, 3, 3);
     let basic = weights.basic_block(image, 2, 1).with_newton(newton).unwrap();
@@ -134,7 +132,6 @@ fn iterated<T: Real>(tolerance: f64) {
         Box::new(smooth),
         Box::new(kinked),
         Box::new(sum.unwrap().with_newton(newton).unwrap()),
-        Box::new(product.unwrap().with_newton(newton).unwrap()),
         Box::new(basic),
         Box::new(down),
         Box::new(vit),

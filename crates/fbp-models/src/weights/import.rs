@@ -140,7 +140,8 @@ impl Import {
 /// let spec = zoo::spec("mlp")?;
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("model.safetensors");
-/// let tensors = spec.plan()?.parameters().map(|(name, param)| {
+/// let plan = spec.plan()?;
+/// let tensors = plan.parameters().map(|(name, param)| {
 ///     Ok((format!("module.{name}"), Tensor::ones(param.dims.as_slice(), candle_core::DType::F32, &Device::Cpu)?))
 /// });
 /// candle_core::safetensors::save(&tensors.collect::<Result<_, candle_core::Error>>()?, &path)?;

@@ -356,7 +356,7 @@ fn files_that_no_report_wrote_are_kept() {
     std::fs::write(&summary, "[1, 2]").unwrap();
     let error = write_report(&study, folder.path(), false).unwrap_err();
     assert!(
-        one_line(&error).contains("summary.json") && one_line(&error).contains("name another folder"),
+        one_line(&error).contains("summary.json") && one_line(&error).contains("name another place"),
         "{}",
         one_line(&error)
     );

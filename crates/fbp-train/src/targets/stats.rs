@@ -130,7 +130,7 @@ mod tests {
         let params = serde_json::from_value(serde_json::json!({
             "checkpoint_sha256": "", "model": "m", "data": {"name": "d", "sha256": "", "samples": 40},
             "mode": "attainable", "embedding": "margin", "margin": 1.0, "shard_samples": 40,
-            "stages": [{"name": "conv1", "shape": [1, 1, 1]}],
+            "stages": [{"name": "conv1", "shape": [1, 1, 1], "dims": [1, 1, 1]}],
         }))
         .unwrap();
         let report = all.report(&params, 2.0);
