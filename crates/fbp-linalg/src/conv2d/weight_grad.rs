@@ -107,9 +107,9 @@ impl WeightGrad {
         (self.partial_len() + self.output.channels).next_multiple_of(MAX_LANES)
     }
 
-    /// Length of the packed images and cotangents of one thread.
+    /// Length of the packed images and cotangents of one thread; never 0, also where both are read in place.
     fn packing_len<T>(&self, group: usize) -> usize {
-        self.block_images::<T>(group) * (self.source.packed_len() + self.cotangent_len())
+        (self.block_images::<T>(group) * (self.source.packed_len() + self.cotangent_len())).max(1)
     }
 
     /// Cells for the sums of every group, and then for what each thread packs.

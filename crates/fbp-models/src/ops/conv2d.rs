@@ -296,6 +296,9 @@ mod tests {
             (3, params(2, 11, 5, 3).stride([2, 2]).padding([2, 2]), 2, 2, 1),
             (2, params(2, 12, 3, 3).dilation([2, 2]), 1, 0, 2),
             (40, params(3, 24, 8, 5), 1, 0, 1),
+            // Pointwise, where nothing has to be packed.
+            (40, params(16, 12, 8, 1), 1, 0, 1),
+            (40, params(16, 12, 8, 1).stride([2, 2]), 2, 0, 1),
         ];
         for (n, params, stride, padding, dilation) in cases {
             let kernel = kernel(params);
