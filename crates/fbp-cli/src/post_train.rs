@@ -1,8 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use fbp_models::{Checkpoint, Network, checkpoint};
+use fbp_models::{Checkpoint, checkpoint};
 use fbp_train::TrainError;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
@@ -138,13 +138,21 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     let options = args.options(common.seed)?;
     let mut start = Checkpoint::load(&args.checkpoint)?;
     let mut metadata = start.kept_metadata()?;
-    start.network = cut(start.network, args, &options)?;
+    let folder = args.targets.as_ref().filter(|_| options.objective.may_use_targets());
+    // What is wrong with the targets is said once it is clear what is to be trained.
+    let opened = folder.map(|folder| TargetStore::open(folder));
+    if let Some(Ok(store)) = &opened {
+        start.network = cut_as(start.network, store)?;
+    }
     let stage = stage_of_mode(&start.network, options.objective, args.stage.as_deref())?;
     check_policy(&start.network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     let input = args.data.load(&args.checkpoint, &start)?;
     let mut network = start.network;
-    let store = open_targets(args, &options, &checkpoint_sha256, &input)?;
+    let store = opened.transpose()?;
+    if let (Some(folder), Some(store)) = (folder, &store) {
+        check_targets((folder, store), args, &checkpoint_sha256, &input)?;
+    }
     let settings = PostTrainSettings {
         checkpoint_sha256,
         targets: store.as_ref().map(|store| store.manifest().settings.clone()),
@@ -199,25 +207,13 @@ fn accuracy_text(record: &PostTrainRecord) -> String {
 }
 
 /// The targets, checked to belong to the checkpoint and the data.
-/// The network as it was cut when its targets were made. What is wrong with their folder is said when they are opened.
-fn cut(network: Network, args: &PostTrainArgs, options: &PostTrainOptions) -> Result<Network, CliError> {
-    let folder = args.targets.as_ref().filter(|_| options.objective.may_use_targets());
-    match folder.and_then(|folder| TargetStore::open(folder).ok()) {
-        Some(store) => Ok(cut_as(network, &store)?),
-        None => Ok(network),
-    }
-}
-
-fn open_targets(
+/// Whether targets were made with the checkpoint and from the samples at hand.
+fn check_targets(
+    (folder, store): (&Path, &TargetStore),
     args: &PostTrainArgs,
-    options: &PostTrainOptions,
     checkpoint_sha256: &str,
     input: &Input,
-) -> Result<Option<TargetStore>, CliError> {
-    let Some(folder) = args.targets.as_ref().filter(|_| options.objective.may_use_targets()) else {
-        return Ok(None);
-    };
-    let store = TargetStore::open(folder)?;
+) -> Result<(), CliError> {
     let params = &store.manifest().params;
     let mismatch = |right: String, reason: &str| TrainError::Mismatch {
         left: format!("the targets in {}", folder.display()),
@@ -232,7 +228,7 @@ fn open_targets(
         let reason = "they were made from other samples; use the same --data and --train-size";
         return Err(mismatch(format!("the data {}", input.identity.name), reason).into());
     }
-    Ok(Some(store))
+    Ok(())
 }
 
 /// Copies what a report needs besides the runs into their folder.

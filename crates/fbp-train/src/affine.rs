@@ -85,14 +85,11 @@ impl AffineLayer {
                 Err(TrainError::Setting { name: "stage", value: name.to_owned(), reason })
             }
             None => {
-                // What has no dots was meant as a stage.
-                let place = match network.place(name) {
-                    Err(_) if !name.contains('.') => {
-                        network.stage_index(name)?;
-                        network.place(name)?
-                    }
-                    place => place?,
-                };
+                // What has no dots was meant as a stage, and is none.
+                let place = network.place(name).map_err(|unknown| match name.contains('.') {
+                    true => unknown,
+                    false => network.stage_index(name).err().unwrap_or(unknown),
+                })?;
                 let reason = format!(
                     "is a {} layer, and only a linear layer and a conv2d with groups = 1 can be solved for",
                     network.layer(&place)?.kind()

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use fbp_inverse::{Parallel, Residual, ReverseOperator};
+use fbp_inverse::{Parallel, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use crate::spec::Merge;
@@ -48,13 +48,7 @@ impl Layer for BranchesLayer {
     }
 
     fn reverse_operator(&self, name: &str, _: FeatureShape) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
-        let mut blocks = self.branches.iter().map(|branch| branch.operator(name)).collect::<Result<Vec<_>, _>>()?;
-        if self.kind == "residual" && blocks.len() == 2 {
-            let skip = blocks.pop().filter(|_| !self.branches[1].is_empty());
-            if let Some(body) = blocks.pop() {
-                return Ok(Box::new(Residual::new(name, body, skip)?));
-            }
-        }
+        let blocks = self.branches.iter().map(|branch| branch.operator(name)).collect::<Result<_, _>>()?;
         let merge = match self.merge {
             Merge::Sum => fbp_inverse::Merge::Sum,
             Merge::Concat => fbp_inverse::Merge::Concat,

@@ -155,12 +155,6 @@ pub struct NetworkPlan {
 }
 
 impl LayerPlan {
-    /// The layer and all layers within, depth first.
-    pub fn walk(&self, visit: &mut dyn FnMut(&Self)) {
-        visit(self);
-        self.branches.iter().flatten().for_each(|layer| layer.walk(visit));
-    }
-
     fn collect<'a>(&'a self, into: &mut Vec<(String, &'a ParamPlan)>) {
         into.extend(self.params.iter().map(|param| (join(&self.path, param.name), param)));
         self.branches.iter().flatten().for_each(|layer| layer.collect(into));
@@ -279,8 +273,7 @@ impl StageSpec {
     }
 
     fn plan(&self, feature: FeatureDims) -> Result<StagePlan, ModelError> {
-        let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if self.name.is_empty() || !self.name.chars().all(letter) {
+        if !is_name(&self.name) {
             return Err(self.fault("a stage name consists of letters, digits, '-' and '_'"));
         }
         let key = self.key.as_deref().unwrap_or(&self.name);
@@ -301,10 +294,14 @@ impl StageSpec {
     }
 }
 
+/// Whether it consists of letters, digits, `-` and `_`.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
 /// Whether names of letters, digits, `-` and `_` are joined by dots; nothing at all is a path as well.
 fn is_path(path: &str) -> bool {
-    let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    path.is_empty() || path.split('.').all(|name| !name.is_empty() && name.chars().all(letter))
+    path.is_empty() || path.split('.').all(is_name)
 }
 
 /// Plans a list of layers. `place` is where they are: the path of their parameters, and the place within the stage for errors.
@@ -314,8 +311,8 @@ fn plan_layers(
     mut feature: FeatureDims,
 ) -> Result<Vec<LayerPlan>, LayerFault> {
     let mut plans = Vec::with_capacity(layers.len());
-    for (position, NamedLayer { name, layer }) in layers.iter().enumerate() {
-        let own = name.clone().unwrap_or_else(|| position.to_string());
+    for (position, named) in layers.iter().enumerate() {
+        let (own, layer) = (named.path_name(position), &named.layer);
         // A layer without a trace in paths is told by its position.
         let told = if own.is_empty() { position.to_string() } else { own.clone() };
         let (path, told) = (join(place[0], &own), join(place[1], &told));
