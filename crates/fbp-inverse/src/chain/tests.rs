@@ -1,4 +1,5 @@
 use faer::dyn_stack::MemStack;
+use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, MatMut, MatRef, Par};
 use fbp_linalg::conv2d::Conv2dParams;
 use fbp_linalg::testkit::{for_seeds, normal_mat};
@@ -431,7 +432,7 @@ fn dead_rest(rng: &mut rand_chacha::ChaCha8Rng) -> (ReverseChain<f64>, Mat<f64>)
 }
 
 #[test]
-fn labels_whose_logit_is_a_dead_relu_have_nearest_targets() {
+fn labels_whose_logit_is_a_dead_relu_have_targets() {
     for_seeds(4, |rng| {
         let (chain, kernel) = dead_rest(rng);
         let input = normal_mat::<f64>(24, BATCH, rng);
@@ -439,16 +440,17 @@ fn labels_whose_logit_is_a_dead_relu_have_nearest_targets() {
         let run = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
         let report = &run.report.boundaries[0];
         assert_eq!((run.report.satisfied, report.missed, report.unattained), (0, 0, 0), "{report:?}");
+        let inverse = (&kernel * kernel.transpose()).partial_piv_lu().inverse();
         for (sample, &label) in labels.iter().enumerate() {
             let row = kernel.row(label);
-            let norm_sq: f64 = row.iter().map(|w| w * w).sum();
-            // The cheapest single pixel that alone gives the lead; shares of several pixels are dearer.
+            // The cheapest single pixel that alone gives the lead while it leaves the other classes as they are.
             let value = |pixel: usize| (0..6).map(|c| row[c] * input[(4 * c + pixel, sample)]).sum::<f64>() - 10.0;
-            let cheapest = (0..4).map(|pixel| (4.0 - value(pixel)) / norm_sq.sqrt()).fold(f64::INFINITY, f64::min);
+            let cost = |pixel: usize| (4.0 - value(pixel)) * inverse[(label, label)].sqrt();
+            let cheapest = (0..4).map(cost).fold(f64::INFINITY, f64::min);
             let (target, observed) = (run.targets[0].col(sample), run.observed[0].col(sample));
             let distance = target.iter().zip(observed.iter()).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
-            // All four pixels at the kink would cost twice as much as one; other classes may add to either.
-            assert!(distance <= 3.0 * cheapest, "sample {sample}: {distance}, {cheapest}");
+            // The rest is not convex; to lift all four pixels instead of one costs up to twice as much.
+            assert!(distance <= 2.0 * cheapest, "sample {sample}: {distance}, {cheapest}");
         }
     });
 }
