@@ -15,6 +15,7 @@ mod rows;
 mod run;
 mod samples;
 mod search;
+mod trial;
 
 pub use change::{SingleWeight, WeightChange};
 pub use curve::{CurveDemands, Curves, RepairMethod, RepairPoint, RepairSubject};

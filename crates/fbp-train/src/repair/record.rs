@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::WeightChange;
 use super::examples::RepairedExample;
+use super::search::MOST_SOLVES;
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
 use crate::settings::Part;
@@ -144,7 +145,10 @@ pub struct RepairRecord {
     pub candidates: Vec<Candidate>,
     /// The rival, if it was run.
     pub rival: Option<RivalRecord>,
-    /// Time of caching, solving and choosing among states, without reading data, choosing samples, the test set and the
+    /// Whether the time was over before the search was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub time_over: bool,
+    /// Time of the estimate, of caching, solving and choosing among states, without reading data, choosing samples, the test set and the
     /// rival.
     pub repair_seconds: f64,
     /// File name of the repaired checkpoint.
@@ -166,6 +170,8 @@ pub struct RepairRecord {
 pub enum Shortfall {
     /// More could be had for a larger loss of accuracy: the cheapest state found with the most samples right.
     Bound(StateMeasures),
+    /// The time was over before there was a state with more of them right.
+    Time,
     /// No state that was looked at has more of them right.
     Unreached,
 }
@@ -182,8 +188,14 @@ impl RepairRecord {
         let most = self.candidates.iter().map(|candidate| candidate.measures).max_by(order);
         match most {
             Some(most) if most.efficacy > self.efficacy => Some(Shortfall::Bound(most)),
+            _ if self.time_over => Some(Shortfall::Time),
             _ => Some(Shortfall::Unreached),
         }
+    }
+
+    /// Number of solves that were looked at, and of those in a search that tries everything.
+    pub fn solves(&self) -> [usize; 2] {
+        [self.candidates.iter().filter(|candidate| candidate.step == 1.0).count(), MOST_SOLVES]
     }
 }
 
