@@ -66,7 +66,13 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
     match (summarise(folder), result) {
         (Err(_), Err(error)) => Err(error.into()),
         (rows, result) => {
-            print(&rows?, common, out)?;
+            let rows = rows?;
+            print(&rows, common, out)?;
+            let (table, count) = (folder.join("summary.md"), rows.len());
+            say(
+                out,
+                format_args!("{count} {}: {}", if count == 1 { "comparison" } else { "comparisons" }, table.display()),
+            )?;
             Ok(result?)
         }
     }

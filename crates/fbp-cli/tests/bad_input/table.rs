@@ -85,7 +85,7 @@ const CASES: &[Case] = &[
     Case {
         arguments: "explain --checkpoint c.safetensors --data idx:data --classes 3 --samples 3 --stage conv2 --out OUT",
         writes: Writes::Folder("explain.html"),
-        again: "sample 3",
+        again: "--samples 3",
         unknown: ["conv2", "nonsense"],
         names: ("this network has input, conv1, conv2", 1),
     },
@@ -121,7 +121,7 @@ const CASES: &[Case] = &[
     Case {
         arguments: "sweep --config sweep.toml --out OUT",
         writes: Writes::Folder("summary.csv"),
-        again: "",
+        again: "0 comparisons",
         unknown: ["sweep.toml", "nonsense.toml"],
         names: ("cannot read nonsense.toml", 1),
     },

@@ -4,15 +4,10 @@ use super::search::{GUARDS, RIVALS, ROUNDS};
 use super::trial::Trial;
 use crate::affine::AffineLayer;
 
-/// What the exchanges of a solve cost, more or less, as factorisations of the whole matrix: there are about ten of them, each
-/// with a third to a half of the conditions.
-const FACTORISATIONS: f64 = 0.8;
-/// What the descent after them costs, more or less, as operations of a product for each entry of the matrix.
-const DESCENT: f64 = 4000.0;
 /// Looks at the validation part in a round, more or less: steps are halved where they lose too much.
 const LOOKS: f64 = 1.5;
 /// Share of the guards that there are in each round, more or less.
-const GUARDED: [f64; ROUNDS] = [0.0, 0.5, 0.7, 0.8];
+const GUARDED: [f64; ROUNDS] = [0.0, 0.75, 0.9, 0.9];
 
 /// What a repair will take, as far as sizes tell.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,10 +22,6 @@ pub struct Effort {
     rivals: usize,
     /// Watched samples that may become conditions.
     guards: usize,
-    /// Length of a row of the Gram matrix's factor.
-    row: f64,
-    /// Length of a column of the layer's input.
-    column: f64,
 }
 
 /// How many images a search runs through the network.
@@ -56,25 +47,19 @@ impl Effort {
         // where a row has several columns.
         let rows = if layer.positions() == 1 { n * n + n * (outputs + column) } else { n * outputs * column };
         let numbers = 2.0 * n * n + 2.0 * subjects * column * positions + n * outputs * positions + rows;
-        let row = if layer.positions() == 1 { outputs + column } else { outputs * column };
-        Self { samples, conditions, bytes: 8.0 * numbers, rivals, guards, row, column }
+        Self { samples, conditions, bytes: 8.0 * numbers, rivals, guards }
     }
 
     /// Time of `demands` searches on this machine, in seconds, without what comes before the first.
     pub(super) fn seconds(&self, trial: &Trial, passes: Passes, demands: usize) -> f64 {
-        let (samples, column) = (self.samples as f64, self.column);
+        let samples = self.samples as f64;
         let round = |guarded: &f64| {
             let guards = guarded * self.guards as f64;
             let (subjects, n) = (samples + guards, self.rivals as f64 * samples + 2.0 * guards);
             let looks = LOOKS * (samples + passes.validation as f64) + samples + passes.watched as f64;
-            subjects * (trial.slope + trial.white)
-                + n * n * self.row * trial.flop
-                + FACTORISATIONS * n * n * n / 3.0 * trial.factor
-                + DESCENT * n * n * trial.flop
-                + looks * trial.look
+            trial.solve(subjects, n) + looks * trial.look
         };
-        let rounds: f64 = GUARDED.iter().map(round).sum();
-        demands as f64 * (rounds + column * column * column * trial.factor)
+        demands as f64 * GUARDED.iter().map(round).sum::<f64>()
     }
 
     /// Time of what comes before the first search.
@@ -92,7 +77,8 @@ impl Effort {
 impl fmt::Display for Effort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { samples, conditions, bytes, .. } = self;
-        write!(f, "{samples} samples, up to {conditions} conditions, up to {:.1} GB of memory", bytes / 1e9)
+        let memory = if *bytes < 1e8 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) };
+        write!(f, "{samples} samples, up to {conditions} conditions, up to {memory} of memory")
     }
 }
 
@@ -119,16 +105,7 @@ mod tests {
     #[test]
     fn more_samples_take_more_and_the_numbers_are_those_of_the_matrices() {
         let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
-        let trial = Trial {
-            state: 1e-5,
-            moment: 1e-5,
-            is_sampled: true,
-            look: 1e-6,
-            slope: 1e-4,
-            white: 1e-5,
-            flop: 1e-10,
-            factor: 1e-10,
-        };
+        let trial = Trial::example();
         let passes = Passes { watched: 10_000, validation: 6000, test: 10_000 };
         for stage in ["conv2", "fc1", "out"] {
             let layer = AffineLayer::of(&network, stage).unwrap();

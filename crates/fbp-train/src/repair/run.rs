@@ -235,7 +235,7 @@ fn announce(
     (options, deadline): (&RepairOptions, Deadline),
     progress: &dyn Progress,
 ) -> Result<(), TrainError> {
-    let trial = Trial::run(network, layer, (&data.train, &data.normalization), deadline)?;
+    let trial = Trial::run(network, layer, given, data, deadline)?;
     let counts = [data.train.classes().max(2), split.train.len()];
     let effort = Effort::of(layer, given.samples.len(), counts);
     let watched = (split.train.len() - given.in_training().len()).min(WATCHED);

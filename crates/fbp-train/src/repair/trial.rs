@@ -1,25 +1,30 @@
 use std::time::Instant;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat};
+use faer::Mat;
 use fbp_models::Network;
 use rayon::prelude::*;
 
 use super::deadline::Deadline;
 use super::dual::factorise;
-use super::problem::{PATCH_SAMPLES, column_moment, is_whole_moment, product};
+use super::origin::Given;
+use super::problem::{Metric, PATCH_SAMPLES, column_moment, is_whole_moment, product};
+use super::record::Demand;
 use super::rows::Subjects;
-use super::search::RIVALS;
+use super::search::{GRID, RIVALS};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
-use crate::data::{Dataset, Normalization};
-use crate::evaluate::pool_par;
+use crate::data::DataBundle;
 
 /// Samples that are tried.
 const SAMPLES: usize = 64;
-/// Sizes of the product and of the factorisation that are tried.
+/// Size of the factorisation that is tried.
 const SIZE: usize = 384;
+/// What the exchanges of a solve cost, more or less, as factorisations of the whole matrix: there are about ten of them, each
+/// with a third to a half of the conditions.
+const FACTORISATIONS: f64 = 0.8;
+/// The demand that is tried: conditions that may hardly be missed take the longest.
+const DEMAND: Demand = GRID[2];
 /// Time for which each is tried again and again, in seconds: what else the machine has to do belongs to the answer.
 const PATIENCE: f64 = 0.02;
 /// How often at most.
@@ -40,50 +45,53 @@ pub(super) struct Trial {
     pub(super) slope: f64,
     /// The white columns of a sample.
     pub(super) white: f64,
-    /// An operation of a product.
-    pub(super) flop: f64,
+    /// A whole solve with the conditions of the samples that were tried, without white columns and factorisations.
+    solve: f64,
+    /// The number of those conditions.
+    tried: f64,
     /// An operation of a factorisation.
-    pub(super) factor: f64,
+    factor: f64,
 }
 
 impl Trial {
-    /// Runs every part a few times on the first few images.
+    /// Runs every part a few times on the first few of the samples to repair.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network, [`TrainError::TimeOver`].
     pub(super) fn run(
         network: &Network,
         layer: &AffineLayer,
-        (images, normalization): (&Dataset, &Normalization),
+        given: Given<'_>,
+        data: &DataBundle,
         deadline: Deadline,
     ) -> Result<Self, TrainError> {
-        let some: Vec<usize> = (0..SAMPLES.min(images.len())).collect();
+        let some = &given.samples[..SAMPLES.min(given.samples.len())];
+        let images = given.origin.images(data);
         let each = 1.0 / some.len().max(1) as f64;
         let (state, cache) = timed(deadline, || {
-            FeatureCache::new(images, normalization, &some, |images| layer.states(network, images))
+            FeatureCache::new(images, &data.normalization, some, |images| layer.states(network, images))
         })?;
         let cache = FeatureCache { constant: layer.constant, ..cache };
         let (moment, second) = timed(deadline, || column_moment(layer, &cache, deadline))?;
-        let (states, _) = cache.batch(&some)?;
+        let all: Vec<usize> = (0..some.len()).collect();
+        let (states, _) = cache.batch(&all)?;
         let look = || Ok(flat(&layer.logits(network, &states, &layer.output(network, &states)?)?)?);
         let (look, _) = timed(deadline, look)?;
-        let (change, margins) = (Mat::zeros(layer.outputs, layer.inputs + 1), vec![1.0; some.len()]);
-        let (slope, subjects) = timed(deadline, || {
-            let subjects = Subjects::new(layer, &cache, &some)?;
-            subjects.rows(network, layer, &change, &margins, RIVALS, deadline)?;
-            Ok(subjects)
+        let (change, margins) = (Mat::zeros(layer.outputs, layer.inputs + 1), vec![DEMAND.margin; some.len()]);
+        let (slope, (subjects, rows)) = timed(deadline, || {
+            let subjects = Subjects::new(layer, &cache, &all)?;
+            let rows = subjects.rows(network, layer, &change, &margins, RIVALS, deadline)?;
+            Ok((subjects, rows))
         })?;
         let (white, _) = timed(deadline, || {
             Ok(subjects.columns.par_iter().map(|x| product(&second, x.as_ref())).max_by_key(Mat::ncols))
         })?;
         let a = Mat::from_fn(SIZE, SIZE, |i, j| if i == j { SIZE as f64 } else { ((i * j) % 7) as f64 / 7.0 });
-        let mut multiple = Mat::zeros(SIZE, SIZE);
-        let (multiplied, ()) = timed(deadline, || {
-            matmul(multiple.as_mut(), Accum::Replace, a.as_ref(), a.as_ref(), 1.0, pool_par());
-            Ok(())
-        })?;
         let (factorised, ()) = timed(deadline, || factorise(a.clone().as_mut(), deadline))?;
-        let cube = (SIZE as f64).powi(3);
+        let (factor, tried) = (factorised / ((SIZE as f64).powi(3) / 3.0), rows.len() as f64);
+        let metric = Metric::new(&second, DEMAND.ridge)?;
+        let groups = [(&subjects, &rows[..])];
+        let (solve, _) = timed(deadline, || metric.smallest_change(layer, &groups, DEMAND.slack, deadline))?;
         Ok(Self {
             state: state * each,
             moment: moment * each,
@@ -91,10 +99,24 @@ impl Trial {
             look: look * each,
             slope: slope * each,
             white: white * each,
-            // Of a product of whole matrices; half of it is computed of a symmetric one.
-            flop: multiplied / (2.0 * cube),
-            factor: factorised / (cube / 3.0),
+            solve: (solve - white - FACTORISATIONS * factor * tried.powi(3) / 3.0).max(0.0),
+            tried,
+            factor,
         })
+    }
+
+    /// Time of a solve with so many subjects and conditions.
+    pub(super) fn solve(&self, subjects: f64, conditions: f64) -> f64 {
+        subjects * (self.slope + self.white)
+            + self.solve * (conditions / self.tried.max(1.0)).powi(2)
+            + FACTORISATIONS * self.factor * conditions.powi(3) / 3.0
+    }
+
+    /// Invented times.
+    #[cfg(test)]
+    pub(super) fn example() -> Self {
+        let (state, moment, is_sampled, look, slope, white) = (1e-5, 1e-5, true, 1e-6, 1e-4, 1e-5);
+        Self { state, moment, is_sampled, look, slope, white, solve: 1e-2, tried: 256.0, factor: 1e-10 }
     }
 
     /// Time of the second moment of so many watched samples.
