@@ -20,9 +20,9 @@ use crate::data::DataBundle;
 const SAMPLES: usize = 64;
 /// Size of the factorisation that is tried.
 const SIZE: usize = 384;
-/// What the exchanges of a solve cost, more or less, as factorisations of the whole matrix: there are about ten of them, each
-/// with a third to a half of the conditions.
-const FACTORISATIONS: f64 = 0.8;
+/// What the exchanges of a solve cost, more or less, as factorisations of the whole matrix: about ten of them, each with a third
+/// to a half of the conditions, which are gathered and looked at besides.
+const FACTORISATIONS: f64 = 2.0;
 /// The demand that is tried: conditions that may hardly be missed take the longest.
 const DEMAND: Demand = GRID[2];
 /// Time for which each is tried again and again, in seconds: what else the machine has to do belongs to the answer.
