@@ -1,6 +1,7 @@
 use std::fmt;
 
-use super::search::{GUARDS, RIVALS, ROUNDS};
+use super::demand::ROUNDS;
+use super::search::{GUARDS, RIVALS};
 use super::trial::Trial;
 use crate::affine::AffineLayer;
 

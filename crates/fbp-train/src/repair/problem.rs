@@ -1,10 +1,11 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatRef, Par, Side, unzip, zip};
+use faer::{Accum, Mat, Par, Side, unzip, zip};
 use rayon::prelude::*;
 
 use super::deadline::Deadline;
 use super::dual::nonnegative;
+use super::product::product;
 use super::rows::{Row, Subjects};
 use crate::TrainError;
 use crate::affine::AffineLayer;
@@ -111,13 +112,6 @@ impl Metric {
         }
         Ok(v * &self.inverse)
     }
-}
-
-/// A product that is one of many: on the thread at hand.
-pub(super) fn product(left: &Mat<f64>, right: MatRef<'_, f64>) -> Mat<f64> {
-    let mut product = Mat::zeros(left.nrows(), right.ncols());
-    matmul(product.as_mut(), Accum::Replace, left.as_ref(), right, 1.0, Par::Seq);
-    product
 }
 
 /// Inner products of rows `g x̃ᵀ` with a single column each: `(g_i · g_j)(x̃_i · x̃_j)`.

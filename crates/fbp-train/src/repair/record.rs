@@ -1,28 +1,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::change::WeightChange;
+use super::demand::{Demand, MOST_SOLVES};
 use super::examples::RepairedExample;
-use super::search::MOST_SOLVES;
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
 use crate::settings::Part;
-
-/// What a change of a layer is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Demand {
-    /// Demanded lead of the label.
-    pub margin: f64,
-    /// Share of the mean variance that was added to the second moment of the data to be left alone.
-    pub ridge: f64,
-    /// Share of the mean squared length of the conditions that slack costs: the larger, the more conditions may be missed.
-    #[serde(default = "firm")]
-    pub slack: f64,
-}
-
-/// The slack of records that do not tell theirs.
-fn firm() -> f64 {
-    1e-5
-}
 
 /// What a repair was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

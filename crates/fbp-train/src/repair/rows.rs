@@ -3,7 +3,7 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::deadline::Deadline;
-use super::problem::product;
+use super::product::product;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;

@@ -5,11 +5,12 @@ use fbp_models::Network;
 
 use super::change::WeightChange;
 use super::deadline::Deadline;
+use super::demand::{GRID, MOST_SOLVES};
 use super::effort::{Effort, Passes, about};
 use super::origin::{Given, SampleOrigin};
 use super::record::{Candidate, StateMeasures};
 use super::samples::Asked;
-use super::search::{GRID, MOST_SOLVES, Search, WATCHED};
+use super::search::{Search, WATCHED};
 use super::trial::Trial;
 use crate::TrainError;
 use crate::affine::AffineLayer;

@@ -3,9 +3,10 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::deadline::Deadline;
+use super::demand::{Demand, ROUNDS};
 use super::origin::Given;
 use super::problem::{Metric, column_moment};
-use super::record::{Candidate, Demand, StateMeasures};
+use super::record::{Candidate, StateMeasures};
 use super::rows::Subjects;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
@@ -13,20 +14,6 @@ use crate::cache::FeatureCache;
 use crate::data::{DataBundle, Dataset, Split, shuffle_indices};
 use crate::progress::Progress;
 
-/// Demands in the order in which they are tried.
-pub(super) const GRID: [Demand; 7] = [
-    Demand { margin: 1.0, ridge: 0.003, slack: 0.1 },
-    Demand { margin: 0.5, ridge: 0.003, slack: 0.01 },
-    Demand { margin: 0.3, ridge: 0.003, slack: 1e-5 },
-    Demand { margin: 1.0, ridge: 0.003, slack: 1e-5 },
-    Demand { margin: 1.0, ridge: 0.3, slack: 1e-5 },
-    Demand { margin: 0.3, ridge: 0.3, slack: 1e-5 },
-    Demand { margin: 0.05, ridge: 0.01, slack: 1e-5 },
-];
-/// Linearisations for each demand.
-pub(super) const ROUNDS: usize = 4;
-/// Solves of a search that tries everything.
-pub(super) const MOST_SOLVES: usize = GRID.len() * ROUNDS;
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
 pub(super) const RIVALS: usize = 4;
 /// Shares of a step, tried in turn until the loss on the validation part is within its bound.

@@ -5,12 +5,13 @@ use fbp_models::Network;
 use rayon::prelude::*;
 
 use super::deadline::Deadline;
+use super::demand::{Demand, GRID};
 use super::dual::factorise;
 use super::origin::Given;
-use super::problem::{Metric, PATCH_SAMPLES, column_moment, is_whole_moment, product};
-use super::record::Demand;
+use super::problem::{Metric, PATCH_SAMPLES, column_moment, is_whole_moment};
+use super::product::product;
 use super::rows::Subjects;
-use super::search::{GRID, RIVALS};
+use super::search::RIVALS;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
@@ -75,7 +76,7 @@ impl Trial {
         let (moment, second) = timed(deadline, || column_moment(layer, &cache, deadline))?;
         let all: Vec<usize> = (0..some.len()).collect();
         let (states, _) = cache.batch(&all)?;
-        let look = || Ok(flat(&layer.logits(network, &states, &layer.output(network, &states)?)?)?);
+        let look = || flat(&layer.logits(network, &states, &layer.output(network, &states)?)?);
         let (look, _) = timed(deadline, look)?;
         let (change, margins) = (Mat::zeros(layer.outputs, layer.inputs + 1), vec![DEMAND.margin; some.len()]);
         let (slope, (subjects, rows)) = timed(deadline, || {

@@ -9,10 +9,11 @@ use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::identity::DataIdentity;
 use crate::progress::Progress;
 use crate::repair::deadline::Deadline;
+use crate::repair::demand::{Demand, ROUNDS};
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
-use crate::repair::record::{Demand, StateMeasures};
-use crate::repair::search::{ROUNDS, Search};
+use crate::repair::record::StateMeasures;
+use crate::repair::search::Search;
 use crate::repair::{Asked, Given, RepairOptions, RivalOptions, SampleChoice, SampleOrigin, repair};
 use crate::train::{SoftmaxFit, head_of};
 
