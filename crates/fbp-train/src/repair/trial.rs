@@ -24,6 +24,8 @@ const SIZE: usize = 384;
 /// What the exchanges of a solve cost, more or less, as factorisations of the whole matrix: about ten of them, each with a third
 /// to a half of the conditions, which are gathered and looked at besides.
 const FACTORISATIONS: f64 = 2.0;
+/// With fewer conditions than that a solve is all overhead, which does not grow.
+const FEWEST: f64 = 64.0;
 /// The demand that is tried: conditions that may hardly be missed take the longest.
 const DEMAND: Demand = GRID[2];
 /// Time for which each is tried again and again, in seconds: what else the machine has to do belongs to the answer.
@@ -48,7 +50,7 @@ pub(super) struct Trial {
     pub(super) white: f64,
     /// A whole solve with the conditions of the samples that were tried, without white columns and factorisations.
     solve: f64,
-    /// The number of those conditions.
+    /// The number of those conditions, or as many as would take as long.
     tried: f64,
     /// An operation of a factorisation.
     factor: f64,
@@ -101,7 +103,7 @@ impl Trial {
             slope: slope * each,
             white: white * each,
             solve: (solve - white - FACTORISATIONS * factor * tried.powi(3) / 3.0).max(0.0),
-            tried,
+            tried: tried.max(FEWEST),
             factor,
         })
     }
@@ -109,7 +111,7 @@ impl Trial {
     /// Time of a solve with so many subjects and conditions.
     pub(super) fn solve(&self, subjects: f64, conditions: f64) -> f64 {
         subjects * (self.slope + self.white)
-            + self.solve * (conditions / self.tried.max(1.0)).powi(2)
+            + self.solve * (conditions / self.tried).powi(2)
             + FACTORISATIONS * self.factor * conditions.powi(3) / 3.0
     }
 
