@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group};
 use fbp_linalg::FeatureShape;
-use fbp_models::spec::{LayerSpec, StageSpec};
+use fbp_models::spec::{LayerSpec, StageSpec, WeightInit};
 use fbp_models::{Network, NetworkSpec};
 use fbp_train::data::{DataBundle, Dataset, Normalization};
 use fbp_train::progress::Silent;
@@ -32,7 +32,7 @@ fn spec() -> NetworkSpec {
     let mut second = hidden("second", None);
     second.layers.push(LayerSpec::linear(10).into());
     let stages = vec![hidden("first", Some(LayerSpec::Flatten {})), second];
-    NetworkSpec { name: "two-halves".into(), input: [2, 16, 16], classes: 10, stages }
+    NetworkSpec { name: "two-halves".into(), input: [2, 16, 16], classes: 10, init: WeightInit::Default, stages }
 }
 
 /// Smooth pictures that differ by class and sample.

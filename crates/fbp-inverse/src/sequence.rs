@@ -6,7 +6,9 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
 use crate::tape::{Tape, TapeMut};
-use crate::{DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, VjpPass, expect_batch};
+use crate::{
+    DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, Structure, VjpPass, expect_batch,
+};
 
 /// Alignment of intermediate features, in bytes: that of the widest vectors.
 pub(crate) const ALIGN: usize = 64;
@@ -265,6 +267,37 @@ impl<'a, T: Real> Sequence<'a, T> {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
+        self.lifted_vjp_on_tape((name, None), pass, tape, par, stack)
+    }
+
+    /// The number of an operator, a ReLU or the like, whose outputs are the output but for averages.
+    pub(crate) fn output_relu(&self) -> Option<usize> {
+        let image = |operator: &dyn ReverseOperator<T>, [lower, upper]: [T; 2]| {
+            let range = operator.out_range(Interval::new(lower, upper));
+            [range.lower, range.upper]
+        };
+        // Averages are affine and keep `[0, 1]` as it is, but for the rounding of their weights.
+        let rounding = T::from_f64(8.0) * T::EPSILON;
+        let is_average = |operator: &dyn ReverseOperator<T>| {
+            let [lower, upper] = image(operator, [T::ZERO, T::ONE]);
+            operator.structure().affine && lower == T::ZERO && (upper - T::ONE).abs() <= rounding
+        };
+        let last = self.operators.iter().rposition(|operator| !is_average(&**operator))?;
+        let operator = &*self.operators[last];
+        let Structure { affine, separable, .. } = operator.structure();
+        let is_relu = !affine && separable && image(operator, [-T::ONE, T::ZERO]) == [T::ZERO; 2];
+        is_relu.then_some(last)
+    }
+
+    /// As [`vjp_on_tape`](Self::vjp_on_tape), but where operator `lifted`, a ReLU, gives 0 and shall give more, its slope is 1.
+    pub(crate) fn lifted_vjp_on_tape(
+        &self,
+        (name, lifted): (&str, Option<usize>),
+        pass: VjpPass<'_, T>,
+        tape: Tape<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
         let VjpPass { at, cotangent_out, mut cotangent_in } = pass;
         let (batch, count) = (at.ncols(), self.operators.len());
         if count == 0 {
@@ -276,11 +309,27 @@ impl<'a, T: Real> Sequence<'a, T> {
             let (at, own) = self.point(k, at, tape);
             let is_last = k + 1 == count;
             let cotangent_out = if is_last { cotangent_out } else { view(above, self.lens[k + 1], batch) };
-            let cotangent_in = if k == 0 { cotangent_in.rb_mut() } else { view_mut(below, self.lens[k], batch) };
-            self.derivative(k).vjp_on_tape(VjpPass { at, cotangent_out, cotangent_in }, own, par, stack)?;
+            let mut cotangent_in = if k == 0 { cotangent_in.rb_mut() } else { view_mut(below, self.lens[k], batch) };
+            let pass = VjpPass { at, cotangent_out, cotangent_in: cotangent_in.rb_mut() };
+            self.derivative(k).vjp_on_tape(pass, own, par, stack)?;
+            if lifted == Some(k) {
+                lift(at, cotangent_out, cotangent_in);
+            }
             std::mem::swap(&mut above, &mut below);
         }
         Ok(())
+    }
+}
+
+/// Lets through what asks the zeros of a ReLU at `at` for more.
+fn lift<T: Real>(at: MatRef<'_, T>, cotangent_out: MatRef<'_, T>, mut cotangent_in: MatMut<'_, T>) {
+    for sample in 0..at.ncols() {
+        let wanted = at.col(sample).iter().zip(cotangent_out.col(sample).iter());
+        for (to, (&x, &wish)) in cotangent_in.rb_mut().col_mut(sample).iter_mut().zip(wanted) {
+            if x <= T::ZERO && wish > T::ZERO {
+                *to = wish;
+            }
+        }
     }
 }
 

@@ -1,4 +1,35 @@
-use pulp::Simd;
+use pulp::{Arch, NullaryFnOnce, Simd};
+
+/// Runs a loop on the widest registers of this machine.
+///
+/// The closure and what it calls must be `#[inline(always)]`, down to the loops: what is not inlined is compiled for the
+/// narrowest registers of the target. Given to [`pulp::Arch::dispatch`] as it is, a closure that could be called again ends in a
+/// function of its own, whatever its attributes: there it is called as `FnOnce`, through a wrapper.
+///
+/// ```
+/// let mut values = [1.0_f32; 100];
+/// fbp_linalg::dispatch(
+///     #[inline(always)]
+///     || values.iter_mut().for_each(|v| *v *= 2.0),
+/// );
+/// assert_eq!(values, [2.0; 100]);
+/// ```
+#[inline(always)]
+pub fn dispatch<R>(f: impl FnMut() -> R) -> R {
+    Arch::new().dispatch(Repeatable(f))
+}
+
+/// A closure that is called as `FnMut`.
+struct Repeatable<F>(F);
+
+impl<R, F: FnMut() -> R> NullaryFnOnce for Repeatable<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
+}
 
 /// Vectors of a scalar under any instruction set that [`pulp`] knows, for kernels generic over `f32` and `f64`.
 ///

@@ -24,7 +24,7 @@ mod views;
 
 pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample, nearest_in_box};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape, holds_finite_number};
-pub use lanes::Lanes;
+pub use lanes::{Lanes, dispatch};
 pub use matmul::matmul;
 pub use once::get_or_make;
 pub use parallel::{SplitBatch, for_each_part, parts_scratch};

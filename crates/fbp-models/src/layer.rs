@@ -7,7 +7,7 @@ use fbp_inverse::ReverseOperator;
 use fbp_linalg::FeatureShape;
 
 use crate::ModelError;
-use crate::ops::Window;
+use crate::ops::{Clip, Window};
 
 pub use sequence::Sequence;
 pub(crate) use sequence::{PlacedLayer, Route};
@@ -88,6 +88,20 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// As [`forward`](Self::forward).
     fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
         let _ = (x, window, pass);
+        Ok(None)
+    }
+
+    /// Where the layer cuts off what is too small or too large, if it does nothing else: ReLU, ReLU6, hard tanh.
+    fn clip(&self) -> Option<Clip> {
+        None
+    }
+
+    /// Runs the layer and then such an activation as one operation; `None` if there is no such operation.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+        let _ = (x, clip, pass);
         Ok(None)
     }
 

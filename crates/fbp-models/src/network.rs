@@ -102,7 +102,7 @@ impl ForwardTrace {
 }
 
 impl Network {
-    /// Builds a network with fresh weights: PyTorch's default initialisation from a seeded generator of its own.
+    /// Builds a network with fresh weights: those that its description asks for, from a seeded generator of its own.
     ///
     /// Equal descriptions and seeds give equal weights, whatever else the program draws.
     ///
@@ -114,7 +114,8 @@ impl Network {
             let len = param.dims.iter().product();
             let values = match param.init {
                 ParamInit::Constant(value) => vec![value; len],
-                ParamInit::Uniform { fan_in } => uniform(&mut rng, len, fan_in),
+                ParamInit::Uniform { fan_in } => uniform(&mut rng, len, 1.0 / (fan_in as f64).sqrt()),
+                ParamInit::HeUniform { fan_in } => uniform(&mut rng, len, (6.0 / fan_in as f64).sqrt()),
                 ParamInit::Normal { std } => normal(&mut rng, len, std),
             };
             Ok(Tensor::from_vec(values, param.dims.as_slice(), &Device::Cpu)?)
@@ -463,9 +464,8 @@ impl Stage {
     }
 }
 
-/// PyTorch's default for linear and convolutional layers, weights and biases: uniform in `±1/√fan_in`.
-fn uniform(rng: &mut ChaCha8Rng, len: usize, fan_in: usize) -> Vec<f32> {
-    let bound = 1.0 / (fan_in as f64).sqrt();
+/// Uniform numbers of `[-bound, bound)`.
+fn uniform(rng: &mut ChaCha8Rng, len: usize, bound: f64) -> Vec<f32> {
     let unit = |bits: u32| f64::from(bits) / f64::from(1_u32 << 31) - 1.0; // [-1, 1)
     (0..len).map(|_| (bound * unit(rng.next_u32())) as f32).collect()
 }

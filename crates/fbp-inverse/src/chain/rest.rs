@@ -10,9 +10,16 @@ use crate::{Interval, InverseError, VjpPass};
 /// The layers of a chain from a boundary on, as a frozen rest; made by [`ReverseChain::rest`].
 ///
 /// Its tape holds the inputs of all of its layers but the first, and what layers keep for themselves.
+///
+/// # Dead outputs
+/// A ReLU whose outputs are the logits (or whose averages are) gives 0 to classes that are far away, with a Jacobian of 0:
+/// no step would ever leave from there. Products let through what asks such a zero for more, as if its input were the smallest
+/// that gives more. A label leads by a margin only where its logit is positive, and the Jacobian is the true one there.
 pub struct ChainRest<'a, T> {
     layers: Sequence<'a, T>,
     interval: Interval<T>,
+    /// The activation of the logits.
+    lifted: Option<usize>,
 }
 
 impl<T: Real> ReverseChain<T> {
@@ -23,7 +30,8 @@ impl<T: Real> ReverseChain<T> {
     }
 
     pub(super) fn rest_from(&self, first: usize) -> ChainRest<'_, T> {
-        ChainRest { layers: self.list.from(first), interval: self.ranges[first] }
+        let layers = self.list.from(first);
+        ChainRest { layers, interval: self.ranges[first], lifted: layers.output_relu() }
     }
 }
 
@@ -70,7 +78,7 @@ impl<T: Real> FrozenRest<T> for ChainRest<'_, T> {
         for index in 0..pass.count() {
             let (cotangent_out, cotangent_in) = pass.cotangent(index);
             let pass = VjpPass { at, cotangent_out, cotangent_in };
-            self.layers.vjp_on_tape(self.name(), pass, tape, par, stack)?;
+            self.layers.lifted_vjp_on_tape((self.name(), self.lifted), pass, tape, par, stack)?;
         }
         Ok(())
     }

@@ -6,8 +6,9 @@ use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use super::*;
 use crate::{
-    Activation, ActivationReverse, Conv2dReverse, EmbeddingPass, FeatureMetric, FlattenReverse, Interval, InverseError,
-    LinearReverse, Margins, MaxPoolReverse, OutputEmbedding, PoolWindow, ReverseOperator, TargetBox,
+    Activation, ActivationReverse, AvgPoolReverse, Conv2dReverse, EmbeddingPass, FeatureMetric, FlattenReverse,
+    Interval, InverseError, LinearReverse, Margins, MaxPoolReverse, OutputEmbedding, PoolWindow, ReverseOperator,
+    TargetBox,
 };
 
 const BATCH: usize = 24;
@@ -413,4 +414,41 @@ fn metrics_of_the_wrong_size_or_without_an_inverse_are_errors() {
     assert!(matches!(of(Mat::zeros(3, 2), 0.01), Err(LinalgError::Shape { .. })));
     assert!(matches!(of(Mat::full(3, 3, f64::NAN), 0.01), Err(LinalgError::NonFinite { .. })));
     assert!(matches!(of(Mat::identity(3, 3), f64::NAN), Err(LinalgError::Parameter { .. })));
+}
+
+/// Logits that are averages of a ReLU over four pixels, of which every one is 0.
+fn dead_rest(rng: &mut rand_chacha::ChaCha8Rng) -> (ReverseChain<f64>, Mat<f64>) {
+    let input = FeatureShape::image(6, 2, 2);
+    let kernel = normal_mat::<f64>(5, 6, rng);
+    let geometry = Conv2dParams::new(input, 5, [1, 1]).check().unwrap();
+    let weights: Vec<f64> = (0..30).map(|i| kernel[(i / 6, i % 6)]).collect();
+    let conv = Conv2dReverse::new("conv", geometry, &weights, &[-10.0; 5]).unwrap();
+    let relu = ActivationReverse::new("relu", Activation::Relu, geometry.out_shape()).unwrap();
+    let pool = AvgPoolReverse::global("pool", geometry.out_shape()).unwrap();
+    let operators: Vec<Box<dyn ReverseOperator<f64>>> = vec![Box::new(conv), Box::new(relu), Box::new(pool)];
+    let stages = vec![ChainStage { name: "head".into(), operators }];
+    (ReverseChain::new(stages, Interval::EVERYTHING).unwrap(), kernel)
+}
+
+#[test]
+fn labels_whose_logit_is_a_dead_relu_have_nearest_targets() {
+    for_seeds(4, |rng| {
+        let (chain, kernel) = dead_rest(rng);
+        let input = normal_mat::<f64>(24, BATCH, rng);
+        let labels: Vec<usize> = (0..BATCH).map(|sample| sample % 5).collect();
+        let run = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
+        let report = &run.report.boundaries[0];
+        assert_eq!((run.report.satisfied, report.missed, report.unattained), (0, 0, 0), "{report:?}");
+        for (sample, &label) in labels.iter().enumerate() {
+            let row = kernel.row(label);
+            let norm_sq: f64 = row.iter().map(|w| w * w).sum();
+            // The cheapest single pixel that alone gives the lead; shares of several pixels are dearer.
+            let value = |pixel: usize| (0..6).map(|c| row[c] * input[(4 * c + pixel, sample)]).sum::<f64>() - 10.0;
+            let cheapest = (0..4).map(|pixel| (4.0 - value(pixel)) / norm_sq.sqrt()).fold(f64::INFINITY, f64::min);
+            let (target, observed) = (run.targets[0].col(sample), run.observed[0].col(sample));
+            let distance = target.iter().zip(observed.iter()).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
+            // All four pixels at the kink would cost twice as much as one; other classes may add to either.
+            assert!(distance <= 3.0 * cheapest, "sample {sample}: {distance}, {cheapest}");
+        }
+    });
 }

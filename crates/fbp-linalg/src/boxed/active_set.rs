@@ -194,27 +194,30 @@ pub(super) fn rescue<T: Real, R: RowSource<f64>>(
         operations: 0.0,
         most_operations,
     };
-    pulp::Arch::new().dispatch(|| {
-        let mut ended = Rescue::GaveUp;
-        set.point.copy_from_slice(solution);
-        for (attempt, share) in SHARES.into_iter().enumerate() {
-            set.widen::<T>(share);
-            if attempt == 0 {
-                set.take_active(multipliers, solution);
+    crate::dispatch(
+        #[inline(always)]
+        || {
+            let mut ended = Rescue::GaveUp;
+            set.point.copy_from_slice(solution);
+            for (attempt, share) in SHARES.into_iter().enumerate() {
+                set.widen::<T>(share);
+                if attempt == 0 {
+                    set.take_active(multipliers, solution);
+                }
+                set.drop_all_wrong();
+                ended = set.run::<T>();
+                if ended == Rescue::GaveUp {
+                    break;
+                }
+                if ended == Rescue::Solved && set.attains::<T>() {
+                    let (low, high) = sample.bounds;
+                    solution.iter_mut().zip(set.point.iter()).for_each(|(to, v)| *to = v.clip(low, high));
+                    break;
+                }
             }
-            set.drop_all_wrong();
-            ended = set.run::<T>();
-            if ended == Rescue::GaveUp {
-                break;
-            }
-            if ended == Rescue::Solved && set.attains::<T>() {
-                let (low, high) = sample.bounds;
-                solution.iter_mut().zip(set.point.iter()).for_each(|(to, v)| *to = v.clip(low, high));
-                break;
-            }
-        }
-        ended
-    })
+            ended
+        },
+    )
 }
 
 impl<R: RowSource<f64>> ActiveSet<'_, R> {

@@ -136,7 +136,10 @@ impl<'a, T: Real> MetricSample<'a, T> {
             multipliers: &mut multipliers,
             rows_gram: &mut rows_gram,
         };
-        Ok(pulp::Arch::new().dispatch(|| self.pivot(&mut work, stack)))
+        Ok(pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || self.pivot(&mut work, stack),
+        ))
     }
 
     #[inline(always)]

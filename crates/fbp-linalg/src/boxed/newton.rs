@@ -190,11 +190,14 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             position: &mut position,
             free: &mut free,
         };
-        pulp::Arch::new().dispatch(|| {
-            let outcome = self.iterate(sample, solution, &mut work, stack);
-            self.note_gaps(&sample, &work, weights.terms, gaps);
-            outcome
-        })
+        crate::dispatch(
+            #[inline(always)]
+            || {
+                let outcome = self.iterate(sample, solution, &mut work, stack);
+                self.note_gaps(&sample, &work, weights.terms, gaps);
+                outcome
+            },
+        )
     }
 
     #[inline(always)]

@@ -296,7 +296,10 @@ impl<T: Real> BoxedPlan<T> {
 
     fn judge(&self, sample: &Sample<'_, T>, v: &[T], gaps: Option<&[T]>) -> Verdict {
         let (rows, scales) = (self.careful.rows(), &self.careful_scaling.scales);
-        pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |i| scales[i], sample, v, gaps))
+        crate::dispatch(
+            #[inline(always)]
+            || judge(|i| rows.row(i), |i| scales[i], sample, v, gaps),
+        )
     }
 
     /// Repeats a sample that the first try could not finish, or that looks infeasible, in `f64`: by active sets, by the dual

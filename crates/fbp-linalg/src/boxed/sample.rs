@@ -164,12 +164,15 @@ fn solve_first<T: Real>(
     let (mut norms, stack) = stack.make_with(m, |_| T::ZERO);
     let (mut epsilon, stack) = stack.make_with(m, |_| T::ZERO);
     let (mut terms, stack) = stack.make_with(m, |_| T::ZERO);
-    pulp::Arch::new().dispatch(|| {
-        for (i, (norm, terms)) in norms.iter_mut().zip(terms.iter_mut()).enumerate() {
-            let size = row_size(rows.row(i));
-            (*norm, *terms) = (T::from_f64(size.norm), T::from_f64(size.terms));
-        }
-    });
+    crate::dispatch(
+        #[inline(always)]
+        || {
+            for (i, (norm, terms)) in norms.iter_mut().zip(terms.iter_mut()).enumerate() {
+                let size = row_size(rows.row(i));
+                (*norm, *terms) = (T::from_f64(size.norm), T::from_f64(size.terms));
+            }
+        },
+    );
     let is_uneven = even_out(&mut norms, scales);
     even_weights(limits.proximal_weight, &norms, &mut epsilon);
     let weights = Weights { norms: &norms, epsilon: &epsilon, terms: &terms };
@@ -216,8 +219,10 @@ fn solve_again<T: Real>(
     let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
     let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
     let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
-    if pulp::Arch::new().dispatch(|| is_out_of_reach::<T, _>(&even, &norms, &widened, &wide, FARTHEST, stack))
-        || rescue::<T, _>(&even, widened, &multipliers, &mut wide, MOST_OPERATIONS, stack) != Rescue::Solved
+    if crate::dispatch(
+        #[inline(always)]
+        || is_out_of_reach::<T, _>(&even, &norms, &widened, &wide, FARTHEST, stack),
+    ) || rescue::<T, _>(&even, widened, &multipliers, &mut wide, MOST_OPERATIONS, stack) != Rescue::Solved
     {
         return None;
     }
@@ -237,7 +242,10 @@ fn judge_point<T: Real>(
         gaps.iter_mut().zip(scales).for_each(|(gap, &scale)| *gap /= scale);
         &*gaps
     });
-    pulp::Arch::new().dispatch(|| judge(|i| rows.row(i), |_| 1.0, sample, v, gaps))
+    crate::dispatch(
+        #[inline(always)]
+        || judge(|i| rows.row(i), |_| 1.0, sample, v, gaps),
+    )
 }
 
 /// Checks that the bounds of `v` hold a finite number.

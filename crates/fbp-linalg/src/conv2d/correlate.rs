@@ -3,6 +3,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::sample_wise::{Blocks, SampleWise};
 use super::source::{Packed, Source, copy_short};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
@@ -109,6 +110,8 @@ pub(super) struct Correlation {
     pub(super) channel_stride: usize,
     /// Distance between the weights of two groups.
     pub(super) group_stride: usize,
+    /// The same with vectors of samples, where that is faster for batches.
+    pub(super) sample_wise: Option<SampleWise>,
 }
 
 /// Slices of one call.
@@ -124,7 +127,7 @@ impl Correlation {
         self.output.channels / self.groups
     }
 
-    fn weight_len(&self) -> usize {
+    pub(super) fn weight_len(&self) -> usize {
         self.output.channels * self.jobs.iter().map(|job| job.offsets.len()).sum::<usize>()
     }
 
@@ -154,8 +157,17 @@ impl Correlation {
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let threads = chunks(batch, par).most * self.thread_len::<T>(chunks(batch, par).size);
-        StackReq::new::<T>(self.weight_len()).and(StackReq::new_aligned::<T>(threads, CACHE_LINE))
+        let Chunks { most, size, .. } = chunks(batch, par);
+        let memory = |weights: usize, thread_len: usize| {
+            StackReq::new::<T>(weights).and(StackReq::new_aligned::<T>(most * thread_len, CACHE_LINE))
+        };
+        let pixels = memory(self.weight_len(), self.thread_len::<T>(size));
+        self.sample_wise(size).map_or(pixels, |plan| pixels.or(memory(plan.weight_len(), plan.thread_len())))
+    }
+
+    /// The way along samples, if that is the better one for so many samples of a thread.
+    fn sample_wise(&self, samples: usize) -> Option<&SampleWise> {
+        self.sample_wise.as_ref().filter(|plan| plan.is_for(samples))
     }
 
     /// Runs every job on every sample; the lengths of the slices have been checked.
@@ -165,13 +177,19 @@ impl Correlation {
         if chunks.count == 0 {
             return;
         }
-        let (mut weights, stack) = stack.make_with(self.weight_len(), |_| T::ZERO);
-        self.pack_weights(args.weight, &mut weights);
+        let sample_wise = self.sample_wise(chunks.size);
+        let weight_len = sample_wise.map_or(self.weight_len(), SampleWise::weight_len);
+        let (mut weights, stack) = stack.make_with(weight_len, |_| T::ZERO);
+        match sample_wise {
+            Some(plan) => plan.pack_weights(args.weight, &mut weights),
+            None => self.pack_weights(args.weight, &mut weights),
+        }
         let weights = &*weights;
-        let thread_len = self.thread_len::<T>(chunks.size);
+        let thread_len = sample_wise.map_or(self.thread_len::<T>(chunks.size), SampleWise::thread_len);
         let (mut scratch, _) = stack.make_aligned_with::<T>(chunks.count * thread_len, CACHE_LINE, |_| T::ZERO);
-        let work = |((input, output), scratch): ((_, _), _)| {
-            exec.arch.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch });
+        let work = |((input, output), scratch): ((_, _), _)| match sample_wise {
+            Some(plan) => exec.arch.dispatch(Blocks { plan, input, output, weights, bias: args.bias, scratch }),
+            None => exec.arch.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch }),
         };
         let (input, output) = (chunks.size * in_len, chunks.size * out_len);
         if chunks.count == 1 {

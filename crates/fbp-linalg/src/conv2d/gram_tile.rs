@@ -248,12 +248,19 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Outer<'_, T, C, V> {
                 }
             }
         }
-        for c in 0..C {
-            for v in 0..V {
-                let out = &mut tile.out[c * tile.b_pitch + tile.first + v * lanes..][..lanes];
-                let sum = T::add_lanes(simd, T::load(simd, out), acc[c][v]);
-                T::store(simd, out, sum);
-            }
+        macro_rules! add {
+            ($($c:literal)*) => {
+                $(if $c < C {
+                    let out = &mut tile.out[$c * tile.b_pitch + tile.first..][..V * lanes];
+                    for v in 0..V {
+                        let out = &mut out[v * lanes..][..lanes];
+                        let sum = T::add_lanes(simd, T::load(simd, out), acc[$c][v]);
+                        T::store(simd, out, sum);
+                    }
+                })*
+            };
         }
+        // A loop over taps would be too long to be unrolled, and the accumulators would live in memory.
+        add!(0 1 2 3 4 5);
     }
 }

@@ -13,6 +13,7 @@ mod kernel;
 #[cfg(any(test, feature = "testkit"))]
 pub mod naive;
 mod plan;
+mod sample_wise;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use super::Conv2dGeometry;
 use super::correlate::{Correlation, Job, Tap};
+use super::sample_wise::{PixelTaps, SampleWise, SampleWiseSizes};
 use super::source::{Axis, Source, TapCell};
 use super::weight_grad::{Vectors, WeightGrad};
 use crate::FeatureShape;
@@ -22,6 +23,13 @@ struct AxisPlan {
     read_step: usize,
     /// Distance between two neighbouring outputs of a phase.
     write_step: usize,
+}
+
+/// One output of an axis.
+struct AxisPixel {
+    place: usize,
+    /// Index of a tap in the kernel, and the pixel of the source that it needs.
+    taps: Vec<(usize, usize)>,
 }
 
 /// A layout of the cells of an axis, with the place of every tap of every phase.
@@ -53,6 +61,16 @@ impl AxisPlan {
         };
         let phases = (0..stride.min(in_size)).map(phase).collect();
         Self { phases, read_step: 1, write_step: stride }
+    }
+
+    /// Every output of the axis, with its taps that lie within the source of `size` pixels.
+    fn pixels(&self, size: usize) -> Vec<AxisPixel> {
+        let pixel = |phase: &Phase, i: usize| {
+            let source = |first: isize| usize::try_from(first + (i * self.read_step) as isize).ok();
+            let taps = phase.taps.iter().filter_map(|&(k, first)| Some((k, source(first).filter(|at| *at < size)?)));
+            AxisPixel { place: phase.origin + i * self.write_step, taps: taps.collect() }
+        };
+        self.phases.iter().flat_map(|phase| (0..phase.count).map(move |i| pixel(phase, i))).collect()
     }
 
     /// Every cell once: one variant per residue of the first cells modulo the step.
@@ -181,7 +199,41 @@ impl Plan {
     fn fastest(&self) -> Correlation {
         let compact = self.correlation(&self.rows.compact(), &self.cols.compact());
         let shifted = self.correlation(&self.rows.compact(), &self.cols.shifted());
-        if shifted.cost() < compact.cost() { shifted } else { compact }
+        let mut fastest = if shifted.cost() < compact.cost() { shifted } else { compact };
+        fastest.sample_wise =
+            self.sample_wise().and_then(|plan| plan.faster_than(fastest.cost(), fastest.weight_len()));
+        fastest
+    }
+
+    /// The same with vectors of samples, unless it has too many taps.
+    fn sample_wise(&self) -> Option<SampleWise> {
+        let (rows, cols) = (self.rows.pixels(self.input.height), self.cols.pixels(self.input.width));
+        let count = |pixels: &[AxisPixel]| pixels.iter().map(|pixel| pixel.taps.len()).sum::<usize>();
+        let channels = self.input.channels / self.groups;
+        let sizes = SampleWiseSizes {
+            input: self.input,
+            output: self.output,
+            groups: self.groups,
+            channel_stride: self.channel_stride,
+            group_stride: self.group_stride,
+        };
+        if !sizes.allows(channels.saturating_mul(count(&rows)).saturating_mul(count(&cols))) {
+            return None;
+        }
+        let pixels = rows.iter().flat_map(|row| cols.iter().map(move |col| (row, col)));
+        let pixels = pixels.map(|(row, col)| {
+            let (mut cells, mut weights) = (Vec::new(), Vec::new());
+            for channel in 0..channels {
+                for &(k, y) in &row.taps {
+                    for &(l, x) in &col.taps {
+                        cells.push(channel * self.input.plane() + y * self.input.width + x);
+                        weights.push(channel * self.sum_stride + k * self.kernel_width + l);
+                    }
+                }
+            }
+            PixelTaps { pixel: row.place * self.output.width + col.place, cells, weights }
+        });
+        Some(SampleWise::new(sizes, pixels))
     }
 
     fn correlation(&self, rows: &AxisLayout, cols: &AxisLayout) -> Correlation {
@@ -208,6 +260,7 @@ impl Plan {
             groups: self.groups,
             channel_stride: self.channel_stride,
             group_stride: self.group_stride,
+            sample_wise: None,
         }
     }
 

@@ -107,10 +107,16 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Sized<'_, T, C, V> {
             }
         }
         let lanes = T::lanes::<S>();
+        // Equally long, so that one comparison checks the reads of a tap.
+        let span = src.len() - reads.iter().fold(0, |most, read| most.max(*read));
+        let mut sources = [src; V];
+        for (source, read) in sources.iter_mut().zip(reads) {
+            *source = &src[*read..][..span];
+        }
         for (&offset, weights) in offsets.iter().zip(weights.as_chunks::<C>().0) {
             let mut x = [T::splat(simd, T::ZERO); V];
             for v in 0..V {
-                x[v] = T::load(simd, &src[offset + reads[v]..][..lanes]);
+                x[v] = T::load(simd, &sources[v][offset..][..lanes]);
             }
             for c in 0..C {
                 let weight = T::splat(simd, weights[c]);
@@ -119,11 +125,17 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Sized<'_, T, C, V> {
                 }
             }
         }
-        for c in 0..C {
-            for v in 0..V {
-                T::store(simd, &mut out[c * plane + writes[v]..][..lanes], acc[c][v]);
-            }
+        macro_rules! store {
+            ($($c:literal)*) => {
+                $(if $c < C {
+                    for v in 0..V {
+                        T::store(simd, &mut out[$c * plane + writes[v]..][..lanes], acc[$c][v]);
+                    }
+                })*
+            };
         }
+        // A loop over channels would be too long to be unrolled, and the accumulators would live in memory.
+        store!(0 1 2 3 4 5);
     }
 }
 

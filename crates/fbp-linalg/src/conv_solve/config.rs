@@ -3,10 +3,11 @@ use crate::LinalgError;
 /// Which solution of `A v + b = y` is wanted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ConvMode {
-    /// The nearest solution, or the nearest least-squares solution where there is none, whatever its distance.
+    /// The nearest solution, or the nearest least-squares solution where there is none, whatever its distance; dense systems
+    /// take singular values for zero as [`SolveParams::rank_tol`](crate::SolveParams::rank_tol) says.
     Exact,
-    /// The point nearest to `v0` with `|A v + b - y| <= δ|y|`, or with the least residual where none has less. Its distance
-    /// is within 1e-3 of the optimum, or the report says that iterations ended early.
+    /// The point nearest to `v0` with `|A v + b - y| <= δ|y|`, or the exact solution where no point has so small a residual.
+    /// Its distance is within 1e-3 of the optimum, or the report says that iterations ended early.
     Tolerance(f64),
     /// The smallest residual within `|v - v0| <= ρ|v0|`; samples whose exact solution lies within it get that. The residual
     /// is within 1e-3 of the optimum, or the report says that iterations ended early.

@@ -105,12 +105,15 @@ impl Sequence {
     fn run(&self, steps: Range<usize>, mut x: Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
         let mut steps = self.steps[steps].iter().map(|step| &self.layers[step.layer].layer).peekable();
         while let Some(layer) = steps.next() {
-            let window = steps.peek().and_then(|next| next.max_pool_window());
-            let pooled = window.map(|window| layer.forward_pooled(&x, window, pass)).transpose()?.flatten();
-            if pooled.is_some() {
+            let joined = match steps.peek().map(|next| (next.max_pool_window(), next.clip())) {
+                Some((Some(window), _)) => layer.forward_pooled(&x, window, pass)?,
+                Some((None, Some(clip))) => layer.forward_clipped(&x, clip, pass)?,
+                _ => None,
+            };
+            if joined.is_some() {
                 steps.next();
             }
-            x = pooled.map_or_else(|| layer.forward(&x, pass), Ok)?;
+            x = joined.map_or_else(|| layer.forward(&x, pass), Ok)?;
         }
         Ok(x)
     }

@@ -2,6 +2,7 @@ use candle_core::Tensor;
 use fbp_inverse::{ActivationReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
+use crate::ops::Clip;
 use crate::spec::Activation;
 use crate::{Layer, LayerPass, ModelError, ops};
 
@@ -25,6 +26,16 @@ impl Layer for ActivationLayer {
 
     fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
         Ok(ops::activate(&x.contiguous()?, self.function)?)
+    }
+
+    fn clip(&self) -> Option<Clip> {
+        let (lower, upper) = match self.function {
+            Activation::Relu => (0.0, f64::INFINITY),
+            Activation::Relu6 => (0.0, 6.0),
+            Activation::HardTanh { min, max } => (min, max),
+            _ => return None,
+        };
+        Some(Clip { lower: lower as f32, upper: upper as f32 })
     }
 
     fn is_nondecreasing_elementwise(&self) -> bool {

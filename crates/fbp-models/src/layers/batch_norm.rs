@@ -3,7 +3,7 @@ use fbp_inverse::{BatchNormReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use super::LayerVars;
-use crate::ops::{self, BatchStatistics};
+use crate::ops::{self, BatchStatistics, Clip};
 use crate::{Layer, LayerPass, ModelError};
 
 /// Weight of a new batch in the running statistics, PyTorch's default.
@@ -41,6 +41,18 @@ impl BatchNormLayer {
         Ok((scale, shift))
     }
 
+    fn run(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Tensor, ModelError> {
+        let x = x.contiguous()?;
+        if pass.training {
+            let (weight, bias) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
+            let (y, statistics) = ops::batch_norm_training(&x, &weight, &bias, self.eps, clip)?;
+            self.update(&statistics)?;
+            return Ok(y);
+        }
+        let (scale, shift) = self.affine(pass)?;
+        Ok(ops::batch_norm_evaluation(&x, &scale, &shift, clip)?)
+    }
+
     fn update(&self, batch: &BatchStatistics) -> Result<(), ModelError> {
         let unbiased = batch.count as f64 / (batch.count - 1).max(1) as f64;
         for (running, batch, factor) in [(&self.mean, &batch.mean, 1.0), (&self.variance, &batch.variance, unbiased)] {
@@ -60,15 +72,11 @@ impl Layer for BatchNormLayer {
     }
 
     fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        let x = x.contiguous()?;
-        if pass.training {
-            let (weight, bias) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
-            let (y, statistics) = ops::batch_norm_training(&x, &weight, &bias, self.eps)?;
-            self.update(&statistics)?;
-            return Ok(y);
-        }
-        let (scale, shift) = self.affine(pass)?;
-        Ok(ops::batch_norm_evaluation(&x, &scale, &shift)?)
+        self.run(x, Clip::NONE, pass)
+    }
+
+    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+        self.run(x, clip, pass).map(Some)
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {

@@ -2,8 +2,9 @@ use candle_core::Tensor;
 use fbp_inverse::{Parallel, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
+use crate::ops::Clip;
 use crate::spec::Merge;
-use crate::{Layer, LayerPass, ModelError, Sequence};
+use crate::{Layer, LayerPass, ModelError, Sequence, ops};
 
 /// Lists of layers with one input, whose outputs come together: `block`, `residual` and `parallel`.
 #[derive(Debug)]
@@ -17,6 +18,10 @@ impl BranchesLayer {
     pub(super) fn new(kind: &'static str, branches: Vec<Sequence>, merge: Merge) -> Self {
         Self { kind, branches, merge }
     }
+
+    fn outputs(&self, x: &Tensor, pass: LayerPass) -> Result<Vec<Tensor>, ModelError> {
+        self.branches.iter().map(|branch| branch.forward(x, pass)).collect()
+    }
 }
 
 impl Layer for BranchesLayer {
@@ -25,8 +30,15 @@ impl Layer for BranchesLayer {
     }
 
     fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        let outputs: Result<Vec<_>, _> = self.branches.iter().map(|branch| branch.forward(x, pass)).collect();
-        self.merge(&outputs?)
+        self.merge(&self.outputs(x, pass)?)
+    }
+
+    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+        if self.merge != Merge::Sum || self.branches.len() != 2 {
+            return Ok(None);
+        }
+        let outputs = self.outputs(x, pass)?;
+        Ok(Some(ops::add_clipped(&outputs[0].contiguous()?, &outputs[1].contiguous()?, clip)?))
     }
 
     fn branches(&self) -> &[Sequence] {

@@ -3,6 +3,7 @@ use candle_core::DType;
 use super::*;
 use crate::ops::cross_entropy;
 use crate::ops::testing::{assert_close, random};
+use crate::spec::WeightInit;
 use crate::{AdamW, AdamWParams, zoo};
 
 fn zoo_network(name: &str, seed: u64) -> Network {
@@ -275,4 +276,25 @@ fn training_gives_the_same_bits_on_any_number_of_threads() {
     for threads in 2..=4 {
         assert!(one == on(threads), "{threads} threads");
     }
+}
+
+#[test]
+fn he_weights_keep_features_as_large_as_they_are() {
+    let mut spec = zoo::spec("squeezenet1_1").unwrap().adapted([1, 28, 28], 10).unwrap();
+    assert_eq!(spec.init, WeightInit::He);
+    assert_eq!(NetworkSpec::from_toml(&spec.to_toml().unwrap()).unwrap(), spec);
+    let x = random(&[64, 1, 28, 28], 1);
+    // Mean variance over samples of the feature before the head, as a share of that of the input: 1 as random inputs have it.
+    let spread = |spec: &NetworkSpec| {
+        let features = Network::new(spec, 0).unwrap().infer_stages(0..5, &x).unwrap().flatten_from(1).unwrap();
+        let mean_square = values(&features.sqr().unwrap().mean_all().unwrap())[0];
+        mean_square - values(&features.mean(0).unwrap().sqr().unwrap().mean_all().unwrap())[0]
+    };
+    let he = spread(&spec);
+    for (name, tensor) in Network::new(&spec, 0).unwrap().state() {
+        assert!(!name.ends_with("bias") || values(&tensor).iter().all(|&b| b == 0.0), "{name}");
+    }
+    spec.init = WeightInit::Default;
+    let default = spread(&spec);
+    assert!(he > 1e-2 && default < 1e-4 * he, "{he} {default}");
 }

@@ -1,7 +1,6 @@
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor, bail};
 use fbp_inverse::{AverageAxes, AvgDivisor};
-use fbp_linalg::FeatureShape;
-use pulp::Arch;
+use fbp_linalg::{FeatureShape, dispatch};
 
 use super::window::Planes;
 use super::{Window, fill_pieces, values, with_values};
@@ -59,7 +58,7 @@ impl CustomOp1 for AvgPool2d {
         let size = self.planes(dims)?;
         let mut y = vec![0.0; size.planes * size.out_len()];
         fill_pieces(&mut y, size.out_len(), x.len(), |first, y| {
-            Arch::new().dispatch(
+            dispatch(
                 #[inline(always)]
                 || {
                     let mut row = vec![0.0; size.w];
@@ -80,7 +79,7 @@ impl CustomOp1 for AvgPool2d {
         let work = out.len();
         with_values(NAME, &grad, |g| {
             fill_pieces(&mut out, size.in_len(), work, |first, out| {
-                Arch::new().dispatch(
+                dispatch(
                     #[inline(always)]
                     || {
                         let mut row = vec![0.0; size.w];

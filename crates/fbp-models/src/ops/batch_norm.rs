@@ -1,6 +1,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use fbp_linalg::dispatch;
 
-use super::{fill_pieces, values, with_values};
+use super::{Clip, fill_pieces, values, with_values};
 
 /// Mean and biased variance per channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,36 +14,46 @@ pub struct BatchStatistics {
     pub count: usize,
 }
 
-/// `y = scale_c · x + shift_c` per channel, with the gradients: batch normalisation with known statistics.
+/// `y = clip(scale_c · x + shift_c)` per channel, with the gradients: batch normalisation with known statistics, and the
+/// activation behind it.
 ///
 /// # Shapes
 /// `x`: `[N, C, H, W]` or `[N, C]`; `scale` and `shift`: `[C]`.
 ///
 /// # Errors
 /// Of other shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
-pub fn batch_norm_evaluation(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    x.apply_op3(scale, shift, ChannelAffine)
+pub fn batch_norm_evaluation(x: &Tensor, scale: &Tensor, shift: &Tensor, clip: Clip) -> Result<Tensor> {
+    x.apply_op3(scale, shift, ChannelAffine { clip })
 }
 
-/// `y = (x - mean) / √(variance + eps) · weight + bias` with the statistics of the batch, and the gradients through them.
+/// `y = clip((x - mean) / √(variance + eps) · weight + bias)` with the statistics of the batch, and the gradients through them.
 ///
 /// # Shapes
 /// As [`batch_norm_evaluation`].
 ///
 /// # Errors
 /// As [`batch_norm_evaluation`], and of an empty batch.
-pub fn batch_norm_training(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, BatchStatistics)> {
+pub fn batch_norm_training(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    clip: Clip,
+) -> Result<(Tensor, BatchStatistics)> {
     let sizes = Sizes::of(x.dims(), weight.dims(), bias.dims())?;
     if sizes.batch == 0 {
         bail!("{NAME}: an empty batch has no statistics");
     }
     let statistics = with_values(NAME, x, |x| Ok(sizes.statistics(x)))?;
     let inverse_std = statistics.variance.iter().map(|&v| (1.0 / (f64::from(v) + eps).sqrt()) as f32).collect();
-    let y = x.apply_op3(weight, bias, BatchNorm { mean: statistics.mean.clone(), inverse_std })?;
+    let y = x.apply_op3(weight, bias, BatchNorm { mean: statistics.mean.clone(), inverse_std, clip })?;
     Ok((y, statistics))
 }
 
 const NAME: &str = "batch_norm";
+
+/// Values that are summed side by side; fixed, so that sums are the same bits on every instruction set.
+const LANES: usize = 16;
 
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -51,59 +62,192 @@ struct Sizes {
     plane: usize,
 }
 
+/// Two sums over a plane, or over a channel.
+type Sums = [f64; 2];
+
 impl Sizes {
     fn of(x: &[usize], first: &[usize], second: &[usize]) -> Result<Self> {
         match x {
-            &[batch, channels, ..] if first == [channels] && second == [channels] => {
-                Ok(Self { batch, channels, plane: x[2..].iter().product() })
+            &[batch, channels, ref plane @ ..]
+                if first == [channels] && second == [channels] && !plane.contains(&0) =>
+            {
+                Ok(Self { batch, channels, plane: plane.iter().product() })
             }
             _ => bail!("{NAME}: shapes {x:?}, {first:?} and {second:?} do not fit"),
         }
     }
 
-    /// The planes of one channel, sample by sample.
-    fn planes(self, x: &[f32], channel: usize) -> impl Iterator<Item = &[f32]> {
-        (0..self.batch).map(move |n| &x[(n * self.channels + channel) * self.plane..][..self.plane])
+    fn len(self) -> usize {
+        self.batch * self.channels * self.plane
     }
 
-    /// Sum over a channel of `f(i, x_i)`, in double precision; `i` counts within the whole tensor.
-    fn sum(self, x: &[f32], channel: usize, f: impl Fn(usize, f64) -> f64) -> f64 {
-        let start = |n: usize| (n * self.channels + channel) * self.plane;
-        let planes = self.planes(x, channel).enumerate();
-        planes
-            .flat_map(|(n, p)| p.iter().enumerate().map(move |(i, &v)| (start(n) + i, f64::from(v))))
-            .map(|(i, v)| f(i, v))
-            .sum()
+    /// The values of a plane.
+    fn plane(self, x: &[f32], plane: usize) -> &[f32] {
+        &x[plane * self.plane..][..self.plane]
     }
 
-    fn statistics(self, x: &[f32]) -> BatchStatistics {
-        let count = self.batch * self.plane;
-        let per_channel = |channel| {
-            let mean = self.sum(x, channel, |_, v| v) / count as f64;
-            let variance = self.sum(x, channel, |_, v| (v - mean) * (v - mean)) / count as f64;
-            (mean as f32, variance as f32)
-        };
-        let (mean, variance) = (0..self.channels).map(per_channel).unzip();
-        BatchStatistics { mean, variance, count }
-    }
-
-    /// `out = a_c · x + b_c`, plane by plane.
-    fn affine(self, x: &[f32], out: &mut [f32], coefficients: impl Fn(usize) -> (f32, f32) + Sync) {
-        fill_pieces(out, self.plane, x.len(), |first, out| {
-            let planes = x[first * self.plane..].chunks_exact(self.plane.max(1));
-            for (i, (x, out)) in planes.zip(out.chunks_exact_mut(self.plane.max(1))).enumerate() {
-                let (a, b) = coefficients((first + i) % self.channels);
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = a * x + b;
-                }
-            }
+    /// Two sums over every plane, in the order of the planes.
+    fn plane_sums(self, sums: impl Fn(usize) -> Sums + Sync) -> Vec<Sums> {
+        let mut result = vec![[0.0; 2]; self.batch * self.channels];
+        fill_pieces(&mut result, 1, self.len(), |first, result| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (i, result) in result.iter_mut().enumerate() {
+                        *result = sums(first + i);
+                    }
+                },
+            );
         });
+        result
+    }
+
+    /// Mean and variance of every channel.
+    ///
+    /// Planes give their sums and their squared deviations from their own mean while they are in the cache; channels put them
+    /// together by the pairwise update of Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983).
+    fn statistics(self, x: &[f32]) -> BatchStatistics {
+        let len = self.plane as f64;
+        let planes = self.plane_sums(
+            #[inline(always)]
+            |plane| {
+                let x = self.plane(x, plane);
+                let centre = (lane_sums(x, x, |x, _| [x, 0.0])[0] / len) as f32;
+                // From a centre that is only nearly the mean, which the first sum corrects.
+                let [sum, squares] = lane_sums(x, x, |x, _| [x - centre, (x - centre) * (x - centre)]);
+                [f64::from(centre) + sum / len, squares - sum * sum / len]
+            },
+        );
+        let channel = |channel: usize| {
+            let (mut mean, mut squares) = (0.0, 0.0);
+            for (n, [plane_mean, plane_squares]) in planes.iter().skip(channel).step_by(self.channels).enumerate() {
+                let (before, step) = (n as f64, plane_mean - mean);
+                squares += plane_squares + step * step * len * before / (before + 1.0);
+                mean += step / (before + 1.0);
+            }
+            (mean as f32, (squares / (len * self.batch as f64)) as f32)
+        };
+        let (mean, variance) = (0..self.channels).map(channel).unzip();
+        BatchStatistics { mean, variance, count: self.batch * self.plane }
+    }
+}
+
+/// Two sums of `f(x_i, y_i)`, by lanes.
+#[inline(always)]
+fn lane_sums(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> [f32; 2]) -> Sums {
+    let mut lanes = [[0.0_f32; LANES]; 2];
+    let (x, y) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in x.0.iter().zip(y.0) {
+        for i in 0..LANES {
+            let [first, second] = f(x[i], y[i]);
+            lanes[0][i] += first;
+            lanes[1][i] += second;
+        }
+    }
+    for (i, (&x, &y)) in x.1.iter().zip(y.1).enumerate() {
+        let [first, second] = f(x, y);
+        lanes[0][i] += first;
+        lanes[1][i] += second;
+    }
+    lanes.map(|lanes| lanes.iter().map(|&lane| f64::from(lane)).sum())
+}
+
+/// `y = clip(scale_c · x + shift_c)` per channel.
+#[derive(Clone, Copy)]
+struct ClippedAffine<'a> {
+    sizes: Sizes,
+    scale: &'a [f32],
+    shift: &'a [f32],
+    clip: Clip,
+}
+
+/// Gradient with respect to the input: `cotangent · g + deviation · (x - centre) + constant`, of every channel, where `g` is
+/// what the clip lets through of the gradient of the output.
+#[derive(Clone, Copy, Default)]
+struct InputGradient {
+    cotangent: f32,
+    deviation: f32,
+    centre: f32,
+    constant: f32,
+}
+
+impl ClippedAffine<'_> {
+    fn apply(&self, x: &[f32]) -> Vec<f32> {
+        let (sizes, clip) = (self.sizes, self.clip);
+        let mut y = vec![0.0; x.len()];
+        fill_pieces(&mut y, sizes.plane, x.len(), |first, y| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (i, y) in y.chunks_exact_mut(sizes.plane).enumerate() {
+                        let c = (first + i) % sizes.channels;
+                        let (a, b) = (self.scale[c], self.shift[c]);
+                        for (y, &x) in y.iter_mut().zip(sizes.plane(x, first + i)) {
+                            *y = clip.value(a * x + b);
+                        }
+                    }
+                },
+            );
+        });
+        y
+    }
+
+    /// `Σ g` and `Σ g (x - centre)` per channel.
+    fn sums(&self, x: &[f32], g: &[f32], centre: &[f32]) -> Vec<Sums> {
+        let (sizes, clip) = (self.sizes, self.clip);
+        let planes = sizes.plane_sums(
+            #[inline(always)]
+            |plane| {
+                let c = plane % sizes.channels;
+                let (a, b, centre) = (self.scale[c], self.shift[c], centre[c]);
+                let (x, g) = (sizes.plane(x, plane), sizes.plane(g, plane));
+                lane_sums(x, g, |x, g| {
+                    let g = clip.gradient(a * x + b, g);
+                    [g, g * (x - centre)]
+                })
+            },
+        );
+        let channel = |channel: usize| {
+            let planes = planes.iter().skip(channel).step_by(sizes.channels);
+            planes.fold([0.0; 2], |[a, b], [plane_a, plane_b]| [a + plane_a, b + plane_b])
+        };
+        (0..sizes.channels).map(channel).collect()
+    }
+
+    fn input_gradient(&self, x: &[f32], g: &[f32], channel: impl Fn(usize) -> InputGradient + Sync) -> Vec<f32> {
+        let (sizes, clip) = (self.sizes, self.clip);
+        let mut out = vec![0.0; g.len()];
+        fill_pieces(&mut out, sizes.plane, x.len(), |first, out| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (i, out) in out.chunks_exact_mut(sizes.plane).enumerate() {
+                        let c = (first + i) % sizes.channels;
+                        let (a, b, k) = (self.scale[c], self.shift[c], channel(c));
+                        let (x, g) = (sizes.plane(x, first + i), sizes.plane(g, first + i));
+                        for ((out, &x), &g) in out.iter_mut().zip(x).zip(g) {
+                            let g = clip.gradient(a * x + b, g);
+                            *out = k.cotangent * g + k.deviation * (x - k.centre) + k.constant;
+                        }
+                    }
+                },
+            );
+        });
+        out
     }
 }
 
 type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
-struct ChannelAffine;
+/// Sums as a tensor like `like`, if its gradient is wanted.
+fn wanted(like: &Tensor, sums: impl Iterator<Item = f64>) -> Result<Option<Tensor>> {
+    let tensor = || Tensor::from_vec(sums.map(|sum| sum as f32).collect(), like.shape(), like.device());
+    like.track_op().then(tensor).transpose()
+}
+
+struct ChannelAffine {
+    clip: Clip,
+}
 
 impl CustomOp3 for ChannelAffine {
     fn name(&self) -> &'static str {
@@ -121,43 +265,45 @@ impl CustomOp3 for ChannelAffine {
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = Sizes::of(lx.dims(), ls.dims(), lb.dims())?;
         let (x, scale, shift) = (values(NAME, x, lx)?, values(NAME, scale, ls)?, values(NAME, shift, lb)?);
-        let mut y = vec![0.0; x.len()];
-        sizes.affine(x, &mut y, |c| (scale[c], shift[c]));
+        let y = ClippedAffine { sizes, scale, shift, clip: self.clip }.apply(x);
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    /// `dx = scale · g`, `dscale = Σ g x`, `dshift = Σ g`.
     fn bwd(&self, x: &Tensor, scale: &Tensor, shift: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Gradients> {
         let sizes = Sizes::of(x.dims(), scale.dims(), shift.dims())?;
         let grad = grad.contiguous()?;
-        let device = x.device();
-        let (mut x_grad, mut scale_grad) = (None, None);
-        let (values_of_scale, mut shift_grad) = (scale.to_vec1::<f32>()?, None);
-        with_values(NAME, &grad, |g| {
-            if x.track_op() {
-                let mut out = vec![0.0; g.len()];
-                sizes.affine(g, &mut out, |c| (values_of_scale[c], 0.0));
-                x_grad = Some(Tensor::from_vec(out, x.shape(), device)?);
-            }
-            if scale.track_op() {
-                let sums = |x: &[f32]| {
-                    (0..sizes.channels).map(|c| sizes.sum(g, c, |i, g| g * f64::from(x[i])) as f32).collect()
-                };
-                let sums: Vec<f32> = with_values(NAME, x, |x| Ok(sums(x)))?;
-                scale_grad = Some(Tensor::from_vec(sums, scale.shape(), device)?);
-            }
-            if shift.track_op() {
-                let sums: Vec<f32> = (0..sizes.channels).map(|c| sizes.sum(g, c, |_, g| g) as f32).collect();
-                shift_grad = Some(Tensor::from_vec(sums, shift.shape(), device)?);
-            }
-            Ok(())
+        let (scales, shifts) = (scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?);
+        let map = ClippedAffine { sizes, scale: &scales, shift: &shifts, clip: self.clip };
+        let (wants_input, mut out, mut sums) = (x.track_op(), None, Vec::new());
+        with_values(NAME, x, |x| {
+            with_values(NAME, &grad, |g| {
+                let channel = |c: usize| InputGradient { cotangent: scales[c], ..InputGradient::default() };
+                if scale.track_op() || shift.track_op() {
+                    sums = map.sums(x, g, &vec![0.0; sizes.channels]);
+                }
+                out = wants_input.then(|| map.input_gradient(x, g, channel));
+                Ok(())
+            })
         })?;
-        Ok((x_grad, scale_grad, shift_grad))
+        let out = out.map(|out| Tensor::from_vec(out, x.shape(), x.device())).transpose()?;
+        Ok((out, wanted(scale, sums.iter().map(|sums| sums[1]))?, wanted(shift, sums.iter().map(|sums| sums[0]))?))
     }
 }
 
 struct BatchNorm {
     mean: Vec<f32>,
     inverse_std: Vec<f32>,
+    clip: Clip,
+}
+
+impl BatchNorm {
+    /// Scale and shift of every channel.
+    fn affine(&self, weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let scale: Vec<f32> = self.inverse_std.iter().zip(weight).map(|(inverse, weight)| inverse * weight).collect();
+        let shift = scale.iter().zip(bias).zip(&self.mean).map(|((scale, bias), mean)| bias - scale * mean).collect();
+        (scale, shift)
+    }
 }
 
 impl CustomOp3 for BatchNorm {
@@ -176,11 +322,8 @@ impl CustomOp3 for BatchNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = Sizes::of(lx.dims(), lw.dims(), lb.dims())?;
         let (x, weight, bias) = (values(NAME, x, lx)?, values(NAME, weight, lw)?, values(NAME, bias, lb)?);
-        let mut y = vec![0.0; x.len()];
-        sizes.affine(x, &mut y, |c| {
-            let a = self.inverse_std[c] * weight[c];
-            (a, bias[c] - a * self.mean[c])
-        });
+        let (scale, shift) = self.affine(weight, bias);
+        let y = ClippedAffine { sizes, scale: &scale, shift: &shift, clip: self.clip }.apply(x);
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
@@ -188,46 +331,47 @@ impl CustomOp3 for BatchNorm {
     fn bwd(&self, x: &Tensor, weight: &Tensor, bias: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Gradients> {
         let sizes = Sizes::of(x.dims(), weight.dims(), bias.dims())?;
         let grad = grad.contiguous()?;
-        let (weights, device) = (weight.to_vec1::<f32>()?, x.device());
+        let (scale, shift) = self.affine(&weight.to_vec1::<f32>()?, &bias.to_vec1::<f32>()?);
+        let map = ClippedAffine { sizes, scale: &scale, shift: &shift, clip: self.clip };
         let count = (sizes.batch * sizes.plane) as f64;
-        let mut out = vec![0.0; if x.track_op() { x.elem_count() } else { 0 }];
-        let mut sums = (Vec::new(), Vec::new());
+        let inverse = |c: usize| f64::from(self.inverse_std[c]);
+        let (wants_input, mut out, mut sums) = (x.track_op(), None, Vec::new());
         with_values(NAME, x, |x| {
             with_values(NAME, &grad, |g| {
-                sums = (0..sizes.channels)
-                    .map(|c| {
-                        let (mean, inverse) = (f64::from(self.mean[c]), f64::from(self.inverse_std[c]));
-                        let product = sizes.sum(g, c, |i, g| g * (f64::from(x[i]) - mean) * inverse);
-                        (product, sizes.sum(g, c, |_, g| g))
-                    })
-                    .unzip();
-                if !out.is_empty() {
-                    sizes.affine(g, &mut out, |c| {
-                        let scale = weights[c] * self.inverse_std[c];
-                        (scale, -scale * (sums.1[c] / count) as f32)
-                    });
-                    for (i, (out, &x)) in out.iter_mut().zip(x).enumerate() {
-                        let c = i / sizes.plane % sizes.channels;
-                        let scale = weights[c] * self.inverse_std[c] * self.inverse_std[c];
-                        *out -= scale * (sums.0[c] / count) as f32 * (x - self.mean[c]);
+                sums = map.sums(x, g, &self.mean);
+                let channel = |c: usize| {
+                    let ([sum, product], scale) = (sums[c], f64::from(scale[c]));
+                    InputGradient {
+                        cotangent: scale as f32,
+                        deviation: (-scale * inverse(c) * inverse(c) * product / count) as f32,
+                        centre: self.mean[c],
+                        constant: (-scale * sum / count) as f32,
                     }
-                }
+                };
+                out = wants_input.then(|| map.input_gradient(x, g, channel));
                 Ok(())
             })
         })?;
-        let tensor =
-            |sums: Vec<f64>| Tensor::from_vec(sums.iter().map(|&v| v as f32).collect(), weight.shape(), device);
-        let x_grad = x.track_op().then(|| Tensor::from_vec(out, x.shape(), device)).transpose()?;
-        let weight_grad = weight.track_op().then(|| tensor(sums.0)).transpose()?;
-        let bias_grad = bias.track_op().then(|| tensor(sums.1)).transpose()?;
-        Ok((x_grad, weight_grad, bias_grad))
+        let out = out.map(|out| Tensor::from_vec(out, x.shape(), x.device())).transpose()?;
+        Ok((
+            out,
+            wanted(weight, sums.iter().enumerate().map(|(c, sums)| sums[1] * inverse(c)))?,
+            wanted(bias, sums.iter().map(|sums| sums[0]))?,
+        ))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{assert_close, gradients, random, random_var};
+    use crate::ops::testing::{assert_close, assert_near, gradients, random, random_var};
+
+    const CLIPS: [Clip; 3] = [Clip::NONE, Clip { lower: 0.0, upper: f32::INFINITY }, Clip { lower: -0.5, upper: 0.75 }];
+
+    fn clipped(x: &Tensor, clip: Clip) -> Tensor {
+        // Infinite ends would make the gradient of candle's product with them NaN.
+        x.clamp(clip.lower.max(f32::MIN), clip.upper.min(f32::MAX)).unwrap()
+    }
 
     /// The same from elementary tensor operations, whose gradients are candle's own.
     fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
@@ -243,11 +387,11 @@ mod tests {
 
     #[test]
     fn training_agrees_with_elementary_operations() {
-        for dims in [vec![6, 3, 4, 5], vec![32, 7]] {
+        for (dims, clip) in [(vec![6, 3, 4, 5], CLIPS[0]), (vec![6, 3, 14, 5], CLIPS[1]), (vec![32, 7], CLIPS[2])] {
             let x = random_var(&dims, 1);
             let (w, b) = (random_var(&dims[1..2], 2), random_var(&dims[1..2], 3));
-            let (y, statistics) = batch_norm_training(&x, &w, &b, 1e-3).unwrap();
-            let expected = composed(&x, &w, &b, 1e-3);
+            let (y, statistics) = batch_norm_training(&x, &w, &b, 1e-3, clip).unwrap();
+            let expected = clipped(&composed(&x, &w, &b, 1e-3), clip);
             assert_close("value", &y, &expected, 1e-5);
             let weights = random(&dims, 4);
             let vars = [&x, &w, &b];
@@ -262,22 +406,43 @@ mod tests {
     fn evaluation_is_one_affine_map_per_channel() {
         let x = random_var(&[40, 3, 24, 25], 1);
         let (scale, shift) = (random_var(&[3], 2), random_var(&[3], 3));
-        let y = batch_norm_evaluation(&x, &scale, &shift).unwrap();
-        let wide = |t: &Tensor| t.reshape((1, 3, 1, 1)).unwrap();
-        let expected = x.broadcast_mul(&wide(&scale)).unwrap().broadcast_add(&wide(&shift)).unwrap();
-        assert_close("value", &y, &expected, 1e-6);
-        let weights = random(y.dims(), 4);
-        let vars = [&x, &scale, &shift];
-        for (a, b) in gradients(&y, &weights, &vars).iter().zip(&gradients(&expected, &weights, &vars)) {
-            assert_close("gradient", a, b, 1e-3);
+        for clip in CLIPS {
+            let y = batch_norm_evaluation(&x, &scale, &shift, clip).unwrap();
+            let wide = |t: &Tensor| t.reshape((1, 3, 1, 1)).unwrap();
+            let expected = x.broadcast_mul(&wide(&scale)).unwrap().broadcast_add(&wide(&shift)).unwrap();
+            let expected = clipped(&expected, clip);
+            assert_close("value", &y, &expected, 1e-6);
+            let weights = random(y.dims(), 4);
+            let vars = [&x, &scale, &shift];
+            for (a, b) in gradients(&y, &weights, &vars).iter().zip(&gradients(&expected, &weights, &vars)) {
+                assert_close("gradient", a, b, 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn statistics_of_far_means_are_those_of_double_precision() {
+        // The variance is 1e-8 of the squared mean: a sum of squares in single precision would know nothing of it.
+        let (batch, channels, plane) = (12, 3, 35);
+        let noise = random(&[batch, channels, plane], 5).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let x: Vec<f32> = noise.iter().map(|noise| 1e3 + 0.1 * noise).collect();
+        let found = Sizes { batch, channels, plane }.statistics(&x);
+        for c in 0..channels {
+            let values = || (0..batch).flat_map(|n| &x[(n * channels + c) * plane..][..plane]).map(|&x| f64::from(x));
+            let count = (batch * plane) as f64;
+            let mean = values().sum::<f64>() / count;
+            let variance = values().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count;
+            let eps = f64::from(f32::EPSILON);
+            assert_near("mean", found.mean[c], mean, eps * mean);
+            assert_near("variance", found.variance[c], variance, (plane as f64 / LANES as f64 + 4.0) * eps * variance);
         }
     }
 
     #[test]
     fn faulty_calls_give_errors() {
         let (x, w) = (random(&[2, 3, 4, 4], 1), random(&[4], 2));
-        assert!(batch_norm_evaluation(&x, &w, &w).is_err());
+        assert!(batch_norm_evaluation(&x, &w, &w, Clip::NONE).is_err());
         let (empty, w) = (random(&[0, 3], 1), random(&[3], 2));
-        assert!(batch_norm_training(&empty, &w, &w, 1e-5).is_err());
+        assert!(batch_norm_training(&empty, &w, &w, 1e-5, Clip::NONE).is_err());
     }
 }

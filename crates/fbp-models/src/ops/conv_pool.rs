@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape
 use faer::Par;
 use faer::dyn_stack::StackReq;
 use fbp_linalg::conv2d::{ConvAdjoint, ConvForward, ConvWeightGrad};
-use pulp::Arch;
+use fbp_linalg::dispatch;
 use rayon::prelude::*;
 
 use super::conv2d::{Conv2dKernel, Shared};
@@ -139,7 +139,7 @@ impl ConvPool {
     /// Largest value of every window, and which site it is at.
     fn pool(&self, x: &[f32], y: &mut [f32], winners: &mut [u8]) {
         let size = self.size;
-        Arch::new().dispatch(
+        dispatch(
             #[inline(always)]
             || {
                 let planes = y.chunks_exact_mut(size.out_len()).zip(winners.chunks_exact_mut(size.out_len()));

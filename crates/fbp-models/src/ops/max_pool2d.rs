@@ -1,5 +1,5 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use pulp::Arch;
+use fbp_linalg::dispatch;
 
 use super::window::Planes;
 use super::{Window, fill_pieces, values, with_values};
@@ -39,7 +39,7 @@ impl CustomOp1 for MaxPool2d {
         let size = self.window.planes(NAME, dims)?;
         let mut y = vec![0.0; size.planes * size.out_len()];
         fill_pieces(&mut y, size.out_len(), x.len(), |first, y| {
-            Arch::new().dispatch(
+            dispatch(
                 #[inline(always)]
                 || {
                     let mut row = vec![0.0; size.w];
@@ -61,7 +61,7 @@ impl CustomOp1 for MaxPool2d {
             with_values(NAME, res, |y| {
                 with_values(NAME, &grad, |g| {
                     fill_pieces(&mut out, size.in_len(), x.len(), |first, out| {
-                        Arch::new().dispatch(
+                        dispatch(
                             #[inline(always)]
                             || self.scatter_planes(size, Pooled { x, y, g }, first, out),
                         );

@@ -5,6 +5,7 @@
 mod activation;
 mod avg_pool2d;
 mod batch_norm;
+mod clip;
 mod conv2d;
 mod conv_pool;
 mod cross_entropy;
@@ -26,6 +27,7 @@ use rayon::prelude::*;
 pub use activation::activate;
 pub use avg_pool2d::{adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d};
 pub use batch_norm::{BatchStatistics, batch_norm_evaluation, batch_norm_training};
+pub use clip::{Clip, add_clipped};
 pub use conv2d::Conv2dKernel;
 pub use cross_entropy::cross_entropy;
 pub use feature_norm::{NormGroups, feature_norm};
@@ -66,8 +68,8 @@ pub(crate) fn with_values<R>(op: &'static str, tensor: &Tensor, f: impl FnOnce(&
 ///
 /// `f(i, chunk)` fills the pieces from number `i` on; a chunk is one or more whole pieces. Which pieces form a chunk
 /// depends on the number of threads, so `f` must treat every piece on its own.
-fn fill_pieces(out: &mut [f32], piece: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    let pieces = out.len() / piece.max(1);
+fn fill_pieces<T: Send>(out: &mut [T], piece: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let pieces = out.len().div_ceil(piece.max(1));
     let threads = rayon::current_num_threads();
     if pieces < 2 || threads < 2 || work < PARALLEL_WORK {
         f(0, out);

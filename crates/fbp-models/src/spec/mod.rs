@@ -1,6 +1,7 @@
 //! Networks as data: the one description used in TOML files, in checkpoints and in the zoo.
 
 mod adapt;
+mod init;
 mod layer;
 mod norm;
 mod outline;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::pair::Pair;
 pub use fbp_inverse::Activation;
+pub use init::WeightInit;
 pub use layer::LayerSpec;
 pub(crate) use norm::NormSizes;
 pub use padding::Padding;
@@ -61,6 +63,9 @@ pub struct NetworkSpec {
     pub input: [usize; 3],
     /// Number of classes: length of the last stage's output.
     pub classes: usize,
+    /// How fresh weights are drawn; as PyTorch's layers do by themselves if nothing is said.
+    #[serde(default, skip_serializing_if = "WeightInit::is_default")]
+    pub init: WeightInit,
     /// The stages, input side first.
     pub stages: Vec<StageSpec>,
 }
@@ -99,6 +104,8 @@ struct RawNetwork {
     name: String,
     input: [usize; 3],
     classes: usize,
+    #[serde(default)]
+    init: WeightInit,
     stages: Vec<RawStage>,
 }
 
@@ -145,7 +152,7 @@ impl NetworkSpec {
             }
             stages.push(StageSpec { name: stage.name, key: stage.key, layers });
         }
-        let spec = Self { name: raw.name, input: raw.input, classes: raw.classes, stages };
+        let spec = Self { name: raw.name, input: raw.input, classes: raw.classes, init: raw.init, stages };
         spec.plan()?;
         Ok(spec)
     }

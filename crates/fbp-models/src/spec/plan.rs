@@ -98,6 +98,11 @@ pub enum ParamInit {
         /// Number of inputs of one output.
         fan_in: usize,
     },
+    /// Uniform in `±√(6/fan_in)`: keeps the mean square of features through layers with a ReLU (He initialisation).
+    HeUniform {
+        /// Number of inputs of one output.
+        fan_in: usize,
+    },
     /// Normal with mean zero.
     Normal {
         /// Standard deviation.
@@ -238,7 +243,8 @@ impl NetworkSpec {
             feature = stage.output(feature);
             stages.push(stage);
         }
-        let plan = NetworkPlan { stages };
+        let mut plan = NetworkPlan { stages };
+        self.init.apply(&mut plan);
         let mut paths = HashSet::new();
         let mut parameters = 0_usize;
         for (path, param) in plan.parameters() {

@@ -2,7 +2,7 @@
 
 use crate::NetworkSpec;
 use crate::spec::sugar::conv_relu6;
-use crate::spec::{LayerSpec, NamedLayer, StageSpec};
+use crate::spec::{LayerSpec, NamedLayer, StageSpec, WeightInit};
 
 /// Expansion, channels, blocks and stride of each group of blocks: Table 2 of the paper.
 const GROUPS: [[usize; 4]; 7] =
@@ -34,7 +34,7 @@ pub(super) fn v2(name: &str, width: usize) -> NetworkSpec {
         LayerSpec::linear(1000).named("1"),
     ];
     stages.push(StageSpec::new("classifier", head));
-    NetworkSpec { name: name.to_owned(), input: [3, 224, 224], classes: 1000, stages }
+    NetworkSpec { name: name.to_owned(), input: [3, 224, 224], classes: 1000, init: WeightInit::Default, stages }
 }
 
 /// `value / unit` rounded to a multiple of 8, at least 8, and never down by more than a tenth.

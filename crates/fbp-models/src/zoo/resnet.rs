@@ -2,13 +2,19 @@
 
 use crate::NetworkSpec;
 use crate::spec::sugar::{batch_norm, conv};
-use crate::spec::{Branch, LayerSpec, NamedLayer, StageSpec};
+use crate::spec::{Branch, LayerSpec, NamedLayer, StageSpec, WeightInit};
 
 /// ResNet-18 and -34 for 224×224 images and 1,000 classes: so many blocks in each of four stages.
 pub(super) fn imagenet(name: &str, blocks: [usize; 4]) -> NetworkSpec {
     let mut stem = stem(64, 7, 2);
     stem.push(LayerSpec::MaxPool2d { kernel: 3.into(), stride: Some(2.into()), padding: 1.into(), ceil: false }.into());
-    NetworkSpec { name: name.to_owned(), input: [3, 224, 224], classes: 1000, stages: stages(stem, 64, &blocks, 1000) }
+    NetworkSpec {
+        name: name.to_owned(),
+        input: [3, 224, 224],
+        classes: 1000,
+        init: WeightInit::Default,
+        stages: stages(stem, 64, &blocks, 1000),
+    }
 }
 
 /// The same for 32×32 images: a 3×3 stem without stride and pooling.
@@ -17,6 +23,7 @@ pub(super) fn cifar_stem(name: &str, blocks: [usize; 4]) -> NetworkSpec {
         name: name.to_owned(),
         input: [3, 32, 32],
         classes: 10,
+        init: WeightInit::Default,
         stages: stages(stem(64, 3, 1), 64, &blocks, 10),
     }
 }
@@ -27,6 +34,7 @@ pub(super) fn cifar(name: &str, blocks: usize) -> NetworkSpec {
         name: name.to_owned(),
         input: [3, 32, 32],
         classes: 10,
+        init: WeightInit::Default,
         stages: stages(stem(16, 3, 1), 16, &[blocks; 3], 10),
     }
 }

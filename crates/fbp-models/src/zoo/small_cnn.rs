@@ -1,13 +1,13 @@
 //! Small convolutional classifiers: stages `conv1`, `conv2`, .. of convolution, activation and pooling, then linear ones.
 
 use crate::NetworkSpec;
-use crate::spec::{LayerSpec, StageSpec};
+use crate::spec::{LayerSpec, StageSpec, WeightInit};
 
 /// Two 5×5 convolutions with pooling, then linear layers of the given widths, for 1×28×28 images.
 pub(super) fn mnist(name: &str, channels: [usize; 2], hidden: &[usize], activation: LayerSpec) -> NetworkSpec {
     let mut stages: Vec<StageSpec> = (1..).zip(channels).map(|(i, c)| conv_stage(i, c, 5, true, &activation)).collect();
     stages.extend(linear_stages(hidden, &activation));
-    NetworkSpec { name: name.to_owned(), input: [1, 28, 28], classes: 10, stages }
+    NetworkSpec { name: name.to_owned(), input: [1, 28, 28], classes: 10, init: WeightInit::Default, stages }
 }
 
 /// Convolutions 5×5, 3×3 and 3×3, the first two with pooling, then one hidden linear layer, for 3×32×32 images.
@@ -17,7 +17,7 @@ pub(super) fn cifar(name: &str, channels: [usize; 3], hidden: usize, activation:
     let mut stages: Vec<StageSpec> =
         convolutions.map(|((i, c), (kernel, pool))| conv_stage(i, c, kernel, pool, &activation)).collect();
     stages.extend(linear_stages(&[hidden], &activation));
-    NetworkSpec { name: name.to_owned(), input: [3, 32, 32], classes: 10, stages }
+    NetworkSpec { name: name.to_owned(), input: [3, 32, 32], classes: 10, init: WeightInit::Default, stages }
 }
 
 fn conv_stage(index: usize, channels: usize, kernel: usize, pool: bool, activation: &LayerSpec) -> StageSpec {

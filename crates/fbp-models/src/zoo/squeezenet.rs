@@ -1,7 +1,7 @@
 //! SqueezeNet 1.1 (Iandola et al., arXiv:1602.07360), with the parameters' names of torchvision.
 
 use crate::NetworkSpec;
-use crate::spec::{LayerSpec, NamedLayer, Padding, StageSpec};
+use crate::spec::{LayerSpec, NamedLayer, Padding, StageSpec, WeightInit};
 
 /// For 224×224 images and 1,000 classes.
 pub(super) fn v1_1(name: &str) -> NetworkSpec {
@@ -34,5 +34,5 @@ pub(super) fn v1_1(name: &str) -> NetworkSpec {
             ],
         ),
     ];
-    NetworkSpec { name: name.to_owned(), input: [3, 224, 224], classes: 1000, stages }
+    NetworkSpec { name: name.to_owned(), input: [3, 224, 224], classes: 1000, init: WeightInit::He, stages }
 }

@@ -1,7 +1,7 @@
 //! Vision transformers (Dosovitskiy et al., arXiv:2010.11929), with the parameters' names of timm.
 
 use crate::NetworkSpec;
-use crate::spec::{LayerSpec, NamedLayer, Padding, StageSpec};
+use crate::spec::{LayerSpec, NamedLayer, Padding, StageSpec, WeightInit};
 
 /// Sizes of a vision transformer.
 pub(super) struct Sizes {
@@ -49,5 +49,5 @@ pub(super) fn spec(name: &str, sizes: &Sizes) -> NetworkSpec {
     head.extend(norm.then(|| LayerSpec::LayerNorm { eps: 1e-6, last: None }.named("norm")));
     head.push(LayerSpec::linear(classes).named("head"));
     stages.push(StageSpec::new("head", head).key(""));
-    NetworkSpec { name: name.to_owned(), input: [3, image, image], classes, stages }
+    NetworkSpec { name: name.to_owned(), input: [3, image, image], classes, init: WeightInit::Default, stages }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Affine {
     pub(crate) range: (f64, f64),
     /// Whether the solver knows the bias only by the observed output at the start, up to the rounding of that.
     pub(crate) observed: bool,
+    /// The outputs at the start that the solver was given, which then stand for the bias.
+    pub(crate) outputs: Option<Vec<f64>>,
 }
 
 /// What the rows of a point come to.
@@ -60,7 +62,13 @@ impl Affine {
     pub(crate) fn image(&self, i: usize, v: &[f64]) -> Exact {
         let mut sum = Exact::default();
         self.rows[i].iter().zip(v).for_each(|(&a, &v)| sum.add_product(a, v));
-        sum.add(self.bias[i]);
+        match &self.outputs {
+            None => sum.add(self.bias[i]),
+            Some(outputs) => {
+                self.rows[i].iter().zip(&self.start).for_each(|(&a, &v)| sum.add_product(a, -v));
+                sum.add(outputs[i]);
+            }
+        }
         sum
     }
 

@@ -9,18 +9,30 @@ use rand_chacha::ChaCha8Rng;
 use super::affine::Affine;
 use super::draw::{Drawn, boxes, rounded};
 use super::exact::distance;
-use super::layer::{Wanted, fault, reverse};
+use super::layer::{Wanted, fault, forward, reverse, widened};
 use super::linear::weights;
 use super::{Finding, active, qp};
 
+/// Takes observed outputs for those of the problem: they are all that a solver knows of the bias.
+fn observe(problem: &mut Affine, observed: Vec<f64>) {
+    for (i, observed) in observed.iter().enumerate() {
+        let mut image = problem.image(i, &problem.start);
+        image.add(-observed);
+        problem.bias[i] -= image.value();
+    }
+    problem.outputs = Some(observed);
+}
+
 pub(crate) fn plan<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
-    let Drawn { problem, kind, known } = boxes::<T>(rng, true);
+    let Drawn { mut problem, kind, known } = boxes::<T>(rng, true);
     let found = Finding { kind, feasible: known.is_some(), ..Finding::default() };
     let (weight, bias) = weights::<T>(&problem);
-    let wanted = Wanted { lower: &problem.lower, upper: &problem.upper, range: problem.range };
-    let solved = LinearReverse::new("linear", weight.as_ref(), &bias)
-        .and_then(|layer| reverse(&layer, &problem.start, &wanted))
-        .map(|(point, report)| (point, report.unattained == 0, report.stopped_early));
+    let solved = LinearReverse::new("linear", weight.as_ref(), &bias).and_then(|layer| {
+        let observed = forward::<T>(&layer, &problem.start)?;
+        observe(&mut problem, widened(observed.col_as_slice(0)));
+        reverse(&layer, &problem.start, &Wanted { lower: &problem.lower, upper: &problem.upper, range: problem.range })
+    });
+    let solved = solved.map(|(point, report)| (point, report.unattained == 0, report.stopped_early));
     judge::<T>(&problem, known.as_deref(), solved.map_err(|error| error.to_string()), found)
 }
 
@@ -28,13 +40,8 @@ pub(crate) fn sample<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
     let Drawn { mut problem, kind, known } = boxes::<T>(rng, false);
     let found = Finding { kind, feasible: known.is_some(), ..Finding::default() };
     let (m, n) = problem.shape();
-    // The observed output is all that the solver knows of the bias, so its rounding is part of the problem.
     let observed: Vec<f64> = (0..m).map(|i| rounded::<T>(problem.image(i, &problem.start).value())).collect();
-    for (i, observed) in observed.iter().enumerate() {
-        let mut image = problem.image(i, &problem.start);
-        image.add(-observed);
-        problem.bias[i] = -image.value();
-    }
+    observe(&mut problem, observed.clone());
     let rows = Mat::from_fn(n, m, |j, i| T::from_f64(problem.rows[i][j]));
     let cast = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::from_f64(x)).collect() };
     let mut solution = vec![T::from_f64(f64::NAN); n];

@@ -105,8 +105,16 @@ fn draw<T: Real>(rng: &mut ChaCha8Rng) -> Drawn {
     let goal: Vec<f64> = start.iter().map(|v| rounded::<T>(v + step * rng.random_range(-1.0..1.0))).collect();
     let spread: Vec<f64> = bias.iter().flat_map(|&b| std::iter::repeat_n(b, to.plane())).collect();
     let everything = (f64::NEG_INFINITY, f64::INFINITY);
-    let mut problem =
-        Affine { rows, bias: spread, start, lower: Vec::new(), upper: Vec::new(), range: everything, observed: false };
+    let mut problem = Affine {
+        rows,
+        bias: spread,
+        start,
+        lower: Vec::new(),
+        upper: Vec::new(),
+        range: everything,
+        observed: false,
+        outputs: None,
+    };
     let consistent = chance(rng, 0.7);
     problem.lower = (0..to.len())
         .map(|i| {
@@ -199,6 +207,15 @@ impl Spectrum {
         (distance.sqrt(), residual.sqrt())
     }
 
+    /// The least residual without the singular values that count as zero for weights of a precision, the rule of
+    /// [`SolveConfig::rank_tol`](fbp_linalg::SolveConfig::rank_tol).
+    fn least_residual(&self, problem: &Affine, epsilon: f64) -> f64 {
+        let largest = self.sigma.iter().copied().fold(0.0, f64::max);
+        let cut = problem.rows.len().max(problem.start.len()) as f64 * epsilon * largest;
+        let pairs = self.sigma.iter().zip(&self.wanted).filter(|(s, _)| **s <= cut);
+        (self.rest + pairs.map(|(_, w)| w * w).sum::<f64>()).sqrt()
+    }
+
     /// The shift at which `length`, which grows with it, reaches `bound`; 0 where it is beyond it from the start.
     fn shift(&self, grows: impl Fn((f64, f64)) -> bool) -> f64 {
         let largest = self.sigma.iter().copied().fold(0.0, f64::max).powi(2);
@@ -253,6 +270,8 @@ pub(crate) fn tolerance<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
         let bound = delta * size;
         let shift = spectrum.shift(|(_, residual)| residual >= bound);
         let (optimum, least) = if spectrum.at(f64::MAX.sqrt()).1 <= bound { (0.0, 0.0) } else { spectrum.at(shift) };
+        // Out of reach, an exact solution is due.
+        let least = if shift == 0.0 { spectrum.least_residual(&drawn.problem, T::EPSILON.to_f64()) } else { least };
         let over = ratio((residual - bound.max(least)).max(0.0), MODE_TOL * bound.max(least) + noise);
         // Out of reach, the nearest of the best is asked for, whose distance rounding decides.
         let far = if shift == 0.0 { 0.0 } else { ratio((distance - optimum).max(0.0), MODE_TOL * optimum + step) };
@@ -269,7 +288,7 @@ pub(crate) fn bounded<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
     mode::<T>(&drawn, asked, |spectrum, [distance, residual, noise, step, size]| {
         let shift = spectrum.shift(|(distance, _)| distance <= reach);
         let (_, optimum) = spectrum.at(shift);
-        let over = ratio((residual - optimum).max(0.0), MODE_TOL * size + noise);
+        let over = ratio((residual - optimum).max(0.0), MODE_TOL * optimum.max(size) + noise);
         over.max(ratio((distance - reach).max(0.0), MODE_TOL * reach + step))
     })
 }

@@ -126,8 +126,16 @@ pub(crate) fn equations<T: Real>(rng: &mut ChaCha8Rng) -> Drawn {
         (0..n).map(|j| rounded::<T>(start[j] + step * unit(j) * rng.random_range(-2.0..2.0))).collect();
     let bias = biases::<T>(rng, &rows);
     let everything = (f64::NEG_INFINITY, f64::INFINITY);
-    let mut problem =
-        Affine { rows, bias, start, lower: vec![0.0; m], upper: vec![0.0; m], range: everything, observed: false };
+    let mut problem = Affine {
+        rows,
+        bias,
+        start,
+        lower: vec![0.0; m],
+        upper: vec![0.0; m],
+        range: everything,
+        observed: false,
+        outputs: None,
+    };
     for i in 0..m {
         problem.lower[i] = rounded::<T>(problem.image(i, &known).value());
     }
@@ -194,7 +202,8 @@ pub(crate) fn boxes<T: Real>(rng: &mut ChaCha8Rng, with_bias: bool) -> Drawn {
     };
     let start: Vec<f64> = (0..n).map(|_| point(None)).collect();
     let known: Vec<f64> = start.iter().map(|&start| point(Some(start))).collect();
-    let mut problem = Affine { rows, bias, start, lower: vec![0.0; m], upper: vec![0.0; m], range, observed: true };
+    let mut problem =
+        Affine { rows, bias, start, lower: vec![0.0; m], upper: vec![0.0; m], range, observed: true, outputs: None };
     let spread = decades(rng, -4.0, 0.0);
     for i in 0..m {
         let image: Exact = problem.image(i, &known);

@@ -20,6 +20,14 @@ pub(crate) fn widened<T: Real>(values: &[T]) -> Vec<f64> {
     values.iter().map(|x| x.to_f64()).collect()
 }
 
+/// The output of one sample.
+pub(crate) fn forward<T: Real>(op: &dyn ReverseOperator<T>, start: &[f64]) -> Result<Mat<T>, InverseError> {
+    let mut output = Mat::zeros(op.out_shape().len(), 1);
+    let mut memory = MemBuffer::new(op.forward_scratch(1, Par::Seq));
+    op.forward(narrow::<T>(start).as_ref(), output.as_mut(), Par::Seq, MemStack::new(&mut memory))?;
+    Ok(output)
+}
+
 /// The point and the report for one sample.
 pub(crate) fn reverse<T: Real>(
     op: &dyn ReverseOperator<T>,
@@ -27,10 +35,7 @@ pub(crate) fn reverse<T: Real>(
     wanted: &Wanted<'_>,
 ) -> Result<(Vec<f64>, ReverseReport), InverseError> {
     let (n, m) = (op.in_shape().len(), op.out_shape().len());
-    let input = narrow::<T>(start);
-    let mut output = Mat::zeros(m, 1);
-    let mut memory = MemBuffer::new(op.forward_scratch(1, Par::Seq));
-    op.forward(input.as_ref(), output.as_mut(), Par::Seq, MemStack::new(&mut memory))?;
+    let (input, output) = (narrow::<T>(start), forward(op, start)?);
     let (lower, upper) = (narrow::<T>(wanted.lower), narrow::<T>(wanted.upper));
     let preferred = Mat::from_fn(m, 1, |i, _| output[(i, 0)].clip(lower[(i, 0)], upper[(i, 0)]));
     let nowhere = || Mat::from_fn(n, 1, |_, _| T::from_f64(f64::NAN));

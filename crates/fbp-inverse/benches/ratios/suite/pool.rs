@@ -151,8 +151,16 @@ pub(crate) fn average<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
     };
     let rows: Vec<Vec<f64>> = windows.iter().map(row).collect();
     let m = rows.len();
-    let mut problem =
-        Affine { rows, bias: vec![0.0; m], start, lower: vec![0.0; m], upper: vec![0.0; m], range, observed: false };
+    let mut problem = Affine {
+        rows,
+        bias: vec![0.0; m],
+        start,
+        lower: vec![0.0; m],
+        upper: vec![0.0; m],
+        range,
+        observed: false,
+        outputs: None,
+    };
     for i in 0..m {
         let y = problem.image(i, &known).value();
         let width = if boxes { decades(rng, -3.0, 0.0) } else { 0.0 };

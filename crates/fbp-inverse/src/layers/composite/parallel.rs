@@ -110,7 +110,8 @@ impl<T: Real> Parallel<T> {
         feature(self.in_shape.len()).and(feature(self.out_shape.len()))
     }
 
-    /// Merges what `run` gives for each branch; it takes the number of the branch and where its output belongs.
+    /// Merges what `run` gives for each branch; it takes the number of the branch and where its output belongs. Branches that
+    /// are put one after the other write in one piece first, as layers run whole batches at once only there.
     fn merged(
         &self,
         identity: MatRef<'_, T>,
@@ -122,9 +123,7 @@ impl<T: Real> Parallel<T> {
         let (mut room, stack) = stack.make_aligned_with(self.out_shape.len() * batch, ALIGN, |_| T::ZERO);
         for (index, branch) in self.branches.iter().enumerate() {
             let (start, len) = self.rows(index);
-            if self.merge == Merge::Concat {
-                run(index, output.rb_mut().subrows_mut(start, len), stack)?;
-            } else if index == 0 && len == self.out_shape.len() {
+            if index == 0 && len == self.out_shape.len() {
                 run(index, output.rb_mut(), stack)?;
             } else if self.merge == Merge::Sum && branch.is_identity() {
                 add(output.rb_mut(), identity);
@@ -132,6 +131,7 @@ impl<T: Real> Parallel<T> {
                 let mut part = MatMut::from_column_major_slice_mut(&mut room[..len * batch], len, batch);
                 run(index, part.rb_mut(), stack)?;
                 match (self.merge, index) {
+                    (Merge::Concat, _) => output.rb_mut().subrows_mut(start, len).copy_from(part.rb()),
                     (Merge::Product, 0) => spread(output.rb_mut(), part.rb()),
                     (Merge::Product, _) => multiply(output.rb_mut(), part.rb()),
                     _ => add(output.rb_mut(), part.rb()),
@@ -309,10 +309,14 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
         let (mut weights, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
         for (index, branch) in self.branches.iter().enumerate() {
             let (start, len) = self.rows(index);
-            let mut weights = MatMut::from_column_major_slice_mut(&mut weights, outputs, batch);
+            let rows = if self.merge == Merge::Concat { len } else { outputs };
+            let mut weights = MatMut::from_column_major_slice_mut(&mut weights[..rows * batch], rows, batch);
             let cotangent_out = match self.merge {
                 Merge::Sum => cotangent_out,
-                Merge::Concat => cotangent_out.subrows(start, len),
+                Merge::Concat => {
+                    weights.copy_from(cotangent_out.subrows(start, len));
+                    weights.rb()
+                }
                 Merge::Product => {
                     weights.copy_from(cotangent_out);
                     self.multiply_others(index, tape, weights.rb_mut());

@@ -24,6 +24,14 @@ pub(crate) struct Judged<'a, T> {
     pub(crate) image: &'a [f64],
 }
 
+/// A row at a point, without its bias.
+struct Row {
+    /// `Σ |a_ij v_j|`.
+    scale: f64,
+    /// Coefficients that are not zero.
+    terms: usize,
+}
+
 /// The equations of a convolution or of its transpose.
 pub(crate) struct Rows<'a> {
     pub(crate) pair: &'a Pair,
@@ -32,7 +40,7 @@ pub(crate) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Products that the evaluation of a row adds, with its bias.
+    /// Most products that the evaluation of a row adds, with its bias.
     fn terms(&self) -> usize {
         let g = self.pair.conv.geometry();
         let channels = if self.end == End::Output { g.in_channels_per_group() } else { g.out_channels_per_group() };
@@ -48,34 +56,38 @@ impl Rows<'_> {
 
     /// Whether an output misses its target by more than [`attained_slack`] of its row.
     ///
-    /// No row has a scale below its output, which decides for most; the others are looked at one by one while they are few.
+    /// No row has a scale below its output or fewer terms than one, which decides for most; the others are looked at one by
+    /// one while they are few, or where their scales do not decide.
     pub(crate) fn is_missed<T: Real>(&self, one: &Judged<'_, T>, stack: &mut MemStack) -> Result<bool, LinalgError> {
-        let slack = attained_slack::<T>(self.terms(), 1.0);
-        let doubt = |i: &usize| {
-            let rest = one.wanted[*i] - one.image[*i];
-            rest.abs() > slack * (one.target[*i].to_f64() - rest).abs()
-        };
+        let [least, most] = [1, self.terms()].map(|terms| attained_slack::<T>(terms, 1.0));
+        let rest = |i: usize| (one.wanted[i] - one.image[i]).abs();
+        let doubt = |i: &usize| rest(*i) > least * (one.target[*i].to_f64() - (one.wanted[*i] - one.image[*i])).abs();
         let rows = one.wanted.len();
         let plane = rows / one.bias.len();
-        let missed =
-            |i: usize, sum: f64| (one.wanted[i] - one.image[i]).abs() > slack * (sum + one.bias[i / plane].abs());
+        let missed = |i: usize| {
+            let Row { scale, terms } = self.row(i, one.solution);
+            rest(i) > attained_slack::<T>(terms + 1, scale + one.bias[i / plane].abs())
+        };
         if (0..rows).filter(doubt).count() * FEW <= rows {
-            return Ok((0..rows).filter(doubt).any(|i| missed(i, self.magnitude(i, one.solution))));
+            return Ok((0..rows).filter(doubt).any(missed));
         }
         // One that misses for sure is enough.
-        let first = (0..rows).find(doubt).is_some_and(|i| missed(i, self.magnitude(i, one.solution)));
-        if first {
+        if (0..rows).find(doubt).is_some_and(missed) {
             return Ok(true);
         }
         let (weight, stack) = stack.make_with(self.pair.weight.len(), |at| self.pair.weight[at].abs());
         let (from, stack) = stack.make_with(one.solution.len(), |at| one.solution[at].to_f64().abs());
         let (mut sums, stack) = stack.make_with(rows, |_| 0.0);
         self.pair.run_with(&weight, self.end == End::Output, (&from, &mut sums), Par::Seq, stack)?;
-        Ok((0..rows).filter(doubt).any(|i| missed(i, sums[i])))
+        let unclear = |i: usize| {
+            let scale = sums[i] + one.bias[i / plane].abs();
+            rest(i) > most * scale || rest(i) > least * scale && missed(i)
+        };
+        Ok((0..rows).filter(doubt).any(unclear))
     }
 
-    /// `Σ |a_ij v_j|` of one row.
-    fn magnitude<T: Real>(&self, row: usize, v: &[T]) -> f64 {
+    /// Scale and terms of one row.
+    fn row<T: Real>(&self, row: usize, v: &[T]) -> Row {
         let g = self.pair.conv.geometry();
         let (ours, theirs) = match self.end {
             End::Output => (g.out_shape(), g.in_shape()),
@@ -99,7 +111,7 @@ impl Rows<'_> {
             (place < size).then_some(place)
         };
         let (group, others) = if self.end == End::Output { (channel / co, ci) } else { (channel / ci, co) };
-        let mut sum = 0.0;
+        let mut found = Row { scale: 0.0, terms: 0 };
         for other in 0..others {
             let (out, within) =
                 if self.end == End::Output { (channel, other) } else { (group * co + other, channel % ci) };
@@ -109,11 +121,12 @@ impl Rows<'_> {
                 for across in 0..kw {
                     let Some(place) = meets(1, x, across, theirs.width) else { continue };
                     let weight = self.pair.weight[kernel + tap * kw + across];
-                    sum += (weight * v[plane + line * theirs.width + place].to_f64()).abs();
+                    found.scale += (weight * v[plane + line * theirs.width + place].to_f64()).abs();
+                    found.terms += usize::from(weight != 0.0);
                 }
             }
         }
-        sum
+        found
     }
 }
 
@@ -144,7 +157,7 @@ mod tests {
                 let pass = (&from[..], &mut sums[..]);
                 let stack = MemStack::new(&mut memory);
                 pair.run_with(&magnitudes, end == End::Output, pass, Par::Seq, stack).unwrap();
-                let found: Vec<f64> = (0..lens.0).map(|row| rows.magnitude(row, &v)).collect();
+                let found: Vec<f64> = (0..lens.0).map(|row| rows.row(row, &v).scale).collect();
                 assert_close!(found, sums, Tol::eps::<f64>().times(rows.terms()));
             }
         });

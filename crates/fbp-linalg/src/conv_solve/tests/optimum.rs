@@ -120,6 +120,13 @@ impl<'a> Secular<'a> {
         (distance.sqrt(), residual.sqrt())
     }
 
+    /// The residual of an exact solution, for which singular values up to this share of the largest count as zero.
+    fn least(&self, rank_tol: f64) -> f64 {
+        let smallest = rank_tol * self.oracle.sigma[0];
+        let dropped = self.coords.iter().zip(&self.oracle.sigma).filter(|(_, s)| **s <= smallest);
+        (self.outside + dropped.map(|(c, _)| c * c).sum::<f64>()).sqrt()
+    }
+
     /// The largest λ, but for rounding, at which `keeps` holds, which it does for those below.
     fn lambda(&self, keeps: impl Fn((f64, f64)) -> bool) -> f64 {
         let (mut low, mut high) = (-140.0, 140.0);
@@ -182,6 +189,8 @@ struct Lengths {
     target: f64,
     in_point: f64,
     in_output: f64,
+    /// Share of the largest singular value up to which others count as zero in exact solutions.
+    rank_tol: f64,
 }
 
 impl Lengths {
@@ -190,13 +199,14 @@ impl Lengths {
         let excess = |found: f64, best: f64, rounding: f64| (found - rounding) / best.max(rounding) - 1.0;
         let (_, wanted) = secular.lengths(f64::INFINITY);
         let (_, least) = secular.lengths(0.0);
+        let least_exact = secular.least(self.rank_tol);
         match mode {
             ConvMode::Tolerance(delta) if wanted <= delta * self.target => {
                 (if self.moved == 0.0 { 0.0 } else { f64::INFINITY }, true)
             }
             // No point does; then the one that misses least.
             ConvMode::Tolerance(delta) if least * (1.0 - OPTIMAL) > delta * self.target => {
-                (excess(self.missed, least, self.in_output), exact)
+                (excess(self.missed, least_exact, self.in_output), exact)
             }
             ConvMode::Tolerance(delta) => {
                 let limit = delta * self.target;
@@ -206,11 +216,12 @@ impl Lengths {
                 let rounding = self.in_point + self.in_output * per_residual;
                 (excess(self.moved, best, rounding), self.missed <= limit + self.in_output)
             }
-            ConvMode::Auto(_) if self.start == 0.0 => (excess(self.missed, least, self.in_output), true),
+            ConvMode::Auto(_) if self.start == 0.0 => (excess(self.missed, least_exact, self.in_output), true),
             ConvMode::Bounded(rho) | ConvMode::Auto(rho) => {
                 let limit = rho * self.start;
                 let lambda = secular.lambda(|(distance, _)| distance > limit);
                 let (_, best) = secular.lengths(lambda);
+                let best = if exact { best.max(least_exact) } else { best };
                 let per_distance = lambda * limit / best.max(f64::MIN_POSITIVE);
                 let rounding = self.in_output + self.in_point * per_distance;
                 (excess(self.missed, best, rounding), self.moved <= limit + self.in_point)
@@ -245,7 +256,9 @@ fn run<T: Real>(case: &Case, rng: &mut ChaCha8Rng) -> Outcome {
     let in_output = 4.0 * largest * in_point
         + 4.0 * T::EPSILON.to_f64() * target
         + 16.0 * f64::EPSILON * oracle.condition() * r.norm_l2();
-    let lengths = Lengths { moved: d.norm_l2(), missed: (&a * &d - &r).norm_l2(), start, target, in_point, in_output };
+    let rank_tol = a.nrows().max(a.ncols()) as f64 * T::EPSILON.to_f64();
+    let (moved, missed) = (d.norm_l2(), (&a * &d - &r).norm_l2());
+    let lengths = Lengths { moved, missed, start, target, in_point, in_output, rank_tol };
     let secular = Secular::new(&oracle, &r);
     let (excess, keeps) = lengths.against(mode, &secular, report.side != SolveSide::Regularised);
     let excused = report.stop == StopReason::MaxIterations;
