@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_train::TrainError;
+use fbp_train::atomic::{folder_of, prepare_folder};
+use fbp_train::outputs::{OutputLock, is_same_place};
 
 use crate::error::CliError;
 use crate::json_output::JsonOutput;
@@ -67,15 +69,39 @@ pub(crate) fn say(out: Out<'_>, line: std::fmt::Arguments<'_>) -> Result<(), Cli
     }
 }
 
+/// What is wrong with `--out`.
+fn unfit_out(path: &Path, reason: &str) -> CliError {
+    TrainError::Setting { name: "out", value: path.display().to_string(), reason: reason.into() }.into()
+}
+
+/// A file in the way of the one that a command writes.
+pub(crate) fn in_the_way(path: &Path) -> CliError {
+    unfit_out(
+        path,
+        "is there already and not a result of these arguments: name another file, or replace what is there with --force",
+    )
+}
+
+/// Makes sure that the one file of a command can be written, apart from what it reads and from the result of `--json`, and
+/// keeps every other process from writing it.
+pub(crate) fn claim_out(path: &Path, inputs: &[&Path], common: &CommonArgs) -> Result<OutputLock, CliError> {
+    if path.is_dir() {
+        return Err(unfit_out(path, "is a folder: name the file, for example NAME.safetensors in it"));
+    }
+    if inputs.iter().any(|input| is_same_place(path, input)) {
+        return Err(unfit_out(path, "would replace a file that the command reads: name another file"));
+    }
+    common.json.keep_apart([path], "what the command writes (--out)")?;
+    prepare_folder(&folder_of(path))?;
+    Ok(OutputLock::acquire(path)?)
+}
+
 /// Whether a file that a command wants to write is there already with the same contents; one with others is left alone,
 /// unless `force`.
 pub(crate) fn is_written(path: &Path, bytes: &[u8], force: bool) -> Result<bool, CliError> {
     match std::fs::read(path) {
         Ok(found) if found == bytes => Ok(true),
-        Ok(_) if !force => {
-            let range = "new files: this one holds something else; --force replaces it";
-            Err(TrainError::Parameter { name: "out", value: path.display().to_string(), range }.into())
-        }
+        Ok(_) if !force => Err(in_the_way(path)),
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error).into()),
         _ => Ok(false),
     }

@@ -19,6 +19,7 @@ use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
 use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
+use crate::table::print_table;
 
 /// Most samples of one page.
 const MOST: usize = 200;
@@ -161,14 +162,16 @@ fn print(record: &ExplainRecord, out: Out<'_>) -> Result<(), CliError> {
     if let Some(note) = &record.input_note {
         say(out, format_args!("without the input: {note}"))?;
     }
+    let heading = ["sample", "class", "said"].map(str::to_owned).into_iter();
+    let stages = record.samples.iter().flat_map(|sample| &sample.stages).map(|stage| stage.stage.clone());
+    let count = record.samples.first().map_or(0, |sample| sample.stages.len());
+    let mut rows = vec![heading.chain(stages.take(count).map(|stage| format!("{stage} moved by"))).collect::<Vec<_>>()];
     for sample in &record.samples {
-        let moved: Vec<String> = sample
-            .stages
-            .iter()
-            .map(|stage| format!("{} moved by {:.2} %", stage.stage, 100.0 * stage.distance_relative))
-            .collect();
-        let said = sample.predicted;
-        say(out, format_args!("sample {}: class {}, said {said}; {}", sample.sample, sample.label, moved.join(", ")))?;
+        let numbers = [sample.sample.to_string(), sample.label.to_string(), sample.predicted.to_string()];
+        let moved = sample.stages.iter().map(|stage| format!("{:.2} %", 100.0 * stage.distance_relative));
+        rows.push(numbers.into_iter().chain(moved).collect());
     }
-    Ok(())
+    print_table(&rows, out)?;
+    let places: Vec<String> = record.samples.iter().map(|sample| sample.sample.to_string()).collect();
+    say(out, format_args!("the same ones, for fbp repair: --samples {}", places.join(",")))
 }

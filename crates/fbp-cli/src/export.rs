@@ -3,11 +3,11 @@ use std::path::PathBuf;
 use clap::Args;
 use fbp_models::Checkpoint;
 use fbp_models::weights::{ExportOptions, ExportReport, export_bytes};
-use fbp_train::atomic::{folder_of, prepare_folder, write_atomic};
+use fbp_train::atomic::write_atomic;
 use fbp_train::hash::bytes_sha256;
 use serde::Serialize;
 
-use crate::common::{CommonArgs, Out, is_written, say};
+use crate::common::{CommonArgs, Out, claim_out, is_written, say};
 use crate::error::CliError;
 
 /// Write the weights of a checkpoint as PyTorch takes them
@@ -42,7 +42,7 @@ struct ExportRecord<'a> {
 
 pub(crate) fn run(args: &ExportArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let Checkpoint { network, metadata, .. } = Checkpoint::load(&args.checkpoint)?;
-    prepare_folder(&folder_of(&args.out))?;
+    let _lock = claim_out(&args.out, &[&args.checkpoint], common)?;
     let options = ExportOptions { original_prefix: args.original_prefix };
     let (bytes, report) = export_bytes(&args.checkpoint, &network, &metadata, options)?;
     if !is_written(&args.out, &bytes, args.force)? {

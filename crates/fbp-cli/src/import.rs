@@ -4,14 +4,15 @@ use clap::Args;
 use fbp_models::weights::{Head, ImportOptions, ImportReport, Imported, StateDict, import};
 use fbp_models::{Preprocessing, checkpoint};
 use fbp_train::TrainError;
-use fbp_train::atomic::{folder_of, prepare_folder, write_atomic};
+use fbp_train::atomic::write_atomic;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::input::network_spec;
 use serde::Serialize;
 
-use crate::common::{CommonArgs, Out, is_written, say};
+use crate::common::{CommonArgs, Out, claim_out, is_written, say};
 use crate::error::CliError;
 use crate::preprocess::preprocessing;
+use crate::table::print_table;
 
 /// Make a checkpoint of weights that PyTorch or anybody else saved
 ///
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &ImportArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         _ => {}
     }
     let preprocessing = args.preprocess.as_deref().map(|text| preprocessing(text, spec.input)).transpose()?;
-    prepare_folder(&folder_of(&args.out))?;
+    let _lock = claim_out(&args.out, &[&args.weights], common)?;
     let weights = StateDict::open(&args.weights)?;
     let found = import(&spec, &weights, &ImportOptions { prefix: args.prefix.clone(), head })?;
     let mut metadata = found.metadata()?;
@@ -98,15 +99,22 @@ pub(crate) fn run(args: &ImportArgs, common: &CommonArgs, out: Out<'_>) -> Resul
 }
 
 fn print(report: &ImportReport, out: Out<'_>) -> Result<(), CliError> {
-    let width = report.imported.iter().map(|row| row.parameter.len()).max().unwrap_or(0);
-    let from = report.imported.iter().map(|row| row.tensor.len()).max().unwrap_or(0);
-    for Imported { parameter, tensor, element, shape, rounded } in &report.imported {
+    // Names that differ by the prefix alone are not said twice.
+    let is_renamed = |row: &&Imported| row.tensor != format!("{}{}", report.prefix, row.parameter);
+    let has_names = report.imported.iter().filter(is_renamed).count() > 0;
+    let mut rows = vec![vec!["parameter".to_owned(), "type".into(), "shape".into()]];
+    for Imported { parameter, element, shape, rounded, .. } in &report.imported {
         let note = if *rounded { ", rounded" } else { "" };
-        say(out, format_args!("{parameter:width$}  {tensor:from$}  {element} {shape:?}{note}"))?;
+        rows.push(vec![parameter.clone(), format!("{element}{note}"), format!("{shape:?}")]);
     }
-    for parameter in &report.fresh {
-        say(out, format_args!("{parameter:width$}  {:from$}", "new"))?;
+    rows.extend(report.fresh.iter().map(|parameter| vec![parameter.clone(), "new".into()]));
+    if has_names {
+        rows[0].push("tensor in the file".into());
+        for (row, imported) in rows.iter_mut().skip(1).zip(&report.imported) {
+            row.push(imported.tensor.clone());
+        }
     }
+    print_table(&rows, out)?;
     let prefix = match (report.prefix.as_str(), report.prefix_found) {
         ("", _) => "without a prefix".to_owned(),
         (prefix, true) => format!("under the prefix {prefix} that was found"),

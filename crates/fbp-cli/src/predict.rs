@@ -2,11 +2,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
-use fbp_train::TrainError;
-use fbp_train::atomic::{folder_of, prepare_folder};
-use fbp_train::predict::{PredictOptions, predict};
+use fbp_train::hash::bytes_sha256;
+use fbp_train::identity::file_sha256;
+use fbp_train::predict::{PredictOptions, is_result, predict};
 
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, claim_out, in_the_way, say};
 use crate::error::CliError;
 use crate::progress::Stderr;
 
@@ -35,20 +35,31 @@ pub(crate) struct PredictArgs {
     /// safetensors to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Replace a file that is there already
+    /// Replace a file that holds something else
     #[arg(long)]
     force: bool,
 }
 
+/// What a result depends on, so that the same arguments may replace it and others may not.
+fn origin(args: &PredictArgs) -> Result<String, CliError> {
+    let mut parts = vec![file_sha256(&args.checkpoint)?, args.features.join(",")];
+    // Several files are told by their place.
+    parts.push(match args.inputs.is_file() {
+        true => file_sha256(&args.inputs)?,
+        false => args.inputs.display().to_string(),
+    });
+    Ok(bytes_sha256(parts.join("\n").as_bytes()))
+}
+
 pub(crate) fn run(args: &PredictArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
-    if args.out.exists() && !args.force {
-        let range = "new files: this one is there already; --force replaces it";
-        return Err(TrainError::Parameter { name: "out", value: args.out.display().to_string(), range }.into());
-    }
     let network = Checkpoint::load(&args.checkpoint)?.network;
-    prepare_folder(&folder_of(&args.out))?;
+    let _lock = claim_out(&args.out, &[&args.checkpoint, &args.inputs], common)?;
     let (inputs, features) = (args.inputs.clone(), args.features.clone());
-    let options = PredictOptions { inputs, features, batch: args.batch };
+    let origin = origin(args)?;
+    if args.out.exists() && !args.force && !is_result(&args.out, &origin) {
+        return Err(in_the_way(&args.out));
+    }
+    let options = PredictOptions { inputs, features, batch: args.batch, origin: Some(origin) };
     let record = predict(&network, &options, &args.out, &Stderr::default())?;
     common.write_json(&record)?;
     for tensor in &record.tensors {

@@ -62,8 +62,8 @@ pub(crate) struct RepairArgs {
     /// square
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// End the search after this time, and the solve at hand, with the best state so far, for example 90s or 15m; the result
-    /// then depends on the machine
+    /// End the search after this time with the best state so far, for example 90s or 15m; data, the choice of samples and the
+    /// test set take theirs besides, and the result depends on the machine
     #[arg(long, value_name = "DURATION")]
     time: Option<String>,
     /// Share of the training data held back for validation
@@ -100,6 +100,9 @@ impl RepairArgs {
     /// Says what is short of what was asked for, and gives the exit status.
     fn conclude(&self, record: &RepairRecord, out: Out<'_>) -> Result<ExitCode, CliError> {
         print(record, out)?;
+        if record.time_over {
+            say(out, format_args!("{}", time_text(record)))?;
+        }
         let Some(shortfall) = record.shortfall() else { return Ok(ExitCode::SUCCESS) };
         say(out, format_args!("{}", shortfall_text(record, shortfall)))?;
         // Who asks for a share wants to know in a script whether it is there.
@@ -118,14 +121,25 @@ fn shortfall_text(record: &RepairRecord, shortfall: Shortfall) -> String {
             percent(efficacy),
             percent(drawdown_validation),
         ),
-        Shortfall::Unreached => {
-            let time = record.settings.time.map_or("", |_| ", more time");
-            format!(
-                "short of the {wanted:.0} % that are enough: no state looked at has more of them right, whatever it loses; \
-                 try another --stage{time} or fewer samples"
-            )
-        }
+        Shortfall::Time => format!(
+            "short of the {wanted:.0} % that are enough, because the time was over: give more --time, or repair fewer samples"
+        ),
+        Shortfall::Unreached => format!(
+            "short of the {wanted:.0} % that are enough: no state looked at has more of them right, whatever it loses; \
+             try another --stage or fewer samples"
+        ),
     }
+}
+
+/// What it means that the time was over.
+fn time_text(record: &RepairRecord) -> String {
+    let [done, most] = record.solves();
+    let kept = match record.chosen {
+        Some(_) => "the best state so far is kept",
+        None => "no state so far is better than the network as it was, which is kept",
+    };
+    let time = record.settings.time.unwrap_or_default();
+    format!("--time ended the search after {time} s and {done} of up to {most} solves: {kept}")
 }
 
 pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<ExitCode, CliError> {
@@ -188,6 +202,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         layer: repaired.layer,
         change_relative: repaired.change_relative,
         chosen: repaired.chosen,
+        time_over: repaired.time_over,
         candidates: repaired.candidates,
         rival,
         repair_seconds: repaired.seconds,

@@ -10,6 +10,7 @@ use fbp_train::sweep::{FORMAT, Sweep, SweepConfig};
 use crate::common::{CommonArgs, Out, say};
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::table::print_table;
 
 /// Run many post-trainings from one description and compare them
 ///
@@ -65,30 +66,35 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
     match (summarise(folder), result) {
         (Err(_), Err(error)) => Err(error.into()),
         (rows, result) => {
-            print(&rows?, common, out)?;
+            let rows = rows?;
+            print(&rows, common, out)?;
+            let (table, count) = (folder.join("summary.md"), rows.len());
+            say(
+                out,
+                format_args!("{count} {}: {}", if count == 1 { "comparison" } else { "comparisons" }, table.display()),
+            )?;
             Ok(result?)
         }
     }
 }
 
 fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
-    for row in rows {
+    let line = |row: &SweepRow| {
         let SweepRow { start, mode, stage, against, .. } = row;
         let Difference { mean_pp, ci_low, ci_high, seeds, .. } = row.difference;
         let interval = match (ci_low, ci_high) {
             (Some(low), Some(high)) => format!("[{low:+.3}, {high:+.3}]"),
-            _ => "no interval".into(),
+            _ => "–".into(),
         };
         let alpha = row.alpha.map(|alpha| format!(" alpha {alpha}")).unwrap_or_default();
         let margin = row.margin.map(|margin| format!(" margin {margin}")).unwrap_or_default();
-        say(
-            out,
-            format_args!(
-                "{start}: {mode} {stage}{alpha}{margin} against {}: {mean_pp:+.3} pp {interval}, {seeds} {}",
-                yardstick(against),
-                if seeds == 1 { "seed" } else { "seeds" }
-            ),
-        )?;
+        let what = format!("{start}: {mode} {stage}{alpha}{margin}");
+        vec![what, yardstick(against).to_owned(), format!("{mean_pp:+.3}"), interval, seeds.to_string()]
+    };
+    let heading =
+        ["gain over fine-tuning (pp)", "at its", "gain", "95 % interval", "seeds"].map(str::to_owned).to_vec();
+    if !rows.is_empty() {
+        print_table(&std::iter::once(heading).chain(rows.iter().map(line)).collect::<Vec<_>>(), out)?;
     }
     for line in untuned(rows) {
         say(out, format_args!("{line}"))?;
@@ -96,12 +102,12 @@ fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), Cli
     common.write_json(&rows)
 }
 
-/// What a yardstick is, for people who have not read the tables.
+/// At which rate a run was fine-tuned that others are compared with, for people who have not read the tables.
 fn yardstick(name: &str) -> &str {
     match name {
-        "plain" => "fine-tuning at the same rate",
-        "tuned" => "fine-tuning at its best rate",
-        "tuned-equal-time" => "fine-tuning at its best rate in about the same time",
+        "plain" => "same rate",
+        "tuned" => "best rate",
+        "tuned-equal-time" => "best rate, equal time",
         other => other,
     }
 }

@@ -190,6 +190,9 @@ pub enum TrainError {
         /// What it is the second moment of.
         what: &'static str,
     },
+    /// A search that was given too little time for any result.
+    #[error("the time is over before there is a result: give more")]
+    TimeOver,
     /// The network, its description or its checkpoint cannot be used.
     #[error(transparent)]
     Model(#[from] fbp_models::ModelError),

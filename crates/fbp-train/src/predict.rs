@@ -1,5 +1,7 @@
 //! Logits and features of inputs in a file, into a file, batch by batch.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,8 +15,12 @@ use crate::TrainError;
 use crate::atomic::NewFile;
 use crate::progress::Progress;
 
+/// Key of the origin in the header of the file.
+const ORIGIN: &str = "fbp.predict";
 /// Name of the tensor that is read.
 pub const INPUTS: &str = "inputs";
+/// Most bytes of a header, as the format says.
+const MOST_HEADER: u64 = 100_000_000;
 /// Name of the tensor with the outputs.
 pub const LOGITS: &str = "logits";
 
@@ -28,6 +34,8 @@ pub struct PredictOptions {
     pub features: Vec<String>,
     /// Inputs that are computed at a time, from 1.
     pub batch: usize,
+    /// What the result depends on, in a form of the caller's: kept in the file, for [`is_result`].
+    pub origin: Option<String>,
 }
 
 /// One tensor that was written.
@@ -93,7 +101,7 @@ pub fn predict(
         return Err(TrainError::Parameter { name: INPUTS, value: file(), range: "the files with at least one input" });
     };
     check_shape(network, &shape)?;
-    let (header, columns) = layout(network, &options.features, count)?;
+    let (header, columns) = layout(network, options, count)?;
     let whole = match inputs.format() {
         Format::Safetensors | Format::ShardedSafetensors => None,
         _ => Some(inputs.read(INPUTS)?),
@@ -125,6 +133,20 @@ pub fn predict(
     })
 }
 
+/// Whether a file was written with this origin, by its header.
+pub fn is_result(path: &Path, origin: &str) -> bool {
+    let header = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let mut len = [0; 8];
+        file.read_exact(&mut len)?;
+        let mut text = Vec::new();
+        file.take(u64::from_le_bytes(len).min(MOST_HEADER)).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let parsed = header().ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    parsed.is_some_and(|header| header["__metadata__"][ORIGIN] == origin)
+}
+
 /// Finds out before the work whether the network takes inputs of this shape.
 fn check_shape(network: &Network, shape: &[usize]) -> Result<(), TrainError> {
     let [channels, height, width] = network.spec().input;
@@ -141,9 +163,9 @@ fn check_shape(network: &Network, shape: &[usize]) -> Result<(), TrainError> {
 }
 
 /// The header of the file, and what comes where in it.
-fn layout(network: &Network, features: &[String], count: usize) -> Result<(Vec<u8>, Vec<Column>), TrainError> {
+fn layout(network: &Network, options: &PredictOptions, count: usize) -> Result<(Vec<u8>, Vec<Column>), TrainError> {
     let mut wanted = vec![(network.stages().len() - 1, LOGITS.to_owned())];
-    for name in features {
+    for name in &options.features {
         let stage = network.stage_index(name)?;
         let name = format!("features.{name}");
         if wanted.iter().all(|(_, other)| *other != name) {
@@ -151,6 +173,9 @@ fn layout(network: &Network, features: &[String], count: usize) -> Result<(Vec<u
         }
     }
     let mut header = Map::new();
+    if let Some(origin) = &options.origin {
+        header.insert("__metadata__".into(), json!({ ORIGIN: origin }));
+    }
     let mut columns = Vec::new();
     let mut end = 0;
     for (stage, name) in wanted {
@@ -218,12 +243,14 @@ mod tests {
         let trace = network.forward_recorded(&inputs).unwrap();
         for batch in [1, 3, 100] {
             let features = vec!["conv2".to_owned(), "conv2".to_owned()];
-            let options = PredictOptions { inputs: folder.path().join("x"), features, batch };
+            let origin = Some("mine".to_owned());
+            let options = PredictOptions { inputs: folder.path().join("x"), features, batch, origin };
             let out = folder.path().join("y.safetensors");
             let record = predict(&network, &options, &out, &Silent).unwrap();
             assert_eq!(record.decisions.iter().sum::<usize>(), 7);
             let found = candle_core::safetensors::load(&out, &Device::Cpu).unwrap();
             assert_eq!(found.len(), 2);
+            assert!(is_result(&out, "mine") && !is_result(&out, "other") && !is_result(&options.inputs, "mine"));
             let stage = network.stage_index("conv2").unwrap();
             for (name, expected) in [(LOGITS, trace.logits()), ("features.conv2", trace.stage_output(stage).unwrap())] {
                 assert_eq!(found[name].dims(), expected.dims());
@@ -241,7 +268,7 @@ mod tests {
         let (folder, _) = folder_with_inputs(2);
         let network = Network::new(&zoo::spec("simple-cnn-cifar-v1").unwrap(), 3).unwrap();
         let out = folder.path().join("y.safetensors");
-        let options = PredictOptions { inputs: folder.path().join("x"), features: Vec::new(), batch: 4 };
+        let options = PredictOptions { inputs: folder.path().join("x"), features: Vec::new(), batch: 4, origin: None };
         let text = |error: TrainError| error.to_string();
         assert!(text(predict(&network, &options, &out, &Silent).unwrap_err()).contains("3×32×32"));
         let network = Network::new(&zoo::spec("mlp").unwrap(), 3).unwrap();

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use fbp_train::atomic::FolderLock;
 use fbp_train::outputs::OutputLock;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, serialize};
 
 use crate::common::{World, post_train_arguments};
 
@@ -15,7 +17,7 @@ use crate::common::{World, post_train_arguments};
 enum Writes {
     /// Nothing: its result goes to `--json`.
     Json,
-    /// A checkpoint and its record.
+    /// A file that ends in .safetensors, and perhaps its record.
     Files,
     /// A folder, and a file in it that another command may have left there.
     Folder(&'static str),
@@ -38,6 +40,13 @@ const RUN: &str = "post-train_head_out_seed0.safetensors";
 
 /// In the order of `fbp --help`.
 const CASES: &[Case] = &[
+    Case {
+        arguments: "import c.safetensors --model small.toml --preprocess 0.5/0.5 --out OUT",
+        writes: Writes::Files,
+        again: "small with",
+        unknown: ["small.toml", "nonsense"],
+        names: ("`fbp models` describes them", 1),
+    },
     Case {
         arguments: "pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 64 --out OUT",
         writes: Writes::Files,
@@ -67,9 +76,16 @@ const CASES: &[Case] = &[
         names: ("nonsense.safetensors", 1),
     },
     Case {
+        arguments: "predict --checkpoint c.safetensors --inputs x.safetensors --features conv1 --out OUT",
+        writes: Writes::Files,
+        again: "2 inputs",
+        unknown: ["conv1", "nonsense"],
+        names: ("conv1, conv2, out", 1),
+    },
+    Case {
         arguments: "explain --checkpoint c.safetensors --data idx:data --classes 3 --samples 3 --stage conv2 --out OUT",
         writes: Writes::Folder("explain.html"),
-        again: "sample 3",
+        again: "--samples 3",
         unknown: ["conv2", "nonsense"],
         names: ("this network has input, conv1, conv2", 1),
     },
@@ -96,9 +112,16 @@ const CASES: &[Case] = &[
         names: ("the stages are conv1, conv2, out", 1),
     },
     Case {
+        arguments: "export --checkpoint c.safetensors --out OUT",
+        writes: Writes::Files,
+        again: "tensors of small",
+        unknown: ["c.safetensors", "nonsense.safetensors"],
+        names: ("nonsense.safetensors", 1),
+    },
+    Case {
         arguments: "sweep --config sweep.toml --out OUT",
         writes: Writes::Folder("summary.csv"),
-        again: "",
+        again: "0 comparisons",
         unknown: ["sweep.toml", "nonsense.toml"],
         names: ("cannot read nonsense.toml", 1),
     },
@@ -163,7 +186,8 @@ impl Ran {
 impl Case {
     /// The name of the command: its first words.
     fn name(&self) -> String {
-        let words: Vec<&str> = self.arguments.split(' ').take_while(|word| !word.starts_with('-')).collect();
+        let words: Vec<&str> =
+            self.arguments.split(' ').take_while(|word| !word.starts_with('-') && !word.contains('.')).collect();
         words.join(" ").replace(" bash", "")
     }
 
@@ -204,6 +228,9 @@ fn world() -> World {
         .replace("--targets t", "")
         .replace("3 --b", "1 --b"));
     fs::write(world.path("sweep.toml"), SWEEP).unwrap();
+    let inputs = [0_u8; 2 * 12 * 12 * size_of::<f32>()];
+    let view = TensorView::new(Dtype::F32, vec![2, 1, 12, 12], &inputs).unwrap();
+    fs::write(world.path("x.safetensors"), serialize([("inputs", view)], None).unwrap()).unwrap();
     world
 }
 
@@ -217,63 +244,115 @@ fn read_only(world: &World) -> PathBuf {
     if fs::write(folder.join("probe"), "").is_ok() { PathBuf::from("/proc/self") } else { folder }
 }
 
-#[test]
-fn every_command_says_what_is_odd_and_ends_with_a_sensible_status() {
-    let world = world();
-    let locked_out = read_only(&world);
-    for (number, case) in CASES.iter().enumerate() {
-        let name = case.name();
-        let out = |what: &str| world.path(&format!("{what}{number}"));
-        let run = |what: &str| Ran::of(&mut case.command(&world, &out(what)));
+/// One line of the table: what a command said in each column, and its exit status.
+struct Line<'a> {
+    world: &'a World,
+    case: &'a Case,
+    number: usize,
+    cells: Vec<String>,
+}
 
-        let ran = Ran::of(&mut case.command(&world, &locked_out.join("x")));
-        ran.expect(1, "cannot write", &format!("{name}, read-only output"));
+impl Line<'_> {
+    fn out(&self, what: &str) -> PathBuf {
+        self.world.path(&format!("{what}{}", self.number))
+    }
 
-        let place = case.place(&out("foreign"));
+    fn run(&self, what: &str) -> Ran {
+        Ran::of(&mut self.case.command(self.world, &self.out(what)))
+    }
+
+    /// Runs the command in a column of the table.
+    fn expect(&mut self, ran: &Ran, code: i32, part: &str, column: &str) {
+        ran.expect(code, part, &format!("{}, {column}", self.case.name()));
+        self.note(ran.code, &ran.text);
+    }
+
+    fn note(&mut self, code: Option<i32>, text: &str) {
+        let folder = self.world.path("").display().to_string();
+        let spoken = text.lines().rfind(|line| line.starts_with("error: ")).or(text.trim_end().lines().last());
+        let line = spoken.unwrap_or("nothing").replace(&folder, "").replace('|', "\\|");
+        let short: String = line.chars().take(160).collect();
+        self.cells.push(format!("{}: {short}", code.map_or("?".into(), |code| code.to_string())));
+    }
+
+    fn outputs_that_are_in_the_way(&mut self, locked_out: &Path) {
+        let (case, name) = (self.case, self.case.name());
+        let ran = Ran::of(&mut case.command(self.world, &locked_out.join("x")));
+        self.expect(&ran, 1, "cannot write", "read-only output");
+
+        let place = case.place(&self.out("foreign"));
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, "mine").unwrap();
-        run("foreign").expect(1, "not a result", &format!("{name}, foreign file"));
+        self.expect(&self.run("foreign"), 1, "not a result", "foreign file");
         assert_eq!(fs::read_to_string(&place).unwrap(), "mine", "{name}");
 
-        run("twice").expect(0, case.again.trim_start_matches("finished already"), &format!("{name}, first run"));
-        run("twice").expect(0, case.again, &format!("{name}, second run"));
+        self.run("twice").expect(0, case.again.trim_start_matches("finished already"), &format!("{name}, first run"));
+        self.expect(&self.run("twice"), 0, case.again, "second run");
 
-        let place = case.place(&out("busy"));
+        let place = case.place(&self.out("busy"));
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         {
-            let _folder = matches!(case.writes, Writes::Folder(_)).then(|| FolderLock::acquire(&out("busy")).unwrap());
-            let is_file = !matches!(case.writes, Writes::Folder(_));
-            let _file = is_file.then(|| OutputLock::acquire(&place).unwrap());
-            run("busy").expect(1, "another process is writing", &format!("{name}, two at once"));
+            let is_folder = matches!(case.writes, Writes::Folder(_));
+            let _folder = is_folder.then(|| FolderLock::acquire(&self.out("busy")).unwrap());
+            let _file = (!is_folder).then(|| OutputLock::acquire(&place).unwrap());
+            self.expect(&self.run("busy"), 1, "another process is writing", "two at once");
         }
-        run("busy").expect(0, "", &format!("{name}, after the other one"));
+        self.run("busy").expect(0, "", &format!("{name}, after the other one"));
+    }
 
-        let mut command = case.command(&world, &out("json"));
-        let ran = match case.writes {
-            Writes::Json => Ran::of(world.command(case.arguments).args(["--json", "-"])),
-            _ => Ran::of(command.args(["--json", "-"])),
+    fn other_ways_out(&mut self) {
+        let (case, world, name) = (self.case, self.world, self.case.name());
+        let mut command = match case.writes {
+            Writes::Json => world.command(case.arguments),
+            _ => case.command(world, &self.out("json")),
         };
+        let ran = Ran::of(command.args(["--json", "-"]));
         ran.expect(0, "", &format!("{name}, --json -"));
         let result: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(result["result_of"], name.as_str());
         assert!(!world.path("-").exists(), "{name}");
+        self.note(ran.code, "the JSON alone");
 
-        let mut child =
-            case.command(&world, &out("pipe")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = case.command(world, &self.out("pipe"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let Output { status, stderr, .. } = child.wait_with_output().unwrap();
         let error = String::from_utf8(stderr).unwrap();
         assert!(status.success() && !error.contains("panicked"), "{name}, closed pipe: {error}");
+        self.note(status.code(), "no error");
 
-        run("with a blank/and another ").expect(0, "", &format!("{name}, blanks"));
+        self.expect(&self.run("with a blank/and another "), 0, "", "blanks");
         assert!(world.path("with a blank").exists(), "{name}");
 
-        let mut command =
-            world.command(&case.arguments.replacen(case.unknown[0], case.unknown[1], 1).replace("OUT", "no"));
+        let arguments = case.arguments.replacen(case.unknown[0], case.unknown[1], 1).replace("OUT", "no");
         let (part, code) = case.names;
-        Ran::of(&mut command).expect(code, part, &format!("{name}, unknown name"));
+        self.expect(&Ran::of(&mut world.command(&arguments)), code, part, "unknown name");
         assert!(!world.path("no").exists() && !world.path("no.json").exists(), "{name}");
     }
+}
+
+/// Prints the table, which `--nocapture` shows.
+#[test]
+fn every_command_says_what_is_odd_and_ends_with_a_sensible_status() {
+    let world = world();
+    let locked_out = read_only(&world);
+    println!(
+        "| command | read-only output | foreign file | same run twice | two at once | `--json -` | closed pipe | blanks | unknown name |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for (number, case) in CASES.iter().enumerate() {
+        let mut line = Line { world: &world, case, number, cells: Vec::new() };
+        line.outputs_that_are_in_the_way(&locked_out);
+        line.other_ways_out();
+        println!("| {} | {} |", case.name(), line.cells.join(" | "));
+    }
+    // Help has no outputs.
+    Ran::of(&mut world.command("help predict")).expect(0, "--inputs", "help");
+    Ran::of(&mut world.command("help nonsense")).expect(2, "nonsense", "help, unknown name");
+    let mut child = world.command("help sweep").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let Output { stderr, .. } = child.wait_with_output().unwrap();
+    assert!(!String::from_utf8(stderr).unwrap().contains("panicked"), "help, closed pipe");
 }
 
 #[cfg(unix)]

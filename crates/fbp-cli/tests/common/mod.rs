@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fbp_linalg::FeatureShape;
 use fbp_train::data::idx::{self, IdxImages};
@@ -180,25 +180,28 @@ pub(crate) fn timeless(mut record: serde_json::Value) -> serde_json::Value {
 }
 
 /// Runs a command again and again, killing it after random times that grow, until it ends by itself.
+///
+/// The times grow by a share, so that a machine that is busy or slow needs a few kills more and not many; after a minute the
+/// command is left alone.
 pub(crate) fn run_with_kills(world: &World, arguments: &str, seed: u64, mut after_kill: impl FnMut()) -> usize {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    for kills in 0..200 {
+    let (begun, mut longest, mut kills) = (Instant::now(), 0.02, 0);
+    loop {
         let mut child = world.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let share: f64 = rng.random();
-        std::thread::sleep(Duration::from_secs_f64(share * (0.02 + 0.02 * kills as f64)));
-        match child.try_wait().unwrap() {
-            Some(status) => {
-                assert!(status.success());
-                return kills;
-            }
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                after_kill();
-            }
+        let kill_at = Instant::now() + Duration::from_secs_f64(rng.random::<f64>() * longest);
+        let is_last = begun.elapsed() > Duration::from_secs(60);
+        while child.try_wait().unwrap().is_none() && (is_last || Instant::now() < kill_at) {
+            std::thread::sleep(Duration::from_millis(2));
         }
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return kills;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        after_kill();
+        (kills, longest) = (kills + 1, longest * 1.2);
     }
-    panic!("the command never ended");
 }
 
 /// A number of a record.

@@ -2,6 +2,9 @@ use std::time::{Duration, Instant};
 
 use crate::TrainError;
 
+/// Time in which a state that was found before the deadline may still be looked at.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// When a search ends, if it has to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deadline(Option<Instant>);
@@ -16,6 +19,19 @@ impl Deadline {
     /// Whether it has come.
     pub(super) fn is_over(self) -> bool {
         self.0.is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// Asked between two steps of a computation, so that it goes no further when the deadline has come.
+    ///
+    /// # Errors
+    /// [`TrainError::TimeOver`].
+    pub(super) fn check(self) -> Result<(), TrainError> {
+        if self.is_over() { Err(TrainError::TimeOver) } else { Ok(()) }
+    }
+
+    /// For what must be said about a result that came with the deadline: a little later, if that has come already.
+    pub(super) fn with_grace(self) -> Self {
+        Self(self.0.map(|end| end.max(Instant::now() + GRACE)))
     }
 }
 
@@ -67,5 +83,8 @@ mod tests {
     fn a_deadline_comes_or_never() {
         assert!(!Deadline::default().is_over() && !Deadline::after(Some(1e300)).is_over());
         assert!(Deadline::after(Some(0.0)).is_over() && !Deadline::after(Some(1000.0)).is_over());
+        assert!(matches!(Deadline::after(Some(0.0)).check(), Err(TrainError::TimeOver)));
+        Deadline::default().with_grace().check().unwrap();
+        Deadline::after(Some(1000.0)).check().unwrap();
     }
 }

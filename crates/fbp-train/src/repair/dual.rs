@@ -1,8 +1,11 @@
 //! `min ½ λᵀKλ - rᵀλ` subject to `λ >= 0`: the dual of the margin-constrained change.
 
-use faer::Mat;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::prelude::{Reborrow, ReborrowMut};
+use faer::{Accum, Mat, MatMut};
 
 use super::deadline::Deadline;
 use crate::TrainError;
@@ -14,6 +17,8 @@ const BLOCK_CHANCES: usize = 5;
 const EXCHANGES: usize = 30;
 /// Most sweeps of the descent.
 const SWEEPS: usize = 400;
+/// Columns of a factor between two looks at the clock.
+const BLOCK: usize = 256;
 /// Share of the largest number involved that counts as zero.
 const TOLERANCE: f64 = 1e-9;
 
@@ -24,8 +29,10 @@ const TOLERANCE: f64 = 1e-9;
 /// the wrong sign. If that goes round in circles or takes too long, the last guess is the start of a coordinate descent, every sweep of
 /// which lowers the objective.
 ///
+/// When the deadline comes, the last guess is the answer: conditions may be missed then.
+///
 /// # Errors
-/// [`TrainError::Singular`] if `k` is not positive definite.
+/// [`TrainError::Singular`] if `k` is not positive definite, [`TrainError::TimeOver`] if there is no guess yet.
 ///
 /// # Source
 /// Portugal, Júdice & Vicente, "A comparison of block pivoting and interior-point algorithms for linear least squares
@@ -37,9 +44,13 @@ pub(super) fn nonnegative(k: &Mat<f64>, r: &[f64], deadline: Deadline) -> Result
     let mut positive: Vec<bool> = r.iter().map(|&r| r > 0.0).collect();
     let (mut fewest, mut chances) = (n + 1, BLOCK_CHANCES);
     let mut lambda = vec![0.0; n];
-    for _ in 0..EXCHANGES {
+    for exchange in 0..EXCHANGES {
         let active: Vec<usize> = (0..n).filter(|&i| positive[i]).collect();
-        lambda = solve_on(k, r, &active)?;
+        lambda = match solve_on(k, r, &active, deadline) {
+            Err(TrainError::TimeOver) if exchange > 0 => break,
+            solved => solved?,
+        };
+        tracing::debug!(exchange, active = active.len(), of = n, "exchange");
         let scale = lambda.iter().fold(0.0_f64, |largest, l| largest.max(l.abs()));
         let wrong: Vec<usize> = (0..n)
             .filter(|&i| match positive[i] {
@@ -56,18 +67,21 @@ pub(super) fn nonnegative(k: &Mat<f64>, r: &[f64], deadline: Deadline) -> Result
         } else {
             chances -= 1;
         }
-        if chances == 0 || deadline.is_over() {
+        if chances == 0 {
             break;
         }
         wrong.iter().for_each(|&i| positive[i] = !positive[i]);
     }
     lambda.iter_mut().for_each(|l| *l = l.max(0.0));
-    descend(k, r, &mut lambda, 1e-6 * largest);
+    descend(k, r, &mut lambda, 1e-6 * largest, deadline);
     Ok(lambda)
 }
 
-/// Minimises over one multiplier after the other until no condition is missed by more than `tolerance`.
-fn descend(k: &Mat<f64>, r: &[f64], lambda: &mut [f64], tolerance: f64) {
+/// Minimises over one multiplier after the other until no condition is missed by more than `tolerance`, or the time is over.
+fn descend(k: &Mat<f64>, r: &[f64], lambda: &mut [f64], tolerance: f64, deadline: Deadline) {
+    if deadline.is_over() {
+        return;
+    }
     let n = r.len();
     let active: Vec<usize> = (0..n).filter(|&i| lambda[i] > 0.0).collect();
     let mut y: Vec<f64> = (0..n).map(|i| slack(k, r, lambda, &active, i)).collect();
@@ -84,7 +98,7 @@ fn descend(k: &Mat<f64>, r: &[f64], lambda: &mut [f64], tolerance: f64) {
                 *y += change * k;
             }
         }
-        if worst <= tolerance {
+        if worst <= tolerance || deadline.is_over() {
             break;
         }
     }
@@ -96,7 +110,7 @@ fn slack(k: &Mat<f64>, r: &[f64], lambda: &[f64], active: &[usize], i: usize) ->
 }
 
 /// `K_AA λ_A = r_A`, zero elsewhere.
-fn solve_on(k: &Mat<f64>, r: &[f64], active: &[usize]) -> Result<Vec<f64>, TrainError> {
+fn solve_on(k: &Mat<f64>, r: &[f64], active: &[usize], deadline: Deadline) -> Result<Vec<f64>, TrainError> {
     let mut lambda = vec![0.0; r.len()];
     if active.is_empty() {
         return Ok(lambda);
@@ -104,19 +118,42 @@ fn solve_on(k: &Mat<f64>, r: &[f64], active: &[usize]) -> Result<Vec<f64>, Train
     let n = active.len();
     let mut part = Mat::from_fn(n, n, |i, j| k[(active[i], active[j])]);
     let mut solution = Mat::from_fn(n, 1, |i, _| r[active[i]]);
-    let par = pool_par();
-    let scratch = llt::factor::cholesky_in_place_scratch::<f64>(n, par, Default::default());
-    let scratch = scratch.or(llt::solve::solve_in_place_scratch::<f64>(n, 1, par));
-    let mut memory = MemBuffer::new(scratch);
-    let stack = MemStack::new(&mut memory);
     // In place: with many conditions this matrix and the whole one are most of the memory.
-    llt::factor::cholesky_in_place(part.as_mut(), Default::default(), par, stack, Default::default())
-        .map_err(|_| TrainError::Singular { what: "the conditions of the repair" })?;
-    llt::solve::solve_in_place(part.as_ref(), solution.as_mut(), par, stack);
+    factorise(part.as_mut(), deadline)?;
+    let mut memory = MemBuffer::new(llt::solve::solve_in_place_scratch::<f64>(n, 1, pool_par()));
+    llt::solve::solve_in_place(part.as_ref(), solution.as_mut(), pool_par(), MemStack::new(&mut memory));
     for (place, &i) in active.iter().enumerate() {
         lambda[i] = solution[(place, 0)];
     }
     Ok(lambda)
+}
+
+/// Replaces the lower triangle of a positive definite matrix by its Cholesky factor, a block of columns at a time, so that
+/// the deadline is not missed by the time of a whole factorisation.
+///
+/// # Errors
+/// [`TrainError::Singular`], [`TrainError::TimeOver`].
+///
+/// # Source
+/// Golub & Van Loan, *Matrix Computations*, 4th ed., §4.2.6 (block outer product form).
+pub(super) fn factorise(mut a: MatMut<'_, f64>, deadline: Deadline) -> Result<(), TrainError> {
+    let (n, par) = (a.nrows(), pool_par());
+    let size = BLOCK.min(n);
+    let mut memory = MemBuffer::new(llt::factor::cholesky_in_place_scratch::<f64>(size, par, Default::default()));
+    for start in (0..n).step_by(BLOCK) {
+        deadline.check()?;
+        let size = BLOCK.min(n - start);
+        let rest = a.rb_mut().submatrix_mut(start, start, n - start, n - start);
+        let (mut head, _, mut below, tail) = rest.split_at_mut(size, size);
+        let stack = MemStack::new(&mut memory);
+        llt::factor::cholesky_in_place(head.rb_mut(), Default::default(), par, stack, Default::default())
+            .map_err(|_| TrainError::Singular { what: "the conditions of the repair" })?;
+        // L₂₁ = A₂₁ L₁₁⁻ᵀ, then A₂₂ - L₂₁ L₂₁ᵀ.
+        solve_lower_triangular_in_place(head.rb(), below.rb_mut().transpose_mut(), par);
+        let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+        triangular::matmul(tail, lower, Accum::Add, below.rb(), full, below.rb().transpose(), full, -1.0, par);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -155,8 +192,39 @@ mod tests {
         let r: Vec<f64> = (0..20).map(|i| f64::from(i % 5) - 1.5).collect();
         let exact = nonnegative(&k, &r, Deadline::default()).unwrap();
         let mut lambda = vec![0.0; 20];
-        descend(&k, &r, &mut lambda, 1e-10);
+        descend(&k, &r, &mut lambda, 1e-10, Deadline::default());
         assert!(exact.iter().zip(&lambda).all(|(a, b)| (a - b).abs() < 1e-6), "{exact:?} {lambda:?}");
+    }
+
+    #[test]
+    fn blocks_of_a_factor_are_those_of_the_whole() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for n in [1, BLOCK - 1, BLOCK, 2 * BLOCK + 37] {
+            let a = Mat::from_fn(n, n, |_, _| 2.0 * rng.random::<f64>() - 1.0);
+            let k = &a * a.transpose() + Mat::<f64>::identity(n, n) * faer::Scale(n as f64);
+            let whole = k.llt(faer::Side::Lower).unwrap();
+            let mut own = k.clone();
+            factorise(own.as_mut(), Deadline::default()).unwrap();
+            let scale = k.norm_max().sqrt() * n as f64 * f64::EPSILON;
+            for j in 0..n {
+                for i in j..n {
+                    assert!((own[(i, j)] - whole.L()[(i, j)]).abs() <= scale, "{n}: {i} {j}");
+                }
+            }
+        }
+        let over = Deadline::after(Some(0.0));
+        assert!(matches!(factorise(Mat::identity(3, 3).as_mut(), over), Err(TrainError::TimeOver)));
+        assert!(matches!(factorise(Mat::zeros(3, 3).as_mut(), Deadline::default()), Err(TrainError::Singular { .. })));
+    }
+
+    #[test]
+    fn a_deadline_ends_a_solve_with_what_there_is() {
+        let k = Mat::from_fn(2, 2, |i, j| if i == j { 1.0 } else { 0.5 });
+        let over = Deadline::after(Some(0.0));
+        assert!(matches!(nonnegative(&k, &[1.0, 0.2], over), Err(TrainError::TimeOver)));
+        let mut lambda = [0.25, 0.0];
+        descend(&k, &[1.0, 0.2], &mut lambda, 1e-9, over);
+        assert_eq!(lambda, [0.25, 0.0]);
     }
 
     #[test]

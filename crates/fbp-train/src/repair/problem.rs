@@ -1,17 +1,21 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, Par, Side, unzip, zip};
+use rayon::prelude::*;
 
 use super::deadline::Deadline;
 use super::dual::nonnegative;
+use super::product::product;
 use super::rows::{Row, Subjects};
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::cache::{FeatureCache, second_moment};
 use crate::evaluate::pool_par;
 
+/// Columns of a Gram matrix between two looks at the clock.
+const BLOCK: usize = 128;
 /// Samples whose patches make up the second moment of a convolution's input.
-const PATCH_SAMPLES: usize = 1000;
+pub(super) const PATCH_SAMPLES: usize = 1000;
 
 /// How a change is measured: `tr(ΔW C ΔWᵀ)` with `C` the second moment of the columns of the data to be left alone.
 ///
@@ -21,19 +25,33 @@ pub(super) struct Metric {
 }
 
 /// Second moment of the columns of a layer's input.
-pub(super) fn column_moment(layer: &AffineLayer, cache: &FeatureCache) -> Mat<f64> {
-    if layer.positions() == 1 && cache.len == layer.inputs {
-        return second_moment(cache);
+///
+/// # Errors
+/// [`TrainError::TimeOver`].
+pub(super) fn column_moment(
+    layer: &AffineLayer,
+    cache: &FeatureCache,
+    deadline: Deadline,
+) -> Result<Mat<f64>, TrainError> {
+    deadline.check()?;
+    if is_whole_moment(layer, cache) {
+        return Ok(second_moment(cache));
     }
     let dim = layer.inputs + 1;
     let mut moment = Mat::zeros(dim, dim);
     let samples = cache.samples().min(PATCH_SAMPLES);
     for sample in 0..samples {
+        deadline.check()?;
         let columns = layer.columns(&cache.values[sample * cache.len..][..cache.len]);
         let scale = 1.0 / (samples * layer.positions()) as f64;
         matmul(moment.as_mut(), Accum::Add, columns.as_ref(), columns.transpose(), scale, Par::Seq); // (D×P)(P×D)
     }
-    moment
+    Ok(moment)
+}
+
+/// Whether the second moment is that of all cached samples, and not of the patches of some.
+pub(super) fn is_whole_moment(layer: &AffineLayer, cache: &FeatureCache) -> bool {
+    layer.positions() == 1 && cache.len == layer.inputs
 }
 
 impl Metric {
@@ -57,7 +75,8 @@ impl Metric {
     /// The slack makes the problem solvable where conditions contradict each other.
     ///
     /// # Errors
-    /// [`TrainError::Singular`] if the conditions are not finite.
+    /// [`TrainError::Singular`] if the conditions are not finite, [`TrainError::TimeOver`] if the deadline comes before there is
+    /// a first guess.
     ///
     /// # Source
     /// `V = Σ λ_i row_i` with `λ` the solution of the dual, whose matrix is the Gram matrix of the rows: Boyd &
@@ -69,15 +88,18 @@ impl Metric {
         slack: f64,
         deadline: Deadline,
     ) -> Result<Mat<f64>, TrainError> {
-        let white: Vec<Vec<Mat<f64>>> =
-            groups.iter().map(|(subjects, _)| subjects.columns.iter().map(|x| &self.inverse * x).collect()).collect();
+        let whiten = |columns: &Mat<f64>| deadline.check().map(|()| product(&self.inverse, columns.as_ref()));
+        let white: Vec<Vec<Mat<f64>>> = groups
+            .iter()
+            .map(|(subjects, _)| subjects.columns.par_iter().map(whiten).collect::<Result<_, _>>())
+            .collect::<Result<_, _>>()?;
         let rows: Vec<(&Row, &Mat<f64>)> = groups
             .iter()
             .zip(&white)
             .flat_map(|((_, rows), white)| rows.iter().map(|row| (row, &white[row.sample])))
             .collect();
         let demands: Vec<f64> = rows.iter().map(|(row, _)| row.demand).collect();
-        let mut gram = if layer.positions() == 1 { outer_gram(&rows) } else { dense_gram(&rows) };
+        let mut gram = if layer.positions() == 1 { outer_gram(&rows, deadline) } else { dense_gram(&rows, deadline) }?;
         let n = rows.len();
         let mean = (0..n).map(|k| gram[(k, k)]).sum::<f64>() / n.max(1) as f64;
         for k in 0..n {
@@ -93,45 +115,53 @@ impl Metric {
 }
 
 /// Inner products of rows `g x̃ᵀ` with a single column each: `(g_i · g_j)(x̃_i · x̃_j)`.
-fn outer_gram(rows: &[(&Row, &Mat<f64>)]) -> Mat<f64> {
+fn outer_gram(rows: &[(&Row, &Mat<f64>)], deadline: Deadline) -> Result<Mat<f64>, TrainError> {
     let n = rows.len();
-    let Some((first, white)) = rows.first() else { return Mat::zeros(0, 0) };
-    let mut product = gram(&Mat::from_fn(first.g.nrows(), n, |i, k| rows[k].0.g[(i, 0)]));
-    let right = gram(&Mat::from_fn(white.nrows(), n, |i, k| rows[k].1[(i, 0)]));
+    let Some((first, white)) = rows.first() else { return Ok(Mat::zeros(0, 0)) };
+    let mut left = gram(&Mat::from_fn(first.g.nrows(), n, |i, k| rows[k].0.g[(i, 0)]), deadline)?;
+    let right = gram(&Mat::from_fn(white.nrows(), n, |i, k| rows[k].1[(i, 0)]), deadline)?;
     // In place: with many conditions these matrices are most of the memory.
-    zip!(&mut product, &right).for_each(|unzip!(left, right)| *left *= *right);
-    product
+    zip!(&mut left, &right).for_each(|unzip!(left, right)| *left *= *right);
+    Ok(left)
 }
 
 /// Inner products of rows with several columns each, written out.
-fn dense_gram(rows: &[(&Row, &Mat<f64>)]) -> Mat<f64> {
-    let Some((first, white)) = rows.first() else { return Mat::zeros(0, 0) };
+fn dense_gram(rows: &[(&Row, &Mat<f64>)], deadline: Deadline) -> Result<Mat<f64>, TrainError> {
+    let Some((first, white)) = rows.first() else { return Ok(Mat::zeros(0, 0)) };
     let (outputs, dim) = (first.g.nrows(), white.nrows());
     let mut all = Mat::zeros(outputs * dim, rows.len());
-    for (k, (row, white)) in rows.iter().enumerate() {
-        let product = &row.g * white.transpose(); // (O×P)(P×D)
-        for j in 0..dim {
-            for i in 0..outputs {
-                all[(j * outputs + i, k)] = product[(i, j)];
-            }
+    // One product after the other on each thread: they are too small to share.
+    all.par_col_iter_mut().zip(rows).try_for_each(|(column, (row, white))| -> Result<(), TrainError> {
+        deadline.check()?;
+        let written = product(&row.g, white.transpose()); // (O×P)(P×D)
+        for (own, value) in column.iter_mut().zip(written.col_iter().flat_map(|column| column.iter())) {
+            *own = *value;
         }
-    }
-    gram(&all)
+        Ok(())
+    })?;
+    gram(&all, deadline)
 }
 
-/// `AᵀA`.
-fn gram(a: &Mat<f64>) -> Mat<f64> {
-    let n = a.ncols();
+/// `AᵀA`, a block of columns after the other.
+fn gram(a: &Mat<f64>, deadline: Deadline) -> Result<Mat<f64>, TrainError> {
+    let (n, par) = (a.ncols(), pool_par());
     let mut gram = Mat::zeros(n, n);
     let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-    let (left, right) = (a.transpose(), a.as_ref());
-    triangular::matmul(gram.as_mut(), lower, Accum::Replace, left, full, right, full, 1.0, pool_par()); // (N×D)(D×N)
+    for start in (0..n).step_by(BLOCK) {
+        deadline.check()?;
+        let size = BLOCK.min(n - start);
+        let block = gram.as_mut().submatrix_mut(start, start, n - start, size);
+        let (head, below) = block.split_at_row_mut(size);
+        let (own, others) = (a.subcols(start, size), a.subcols(start + size, n - start - size));
+        triangular::matmul(head, lower, Accum::Replace, own.transpose(), full, own, full, 1.0, par); // (B×D)(D×B)
+        matmul(below, Accum::Replace, others.transpose(), own, 1.0, par); // (R×D)(D×B)
+    }
     for j in 0..n {
         for i in 0..j {
             gram[(i, j)] = gram[(j, i)];
         }
     }
-    gram
+    Ok(gram)
 }
 
 #[cfg(test)]
@@ -153,15 +183,16 @@ mod tests {
 
     #[test]
     fn both_ways_to_the_gram_matrix_agree() {
+        let never = Deadline::default();
         let (rows, columns) = random(1, 7, 3, 1, 5);
         let pairs: Vec<_> = rows.iter().map(|row| (row, &columns[row.sample])).collect();
-        assert!((outer_gram(&pairs) - dense_gram(&pairs)).norm_max() < 1e-12);
+        assert!((outer_gram(&pairs, never).unwrap() - dense_gram(&pairs, never).unwrap()).norm_max() < 1e-12);
         // Written out for one pair: Σ_p Σ_q (g_p · g'_q)(x_p · x'_q).
         let (rows, columns) = random(2, 2, 3, 4, 5);
         let pairs: Vec<_> = rows.iter().map(|row| (row, &columns[row.sample])).collect();
         let (g, x) = (rows[0].g.transpose() * &rows[1].g, columns[0].transpose() * &columns[1]);
         let sum: f64 = (0..4).map(|p| (0..4).map(|q| g[(p, q)] * x[(p, q)]).sum::<f64>()).sum();
-        assert!((dense_gram(&pairs)[(0, 1)] - sum).abs() < 1e-12);
+        assert!((dense_gram(&pairs, never).unwrap()[(0, 1)] - sum).abs() < 1e-12);
     }
 
     #[test]

@@ -1,27 +1,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::change::WeightChange;
+use super::demand::{Demand, MOST_SOLVES};
 use super::examples::RepairedExample;
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
 use crate::settings::Part;
-
-/// What a change of a layer is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Demand {
-    /// Demanded lead of the label.
-    pub margin: f64,
-    /// Share of the mean variance that was added to the second moment of the data to be left alone.
-    pub ridge: f64,
-    /// Share of the mean squared length of the conditions that slack costs: the larger, the more conditions may be missed.
-    #[serde(default = "firm")]
-    pub slack: f64,
-}
-
-/// The slack of records that do not tell theirs.
-fn firm() -> f64 {
-    1e-5
-}
 
 /// What a repair was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,7 +128,10 @@ pub struct RepairRecord {
     pub candidates: Vec<Candidate>,
     /// The rival, if it was run.
     pub rival: Option<RivalRecord>,
-    /// Time of caching, solving and choosing among states, without reading data, choosing samples, the test set and the
+    /// Whether the time was over before the search was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub time_over: bool,
+    /// Time of the estimate, of caching, solving and choosing among states, without reading data, choosing samples, the test set and the
     /// rival.
     pub repair_seconds: f64,
     /// File name of the repaired checkpoint.
@@ -166,6 +153,8 @@ pub struct RepairRecord {
 pub enum Shortfall {
     /// More could be had for a larger loss of accuracy: the cheapest state found with the most samples right.
     Bound(StateMeasures),
+    /// The time was over before there was a state with more of them right.
+    Time,
     /// No state that was looked at has more of them right.
     Unreached,
 }
@@ -182,8 +171,14 @@ impl RepairRecord {
         let most = self.candidates.iter().map(|candidate| candidate.measures).max_by(order);
         match most {
             Some(most) if most.efficacy > self.efficacy => Some(Shortfall::Bound(most)),
+            _ if self.time_over => Some(Shortfall::Time),
             _ => Some(Shortfall::Unreached),
         }
+    }
+
+    /// Number of solves that were looked at, and of those in a search that tries everything.
+    pub fn solves(&self) -> [usize; 2] {
+        [self.candidates.iter().filter(|candidate| candidate.step == 1.0).count(), MOST_SOLVES]
     }
 }
 

@@ -2,9 +2,12 @@ use candle_core::{Device, Tensor, Var};
 use faer::Mat;
 use fbp_models::Network;
 
+use super::deadline::Deadline;
+use super::product::product;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
+use rayon::prelude::*;
 
 /// Samples whose inputs of the layer are known, as batch and as columns.
 pub(super) struct Subjects {
@@ -32,7 +35,7 @@ impl Subjects {
             [] => (Tensor::zeros((0, cache.len), candle_core::DType::F32, &Device::Cpu)?, Vec::new()),
             _ => cache.batch(samples)?,
         };
-        let columns = samples.iter().map(|&k| layer.columns(&cache.values[k * cache.len..][..cache.len])).collect();
+        let columns = samples.par_iter().map(|&k| layer.columns(&cache.values[k * cache.len..][..cache.len])).collect();
         Ok(Self { states, labels, columns })
     }
 
@@ -47,7 +50,8 @@ impl Subjects {
     /// ones by `change`. With `rivals`, only so many of the strongest rivals of every sample.
     ///
     /// # Errors
-    /// [`TrainError::Model`] or [`TrainError::Tensor`] if the network cannot be run on the samples.
+    /// [`TrainError::Model`] or [`TrainError::Tensor`] if the network cannot be run on the samples,
+    /// [`TrainError::TimeOver`].
     pub(super) fn rows(
         &self,
         network: &Network,
@@ -55,6 +59,7 @@ impl Subjects {
         change: &Mat<f64>,
         margins: &[f64],
         rivals: usize,
+        deadline: Deadline,
     ) -> Result<Vec<Row>, TrainError> {
         if self.labels.is_empty() {
             return Ok(Vec::new());
@@ -64,20 +69,20 @@ impl Subjects {
         let classes = logits.dim(1)?;
         let mut jacobian = Vec::with_capacity(classes);
         for class in 0..classes {
+            deadline.check()?;
             let store = logits.narrow(1, class, 1)?.sum_all()?.backward()?;
             let gradient = store.get(&output).map_or_else(|| output.zeros_like(), |gradient| Ok(gradient.clone()))?;
             jacobian.push(flat(&gradient)?);
         }
         let (logits, positions) = (flat(&logits)?, layer.positions());
         let len = layer.outputs * positions;
-        let mut rows = Vec::new();
-        for (sample, &label) in self.labels.iter().enumerate() {
+        let of_sample = |(sample, &label): (usize, &u32)| {
             let label = label as usize;
             let own = &logits[sample * classes..][..classes];
-            let moved = change * &self.columns[sample];
+            let moved = product(change, self.columns[sample].as_ref());
             let mut order: Vec<usize> = (0..classes).filter(|&class| class != label).collect();
             order.sort_by(|&a, &b| own[b].total_cmp(&own[a]));
-            for rival in order.into_iter().take(rivals) {
+            let row = |rival: usize| {
                 let at = |class: usize, k: usize| f64::from(jacobian[class][sample * len + k]);
                 let entry = |o: usize, p: usize| {
                     let k = layer.output_index(o, p);
@@ -87,9 +92,11 @@ impl Subjects {
                 let along: f64 =
                     (0..positions).map(|p| (0..layer.outputs).map(|o| g[(o, p)] * moved[(o, p)]).sum::<f64>()).sum();
                 let lead = f64::from(own[label] - own[rival]);
-                rows.push(Row { sample, g, demand: margins[sample] - lead + along });
-            }
-        }
-        Ok(rows)
+                Row { sample, g, demand: margins[sample] - lead + along }
+            };
+            order.into_iter().take(rivals).map(row).collect::<Vec<_>>()
+        };
+        let rows: Vec<Vec<Row>> = self.labels.par_iter().enumerate().map(of_sample).collect();
+        Ok(rows.into_iter().flatten().collect())
     }
 }

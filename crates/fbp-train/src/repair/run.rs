@@ -5,27 +5,20 @@ use fbp_models::Network;
 
 use super::change::WeightChange;
 use super::deadline::Deadline;
-use super::effort::{Effort, about};
+use super::demand::{GRID, MOST_SOLVES};
+use super::effort::{Effort, Passes, about};
 use super::origin::{Given, SampleOrigin};
-use super::record::{Candidate, Demand, StateMeasures};
+use super::record::{Candidate, StateMeasures};
 use super::samples::Asked;
-use super::search::{ROUNDS, Search};
+use super::search::{Search, WATCHED};
+use super::trial::Trial;
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
+use crate::evaluate::EvalSet;
 use crate::progress::Progress;
 use crate::settings::{Part, check};
 
-/// Demands in the order in which they are tried.
-const GRID: [Demand; 7] = [
-    Demand { margin: 1.0, ridge: 0.003, slack: 0.1 },
-    Demand { margin: 0.5, ridge: 0.003, slack: 0.01 },
-    Demand { margin: 0.3, ridge: 0.003, slack: 1e-5 },
-    Demand { margin: 1.0, ridge: 0.003, slack: 1e-5 },
-    Demand { margin: 1.0, ridge: 0.3, slack: 1e-5 },
-    Demand { margin: 0.3, ridge: 0.3, slack: 1e-5 },
-    Demand { margin: 0.05, ridge: 0.01, slack: 1e-5 },
-];
 /// Demands that are tried even if an earlier one has made enough samples right: another may cost less.
 const ALWAYS: usize = 4;
 
@@ -51,7 +44,8 @@ pub struct RepairOptions {
     pub seed: u64,
     /// Most samples that are repaired, drawn at random among those chosen; all of them by default.
     pub limit: Option<usize>,
-    /// Time after which the search ends with the best state so far, in seconds. The result then depends on the machine.
+    /// Time after which the search ends with the best state so far, in seconds, counted from its estimate on. The result
+    /// then depends on the machine.
     pub time: Option<f64>,
 }
 
@@ -104,7 +98,9 @@ pub struct Repaired {
     pub change_relative: f64,
     /// Which weights changed.
     pub weights: WeightChange,
-    /// Time of caching, solving and choosing among states.
+    /// Whether the time was over before the search was.
+    pub time_over: bool,
+    /// Time of the estimate, of caching, solving and choosing among states.
     pub seconds: f64,
 }
 
@@ -118,7 +114,7 @@ pub struct Repaired {
 /// logits by the outputs of the layer. The conditions are linearised again at every new state, and watched samples that
 /// a state broke become conditions of the next one. A step that loses too much on the validation part is halved,
 /// and more is asked for samples that are still wrong. Several margins, ridges and slacks are tried, further ones until
-/// enough samples are repaired or the time is over. Of the states that lose no more than `max_drawdown` on the validation part, the one with
+/// enough samples are repaired or the time is over: it ends a solve as well, between two steps of it. Of the states that lose no more than `max_drawdown` on the validation part, the one with
 /// the most repaired samples is kept; of those with enough, the one that loses least. No change is one of the states.
 ///
 /// # Errors
@@ -145,42 +141,119 @@ pub fn repair(
     };
     let limit = (options.seed, options.limit);
     let samples = asked.choice.resolve_some(network, (asked.origin, data), &candidates, limit)?;
-    let counts = [data.train.classes().max(2), split.train.len()];
-    let effort = Effort::of(&AffineLayer::of(network, stage)?, samples.len(), GRID.len(), counts);
-    let seconds = effort.seconds();
-    if seconds > options.time.unwrap_or(f64::INFINITY).min(LONG) {
-        let bound = match options.time {
-            Some(time) => format!("--time ends it after {time:.0} s"),
-            None => "--limit takes fewer samples, --time ends it earlier with the best state so far".into(),
-        };
-        progress.note(&format!("repair of {effort}: {} for a whole search; {bound}", about(seconds)));
-    }
     let begun = Instant::now();
     let deadline = Deadline::after(options.time);
     let given = Given { origin: asked.origin, samples: &samples };
-    let search = Search::new(network, stage, given, data, &split, options.seed)?;
-    let (mut best, mut candidates) = ((Mat::zeros(search.old.nrows(), search.old.ncols()), None), Vec::new());
-    let mut measures = search.start;
-    progress.begin("repair", GRID.len() * ROUNDS, "solves");
+    let layer = AffineLayer::of(network, stage)?;
+    let old = layer.weights(network)?;
+    let started = announce(network, &layer, given, (data, &split), (options, deadline), progress)
+        .and_then(|()| Search::new(network, stage, given, data, &split, options.seed, deadline));
+    let found = match started {
+        Ok(search) => search_states(&search, options, deadline, progress)?,
+        Err(TrainError::TimeOver) => Found {
+            change: Mat::zeros(old.nrows(), old.ncols()),
+            chosen: None,
+            measures: start_measures(network, given, data)?,
+            candidates: Vec::new(),
+            time_over: true,
+        },
+        Err(error) => return Err(error),
+    };
+    layer.set(network, &(&old + &found.change))?;
+    Ok(Repaired {
+        change_relative: found.change.norm_l2() / old.norm_l2().max(f64::MIN_POSITIVE),
+        weights: WeightChange::of(&old, &found.change),
+        layer: layer.name().to_owned(),
+        measures: found.measures,
+        chosen: found.chosen,
+        candidates: found.candidates,
+        time_over: found.time_over,
+        seconds: begun.elapsed().as_secs_f64(),
+        samples,
+    })
+}
+
+/// What a search came to.
+struct Found {
+    change: Mat<f64>,
+    chosen: Option<Candidate>,
+    measures: StateMeasures,
+    candidates: Vec<Candidate>,
+    time_over: bool,
+}
+
+/// Tries the demands in turn until there is enough, or the time is over.
+fn search_states(
+    search: &Search<'_>,
+    options: &RepairOptions,
+    deadline: Deadline,
+    progress: &dyn Progress,
+) -> Result<Found, TrainError> {
+    let mut found = Found {
+        change: Mat::zeros(search.old.nrows(), search.old.ncols()),
+        chosen: None,
+        measures: search.start,
+        candidates: Vec::new(),
+        time_over: false,
+    };
+    progress.begin("repair", MOST_SOLVES, "solves");
     for (index, demand) in GRID.into_iter().enumerate() {
-        let enough = index >= ALWAYS && measures.efficacy >= options.efficacy;
-        if enough || deadline.is_over() {
+        if index >= ALWAYS && found.measures.efficacy >= options.efficacy {
             break;
         }
-        for (change, candidate) in search.run(demand, options.max_drawdown, deadline, progress)? {
-            candidates.push(candidate);
+        let rounds = search.run(demand, options.max_drawdown, deadline, progress)?;
+        for (change, candidate) in rounds.states {
+            found.candidates.push(candidate);
             let allowed = candidate.measures.drawdown_validation <= options.max_drawdown;
-            if allowed && candidate.measures.rank(options.efficacy) > measures.rank(options.efficacy) {
-                (best, measures) = ((change, Some(candidate)), candidate.measures);
+            if allowed && candidate.measures.rank(options.efficacy) > found.measures.rank(options.efficacy) {
+                (found.change, found.chosen, found.measures) = (change, Some(candidate), candidate.measures);
             }
+        }
+        if rounds.time_over {
+            found.time_over = true;
+            break;
         }
     }
     progress.end();
-    let (change, chosen) = best;
-    search.layer.set(network, &(&search.old + &change))?;
-    let change_relative = change.norm_l2() / search.old.norm_l2().max(f64::MIN_POSITIVE);
-    let weights = WeightChange::of(&search.old, &change);
-    let layer = search.layer.name().to_owned();
-    let seconds = begun.elapsed().as_secs_f64();
-    Ok(Repaired { samples, measures, chosen, candidates, layer, change_relative, weights, seconds })
+    Ok(found)
+}
+
+/// Measures of a network that stays as it is.
+fn start_measures(network: &Network, given: Given<'_>, data: &DataBundle) -> Result<StateMeasures, TrainError> {
+    let own = EvalSet::new(given.origin.images(data), &data.normalization, Some(given.samples))?;
+    Ok(StateMeasures { efficacy: own.accuracy(network)?, drawdown_validation: 0.0 })
+}
+
+/// Says how long a search will take, if it is long.
+///
+/// # Errors
+/// As [`Trial::run`].
+fn announce(
+    network: &Network,
+    layer: &AffineLayer,
+    given: Given<'_>,
+    (data, split): (&DataBundle, &Split),
+    (options, deadline): (&RepairOptions, Deadline),
+    progress: &dyn Progress,
+) -> Result<(), TrainError> {
+    let trial = Trial::run(network, layer, given, data, deadline)?;
+    let counts = [data.train.classes().max(2), split.train.len()];
+    let effort = Effort::of(layer, given.samples.len(), counts);
+    let watched = (split.train.len() - given.in_training().len()).min(WATCHED);
+    let passes = Passes { watched, validation: split.validation.len(), test: data.test.len() };
+    let setup = effort.setup_seconds(&trial, passes);
+    let [low, high] = [ALWAYS, GRID.len()].map(|demands| setup + effort.seconds(&trial, passes, demands));
+    tracing::info!(?effort, ?trial, low, high, "estimate");
+    if high > options.time.unwrap_or(f64::INFINITY).min(LONG) {
+        let bound = match options.time {
+            Some(time) => format!("--time ends it after {time} s"),
+            None => "--limit takes fewer samples, --time ends it earlier with the best state so far".into(),
+        };
+        let judge = match Effort::judge_seconds(&trial, passes) {
+            seconds if seconds < LONG => String::new(),
+            seconds => format!(", {} for the test set after it", about(seconds, seconds)),
+        };
+        progress.note(&format!("repair of {effort}: {} for a whole search{judge}; {bound}", about(low, high)));
+    }
+    Ok(())
 }

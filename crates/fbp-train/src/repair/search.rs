@@ -3,9 +3,10 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::deadline::Deadline;
+use super::demand::{Demand, ROUNDS};
 use super::origin::Given;
 use super::problem::{Metric, column_moment};
-use super::record::{Candidate, Demand, StateMeasures};
+use super::record::{Candidate, StateMeasures};
 use super::rows::Subjects;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
@@ -13,8 +14,6 @@ use crate::cache::FeatureCache;
 use crate::data::{DataBundle, Dataset, Split, shuffle_indices};
 use crate::progress::Progress;
 
-/// Linearisations for each demand.
-pub(super) const ROUNDS: usize = 4;
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
 pub(super) const RIVALS: usize = 4;
 /// Shares of a step, tried in turn until the loss on the validation part is within its bound.
@@ -22,7 +21,7 @@ const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 /// Share of the margin by which more is asked for a sample that a state has not repaired.
 const RAISE: f64 = 0.5;
 /// Training samples that are watched: their features are the data to be left alone.
-const WATCHED: usize = 10_000;
+pub(super) const WATCHED: usize = 10_000;
 /// Watched samples that become conditions, at most: the cost of a solve grows with the cube of their number.
 pub(super) const GUARDS: usize = 400;
 /// Lead that they keep.
@@ -53,11 +52,20 @@ pub(super) struct Search<'a> {
     pub(super) start: StateMeasures,
 }
 
+/// The states that the rounds for one demand came through.
+pub(super) struct Rounds {
+    /// Changes and what they came to.
+    pub(super) states: Vec<(Mat<f64>, Candidate)>,
+    /// Whether the deadline came before the last round was done.
+    pub(super) time_over: bool,
+}
+
 impl<'a> Search<'a> {
     /// Caches the states of the layer `stage`: a path, or the last linear or convolutional layer of a stage.
     ///
     /// # Errors
-    /// [`TrainError::Mismatch`] for a stage without such a layer, [`TrainError::Model`] for data of another shape.
+    /// [`TrainError::Mismatch`] for a stage without such a layer, [`TrainError::Model`] for data of another shape,
+    /// [`TrainError::TimeOver`].
     pub(super) fn new(
         network: &'a Network,
         stage: &str,
@@ -65,6 +73,7 @@ impl<'a> Search<'a> {
         data: &DataBundle,
         split: &Split,
         seed: u64,
+        deadline: Deadline,
     ) -> Result<Self, TrainError> {
         let layer = AffineLayer::of(network, stage)?;
         let mut watched: Vec<usize> =
@@ -72,7 +81,8 @@ impl<'a> Search<'a> {
         shuffle_indices(&mut watched, seed, STREAM);
         watched.truncate(WATCHED);
         let cached = |images: &Dataset, indices: &[usize]| {
-            FeatureCache::new(images, &data.normalization, indices, |images| layer.states(network, images))
+            let states = |images: &Tensor| deadline.check().and_then(|()| layer.states(network, images));
+            FeatureCache::new(images, &data.normalization, indices, states)
                 .map(|cache| FeatureCache { constant: layer.constant, ..cache })
         };
         let (targets, watched, validation) = (
@@ -85,7 +95,7 @@ impl<'a> Search<'a> {
             network,
             old: layer.weights(network)?,
             subjects: Subjects::new(&layer, &targets, &all)?,
-            moment: column_moment(&layer, &watched),
+            moment: column_moment(&layer, &watched, deadline)?,
             layer,
             targets,
             watched,
@@ -94,16 +104,17 @@ impl<'a> Search<'a> {
             validation_before: 0.0,
             start: StateMeasures { efficacy: 0.0, drawdown_validation: 0.0 },
         };
-        search.right = search.leads(&search.watched)?.into_iter().map(|lead| lead > 0.0).collect();
-        search.validation_before = search.share_right(&search.validation)?;
-        search.start.efficacy = search.share_right(&search.targets)?;
+        search.right = search.leads(&search.watched, deadline)?.into_iter().map(|lead| lead > 0.0).collect();
+        search.validation_before = search.share_right(&search.validation, deadline)?;
+        search.start.efficacy = search.share_right(&search.targets, deadline)?;
         Ok(search)
     }
 
     /// Lead of the label over the strongest rival, for every cached sample, at the present weights.
-    fn leads(&self, cache: &FeatureCache) -> Result<Vec<f32>, TrainError> {
+    fn leads(&self, cache: &FeatureCache, deadline: Deadline) -> Result<Vec<f32>, TrainError> {
         let mut leads = Vec::with_capacity(cache.samples());
         for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
+            deadline.check()?;
             let states = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
             let output = self.layer.output(self.network, &states)?;
             let logits = self.layer.logits(self.network, &states, &output)?;
@@ -116,20 +127,20 @@ impl<'a> Search<'a> {
         Ok(leads)
     }
 
-    fn share_right(&self, cache: &FeatureCache) -> Result<f64, TrainError> {
-        let right = self.leads(cache)?.into_iter().filter(|&lead| lead > 0.0).count();
+    fn share_right(&self, cache: &FeatureCache, deadline: Deadline) -> Result<f64, TrainError> {
+        let right = self.leads(cache, deadline)?.into_iter().filter(|&lead| lead > 0.0).count();
         Ok(right as f64 / cache.samples().max(1) as f64)
     }
 
     /// Changes the layer and measures.
     ///
     /// # Errors
-    /// [`TrainError::Tensor`] if the weights cannot be written.
-    pub(super) fn look(&self, change: &Mat<f64>) -> Result<StateMeasures, TrainError> {
+    /// [`TrainError::Tensor`] if the weights cannot be written, [`TrainError::TimeOver`].
+    pub(super) fn look(&self, change: &Mat<f64>, deadline: Deadline) -> Result<StateMeasures, TrainError> {
         self.layer.set(self.network, &(&self.old + change))?;
         Ok(StateMeasures {
-            efficacy: self.share_right(&self.targets)?,
-            drawdown_validation: self.validation_before - self.share_right(&self.validation)?,
+            efficacy: self.share_right(&self.targets, deadline)?,
+            drawdown_validation: self.validation_before - self.share_right(&self.validation, deadline)?,
         })
     }
 
@@ -143,48 +154,64 @@ impl<'a> Search<'a> {
         max_drawdown: f64,
         deadline: Deadline,
         progress: &dyn Progress,
-    ) -> Result<Vec<(Mat<f64>, Candidate)>, TrainError> {
-        let Self { network, layer, old, subjects, .. } = self;
-        let metric = Metric::new(&self.moment, demand.ridge)?;
+    ) -> Result<Rounds, TrainError> {
         let mut states = Vec::new();
+        let time_over = match self.rounds(demand, max_drawdown, deadline, progress, &mut states) {
+            Err(TrainError::TimeOver) => true,
+            done => done.map(|()| false)?,
+        };
+        Ok(Rounds { states, time_over })
+    }
+
+    fn rounds(
+        &self,
+        demand: Demand,
+        max_drawdown: f64,
+        deadline: Deadline,
+        progress: &dyn Progress,
+        states: &mut Vec<(Mat<f64>, Candidate)>,
+    ) -> Result<(), TrainError> {
+        let Self { network, layer, old, subjects, .. } = self;
+        deadline.check()?;
+        let metric = Metric::new(&self.moment, demand.ridge)?;
         let mut change = Mat::zeros(old.nrows(), old.ncols());
         let mut guarded: Vec<usize> = Vec::new();
         let mut margins = vec![demand.margin; subjects.labels.len()];
         layer.set(network, old)?;
         for round in 1..=ROUNDS {
-            if deadline.is_over() {
-                break;
-            }
-            let rows = subjects.rows(network, layer, &change, &margins, RIVALS)?;
+            deadline.check()?;
+            let rows = subjects.rows(network, layer, &change, &margins, RIVALS, deadline)?;
             let guards = Subjects::new(layer, &self.watched, &guarded)?;
             let guard_margins = vec![GUARD_MARGIN; guarded.len()];
-            let guard_rows = guards.rows(network, layer, &change, &guard_margins, 2)?;
+            let guard_rows = guards.rows(network, layer, &change, &guard_margins, 2, deadline)?;
             let groups = [(subjects, &rows[..]), (&guards, &guard_rows[..])];
             let wanted = metric.smallest_change(layer, &groups, demand.slack, deadline)?;
             let from = change.clone();
             for step in STEPS {
                 change = &from + faer::Scale(step) * (&wanted - &from);
-                let measures = self.look(&change)?;
+                // Also of a solve that ended with the deadline.
+                let measures = self.look(&change, deadline.with_grace())?;
                 let candidate = Candidate { demand, round, step, guards: guarded.len(), measures };
                 tracing::info!(?candidate, "state");
                 states.push((change.clone(), candidate));
                 if measures.drawdown_validation <= max_drawdown {
                     break;
                 }
+                deadline.check()?;
             }
-            self.watch(&mut guarded)?;
-            for (own, lead) in margins.iter_mut().zip(self.leads(&self.targets)?) {
+            self.watch(&mut guarded, deadline)?;
+            for (own, lead) in margins.iter_mut().zip(self.leads(&self.targets, deadline)?) {
                 // The linearisation promised more than the network keeps.
                 *own += if lead > 0.0 { 0.0 } else { RAISE * demand.margin };
             }
             progress.advance(1);
         }
-        Ok(states)
+        Ok(())
     }
 
     /// Adds the watched samples that the present weights broke, the worst ones first.
-    fn watch(&self, guarded: &mut Vec<usize>) -> Result<(), TrainError> {
-        let leads = self.leads(&self.watched)?;
+    fn watch(&self, guarded: &mut Vec<usize>, deadline: Deadline) -> Result<(), TrainError> {
+        let leads = self.leads(&self.watched, deadline)?;
         let mut broken: Vec<usize> =
             (0..leads.len()).filter(|&k| self.right[k] && leads[k] <= 0.0 && !guarded.contains(&k)).collect();
         broken.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));

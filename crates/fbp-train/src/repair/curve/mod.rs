@@ -6,7 +6,7 @@ pub use run::{CurveDemands, Curves};
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Demand;
+use super::demand::Demand;
 use crate::identity::DataIdentity;
 
 /// Stage of rivals that change every layer.

@@ -9,10 +9,11 @@ use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::identity::DataIdentity;
 use crate::progress::Progress;
 use crate::repair::deadline::Deadline;
+use crate::repair::demand::{Demand, ROUNDS};
 use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
-use crate::repair::record::{Demand, StateMeasures};
-use crate::repair::search::{ROUNDS, Search};
+use crate::repair::record::StateMeasures;
+use crate::repair::search::Search;
 use crate::repair::{Asked, Given, RepairOptions, RivalOptions, SampleChoice, SampleOrigin, repair};
 use crate::train::{SoftmaxFit, head_of};
 
@@ -166,17 +167,18 @@ impl<'a> Curves<'a> {
 
     /// The state after the last round for each demand, whatever it loses.
     fn repairs(&self, stage: &str, demands: &[Demand]) -> Result<Vec<RepairPoint>, TrainError> {
-        let network = self.start.duplicate()?;
+        let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
-        let search = Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed)?;
+        let search =
+            Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed, never)?;
         let setup = begun.elapsed().as_secs_f64();
         self.progress.begin(&format!("repairs of {stage}"), demands.len() * ROUNDS, "solves");
         let mut points = Vec::with_capacity(demands.len());
         for &demand in demands {
             let begun = Instant::now();
-            let states = search.run(demand, f64::INFINITY, Deadline::default(), self.progress)?;
+            let rounds = search.run(demand, f64::INFINITY, never, self.progress)?;
             let seconds = setup + begun.elapsed().as_secs_f64();
-            if let Some((_, last)) = states.last() {
+            if let Some((_, last)) = rounds.states.last() {
                 let method = RepairMethod::Repair { demand: Some(demand), round: last.round };
                 points.push(self.point((method, stage), &network, last.measures, seconds)?);
             }
@@ -223,9 +225,10 @@ impl<'a> Curves<'a> {
 
     /// All dampings, and among them the state that the validation part chooses.
     fn head_refits(&self, stage: &str) -> Result<Vec<RepairPoint>, TrainError> {
-        let network = self.start.duplicate()?;
+        let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
-        let search = Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed)?;
+        let search =
+            Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed, never)?;
         let fit = SoftmaxFit::with_moment(&search.targets, search.moment.clone(), search.layer.outputs)?;
         let start = fit.to_white(search.old.as_ref());
         let (mut v, mut seconds) = (start.clone(), begun.elapsed().as_secs_f64());
@@ -234,7 +237,7 @@ impl<'a> Curves<'a> {
         for damping in DAMPINGS {
             let begun = Instant::now();
             fit.fit(&mut v, &start, damping);
-            let measures = search.look(&(fit.unwhitened(&v) - &search.old))?;
+            let measures = search.look(&(fit.unwhitened(&v) - &search.old), never)?;
             seconds += begun.elapsed().as_secs_f64();
             let point = self.point((RepairMethod::HeadRefit { damping }, stage), &network, measures, seconds)?;
             if measures.rank(self.options.efficacy) > best.rank(self.options.efficacy) {
