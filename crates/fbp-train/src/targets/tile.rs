@@ -20,10 +20,6 @@ const TILE: usize = 256;
 /// Most numbers in the largest feature of a tile; the workspace takes about a hundred bytes for each.
 const TILE_NUMBERS: usize = 1 << 19;
 
-/// Tiles into which a shard is cut at least, unless they would get smaller than this.
-const LEAST_TILES: usize = 8;
-const LEAST_TILE: usize = 32;
-
 /// Which targets to make.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TargetKind {
@@ -212,8 +208,7 @@ impl TileEngine {
     fn cut<'b>(&self, input: &'b [f32], out: &'b mut ShardBuffers) -> Vec<Mutex<Tile<'b>>> {
         let stages = self.stages();
         let first_len = self.boundary_len(0);
-        // Small shards are cut finer, so that there is something to do for every thread.
-        let tile = self.tile_samples().min(out.labels.len().div_ceil(LEAST_TILES).max(LEAST_TILE));
+        let tile = self.tile_samples();
         let mut tiles: Vec<_> = input
             .chunks(tile * first_len)
             .zip(out.labels.chunks(tile))
