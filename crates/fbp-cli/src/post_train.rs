@@ -206,7 +206,6 @@ fn accuracy_text(record: &PostTrainRecord) -> String {
     format!("test accuracy {before:.2} % before, {:.2} % after{kept}, {seconds:.1} s", 100.0 * record.result())
 }
 
-/// The targets, checked to belong to the checkpoint and the data.
 /// Whether targets were made with the checkpoint and from the samples at hand.
 fn check_targets(
     (folder, store): (&Path, &TargetStore),

@@ -1,7 +1,6 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use fbp_linalg::dispatch;
 
-use super::{Clip, fill_pieces, values, with_values};
+use super::{Clip, fill_each, values, with_values};
 
 /// Mean and biased variance per channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,16 +88,13 @@ impl Sizes {
     /// Two sums over every plane, in the order of the planes.
     fn plane_sums(self, sums: impl Fn(usize) -> Sums + Sync) -> Vec<Sums> {
         let mut result = vec![[0.0; 2]; self.batch * self.channels];
-        fill_pieces(&mut result, 1, self.len(), |first, result| {
-            dispatch(
-                #[inline(always)]
-                || {
-                    for (i, result) in result.iter_mut().enumerate() {
-                        *result = sums(first + i);
-                    }
-                },
-            );
-        });
+        fill_each(
+            &mut result,
+            1,
+            self.len(),
+            #[inline(always)]
+            |plane, result| result.fill(sums(plane)),
+        );
         result
     }
 
@@ -175,20 +171,19 @@ impl ClippedAffine<'_> {
     fn apply(&self, x: &[f32]) -> Vec<f32> {
         let (sizes, clip) = (self.sizes, self.clip);
         let mut y = vec![0.0; x.len()];
-        fill_pieces(&mut y, sizes.plane, x.len(), |first, y| {
-            dispatch(
-                #[inline(always)]
-                || {
-                    for (i, y) in y.chunks_exact_mut(sizes.plane).enumerate() {
-                        let c = (first + i) % sizes.channels;
-                        let (a, b) = (self.scale[c], self.shift[c]);
-                        for (y, &x) in y.iter_mut().zip(sizes.plane(x, first + i)) {
-                            *y = clip.value(a * x + b);
-                        }
-                    }
-                },
-            );
-        });
+        fill_each(
+            &mut y,
+            sizes.plane,
+            x.len(),
+            #[inline(always)]
+            |plane, y| {
+                let c = plane % sizes.channels;
+                let (a, b) = (self.scale[c], self.shift[c]);
+                for (y, &x) in y.iter_mut().zip(sizes.plane(x, plane)) {
+                    *y = clip.value(a * x + b);
+                }
+            },
+        );
         y
     }
 
@@ -217,22 +212,21 @@ impl ClippedAffine<'_> {
     fn input_gradient(&self, x: &[f32], g: &[f32], channel: impl Fn(usize) -> InputGradient + Sync) -> Vec<f32> {
         let (sizes, clip) = (self.sizes, self.clip);
         let mut out = vec![0.0; g.len()];
-        fill_pieces(&mut out, sizes.plane, x.len(), |first, out| {
-            dispatch(
-                #[inline(always)]
-                || {
-                    for (i, out) in out.chunks_exact_mut(sizes.plane).enumerate() {
-                        let c = (first + i) % sizes.channels;
-                        let (a, b, k) = (self.scale[c], self.shift[c], channel(c));
-                        let (x, g) = (sizes.plane(x, first + i), sizes.plane(g, first + i));
-                        for ((out, &x), &g) in out.iter_mut().zip(x).zip(g) {
-                            let g = clip.gradient(a * x + b, g);
-                            *out = k.cotangent * g + k.deviation * (x - k.centre) + k.constant;
-                        }
-                    }
-                },
-            );
-        });
+        fill_each(
+            &mut out,
+            sizes.plane,
+            x.len(),
+            #[inline(always)]
+            |plane, out| {
+                let c = plane % sizes.channels;
+                let (a, b, k) = (self.scale[c], self.shift[c], channel(c));
+                let (x, g) = (sizes.plane(x, plane), sizes.plane(g, plane));
+                for ((out, &x), &g) in out.iter_mut().zip(x).zip(g) {
+                    let g = clip.gradient(a * x + b, g);
+                    *out = k.cotangent * g + k.deviation * (x - k.centre) + k.constant;
+                }
+            },
+        );
         out
     }
 }

@@ -1,7 +1,6 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use fbp_linalg::dispatch;
 
-use super::{fill_pieces, values, with_values};
+use super::{fill_each, values, with_values};
 
 /// An activation that cuts values off: `min(max(x, lower), upper)`, with NaN kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,17 +46,18 @@ struct AddClipped(Clip);
 /// `f(a_i, b_i)` for all entries.
 fn zip_map(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0.0; a.len()];
-    fill_pieces(&mut out, PIECE, a.len(), |first, out| {
-        let start = first * PIECE;
-        dispatch(
-            #[inline(always)]
-            || {
-                for ((out, &a), &b) in out.iter_mut().zip(&a[start..]).zip(&b[start..]) {
-                    *out = f(a, b);
-                }
-            },
-        );
-    });
+    fill_each(
+        &mut out,
+        PIECE,
+        a.len(),
+        #[inline(always)]
+        |piece, out| {
+            let start = piece * PIECE;
+            for ((out, &a), &b) in out.iter_mut().zip(&a[start..]).zip(&b[start..]) {
+                *out = f(a, b);
+            }
+        },
+    );
     out
 }
 

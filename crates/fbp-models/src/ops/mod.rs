@@ -22,6 +22,7 @@ mod window;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 use faer::Par;
+use fbp_linalg::dispatch;
 use rayon::prelude::*;
 
 pub use activation::activate;
@@ -77,4 +78,20 @@ fn fill_pieces<T: Send>(out: &mut [T], piece: usize, work: usize, f: impl Fn(usi
     }
     let per_chunk = pieces.div_ceil(threads * 2);
     out.par_chunks_mut(per_chunk * piece).enumerate().for_each(|(i, chunk)| f(i * per_chunk, chunk));
+}
+
+/// Fills every piece of `piece` values by itself, on the widest registers: `f(i, out)` writes piece number `i`.
+///
+/// For loops over the values of a piece; `f` is `#[inline(always)]`, see [`dispatch`].
+fn fill_each<T: Send>(out: &mut [T], piece: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    fill_pieces(out, piece, work, |first, out| {
+        dispatch(
+            #[inline(always)]
+            || {
+                for (i, out) in out.chunks_mut(piece).enumerate() {
+                    f(first + i, out);
+                }
+            },
+        );
+    });
 }
