@@ -85,8 +85,7 @@ fn run_reverse(arguments: &Arguments) -> Result<(), TaskError> {
     let folder =
         if partial { target_folder()?.join("bench-results") } else { workspace::root().join("benches/results") };
     fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
-    let bench = cargo_bench(REVERSE)?;
-    Child::cargo().args(&bench).args(flags).env("FBP_RESULTS", &folder.display().to_string()).run()?;
+    cargo_bench(REVERSE).args(flags).env("FBP_RESULTS", &folder.display().to_string()).run()?;
     println!("kept in {}", folder.join("reverse.json").display());
     Ok(())
 }
@@ -125,8 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     for name in &names {
         let before = Snapshot::take(&criterion)?;
         let quick = arguments.quick.then_some("--quick");
-        let bench = cargo_bench(name)?;
-        let child = Child::cargo().args(&bench).args(filter).args(quick);
+        let child = cargo_bench(name).args(filter).args(quick);
         child.env("CRITERION_HOME", &criterion.display().to_string()).run()?;
         let entries = before.changes(&criterion)?;
         if entries.is_empty() {
@@ -148,20 +146,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     }
 }
 
-/// Arguments of cargo that run one benchmark with the features that it needs and no others, so that it shares as many builds
-/// as it can with `fbp`.
-fn cargo_bench(name: &str) -> Result<Vec<String>, TaskError> {
-    let mut arguments: Vec<String> =
-        ["bench", "--package", "fbp-benches", "--no-default-features"].map(str::to_owned).into();
-    for target in targets()? {
-        let features = target.get("required-features").and_then(toml::Value::as_array);
-        if target.get("name").and_then(toml::Value::as_str) == Some(name) {
-            let features = features.into_iter().flatten().filter_map(toml::Value::as_str);
-            arguments.extend(features.flat_map(|feature| ["--features".to_owned(), feature.to_owned()]));
-        }
-    }
-    arguments.extend(["--bench", name, "--"].map(str::to_owned));
-    Ok(arguments)
+/// Runs one benchmark. The profile and the features are those of tests and `fbp`, so that it shares their builds.
+fn cargo_bench(name: &str) -> Child {
+    Child::cargo().args(["bench", "--workspace", "--profile", "dev", "--bench", name, "--"])
 }
 
 /// The benchmarks in the manifest.

@@ -45,8 +45,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     };
     fs::create_dir_all(&out).map_err(TaskError::at(&out))?;
     println!("building fbp: some minutes the first time, nothing afterwards");
-    Child::cargo().args(["build", "--release", "--package", "fbp-cli", "--bin", "fbp"]).run()?;
-    let fbp = target.join("release").join(format!("fbp{}", std::env::consts::EXE_SUFFIX));
+    Child::cargo().args(["build", "--workspace", "--bin", "fbp"]).run()?;
+    let fbp = target.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX));
 
     let begun = Instant::now();
     let demo = Demo { fbp, checkpoint: out.join("pretrained.safetensors"), targets: out.join("targets"), out };

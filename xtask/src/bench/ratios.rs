@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::{Arguments, target_folder};
-use crate::command::Child;
 use crate::error::TaskError;
 use crate::fetch::write_whole;
 use crate::workspace;
@@ -31,8 +30,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
         fs::remove_file(&path).map_err(TaskError::at(&path))?;
     }
     let quick = if arguments.quick && arguments.cases.is_none() { vec!["--cases", "200"] } else { Vec::new() };
-    let bench = ["bench", "--package", "fbp-inverse", "--bench", NAME, "--"];
-    let child = Child::cargo().args(bench).args(quick).args(flags.iter().map(String::as_str));
+    let child = super::cargo_bench(NAME).args(quick).args(flags.iter().map(String::as_str));
     let outcome = child.env("FBP_RESULTS", &folder.display().to_string()).run();
     if path.exists() {
         add_context(&path, &context)?;
