@@ -101,19 +101,27 @@ pub struct Structure {
     /// [`reverse`](ReverseOperator::reverse) is an iteration that stops near the target, so that a block may as well reverse the
     /// layer together with what is above it, up to a tolerance of its own.
     pub iterated: bool,
+    /// The layer scales features by their statistics. A chain does not reverse a large affine layer below it layer by layer, but
+    /// searches for its targets through the whole rest.
+    pub normalises: bool,
 }
 
 impl Structure {
     /// Nothing is known.
-    pub const GENERAL: Self = Self { affine: false, separable: false, iterated: false };
+    pub const GENERAL: Self = Self { affine: false, separable: false, iterated: false, normalises: false };
     /// An affine map that mixes entries.
-    pub const AFFINE: Self = Self { affine: true, separable: false, iterated: false };
+    pub const AFFINE: Self = Self { affine: true, ..Self::GENERAL };
     /// A function that is reversed by an iteration.
-    pub const ITERATED: Self = Self { affine: false, separable: false, iterated: true };
+    pub const ITERATED: Self = Self { iterated: true, ..Self::GENERAL };
     /// A function of single entries.
-    pub const SEPARABLE: Self = Self { affine: false, separable: true, iterated: false };
+    pub const SEPARABLE: Self = Self { separable: true, ..Self::GENERAL };
     /// An affine function of single entries.
-    pub const SEPARABLE_AFFINE: Self = Self { affine: true, separable: true, iterated: false };
+    pub const SEPARABLE_AFFINE: Self = Self { affine: true, separable: true, ..Self::GENERAL };
+
+    /// The same layer as one that normalises.
+    pub const fn normalising(self) -> Self {
+        Self { normalises: true, ..self }
+    }
 }
 
 /// A layer that also offers products with its Jacobian `J(x)`.

@@ -78,7 +78,8 @@ pub struct ChainReport {
     pub samples: usize,
     /// Samples whose observed output met the goal: every target is the observed feature.
     pub satisfied: usize,
-    /// Samples that could not be reversed layer by layer, because a layer has no solver of that size.
+    /// Samples that were not reversed layer by layer all the way down: a layer has no solver of that size, or is a large affine
+    /// one below a normalisation. From there on their targets are searched for through the whole rest.
     pub refused: usize,
     /// One report per boundary, from the input of the chain to its output.
     pub boundaries: Vec<BoundaryReport>,

@@ -7,9 +7,9 @@ use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use super::*;
 use crate::{
-    Activation, ActivationReverse, AvgPoolReverse, Conv2dReverse, EmbeddingPass, FeatureMetric, FlattenReverse,
-    Interval, InverseError, LinearReverse, Margins, MaxPoolReverse, OutputEmbedding, PoolWindow, ReverseOperator,
-    TargetBox,
+    Activation, ActivationReverse, AvgPoolReverse, BatchNormReverse, BatchNormStatistics, Conv2dReverse, EmbeddingPass,
+    FeatureMetric, FlattenReverse, Interval, InverseError, LinearReverse, Margins, MaxPoolReverse, OutputEmbedding,
+    PoolWindow, ReverseOperator, TargetBox,
 };
 
 const BATCH: usize = 24;
@@ -110,6 +110,45 @@ fn layer_wise_targets_are_right_in_single_precision() {
 #[test]
 fn layer_wise_targets_are_right_in_double_precision() {
     targets_are_right::<f64>(TargetMode::LayerWise);
+}
+
+#[test]
+fn a_large_layer_below_a_normalisation_is_left_to_the_joint_search() {
+    const WIDE: usize = 300;
+    let rng = &mut fbp_linalg::testkit::rng(5);
+    let scaled = |rows: usize, cols: usize, rng: &mut _| {
+        let weight = normal_mat::<f64>(rows, cols, rng);
+        Mat::from_fn(rows, cols, |i, j| weight[(i, j)] / (cols as f64).sqrt())
+    };
+    let statistics = BatchNormStatistics {
+        weight: &[1.5; WIDE],
+        bias: &[0.1; WIDE],
+        mean: &[0.2; WIDE],
+        variance: &[0.8; WIDE],
+        epsilon: 1e-5,
+    };
+    let shape = FeatureShape::vector(WIDE);
+    let operators: Vec<Box<dyn ReverseOperator<f64>>> = vec![
+        Box::new(LinearReverse::new("large", scaled(WIDE, WIDE, rng).as_ref(), &[0.0; WIDE]).unwrap()),
+        Box::new(BatchNormReverse::new("norm", shape, statistics).unwrap()),
+        Box::new(ActivationReverse::new("relu", Activation::Relu, shape).unwrap()),
+    ];
+    let head: Vec<Box<dyn ReverseOperator<f64>>> =
+        vec![Box::new(LinearReverse::new("head", scaled(5, WIDE, rng).as_ref(), &[0.0; 5]).unwrap())];
+    let stages =
+        [("body", operators), ("out", head)].map(|(name, operators)| ChainStage { name: name.into(), operators });
+    let chain = ReverseChain::new(stages.into(), Interval::new(0.0, 1.0)).unwrap();
+    let input = normal_mat::<f64>(WIDE, BATCH, rng);
+    let input = Mat::from_fn(WIDE, BATCH, |i, j| input[(i, j)].abs().min(1.0));
+    let labels: Vec<usize> = (0..BATCH).map(|sample| sample % 5).collect();
+    let layers = run(&chain, &input, &labels, TargetMode::LayerWise, Par::Seq);
+    let open = BATCH - layers.report.satisfied;
+    assert!(open > 0 && layers.report.refused == open, "{:?}", layers.report);
+    assert!(layers.report.boundaries.iter().all(|boundary| boundary.unattained == 0), "{:?}", layers.report);
+    // Below the normalisation the targets are those of the joint search, above it those of the layers.
+    let joint = run(&chain, &input, &labels, TargetMode::Attainable, Par::Seq);
+    assert_eq!(layers.targets[0], joint.targets[0]);
+    assert!(layers.report.boundaries[1].missed == 0 && layers.report.boundaries[0].missed == open);
 }
 
 #[test]

@@ -25,8 +25,12 @@ const MEAN_DECAY: f64 = 0.9;
 const SQUARE_DECAY: f64 = 0.99;
 /// Smallest share of the first step length that is left at the end.
 const LEAST_STEP: f64 = 0.02;
-/// Steps in which a climb has to come closer to the goal.
-const PATIENCE: usize = 24;
+/// Steps in which a climb has to come closer to the goal, or else its steps are shortened.
+const PATIENCE: usize = 12;
+/// By what they are shortened.
+const SHORTENED: f64 = 0.3;
+/// Share of the first length below which a climb ends.
+const SHORTEST: f64 = 0.02;
 
 /// What a descent looks for, and how long.
 #[derive(Clone, Copy)]
@@ -45,7 +49,7 @@ pub(super) struct Descent {
 impl Descent {
     /// Climbs to the goal from the iterates as they are.
     pub(super) const CLIMB: Self =
-        Self { origin: Origin::Observed, steps: 100, length: 0.05, pull: 0.0, is_climb: true };
+        Self { origin: Origin::Observed, steps: 150, length: 0.05, pull: 0.0, is_climb: true };
 
     /// A descent that looks for nearer targets.
     pub(super) const fn new(origin: Origin, steps: usize, [length, pull]: [f64; 2]) -> Self {
@@ -89,7 +93,9 @@ impl<T: Real> Problem<'_, T> {
             let pace = &mut descents.paces[sample];
             let scale = if how.is_climb { pace.length } else { progress.best.sqrt() / (len as f64).sqrt() };
             let steepness = if how.is_climb { 0.0 } else { progress.steepness };
-            *pace = Pace { length: how.length * scale, scale: steepness.recip(), least: f64::INFINITY, idle: 0 };
+            let length = how.length * scale;
+            let shortest = SHORTEST * length;
+            *pace = Pace { length, shortest, scale: steepness.recip(), least: f64::INFINITY, idle: 0 };
             descents.means.column_mut(len, sample).fill(T::ZERO);
             descents.squares.column_mut(len, sample).fill(T::ZERO);
         }
@@ -142,7 +148,10 @@ impl<T: Real> Problem<'_, T> {
             } else {
                 pace.idle += 1;
             }
-            if violation == f64::INFINITY || how.is_climb && (reached || pace.idle > PATIENCE) {
+            if how.is_climb && pace.idle > PATIENCE {
+                (pace.length, pace.idle) = (SHORTENED * pace.length, 0);
+            }
+            if violation == f64::INFINITY || how.is_climb && (reached || pace.length < pace.shortest) {
                 continue;
             }
             let cotangent = gradients.cotangents.column_mut(self.rest.out_len(), kept);

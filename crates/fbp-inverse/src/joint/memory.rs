@@ -88,8 +88,10 @@ pub(super) struct Landing {
 /// What a descent keeps of one sample.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
-    /// Length of the first step.
+    /// Length of the first step; a climb shortens it where it comes no closer.
     pub(super) length: f64,
+    /// Length below which a climb ends.
+    pub(super) shortest: f64,
     /// Reciprocal scale of the gradients: the norm of the first one of a climb.
     pub(super) scale: f64,
     /// Least violation so far.

@@ -15,7 +15,7 @@ pub enum Effort {
     Quick,
     /// Where the rest bends, targets are refined by what is found around them: up to 20 steps.
     Refined,
-    /// Where it bends much, also up to five descents of 60 to 150 steps, from other starts.
+    /// Where it bends much, also up to five descents of 60 to 150 steps, most of them from other starts.
     #[default]
     Thorough,
 }

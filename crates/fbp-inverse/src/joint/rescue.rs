@@ -12,7 +12,7 @@ use crate::InverseError;
 /// Starts before anything else is tried.
 pub(crate) const FIRST_STARTS: std::ops::Range<usize> = 0..4;
 /// Starts where nothing else has reached the goal.
-pub(crate) const LAST_STARTS: std::ops::Range<usize> = 4..64;
+pub(crate) const LAST_STARTS: std::ops::Range<usize> = 4..128;
 
 impl<T: Real> Problem<'_, T> {
     /// Climbs to the goal from other points, for the samples that miss it; what gets there is settled. Returns the number of

@@ -24,14 +24,17 @@ const BENT: f64 = 0.08;
 const BENT_FAR: f64 = 0.02;
 /// Share of the norm of the observed feature from which on a target is far.
 const FAR: f64 = 0.12;
-/// Descents that look for nearer targets, each with the bend above which it is worth its steps, and whether it is for far
-/// targets of any bend.
-const DESCENTS: [(f64, bool, Descent); 5] = [
-    (0.2, true, Descent::new(Origin::Target, 60, [0.05, 0.5])),
-    (0.3, true, Descent::new(Origin::Observed, 150, [0.1, 0.5])),
-    (0.4, true, Descent::new(Origin::Observed, 150, [0.3, 0.2])),
-    (0.4, false, Descent::new(Origin::Around(1), 150, [0.1, 0.5])),
-    (0.4, false, Descent::new(Origin::Around(2), 150, [0.1, 0.5])),
+/// Descents that look for nearer targets, each with the bend above which it is worth its steps; for far targets any bend is.
+///
+/// Long steps and a weak pull at first find other pieces of the rest. Measured on 20 random chains of 40 samples, distances over
+/// those of oracles from many starts: 90, 99 and 100 % of 2,355 targets lie below 1.004, 1.13 and 1.67 (steps of a tenth and half
+/// the pull: 1.012, 1.23 and 1.67); without bounds on the bend below 1.0004, 1.07 and 1.67, at many times the cost on deep networks.
+const DESCENTS: [(f64, Descent); 5] = [
+    (0.2, Descent::new(Origin::Observed, 150, [1.0, 0.1])),
+    (0.3, Descent::new(Origin::Around(1), 150, [1.0, 0.1])),
+    (0.4, Descent::new(Origin::Around(2), 150, [0.6, 0.2])),
+    (0.4, Descent::new(Origin::Around(3), 150, [0.3, 0.2])),
+    (0.2, Descent::new(Origin::Target, 60, [0.05, 0.5])),
 ];
 
 impl<T: Real> Problem<'_, T> {
@@ -46,11 +49,11 @@ impl<T: Real> Problem<'_, T> {
             for &sample in &memory.group.samples {
                 memory.group.progress[sample].size = norm_sq(self.observed(sample)).sqrt();
             }
-            memory.iterates.activate(memory.group.bent(BENT, true));
+            memory.iterates.activate(memory.group.bent(BENT));
             self.refine(Refinement::FIRST, memory, targets, stack)?;
             let descents = if self.effort == Effort::Thorough { &DESCENTS[..] } else { &[] };
-            for &(bend, for_far, descent) in descents {
-                memory.iterates.activate(memory.group.bent(bend, for_far));
+            for &(bend, descent) in descents {
+                memory.iterates.activate(memory.group.bent(bend));
                 if memory.iterates.active.is_empty() {
                     break;
                 }
@@ -71,11 +74,11 @@ impl<T: Real> Problem<'_, T> {
 }
 
 impl Group {
-    /// Those that have reached the goal where the rest bends by more than `bend`, and far ones with any bend if wanted.
-    fn bent(&self, bend: f64, for_far: bool) -> impl Iterator<Item = usize> + '_ {
+    /// Those that have reached the goal where the rest bends by more than `bend`, and far ones of nearly any bend.
+    fn bent(&self, bend: f64) -> impl Iterator<Item = usize> + '_ {
         self.samples.iter().copied().filter(move |&sample| {
             let Progress { best, size, bend: own, .. } = self.progress[sample];
-            best < f64::INFINITY && (own > bend || for_far && own > BENT_FAR && best.sqrt() > FAR * size)
+            best < f64::INFINITY && (own > bend || own > BENT_FAR && best.sqrt() > FAR * size)
         })
     }
 }

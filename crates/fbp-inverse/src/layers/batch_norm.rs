@@ -232,7 +232,7 @@ impl<T: Real> LayerKernel<T> for BatchNormReverse<T> {
     }
 
     fn structure(&self) -> crate::Structure {
-        crate::Structure::SEPARABLE_AFFINE
+        crate::Structure::SEPARABLE_AFFINE.normalising()
     }
 
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {

@@ -39,6 +39,8 @@ fn study(chain: usize, samples: usize) -> Vec<(usize, Figures)> {
             if problem.excess(&problem.observed) >= 0.0 {
                 continue;
             }
+            // Of its own for every sample, so that the oracle does not depend on what it judges.
+            let mut dice = Dice::new(((chain * 100 + boundary) * 1000 + sample) as u64);
             let Some(target) = run.attained(boundary, sample) else {
                 let reachable = (0..STARTS).any(|start| problem.ascent(start, &mut dice).is_some());
                 *(if reachable { &mut figures.given_up } else { &mut figures.beyond_reach }) += 1;

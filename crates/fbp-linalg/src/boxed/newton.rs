@@ -122,6 +122,7 @@ struct Work<'a, T> {
     step: &'a mut [T],
     free_sum: &'a mut [T],
     moved: &'a mut [T],
+    along: &'a mut [T],
     gram: &'a mut [T],
     gather: &'a mut [(u32, T)],
     position: &'a mut [u32],
@@ -164,6 +165,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         let (mut step, stack) = stack.make_with(m, |_| T::ZERO);
         let (mut free_sum, stack) = stack.make_with(n, |_| T::ZERO);
         let (mut moved, stack) = stack.make_with(n, |_| T::ZERO);
+        let (mut along, stack) = stack.make_with(n, |_| T::ZERO);
         let (mut gram, stack) = stack.make_with(m * m, |_| T::ZERO);
         let (mut gather, stack) = stack.make_with(m + 1, |_| (0, T::ZERO));
         let (mut position, stack) = stack.make_with(m, |_| 0);
@@ -185,6 +187,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             step: &mut step,
             free_sum: &mut free_sum,
             moved: &mut moved,
+            along: &mut along,
             gram: &mut gram,
             gather: &mut gather,
             position: &mut position,
@@ -394,7 +397,7 @@ fn norm<T: Real>(values: &[T]) -> T {
 pub(super) fn newton_scratch<T: Real>(m: usize, n: usize) -> StackReq {
     StackReq::all_of(&[
         StackReq::new::<T>(m).array(7),
-        StackReq::new::<T>(n).array(2),
+        StackReq::new::<T>(n).array(3),
         StackReq::new::<T>(m * m),
         StackReq::new::<(u32, T)>(m + 1),
         StackReq::new::<u32>(m),

@@ -234,7 +234,7 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
         let mut branches = self.branches.iter().map(LayerKernel::structure);
         let affine = self.merge != Merge::Product && branches.all(|branch| branch.affine);
         let shape = (self.out_shape.len(), self.in_shape.len());
-        Structure { affine, separable: false, iterated: !(affine && AffineWhole::<T>::is_small(shape)) }
+        Structure { affine, iterated: !(affine && AffineWhole::<T>::is_small(shape)), ..Structure::GENERAL }
     }
 
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {

@@ -215,6 +215,10 @@ impl<T: Real> LayerKernel<T> for NormReverse<T> {
         Ok(())
     }
 
+    fn structure(&self) -> crate::Structure {
+        crate::Structure::GENERAL.normalising()
+    }
+
     fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
         reverse_parts_scratch::<T>(&Reverse(self), batch, par)
     }

@@ -42,14 +42,19 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
     pub(super) fn split(&mut self) {
         let n = self.sides.len();
         self.along[..self.count].fill(0.0);
-        for _ in 0..2 {
-            for k in 0..self.count {
-                let column = &self.basis[k * n..][..n];
-                let weight = dot(column, self.across);
-                self.along[k] += weight;
-                self.across.iter_mut().zip(column).for_each(|(z, q)| *z -= weight * q);
-            }
-        }
+        crate::dispatch(
+            #[inline(always)]
+            || {
+                for _ in 0..2 {
+                    for k in 0..self.count {
+                        let column = &self.basis[k * n..][..n];
+                        let weight = dot(column, self.across);
+                        self.along[k] += weight;
+                        self.across.iter_mut().zip(column).for_each(|(z, q)| *z -= weight * q);
+                    }
+                }
+            },
+        );
         self.operations += 8.0 * (n * self.count) as f64;
     }
 

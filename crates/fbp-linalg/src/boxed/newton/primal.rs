@@ -139,13 +139,18 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
 
     /// `w0 + A(v - v0)` into `work.image`, `v - v0` into `work.moved`.
     fn image_of(&self, sample: &Sample<'_, T>, v: &[T], work: &mut Work<'_, T>) {
-        for ((moved, &v), &start) in work.moved.iter_mut().zip(v).zip(sample.start) {
-            *moved = v - start;
-        }
-        self.rows.multiply(work.moved, work.image);
-        for (image, &start) in work.image.iter_mut().zip(sample.image) {
-            *image += start;
-        }
+        crate::dispatch(
+            #[inline(always)]
+            || {
+                for ((moved, &v), &start) in work.moved.iter_mut().zip(v).zip(sample.start) {
+                    *moved = v - start;
+                }
+                self.rows.multiply(work.moved, work.image);
+                for (image, &start) in work.image.iter_mut().zip(sample.image) {
+                    *image += start;
+                }
+            },
+        )
     }
 
     /// Steps until the gradient vanishes in all entries that no bound holds; false where they run out or lead nowhere.
@@ -189,7 +194,10 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         for (gradient, &moved) in primal.gradient.iter_mut().zip(work.moved.iter()) {
             *gradient = work.largest_epsilon * moved;
         }
-        self.rows.add_weighted_rows(primal.weighted, primal.gradient);
+        crate::dispatch(
+            #[inline(always)]
+            || self.rows.add_weighted_rows(primal.weighted, primal.gradient),
+        )
     }
 
     /// Newton's step in the first `size` entries of `primal.free`, without those that it would push through their bound.

@@ -61,13 +61,29 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     #[inline(never)]
     fn guarded_step(
         &self,
+        size: usize,
+        sample: &Sample<'_, T>,
+        solution: &mut [T],
+        work: &mut Work<'_, T>,
+        stack: &mut MemStack,
+    ) -> bool {
+        // What is not inlined has to ask for wide registers of its own.
+        crate::dispatch(
+            #[inline(always)]
+            || self.guarded_step_on_lanes(size, sample, solution, work, stack),
+        )
+    }
+
+    #[inline(always)]
+    fn guarded_step_on_lanes(
+        &self,
         mut size: usize,
         sample: &Sample<'_, T>,
         solution: &mut [T],
         work: &mut Work<'_, T>,
         stack: &mut MemStack,
     ) -> bool {
-        // `work.trial` held the gradient of the rejected step; `work.gradient` is still that of `work.previous`.
+        // `work.gradient` is still that of `work.previous`.
         loop {
             let kept = drop_blocked_rows(sample, work);
             if kept == size {
@@ -78,34 +94,43 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
                 return false;
             }
         }
+        work.free_sum.copy_from_slice(sample.start);
+        self.rows.add_weighted_rows(work.previous, work.free_sum);
         let mut advanced = false;
         for _ in 0..MOST_PIECES {
-            match self.guarded_piece(sample, solution, work) {
+            match self.guarded_piece(sample, work) {
                 Piece::Nowhere => break,
-                Piece::Ends => return true,
+                Piece::Ends => {
+                    self.move_to_lambda(sample, solution, work);
+                    return true;
+                }
                 Piece::Blocked { row, left } => {
                     advanced = true;
+                    self.move_to_lambda(sample, solution, work);
+                    dual_gradient(sample, work.epsilon, work.lambda, work.image, work.centre, work.gradient);
                     work.step[row] = T::ZERO;
                     work.step.iter_mut().for_each(|step| *step *= left);
                     work.previous.copy_from_slice(work.lambda);
-                    work.gradient.copy_from_slice(work.trial);
                     if inner_product(work.step, work.gradient) <= T::ZERO {
                         return true;
                     }
                 }
             }
         }
-        if advanced {
-            // The last piece may have tried where it does not go.
-            work.lambda.copy_from_slice(work.previous);
-            self.move_to_lambda(sample, solution, work);
-        }
+        // The last piece may have tried where it does not go.
+        work.lambda.copy_from_slice(work.previous);
+        self.move_to_lambda(sample, solution, work);
         advanced
     }
 
-    /// The part of a step up to where the first multiplier is zero, or the slope of the dual along it near zero. It raises
-    /// the dual.
-    fn guarded_piece(&self, sample: &Sample<'_, T>, solution: &mut [T], work: &mut Work<'_, T>) -> Piece<T> {
+    /// The part of a step up to where the first multiplier is zero, or the slope of the dual along it near zero: into
+    /// `work.lambda`. It raises the dual. `work.free_sum` and `work.gradient` are those of `work.previous`.
+    ///
+    /// No multiplier changes sides on the way, so that every row keeps its goal, and the slope needs no product with the
+    /// matrix but one: with `p = Aᵀ step` and `s` the unclipped sum, it falls from its first value by
+    /// `t Σ ε step² + p · (clip(s + t p) - clip(s))`.
+    #[inline(always)]
+    fn guarded_piece(&self, sample: &Sample<'_, T>, work: &mut Work<'_, T>) -> Piece<T> {
         let slope = inner_product(work.step, work.gradient);
         let mut longest = T::ONE;
         let mut blocker = None;
@@ -116,23 +141,27 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
                 blocker = Some(i);
             }
         }
+        work.along.fill(T::ZERO);
+        self.rows.add_weighted_rows(work.step, work.along);
+        let damping =
+            work.step.iter().zip(work.epsilon).fold(T::ZERO, |sum, (&step, &weight)| sum + weight * step * step);
         let (mut low, mut high) = (T::ZERO, longest);
         let mut length = longest;
         for _ in 0..80 {
-            for i in 0..work.lambda.len() {
-                work.lambda[i] = work.previous[i] + length * work.step[i];
-            }
-            if let (Some(blocker), true) = (blocker, length == longest) {
-                work.lambda[blocker] = T::ZERO;
-            }
-            let end = self.slope_at_lambda(sample, solution, work) / length;
+            let end = slope - length * damping - fall(work.along, work.free_sum, length, sample.bounds);
             if end < T::ZERO {
                 high = length;
             } else if end > T::from_f64(0.5) * slope && length < longest {
                 low = length;
             } else {
+                for i in 0..work.lambda.len() {
+                    work.lambda[i] = work.previous[i] + length * work.step[i];
+                }
                 return match blocker {
-                    Some(row) if length == longest => Piece::Blocked { row, left: T::ONE - longest },
+                    Some(row) if length == longest => {
+                        work.lambda[row] = T::ZERO;
+                        Piece::Blocked { row, left: T::ONE - longest }
+                    }
                     _ => Piece::Ends,
                 };
             }
@@ -144,7 +173,13 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
                 (low + high) * T::from_f64(0.5)
             };
         }
-        if low > T::ZERO { Piece::Ends } else { Piece::Nowhere }
+        if low == T::ZERO {
+            return Piece::Nowhere;
+        }
+        for i in 0..work.lambda.len() {
+            work.lambda[i] = work.previous[i] + low * work.step[i];
+        }
+        Piece::Ends
     }
 
     /// Moves to `work.lambda` and returns the slope of the dual there, along the way from `work.previous`.
@@ -245,4 +280,18 @@ fn drop_blocked_rows<T: Real>(sample: &Sample<'_, T>, work: &mut Work<'_, T>) ->
 #[inline(always)]
 fn inner_product<T: Real>(a: &[T], b: &[T]) -> T {
     a.iter().zip(b).fold(T::ZERO, |sum, (&a, &b)| sum + a * b)
+}
+
+/// `p · (clip(s + t p) - clip(s))`, in independent lanes so that it vectorises.
+#[inline(always)]
+fn fall<T: Real>(p: &[T], s: &[T], t: T, (lower, upper): (T, T)) -> T {
+    let moved = |p: T, s: T| p * ((s + t * p).clip(lower, upper) - s.clip(lower, upper));
+    let ((p_body, p_tail), (s_body, s_tail)) = (p.as_chunks::<16>(), s.as_chunks::<16>());
+    let mut lanes = [T::ZERO; 16];
+    for (p, s) in p_body.iter().zip(s_body) {
+        for ((lane, &p), &s) in lanes.iter_mut().zip(p).zip(s) {
+            *lane += moved(p, s);
+        }
+    }
+    p_tail.iter().zip(s_tail).fold(lanes.into_iter().sum::<T>(), |sum, (&p, &s)| sum + moved(p, s))
 }
