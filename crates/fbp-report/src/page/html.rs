@@ -29,6 +29,11 @@ pub(crate) fn class_name(data: &str, label: u32) -> String {
     fashion.map_or_else(|| format!("class {label}"), |name| (*name).to_owned())
 }
 
+/// Name of a class as the data tell it, as HTML.
+pub(crate) fn named_class(names: &[String], data: &str, label: u32) -> String {
+    names.get(label as usize).map_or_else(|| class_name(data, label), |name| escape(name))
+}
+
 /// Text without its tags.
 fn untagged(html: &str) -> String {
     let mut parts = html.split('<');

@@ -8,7 +8,7 @@ mod shell;
 
 pub(crate) use features::{Captions, change_row, image_figure, picture_files};
 pub(crate) use html::{
-    class_name, duration, escape, grouped, number, percent, points, push, signed, table, table_of_parts,
+    class_name, duration, escape, grouped, named_class, number, percent, points, push, signed, table, table_of_parts,
 };
 pub(crate) use picture::{Picture, Scale};
 pub(crate) use plot::{colour, finish_svg, keys, quiet_mesh, ticks};

@@ -1,3 +1,4 @@
+use fbp_train::data::Augmentation;
 use fbp_train::settings::{Keep, Objective, Schedule};
 use fbp_train::train::PostTrainRecord;
 
@@ -27,6 +28,8 @@ pub(super) struct Hyper {
     pub(super) keep: Keep,
     /// Decay of an average of the weights that was kept.
     pub(super) ema: Option<f64>,
+    /// How training images were changed at random.
+    pub(super) augment: Augmentation,
 }
 
 impl Hyper {
@@ -41,6 +44,7 @@ impl Hyper {
             weight_decay: s.weight_decay,
             keep,
             ema: run.ema,
+            augment: s.augment,
         }
     }
 }
@@ -120,13 +124,14 @@ impl<'a> Group<'a> {
 
     /// Learning rate with its schedule, as far as the mode has one.
     pub(super) fn rate(&self) -> String {
-        let Hyper { learning_rate, schedule, ema, .. } = self.hyper;
+        let Hyper { learning_rate, schedule, ema, augment, .. } = self.hyper;
         if matches!(self.mode, Objective::Head | Objective::ClosedForm) {
             return "–".into();
         }
         let schedule = if schedule == Schedule::Cosine { " cosine" } else { "" };
         let average = ema.map(|decay| format!(", weights averaged ({decay})")).unwrap_or_default();
-        format!("{learning_rate}{schedule}{average}")
+        let changed = if augment.is_none() { String::new() } else { format!(", images changed ({augment})") };
+        format!("{learning_rate}{schedule}{average}{changed}")
     }
 
     /// Number of epochs that all runs have.

@@ -1,6 +1,7 @@
 //! From records of runs to `report.html`, `summary.json` and the tables of comparisons.
 
 mod chart;
+mod classes;
 mod comparison;
 mod groups;
 mod load;

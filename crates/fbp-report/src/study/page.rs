@@ -1,7 +1,7 @@
 use super::groups::Group;
 use super::rows::Rows;
 use super::verdict::overall;
-use super::{Comparison, Runs, Study, noise, origin, repairs, targets, training};
+use super::{Comparison, Runs, Study, classes, noise, origin, repairs, targets, training};
 use crate::ReportError;
 use crate::page::{document, duration, escape, grouped, percent, push};
 use crate::statistics::Spread;
@@ -30,6 +30,7 @@ pub(super) fn render(study: &Study, comparisons: &[Comparison]) -> Result<String
     if !study.repairs.is_empty() {
         repairs::section(&mut html, &study.repairs)?;
     }
+    classes::section(&mut html, &study.evaluations);
     noise::section(&mut html, &study.evaluations);
     closing(&mut html, study);
     Ok(document(&title, &html))
@@ -148,7 +149,8 @@ fn start_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> 
         targets::figures(html, report);
     }
     if !runs.examples.is_empty() {
-        targets::examples(html, &runs.examples, runs.subject().1)?;
+        let names = runs.pretrain.as_ref().map_or(&[][..], |record| &record.class_names);
+        targets::examples(html, &runs.examples, runs.subject().1, names)?;
     }
     origin::section(html, runs);
     Ok(())

@@ -6,7 +6,7 @@ use fbp_train::settings::Part;
 
 use crate::ReportError;
 use crate::page::{
-    Captions, change_row, class_name, duration, escape, grouped, image_figure, number, percent, points, push, table,
+    Captions, change_row, duration, escape, grouped, image_figure, named_class, number, percent, points, push, table,
 };
 
 const CAPTIONS: Captions = Captions { before: "before the repair", after: "after the repair" };
@@ -70,7 +70,7 @@ pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(),
             if index == 1 {
                 html.push_str("<details class=\"screen\"><summary>More of its images</summary>\n");
             }
-            one_example(html, example, &record.settings.data.name)?;
+            one_example(html, example, record)?;
         }
         if record.examples.len() > 1 {
             html.push_str("</details>\n");
@@ -220,10 +220,10 @@ fn weights_section(html: &mut String, record: &RepairRecord, weights: &WeightCha
     html.push_str("</div></div>\n");
 }
 
-fn one_example(html: &mut String, repaired: &RepairedExample, data: &str) -> Result<(), ReportError> {
-    let example = &repaired.example;
-    let [label, before, after] =
-        [example.label, example.predicted, repaired.predicted_after].map(|class| class_name(data, class));
+fn one_example(html: &mut String, repaired: &RepairedExample, record: &RepairRecord) -> Result<(), ReportError> {
+    let (example, data) = (&repaired.example, &record.settings.data.name);
+    let [label, before, after] = [example.label, example.predicted, repaired.predicted_after]
+        .map(|class| named_class(&record.class_names, data, class));
     let result = if repaired.predicted_after == example.label { "right" } else { "still wrong" };
     push(
         html,

@@ -5,7 +5,7 @@ use fbp_train::settings::{Embedding, Metric, TargetMode};
 use fbp_train::targets::{Example, StageReport, TargetsReport};
 
 use crate::ReportError;
-use crate::page::{Captions, change_row, class_name, escape, grouped, image_figure, percent, push, table};
+use crate::page::{Captions, change_row, escape, grouped, image_figure, named_class, percent, push, table};
 
 const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should have been" };
 
@@ -85,7 +85,12 @@ fn row(stage: &StageReport, samples: usize) -> Vec<String> {
 ///
 /// # Errors
 /// [`ReportError::Plot`].
-pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> Result<(), ReportError> {
+pub(super) fn examples(
+    html: &mut String,
+    examples: &[Example],
+    data: &str,
+    names: &[String],
+) -> Result<(), ReportError> {
     html.push_str("<h4>A few wrong images, layer by layer</h4>\n");
     html.push_str(
         "<p>Training images that the network got wrong. For each layer: its features as they were, as they should have \
@@ -100,7 +105,7 @@ pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> R
                 format_args!("<details class=\"screen\"><summary>{} more images</summary>\n", examples.len() - 2),
             );
         }
-        one_example(html, example, data)?;
+        one_example(html, example, data, names)?;
     }
     if examples.len() > 2 {
         html.push_str("</details>\n");
@@ -108,8 +113,8 @@ pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> R
     Ok(())
 }
 
-fn one_example(html: &mut String, example: &Example, data: &str) -> Result<(), ReportError> {
-    let (label, predicted) = (class_name(data, example.label), class_name(data, example.predicted));
+fn one_example(html: &mut String, example: &Example, data: &str, names: &[String]) -> Result<(), ReportError> {
+    let [label, predicted] = [example.label, example.predicted].map(|class| named_class(names, data, class));
     push(
         html,
         format_args!(
