@@ -12,7 +12,7 @@ use fbp_train::targets::cut_as;
 use crate::common::{CommonArgs, Out, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
-use crate::table::print_table;
+use crate::table::{class_name, print_table};
 
 /// Guesses that count, if there are more classes than that.
 const TOP_K: usize = 5;
@@ -111,11 +111,6 @@ fn print_measures(train: &Measures, test: &Measures, out: Out<'_>) -> Result<(),
         rows.push(row(&name, &|measures| percent(measures.top_k.accuracy)));
     }
     print_table(&rows, out)
-}
-
-/// `3 dress`, or the number alone.
-fn class_name(class: usize, names: &[String]) -> String {
-    names.get(class).map_or_else(|| class.to_string(), |name| format!("{class} {name}"))
 }
 
 /// Every class, or the worst ones of many, with what it is taken for most often.

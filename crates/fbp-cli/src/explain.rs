@@ -19,7 +19,7 @@ use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
 use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
-use crate::table::print_table;
+use crate::table::{class_name, print_table};
 
 /// Most samples of one page.
 const MOST: usize = 200;
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     };
     check_stages(&checkpoint.network, &stages)?;
     common.keep_json_apart(&args.out, [EXPLAIN_FILE, EXPLAIN_PAGE])?;
-    let own = args.images.own(&checkpoint.network)?;
+    let own = args.images.own(&checkpoint)?;
     let choice = args.samples.clone().unwrap_or(SampleChoice::All);
     let input = if args.data.is_named() { Some(args.data.load(&args.checkpoint, &checkpoint)?) } else { None };
     let (normalization, data) = match (&input, &own) {
@@ -107,13 +107,15 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         (None, None) => return Ok(()),
     };
     let network = &checkpoint.network;
+    let told = checkpoint.preprocessing.as_ref().map_or(&[][..], |found| found.classes());
+    let of_data = input.as_ref().map_or(&[][..], |input| &input.bundle.class_names);
     let settings = ExplainSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         model: network.spec().name.clone(),
         data: data.clone(),
         part: args.images.part,
         own: own.is_some(),
-        class_names: checkpoint.preprocessing.iter().flat_map(|found| found.classes().to_vec()).collect(),
+        class_names: if told.is_empty() { of_data } else { told }.to_vec(),
         samples: choice.to_string(),
         limit: args.limit,
         seed: common.seed,
@@ -167,7 +169,8 @@ fn print(record: &ExplainRecord, out: Out<'_>) -> Result<(), CliError> {
     let count = record.samples.first().map_or(0, |sample| sample.stages.len());
     let mut rows = vec![heading.chain(stages.take(count).map(|stage| format!("{stage} moved by"))).collect::<Vec<_>>()];
     for sample in &record.samples {
-        let numbers = [sample.sample.to_string(), sample.label.to_string(), sample.predicted.to_string()];
+        let class = |label: u32| class_name(label as usize, &record.settings.class_names);
+        let numbers = [sample.sample.to_string(), class(sample.label), class(sample.predicted)];
         let moved = sample.stages.iter().map(|stage| format!("{:.2} %", 100.0 * stage.distance_relative));
         rows.push(numbers.into_iter().chain(moved).collect());
     }

@@ -9,6 +9,7 @@ mod error;
 mod eval;
 mod explain;
 mod export;
+mod image_size;
 mod import;
 mod json_output;
 mod look_up;

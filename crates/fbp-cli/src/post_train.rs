@@ -4,6 +4,7 @@ use std::time::Instant;
 use clap::Args;
 use fbp_models::{Checkpoint, checkpoint};
 use fbp_train::TrainError;
+use fbp_train::data::Augmentation;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
@@ -86,6 +87,9 @@ pub(crate) struct PostTrainArgs {
     /// Weight decay of AdamW
     #[arg(long, default_value_t = 5e-2, allow_negative_numbers = true)]
     weight_decay: f64,
+    /// Change training images at random, others in every epoch; only without targets: see fbp pretrain
+    #[arg(long, value_name = "crop,flip", default_value = "none", hide_default_value = true)]
+    augment: Augmentation,
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
@@ -119,6 +123,7 @@ impl PostTrainArgs {
             keep: self.keep.unwrap_or(usual.keep),
             policy: self.policy,
             ema: self.ema,
+            augment: self.augment,
             seed,
         };
         options.check()?;

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use fbp_train::data::Augmentation;
 use fbp_train::input::{network_for, network_spec};
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::settings::Schedule;
@@ -40,6 +41,10 @@ pub(crate) struct PretrainArgs {
     /// Weight decay of AdamW
     #[arg(long, default_value_t = 1e-2, allow_negative_numbers = true)]
     weight_decay: f64,
+    /// Change training images at random, others in every epoch: crop puts a black border of 4 pixels around them and cuts a
+    /// part of the old size out, flip mirrors every second one
+    #[arg(long, value_name = "crop,flip", default_value = "none", hide_default_value = true)]
+    augment: Augmentation,
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
@@ -59,6 +64,7 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         schedule: args.schedule,
         weight_decay: args.weight_decay,
         validation: args.validation,
+        augment: args.augment,
         seed: common.seed,
     };
     options.check()?;

@@ -151,7 +151,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
     let files = RunFiles::beside(&args.out)?;
     files.keep_input(&args.checkpoint)?;
-    let own = args.images.own(&checkpoint.network)?;
+    let own = args.images.own(&checkpoint)?;
     let input = args.data.load(&args.checkpoint, &checkpoint)?;
     let network = checkpoint.network;
     let choice = args.samples.clone().unwrap_or(SampleChoice::All);
@@ -210,6 +210,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         checkpoint_sha256_after: bytes_sha256(&bytes),
         weights: Some(repaired.weights),
         examples,
+        class_names: input.bundle.class_names.clone(),
         seconds: begun.elapsed().as_secs_f64(),
     };
     files.write(&record, &bytes)?;

@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod hash;
 pub mod identity;
+pub mod image_files;
 mod images;
 pub mod input;
 pub mod json;

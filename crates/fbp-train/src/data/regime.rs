@@ -166,7 +166,7 @@ pub fn with_pixel_noise(data: &Dataset, sigma: f64, seed: u64) -> Result<Dataset
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(PIXEL_STREAM);
     let noisy = |&pixel: &u8| (f64::from(pixel) + normal.sample(&mut rng)).round().clamp(0.0, 255.0) as u8;
-    let images = data.images().iter().map(noisy).collect();
+    let images = (0..data.len()).filter_map(|index| data.image(index)).flatten().map(noisy).collect();
     Dataset::new(data.name(), data.shape(), data.classes(), images, data.labels().to_vec())
 }
 

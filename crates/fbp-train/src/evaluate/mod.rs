@@ -28,11 +28,20 @@ pub(crate) fn pool_par() -> Par {
     }
 }
 
-/// Samples to evaluate networks on, normalised once.
+/// Most bytes of normalised images that are kept of data that stay in a file.
+const KEPT: usize = 64 << 20;
+
+/// Samples to evaluate networks on, normalised once, or if they are many each time.
 #[derive(Debug)]
 pub struct EvalSet {
-    batches: Vec<(Tensor, Vec<u32>)>,
+    batches: Batches,
     samples: usize,
+}
+
+#[derive(Debug)]
+enum Batches {
+    Kept(Vec<(Tensor, Vec<u32>)>),
+    Read(Box<(Dataset, Normalization, Vec<usize>)>),
 }
 
 impl EvalSet {
@@ -42,17 +51,40 @@ impl EvalSet {
     /// [`TrainError::Data`] if a sample is not there or the normalisation does not fit.
     pub fn new(data: &Dataset, normalization: &Normalization, indices: Option<&[usize]>) -> Result<Self, TrainError> {
         let mut batcher = match indices {
-            Some([]) => return Ok(Self { batches: Vec::new(), samples: 0 }),
+            Some([]) => return Ok(Self { batches: Batches::Kept(Vec::new()), samples: 0 }),
             Some(indices) => Batcher::new(data, indices.to_vec(), normalization, BATCH)?,
             None => Batcher::of_all(data, normalization, BATCH)?,
         };
         let samples = batcher.samples();
+        if data.is_mapped() && samples * data.shape().len() * size_of::<f32>() > KEPT {
+            let indices = indices.map_or_else(|| (0..data.len()).collect(), <[usize]>::to_vec);
+            return Ok(Self {
+                batches: Batches::Read(Box::new((data.clone(), normalization.clone(), indices))),
+                samples,
+            });
+        }
         let mut batches = Vec::with_capacity(batcher.batches());
         while let Some(batch) = batcher.next_batch(pool_par()) {
             let dims = (batch.len(), data.shape().len());
             batches.push((Tensor::from_slice(batch.images, dims, &Device::Cpu)?, batch.labels.to_vec()));
         }
-        Ok(Self { batches, samples })
+        Ok(Self { batches: Batches::Kept(batches), samples })
+    }
+
+    /// Gives `look` every batch of images with their labels.
+    fn each(&self, look: &mut dyn FnMut(&Tensor, &[u32]) -> Result<(), TrainError>) -> Result<(), TrainError> {
+        match &self.batches {
+            Batches::Kept(batches) => batches.iter().try_for_each(|(images, labels)| look(images, labels)),
+            Batches::Read(source) => {
+                let (data, normalization, indices) = &**source;
+                let mut batcher = Batcher::new(data, indices.clone(), normalization, BATCH)?;
+                while let Some(batch) = batcher.next_batch(pool_par()) {
+                    let dims = (batch.len(), data.shape().len());
+                    look(&Tensor::from_slice(batch.images, dims, &Device::Cpu)?, batch.labels)?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Which samples the network classifies as their label, in the order given.
@@ -61,10 +93,11 @@ impl EvalSet {
     /// [`TrainError::Model`] if the images do not have the shape of the network's input.
     pub fn right(&self, network: &Network) -> Result<Vec<bool>, TrainError> {
         let mut right = Vec::with_capacity(self.samples);
-        for (images, labels) in &self.batches {
+        self.each(&mut |images, labels| {
             let (values, classes) = finite_logits(&network.infer(images)?)?;
             right.extend(values.chunks_exact(classes).zip(labels).map(|(row, label)| argmax(row) == *label as usize));
-        }
+            Ok(())
+        })?;
         Ok(right)
     }
 
@@ -82,7 +115,7 @@ impl EvalSet {
         let classes = network.spec().classes;
         check("top_k", k, 1..=classes, "1 to the number of classes")?;
         let mut tally = Tally::new(classes, k);
-        for (images, labels) in &self.batches {
+        self.each(&mut |images, labels| {
             let (values, classes) = finite_logits(&network.infer(images)?)?;
             for (row, &label) in values.chunks_exact(classes).zip(labels) {
                 if label as usize >= classes {
@@ -94,7 +127,8 @@ impl EvalSet {
                 }
                 tally.add(row, label as usize);
             }
-        }
+            Ok(())
+        })?;
         Ok(tally.measures())
     }
 
@@ -104,9 +138,10 @@ impl EvalSet {
     /// [`TrainError::Model`] if the images do not have the shape of the network's input.
     pub fn accuracy(&self, network: &Network) -> Result<f64, TrainError> {
         let mut right = 0;
-        for (images, labels) in &self.batches {
+        self.each(&mut |images, labels| {
             right += right_logits(&network.infer(images)?, labels)?;
-        }
+            Ok(())
+        })?;
         Ok(right as f64 / self.samples.max(1) as f64)
     }
 }

@@ -144,6 +144,9 @@ pub struct RepairRecord {
     /// A few of the samples with the output of the changed stage before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<RepairedExample>,
+    /// Names of the classes, in the order of the labels; empty if they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// Time of everything.
     pub seconds: f64,
 }

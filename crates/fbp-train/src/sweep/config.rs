@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::list::List;
 use crate::TrainError;
+use crate::data::Augmentation;
 use crate::input::DataRequest;
 use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
@@ -82,6 +83,7 @@ pub(super) struct StartTable {
     pub(super) learning_rate: Option<f64>,
     pub(super) schedule: Option<Schedule>,
     pub(super) weight_decay: Option<f64>,
+    pub(super) augment: Option<Augmentation>,
     pub(super) seed: Option<u64>,
 }
 
@@ -95,6 +97,7 @@ impl StartTable {
             ("learning_rate", self.learning_rate.is_some()),
             ("schedule", self.schedule.is_some()),
             ("weight_decay", self.weight_decay.is_some()),
+            ("augment", self.augment.is_some()),
             ("seed", self.seed.is_some()),
         ];
         keys.into_iter().find(|(_, given)| *given).map(|(name, _)| name)

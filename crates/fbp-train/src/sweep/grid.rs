@@ -239,6 +239,7 @@ fn pretraining(config: &SweepConfig, table: &StartTable, seed: u64) -> PretrainO
         schedule: table.schedule.unwrap_or(default.schedule),
         weight_decay: table.weight_decay.unwrap_or(default.weight_decay),
         validation: config.validation,
+        augment: table.augment.unwrap_or_default(),
         seed: table.seed.unwrap_or(seed),
     }
 }
@@ -372,6 +373,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         weight_decay: pick.one(table.weight_decay.as_ref(), default.weight_decay) + 0.0,
         keep: pick.one(table.keep.as_ref(), default.keep),
         ema: table.ema.as_ref().and_then(|list| pick.from(&list.0)),
+        augment: default.augment,
         validation,
         seed,
     };

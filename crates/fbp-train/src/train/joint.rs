@@ -28,7 +28,7 @@ pub(super) fn run(
     let targets = BatchGoal::new(network, stage, session.data, goal, options)?;
     let (validation, test) = (session.validation()?, session.test()?);
     let validate = |network: &Network| (!validation.is_empty()).then(|| validation.accuracy(network)).transpose();
-    let source = Source::images(session.data, session.split.train.clone(), options.batch)?;
+    let source = Source::images(session.data, session.split.train.clone(), options.batch, options.augment)?;
     network.freeze(stage + 1..network.stages().len())?;
     network.set_training(true);
     let mut aim = TowardsTargets {

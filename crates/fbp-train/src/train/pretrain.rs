@@ -9,7 +9,7 @@ use super::pace::Pace;
 use super::record::{PretrainRecord, PretrainSettings};
 use super::source::Source;
 use crate::TrainError;
-use crate::data::{DataBundle, SPLIT_SEED, Split};
+use crate::data::{Augmentation, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::EvalSet;
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
@@ -27,6 +27,7 @@ use crate::settings::{Schedule, check};
 /// | `schedule`      | constant |          |
 /// | `weight_decay`  | 1e-2     | `[0, 10]` |
 /// | `validation`    | 0.1      | `[0, 1)` |
+/// | `augment`       | none     |          |
 /// | `seed`          | 0        |          |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PretrainOptions {
@@ -42,6 +43,8 @@ pub struct PretrainOptions {
     pub weight_decay: f64,
     /// Share of the training data held back for validation.
     pub validation: f64,
+    /// How training images are changed at random.
+    pub augment: Augmentation,
     /// Seed of the starting weights and the order of the samples.
     pub seed: u64,
 }
@@ -55,6 +58,7 @@ impl Default for PretrainOptions {
             schedule: Schedule::Constant,
             weight_decay: 1e-2,
             validation: 0.1,
+            augment: Augmentation::default(),
             seed: 0,
         }
     }
@@ -87,6 +91,7 @@ impl PretrainOptions {
             schedule: self.schedule,
             weight_decay: self.weight_decay,
             validation: self.validation,
+            augment: self.augment,
             seed: self.seed,
         }
     }
@@ -99,6 +104,7 @@ impl PretrainOptions {
             schedule: settings.schedule,
             weight_decay: settings.weight_decay,
             validation: settings.validation,
+            augment: settings.augment,
             seed: settings.seed,
         }
     }
@@ -146,7 +152,7 @@ pub fn pretrain_watched(
     options.check()?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
     let validation = EvalSet::new(&data.train, &data.normalization, Some(&split.validation))?;
-    let source = Source::images(data, split.train, options.batch)?;
+    let source = Source::images(data, split.train, options.batch, options.augment)?;
     let mut network = Network::new(spec, options.seed)?;
     let PretrainOptions { learning_rate, weight_decay, schedule, epochs, seed, .. } = *options;
     let params = AdamWParams { learning_rate, weight_decay, ..AdamWParams::default() };
@@ -200,6 +206,7 @@ pub fn pretrain_to_file(
         threads: rayon::current_num_threads(),
         checkpoint_sha256: bytes_sha256(&bytes),
         normalization: Some(data.normalization.clone()),
+        class_names: data.class_names.clone(),
         parameters: result.network.parameter_count(),
         train_loss: result.train_loss,
         validation_accuracy: result.validation_accuracy,

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choice::Chosen;
 use super::curves::{PostTrainCurves, SegmentRecord};
-use crate::data::Normalization;
+use crate::data::{Augmentation, Normalization};
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
 use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
@@ -29,6 +29,9 @@ pub struct PretrainSettings {
     pub weight_decay: f64,
     /// Share of the training data held back for validation.
     pub validation: f64,
+    /// How training images were changed at random; left out if they were not.
+    #[serde(default, skip_serializing_if = "Augmentation::is_none")]
+    pub augment: Augmentation,
     /// Seed of weights and order.
     pub seed: u64,
 }
@@ -45,6 +48,9 @@ pub struct PretrainRecord {
     /// What the images were normalised by; it is in the checkpoint too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
+    /// Names of the classes, in the order of the labels; empty if they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// Number of trained numbers.
     pub parameters: usize,
     /// Mean training loss of each epoch.
@@ -114,6 +120,9 @@ pub struct PostTrainSettings {
     /// Decay of the average of the weights that was kept in their place, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// How training images were changed at random; left out if they were not.
+    #[serde(default, skip_serializing_if = "Augmentation::is_none")]
+    pub augment: Augmentation,
     /// Metric of the targets, which `targets` tells too; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,

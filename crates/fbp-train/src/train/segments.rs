@@ -15,7 +15,7 @@ use super::session::{Selection, Session, add_time};
 use super::source::Source;
 use crate::TrainError;
 use crate::cache::FeatureCache;
-use crate::data::Batch;
+use crate::data::{Augmentation, Batch};
 use crate::objective::mean_squared_distance;
 use crate::settings::{Keep, TargetPolicy};
 use crate::store::TargetStore;
@@ -155,7 +155,7 @@ fn train(
     let mut curves = PostTrainCurves::default();
     let begun = Instant::now();
     let source = match segment.start {
-        0 => Source::images(data, session.split.train.clone(), options.batch)?,
+        0 => Source::images(data, session.split.train.clone(), options.batch, Augmentation::default())?,
         _ => Source::features(data, &session.split.train, options.batch, features)?,
     };
     add_time(&mut curves, begun);

@@ -15,7 +15,8 @@ use crate::cache::FeatureCache;
 pub(super) fn run_full(network: &mut Network, session: Session<'_>) -> Result<PostTrainCurves, TrainError> {
     let validation = session.validation()?;
     let validate = |network: &Network| (!validation.is_empty()).then(|| validation.accuracy(network)).transpose();
-    let source = Source::images(session.data, session.split.train.clone(), session.options.batch)?;
+    let (batch, augment) = (session.options.batch, session.options.augment);
+    let source = Source::images(session.data, session.split.train.clone(), batch, augment)?;
     let mut curves = before(network, &session)?;
     network.freeze(0..0)?;
     network.set_training(true);
