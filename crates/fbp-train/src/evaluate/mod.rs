@@ -72,7 +72,7 @@ impl EvalSet {
     }
 
     /// Gives `look` every batch of images with their labels.
-    fn each(&self, look: &mut dyn FnMut(&Tensor, &[u32]) -> Result<(), TrainError>) -> Result<(), TrainError> {
+    fn each(&self, mut look: impl FnMut(&Tensor, &[u32]) -> Result<(), TrainError>) -> Result<(), TrainError> {
         match &self.batches {
             Batches::Kept(batches) => batches.iter().try_for_each(|(images, labels)| look(images, labels)),
             Batches::Read(source) => {
@@ -93,7 +93,7 @@ impl EvalSet {
     /// [`TrainError::Model`] if the images do not have the shape of the network's input.
     pub fn right(&self, network: &Network) -> Result<Vec<bool>, TrainError> {
         let mut right = Vec::with_capacity(self.samples);
-        self.each(&mut |images, labels| {
+        self.each(|images, labels| {
             let (values, classes) = finite_logits(&network.infer(images)?)?;
             right.extend(values.chunks_exact(classes).zip(labels).map(|(row, label)| argmax(row) == *label as usize));
             Ok(())
@@ -115,7 +115,7 @@ impl EvalSet {
         let classes = network.spec().classes;
         check("top_k", k, 1..=classes, "1 to the number of classes")?;
         let mut tally = Tally::new(classes, k);
-        self.each(&mut |images, labels| {
+        self.each(|images, labels| {
             let (values, classes) = finite_logits(&network.infer(images)?)?;
             for (row, &label) in values.chunks_exact(classes).zip(labels) {
                 if label as usize >= classes {
@@ -138,7 +138,7 @@ impl EvalSet {
     /// [`TrainError::Model`] if the images do not have the shape of the network's input.
     pub fn accuracy(&self, network: &Network) -> Result<f64, TrainError> {
         let mut right = 0;
-        self.each(&mut |images, labels| {
+        self.each(|images, labels| {
             right += right_logits(&network.infer(images)?, labels)?;
             Ok(())
         })?;

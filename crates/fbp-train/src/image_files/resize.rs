@@ -180,17 +180,18 @@ impl Area<'_> {
     }
 
     fn along_rows_of<const C: usize>(&self, rows: Range<usize>, taps: &Taps) -> Vec<u8> {
-        let mut out = Vec::with_capacity(rows.len() * taps.bounds.len() * C);
-        for row in rows {
+        let mut out = vec![0; rows.len() * taps.bounds.len() * C];
+        let (outputs, _) = out.as_chunks_mut::<C>();
+        for (row, outputs) in rows.zip(outputs.chunks_exact_mut(taps.bounds.len())) {
             let (row, _) = self.row(row).as_chunks::<C>();
-            for (first, weights) in taps.iter() {
+            for ((first, weights), output) in taps.iter().zip(outputs) {
                 let mut sums = [HALF; C];
-                for (pixel, weight) in row[first - self.left..].iter().zip(weights) {
-                    for (sum, &value) in sums.iter_mut().zip(pixel) {
-                        *sum += i32::from(value) * weight;
+                for (pixel, &weight) in row[first - self.left..].iter().zip(weights) {
+                    for c in 0..C {
+                        sums[c] += i32::from(pixel[c]) * weight;
                     }
                 }
-                out.extend(sums.map(byte));
+                *output = sums.map(byte);
             }
         }
         out
@@ -241,10 +242,17 @@ impl WithSimd for WeightedRows<'_> {
 
 /// The channels one after the other.
 fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
-    match channels {
-        1 => pixels.to_vec(),
-        _ => (0..channels).flat_map(|channel| pixels.iter().skip(channel).step_by(channels).copied()).collect(),
+    if channels == 1 {
+        return pixels.to_vec();
     }
+    let (pixels, _) = pixels.as_chunks::<3>();
+    let mut out = vec![0; 3 * pixels.len()];
+    let (red, rest) = out.split_at_mut(pixels.len());
+    let (green, blue) = rest.split_at_mut(pixels.len());
+    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        [*red, *green, *blue] = *pixel;
+    }
+    out
 }
 
 #[cfg(test)]

@@ -146,8 +146,10 @@ fn from_environment(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBu
 /// Fingerprint of everything that decides what is in the cache.
 fn key(listing: &Listing, options: &ImageOptions) -> String {
     let ImageOptions { size, channels, skip_broken, cache: _, memory: _ } = options;
+    // Two folders may have files of the same names, sizes and times: archives often give all files one time.
+    let root = fs::canonicalize(&listing.root).unwrap_or_else(|_| listing.root.clone());
     let mut hasher = Sha256::new();
-    hasher.update(format!("{} {size:?} {channels:?} {skip_broken}\n", env!("CARGO_PKG_VERSION")));
+    hasher.update(format!("{} {}\n{size:?} {channels:?} {skip_broken}\n", env!("CARGO_PKG_VERSION"), root.display()));
     for (part, files) in [("train", &listing.train.files), ("test", &listing.test.files)] {
         for ImageFile { path, label, bytes, changed } in files {
             hasher.update(format!("{part} {label} {bytes} {changed} {}\n", path.display()));

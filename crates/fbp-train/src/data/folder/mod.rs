@@ -48,8 +48,8 @@ impl std::fmt::Display for ImageSize {
 /// called by their places in other files have the same places here.
 ///
 /// Files are decoded once, on all threads, into a file of bytes in the `cache` folder, which is mapped into memory: images that
-/// take more room than there is memory can be trained on. The file is used again as long as names, sizes and times of all
-/// image files and these options are the same.
+/// take more room than there is memory can be trained on. The file is used again as long as the place of the folder,
+/// names, sizes and times of all image files, and these options are the same.
 ///
 /// | field         | default | meaning                                                                        |
 /// |---------------|---------|--------------------------------------------------------------------------------|
