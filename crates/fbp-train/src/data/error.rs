@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use fbp_linalg::FeatureShape;
 
-use super::folder::FolderError;
+use super::FolderError;
 use crate::image_files::ImageError;
 
 /// What can be wrong with data: its name, its files, or a request for part of it.

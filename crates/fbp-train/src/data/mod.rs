@@ -32,12 +32,14 @@
 
 mod augment;
 mod batcher;
+mod bundle;
 mod cifar;
 mod cifar_names;
 mod content;
 mod dataset;
 mod error;
 mod folder;
+mod folder_error;
 pub mod idx;
 mod normalization;
 mod own;
@@ -48,11 +50,13 @@ mod split;
 
 pub use augment::Augmentation;
 pub use batcher::{Batch, Batcher};
+pub use bundle::DataBundle;
 pub use dataset::Dataset;
 pub use error::DataError;
-pub use folder::{FolderError, ImageOptions, ImageSize};
+pub use folder::{ImageOptions, ImageSize};
+pub use folder_error::FolderError;
 pub use normalization::Normalization;
 pub use own::read_own;
 pub use regime::{DropClass, Regime, with_pixel_noise};
-pub use source::{DATA_DIR_VARIABLE, DataBundle, DataSource, FASHION_MNIST_CLASSES, LoadOptions, load, load_with};
+pub use source::{DATA_DIR_VARIABLE, DataSource, FASHION_MNIST_CLASSES, LoadOptions, load, load_with};
 pub use split::{SPLIT_SEED, Split, shuffle_indices};

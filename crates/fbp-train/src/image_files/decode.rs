@@ -1,8 +1,5 @@
 use super::picture::is_on_its_side;
-use super::{ImageError, Picture, jpeg, png_file};
-
-/// Most pixels of an image.
-pub const MAX_PIXELS: usize = 1 << 26;
+use super::{ImageError, MAX_PIXELS, Picture, jpeg, png_file};
 
 /// First bytes of a JPEG file.
 const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];

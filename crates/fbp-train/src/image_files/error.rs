@@ -1,4 +1,5 @@
-use super::MAX_PIXELS;
+/// Most pixels of an image.
+pub const MAX_PIXELS: usize = 1 << 26;
 
 /// Why a file gives no image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -15,8 +15,8 @@ mod png_file;
 mod prepare;
 mod resize;
 
-pub use decode::{Decoded, Header, MAX_PIXELS, decode, read_header};
-pub use error::ImageError;
+pub use decode::{Decoded, Header, decode, read_header};
+pub use error::{ImageError, MAX_PIXELS};
 pub use picture::Picture;
 pub use prepare::Preparation;
 pub use resize::{Window, resize};

@@ -6,9 +6,10 @@ use fbp_linalg::FeatureShape;
 use rayon::prelude::*;
 
 use super::super::DataError;
+use super::super::FolderError;
+use super::ImageOptions;
 use super::cache::{Cache, PartName, PartWriter};
 use super::listing::{ImageFile, Listing, Part};
-use super::{FolderError, ImageOptions};
 use crate::image_files::{Header, ImageError, Preparation, decode, read_header};
 use crate::progress::Progress;
 

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use super::super::FolderError;
 use super::super::pixels::{Facts, MappedFile, Pixels};
 use super::super::{DataError, Dataset};
+use super::ImageOptions;
 use super::listing::{ImageFile, Listing};
-use super::{FolderError, ImageOptions};
 use crate::hash::hex;
 
 /// Environment variable with the folder of the cache.

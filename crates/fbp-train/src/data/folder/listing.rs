@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::super::DataError;
-use super::FolderError;
+use super::super::FolderError;
 
 /// What a validation folder may be called, the best first.
 const TEST: [&str; 4] = ["val", "valid", "validation", "test"];

@@ -2,11 +2,8 @@
 
 mod build;
 mod cache;
-mod error;
 mod listing;
 mod names;
-
-pub use error::FolderError;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
