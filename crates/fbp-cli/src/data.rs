@@ -18,8 +18,9 @@ use crate::progress::Stderr;
 /// Which data to use.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
-    /// fashion-mnist, fashion-mnist-mini (ships with the repository), or idx:FOLDER with the four IDX files of MNIST
-    #[arg(long, value_name = "NAME|idx:FOLDER", required = true)]
+    /// fashion-mnist, fashion-mnist-mini (ships with the repository), planner (trajectories, made when they are loaded), idx:FOLDER
+    /// with the four IDX files of MNIST, or tensors:FILE.safetensors with inputs, and labels or outputs (`fbp write-data` shows how)
+    #[arg(long, value_name = "NAME|idx:FOLDER|tensors:FILE", required = true)]
     data: Option<String>,
     /// Folder with the named data sets, each in a folder of its own
     #[arg(long, value_name = "DIR")]
@@ -27,7 +28,7 @@ pub(crate) struct DataArgs {
     /// Use only the first N training samples, equally many of every class
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     train_size: Option<u32>,
-    /// Number of classes of idx:FOLDER [default: 10]
+    /// Number of classes of idx:FOLDER [default: 10] or tensors:FILE [default: one more than the largest label]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     classes: Option<u16>,
     /// Take a share of a class away from the training data, for example 3:0.9; may be given several times

@@ -2,10 +2,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{env, fs};
 
-use fbp_models::{ModelError, Preprocessing};
-
 use super::dataset::check_labels;
-use super::{DataError, Dataset, Normalization, idx};
+use super::{DataBundle, DataError, Dataset, Normalization, idx, planner, tensors};
 
 /// Environment variable with the folder that holds the data sets, each in a folder of its own.
 pub const DATA_DIR_VARIABLE: &str = "FBP_DATA_DIR";
@@ -31,6 +29,10 @@ pub enum DataSource {
     FashionMnistMini,
     /// A folder with the four IDX files.
     Idx(PathBuf),
+    /// A safetensors file with inputs, and labels or outputs.
+    Tensors(PathBuf),
+    /// Trajectories of a vehicle, made when they are loaded.
+    Planner,
 }
 
 impl FromStr for DataSource {
@@ -40,10 +42,13 @@ impl FromStr for DataSource {
         match name {
             "fashion-mnist" => Ok(Self::FashionMnist),
             "fashion-mnist-mini" => Ok(Self::FashionMnistMini),
-            _ => match name.strip_prefix("idx:") {
-                Some(folder) if !folder.is_empty() => Ok(Self::Idx(folder.into())),
+            "planner" => Ok(Self::Planner),
+            _ => match name.split_once(':') {
+                Some(("idx", folder)) if !folder.is_empty() => Ok(Self::Idx(folder.into())),
+                Some(("tensors", file)) if !file.is_empty() => Ok(Self::Tensors(file.into())),
                 _ => {
-                    let known = "fashion-mnist, fashion-mnist-mini, idx:FOLDER".to_owned();
+                    let known =
+                        "fashion-mnist, fashion-mnist-mini, planner, idx:FOLDER, tensors:FILE.safetensors".to_owned();
                     Err(DataError::UnknownName { name: name.to_owned(), known })
                 }
             },
@@ -57,6 +62,8 @@ impl std::fmt::Display for DataSource {
             Self::FashionMnist => f.write_str("fashion-mnist"),
             Self::FashionMnistMini => f.write_str("fashion-mnist-mini"),
             Self::Idx(folder) => write!(f, "idx:{}", folder.display()),
+            Self::Tensors(file) => write!(f, "tensors:{}", file.display()),
+            Self::Planner => f.write_str("planner"),
         }
     }
 }
@@ -66,7 +73,7 @@ impl std::fmt::Display for DataSource {
 /// | field      | default | meaning                                                                             |
 /// |------------|---------|-------------------------------------------------------------------------------------|
 /// | `data_dir` | none    | the one folder to look for `fashion-mnist/` and `fashion-mnist-mini/` in            |
-/// | `classes`  | 10      | number of classes of an `idx:` folder, 1 to 256                                     |
+/// | `classes`  | 10      | number of classes of an `idx:` folder, 1 to 256; of a `tensors:` file one more than its largest label by default |
 ///
 /// Without `data_dir`, these are tried in turn: the folder that the environment variable `FBP_DATA_DIR` names,
 /// `datasets/` in the current folder and in every folder above it, and `datasets/` of the workspace that this crate was
@@ -75,38 +82,8 @@ impl std::fmt::Display for DataSource {
 pub struct LoadOptions {
     /// The one folder to look for data sets in.
     pub data_dir: Option<PathBuf>,
-    /// Number of classes of an `idx:` folder.
+    /// Number of classes of an `idx:` folder or a `tensors:` file.
     pub classes: Option<usize>,
-}
-
-/// Training and test images of one data set, with the normalisation for both.
-#[derive(Clone, Debug)]
-pub struct DataBundle {
-    /// Training images.
-    pub train: Dataset,
-    /// Test images.
-    pub test: Dataset,
-    /// The documented constants for Fashion-MNIST; for `idx:` folders, mean and standard deviation of the training
-    /// images.
-    pub normalization: Normalization,
-    /// Names of the classes, in the order of the labels; empty if they are not known.
-    pub class_names: Vec<String>,
-    /// The folder that the files were read from.
-    pub folder: PathBuf,
-}
-
-impl DataBundle {
-    /// What the images go through, for a checkpoint of a network that sees them.
-    ///
-    /// # Errors
-    /// [`ModelError::Preprocessing`](fbp_models::ModelError::Preprocessing) if the normalisation has another number of
-    /// channels than the images.
-    pub fn preprocessing(&self) -> Result<Preprocessing, ModelError> {
-        let shape = self.train.shape();
-        let input = [shape.channels, shape.height, shape.width];
-        let (mean, std) = (self.normalization.mean().to_vec(), self.normalization.std().to_vec());
-        Ok(Preprocessing::new(input, mean, std)?.with_classes(self.class_names.clone()))
-    }
 }
 
 /// Loads data by name.
@@ -125,6 +102,11 @@ impl DataSource {
     /// [`DataError::MissingFile`], the errors of [`idx::read_images`], [`DataError::Counts`], [`DataError::Label`],
     /// [`DataError::Shapes`], [`DataError::Constant`], [`DataError::Parameter`] for a number of classes out of range.
     pub fn load(&self, options: &LoadOptions) -> Result<DataBundle, DataError> {
+        match self {
+            Self::Tensors(file) => return tensors::read(file, &self.to_string(), options.classes),
+            Self::Planner => return planner::bundle(planner::SAMPLES, planner::SEED),
+            _ => {}
+        }
         let classes = match self {
             Self::Idx(_) => options.classes.unwrap_or(CLASSES),
             _ => CLASSES,
@@ -160,6 +142,8 @@ impl DataSource {
             Self::FashionMnistMini => {
                 "it ships with the repository in datasets/: run inside it, or name the folder with the data sets"
             }
+            Self::Tensors(file) => return Ok(file.clone()),
+            Self::Planner => return Ok(PathBuf::new()),
         };
         let name = self.to_string();
         let candidates: Vec<_> = places.iter().map(|place| place.join(&name)).collect();

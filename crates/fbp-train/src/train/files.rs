@@ -40,6 +40,7 @@ pub fn record_name(settings: &PostTrainSettings) -> String {
     add((settings.keep != usual.keep).then(|| format!("keep-{}", settings.keep)));
     add((settings.policy != usual.policy).then(|| settings.policy.to_string()));
     add(settings.ema.map(|decay| format!("ema{decay}")));
+    add(settings.loss.map(|loss| loss.to_string()));
     add((settings.validation != usual.validation).then(|| format!("validation{}", settings.validation)));
     add(Some(format!("seed{}", settings.seed)));
     name

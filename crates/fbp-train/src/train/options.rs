@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::record::PostTrainSettings;
 use crate::TrainError;
 use crate::identity::DataIdentity;
-use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy, check};
+use crate::settings::{Keep, LossKind, Metric, Objective, Schedule, TargetPolicy, check};
 
 /// How to post-train: the defaults of the objectives joint and local. [`of`](Self::of) gives those of any other.
 ///
@@ -22,6 +22,7 @@ use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy, check};
 /// | `keep`          | last     |           |
 /// | `policy`        | static   | refresh with the objectives joint and local only; live at the output only: for the last stage, or the last segment of the objective hierarchical |
 /// | `ema`           | none     | `(0, 1)`; not with the objectives head and closed-form |
+/// | `loss`          | that of the data | cross-entropy for labels, mse and smooth-l1 for outputs |
 /// | `seed`          | 0        |           |
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PostTrainOptions {
@@ -48,6 +49,8 @@ pub struct PostTrainOptions {
     /// Decay of the running average of the weights that is evaluated and kept in place of the weights; none keeps the
     /// weights themselves.
     pub ema: Option<f64>,
+    /// What is made small beside distances; that of the data by default, cross-entropy for labels and mse for outputs.
+    pub loss: Option<LossKind>,
     /// Seed of the order of the samples.
     pub seed: u64,
 }
@@ -66,6 +69,7 @@ impl Default for PostTrainOptions {
             keep: Keep::Last,
             policy: TargetPolicy::Static,
             ema: None,
+            loss: None,
             seed: 0,
         }
     }
@@ -138,9 +142,11 @@ impl PostTrainOptions {
             keep: self.keep,
             policy: self.policy,
             ema: self.ema,
+            loss: self.loss,
             metric: Metric::Euclidean,
             start: None,
             margin: None,
+            tolerance: None,
             embedding: None,
             target_mode: None,
         }
