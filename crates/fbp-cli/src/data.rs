@@ -20,8 +20,10 @@ use crate::progress::Stderr;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
     /// mnist, fashion-mnist, cifar10 or cifar100; fashion-mnist-mini or shapes-mini, which ship with the repository; idx:FOLDER
-    /// with the four IDX files of MNIST; or folder:DIR with train and val folders, both with a folder of image files per class
-    #[arg(long, value_name = "NAME|idx:FOLDER|folder:DIR", required = true)]
+    /// with the four IDX files of MNIST; folder:DIR with train and val folders, both with a folder of image files per class;
+    /// planner (trajectories, made when they are loaded); or tensors:FILE.safetensors with inputs, and labels or outputs (`fbp
+    /// write-data` shows how)
+    #[arg(long, value_name = "NAME|idx:FOLDER|folder:DIR|tensors:FILE", required = true)]
     data: Option<String>,
     /// Folder with the named data sets, each in a folder of its own
     #[arg(long, value_name = "DIR")]
@@ -29,7 +31,7 @@ pub(crate) struct DataArgs {
     /// Use only the first N training samples, equally many of every class
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     train_size: Option<u32>,
-    /// Number of classes of idx:FOLDER [default: 10]
+    /// Number of classes of idx:FOLDER [default: 10] or tensors:FILE [default: one more than the largest label]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     classes: Option<u16>,
     /// Take a share of a class away from the training data, for example 3:0.9; may be given several times

@@ -23,6 +23,7 @@ mod report;
 mod sweep;
 mod table;
 mod targets;
+mod write_data;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use crate::TrainError;
 use crate::data::{
-    DataBundle, DataError, DataSource, Dataset, DropClass, ImageOptions, ImageSize, LoadOptions, Normalization, Regime,
+    DataBundle, DataError, DataSource, Dataset, DropClass, ImageOptions, ImageSize, LoadOptions, Normalization, Outputs,
+    Regime,
 };
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
@@ -290,7 +291,10 @@ impl Input {
     pub fn check_fits(&self, network: &NetworkSpec) -> Result<(), TrainError> {
         let (data, shape) = (&self.bundle.train, self.bundle.train.shape());
         let image = [shape.channels, shape.height, shape.width];
-        let reason = if image != network.input {
+        let outputs = data.outputs().map(Outputs::entries);
+        let reason = if let Some(outputs) = outputs.filter(|outputs| *outputs != network.classes) {
+            format!("it has {outputs} outputs, and the network gives {}", network.classes)
+        } else if image != network.input {
             format!("its images are {image:?}, and the network takes {:?} (channels, height, width)", network.input)
         } else if data.classes() > network.classes {
             format!("it has {} classes, and the network tells {} apart", data.classes(), network.classes)
@@ -306,14 +310,15 @@ impl Input {
 }
 
 /// As [`network_spec`], for some data: a network of the zoo follows the shape of their images and the number of their classes
-/// ([`NetworkSpec::adapted`]); a description from a file stays as it is.
+/// ([`NetworkSpec::adapted`]), or their outputs; a description from a file stays as it is.
 ///
 /// # Errors
 /// As [`network_spec`], and [`TrainError::Model`] for images that are too small for the network.
 pub fn network_for(name: &str, data: &Dataset) -> Result<NetworkSpec, TrainError> {
     let spec = network_spec(name)?;
     let shape = data.shape();
-    let (input, classes) = ([shape.channels, shape.height, shape.width], data.classes());
+    let input = [shape.channels, shape.height, shape.width];
+    let classes = data.outputs().map_or(data.classes(), Outputs::entries);
     if is_toml(name) || (spec.input, spec.classes) == (input, classes) {
         return Ok(spec);
     }

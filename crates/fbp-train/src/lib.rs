@@ -20,6 +20,7 @@ pub mod outputs;
 pub mod predict;
 pub mod progress;
 pub mod repair;
+pub mod scores;
 pub mod settings;
 pub mod store;
 pub mod sweep;

@@ -65,10 +65,13 @@ fn class_of(settings: &ExplainSettings, label: u32) -> String {
 }
 
 /// Where the images are from, as HTML.
-fn origin(settings: &ExplainSettings) -> String {
+pub(super) fn origin(settings: &ExplainSettings) -> String {
+    let of_outputs = settings.tolerance.is_some();
     let (name, samples) = (escape(&settings.data.name), grouped(settings.data.samples));
     match (settings.own, settings.part) {
         (true, _) => format!("Images of your own: {name}, {samples} in all"),
+        (false, Part::Train) if of_outputs => format!("Data: {name}, {samples} training samples"),
+        (false, Part::Test) if of_outputs => format!("Data: the test samples of {name}"),
         (false, Part::Train) => format!("Data: {name}, {samples} training images"),
         (false, Part::Test) => format!("Data: the test images of {name}"),
     }
@@ -85,6 +88,9 @@ fn introduction(body: &mut String, record: &ExplainRecord) {
         Embedding::Margin => format!("the right class leads every other one by at least {}", settings.margin),
         Embedding::MaxAssign => "the right class is raised to the largest number".into(),
         Embedding::OneHot => "the number is 1 for the right class and 0 for the others".into(),
+        Embedding::Tolerance => {
+            format!("every output is within {} of the wanted one", settings.tolerance.unwrap_or_default())
+        }
     };
     let kind = match settings.mode {
         TargetMode::Attainable => "They are the nearest features found with which",

@@ -1,6 +1,7 @@
 use std::fmt::Write;
 
 use fbp_train::data::FASHION_MNIST_CLASSES;
+use fbp_train::settings::Measure;
 
 /// Columns from which on a table becomes a list where the screen is narrow.
 const MANY: usize = 6;
@@ -97,8 +98,16 @@ pub(crate) fn percent(share: f64, digits: usize) -> String {
 }
 
 /// A difference of shares as percentage points with a sign.
-pub(crate) fn points(difference: f64) -> String {
+fn points(difference: f64) -> String {
     format!("{:+.2} pp", 100.0 * difference).replace('-', "−")
+}
+
+/// A gain as a share, in what it is counted in: percentage points of accuracy, or per cent of the RMSE that are gone.
+pub(crate) fn gained(measure: Measure, gain: f64) -> String {
+    match measure {
+        Measure::Accuracy => points(gain),
+        Measure::Rmse => format!("{:+.2} %", 100.0 * gain).replace('-', "−"),
+    }
 }
 
 /// A number with three digits that count, as people write it.

@@ -8,6 +8,7 @@ mod load;
 mod noise;
 mod origin;
 mod page;
+mod paths;
 mod repairs;
 mod rows;
 mod runs;

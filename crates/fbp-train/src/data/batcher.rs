@@ -1,6 +1,6 @@
 use faer::Par;
 
-use super::{Augmentation, DataError, Dataset, Normalization, shuffle_indices};
+use super::{Augmentation, DataError, Dataset, Normalization, Outputs, shuffle_indices};
 
 /// Hands out normalised batches of some samples of a data set, in a buffer that is used again and again.
 ///
@@ -19,6 +19,7 @@ pub struct Batcher<'d> {
     augmentation: Augmentation,
     /// Seed and number of the pass.
     pass: (u64, u64),
+    outputs: Vec<f32>,
 }
 
 /// Some samples, ready for a network.
@@ -28,8 +29,10 @@ pub struct Batch<'b> {
     pub indices: &'b [usize],
     /// Normalised images, row-major `[N, C, H, W]`, which is a column-major `(C·H·W) × N` matrix.
     pub images: &'b [f32],
-    /// Labels.
+    /// Labels; all 0 where there are outputs.
     pub labels: &'b [u32],
+    /// What the samples should give, one after the other; none where there are labels.
+    pub outputs: &'b [f32],
 }
 
 impl Batch<'_> {
@@ -77,6 +80,7 @@ impl<'d> Batcher<'d> {
             labels: vec![0; largest],
             augmentation: Augmentation::default(),
             pass: (0, 0),
+            outputs: vec![0.0; data.outputs().map_or(0, |outputs| outputs.entries() * largest)],
         })
     }
 
@@ -130,7 +134,13 @@ impl<'d> Batcher<'d> {
         for (label, &index) in labels.iter_mut().zip(indices) {
             *label = u32::from(self.data.labels()[index]);
         }
-        Some(Batch { indices, images, labels })
+        let entries = self.data.outputs().map_or(0, Outputs::entries);
+        let outputs = &mut self.outputs[..indices.len() * entries];
+        if let Some(all) = self.data.outputs() {
+            let rows = outputs.chunks_exact_mut(entries).zip(indices);
+            rows.for_each(|(to, &index)| to.copy_from_slice(all.of(index)));
+        }
+        Some(Batch { indices, images, labels, outputs })
     }
 }
 

@@ -11,7 +11,8 @@ pub struct DataBundle {
     pub train: Dataset,
     /// Test images; of a folder the validation images.
     pub test: Dataset,
-    /// The documented constants for MNIST and Fashion-MNIST; otherwise mean and standard deviation of the training images.
+    /// The documented constants for MNIST and Fashion-MNIST; otherwise mean and standard deviation of the training images; for
+    /// inputs that are no pixels, none.
     pub normalization: Normalization,
     /// Names of the classes, in the order of the labels; empty if they are not known.
     pub class_names: Vec<String>,

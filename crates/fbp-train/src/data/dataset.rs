@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::pixels::{Facts, Pixels};
-use super::{Augmentation, DataError, Normalization};
+use super::{Augmentation, DataError, Normalization, Outputs, Wanted};
 use crate::hash::hex;
 
 /// Images of one shape with their labels, kept as bytes: in memory, or in a file that is mapped into it.
@@ -14,7 +14,8 @@ use crate::hash::hex;
 /// # Shapes
 /// Images lie one after the other, each in row-major `[C, H, W]` order; a label is below [`classes`](Self::classes).
 ///
-/// Images are [pixels](Self::new), or [inputs](Self::of_inputs) of a network that need no normalisation any more.
+/// Images are [pixels](Self::new), or [inputs](Self::of_inputs) of a network that need no normalisation any more. In place of a
+/// label a sample may have [outputs](Self::of_inputs_with_outputs) that it should give; its class is then 0, as all are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     name: String,
@@ -22,6 +23,8 @@ pub struct Dataset {
     classes: usize,
     images: Values,
     labels: Vec<u8>,
+    /// What the samples should give in place of their labels, which are then all 0.
+    outputs: Option<Outputs>,
     /// Where its samples were in what was read, if it is a part.
     positions: Option<Vec<usize>>,
     /// What it was taken from, if the split into training and validation is to be that of the whole.
@@ -100,6 +103,45 @@ impl Dataset {
         Self::of_values(name, shape, classes, Values::Inputs(inputs), labels)
     }
 
+    /// Puts inputs of a network and the outputs that it should give together.
+    ///
+    /// # Errors
+    /// Those of [`of_inputs`](Self::of_inputs), and [`DataError::NonFiniteOutput`].
+    pub fn of_inputs_with_outputs(
+        name: impl Into<String>,
+        shape: FeatureShape,
+        inputs: Vec<f32>,
+        outputs: Outputs,
+    ) -> Result<Self, DataError> {
+        Self::of_inputs(name, shape, 1, inputs, vec![0; outputs.samples()])?.with_outputs(outputs)
+    }
+
+    /// Puts pixels and the outputs that they should give together.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new), and [`DataError::NonFiniteOutput`].
+    pub fn of_pixels_with_outputs(
+        name: impl Into<String>,
+        shape: FeatureShape,
+        images: Vec<u8>,
+        outputs: Outputs,
+    ) -> Result<Self, DataError> {
+        Self::new(name, shape, 1, images, vec![0; outputs.samples()])?.with_outputs(outputs)
+    }
+
+    /// The samples, as many as outputs, with these in place of labels.
+    fn with_outputs(self, outputs: Outputs) -> Result<Self, DataError> {
+        match outputs.values().iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(DataError::NonFiniteOutput { origin: self.name, sample: index / outputs.entries() }),
+            None => Ok(Self { outputs: Some(outputs), ..self }),
+        }
+    }
+
+    /// The same data under another name.
+    pub(super) fn renamed(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
     fn of_values(
         name: String,
         shape: FeatureShape,
@@ -119,7 +161,7 @@ impl Dataset {
             return Err(DataError::Counts { images, image_count, labels, label_count });
         }
         check_labels(&name, &labels, classes)?;
-        Ok(Self { name, shape, classes, images, labels, positions: None, origin: None })
+        Ok(Self { name, shape, classes, images, labels, outputs: None, positions: None, origin: None })
     }
 
     /// Name, for messages and records.
@@ -153,6 +195,14 @@ impl Dataset {
         match &self.images {
             Values::Pixels(pixels) => pixels.all(),
             Values::Inputs(_) => &[],
+        }
+    }
+
+    /// Inputs of all samples as the network takes them; none of pixels.
+    pub fn inputs(&self) -> Option<&[f32]> {
+        match &self.images {
+            Values::Pixels(_) => None,
+            Values::Inputs(inputs) => Some(inputs),
         }
     }
 
@@ -204,6 +254,21 @@ impl Dataset {
         &self.labels
     }
 
+    /// What the samples should give.
+    pub fn wanted(&self) -> Wanted<'_> {
+        self.outputs.as_ref().map_or(Wanted::Labels(&self.labels), Wanted::Outputs)
+    }
+
+    /// What they should give in place of labels, if they have none.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
+    /// Whether it is made of pixels, which are normalised.
+    pub fn is_pixels(&self) -> bool {
+        matches!(self.images, Values::Pixels(_))
+    }
+
     /// Number of samples of every class.
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
@@ -226,7 +291,8 @@ impl Dataset {
         };
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
         let part = Self::of_values(self.name.clone(), self.shape, self.classes, images, labels)?;
-        Ok(Self { positions: Some(indices.iter().map(|&index| self.position(index)).collect()), ..part })
+        let positions = Some(indices.iter().map(|&index| self.position(index)).collect());
+        Ok(Self { positions, outputs: self.outputs.as_ref().map(|outputs| outputs.picked(indices)), ..part })
     }
 
     /// The samples at ascending `places`, with other labels for all of the data; the split into training and validation
@@ -243,7 +309,7 @@ impl Dataset {
         self.origin.as_ref()
     }
 
-    /// SHA-256 of shape, number of classes, images and labels, in hexadecimal: the same data give the same text.
+    /// SHA-256 of shape, number of classes, images and labels or outputs, in hexadecimal: the same data give the same text.
     pub fn sha256(&self) -> String {
         if let Some(facts) = self.facts() {
             return facts.sha256.clone();
@@ -255,6 +321,10 @@ impl Dataset {
             Values::Inputs(inputs) => inputs.iter().for_each(|value| hasher.update(value.to_le_bytes())),
         }
         hasher.update(&self.labels);
+        if let Some(outputs) = &self.outputs {
+            hasher.update(format!("\n{} outputs, poses of {:?}\n", outputs.entries(), outputs.pose()));
+            outputs.values().iter().for_each(|value| hasher.update(value.to_le_bytes()));
+        }
         hex(&hasher.finalize())
     }
 

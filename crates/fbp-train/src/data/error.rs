@@ -186,6 +186,82 @@ pub enum DataError {
         /// What is wrong with it.
         error: ImageError,
     },
+    /// An output that a sample should give and that is not finite.
+    #[error("{origin}: outputs of sample {sample} hold a value that is not finite")]
+    NonFiniteOutput {
+        /// The data set.
+        origin: String,
+        /// Index of the sample.
+        sample: usize,
+    },
+    /// A file that should hold tensors and does not.
+    #[error("{}: it cannot be read as a safetensors file: it is damaged, cut off or something else", path.display())]
+    NotTensors {
+        /// The file.
+        path: PathBuf,
+        /// What the format says.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor that a data set needs and a file does not have.
+    #[error("{}: it has no tensor `{name}`, only {found}", path.display())]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// The names there are, separated by commas.
+        found: String,
+    },
+    /// A tensor of another element type than the data need.
+    #[error("{}: `{name}` is of type {found}, and {expected} is needed", path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// The type that is needed.
+        expected: &'static str,
+        /// The type found.
+        found: String,
+    },
+    /// A tensor of another shape than the data need.
+    #[error("{}: `{name}` has shape {found:?}, and {expected} is needed", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// The shape that is needed, in words.
+        expected: &'static str,
+        /// The shape found.
+        found: Vec<usize>,
+    },
+    /// A tensor with another number of samples than there are inputs.
+    #[error("{}: `{name}` has {found} rows, and there are {expected} inputs: take both from one data set", path.display())]
+    TensorRows {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Number of inputs.
+        expected: usize,
+        /// Number of its rows.
+        found: usize,
+    },
+    /// A label of a tensor that is not a class.
+    #[error("{}: `{name}` holds {label} for sample {sample}: classes are numbered from 0 to below {classes}", path.display())]
+    TensorLabel {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Index of the sample.
+        sample: usize,
+        /// Its label.
+        label: i64,
+        /// Number of classes.
+        classes: usize,
+    },
     /// A file with images of one's own that cannot be used.
     #[error("{}: {reason}", path.display())]
     OwnFile {

@@ -70,6 +70,15 @@ impl Normalization {
         Self { mean: vec![mean], std: vec![std], affine }
     }
 
+    /// For `channels` channels of inputs that are taken as they are: mean 0 and deviation 1, so that pixels become their
+    /// brightness.
+    ///
+    /// # Errors
+    /// [`DataError::Length`] for no channels.
+    pub fn none(channels: usize) -> Result<Self, DataError> {
+        Self::new(vec![0.0; channels], vec![1.0; channels])
+    }
+
     /// That of a checkpoint.
     ///
     /// # Errors

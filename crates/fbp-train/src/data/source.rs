@@ -5,7 +5,7 @@ use std::{env, fs};
 use super::cifar::Cifar;
 use super::content::find;
 use super::dataset::check_labels;
-use super::{DataBundle, DataError, Dataset, ImageOptions, Normalization, folder, idx};
+use super::{DataBundle, DataError, Dataset, ImageOptions, Normalization, folder, idx, planner, tensors};
 use crate::progress::{Progress, Silent};
 
 /// Environment variable with the folder that holds the data sets, each in a folder of its own.
@@ -46,6 +46,10 @@ pub enum DataSource {
     Idx(PathBuf),
     /// A folder with a training and a validation folder, both with a folder of image files for each class.
     Folder(PathBuf),
+    /// A safetensors file with inputs, and labels or outputs.
+    Tensors(PathBuf),
+    /// Trajectories of a vehicle, made when they are loaded.
+    Planner,
 }
 
 /// What there is to know about a data set that has a name.
@@ -62,6 +66,9 @@ enum Format {
     Idx,
     Cifar(Cifar),
 }
+
+/// Name of the trajectories of a vehicle.
+const PLANNER: &str = "planner";
 
 const SHIPS: &str = "it ships with the repository in datasets/: run inside it, or name the folder with the data sets";
 
@@ -112,11 +119,14 @@ impl FromStr for DataSource {
             return Ok(named.source.clone());
         }
         match name.split_once(':') {
+            None if name == PLANNER => Ok(Self::Planner),
             Some(("idx", folder)) if !folder.is_empty() => Ok(Self::Idx(folder.into())),
             Some(("folder", folder)) if !folder.is_empty() => Ok(Self::Folder(folder.into())),
+            Some(("tensors", file)) if !file.is_empty() => Ok(Self::Tensors(file.into())),
             _ => {
                 let names = NAMED.iter().map(|named| named.folders[0]);
-                let known = names.chain(["idx:FOLDER", "folder:DIR"]).collect::<Vec<_>>().join(", ");
+                let others = [PLANNER, "idx:FOLDER", "folder:DIR", "tensors:FILE.safetensors"];
+                let known = names.chain(others).collect::<Vec<_>>().join(", ");
                 Err(DataError::UnknownName { name: name.to_owned(), known })
             }
         }
@@ -128,6 +138,8 @@ impl std::fmt::Display for DataSource {
         match self {
             Self::Idx(folder) => write!(f, "idx:{}", folder.display()),
             Self::Folder(folder) => write!(f, "folder:{}", folder.display()),
+            Self::Tensors(file) => write!(f, "tensors:{}", file.display()),
+            Self::Planner => f.write_str(PLANNER),
             _ => f.write_str(self.named().map_or("", |named| named.folders[0])),
         }
     }
@@ -138,7 +150,7 @@ impl std::fmt::Display for DataSource {
 /// | field      | default | meaning                                                                             |
 /// |------------|---------|-------------------------------------------------------------------------------------|
 /// | `data_dir` | none    | the one folder to look for named data sets in, each in a folder of its own          |
-/// | `classes`  | 10      | number of classes of an `idx:` folder, 1 to 256                                     |
+/// | `classes`  | 10      | number of classes of an `idx:` folder, 1 to 256; of a `tensors:` file one more than its largest label by default |
 /// | `images`   |         | how image files are read: see [`ImageOptions`]                                      |
 ///
 /// Without `data_dir`, these are tried in turn: the folder that the environment variable `FBP_DATA_DIR` names,
@@ -148,7 +160,7 @@ impl std::fmt::Display for DataSource {
 pub struct LoadOptions {
     /// The one folder to look for data sets in.
     pub data_dir: Option<PathBuf>,
-    /// Number of classes of an `idx:` folder.
+    /// Number of classes of an `idx:` folder or a `tensors:` file.
     pub classes: Option<usize>,
     /// How image files are read.
     pub images: ImageOptions,
@@ -179,6 +191,11 @@ impl DataSource {
     /// [`DataError::Label`], [`DataError::Shapes`], [`DataError::Constant`], [`DataError::Parameter`] for a number of classes
     /// out of range, [`DataError::Folder`] and [`DataError::Image`] for folders of image files.
     pub fn load(&self, options: &LoadOptions, progress: &dyn Progress) -> Result<DataBundle, DataError> {
+        match self {
+            Self::Tensors(file) => return tensors::read(file, &self.to_string(), options.classes),
+            Self::Planner => return planner::bundle(planner::SAMPLES, planner::SEED),
+            _ => {}
+        }
         let name = self.to_string();
         if let Self::Folder(root) = self {
             return folder::load(root, &name, &options.images, progress);

@@ -6,7 +6,7 @@ use super::list::List;
 use crate::TrainError;
 use crate::data::Augmentation;
 use crate::input::DataRequest;
-use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Embedding, Keep, LossKind, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// A sweep as it is written down: see the [module](super).
 #[derive(Clone, Debug, Deserialize)]
@@ -17,6 +17,7 @@ pub struct SweepConfig {
     pub(super) path: PathBuf,
     pub(crate) data: DataRequest,
     pub(super) model: Option<String>,
+    pub(super) loss: Option<LossKind>,
     pub(super) seeds: Seeds,
     #[serde(default = "tenth")]
     pub(super) validation: f64,
@@ -114,6 +115,7 @@ pub(super) struct RunTable {
     pub(super) stage: Option<List<String>>,
     pub(super) alpha: Option<List<f64>>,
     pub(super) margin: Option<List<f64>>,
+    pub(super) tolerance: Option<List<f64>>,
     pub(super) targets: Option<List<TargetMode>>,
     pub(super) embedding: Option<List<Embedding>>,
     pub(super) metric: Option<List<Metric>>,
@@ -139,6 +141,7 @@ impl RunTable {
             ("stage", self.stage.is_some(), staged),
             ("alpha", self.alpha.is_some(), joint),
             ("margin", self.margin.is_some(), targets),
+            ("tolerance", self.tolerance.is_some(), targets),
             ("targets", self.targets.is_some(), targets),
             ("embedding", self.embedding.is_some(), targets),
             ("metric", self.metric.is_some(), targets),

@@ -41,6 +41,7 @@ pub fn record_name(settings: &PostTrainSettings) -> String {
     add((settings.policy != usual.policy).then(|| settings.policy.to_string()));
     add(settings.ema.map(|decay| format!("ema{decay}")));
     add((!settings.augment.is_none()).then(|| settings.augment.to_string().replace(',', "-")));
+    add(settings.loss.map(|loss| loss.to_string()));
     add((settings.validation != usual.validation).then(|| format!("validation{}", settings.validation)));
     add(Some(format!("seed{}", settings.seed)));
     name

@@ -6,7 +6,7 @@ use super::record::PostTrainSettings;
 use crate::TrainError;
 use crate::data::Augmentation;
 use crate::identity::DataIdentity;
-use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy, check};
+use crate::settings::{Keep, LossKind, Metric, Objective, Schedule, TargetPolicy, check};
 
 /// How to post-train: the defaults of the objectives joint and local. [`of`](Self::of) gives those of any other.
 ///
@@ -23,6 +23,7 @@ use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy, check};
 /// | `keep`          | last     |           |
 /// | `policy`        | static   | refresh with the objectives joint and local only; live at the output only: for the last stage, or the last segment of the objective hierarchical |
 /// | `ema`           | none     | `(0, 1)`; not with the objectives head and closed-form |
+/// | `loss`          | that of the data | cross-entropy for labels, mse and smooth-l1 for outputs |
 /// | `seed`          | 0        |           |
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PostTrainOptions {
@@ -52,6 +53,8 @@ pub struct PostTrainOptions {
     /// How training images are changed at random; only without targets, which are those of the images as they are.
     #[serde(skip_serializing_if = "Augmentation::is_none")]
     pub augment: Augmentation,
+    /// What is made small beside distances; that of the data by default, cross-entropy for labels and mse for outputs.
+    pub loss: Option<LossKind>,
     /// Seed of the order of the samples.
     pub seed: u64,
 }
@@ -71,6 +74,7 @@ impl Default for PostTrainOptions {
             policy: TargetPolicy::Static,
             ema: None,
             augment: Augmentation::default(),
+            loss: None,
             seed: 0,
         }
     }
@@ -155,9 +159,11 @@ impl PostTrainOptions {
             policy: self.policy,
             ema: self.ema,
             augment: self.augment,
+            loss: self.loss,
             metric: Metric::Euclidean,
             start: None,
             margin: None,
+            tolerance: None,
             embedding: None,
             target_mode: None,
         }

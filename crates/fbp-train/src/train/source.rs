@@ -78,7 +78,8 @@ impl<'a> Source<'a> {
                 for places in order.chunks(*batch) {
                     let (features, labels) = cache.batch(places)?;
                     let indices: Vec<usize> = places.iter().map(|&place| samples[place]).collect();
-                    step(&features, Batch { indices: &indices, images: &[], labels: &labels })?;
+                    let outputs = cache.outputs_of(places);
+                    step(&features, Batch { indices: &indices, images: &[], labels: &labels, outputs: &outputs })?;
                 }
             }
         }
