@@ -49,7 +49,15 @@ fn data() -> DataBundle {
     };
     let train = part(SAMPLES);
     let normalization = Normalization::from_images(&train).unwrap();
-    DataBundle { train, test: part(500), normalization, folder: "none".into(), class_names: Vec::new() }
+    DataBundle {
+        train,
+        test: part(500),
+        normalization,
+        folder: "none".into(),
+        class_names: Vec::new(),
+        resizing: None,
+        broken: Vec::new(),
+    }
 }
 
 fn segments(c: &mut Criterion) {

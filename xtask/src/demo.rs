@@ -1,10 +1,12 @@
-//! `cargo xtask demo`: the main job on the images that ship with the repository.
+//! `cargo xtask demo`: the main job on the images that ship with the repository; `cargo xtask demo planner`: a planner.
+
+mod planner;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::bench;
@@ -27,26 +29,52 @@ const SEEDS: [&str; 3] = ["0", "1", "2"];
 /// Do the main job on the shipped images: pretrain, reconstruct targets, post-train, report
 ///
 /// Writes DIR/report.html, which needs no other file, and DIR/summary.json. What an earlier, interrupted run finished
-/// is used again.
+/// is used again. With planner: a planner for driving on 20,000 trajectories, what its layers should have said, and the repair of
+/// its 50 worst paths.
 #[derive(Args)]
-#[command(after_help = "Example: cargo xtask demo --out /tmp/demo")]
+#[command(after_help = "Examples:\n  cargo xtask demo --out /tmp/demo\n  cargo xtask demo planner")]
 pub(crate) struct Arguments {
-    /// Folder to write to; made if it is not there [default: target/demo]
+    /// What to show
+    #[arg(value_enum, default_value_t = Subject::Images)]
+    subject: Subject,
+    /// Folder to write to; made if it is not there [default: target/demo, or target/demo-planner]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
-    let target = bench::target_folder()?;
-    let out = match &arguments.out {
+/// What a demo is about.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Subject {
+    /// The images that ship with the repository.
+    Images,
+    /// Trajectories of a vehicle.
+    Planner,
+}
+
+/// The folder to write to, made if it is not there.
+fn out_folder(asked: Option<&PathBuf>, default: &str) -> Result<PathBuf, TaskError> {
+    let out = match asked {
         // Child programs run in the folder of the workspace, this one where it was started.
         Some(out) => std::path::absolute(out).map_err(TaskError::at(out))?,
-        None => target.join("demo"),
+        None => bench::target_folder()?.join(default),
     };
     fs::create_dir_all(&out).map_err(TaskError::at(&out))?;
+    Ok(out)
+}
+
+/// Builds the program and tells where it is.
+fn fbp_program() -> Result<PathBuf, TaskError> {
     println!("building fbp: some minutes the first time, nothing afterwards");
     Child::cargo().args(["build", "--workspace", "--bin", "fbp"]).run()?;
-    let fbp = target.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX));
+    Ok(bench::target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX)))
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    if matches!(arguments.subject, Subject::Planner) {
+        return planner::run(arguments.out.as_ref());
+    }
+    let out = out_folder(arguments.out.as_ref(), "demo")?;
+    let fbp = fbp_program()?;
 
     let begun = Instant::now();
     let demo = Demo { fbp, checkpoint: out.join("pretrained.safetensors"), targets: out.join("targets"), out };

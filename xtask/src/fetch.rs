@@ -1,5 +1,7 @@
 //! `cargo xtask fetch`: gets a full data set, from a copy on this machine if there is one, else by download.
 
+mod archive;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
@@ -13,19 +15,19 @@ use crate::error::TaskError;
 use crate::manifest::{self, DataSet, Entry};
 use crate::workspace;
 
-/// Get a full data set, checked by SHA-256
+/// Get a full data set, checked by its published checksum
 ///
 /// Taken from PATH if given, else from a copy that the system's packages installed, else downloaded. Nothing is used
-/// before its SHA-256 is that of datasets/manifest.toml, and files appear whole or not at all. Running it again is safe.
+/// before its checksum is that of datasets/manifest.toml, and files appear whole or not at all. Running it again is safe.
 #[derive(Args)]
 #[command(after_help = "Example: cargo xtask fetch fashion-mnist --from ~/Downloads/fashion-mnist.tar.gz")]
 pub(crate) struct Arguments {
     /// Which data set
     name: Name,
-    /// An archive (.tar, .tar.gz) or a folder with the four IDX files, plain or gzip
+    /// The archive as it is published; for mnist and fashion-mnist any .tar or .tar.gz, or a folder with the four IDX files
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
-    /// Download from this address instead of the official ones; it must serve the four files
+    /// Download from this address instead of the official ones; it must serve the four files, or the archive
     #[arg(long, value_name = "URL", conflicts_with = "from")]
     mirror: Option<String>,
 }
@@ -33,12 +35,24 @@ pub(crate) struct Arguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
     FashionMnist,
+    Mnist,
+    Cifar10,
+    Cifar100,
+    Imagenette,
+    Imagewoof,
+    TinyImagenet,
 }
 
 impl Name {
     fn as_str(self) -> &'static str {
         match self {
             Self::FashionMnist => "fashion-mnist",
+            Self::Mnist => "mnist",
+            Self::Cifar10 => "cifar10",
+            Self::Cifar100 => "cifar100",
+            Self::Imagenette => "imagenette",
+            Self::Imagewoof => "imagewoof",
+            Self::TinyImagenet => "tiny-imagenet",
         }
     }
 }
@@ -46,6 +60,10 @@ impl Name {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     let name = arguments.name.as_str();
     let set = manifest::data_set(name)?;
+    if let Some(archive) = &set.archive {
+        let (from, mirror) = (arguments.from.as_deref(), arguments.mirror.as_deref());
+        return archive::fetch(name, archive, from, mirror, &workspace::datasets().join(name));
+    }
     let sources = if let Some(path) = &arguments.from {
         vec![Source::of_path(path, &set)?]
     } else if let Some(url) = &arguments.mirror {
@@ -105,7 +123,7 @@ fn is_there(entry: &Entry, folder: &Path) -> bool {
 /// Writes verified bytes under the name that fits them, by renaming, and removes a copy under the other name.
 fn store(entry: &Entry, folder: &Path, bytes: &[u8]) -> Result<PathBuf, TaskError> {
     let (plain, gzip) = (folder.join(&entry.name), folder.join(format!("{}.gz", entry.name)));
-    let (path, other) = if bytes.starts_with(&[0x1f, 0x8b]) { (gzip, plain) } else { (plain, gzip) };
+    let (path, other) = if is_gzip(bytes) { (gzip, plain) } else { (plain, gzip) };
     write_whole(&path, bytes)?;
     match fs::remove_file(&other) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TaskError::at(&other)(error)),
@@ -184,7 +202,7 @@ fn read_archive(path: &Path, set: &DataSet) -> Result<BTreeMap<String, Vec<u8>>,
         reason: format!("not a readable .tar or .tar.gz archive ({error})"),
     };
     let mut reader = BufReader::new(File::open(path).map_err(TaskError::at(path))?);
-    let gzip = std::io::BufRead::fill_buf(&mut reader).map_err(TaskError::at(path))?.starts_with(&[0x1f, 0x8b]);
+    let gzip = is_gzip(std::io::BufRead::fill_buf(&mut reader).map_err(TaskError::at(path))?);
     let reader: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
     let mut archive = tar::Archive::new(reader);
     let mut files = BTreeMap::new();
@@ -207,15 +225,23 @@ fn limit(content_bytes: u64) -> u64 {
     content_bytes + content_bytes / 100 + 4096
 }
 
-fn download(url: &str, content_bytes: u64) -> Result<Vec<u8>, TaskError> {
-    println!("{url}: downloading");
+fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
+/// What asks for an address.
+fn agent(url: &str) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(20)))
         .timeout_global(Some(Duration::from_secs(900)));
     // A proxy that the environment names does not lead back to this machine.
     let config = if url.starts_with("http://127.0.0.1:") { config.proxy(None) } else { config };
-    let agent: ureq::Agent = config.build().into();
-    let response = agent.get(url).call();
+    config.build().into()
+}
+
+fn download(url: &str, content_bytes: u64) -> Result<Vec<u8>, TaskError> {
+    println!("{url}: downloading");
+    let response = agent(url).get(url).call();
     response
         .and_then(|response| response.into_body().into_with_config().limit(limit(content_bytes)).read_to_vec())
         .map_err(|error| TaskError::Download { url: url.to_owned(), reason: error.to_string() })

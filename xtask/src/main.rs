@@ -14,6 +14,7 @@ mod layering;
 mod manifest;
 mod mini;
 mod modules;
+mod shapes;
 mod sources;
 mod workspace;
 
@@ -38,6 +39,8 @@ enum Task {
     Modules(modules::Arguments),
     #[command(hide = true)]
     MakeMini(mini::Arguments),
+    #[command(hide = true)]
+    MakeShapes(shapes::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Fetch(arguments) => fetch::run(&arguments),
         Task::Modules(arguments) => modules::run(&arguments),
         Task::MakeMini(arguments) => mini::run(&arguments),
+        Task::MakeShapes(arguments) => shapes::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,9 +21,23 @@ pub(crate) struct DataSet {
     /// Addresses that serve `/NAME.gz`.
     #[serde(default)]
     pub(crate) mirrors: Vec<String>,
+    #[serde(default)]
     pub(crate) files: Vec<Entry>,
+    /// The archive that is published, if it is what has a checksum.
+    pub(crate) archive: Option<Archive>,
     /// How a part was chosen.
     pub(crate) selection: Option<Selection>,
+}
+
+/// An archive with a data set.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Archive {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its MD5 as its makers, or libraries that everyone uses, publish it; none if none is known.
+    pub(crate) md5: Option<String>,
+    /// Addresses that serve it.
+    pub(crate) urls: Vec<String>,
 }
 
 /// One file of a data set.

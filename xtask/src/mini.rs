@@ -109,7 +109,7 @@ fn pick(images: &[u8], labels: &[u8], chosen: &[usize]) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// Smallest gzip of the content, with neither time nor name in its header.
-fn compress(content: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn compress(content: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     encoder.write_all(content)?;
     encoder.finish()

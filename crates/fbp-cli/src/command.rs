@@ -8,6 +8,7 @@ use crate::common::{CommonOptions, Out};
 use crate::error::CliError;
 use crate::{
     analyse, eval, explain, export, import, look_up, post_train, predict, pretrain, repair, report, sweep, targets,
+    write_data,
 };
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -42,6 +43,7 @@ enum Command {
     Export(export::ExportArgs),
     Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
+    WriteData(write_data::WriteDataArgs),
     Models(look_up::ModelsArgs),
     Layers(look_up::LayersArgs),
     Completions(look_up::CompletionsArgs),
@@ -63,6 +65,7 @@ impl Command {
             Self::Repair(_) => "repair",
             Self::Sweep(_) => "sweep",
             Self::Report(_) => "report",
+            Self::WriteData(_) => "write-data",
             Self::Models(_) => "models",
             Self::Layers(_) => "layers",
             Self::Completions(_) => "completions",
@@ -100,6 +103,7 @@ pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<ExitCode, CliError> {
             Command::Analyse(args) => analyse::run(&args, &common, out),
             Command::Sweep(args) => sweep::run(&args, &common, out),
             Command::Report(args) => report::run(&args, &common, out),
+            Command::WriteData(args) => write_data::run(&args, &common, out),
             Command::Models(args) => look_up::models(&args, &common, out),
             Command::Layers(args) => look_up::layers(&args, &common, out),
             Command::Completions(args) => look_up::completions(&args, Cli::command(), &common, out),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use fbp_models::{Checkpoint, Network};
+use fbp_models::{Checkpoint, Preprocessing};
 use fbp_train::TrainError;
 use fbp_train::data::{Dataset, DropClass, read_own};
 use fbp_train::identity::DataIdentity;
@@ -13,13 +13,17 @@ use fbp_train::repair::SampleOrigin;
 use fbp_train::settings::Part;
 
 use crate::choices::choice;
+use crate::image_size::ImageFileArgs;
 use crate::progress::Stderr;
 
 /// Which data to use.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataArgs {
-    /// fashion-mnist, fashion-mnist-mini (ships with the repository), or idx:FOLDER with the four IDX files of MNIST
-    #[arg(long, value_name = "NAME|idx:FOLDER", required = true)]
+    /// mnist, fashion-mnist, cifar10 or cifar100; fashion-mnist-mini or shapes-mini, which ship with the repository; idx:FOLDER
+    /// with the four IDX files of MNIST; folder:DIR with train and val folders, both with a folder of image files per class;
+    /// planner (trajectories, made when they are loaded); or tensors:FILE.safetensors with inputs, and labels or outputs (`fbp
+    /// write-data` shows how)
+    #[arg(long, value_name = "NAME|idx:FOLDER|folder:DIR|tensors:FILE", required = true)]
     data: Option<String>,
     /// Folder with the named data sets, each in a folder of its own
     #[arg(long, value_name = "DIR")]
@@ -27,7 +31,7 @@ pub(crate) struct DataArgs {
     /// Use only the first N training samples, equally many of every class
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     train_size: Option<u32>,
-    /// Number of classes of idx:FOLDER [default: 10]
+    /// Number of classes of idx:FOLDER [default: 10] or tensors:FILE [default: one more than the largest label]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     classes: Option<u16>,
     /// Take a share of a class away from the training data, for example 3:0.9; may be given several times
@@ -42,11 +46,19 @@ pub(crate) struct DataArgs {
     /// Seed of what is dropped and mislabelled
     #[arg(long, value_name = "N", default_value_t = 0)]
     data_seed: u64,
+    #[command(flatten)]
+    files: ImageFileArgs,
 }
 
 impl DataArgs {
     /// Loads the data.
     pub(crate) fn load(&self) -> Result<Input, TrainError> {
+        self.load_for(None)
+    }
+
+    /// Loads the data, for a network that is there already.
+    fn load_for(&self, network: Option<&Preprocessing>) -> Result<Input, TrainError> {
+        let files = &self.files;
         let request = DataRequest {
             name: self.data.clone().unwrap_or_default(),
             data_dir: self.data_dir.clone(),
@@ -56,8 +68,24 @@ impl DataArgs {
             recover_class: self.recover_class.clone(),
             label_noise: self.label_noise,
             data_seed: self.data_seed,
+            size: files.size.map(|size| size as usize),
+            resize: files.resize.map(|size| size as usize),
+            crop: files.crop.map(|size| size as usize),
+            interpolation: files.interpolation,
+            skip_broken: files.skip_broken,
+            cache: files.cache.clone(),
+            memory: files.memory,
         };
-        request.load()
+        let progress = Stderr::default();
+        let input = request.load_for(network, &progress);
+        // Also after an error: a bar that stays hides its message.
+        progress.end();
+        let input = input?;
+        if let Some(first) = input.bundle.broken.first() {
+            let count = input.bundle.broken.len();
+            progress.note(&format!("{count} broken image files are left out, the first one: {}", first.display()));
+        }
+        Ok(input)
     }
 }
 
@@ -74,7 +102,7 @@ pub(crate) struct TrainedDataArgs {
 impl TrainedDataArgs {
     /// Loads the data for the network of a checkpoint file.
     pub(crate) fn load(&self, file: &Path, checkpoint: &Checkpoint) -> Result<Input, TrainError> {
-        let mut input = self.data.load()?;
+        let mut input = self.data.load_for(checkpoint.preprocessing.as_ref())?;
         input.check_fits(checkpoint.network.spec())?;
         if input.prepare_for(checkpoint, self.renormalise)? == NormalizationOrigin::Unknown {
             Stderr::default().note(&format!(
@@ -103,8 +131,9 @@ pub(crate) struct ImageArgs {
     /// Choose among the training images or the test images
     #[arg(long, value_parser = choice::<Part>(), default_value_t = Part::Train)]
     pub(crate) part: Part,
-    /// Take images of your own: PNG files of the network's size, or one .safetensors file with a tensor `inputs` (U8: pixels,
-    /// F32: as the network takes them) and maybe `labels`; may be given several times
+    /// Take images of your own: PNG or JPEG files of the network's size, or of any size if the checkpoint tells how they are
+    /// resized, or one .safetensors file with a tensor `inputs` (U8: pixels, F32: as the network takes them) and maybe
+    /// `labels`; may be given several times
     #[arg(long, value_name = "FILE", conflicts_with = "part")]
     image: Vec<PathBuf>,
     /// Right class of the image, counted from 0; once for all images or once for each
@@ -120,12 +149,13 @@ pub(crate) struct OwnImages {
 
 impl ImageArgs {
     /// The images of one's own, if any are named.
-    pub(crate) fn own(&self, network: &Network) -> Result<Option<OwnImages>, TrainError> {
+    pub(crate) fn own(&self, checkpoint: &Checkpoint) -> Result<Option<OwnImages>, TrainError> {
         if self.image.is_empty() {
             return Ok(None);
         }
-        let spec = network.spec();
-        let images = read_own(&self.image, &self.label, spec.input_dims().shape, spec.classes)?;
+        let spec = checkpoint.network.spec();
+        let resizing = checkpoint.preprocessing.as_ref().and_then(Preprocessing::resizing);
+        let images = read_own(&self.image, &self.label, (spec.input_dims().shape, resizing), spec.classes)?;
         let (name, sha256, samples) = (images.name().to_owned(), images.sha256(), images.len());
         Ok(Some(OwnImages { images, identity: DataIdentity { name, sha256, samples } }))
     }

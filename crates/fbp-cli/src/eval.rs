@@ -1,25 +1,27 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use fbp_models::Checkpoint;
+use fbp_models::{Checkpoint, Network};
 use fbp_train::TrainError;
-use fbp_train::data::with_pixel_noise;
-use fbp_train::evaluate::{EvalRecord, EvalSet, FrozenRest, Measures, frozen_rest_accuracy};
+use fbp_train::data::{DataBundle, Dataset, with_pixel_noise};
+use fbp_train::evaluate::{ErrorMeasures, EvalRecord, EvalSet, FrozenRest, Measures, frozen_rest_accuracy};
 use fbp_train::identity::file_sha256;
+use fbp_train::scores::EvalScores;
+use fbp_train::settings::Measure;
 use fbp_train::store::TargetStore;
 use fbp_train::targets::cut_as;
 
 use crate::common::{CommonArgs, Out, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
-use crate::table::print_table;
+use crate::table::{class_name, print_table};
 
 /// Guesses that count, if there are more classes than that.
 const TOP_K: usize = 5;
 /// Most classes that are listed; of more, those with the least right are.
 const LISTED: usize = 20;
 
-/// Accuracy, loss and confusions of a checkpoint, and the accuracy of its frozen rest on target features
+/// Accuracy, loss and confusions of a checkpoint, or the errors of its outputs; and its frozen rest on target features
 ///
 /// Images are normalised as in the training of the network, which its checkpoint tells.
 #[derive(Clone, Debug, Args)]
@@ -44,40 +46,44 @@ pub(crate) struct EvalArgs {
     confusion: bool,
 }
 
+/// What was measured, of classes or of outputs.
+struct Measured {
+    scores: EvalScores,
+    /// On training and test data.
+    classes: Option<[Measures; 2]>,
+    errors: Option<[ErrorMeasures; 2]>,
+}
+
 pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
     let checkpoint = Checkpoint::load(&args.checkpoint)?;
     let mut input = args.data.load(&args.checkpoint, &checkpoint)?;
     let network = checkpoint.network;
+    check_options(args, &input.bundle.train)?;
     input.bundle.test = with_pixel_noise(&input.bundle.test, args.noise, common.seed)?;
     let bundle = &input.bundle;
-    let top_k = args.top_k.unwrap_or(TOP_K.min(network.spec().classes));
-    let measure = |data| EvalSet::new(data, &bundle.normalization, None)?.measure(&network, top_k);
-    let (train, test) = (measure(&bundle.train)?, measure(&bundle.test)?);
-    say(out, format_args!("training accuracy {:.2} %", 100.0 * train.accuracy))?;
-    say(out, format_args!("test accuracy     {:.2} %", 100.0 * test.accuracy))?;
+    let found = measure(args, &network, bundle)?;
+    let EvalScores { measure, train, test } = found.scores;
+    say(out, format_args!("training {} {}", measure.word(), measure.text(train)))?;
+    say(out, format_args!("test {}     {}", measure.word(), measure.text(test)))?;
     let mut frozen_rest = Vec::new();
     if let Some(folder) = &args.targets {
-        let store = TargetStore::open(folder)?;
-        if store.manifest().params.checkpoint_sha256 != file_sha256(&args.checkpoint)? {
-            return Err(TrainError::Mismatch {
-                left: format!("the targets in {}", folder.display()),
-                right: args.checkpoint.display().to_string(),
-                reason: "they were made with another checkpoint; make them again with `fbp targets`".into(),
-            }
-            .into());
-        }
-        let cut = cut_as(network.duplicate()?, &store)?;
-        for entry in &store.manifest().params.stages {
-            let accuracy = frozen_rest_accuracy(&cut, &store, &entry.name)?;
-            say(out, format_args!("on the targets of {}: {:.3} %", entry.name, 100.0 * accuracy))?;
-            frozen_rest.push(FrozenRest { stage: entry.name.clone(), accuracy });
+        frozen_rest = on_targets(folder, args, &network, &bundle.train)?;
+        for FrozenRest { stage, accuracy } in &frozen_rest {
+            say(out, format_args!("on the targets of {stage}: {:.3} %", 100.0 * accuracy))?;
         }
     }
-    print_measures(&train, &test, out)?;
-    print_classes(&test, &bundle.class_names, out)?;
-    if args.confusion {
-        print_confusion(&test, &bundle.class_names, out)?;
+    if let Some(errors) = &found.errors {
+        print_errors(errors, out)?;
     }
+    if let Some([train, test]) = &found.classes {
+        print_measures(train, test, out)?;
+        print_classes(test, &bundle.class_names, out)?;
+        if args.confusion {
+            print_confusion(test, &bundle.class_names, out)?;
+        }
+    }
+    let [train, test] = found.classes.map_or([None, None], |classes| classes.map(Some));
+    let [train_errors, test_errors] = found.errors.map_or([None; 2], |errors| errors.map(Some));
     common.write_json(&EvalRecord {
         model: network.spec().name.clone(),
         data: input.identity.name,
@@ -85,14 +91,78 @@ pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         seed: common.seed,
         noise: args.noise,
-        train_accuracy: train.accuracy,
-        test_accuracy: test.accuracy,
-        train: Some(train),
-        test: Some(test),
+        scores: found.scores,
+        train,
+        test,
+        train_errors,
+        test_errors,
         class_names: bundle.class_names.clone(),
         normalization: Some(bundle.normalization.clone()),
         frozen_rest,
     })
+}
+
+/// Refuses what only classes have where there are none.
+fn check_options(args: &EvalArgs, data: &Dataset) -> Result<(), CliError> {
+    let asked = [("top_k", args.top_k.is_some()), ("confusion", args.confusion)];
+    match asked.into_iter().find(|(_, asked)| *asked && data.outputs().is_some()) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let value = args.top_k.map_or_else(|| "true".to_owned(), |k| k.to_string());
+            let reason = format!("is about classes, and {} have outputs: leave it out", data.name());
+            Err(TrainError::Setting { name, value, reason }.into())
+        }
+    }
+}
+
+fn measure(args: &EvalArgs, network: &Network, bundle: &DataBundle) -> Result<Measured, CliError> {
+    let sets = [&bundle.train, &bundle.test].map(|data| EvalSet::new(data, &bundle.normalization, None));
+    let [train, test] = sets;
+    let (train, test) = (train?, test?);
+    if let (Some(train), Some(test)) = (train.errors(network)?, test.errors(network)?) {
+        let scores = EvalScores { measure: Measure::Rmse, train: train.rmse, test: test.rmse };
+        return Ok(Measured { scores, classes: None, errors: Some([train, test]) });
+    }
+    let top_k = args.top_k.unwrap_or(TOP_K.min(network.spec().classes));
+    let (train, test) = (train.measure(network, top_k)?, test.measure(network, top_k)?);
+    let scores = EvalScores { measure: Measure::Accuracy, train: train.accuracy, test: test.accuracy };
+    Ok(Measured { scores, classes: Some([train, test]), errors: None })
+}
+
+/// What the frozen rest of the network makes of its targets.
+fn on_targets(folder: &Path, args: &EvalArgs, network: &Network, data: &Dataset) -> Result<Vec<FrozenRest>, CliError> {
+    let store = TargetStore::open(folder)?;
+    if store.manifest().params.checkpoint_sha256 != file_sha256(&args.checkpoint)? {
+        return Err(TrainError::Mismatch {
+            left: format!("the targets in {}", folder.display()),
+            right: args.checkpoint.display().to_string(),
+            reason: "they were made with another checkpoint; make them again with `fbp targets`".into(),
+        }
+        .into());
+    }
+    let cut = cut_as(network.duplicate()?, &store)?;
+    let mut frozen_rest = Vec::new();
+    for entry in &store.manifest().params.stages {
+        let accuracy = frozen_rest_accuracy(&cut, &store, &entry.name, data)?;
+        frozen_rest.push(FrozenRest { stage: entry.name.clone(), accuracy });
+    }
+    Ok(frozen_rest)
+}
+
+fn print_errors([train, test]: &[ErrorMeasures; 2], out: Out<'_>) -> Result<(), CliError> {
+    let row = |name: &str, of: &dyn Fn(&ErrorMeasures) -> String| vec![name.to_owned(), of(train), of(test)];
+    let mut rows = vec![
+        vec![String::new(), "training".into(), "test".into()],
+        row("samples", &|errors| errors.samples.to_string()),
+        row("root mean squared error (RMSE)", &|errors| format!("{:.4}", errors.rmse)),
+        row("mean absolute error (MAE)", &|errors| format!("{:.4}", errors.mae)),
+    ];
+    if let (Some(_), Some(_)) = (test.ade, test.fde) {
+        let of = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.4}"));
+        rows.push(row("average displacement (ADE)", &|errors| of(errors.ade)));
+        rows.push(row("final displacement (FDE)", &|errors| of(errors.fde)));
+    }
+    print_table(&rows, out)
 }
 
 fn percent(share: f64) -> String {
@@ -111,11 +181,6 @@ fn print_measures(train: &Measures, test: &Measures, out: Out<'_>) -> Result<(),
         rows.push(row(&name, &|measures| percent(measures.top_k.accuracy)));
     }
     print_table(&rows, out)
-}
-
-/// `3 dress`, or the number alone.
-fn class_name(class: usize, names: &[String]) -> String {
-    names.get(class).map_or_else(|| class.to_string(), |name| format!("{class} {name}"))
 }
 
 /// Every class, or the worst ones of many, with what it is taken for most often.

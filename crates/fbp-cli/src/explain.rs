@@ -10,7 +10,7 @@ use fbp_train::explain::{
     EXPLAIN_FILE, EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, check_stages, explain,
 };
 use fbp_train::identity::file_sha256;
-use fbp_train::repair::SampleChoice;
+use fbp_train::repair::{ChoiceRule, SampleChoice};
 use fbp_train::settings::{Effort, Embedding, Every, Part, TargetMode, check};
 use fbp_train::targets::{TargetsOptions, TargetsSource, cut_at_every};
 use fbp_train::train::ALL_STAGES;
@@ -19,7 +19,7 @@ use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
 use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
-use crate::table::print_table;
+use crate::table::{class_name, print_table};
 
 /// Most samples of one page.
 const MOST: usize = 200;
@@ -42,9 +42,9 @@ pub(crate) struct ExplainArgs {
     checkpoint: PathBuf,
     #[command(flatten)]
     data: TrainedDataArgs,
-    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, all wrong ones of class K,
-    /// or all [default for --image: all]
-    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K|all", required_unless_present = "image")]
+    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, the N with the
+    /// largest loss, all wrong ones of class K, or all [default for --image: all]
+    #[arg(long, value_name = "LIST|FILE|wrong:N|worst:N|class:K|all", required_unless_present = "image")]
     samples: Option<SampleChoice>,
     #[command(flatten)]
     images: ImageArgs,
@@ -57,6 +57,9 @@ pub(crate) struct ExplainArgs {
     /// Lead that the right class should have over every other
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
+    /// How far an output may be from the wanted one, in the units of the outputs; for data with outputs, which need it
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    tolerance: Option<f64>,
     /// How the label becomes a target output
     #[arg(long, value_parser = choice::<Embedding>(), default_value_t = Embedding::Margin)]
     embedding: Embedding,
@@ -83,6 +86,7 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
+        tolerance: args.tolerance,
         effort: args.effort,
         ..TargetsOptions::default()
     };
@@ -95,7 +99,7 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     };
     check_stages(&checkpoint.network, &stages)?;
     common.keep_json_apart(&args.out, [EXPLAIN_FILE, EXPLAIN_PAGE])?;
-    let own = args.images.own(&checkpoint.network)?;
+    let own = args.images.own(&checkpoint)?;
     let choice = args.samples.clone().unwrap_or(SampleChoice::All);
     let input = if args.data.is_named() { Some(args.data.load(&args.checkpoint, &checkpoint)?) } else { None };
     let (normalization, data) = match (&input, &own) {
@@ -106,32 +110,37 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         // The parser lets nothing else through.
         (None, None) => return Ok(()),
     };
-    let network = &checkpoint.network;
-    let settings = ExplainSettings {
-        checkpoint_sha256: file_sha256(&args.checkpoint)?,
-        model: network.spec().name.clone(),
-        data: data.clone(),
-        part: args.images.part,
-        own: own.is_some(),
-        class_names: checkpoint.preprocessing.iter().flat_map(|found| found.classes().to_vec()).collect(),
-        samples: choice.to_string(),
-        limit: args.limit,
-        seed: common.seed,
-        stages: stages.clone(),
-        mode: args.targets,
-        embedding: args.embedding,
-        margin: args.margin,
-        effort: args.effort,
-        every: args.every,
-    };
     let (images, name) = match (&own, &input) {
         (Some(own), _) => (&own.images, "images given"),
         (None, Some(input)) if args.images.part == Part::Test => (&input.bundle.test, "test images"),
         (None, Some(input)) => (&input.bundle.train, "training samples"),
         (None, None) => return Ok(()),
     };
+    let targets = targets.for_data(images)?;
+    let network = &checkpoint.network;
+    let told = checkpoint.preprocessing.as_ref().map_or(&[][..], |found| found.classes());
+    let of_data = input.as_ref().map_or(&[][..], |input| &input.bundle.class_names);
+    let settings = ExplainSettings {
+        checkpoint_sha256: file_sha256(&args.checkpoint)?,
+        model: network.spec().name.clone(),
+        data: data.clone(),
+        part: args.images.part,
+        own: own.is_some(),
+        class_names: if told.is_empty() { of_data } else { told }.to_vec(),
+        samples: choice.to_string(),
+        limit: args.limit,
+        seed: common.seed,
+        stages: stages.clone(),
+        mode: args.targets,
+        embedding: targets.embedding,
+        margin: targets.margin,
+        tolerance: targets.tolerance,
+        effort: args.effort,
+        every: args.every,
+    };
+    let rule = ChoiceRule { seed: common.seed, tolerance: args.tolerance };
     let all: Vec<usize> = (0..images.len()).collect();
-    let mut samples = choice.choose(network, (images, name), &normalization, &all, common.seed)?;
+    let mut samples = choice.choose(network, (images, name), &normalization, &all, rule)?;
     let chosen = samples.len();
     samples.truncate(args.limit);
     check_folder(&args.out, &settings, args.force)?;
@@ -162,12 +171,22 @@ fn print(record: &ExplainRecord, out: Out<'_>) -> Result<(), CliError> {
     if let Some(note) = &record.input_note {
         say(out, format_args!("without the input: {note}"))?;
     }
-    let heading = ["sample", "class", "said"].map(str::to_owned).into_iter();
+    let of_outputs = record.settings.tolerance.is_some();
+    let told = if of_outputs { ["sample", "largest error", "attained"] } else { ["sample", "class", "said"] };
+    let heading = told.map(str::to_owned).into_iter();
     let stages = record.samples.iter().flat_map(|sample| &sample.stages).map(|stage| stage.stage.clone());
     let count = record.samples.first().map_or(0, |sample| sample.stages.len());
     let mut rows = vec![heading.chain(stages.take(count).map(|stage| format!("{stage} moved by"))).collect::<Vec<_>>()];
     for sample in &record.samples {
-        let numbers = [sample.sample.to_string(), sample.label.to_string(), sample.predicted.to_string()];
+        let class = |label: u32| class_name(label as usize, &record.settings.class_names);
+        let numbers = if of_outputs {
+            let errors = sample.logits.iter().zip(&sample.wanted).map(|(found, wanted)| (found - wanted).abs());
+            let attained = sample.stages.iter().filter(|stage| stage.attained).count();
+            let largest = format!("{:.3}", errors.fold(0.0, f32::max));
+            [sample.sample.to_string(), largest, format!("{attained} of {} stages", sample.stages.len())]
+        } else {
+            [sample.sample.to_string(), class(sample.label), class(sample.predicted)]
+        };
         let moved = sample.stages.iter().map(|stage| format!("{:.2} %", 100.0 * stage.distance_relative));
         rows.push(numbers.into_iter().chain(moved).collect());
     }

@@ -9,6 +9,7 @@ mod error;
 mod eval;
 mod explain;
 mod export;
+mod image_size;
 mod import;
 mod json_output;
 mod look_up;
@@ -22,6 +23,7 @@ mod report;
 mod sweep;
 mod table;
 mod targets;
+mod write_data;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -4,12 +4,13 @@ use std::time::Instant;
 use clap::Args;
 use fbp_models::{Checkpoint, checkpoint};
 use fbp_train::TrainError;
+use fbp_train::data::Augmentation;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::json::{read_json, write_json};
 use fbp_train::outputs::{RunFiles, RunRecord, check_copy, record_path};
-use fbp_train::settings::{Keep, Metric, Objective, Schedule, TargetPolicy};
+use fbp_train::settings::{Keep, LossKind, Metric, Objective, Schedule, TargetPolicy};
 use fbp_train::store::{REPORT_FILE, TargetStore};
 use fbp_train::targets::{Example, TargetsReport, cut_as};
 use fbp_train::train::{
@@ -31,7 +32,8 @@ const COMMAND: &str = PostTrainRecord::COMMAND;
 /// joint and local train the stages up to --stage (the last one without it) against its targets and freeze those above; tail
 /// freezes the stages up to --stage, computes their features once and trains those above; head refits the last linear layer;
 /// closed-form solves for the last linear or convolutional layer of --stage; hierarchical cuts the network after --stage and
-/// trains all segments at the same time, each on its own; full trains everything.
+/// trains all segments at the same time, each on its own; full trains everything. Where data have outputs
+/// in place of labels, all of them train on these.
 ///
 /// Writes one record and one checkpoint per run, named after mode, stage, weight, seed and every setting that is not the
 /// default, so runs of one start can share a folder. A run whose record is there already does nothing.
@@ -86,9 +88,15 @@ pub(crate) struct PostTrainArgs {
     /// Weight decay of AdamW
     #[arg(long, default_value_t = 5e-2, allow_negative_numbers = true)]
     weight_decay: f64,
+    /// Change training images at random, others in every epoch; only without targets: see fbp pretrain
+    #[arg(long, value_name = "crop,flip", default_value = "none", hide_default_value = true)]
+    augment: Augmentation,
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
+    /// What is made small beside distances [default: cross-entropy for labels, mse for outputs]
+    #[arg(long, value_parser = choice::<LossKind>())]
+    loss: Option<LossKind>,
     /// Folder for records and checkpoints; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -119,6 +127,8 @@ impl PostTrainArgs {
             keep: self.keep.unwrap_or(usual.keep),
             policy: self.policy,
             ema: self.ema,
+            augment: self.augment,
+            loss: self.loss,
             seed,
         };
         options.check()?;
@@ -148,6 +158,7 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     check_policy(&start.network, &stage, &options)?;
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     let input = args.data.load(&args.checkpoint, &start)?;
+    options.objective.check_loss(LossKind::of(options.loss, &input.bundle.train)?)?;
     let mut network = start.network;
     let store = opened.transpose()?;
     if let (Some(folder), Some(store)) = (folder, &store) {
@@ -198,12 +209,13 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
 }
 
 fn accuracy_text(record: &PostTrainRecord) -> String {
-    let (before, seconds) = (100.0 * record.test_accuracy_before, record.seconds);
-    let kept = match record.chosen {
+    let (measure, seconds) = (record.measure(), record.seconds);
+    let [before, after] = [record.scores.before, record.result()].map(|score| measure.text(score));
+    let kept = match &record.chosen {
         Some(chosen) if record.settings.keep == Keep::Best && chosen.epoch == 0 => ", the start is kept",
         _ => "",
     };
-    format!("test accuracy {before:.2} % before, {:.2} % after{kept}, {seconds:.1} s", 100.0 * record.result())
+    format!("test {} {before} before, {after} after{kept}, {seconds:.1} s", measure.word())
 }
 
 /// Whether targets were made with the checkpoint and from the samples at hand.

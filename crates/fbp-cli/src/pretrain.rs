@@ -1,18 +1,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use fbp_train::data::Augmentation;
 use fbp_train::input::{network_for, network_spec};
 use fbp_train::outputs::{RunFiles, record_path};
-use fbp_train::settings::Schedule;
+use fbp_train::settings::{Keep, LossKind, Schedule};
 use fbp_train::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
 
 use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, errors_text, say};
 use crate::data::DataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
 
-/// Train a network from scratch with cross-entropy and AdamW
+/// Train a network from scratch with AdamW, on labels or on outputs
 ///
 /// Writes the checkpoint, and beside it a record with the extension .json. Started again with the same settings it
 /// finds the finished record and does nothing; a file of another origin is never replaced without --force.
@@ -40,9 +41,19 @@ pub(crate) struct PretrainArgs {
     /// Weight decay of AdamW
     #[arg(long, default_value_t = 1e-2, allow_negative_numbers = true)]
     weight_decay: f64,
+    /// Change training images at random, others in every epoch: crop puts a black border of 4 pixels around them and cuts a
+    /// part of the old size out, flip mirrors every second one
+    #[arg(long, value_name = "crop,flip", default_value = "none", hide_default_value = true)]
+    augment: Augmentation,
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
+    /// Which state becomes the result: the last one, or the best one on the validation part
+    #[arg(long, value_parser = choice::<Keep>(), default_value_t = Keep::Last)]
+    keep: Keep,
+    /// What is made small [default: cross-entropy for labels, mse for outputs]
+    #[arg(long, value_parser = choice::<LossKind>())]
+    loss: Option<LossKind>,
     /// Checkpoint to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -59,6 +70,9 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         schedule: args.schedule,
         weight_decay: args.weight_decay,
         validation: args.validation,
+        augment: args.augment,
+        keep: args.keep,
+        loss: args.loss,
         seed: common.seed,
     };
     options.check()?;
@@ -79,5 +93,9 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
 }
 
 fn accuracy_text(record: &PretrainRecord) -> String {
-    format!("test accuracy {:.2} %, {:.2} s per epoch", 100.0 * record.test_accuracy, record.seconds_per_epoch)
+    let score = match &record.test_errors {
+        Some(errors) => errors_text(errors),
+        None => format!("accuracy {}", record.scores.measure.text(record.scores.test)),
+    };
+    format!("test {score}, {:.2} s per epoch", record.seconds_per_epoch)
 }

@@ -9,17 +9,21 @@ use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::repair::{
-    Asked, Given, Judge, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord, SampleChoice,
-    Shortfall, StateMeasures, check_repairable, parse_duration, repair, repaired_examples,
+    Asked, Given, Judge, RepairErrors, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord,
+    SampleChoice, Shortfall, StateMeasures, check_repairable, parse_duration, repair, repaired_examples,
 };
+use fbp_train::scores::RepairScores;
+use fbp_train::settings::Measure;
 
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, errors_text, say};
 use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
 use crate::progress::Stderr;
 
 /// Repaired images that are kept for the report.
 const EXAMPLES: usize = 4;
+/// The same of samples with outputs, which are small.
+const PATHS: usize = 64;
 
 /// Make given samples right with the smallest change of one layer's weights, leaving the rest of the data alone
 ///
@@ -42,16 +46,17 @@ pub(crate) struct RepairArgs {
     checkpoint: PathBuf,
     #[command(flatten)]
     data: TrainedDataArgs,
-    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, all wrong ones of class K,
-    /// or all [default for --image: all]
-    #[arg(long, value_name = "LIST|FILE|wrong:N|class:K|all", required_unless_present = "image")]
+    /// Which of the images: positions such as 3,17, a file with one per line, N wrong ones at random, the N with the
+    /// largest loss, all wrong ones of class K, or all [default for --image: all]
+    #[arg(long, value_name = "LIST|FILE|wrong:N|worst:N|class:K|all", required_unless_present = "image")]
     samples: Option<SampleChoice>,
     #[command(flatten)]
     images: ImageArgs,
     /// The layer that may change, by its path (layer4.1.conv2), or the stage whose last linear or convolutional layer it is
     #[arg(long, value_name = "NAME")]
     stage: String,
-    /// Largest loss of accuracy on the validation part (drawdown), in percentage points
+    /// Largest loss of accuracy on the validation part (drawdown), in percentage points; of outputs the largest growth of the RMSE
+    /// in per cent of it
     #[arg(long, value_name = "PP", default_value_t = 1.3, allow_negative_numbers = true)]
     max_drawdown: f64,
     /// Share of the samples that is enough: of states with so many right, the one that loses least is kept; if it is given
@@ -66,6 +71,9 @@ pub(crate) struct RepairArgs {
     /// test set take theirs besides, and the result depends on the machine
     #[arg(long, value_name = "DURATION")]
     time: Option<String>,
+    /// How far an output may be from the wanted one and be right, in the units of the outputs; for data with outputs, which need it
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    tolerance: Option<f64>,
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
@@ -92,6 +100,7 @@ impl RepairArgs {
             seed,
             limit: self.limit,
             time: self.time.as_deref().map(parse_duration).transpose()?,
+            tolerance: self.tolerance,
         };
         options.check()?;
         Ok(options)
@@ -112,11 +121,12 @@ impl RepairArgs {
 
 fn shortfall_text(record: &RepairRecord, shortfall: Shortfall) -> String {
     let percent = |share: f64| 100.0 * share;
+    let unit = record.scores.measure.unit();
     let wanted = percent(record.settings.efficacy);
     match shortfall {
-        Shortfall::Bound(StateMeasures { efficacy, drawdown_validation }) => format!(
-            "short of the {wanted:.0} % that are enough, because --max-drawdown allows a loss of {:.2} pp: of all states \
-             looked at, the cheapest with {:.1} % right loses {:.2} pp on the validation part",
+        Shortfall::Bound(StateMeasures { efficacy, drawdown_validation, .. }) => format!(
+            "short of the {wanted:.0} % that are enough, because --max-drawdown allows a loss of {:.2} {unit}: of all states \
+             looked at, the cheapest with {:.1} % right loses {:.2} {unit} on the validation part",
             percent(record.settings.max_drawdown),
             percent(efficacy),
             percent(drawdown_validation),
@@ -151,8 +161,9 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
     let files = RunFiles::beside(&args.out)?;
     files.keep_input(&args.checkpoint)?;
-    let own = args.images.own(&checkpoint.network)?;
+    let own = args.images.own(&checkpoint)?;
     let input = args.data.load(&args.checkpoint, &checkpoint)?;
+    options.check_for(&input.bundle.train)?;
     let network = checkpoint.network;
     let choice = args.samples.clone().unwrap_or(SampleChoice::All);
     let asked = Asked { choice: &choice, origin: args.images.origin(own.as_ref()) };
@@ -171,6 +182,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         rival: args.rival,
         limit: options.limit,
         time: options.time,
+        tolerance: options.tolerance,
     };
     if let Some(found) = files.finished::<RepairRecord>(&settings, args.force)? {
         say(out, format_args!("{} is finished already", args.out.display()))?;
@@ -180,13 +192,16 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     let before = network.duplicate()?;
     let repaired = repair(&network, &args.stage, asked, &input.bundle, &options, &Stderr::default())?;
     let given = Given { origin: asked.origin, samples: &repaired.samples };
-    let judge = Judge::new(&before, &input.bundle, &choice, given)?;
+    let judge = Judge::new(&before, &input.bundle, &choice, given, options.tolerance)?;
     let test = judge.measure(&network)?;
     let rival = match args.rival {
         false => None,
-        true => Some(run_rival(&before, given, &input, options.validation, &judge)?),
+        true => Some(run_rival(&before, given, &input, &options, &judge)?),
     };
-    let examples = repaired_examples([&before, &network], &args.stage, &input.bundle, given, EXAMPLES)?;
+    let count = if options.tolerance.is_some() { PATHS } else { EXAMPLES };
+    let pair = [&before, &network];
+    let examples = repaired_examples(pair, &args.stage, &input.bundle, given, (count, options.tolerance))?;
+    let errors = RepairErrors::of(pair, &input.bundle, given)?;
     metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
     let bytes = checkpoint::to_bytes(&network, &metadata)?;
     let record = RepairRecord {
@@ -197,8 +212,8 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         generalisation: test.generalisation,
         drawdown_validation: repaired.measures.drawdown_validation,
         drawdown_test: test.drawdown,
-        test_accuracy_before: judge.accuracy,
-        test_accuracy_after: test.accuracy,
+        scores: RepairScores { measure: Measure::of(&input.bundle.train), before: judge.score, after: test.score },
+        errors,
         layer: repaired.layer,
         change_relative: repaired.change_relative,
         chosen: repaired.chosen,
@@ -210,6 +225,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         checkpoint_sha256_after: bytes_sha256(&bytes),
         weights: Some(repaired.weights),
         examples,
+        class_names: input.bundle.class_names.clone(),
         seconds: begun.elapsed().as_secs_f64(),
     };
     files.write(&record, &bytes)?;
@@ -221,10 +237,11 @@ fn run_rival(
     before: &Network,
     given: Given<'_>,
     input: &Input,
-    validation: f64,
+    options: &RepairOptions,
     judge: &Judge,
 ) -> Result<RivalRecord, CliError> {
-    let rival = RivalOptions::default().run(before, given, &input.bundle, validation)?;
+    let rival = RivalOptions { tolerance: options.tolerance, ..RivalOptions::default() };
+    let rival = rival.run(before, given, &input.bundle, options.validation)?;
     let test = judge.measure(&rival.network)?;
     Ok(RivalRecord {
         learning_rate: rival.learning_rate,
@@ -238,19 +255,31 @@ fn run_rival(
 }
 
 fn print(record: &RepairRecord, out: Out<'_>) -> Result<(), CliError> {
+    let measure = record.scores.measure;
+    let (word, unit) = (measure.word(), if measure.is_accuracy() { "pp" } else { "%" });
+    let (right, wrong) =
+        if measure.is_accuracy() { ("right", "wrong ones") } else { ("within tolerance", "ones beyond it") };
     let line = |efficacy: f64, generalisation: f64, drawdown: f64, seconds: f64| {
         format!(
-            "{:.1} % of {} samples right, {:.1} % of the other wrong ones, test accuracy {:+.2} pp, {seconds:.1} s",
+            "{:.1} % of {} samples {right}, {:.1} % of the other {wrong}, test {word} {:+.2} {unit}, {seconds:.1} s",
             100.0 * efficacy,
             record.samples.len(),
             100.0 * generalisation,
-            // Without its sign where nothing changed.
-            0.0 - 100.0 * drawdown,
+            // Without its sign where nothing changed; errors grow where accuracies fall.
+            0.0 - 100.0 * drawdown * if measure.is_accuracy() { 1.0 } else { -1.0 },
         )
     };
     let RepairRecord { efficacy, generalisation, drawdown_test, repair_seconds, layer, change_relative, .. } = record;
     let own = line(*efficacy, *generalisation, *drawdown_test, *repair_seconds);
     say(out, format_args!("{layer} changed by {:.2} %: {own}", 100.0 * change_relative))?;
+    if let Some(errors) = &record.errors {
+        for (name, [before, after]) in [
+            ("these samples", [&errors.cases_before, &errors.cases_after]),
+            ("all others", [&errors.others_before, &errors.others_after]),
+        ] {
+            say(out, format_args!("{name}: {} before, {} after", errors_text(before), errors_text(after)))?;
+        }
+    }
     match &record.rival {
         Some(rival) => {
             let text = line(rival.measures.efficacy, rival.generalisation, rival.drawdown_test, rival.seconds);

@@ -88,11 +88,13 @@ fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), Cli
         };
         let alpha = row.alpha.map(|alpha| format!(" alpha {alpha}")).unwrap_or_default();
         let margin = row.margin.map(|margin| format!(" margin {margin}")).unwrap_or_default();
-        let what = format!("{start}: {mode} {stage}{alpha}{margin}");
+        let tolerance = row.tolerance.map(|tolerance| format!(" tolerance {tolerance}")).unwrap_or_default();
+        let what = format!("{start}: {mode} {stage}{alpha}{margin}{tolerance}");
         vec![what, yardstick(against).to_owned(), format!("{mean_pp:+.3}"), interval, seeds.to_string()]
     };
-    let heading =
-        ["gain over fine-tuning (pp)", "at its", "gain", "95 % interval", "seeds"].map(str::to_owned).to_vec();
+    let unit = rows.first().map_or("pp", |row| row.measure().unit());
+    let gain = format!("gain over fine-tuning ({unit})");
+    let heading = [gain.as_str(), "at its", "gain", "95 % interval", "seeds"].map(str::to_owned).to_vec();
     if !rows.is_empty() {
         print_table(&std::iter::once(heading).chain(rows.iter().map(line)).collect::<Vec<_>>(), out)?;
     }

@@ -56,6 +56,11 @@ fn lines(rows: &[Vec<String>], room: usize) -> Vec<String> {
     lines
 }
 
+/// `3 dress`, or the number alone.
+pub(crate) fn class_name(class: usize, names: &[String]) -> String {
+    names.get(class).map_or_else(|| class.to_string(), |name| format!("{class} {name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,6 +34,9 @@ pub(crate) struct TargetsArgs {
     /// Lead that the right class should have over every other
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     margin: f64,
+    /// How far an output may be from the wanted one, in the units of the outputs; for data with outputs, which need it
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    tolerance: Option<f64>,
     /// How the label becomes a target output
     #[arg(long, value_parser = choice::<Embedding>(), default_value_t = Embedding::Margin)]
     embedding: Embedding,
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         mode: args.targets,
         embedding: args.embedding,
         margin: args.margin,
+        tolerance: args.tolerance,
         metric: args.metric,
         effort: args.effort,
         shard_samples: args.shard_size.map(|size| size as usize),
@@ -74,6 +78,7 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let checkpoint_sha256 = file_sha256(&args.checkpoint)?;
     common.keep_json_apart(&args.out, [MANIFEST_FILE, REPORT_FILE, TIME_FILE, EXAMPLES_FILE])?;
     let input = args.data.load(&args.checkpoint, &checkpoint)?;
+    let options = options.for_data(&input.bundle.train)?;
     let network = cut_at_every(checkpoint.network, args.every)?;
     let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;
     let writer = StoreWriter::open(&args.out, manifest, args.force)?;
@@ -87,14 +92,18 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
 }
 
 fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
-    let TargetsReport { mode, margin, metric, samples, seconds, images_per_second, .. } = report;
+    let TargetsReport { mode, margin, tolerance, metric, samples, seconds, images_per_second, .. } = report;
+    let (what, wanted, right) = match tolerance {
+        Some(tolerance) => ("samples", format!("tolerance {tolerance}"), "within tolerance"),
+        None => ("images", format!("margin {margin}"), "right with targets"),
+    };
     say(
         out,
         format_args!(
-            "{samples} images, {mode} targets, {metric}, margin {margin}: {seconds:.2} s, {images_per_second:.0} images/s"
+            "{samples} {what}, {mode} targets, {metric}, {wanted}: {seconds:.2} s, {images_per_second:.0} {what}/s"
         ),
     )?;
-    let heading = ["right with targets", "moved by", "right already", "found at 2nd try", "not found", "largest miss"];
+    let heading = [right, "moved by", "right already", "found at 2nd try", "not found", "largest miss"];
     let mut rows = vec![std::iter::once("stage").chain(heading).map(str::to_owned).collect::<Vec<_>>()];
     for stage in &report.stages {
         let StageReport { name, satisfied_before, corrected, unattained, .. } = stage;

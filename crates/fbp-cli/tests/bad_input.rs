@@ -65,7 +65,7 @@ fn labels_out_of_range_and_counts_that_differ_are_named() {
 fn unknown_names_list_the_known_ones() {
     let world = World::new();
     world.fails("pretrain --model nonsense --data idx:data --out c", &["nonsense", "simple-cnn-mnist-v2"]);
-    world.fails("pretrain --model small.toml --data mnist --out c", &["mnist", "fashion-mnist", "idx:FOLDER"]);
+    world.fails("pretrain --model small.toml --data emnist --out c", &["emnist", "fashion-mnist", "idx:FOLDER"]);
     world.fails("pretrain --model none.toml --data idx:data --out c", &["none.toml"]);
     fs::write(world.path("bad.toml"), "name = 3").unwrap();
     world.fails("pretrain --model bad.toml --data idx:data --out c", &["TOML"]);

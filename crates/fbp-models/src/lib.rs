@@ -28,5 +28,5 @@ pub use error::{CheckpointFault, Mismatch, ModelError, WeightsFault};
 pub use layer::{Layer, LayerPass, Sequence};
 pub use network::{ForwardTrace, LayerInput, LayerPlace, Network, Stage};
 pub use optim::{AdamW, AdamWParams};
-pub use preprocessing::{PREPROCESSING_KEY, Preprocessing};
+pub use preprocessing::{Interpolation, PREPROCESSING_KEY, Preprocessing, Resizing};
 pub use spec::{LayerSpec, NamedLayer, NetworkSpec, StageSpec};

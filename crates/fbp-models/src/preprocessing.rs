@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,57 @@ pub const PREPROCESSING_KEY: &str = "fbp.preprocessing";
 const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 /// Their standard deviations.
 const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
+
+/// How values between the pixels of an image are found when its size changes.
+///
+/// Both are those of Pillow: where an image gets smaller, the filter gets wider, so that every pixel counts (antialiasing).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interpolation {
+    /// The triangle filter, which most networks were trained with.
+    #[default]
+    Bilinear,
+    /// The cubic filter with a = -1/2.
+    Bicubic,
+}
+
+impl Interpolation {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Bilinear, Self::Bicubic];
+}
+
+impl fmt::Display for Interpolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bilinear => "bilinear",
+            Self::Bicubic => "bicubic",
+        })
+    }
+}
+
+impl FromStr for Interpolation {
+    type Err = ModelError;
+
+    fn from_str(text: &str) -> Result<Self, ModelError> {
+        let found = Self::ALL.into_iter().find(|value| value.to_string() == text);
+        found.ok_or_else(|| ModelError::Preprocessing {
+            reason: format!("there is no interpolation {text:?}, only bilinear and bicubic"),
+        })
+    }
+}
+
+/// How an image file of any size gets the size that a network takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resizing {
+    /// Length of the shorter side before the centre is cut out, with the proportions kept; without it the whole image gets
+    /// the size of the network, whatever its proportions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shorter_side: Option<usize>,
+    /// How values between pixels are found.
+    #[serde(default)]
+    pub interpolation: Interpolation,
+}
 
 /// What an image goes through before a network sees it: `(brightness - mean) / std`, channel by channel.
 ///
@@ -37,6 +90,7 @@ pub struct Preprocessing {
     mean: Vec<f64>,
     std: Vec<f64>,
     classes: Vec<String>,
+    resizing: Option<Resizing>,
 }
 
 impl Preprocessing {
@@ -61,21 +115,38 @@ impl Preprocessing {
         if let Some(std) = std.iter().find(|std| !(f64::MIN_POSITIVE..f64::INFINITY).contains(*std)) {
             return wrong(format!("the standard deviation {std} is not a positive number"));
         }
-        Ok(Self { input, mean, std, classes: Vec::new() })
+        Ok(Self { input, mean, std, classes: Vec::new(), resizing: None })
     }
 
-    /// What torchvision's networks for ImageNet expect: the usual means and deviations of red, green and blue.
+    /// What torchvision's networks for ImageNet expect: the usual means and deviations of red, green and blue, of the centre
+    /// of an image whose shorter side is 8/7 of what is cut out, as 256 is of 224.
     ///
     /// # Errors
     /// [`ModelError::Preprocessing`] for images without pixels.
     pub fn imagenet(height: usize, width: usize) -> Result<Self, ModelError> {
-        Self::new([3, height, width], IMAGENET_MEAN.to_vec(), IMAGENET_STD.to_vec())
+        let resizing = Resizing { shorter_side: Some(height.max(width).saturating_mul(8) / 7), ..Resizing::default() };
+        Self::new([3, height, width], IMAGENET_MEAN.to_vec(), IMAGENET_STD.to_vec())?.with_resizing(Some(resizing))
     }
 
     /// The same with names of the classes, in the order of the labels; none if they are not known.
     #[must_use]
     pub fn with_classes(self, classes: Vec<String>) -> Self {
         Self { classes, ..self }
+    }
+
+    /// The same with what image files of another size go through; none if it is not known.
+    ///
+    /// # Errors
+    /// [`ModelError::Preprocessing`] if the shorter side is smaller than what is cut out.
+    pub fn with_resizing(self, resizing: Option<Resizing>) -> Result<Self, ModelError> {
+        let [_, height, width] = self.input;
+        if let Some(side) = resizing.and_then(|resizing| resizing.shorter_side)
+            && side < height.max(width)
+        {
+            let reason = format!("a shorter side of {side} pixels is too short to cut {width} × {height} out of it");
+            return Err(ModelError::Preprocessing { reason });
+        }
+        Ok(Self { resizing, ..self })
     }
 
     /// Shape `[C, H, W]` of the images.
@@ -96,6 +167,11 @@ impl Preprocessing {
     /// Names of the classes, in the order of the labels; empty if they are not known.
     pub fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    /// What image files of another size go through; none if it is not known.
+    pub fn resizing(&self) -> Option<Resizing> {
+        self.resizing
     }
 
     /// It as metadata of a checkpoint.
@@ -126,19 +202,21 @@ struct Unchecked {
     std: Vec<f64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     classes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resize: Option<Resizing>,
 }
 
 impl TryFrom<Unchecked> for Preprocessing {
     type Error = ModelError;
 
-    fn try_from(Unchecked { input, mean, std, classes }: Unchecked) -> Result<Self, ModelError> {
-        Ok(Self::new(input, mean, std)?.with_classes(classes))
+    fn try_from(Unchecked { input, mean, std, classes, resize }: Unchecked) -> Result<Self, ModelError> {
+        Self::new(input, mean, std)?.with_classes(classes).with_resizing(resize)
     }
 }
 
 impl From<Preprocessing> for Unchecked {
-    fn from(Preprocessing { input, mean, std, classes }: Preprocessing) -> Self {
-        Self { input, mean, std, classes }
+    fn from(Preprocessing { input, mean, std, classes, resizing }: Preprocessing) -> Self {
+        Self { input, mean, std, classes, resize: resizing }
     }
 }
 
@@ -176,5 +254,17 @@ mod tests {
         let text = |json: &str| Preprocessing::from_json(json).unwrap_err().to_string();
         assert!(text(r#"{"input":[1,2,2],"mean":[0],"std":[0]}"#).contains("positive"));
         assert!(text(r#"{"input":[1,2,2],"mean":[0],"std":[1],"crop":7}"#).contains("crop"));
+        assert!(text(r#"{"input":[1,2,2],"mean":[0],"std":[1],"resize":{"shorter_side":1}}"#).contains("too short"));
+        assert!(text(r#"{"input":[1,2,2],"mean":[0],"std":[1],"resize":{"interpolation":"box"}}"#).contains("box"));
+    }
+
+    #[test]
+    fn images_for_imagenet_are_cut_out_of_larger_ones() {
+        let own = Preprocessing::imagenet(224, 224).unwrap();
+        let resizing = own.resizing().unwrap();
+        assert_eq!(resizing, Resizing { shorter_side: Some(256), interpolation: Interpolation::Bilinear });
+        assert_eq!(Preprocessing::imagenet(8, 8).unwrap().resizing().unwrap().shorter_side, Some(9));
+        assert_eq!("bicubic".parse::<Interpolation>().unwrap(), Interpolation::Bicubic);
+        assert!("box".parse::<Interpolation>().is_err());
     }
 }

@@ -3,6 +3,7 @@
 use fbp_inverse::Interval;
 
 use crate::TrainError;
+use crate::evaluate::check_labelled;
 use crate::metrics::{all_finite, argmax};
 use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples};
 
@@ -30,6 +31,7 @@ pub fn measure(
     if source.network.stages().len() < 2 {
         return Err(TrainError::UnknownStage { stage: String::new(), known: "none, as it has one stage".into() });
     }
+    check_labelled(source.data, "the analysis of losses and distances")?;
     let labels = source.data.labels();
     let parts =
         reverse_samples(&source, options, (1, Interval::EVERYTHING), samples, |reversed| part(&reversed, labels))?;

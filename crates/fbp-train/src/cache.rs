@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::TrainError;
 use crate::data::{Batcher, Dataset, Normalization};
-use crate::evaluate::pool_par;
+use crate::evaluate::{pool_par, rmse};
 use crate::metrics::count_right;
 
 /// Samples that are pushed through the frozen layers at a time.
@@ -24,9 +24,17 @@ const TILE: usize = 1024;
 pub(crate) struct FeatureCache {
     pub(crate) values: Vec<f32>,
     pub(crate) labels: Vec<u32>,
+    /// What the samples should give, one after the other; none where there are labels.
+    pub(crate) outputs: Vec<f32>,
     pub(crate) len: usize,
     /// Value of the constant feature that stands for a bias: 1, or 0 if there is no bias.
     pub(crate) constant: f32,
+}
+
+impl Default for FeatureCache {
+    fn default() -> Self {
+        Self { values: Vec::new(), labels: Vec::new(), outputs: Vec::new(), len: 0, constant: 1.0 }
+    }
 }
 
 impl FeatureCache {
@@ -40,7 +48,7 @@ impl FeatureCache {
         samples: &[usize],
         features: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
     ) -> Result<Self, TrainError> {
-        let mut cache = Self { values: Vec::new(), labels: Vec::with_capacity(samples.len()), len: 0, constant: 1.0 };
+        let mut cache = Self { labels: Vec::with_capacity(samples.len()), ..Self::default() };
         if samples.is_empty() {
             return Ok(cache);
         }
@@ -57,6 +65,7 @@ impl FeatureCache {
                 }
             })?;
             cache.labels.extend_from_slice(batch.labels);
+            cache.outputs.extend_from_slice(batch.outputs);
         }
         Ok(cache)
     }
@@ -64,6 +73,17 @@ impl FeatureCache {
     /// Number of samples.
     pub(crate) fn samples(&self) -> usize {
         self.labels.len()
+    }
+
+    /// Outputs that a sample should give; none where there are labels.
+    pub(crate) fn entries(&self) -> usize {
+        self.outputs.len() / self.samples().max(1)
+    }
+
+    /// The outputs that some samples should give, one after the other.
+    pub(crate) fn outputs_of(&self, samples: &[usize]) -> Vec<f32> {
+        let entries = self.entries();
+        samples.iter().flat_map(|&sample| &self.outputs[sample * entries..][..entries]).copied().collect()
     }
 
     /// The features of some samples as a batch, and their labels.
@@ -79,19 +99,39 @@ impl FeatureCache {
         Ok((Tensor::from_vec(values, (samples.len(), self.len), &Device::Cpu)?, labels))
     }
 
-    /// Share of the samples that the stages from `first` on classify as their label; none without samples.
+    /// Accuracy of the stages from `first` on, or RMSE of their outputs; none without samples.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the features are not inputs of stage `first`.
-    pub(crate) fn accuracy(&self, network: &Network, first: usize) -> Result<Option<f64>, TrainError> {
-        let mut right = 0;
-        for (values, labels) in self.values.chunks((BATCH * self.len).max(1)).zip(self.labels.chunks(BATCH)) {
-            let features = Tensor::from_slice(values, (labels.len(), self.len), &Device::Cpu)?;
-            let logits = network.infer_stages(first..network.stages().len(), &features)?;
-            let classes = logits.dim(1)?;
-            right += count_right(&logits.flatten_all()?.to_vec1::<f32>()?, classes, labels);
+    pub(crate) fn score(&self, network: &Network, first: usize) -> Result<Option<f64>, TrainError> {
+        self.score_of(|features| Ok(network.infer_stages(first..network.stages().len(), features)?))
+    }
+
+    /// Accuracy of what `outputs` gives for the features, or its RMSE; none without samples.
+    ///
+    /// # Errors
+    /// Those of `outputs`.
+    pub(crate) fn score_of(
+        &self,
+        outputs: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
+    ) -> Result<Option<f64>, TrainError> {
+        let (mut right, mut squares) = (0, 0.0);
+        let entries = self.entries();
+        for (part, (values, labels)) in
+            self.values.chunks((BATCH * self.len).max(1)).zip(self.labels.chunks(BATCH)).enumerate()
+        {
+            let found = outputs(&Tensor::from_slice(values, (labels.len(), self.len), &Device::Cpu)?)?;
+            let (len, found) = (found.dim(1)?, found.flatten_all()?.to_vec1::<f32>()?);
+            if entries == 0 {
+                right += count_right(&found, len, labels);
+            } else {
+                let wanted = &self.outputs[part * BATCH * entries..][..labels.len() * entries];
+                squares += rmse(&found, wanted).powi(2) * wanted.len() as f64;
+            }
         }
-        Ok((self.samples() > 0).then(|| right as f64 / self.samples() as f64))
+        let samples = self.samples() as f64;
+        let score = if entries == 0 { right as f64 / samples } else { (squares / (samples * entries as f64)).sqrt() };
+        Ok((self.samples() > 0).then_some(score))
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use fbp_models::{Checkpoint, NetworkSpec, Preprocessing, zoo};
+use fbp_models::{Checkpoint, Interpolation, NetworkSpec, Preprocessing, Resizing, zoo};
 use serde::Deserialize;
 
 use crate::TrainError;
-use crate::data::{DataBundle, DataError, Dataset, DropClass, LoadOptions, Normalization, Regime, load};
+use crate::data::{
+    DataBundle, DataError, DataSource, Dataset, DropClass, ImageOptions, ImageSize, LoadOptions, Normalization,
+    Outputs, Regime,
+};
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
+use crate::progress::{Progress, Silent};
 
 /// Which data to use: also a table of a sweep.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,6 +37,21 @@ pub struct DataRequest {
     /// Seed of what is dropped and mislabelled.
     #[serde(default)]
     pub data_seed: u64,
+    /// Side of the square that whole image files are resized to.
+    pub size: Option<usize>,
+    /// Length that the shorter side of image files gets before their centre is cut out.
+    pub resize: Option<usize>,
+    /// Side of the square that is cut out.
+    pub crop: Option<usize>,
+    /// How image files are resized; bilinear by default.
+    pub interpolation: Option<Interpolation>,
+    /// Leave out image files that are broken.
+    #[serde(default)]
+    pub skip_broken: bool,
+    /// Folder of decoded images; that of the user by default.
+    pub cache: Option<PathBuf>,
+    /// Bytes that decoded images take in memory, more or less; 1 GiB by default.
+    pub memory: Option<u64>,
 }
 
 /// Data with what tells them apart from others.
@@ -48,10 +67,25 @@ impl DataRequest {
     /// Loads the data.
     ///
     /// # Errors
-    /// [`TrainError::Data`].
+    /// [`TrainError::Data`], [`TrainError::Setting`] for settings of image files that make no sense together.
     pub fn load(&self) -> Result<Input, TrainError> {
-        let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from) };
-        let mut bundle = load(&self.name, &options)?;
+        self.load_for(None, &Silent)
+    }
+
+    /// Loads the data for a network that is there already: image files get its size and channels, unless another size is
+    /// asked for.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_for(&self, network: Option<&Preprocessing>, progress: &dyn Progress) -> Result<Input, TrainError> {
+        let source: DataSource = self.name.parse()?;
+        let images = match source {
+            DataSource::Folder(_) => self.image_options(network)?,
+            _ => self.no_image_options()?,
+        };
+        let size = images.size;
+        let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from), images };
+        let mut bundle = source.load(&options, progress)?;
         if let Some(size) = self.train_size {
             bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
@@ -61,8 +95,77 @@ impl DataRequest {
         // In a regime the split is not that of the samples alone.
         let text = regime.to_string();
         let sha256 = bytes_sha256(format!("{}\n{}\n{text}", train.sha256(), bundle.test.sha256()).as_bytes());
-        let identity = DataIdentity { name: format!("{}{text}", self.name), sha256, samples: train.len() };
+        let size = size.map(|size| format!(", {size}")).unwrap_or_default();
+        let broken = match bundle.broken.len() {
+            0 => String::new(),
+            count => format!(", without {count} broken files"),
+        };
+        let identity =
+            DataIdentity { name: format!("{}{size}{broken}{text}", self.name), sha256, samples: train.len() };
         Ok(Input { bundle, identity })
+    }
+
+    /// How image files are read.
+    fn image_options(&self, network: Option<&Preprocessing>) -> Result<ImageOptions, TrainError> {
+        let setting = |name, value: usize, reason: &str| {
+            Err(TrainError::Setting { name, value: value.to_string(), reason: reason.to_owned() })
+        };
+        let interpolation = self.interpolation.unwrap_or_default();
+        let size = match (self.size, self.resize, self.crop) {
+            (Some(0), ..) | (_, Some(0), _) | (.., Some(0)) => {
+                return setting("size", 0, "leaves no pixels: sizes are 1 or more");
+            }
+            (Some(size), None, None) => {
+                Some(ImageSize { size: [size; 2], resizing: Resizing { shorter_side: None, interpolation } })
+            }
+            (None, Some(resize), Some(crop)) if crop <= resize => {
+                Some(ImageSize { size: [crop; 2], resizing: Resizing { shorter_side: Some(resize), interpolation } })
+            }
+            (None, Some(_), Some(crop)) => {
+                return setting("crop", crop, "is larger than the shorter side of the images");
+            }
+            (Some(size), ..) => {
+                return setting("size", size, "is the whole image and makes no sense beside resize and crop");
+            }
+            (None, Some(resize), None) => return setting("resize", resize, "needs a crop: its centre is cut out"),
+            (None, None, Some(crop)) => return setting("crop", crop, "needs a resize: how long the shorter side is"),
+            (None, None, None) => {
+                if let Some(interpolation) = self.interpolation {
+                    let reason = "needs a size, or resize and crop".to_owned();
+                    let value = interpolation.to_string();
+                    return Err(TrainError::Setting { name: "interpolation", value, reason });
+                }
+                network.and_then(|network| {
+                    let [_, height, width] = network.input();
+                    network.resizing().map(|resizing| ImageSize { size: [height, width], resizing })
+                })
+            }
+        };
+        Ok(ImageOptions {
+            size,
+            channels: network.map(|network| network.input()[0]).filter(|channels| matches!(channels, 1 | 3)),
+            skip_broken: self.skip_broken,
+            cache: self.cache.clone(),
+            memory: self.memory,
+        })
+    }
+
+    /// Refuses settings of image files for other data.
+    fn no_image_options(&self) -> Result<ImageOptions, TrainError> {
+        let given = [
+            ("size", self.size.map(|size| size.to_string())),
+            ("resize", self.resize.map(|size| size.to_string())),
+            ("crop", self.crop.map(|size| size.to_string())),
+            ("interpolation", self.interpolation.map(|interpolation| interpolation.to_string())),
+            ("skip_broken", self.skip_broken.then(|| "true".to_owned())),
+        ];
+        match given.into_iter().find_map(|(name, value)| value.map(|value| (name, value))) {
+            Some((name, value)) => {
+                let reason = format!("is for folder:DIR, and the data {} have one size", self.name);
+                Err(TrainError::Setting { name, value, reason })
+            }
+            None => Ok(ImageOptions::default()),
+        }
     }
 
     fn regime(&self) -> Regime {
@@ -188,7 +291,10 @@ impl Input {
     pub fn check_fits(&self, network: &NetworkSpec) -> Result<(), TrainError> {
         let (data, shape) = (&self.bundle.train, self.bundle.train.shape());
         let image = [shape.channels, shape.height, shape.width];
-        let reason = if image != network.input {
+        let outputs = data.outputs().map(Outputs::entries);
+        let reason = if let Some(outputs) = outputs.filter(|outputs| *outputs != network.classes) {
+            format!("it has {outputs} outputs, and the network gives {}", network.classes)
+        } else if image != network.input {
             format!("its images are {image:?}, and the network takes {:?} (channels, height, width)", network.input)
         } else if data.classes() > network.classes {
             format!("it has {} classes, and the network tells {} apart", data.classes(), network.classes)
@@ -204,14 +310,15 @@ impl Input {
 }
 
 /// As [`network_spec`], for some data: a network of the zoo follows the shape of their images and the number of their classes
-/// ([`NetworkSpec::adapted`]); a description from a file stays as it is.
+/// ([`NetworkSpec::adapted`]), or their outputs; a description from a file stays as it is.
 ///
 /// # Errors
 /// As [`network_spec`], and [`TrainError::Model`] for images that are too small for the network.
 pub fn network_for(name: &str, data: &Dataset) -> Result<NetworkSpec, TrainError> {
     let spec = network_spec(name)?;
     let shape = data.shape();
-    let (input, classes) = ([shape.channels, shape.height, shape.width], data.classes());
+    let input = [shape.channels, shape.height, shape.width];
+    let classes = data.outputs().map_or(data.classes(), Outputs::entries);
     if is_toml(name) || (spec.input, spec.classes) == (input, classes) {
         return Ok(spec);
     }
@@ -237,6 +344,33 @@ mod tests {
         assert_eq!(first_of_every_class(&data, 5).unwrap().images(), [0, 1, 4, 5, 6]);
         assert_eq!(first_of_every_class(&data, 10).unwrap().images(), data.images());
         assert!(first_of_every_class(&data, 11).is_err() && first_of_every_class(&data, 0).is_err());
+    }
+
+    #[test]
+    fn sizes_of_image_files_have_to_make_sense() {
+        let request = |text: &str| -> DataRequest { toml::from_str(&format!("name = \"folder:x\"\n{text}")).unwrap() };
+        let size =
+            |text: &str| request(text).image_options(None).map(|options| options.size.map(|size| size.to_string()));
+        assert_eq!(size("").unwrap(), None);
+        assert_eq!(size("size = 32").unwrap().unwrap(), "32 × 32, bilinear");
+        let cut = size("resize = 256\ncrop = 224\ninterpolation = \"bicubic\"").unwrap().unwrap();
+        assert_eq!(cut, "centre 224 × 224 of a shorter side of 256, bicubic");
+        for text in [
+            "size = 0",
+            "size = 3\ncrop = 3",
+            "resize = 3",
+            "crop = 3",
+            "resize = 3\ncrop = 4",
+            "interpolation = \"bicubic\"",
+        ] {
+            assert!(matches!(size(text), Err(TrainError::Setting { .. })), "{text}");
+        }
+        let network = Preprocessing::imagenet(14, 14).unwrap();
+        let options = request("").image_options(Some(&network)).unwrap();
+        assert_eq!((options.channels, options.size.unwrap().resizing.shorter_side), (Some(3), Some(16)));
+        assert_eq!(request("size = 9").image_options(Some(&network)).unwrap().size.unwrap().size, [9, 9]);
+        let other = DataRequest { name: "mnist".into(), ..request("skip_broken = true") };
+        assert!(matches!(other.load(), Err(TrainError::Setting { name: "skip_broken", .. })));
     }
 
     #[test]

@@ -1,8 +1,64 @@
-//! What post-training minimises: the distance to the targets, and its weight beside the cross-entropy.
+//! What training minimises: the loss of labels or outputs, the distance to targets, and its weight beside that loss.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
+use fbp_models::ops::cross_entropy;
+
 use crate::TrainError;
+use crate::data::Batch;
+use crate::settings::LossKind;
+
+/// Mean loss of a batch of outputs against the labels or outputs of its samples.
+///
+/// # Errors
+/// [`TrainError::Tensor`] if the numbers of outputs differ.
+pub(crate) fn supervised(loss: LossKind, output: &Tensor, batch: Batch<'_>) -> std::result::Result<Tensor, TrainError> {
+    match loss {
+        LossKind::CrossEntropy => Ok(cross_entropy(output, batch.labels)?),
+        LossKind::Mse => mean_squared_distance(output, BatchTargets { values: batch.outputs.to_vec(), counted: None }),
+        LossKind::SmoothL1 => Ok(output.contiguous()?.apply_op1(SmoothL1 { wanted: batch.outputs.to_vec() })?),
+    }
+}
+
+/// Mean over all entries of `½ d²` where `|d| < 1` and `|d| - ½` elsewhere, `d = z - wanted`; its gradient is `d` cut to
+/// `[-1, 1]`, over the number of entries.
+///
+/// # Source
+/// Girshick, "Fast R-CNN", ICCV 2015, eq. 3.
+struct SmoothL1 {
+    wanted: Vec<f32>,
+}
+
+impl CustomOp1 for SmoothL1 {
+    fn name(&self) -> &'static str {
+        "smooth L1 distance"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let z = values(storage, layout)?;
+        if z.len() != self.wanted.len() {
+            bail!("{}: {} values, but {} are wanted", self.name(), z.len(), self.wanted.len());
+        }
+        let of = |(z, wanted): (&f32, &f32)| match f64::from((z - wanted).abs()) {
+            d if d < 1.0 => 0.5 * d * d,
+            d => d - 0.5,
+        };
+        let sum: f64 = z.iter().zip(&self.wanted).map(of).sum();
+        Ok((CpuStorage::F32(vec![(sum / z.len().max(1) as f64) as f32]), Shape::from(())))
+    }
+
+    fn bwd(&self, arg: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (storage, layout) = arg.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            bail!("{}: the tensor is not on the CPU", self.name())
+        };
+        let z = values(storage, layout)?;
+        let scale = grad.to_scalar::<f32>()? / z.len().max(1) as f32;
+        let of = |(z, wanted): (&f32, &f32)| scale * (z - wanted).clamp(-1.0, 1.0);
+        let gradient = z.iter().zip(&self.wanted).map(of).collect();
+        Tensor::from_vec(gradient, arg.shape(), arg.device()).map(Some)
+    }
+}
 
 /// Targets of a batch.
 #[derive(Clone, Debug)]
@@ -174,6 +230,20 @@ mod tests {
             assert!((a - b).abs() <= 8.0 * f32::EPSILON * b.abs().max(1e-3), "{a} {b}");
         }
         assert!(mean_squared_distance(&z, all(vec![0.0; 3])).is_err());
+    }
+
+    #[test]
+    fn smooth_l1_and_its_gradient_are_those_of_the_definition() {
+        let z = Var::from_vec(vec![0.0_f32, 0.5, 3.0, -4.0], (2, 2), &Device::Cpu).unwrap();
+        let batch = |outputs| Batch { indices: &[], images: &[], labels: &[], outputs };
+        let loss = supervised(LossKind::SmoothL1, &z, batch(&[0.0, 0.0, 1.0, 0.0])).unwrap();
+        // 0, ½ · ¼, 2 - ½ and 4 - ½, over four entries; every number is exact.
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), (0.125 + 1.5 + 3.5) / 4.0);
+        let gradient = loss.backward().unwrap().get(&z).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(gradient, [[0.0, 0.125], [0.25, -0.25]]);
+        assert!(supervised(LossKind::SmoothL1, &z, batch(&[0.0])).is_err());
+        let squared = supervised(LossKind::Mse, &z, batch(&[0.0, 0.0, 1.0, 0.0])).unwrap();
+        assert_eq!(squared.to_scalar::<f32>().unwrap(), (0.25 + 4.0 + 16.0) / 4.0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::data::Dataset;
 
 /// Checks a parameter against its range; NaN is outside of every range.
 ///
@@ -108,6 +109,113 @@ choice! {
         MaxAssign = "max-assign",
         /// 1 for the label, 0 for the others.
         OneHot = "one-hot",
+        /// The nearest outputs within the tolerance of those wanted: for data with outputs, and what they get anyway.
+        Tolerance = "tolerance",
+    }
+}
+
+choice! {
+    /// What a network is trained to make small.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum LossKind ("loss") {
+        /// The cross-entropy of the label: for data with labels, and what they get by default.
+        CrossEntropy = "cross-entropy",
+        /// The mean squared error: for data with outputs, and what they get by default.
+        Mse = "mse",
+        /// The mean of half the squared error up to 1 and of the error less one half beyond: outliers pull less.
+        SmoothL1 = "smooth-l1",
+    }
+}
+
+impl LossKind {
+    /// The loss of some data: that asked for, or their default.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for a loss that is not for such data.
+    pub fn of(asked: Option<Self>, data: &Dataset) -> Result<Self, TrainError> {
+        let has_outputs = data.outputs().is_some();
+        let loss = asked.unwrap_or(if has_outputs { Self::Mse } else { Self::CrossEntropy });
+        if has_outputs != (loss == Self::CrossEntropy) {
+            return Ok(loss);
+        }
+        let (own, others) = if has_outputs { ("outputs", "mse or smooth-l1") } else { ("labels", "cross-entropy") };
+        let reason = format!("is not for {}, which have {own}: choose {others}, or leave it out", data.name());
+        Err(TrainError::Setting { name: "loss", value: loss.to_string(), reason })
+    }
+}
+
+choice! {
+    /// What networks are judged by, on data that they were not trained on.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Measure ("measure") {
+        /// The share of samples whose largest output is that of their label: more is better.
+        Accuracy [default] = "accuracy",
+        /// The root of the mean squared error of the outputs: less is better.
+        Rmse = "rmse",
+    }
+}
+
+impl Measure {
+    /// That of some data: accuracy for labels, RMSE for outputs.
+    pub fn of(data: &Dataset) -> Self {
+        if data.outputs().is_some() { Self::Rmse } else { Self::Accuracy }
+    }
+
+    /// Whether it is the accuracy.
+    pub fn is_accuracy(&self) -> bool {
+        *self == Self::Accuracy
+    }
+
+    /// Whether `new` is better than `old`.
+    pub fn is_better(self, new: f64, old: f64) -> bool {
+        match self {
+            Self::Accuracy => new > old,
+            Self::Rmse => new < old,
+        }
+    }
+
+    /// By how much `new` is better than `old`, as a share: the difference of accuracies, or the part of the old error that is
+    /// gone.
+    pub fn gain(self, new: f64, old: f64) -> f64 {
+        match self {
+            Self::Accuracy => new - old,
+            Self::Rmse if old == new => 0.0,
+            Self::Rmse => (old - new) / old.max(f64::MIN_POSITIVE),
+        }
+    }
+
+    /// What every state is better than.
+    pub fn worst(self) -> f64 {
+        match self {
+            Self::Accuracy => f64::NEG_INFINITY,
+            Self::Rmse => f64::INFINITY,
+        }
+    }
+
+    /// A value as people read it: `81.35 %` or `0.4217`.
+    pub fn text(self, value: f64) -> String {
+        match self {
+            Self::Accuracy => format!("{:.2} %", 100.0 * value),
+            Self::Rmse => format!("{value:.4}"),
+        }
+    }
+
+    /// Its name in a sentence.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::Rmse => "RMSE",
+        }
+    }
+
+    /// What a [`gain`](Self::gain) times 100 is counted in.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Accuracy => "pp",
+            Self::Rmse => "% of the RMSE",
+        }
     }
 }
 
@@ -195,15 +303,15 @@ choice! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "kebab-case")]
     pub enum Objective ("mode") {
-        /// Cross-entropy at the output plus the weighted distance to the target features.
+        /// The loss of the data at the output plus the weighted distance to the target features.
         Joint = "joint",
         /// The distance to the target features alone.
         Local = "local",
-        /// Cross-entropy, all stages: plain fine-tuning.
+        /// The loss of the data, all stages: plain fine-tuning.
         Full = "full",
-        /// Cross-entropy, the stages above one whose features are computed once.
+        /// The loss of the data, the stages above one whose features are computed once.
         Tail = "tail",
-        /// Cross-entropy, the last linear layer: a convex problem.
+        /// The loss of the data, the last linear layer: a convex problem.
         Head = "head",
         /// The distance to the target features, one layer: ridge regression.
         ClosedForm = "closed-form",
@@ -221,6 +329,18 @@ impl Objective {
     /// Whether it trains step by step, so that learning rate, epochs and batch matter to it.
     pub fn takes_steps(self) -> bool {
         !matches!(self, Self::Head | Self::ClosedForm)
+    }
+
+    /// Checks that it can make a loss small.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for the head and a loss that it has no fit for.
+    pub fn check_loss(self, loss: LossKind) -> Result<(), TrainError> {
+        if self != Self::Head || loss != LossKind::SmoothL1 {
+            return Ok(());
+        }
+        let reason = "is not for the mode head, which fits outputs by least squares: leave it out, or use tail";
+        Err(TrainError::Setting { name: "loss", value: loss.to_string(), reason: reason.into() })
     }
 
     /// Whether targets are of use to it.
@@ -291,6 +411,19 @@ mod tests {
     }
 
     #[test]
+    fn more_accuracy_and_less_error_are_gains() {
+        let (accuracy, rmse) = (Measure::Accuracy, Measure::Rmse);
+        assert!(accuracy.is_better(0.9, 0.8) && !accuracy.is_better(0.8, 0.9) && !accuracy.is_better(0.8, 0.8));
+        assert!(rmse.is_better(0.8, 0.9) && !rmse.is_better(0.9, 0.8) && !rmse.is_better(0.8, 0.8));
+        assert_eq!((accuracy.gain(0.75, 0.5), rmse.gain(1.0, 4.0), rmse.gain(5.0, 4.0)), (0.25, 0.75, -0.25));
+        assert_eq!(rmse.gain(0.0, 0.0), 0.0);
+        for measure in [accuracy, rmse] {
+            assert!(measure.is_better(0.5, measure.worst()) && !measure.is_better(f64::NAN, 0.5));
+        }
+        assert_eq!((accuracy.text(0.8135), rmse.text(0.42171)), ("81.35 %".into(), "0.4217".into()));
+    }
+
+    #[test]
     fn settings_print_as_they_are_typed() {
         assert_eq!(TargetMode::Attainable.to_string(), "attainable");
         assert_eq!(Embedding::MaxAssign.to_string(), "max-assign");
@@ -312,6 +445,8 @@ mod tests {
     fn every_choice_has_one_name_and_a_meaning() {
         names_are_those_of_files::<TargetMode>();
         names_are_those_of_files::<Embedding>();
+        names_are_those_of_files::<LossKind>();
+        names_are_those_of_files::<Measure>();
         names_are_those_of_files::<Metric>();
         names_are_those_of_files::<Objective>();
         names_are_those_of_files::<Keep>();

@@ -17,12 +17,20 @@ fn sha256(bytes: &[u8]) -> String {
 fn files_are_those_of_the_manifest() {
     let datasets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets");
     let manifest: toml::Table = fs::read_to_string(datasets.join("manifest.toml")).unwrap().parse().unwrap();
-    let files = manifest["fashion-mnist-mini"]["files"].as_array().unwrap();
-    assert_eq!(files.len(), 4);
-    for file in files {
+    let of = |name: &str| {
+        manifest[name]["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| (name.to_owned(), file.clone()))
+            .collect::<Vec<_>>()
+    };
+    let files = [of("fashion-mnist-mini"), of("shapes-mini")].concat();
+    assert_eq!(files.len(), 4 + 6);
+    for (set, file) in files {
         let text = |key: &str| file[key].as_str().unwrap();
         let name = text("name");
-        let gzip = fs::read(datasets.join("fashion-mnist-mini").join(format!("{name}.gz"))).unwrap();
+        let gzip = fs::read(datasets.join(&set).join(format!("{name}.gz"))).unwrap();
         assert_eq!(sha256(&gzip), text("gzip_sha256"), "{name}.gz");
         assert_eq!(Some(gzip.len() as i64), file["gzip_bytes"].as_integer(), "{name}.gz");
         assert_eq!(gzip[4..8], [0; 4], "{name}.gz: the gzip header carries a time");
@@ -47,4 +55,25 @@ fn the_part_is_balanced_and_looks_like_the_whole() {
     // No image stands in both parts.
     let train: std::collections::HashSet<_> = data.train.images().chunks_exact(784).collect();
     assert!(data.test.images().chunks_exact(784).all(|image| !train.contains(image)));
+}
+
+#[test]
+fn the_colour_images_are_balanced_and_need_their_colours() {
+    let data = load("shapes-mini", &LoadOptions::default()).unwrap();
+    assert_eq!((data.train.class_counts(), data.test.class_counts()), (vec![250; 10], vec![100; 10]));
+    assert_eq!(data.train.shape(), FeatureShape::image(3, 32, 32));
+    assert_eq!((&*data.class_names[0], &*data.class_names[9]), ("warm disc", "dots"));
+    let train: std::collections::HashSet<_> = data.train.images().chunks_exact(3072).collect();
+    assert!(data.test.images().chunks_exact(3072).all(|image| !train.contains(image)));
+    // In the middle, where the discs are, red leads blue in one of the first two classes and not in the other.
+    let lead = |class: u8| {
+        let of_class = (0..data.train.len()).filter(|&sample| data.train.labels()[sample] == class);
+        let middle = |sample: usize| {
+            let image = data.train.image(sample).unwrap();
+            f64::from(image[16 * 32 + 16]) - f64::from(image[2048 + 16 * 32 + 16])
+        };
+        of_class.map(middle).sum::<f64>() / 250.0
+    };
+    assert!(lead(0) > 40.0 && lead(1) < -40.0, "{} {}", lead(0), lead(1));
+    assert!(lead(2).abs() < 40.0, "{}", lead(2));
 }

@@ -16,7 +16,7 @@ fn set() -> DataSet {
         bytes: content.len() as u64,
         sha256: sha256(content),
     };
-    DataSet { system: vec![], mirrors: vec![], files: CONTENTS.map(entry).to_vec(), selection: None }
+    DataSet { system: vec![], mirrors: vec![], files: CONTENTS.map(entry).to_vec(), archive: None, selection: None }
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -8,8 +8,8 @@ pub enum TargetMode {
     /// turns into the goal, with exactly the margin; samples for which that iteration fails start again from other points,
     /// are reversed layer by layer and tried again from there, and climb from 60 more points as a last resort. The rest of
     /// a network is not convex: nearer points may exist, above all where it is far from linear, and there the one that is
-    /// found depends on rounding. Goals without margins go layer by layer first: equations at the output are mostly too far
-    /// for the iteration.
+    /// found depends on rounding. So it is with boxes that have room in every entry, as outputs within a tolerance have. Other
+    /// goals without margins go layer by layer first: equations at the output are mostly too far for the iteration.
     #[default]
     Attainable,
     /// Layer by layer, with boxes and within the ranges of the layers below; misses are corrected jointly.

@@ -10,8 +10,8 @@ use crate::joint::{Problem, Targets};
 ///
 /// * with margins: an output whose label exceeds every other class by the margin, up to the rounding of that difference,
 ///   [`attained_slack`] of 2 terms and the scale `abs(label's logit) + abs(strongest other one)`;
-/// * without: an output that misses the target box by at most [`attained_slack`] of the largest output plus a thousandth of
-///   it, what single precision leaves of an equation after a few layers.
+/// * without: an output that misses the target box by at most [`attained_slack`] of the largest output; where an entry of the
+///   box is a point, plus a thousandth of that output, what single precision leaves of an equation after a few layers.
 ///
 /// *Unattained* means that nothing was found that does, not that nothing exists: with margins (and layers that have
 /// derivatives) after linearisations, layer-wise targets and climbs from 64 starts. Unattained samples keep the target of

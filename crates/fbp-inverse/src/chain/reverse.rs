@@ -81,7 +81,7 @@ impl<T: Real> ReverseChain<T> {
         }
         write_wanted(&goal, open, &mut targets[self.boundaries() - 1]);
         let layer_wise = LayerWise { goal, mode, recorded, par: *par };
-        if mode == TargetMode::Attainable && goal.margins.is_some() {
+        if mode == TargetMode::Attainable && (goal.margins.is_some() || given.goal.is_wide()) {
             for (boundary, (targets, entry)) in targets.iter_mut().zip(&mut report.boundaries).enumerate() {
                 entry.missed = given.at(boundary, |problem| self.search(boundary, problem, joint, targets, stack))?;
             }

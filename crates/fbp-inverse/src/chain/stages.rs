@@ -1,6 +1,6 @@
 use fbp_linalg::{FeatureShape, LinalgError, Real, compile_once};
 
-use crate::joint::Effort;
+use crate::joint::{Effort, MOST_CUTS, conditions_of_boxes};
 use crate::sequence::OperatorList;
 use crate::{FeatureMetric, Interval, InverseError, ReverseOperator};
 
@@ -30,6 +30,8 @@ pub struct ReverseChain<T> {
     /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
     pub(super) metrics: Vec<Option<FeatureMetric<T>>>,
     pub(super) effort: Effort,
+    /// Most conditions that a step of the joint iteration looks at.
+    pub(super) conditions: usize,
 }
 
 compile_once! {
@@ -57,6 +59,7 @@ impl<T: Real> ReverseChain<T> {
             ranges: vec![in_range],
             metrics: Vec::new(),
             effort: Effort::default(),
+            conditions: MOST_CUTS,
         };
         for stage in stages {
             if stage.operators.is_empty() {
@@ -111,6 +114,14 @@ impl<T: Real> ReverseChain<T> {
     /// Length of the output.
     pub(super) fn out_len(&self) -> usize {
         self.list.lens[self.list.operators.len()]
+    }
+
+    /// Makes room for goals that are boxes of many outputs: a step of the joint iteration then looks at up to 256 outputs at
+    /// once, and not at 16.
+    ///
+    /// Workspaces made before do not fit the chain any more.
+    pub fn expect_boxes(&mut self) {
+        self.conditions = conditions_of_boxes(self.out_len());
     }
 
     /// How much [`TargetMode::Attainable`] spends on nearer targets, for goals with margins.

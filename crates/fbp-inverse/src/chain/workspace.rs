@@ -43,11 +43,11 @@ impl<T: Real> ReverseChain<T> {
             self.list.operators.iter().fold(self.rest_from(0).forward_scratch(capacity, par), |req, operator| {
                 req.or(operator.reverse_scratch(capacity, par))
             });
-        let mut sizes = Sizes::default();
+        let mut sizes = Sizes::empty(self.conditions);
         for (&first, metric) in self.starts.iter().zip(&self.metrics) {
             let rest = self.rest_from(first);
-            sizes = sizes.or(Sizes::of(&rest, metric.is_some()));
-            scratch = scratch.or(joint_scratch(&rest, metric.is_some(), capacity, par));
+            sizes = sizes.or(Sizes::of(&rest, metric.is_some(), self.conditions));
+            scratch = scratch.or(joint_scratch(&rest, (metric.is_some(), self.conditions), capacity, par));
         }
         ChainWorkspace {
             capacity,

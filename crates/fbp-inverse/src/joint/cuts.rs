@@ -4,8 +4,16 @@ use fbp_linalg::Real;
 use super::batch::Batch;
 use super::goal::Condition;
 
-/// Most cuts that are kept for a sample; the oldest go first.
+/// Most cuts that are kept for a sample unless boxes need more; the oldest go first.
 pub(crate) const MOST_CUTS: usize = 16;
+
+/// Most of them where boxes need more: steps take time with the cube of their number.
+const MOST_OF_BOXES: usize = 256;
+
+/// Conditions that a step looks at where the goal is a box of so many outputs: all of them together, if that can be.
+pub(crate) fn conditions_of_boxes(outputs: usize) -> usize {
+    outputs.clamp(MOST_CUTS, MOST_OF_BOXES)
+}
 
 /// A cut is moved to a point at the goal if that takes at most this share of the point's distance.
 const MOVED: f64 = 0.05;
@@ -13,7 +21,9 @@ const MOVED: f64 = 0.05;
 /// Linearised conditions, by sample: `lower <= value + gradient · (v - v0) <= upper`.
 #[derive(Debug)]
 pub(crate) struct Cuts<T> {
-    /// Cuts that were added; with more than [`MOST_CUTS`] the oldest are overwritten.
+    /// Most that are kept for a sample.
+    most: usize,
+    /// Cuts that were added; with more than the most the oldest are overwritten.
     added: Vec<usize>,
     /// By how much the one-sided cuts of each sample were raised.
     raised: Vec<T>,
@@ -37,18 +47,25 @@ pub(crate) struct SampleCuts<'a, T> {
 }
 
 impl<T: Real> Cuts<T> {
-    /// Memory for `capacity` samples with features of up to `longest` entries, up to `metric` in metrics of their own.
-    pub(crate) fn new(longest: usize, metric: usize, capacity: usize) -> Self {
-        let numbers = || vec![T::ZERO; MOST_CUTS * capacity];
+    /// Memory for `most` cuts of each of `capacity` samples with features of up to `longest` entries, up to `metric` in metrics
+    /// of their own.
+    pub(crate) fn new((longest, metric): (usize, usize), most: usize, capacity: usize) -> Self {
+        let numbers = || vec![T::ZERO; most * capacity];
         Self {
+            most,
             added: vec![0; capacity],
             raised: vec![T::ZERO; capacity],
-            gradients: Batch::new(longest * MOST_CUTS * capacity),
-            mapped: Batch::new(metric * MOST_CUTS * capacity),
+            gradients: Batch::new(longest * most * capacity),
+            mapped: Batch::new(metric * most * capacity),
             values: numbers(),
             lower: numbers(),
             upper: numbers(),
         }
+    }
+
+    /// Most cuts of a sample.
+    pub(super) fn most(&self) -> usize {
+        self.most
     }
 
     /// Forgets the cuts of a sample and what they were raised by.
@@ -59,7 +76,7 @@ impl<T: Real> Cuts<T> {
 
     /// Adds the cut of a condition; `value` is that of its linearisation at the observed feature.
     pub(crate) fn add(&mut self, sample: usize, gradient: &[T], value: T, condition: &Condition<T>) {
-        let at = sample * MOST_CUTS + self.added[sample] % MOST_CUTS;
+        let at = sample * self.most + self.added[sample] % self.most;
         self.gradients.column_mut(gradient.len(), at).copy_from_slice(gradient);
         let raised = if condition.upper == T::INFINITY { self.raised[sample] } else { T::ZERO };
         (self.values[at], self.lower[at], self.upper[at]) = (value, condition.lower + raised, condition.upper);
@@ -68,14 +85,14 @@ impl<T: Real> Cuts<T> {
 
     /// Sets the gradient of the cut that was added last times the covariance.
     pub(crate) fn set_mapped(&mut self, sample: usize, mapped: &[T]) {
-        let at = sample * MOST_CUTS + (self.added[sample] - 1) % MOST_CUTS;
+        let at = sample * self.most + (self.added[sample] - 1) % self.most;
         self.mapped.column_mut(mapped.len(), at).copy_from_slice(mapped);
     }
 
     /// Asks for more from every one-sided cut of a sample, also from later ones.
     pub(crate) fn raise(&mut self, sample: usize, by: T) {
         self.raised[sample] += by;
-        let range = sample * MOST_CUTS..(sample + 1) * MOST_CUTS;
+        let range = sample * self.most..(sample + 1) * self.most;
         for (lower, upper) in self.lower[range.clone()].iter_mut().zip(&self.upper[range]) {
             *lower += if *upper == T::INFINITY { by } else { T::ZERO };
         }
@@ -96,8 +113,8 @@ impl<T: Real> Cuts<T> {
     /// Makes the one-sided cuts of a sample hold at a point at the goal, `reach` away from the observed feature: a cut that
     /// it misses by a little is moved there, and one that it misses by more says nothing about its surroundings and ends.
     pub(crate) fn hold(&mut self, sample: usize, [point, observed]: [&[T]; 2], reach: f64) {
-        let start = sample * MOST_CUTS;
-        for at in start..start + self.added[sample].min(MOST_CUTS) {
+        let start = sample * self.most;
+        for at in start..start + self.added[sample].min(self.most) {
             let gradient = self.gradients.column(point.len(), at);
             let (mut value, mut norm_sq) = (self.values[at], T::ZERO);
             for ((&g, &v), &v0) in gradient.iter().zip(point).zip(observed) {
@@ -118,7 +135,7 @@ impl<T: Real> Cuts<T> {
 
     /// The cuts of a sample with features of `len` entries.
     pub(crate) fn of(&self, sample: usize, len: usize, with_metric: bool) -> SampleCuts<'_, T> {
-        let (start, count) = (sample * MOST_CUTS, self.added[sample].min(MOST_CUTS));
+        let (start, count) = (sample * self.most, self.added[sample].min(self.most));
         let range = start..start + count;
         SampleCuts {
             gradients: self.gradients.columns(len, start, count),

@@ -4,9 +4,11 @@ use fbp_linalg::{Real, expect_box};
 
 use crate::{InverseError, OutputEmbedding, expect_batch};
 
-/// Share of the largest output by which a box (which may be a point) may be missed and still count as reached: what single
-/// precision leaves of an equation after a few layers.
+/// Share of the largest output by which a box that is a point in some entry may be missed and still count as reached: what
+/// single precision leaves of an equation after a few layers.
 const SLACK: f64 = 1e-3;
+/// Share of the width of a box by which conditions ask for less than its ends, so that rounding and small bends end inside.
+const INSET: f64 = 0.01;
 
 /// Reached, for a classifier: the label's logit exceeds every other one by the margin.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +26,9 @@ pub enum JointGoal<'a, T> {
     Margins(Margins<'a>),
     /// Every entry lies in its interval, which may be a point.
     ///
-    /// The searches are made for margins. Intervals are looked for by linearised steps alone, and those that are far from the
-    /// observed output in many entries are often not found.
+    /// Intervals with room, as those within a tolerance of wanted outputs, are looked for by linearised steps, and where these
+    /// fail by damped ones from several starts. Points are looked for by linearised steps alone, and those that are far from
+    /// the observed output in many entries are often not found.
     Box {
         /// Lower ends: `out × N`, `-∞` where there is none.
         lower: MatRef<'a, T>,
@@ -62,6 +65,17 @@ impl<'a, T: Real> JointGoal<'a, T> {
         match self {
             Self::Margins(margins) => Some(margins.margin),
             Self::Box { .. } => None,
+        }
+    }
+
+    /// Whether it is a box with room in every entry.
+    pub(crate) fn is_wide(&self) -> bool {
+        match *self {
+            Self::Margins(_) => false,
+            Self::Box { lower, upper } => {
+                let mut columns = lower.col_iter().zip(upper.col_iter());
+                columns.all(|(lower, upper)| lower.iter().zip(upper.iter()).all(|(lower, upper)| lower < upper))
+            }
         }
     }
 
@@ -156,7 +170,19 @@ impl<T: Real> SampleGoal<'_, T> {
             Self::Margin { label, .. } => attained_slack::<T>(2, Self::lead(output, label).1),
             Self::Box { .. } => {
                 let scale = output.iter().map(|v| v.abs().to_f64()).fold(0.0, f64::max);
-                attained_slack::<T>(output.len(), scale) + SLACK * scale
+                let equation = if self.width() > 0.0 { 0.0 } else { SLACK * scale };
+                attained_slack::<T>(output.len(), scale) + equation
+            }
+        }
+    }
+
+    /// Least width of a box; none for a margin.
+    fn width(&self) -> f64 {
+        match *self {
+            Self::Margin { .. } => 0.0,
+            Self::Box { lower, upper } => {
+                let widths = lower.iter().zip(upper).map(|(lower, upper)| upper.to_f64() - lower.to_f64());
+                widths.fold(f64::INFINITY, f64::min)
             }
         }
     }
@@ -168,7 +194,8 @@ impl<T: Real> SampleGoal<'_, T> {
     }
 
     /// Writes the conditions with the least slack at `output`, tightest first, as many as there is room for; returns
-    /// their number. Conditions of a margin ask for half the tolerance more, so that rounding leaves the margin whole.
+    /// their number. Conditions of a margin ask for half the tolerance more, so that rounding leaves the margin whole; those of
+    /// a box that is no point ask for a little less than its ends.
     pub(crate) fn tightest(&self, output: &[T], room: &mut [Condition<T>]) -> usize {
         let mut count = 0;
         let mut offer = |condition: Condition<T>| {
@@ -190,7 +217,13 @@ impl<T: Real> SampleGoal<'_, T> {
                 }
             }
             Self::Box { lower, upper } => {
+                let surplus = 0.5 * self.tolerance(output);
                 for (plus, (&lower, &upper)) in lower.iter().zip(upper).enumerate() {
+                    let width = upper.to_f64() - lower.to_f64();
+                    let inset = if width > 0.0 && surplus.is_finite() { surplus } else { 0.0 };
+                    let inset = if width.is_finite() { (inset + INSET * width).min(0.25 * width) } else { inset };
+                    let inset = T::from_f64(inset);
+                    let (lower, upper) = (lower + inset, upper - inset);
                     offer(Condition { plus, minus: None, lower, upper });
                 }
             }

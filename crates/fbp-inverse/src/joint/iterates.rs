@@ -8,7 +8,7 @@ use crate::InverseError;
 use crate::tape::TapeMemory;
 
 /// The largest sizes that memory is made for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) in_len: usize,
     pub(crate) out_len: usize,
@@ -16,13 +16,21 @@ pub(crate) struct Sizes {
     pub(crate) metric_len: usize,
     tape_len: usize,
     tape_features: usize,
+    /// Most conditions that a step looks at.
+    pub(crate) conditions: usize,
 }
 
 impl Sizes {
+    /// Those of nothing but so many conditions.
+    pub(crate) fn empty(conditions: usize) -> Self {
+        Self { in_len: 0, out_len: 0, metric_len: 0, tape_len: 0, tape_features: 0, conditions }
+    }
+
     /// Those of one rest, with a metric of its own or not.
-    pub(crate) fn of<T: Real>(rest: &dyn FrozenRest<T>, has_metric: bool) -> Self {
+    pub(crate) fn of<T: Real>(rest: &dyn FrozenRest<T>, has_metric: bool, conditions: usize) -> Self {
         let (in_len, lens) = (rest.in_len(), rest.tape_lens());
         Self {
+            conditions,
             in_len,
             out_len: rest.out_len(),
             metric_len: if has_metric { in_len } else { 0 },
@@ -39,6 +47,7 @@ impl Sizes {
             metric_len: self.metric_len.max(other.metric_len),
             tape_len: self.tape_len.max(other.tape_len),
             tape_features: self.tape_features.max(other.tape_features),
+            conditions: self.conditions.max(other.conditions),
         }
     }
 }

@@ -6,7 +6,7 @@ use faer::linalg::matmul::matmul;
 use fbp_linalg::Real;
 
 use super::batch::Batch;
-use super::cuts::{Cuts, MOST_CUTS};
+use super::cuts::Cuts;
 use super::goal::Condition;
 use super::iterates::{Iterates, Sizes};
 use super::metric::FeatureMetric;
@@ -28,8 +28,10 @@ pub(super) struct Linearisation<'a, T> {
 /// Conditions of the active samples, and their gradients.
 #[derive(Debug)]
 pub(crate) struct Gradients<T> {
-    /// [`MOST_CUTS`] for every active sample.
+    /// As many for every active sample as there are cuts.
     conditions: Vec<Condition<T>>,
+    /// How many that is.
+    most: usize,
     /// How many of them are meant.
     counts: Vec<usize>,
     /// Of the outputs, up to [`TOGETHER`] for every active sample.
@@ -44,7 +46,8 @@ pub(crate) struct Gradients<T> {
 impl<T: Real> Gradients<T> {
     pub(super) fn new(sizes: Sizes, capacity: usize) -> Self {
         Self {
-            conditions: vec![Condition::NONE; MOST_CUTS * capacity],
+            conditions: vec![Condition::NONE; sizes.conditions * capacity],
+            most: sizes.conditions,
             counts: vec![0; capacity],
             cotangents: Batch::new(sizes.out_len * TOGETHER * capacity),
             gradients: Batch::new(sizes.in_len * TOGETHER * capacity),
@@ -76,12 +79,12 @@ impl<T: Real> Problem<'_, T> {
         let rounds = self.choose_conditions(how.room, iterates, gradients, cuts);
         for start in (0..rounds).step_by(TOGETHER) {
             let count = TOGETHER.min(rounds - start);
-            let Gradients { conditions, counts, cotangents, gradients: products, .. } = gradients;
+            let Gradients { conditions, most, counts, cotangents, gradients: products, .. } = gradients;
             for round in 0..count {
                 for at in 0..active {
                     let cotangent = cotangents.column_mut(out, round * active + at);
                     if start + round < counts[at] {
-                        conditions[at * MOST_CUTS + start + round].write_gradient(cotangent);
+                        conditions[at * *most + start + round].write_gradient(cotangent);
                     } else {
                         cotangent.fill(T::ZERO);
                     }
@@ -106,7 +109,7 @@ impl<T: Real> Problem<'_, T> {
         cuts: &mut Cuts<T>,
     ) {
         let (len, active) = (self.len(), iterates.active.len());
-        let Gradients { conditions, counts, gradients, mapped, .. } = gradients;
+        let Gradients { conditions, most, counts, gradients, mapped, .. } = gradients;
         if let Some(metric) = metric {
             let (gradients, to) = (gradients.columns(len, round * active, active), mapped.view_mut(len, active));
             matmul(to, Accum::Replace, metric.covariance(), gradients, T::ONE, self.par); // (n×n)(n×N)
@@ -116,7 +119,7 @@ impl<T: Real> Problem<'_, T> {
                 continue;
             }
             let gradient = gradients.column(len, round * active + at);
-            let condition = &conditions[at * MOST_CUTS + number];
+            let condition = &conditions[at * *most + number];
             let value = condition.value(iterates.output(at));
             let steps = gradient.iter().zip(self.observed(sample)).zip(iterates.point(at));
             let back = steps.map(|((g, v0), v)| *g * (*v0 - *v));
@@ -141,7 +144,7 @@ impl<T: Real> Problem<'_, T> {
                 // Boxes may be points, and equations from two linearisations contradict each other.
                 cuts.forget(sample);
             }
-            let chosen = &mut gradients.conditions[at * MOST_CUTS..][..room];
+            let chosen = &mut gradients.conditions[at * gradients.most..][..room];
             let count = self.goal_of(sample).tightest(iterates.output(at), chosen);
             gradients.counts[at] = count;
             rounds = rounds.max(count);

@@ -136,7 +136,7 @@ impl<T: Real> JointMemory<T> {
         Self {
             iterates: Iterates::new(sizes, capacity),
             gradients: Gradients::new(sizes, capacity),
-            cuts: Cuts::new(sizes.in_len, sizes.metric_len, capacity),
+            cuts: Cuts::new((sizes.in_len, sizes.metric_len), sizes.conditions, capacity),
             group: Group { samples: Vec::with_capacity(capacity), progress: vec![Progress::NONE; capacity] },
             segments: Segments {
                 ends: features(),

@@ -35,8 +35,9 @@
 //! Nearest points within an interval, raised cuts and the use for targets: own derivation.
 
 // From the bottom up, each module uses only those before it: batch, goal, metric, rest; cuts, iterates, problem;
-// targets, linearise; memory, step; starts, land, descend, refine; settle; rescue, search; nearest.
+// targets, linearise; memory, step; starts, land, descend, refine; settle; search; approach; rescue; nearest.
 
+mod approach;
 mod batch;
 mod cuts;
 mod descend;
@@ -59,6 +60,7 @@ mod targets;
 
 pub use crate::tape::{Tape, TapeMemory, TapeMut};
 pub(crate) use batch::Batch;
+pub(crate) use cuts::{MOST_CUTS, conditions_of_boxes};
 pub use goal::{JointGoal, Margins};
 pub(crate) use iterates::Sizes;
 pub(crate) use memory::JointMemory;

@@ -5,6 +5,7 @@ use faer::{Mat, MatRef, Par};
 use fbp_linalg::{LinalgError, Real, compile_once, expect_finite};
 
 use super::batch::Batch;
+use super::cuts::{MOST_CUTS, conditions_of_boxes};
 use super::goal::JointGoal;
 use super::iterates::Sizes;
 use super::memory::JointMemory;
@@ -132,7 +133,10 @@ pub fn nearest<T: Real>(
     goal: JointGoal<'_, T>,
     par: Par,
 ) -> Result<Nearest<T>, InverseError> {
-    let mut work = JointWorkspace::new(rest, observed.ncols(), par);
+    let mut work = match goal {
+        JointGoal::Margins(_) => JointWorkspace::new(rest, observed.ncols(), par),
+        JointGoal::Box { .. } => JointWorkspace::for_boxes(rest, observed.ncols(), par),
+    };
     let report = work.nearest(observed, goal)?;
     Ok(Nearest {
         targets: work.targets().to_owned(),
@@ -162,7 +166,8 @@ struct Memory<T> {
 }
 
 compile_once! {
-    fn memory<'a, T>(rest: &'a dyn FrozenRest<T>, capacity: usize, par: Par) -> Memory<T> = Memory::<T>::new;
+    fn memory<'a, T>(rest: &'a dyn FrozenRest<T>, conditions: usize, capacity: usize, par: Par) -> Memory<T>
+        = Memory::<T>::new;
     fn solve<'a, T>(
         memory: &'a mut Memory<T>, rest: &'a dyn FrozenRest<T>, observed: MatRef<'a, T>, goal: JointGoal<'a, T>,
     ) -> Result<JointReport, InverseError> = Memory::<T>::nearest;
@@ -171,7 +176,12 @@ compile_once! {
 impl<'r, T: Real> JointWorkspace<'r, T> {
     /// Memory for batches of up to `capacity` samples that are run with `par`.
     pub fn new(rest: &'r dyn FrozenRest<T>, capacity: usize, par: Par) -> Self {
-        Self { rest, memory: memory(rest, capacity, par) }
+        Self { rest, memory: memory(rest, MOST_CUTS, capacity, par) }
+    }
+
+    /// The same with room for goals that are boxes of many outputs: a step then looks at up to 256 of them at once, and not at 16.
+    pub fn for_boxes(rest: &'r dyn FrozenRest<T>, capacity: usize, par: Par) -> Self {
+        Self { rest, memory: memory(rest, conditions_of_boxes(rest.out_len()), capacity, par) }
     }
 
     /// How much is spent on nearer targets.
@@ -208,7 +218,7 @@ impl<'r, T: Real> JointWorkspace<'r, T> {
 }
 
 impl<T: Real> Memory<T> {
-    fn new(rest: &dyn FrozenRest<T>, capacity: usize, par: Par) -> Self {
+    fn new(rest: &dyn FrozenRest<T>, conditions: usize, capacity: usize, par: Par) -> Self {
         Self {
             capacity,
             batch: 0,
@@ -217,8 +227,8 @@ impl<T: Real> Memory<T> {
             observed_out: Batch::new(rest.out_len() * capacity),
             open: Vec::with_capacity(capacity),
             targets: Targets::new([rest.in_len(), rest.out_len()], capacity),
-            joint: JointMemory::new(Sizes::of(rest, false), capacity),
-            scratch: MemBuffer::new(joint_scratch(rest, false, capacity, par)),
+            joint: JointMemory::new(Sizes::of(rest, false, conditions), capacity),
+            scratch: MemBuffer::new(joint_scratch(rest, (false, conditions), capacity, par)),
         }
     }
 

@@ -26,8 +26,11 @@ impl<T: Real> Problem<'_, T> {
     ) -> Result<usize, InverseError> {
         memory.iterates.restart(self.rest, targets.among(self.open, Among::Missed));
         let missed = memory.iterates.active.len();
-        if self.goal.margin().is_none() || !self.rest.has_derivatives() || missed == 0 {
+        if missed == 0 || !self.rest.has_derivatives() {
             return Ok(missed);
+        }
+        if self.goal.margin().is_none() {
+            return if self.goal.is_wide() { self.rescue_to_box(starts, memory, targets, stack) } else { Ok(missed) };
         }
         memory.group.restart(&memory.iterates.active);
         for start in starts {

@@ -4,12 +4,12 @@ use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 use fbp_linalg::{Real, parts_scratch};
 
-use super::cuts::{Cuts, MOST_CUTS};
+use super::cuts::Cuts;
 use super::iterates::Iterates;
 use super::linearise::{Linearisation, TOGETHER};
 use super::memory::{Group, JointMemory};
 use super::metric::FeatureMetric;
-use super::problem::Problem;
+use super::problem::{Effort, Problem};
 use super::rest::FrozenRest;
 use super::starts::Origin;
 use super::step::step_scratch;
@@ -51,8 +51,13 @@ struct Judgement {
 }
 
 /// Workspace of all searches on a rest for `batch` samples.
-pub(crate) fn joint_scratch<T: Real>(rest: &dyn FrozenRest<T>, has_metric: bool, batch: usize, par: Par) -> StackReq {
-    let step = parts_scratch(step_scratch::<T>(rest.in_len(), has_metric), batch, par);
+pub(crate) fn joint_scratch<T: Real>(
+    rest: &dyn FrozenRest<T>,
+    (has_metric, conditions): (bool, usize),
+    batch: usize,
+    par: Par,
+) -> StackReq {
+    let step = parts_scratch(step_scratch::<T>(rest.in_len(), has_metric, conditions), batch, par);
     let forward = rest.forward_scratch(batch, par);
     let products = if rest.has_derivatives() { rest.vjp_scratch(batch, TOGETHER, par) } else { StackReq::EMPTY };
     forward.or(products).or(step)
@@ -164,7 +169,7 @@ impl<T: Real> Problem<'_, T> {
                 break;
             }
             let room = match (self.goal.margin(), metric) {
-                (None, _) => MOST_CUTS,
+                (None, _) => cuts.most(),
                 (Some(_), None) if step > 0 => LATER_CONDITIONS,
                 (Some(_), _) => MARGIN_CONDITIONS,
             };
@@ -197,7 +202,8 @@ impl<T: Real> Problem<'_, T> {
         targets: &mut Targets<T>,
     ) {
         // Euclidean targets for margins are settled once they are at the goal.
-        let ends_at_goal = self.goal.margin().is_some() && !in_metric;
+        let settles = self.goal.margin().is_some() && !in_metric;
+        let ends_at_goal = settles || self.effort == Effort::Quick && self.goal.is_wide();
         let aim = self.aim();
         let mut kept = 0;
         for at in 0..iterates.active.len() {
@@ -229,7 +235,7 @@ impl<T: Real> Problem<'_, T> {
                 }
             }
             if let (false, Some(step)) = (reached, step) {
-                if step == 0 && ends_at_goal && progress.bend < NEARLY {
+                if step == 0 && settles && progress.bend < NEARLY {
                     // The rest is linear, and rounding is all that is missing.
                     targets.set(sample, point, output);
                     continue;
@@ -238,7 +244,7 @@ impl<T: Real> Problem<'_, T> {
                     // The step has overflowed, or went too far from a target that is good already.
                     continue;
                 }
-                let aim = if step == 0 && ends_at_goal { aim } else { 0.0 };
+                let aim = if step == 0 && settles { aim } else { 0.0 };
                 cuts.raise(sample, T::from_f64(aim - RAISE * excess));
             }
             iterates.keep(at, kept);

@@ -5,16 +5,16 @@ use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef};
 use fbp_linalg::{BoxedSample, LinalgError, MetricSample, Real, SplitBatch, column, column_mut, for_each_part};
 
-use super::cuts::{Cuts, MOST_CUTS, SampleCuts};
+use super::cuts::{Cuts, SampleCuts};
 use super::iterates::Iterates;
 use super::metric::FeatureMetric;
 use super::problem::Problem;
 use crate::{Interval, InverseError};
 
-/// Workspace of the step of one sample with features of `len` entries.
-pub(super) fn step_scratch<T: Real>(len: usize, with_metric: bool) -> StackReq {
-    let euclidean = BoxedSample::<T>::solve_scratch(MOST_CUTS, len);
-    if with_metric { euclidean.or(MetricSample::<T>::solve_scratch(MOST_CUTS, len)) } else { euclidean }
+/// Workspace of the step of one sample with features of `len` entries and up to `cuts` cuts.
+pub(super) fn step_scratch<T: Real>(len: usize, with_metric: bool, cuts: usize) -> StackReq {
+    let euclidean = BoxedSample::<T>::solve_scratch(cuts, len);
+    if with_metric { euclidean.or(MetricSample::<T>::solve_scratch(cuts, len)) } else { euclidean }
 }
 
 impl<T: Real> Problem<'_, T> {
@@ -27,7 +27,7 @@ impl<T: Real> Problem<'_, T> {
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
         let context = StepContext { problem: Given::of(self), cuts, metric };
-        let part = step_scratch::<T>(self.len(), metric.is_some());
+        let part = step_scratch::<T>(self.len(), metric.is_some(), cuts.most());
         let run = |pass: StepPass<'_, T>, stack: &mut MemStack| context.solve(pass, stack);
         let merge = |left: Result<(), InverseError>, right| left.and(right);
         let (active, iterates) = iterates.points_mut();

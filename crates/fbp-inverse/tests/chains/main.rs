@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic, also in the functions that it shares with others")]
 
 mod block;
+mod boxes;
 mod deep;
 mod dice;
 mod network;

@@ -3,6 +3,7 @@
 //! | Name | Input | Stages | Parameters |
 //! |---|---|---|---|
 //! | `mlp` | 1×28×28 | linear 784→128→64→10 | 109,386 |
+//! | `mlp-planner` | 8 numbers | linear 8→512→512→512→16: state and command to a path of 8 poses | 538,128 |
 //! | `simple-cnn-mnist-v1` | 1×28×28 | conv 5×5 1→2, pool, conv 5×5 2→4, pool, linear 64→10 | 906 |
 //! | `simple-cnn-mnist-v2` | 1×28×28 | conv 5×5 1→3, pool, conv 5×5 3→3, pool, linear 48→10 | 796 |
 //! | `cnn-mnist-large` | 1×28×28 | conv 5×5 1→10, pool, conv 5×5 10→20, pool, linear 320→64→10 | 26,474 |
@@ -46,9 +47,10 @@ mod vit;
 use crate::spec::LayerSpec;
 use crate::{ModelError, NetworkSpec};
 
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 32] = [
     "mlp",
     "mlp-tanh",
+    "mlp-planner",
     "simple-cnn-mnist-v1",
     "simple-cnn-mnist-v1-tanh",
     "simple-cnn-mnist-v2",
@@ -123,6 +125,7 @@ fn real(name: &str) -> Result<NetworkSpec, ModelError> {
     let small =
         vit::Sizes { image: 32, patch: 4, width: 64, depth: 4, heads: 4, mlp_ratio: 2, norm: false, classes: 10 };
     Ok(match name {
+        "mlp-planner" => mlp::planner(name),
         "resnet18" => resnet::imagenet(name, [2, 2, 2, 2]),
         "resnet34" => resnet::imagenet(name, [3, 4, 6, 3]),
         "resnet18-cifar" => resnet::cifar_stem(name, [2, 2, 2, 2]),

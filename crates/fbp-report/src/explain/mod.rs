@@ -1,5 +1,6 @@
 //! Explanations of samples as a page with pictures.
 
+mod outputs;
 mod page;
 
 use std::path::Path;
@@ -60,7 +61,11 @@ pub fn write_explanation(
     force: bool,
 ) -> Result<ExplainRecord, ReportError> {
     let record = ExplainRecord::new(settings, chosen, explanation);
-    let mut files = vec![page::render(&record, explanation)?.into_bytes()];
+    let page = match record.settings.tolerance {
+        Some(_) => outputs::render(&record, explanation)?,
+        None => page::render(&record, explanation)?,
+    };
+    let mut files = vec![page.into_bytes()];
     for stage in explanation.samples.iter().flat_map(|sample| &sample.stages) {
         files.extend(picture_files(&stage.change())?);
     }

@@ -11,6 +11,9 @@ use crate::page::{
 
 /// Columns of a table of outputs that fit on a telephone.
 const OUTPUTS: usize = 5;
+/// Most classes of which all outputs are listed, and how many of more are.
+const ALL_CLASSES: usize = 20;
+const SOME_CLASSES: usize = 10;
 /// Channels that the page lists for a stage.
 const CHANNELS: usize = 4;
 
@@ -62,10 +65,13 @@ fn class_of(settings: &ExplainSettings, label: u32) -> String {
 }
 
 /// Where the images are from, as HTML.
-fn origin(settings: &ExplainSettings) -> String {
+pub(super) fn origin(settings: &ExplainSettings) -> String {
+    let of_outputs = settings.tolerance.is_some();
     let (name, samples) = (escape(&settings.data.name), grouped(settings.data.samples));
     match (settings.own, settings.part) {
         (true, _) => format!("Images of your own: {name}, {samples} in all"),
+        (false, Part::Train) if of_outputs => format!("Data: {name}, {samples} training samples"),
+        (false, Part::Test) if of_outputs => format!("Data: the test samples of {name}"),
         (false, Part::Train) => format!("Data: {name}, {samples} training images"),
         (false, Part::Test) => format!("Data: the test images of {name}"),
     }
@@ -82,6 +88,9 @@ fn introduction(body: &mut String, record: &ExplainRecord) {
         Embedding::Margin => format!("the right class leads every other one by at least {}", settings.margin),
         Embedding::MaxAssign => "the right class is raised to the largest number".into(),
         Embedding::OneHot => "the number is 1 for the right class and 0 for the others".into(),
+        Embedding::Tolerance => {
+            format!("every output is within {} of the wanted one", settings.tolerance.unwrap_or_default())
+        }
     };
     let kind = match settings.mode {
         TargetMode::Attainable => "They are the nearest features found with which",
@@ -156,15 +165,43 @@ fn logits_table(sample: &ExplainedSample, settings: &ExplainSettings) -> String 
         let text = signed(f64::from(column[class]), 2);
         if fbp_train::metrics::argmax(column) == class { format!("<span class=\"best\">{text}</span>") } else { text }
     };
-    let rows: Vec<Vec<String>> = (0..sample.logits.len())
-        .map(|class| {
+    let classes = listed(&columns, sample.label as usize);
+    let rows: Vec<Vec<String>> = classes
+        .iter()
+        .map(|&class| {
             let name = class_of(settings, class as u32);
             let name = if class as u32 == sample.label { format!("{name} (right)") } else { name };
             std::iter::once(name).chain(columns.iter().map(|column| cell(column, class))).collect()
         })
         .collect();
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
-    table_of_parts(&format!("outputs for image {}", sample.sample), &headings, &rows, OUTPUTS)
+    let table = table_of_parts(&format!("outputs for image {}", sample.sample), &headings, &rows, OUTPUTS);
+    match sample.logits.len() {
+        all if all > rows.len() => {
+            format!(
+                "{table}<p class=\"small\">The right class and those with the largest outputs, {} of {all}.</p>",
+                rows.len()
+            )
+        }
+        _ => table,
+    }
+}
+
+/// The classes whose outputs are listed: all, or of many the right one and those that lead somewhere.
+fn listed(columns: &[&[f32]], label: usize) -> Vec<usize> {
+    let all = columns.first().map_or(0, |column| column.len());
+    if all <= ALL_CLASSES {
+        return (0..all).collect();
+    }
+    let best = |class: usize| columns.iter().map(|column| column[class]).fold(f32::NEG_INFINITY, f32::max);
+    let leads = |class: usize| columns.iter().any(|column| fbp_train::metrics::argmax(column) == class);
+    let mut order: Vec<usize> = (0..all).collect();
+    order.sort_by(|&a, &b| {
+        let rank = |class: usize| (class != label, !leads(class));
+        rank(a).cmp(&rank(b)).then(best(b).total_cmp(&best(a)))
+    });
+    order.truncate(SOME_CLASSES);
+    order
 }
 
 fn stage_row(
@@ -213,4 +250,21 @@ fn stage_row(
         body.push_str(&table("most changed", &["most changed", "share of the change", mean], &rows));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_classes_the_right_one_and_the_leading_ones_are_listed() {
+        let before: Vec<f32> = (0..100).map(|class| ((class * 37) % 100) as f32).collect();
+        let mut after = before.clone();
+        after[5] = 200.0;
+        let listed = listed(&[&before, &after], 42);
+        assert_eq!(listed.len(), SOME_CLASSES);
+        // 37 · 27 = 999: the largest output at first; 5 leads later.
+        assert_eq!(listed[..3], [42, 5, 27]);
+        assert_eq!(super::listed(&[&before[..20]], 3), (0..20).collect::<Vec<_>>());
+    }
 }

@@ -44,14 +44,26 @@ fn left_out(change: &Change<'_>) -> Option<String> {
 /// Before, after and difference; the first two on one scale.
 pub(crate) fn pictures(change: &Change<'_>) -> [(Picture, Scale); 3] {
     let difference = change.difference();
-    let own = if change.image { Scale::Grey } else { Scale::of_features(&[change.before, change.after]) };
+    let own = match change.image {
+        true if is_colour(change.shape) => Scale::Colours,
+        true => Scale::Grey,
+        false => Scale::of_features(&[change.before, change.after]),
+    };
     let (shown, plane) = (shown(change), change.plane());
     let draw = |values: &[f32], scale: Scale| {
-        let blocks: Vec<&[f32]> = shown.iter().map(|channel| &values[channel * plane..][..plane]).collect();
         let sides = [change.shape[1], change.shape[2]];
+        if scale == Scale::Colours {
+            return (Picture::of_colours(values, sides), scale);
+        }
+        let blocks: Vec<&[f32]> = shown.iter().map(|channel| &values[channel * plane..][..plane]).collect();
         (Picture::of_blocks(&blocks, sides, nearly_square(blocks.len()), scale), scale)
     };
     [draw(change.before, own), draw(change.after, own), draw(&difference, Scale::of_difference(&difference))]
+}
+
+/// Whether an image of this shape has red, green and blue.
+fn is_colour([channels, height, width]: [usize; 3]) -> bool {
+    channels == 3 && height * width > 1
 }
 
 /// The three pictures as files.
@@ -93,8 +105,11 @@ pub(crate) fn change_row(
         push(html, format_args!("<figure>{image}<figcaption>{caption}</figcaption></figure>\n"));
     }
     html.push_str("</div>\n<div class=\"legends\">");
-    legend(html, own, "both")?;
-    legend(html, other, "difference")?;
+    if own != Scale::Colours {
+        legend(html, own, "both")?;
+    }
+    let what = if own == Scale::Colours { "difference of red, green and blue" } else { "difference" };
+    legend(html, other, what)?;
     html.push_str("</div>\n");
     if let Some(text) = left_out(change) {
         push(html, format_args!("<p class=\"small\">{text}</p>\n"));
@@ -128,10 +143,13 @@ fn legend(html: &mut String, scale: Scale, what: &str) -> Result<(), ReportError
 /// # Errors
 /// [`ReportError::Plot`].
 pub(crate) fn image_figure(values: &[f32], shape: [usize; 3], caption: &str) -> Result<String, ReportError> {
-    let plane = shape[1] * shape[2];
+    let (plane, sides) = (shape[1] * shape[2], [shape[1], shape[2]]);
     let blocks: Vec<&[f32]> = values.chunks(plane.max(1)).take(shape[0]).collect();
-    let picture = Picture::of_blocks(&blocks, [shape[1], shape[2]], shape[0].min(4), Scale::Grey);
-    let image = picture.html(Scale::Grey, (84 / picture.width).clamp(1, 8), caption)?;
+    let (picture, scale) = match is_colour(shape) {
+        true => (Picture::of_colours(values, sides), Scale::Colours),
+        false => (Picture::of_blocks(&blocks, sides, shape[0].min(4), Scale::Grey), Scale::Grey),
+    };
+    let image = picture.html(scale, (84 / picture.width).clamp(1, 8), caption)?;
     Ok(format!("<figure>{image}<figcaption>{caption}</figcaption></figure>\n"))
 }
 
@@ -153,6 +171,19 @@ mod tests {
         assert!(left_out(&feature).unwrap().contains("25 of 30"));
         assert!(shown(&feature).iter().all(|&channel| after[4 * channel] >= 5.0));
         assert_eq!(left_out(&change([120, 1, 1], &before, &after)), None);
+    }
+
+    #[test]
+    fn images_in_colour_are_one_picture_and_their_difference_three() {
+        let feature = Change { image: true, ..change([3, 2, 2], &[0.5; 12], &[0.25; 12]) };
+        let [before, after, difference] = pictures(&feature);
+        assert_eq!((before.0.width, before.0.height, before.1), (2, 2, Scale::Colours));
+        assert_eq!(after.0.width, 2);
+        assert_eq!((difference.0.width, difference.1), (5, Scale::Diverging { limit: 0.25 }));
+        let mut html = String::new();
+        change_row(&mut html, ["image", ""], &feature, Captions { before: "a", after: "b" }).unwrap();
+        assert_eq!(html.matches("class=\"legend\"").count(), 1);
+        assert!(image_figure(&[0.5; 12], [3, 2, 2], "an image").unwrap().contains("width=\"16\""));
     }
 
     #[test]

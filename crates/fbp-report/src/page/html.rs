@@ -1,6 +1,7 @@
 use std::fmt::Write;
 
 use fbp_train::data::FASHION_MNIST_CLASSES;
+use fbp_train::settings::Measure;
 
 /// Columns from which on a table becomes a list where the screen is narrow.
 const MANY: usize = 6;
@@ -27,6 +28,11 @@ pub(crate) fn escape(text: &str) -> String {
 pub(crate) fn class_name(data: &str, label: u32) -> String {
     let fashion = FASHION_MNIST_CLASSES.get(label as usize).filter(|_| data.starts_with("fashion-mnist"));
     fashion.map_or_else(|| format!("class {label}"), |name| (*name).to_owned())
+}
+
+/// Name of a class as the data tell it, as HTML.
+pub(crate) fn named_class(names: &[String], data: &str, label: u32) -> String {
+    names.get(label as usize).map_or_else(|| class_name(data, label), |name| escape(name))
 }
 
 /// Text without its tags.
@@ -92,8 +98,16 @@ pub(crate) fn percent(share: f64, digits: usize) -> String {
 }
 
 /// A difference of shares as percentage points with a sign.
-pub(crate) fn points(difference: f64) -> String {
+fn points(difference: f64) -> String {
     format!("{:+.2} pp", 100.0 * difference).replace('-', "−")
+}
+
+/// A gain as a share, in what it is counted in: percentage points of accuracy, or per cent of the RMSE that are gone.
+pub(crate) fn gained(measure: Measure, gain: f64) -> String {
+    match measure {
+        Measure::Accuracy => points(gain),
+        Measure::Rmse => format!("{:+.2} %", 100.0 * gain).replace('-', "−"),
+    }
 }
 
 /// A number with three digits that count, as people write it.

@@ -21,11 +21,12 @@ const SEQUENTIAL: [[u8; 3]; 5] = [[255, 255, 229], [199, 233, 180], [65, 182, 19
 /// From white to black.
 const GREY: [[u8; 3]; 2] = [[255; 3], [0; 3]];
 
-/// A picture of one feature: its channels side by side, each pixel an index into a palette.
+/// A picture of one feature: its channels side by side, each pixel an index into a palette; or an image in its colours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Picture {
     pub(crate) width: usize,
     pub(crate) height: usize,
+    /// One byte for each pixel, or three if it is in colour.
     pixels: Vec<u8>,
 }
 
@@ -34,6 +35,8 @@ pub(crate) struct Picture {
 pub(crate) enum Scale {
     /// Grey from 0 (white) to 1 (black), as printed images are.
     Grey,
+    /// Red, green and blue from 0 to 1, as seen.
+    Colours,
     /// From 0 (light) to `limit` (dark).
     Sequential {
         /// Value of the darkest colour.
@@ -64,7 +67,7 @@ impl Scale {
     /// Values of its two ends.
     pub(crate) fn ends(self) -> [f32; 2] {
         match self {
-            Self::Grey => [0.0, 1.0],
+            Self::Grey | Self::Colours => [0.0, 1.0],
             Self::Sequential { limit } => [0.0, limit],
             Self::Diverging { limit } => [-limit, limit],
         }
@@ -84,7 +87,7 @@ impl Scale {
 
     fn palette(self) -> Palette {
         let stops = match self {
-            Self::Grey => &GREY[..],
+            Self::Grey | Self::Colours => &GREY[..],
             Self::Sequential { .. } => &SEQUENTIAL,
             Self::Diverging { .. } => &DIVERGING,
         };
@@ -136,6 +139,22 @@ impl Picture {
         picture
     }
 
+    /// An image as it is seen: red, green and blue values from 0 to 1, one channel after the other.
+    pub(crate) fn of_colours(values: &[f32], [height, width]: [usize; 2]) -> Self {
+        let plane = height * width;
+        let level = |channel: usize, index: usize| {
+            let value = values.get(channel * plane + index).copied().unwrap_or(0.0);
+            (255.0 * value.clamp(0.0, 1.0)).round() as u8
+        };
+        let pixels = (0..plane).flat_map(|index| [0, 1, 2].map(|channel| level(channel, index))).collect();
+        Self { width, height, pixels }
+    }
+
+    /// Bytes of one pixel.
+    fn samples(&self) -> usize {
+        (self.pixels.len() / (self.width * self.height).max(1)).max(1)
+    }
+
     /// A horizontal bar of the whole scale.
     pub(crate) fn legend() -> Self {
         Self { width: 253, height: 1, pixels: (2..=254).collect() }
@@ -154,22 +173,27 @@ impl Picture {
         ))
     }
 
-    /// The picture as a PNG file with a palette, `zoom` pixels for each in both directions.
+    /// The picture as a PNG file, with a palette unless it is in colour, `zoom` pixels for each in both directions.
     ///
     /// # Errors
     /// [`ReportError::Plot`].
     pub(crate) fn png(&self, scale: Scale, zoom: usize) -> Result<Vec<u8>, ReportError> {
         let mut pixels = Vec::with_capacity(self.pixels.len() * zoom * zoom);
-        for row in self.pixels.chunks_exact(self.width) {
-            let wide: Vec<u8> = row.iter().flat_map(|&pixel| std::iter::repeat_n(pixel, zoom)).collect();
+        let samples = self.samples();
+        for row in self.pixels.chunks_exact(self.width * samples) {
+            let wide: Vec<u8> = row.chunks_exact(samples).flat_map(|pixel| pixel.repeat(zoom)).collect();
             (0..zoom).for_each(|_| pixels.extend_from_slice(&wide));
         }
         let mut file = Vec::new();
         let (width, height) = ((self.width * zoom) as u32, (self.height * zoom) as u32);
         let mut encoder = png::Encoder::new(&mut file, width, height);
-        encoder.set_color(png::ColorType::Indexed);
         encoder.set_depth(png::BitDepth::Eight);
-        encoder.set_palette(scale.palette().as_flattened().to_vec());
+        if samples == 3 {
+            encoder.set_color(png::ColorType::Rgb);
+        } else {
+            encoder.set_color(png::ColorType::Indexed);
+            encoder.set_palette(scale.palette().as_flattened().to_vec());
+        }
         let written = encoder.write_header().and_then(|mut writer| {
             writer.write_image_data(&pixels)?;
             writer.finish()
@@ -218,6 +242,19 @@ mod tests {
         let palette = Scale::Sequential { limit: 1.0 }.palette();
         let light = |[r, g, b]: [u8; 3]| 299 * u32::from(r) + 587 * u32::from(g) + 114 * u32::from(b);
         assert!(palette[2..].windows(2).all(|pair| light(pair[0]) >= light(pair[1])));
+    }
+
+    #[test]
+    fn an_image_in_colour_is_shown_as_it_is_seen() {
+        let picture = Picture::of_colours(&[1.0, 0.0, 0.5, 2.0, f32::NAN, 0.2], [1, 2]);
+        assert_eq!(picture.pixels, [255, 128, 0, 0, 255, 51]);
+        let file = picture.png(Scale::Colours, 2).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height, info.color_type), (4, 2, png::ColorType::Rgb));
+        assert_eq!(pixels[..12], [255, 128, 0, 255, 128, 0, 0, 255, 51, 0, 255, 51]);
+        assert_eq!(pixels[..12], pixels[12..]);
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use fbp_train::settings::Measure;
 use plotters::prelude::*;
 
 use super::groups::Group;
@@ -11,34 +12,47 @@ pub(super) const SIZE: (u32, u32) = (360, 260);
 /// Numbers along an axis, at most.
 const LABELS: usize = 6;
 
-/// One line: mean and spread at each epoch, in per cent.
+/// What charts multiply scores with: accuracies are drawn in per cent.
+pub(super) fn scale(measure: Measure) -> f64 {
+    if measure.is_accuracy() { 100.0 } else { 1.0 }
+}
+
+/// What stands at the axis of scores.
+pub(super) fn axis(measure: Measure) -> &'static str {
+    if measure.is_accuracy() { "test accuracy, %" } else { "test RMSE" }
+}
+
+/// One line: mean and spread at each epoch, accuracies in per cent.
 struct Line {
     colour: RGBColor,
     points: Vec<(i32, Spread)>,
 }
 
-/// Draws test accuracy against epochs, one line for each group, with a band of one standard deviation.
+/// Draws test accuracy, or RMSE of outputs, against epochs, one line for each group, with a band of one standard deviation.
 ///
 /// # Errors
 /// [`ReportError::Plot`].
 pub(super) fn accuracy_chart(stage: &str, groups: &[&Group<'_>]) -> Result<String, ReportError> {
+    let measure = groups.first().map_or(Measure::Accuracy, |group| group.measure());
     let lines: Vec<Line> = groups.iter().enumerate().map(|(index, group)| line(index, group)).collect();
     let mut svg = String::new();
-    draw(&lines, &mut svg).map_err(|reason| ReportError::Plot { what: format!("accuracy of {stage}"), reason })?;
-    Ok(finish_svg(&svg, SIZE, &format!("test accuracy per epoch, stage {stage}")))
+    draw(&lines, axis(measure), &mut svg)
+        .map_err(|reason| ReportError::Plot { what: format!("accuracy of {stage}"), reason })?;
+    Ok(finish_svg(&svg, SIZE, &format!("test {} per epoch, stage {stage}", measure.word())))
 }
 
 fn line(index: usize, group: &Group<'_>) -> Line {
     let (red, green, blue) = colour(index);
-    let percent = |spread: Spread| Spread {
-        mean: 100.0 * spread.mean,
-        deviation: spread.deviation.map(|deviation| 100.0 * deviation),
+    let scale = scale(group.measure());
+    let scaled = |spread: Spread| Spread {
+        mean: scale * spread.mean,
+        deviation: spread.deviation.map(|deviation| scale * deviation),
     };
-    let points = (0..=group.epochs()).filter_map(|epoch| Some((epoch as i32, percent(group.accuracy(epoch)?))));
+    let points = (0..=group.epochs()).filter_map(|epoch| Some((epoch as i32, scaled(group.score(epoch)?))));
     Line { colour: RGBColor(red, green, blue), points: points.collect() }
 }
 
-fn draw(lines: &[Line], svg: &mut String) -> Result<(), String> {
+fn draw(lines: &[Line], axis: &str, svg: &mut String) -> Result<(), String> {
     let (epochs, low, high) = bounds(lines);
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
@@ -51,7 +65,7 @@ fn draw(lines: &[Line], svg: &mut String) -> Result<(), String> {
     let mut mesh = chart.configure_mesh();
     quiet_mesh(&mut mesh, 14);
     mesh.x_desc("epoch")
-        .y_desc("test accuracy, %")
+        .y_desc(axis)
         .x_labels(LABELS)
         .y_labels(LABELS)
         .y_label_formatter(&ticks(low..high, LABELS))
@@ -80,6 +94,6 @@ fn bounds(lines: &[Line]) -> (i32, f64, f64) {
     if low > high {
         return (epochs, 0.0, 100.0);
     }
-    let room = 0.08 * (high - low).max(0.2);
+    let room = 0.08 * (high - low).max(2e-3 * high.abs());
     (epochs, low - room, high + room)
 }

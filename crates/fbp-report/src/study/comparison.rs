@@ -3,7 +3,7 @@ use std::path::Path;
 
 use fbp_train::atomic::write_atomic;
 use fbp_train::json::write_json;
-use fbp_train::settings::Objective;
+use fbp_train::settings::{Measure, Objective};
 use serde::{Deserialize, Serialize};
 
 use super::groups::Group;
@@ -18,7 +18,8 @@ pub(super) const COMPARISONS: &str = "comparisons";
 /// One way of training against a yardstick, over the seeds that both have: a line of `comparisons.json`.
 ///
 /// # Units
-/// Names ending in `_pp` and the interval: percentage points of test accuracy.
+/// Names ending in `_pp` and the interval: percentage points of test accuracy; for data with outputs, whose `measure` is `rmse`, the
+/// per cent of the yardstick's RMSE that are gone, so that more is better there too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The data.
@@ -47,6 +48,9 @@ pub struct Comparison {
     /// Its learning rate: that of the runs, or the best one on the validation part.
     #[serde(default)]
     pub learning_rate_against: f64,
+    /// What was measured; left out for accuracy.
+    #[serde(default, skip_serializing_if = "Measure::is_accuracy")]
+    pub measure: Measure,
     /// The differences.
     #[serde(flatten)]
     pub difference: Difference,
@@ -97,6 +101,7 @@ impl Comparison {
             mode: group.mode,
             alpha: group.alpha,
             against: other.name(),
+            measure: group.measure(),
             difference: found.into(),
             seconds: group.seconds(),
             seconds_against: other.seconds(),
@@ -170,6 +175,7 @@ mod tests {
             mode: Objective::Joint,
             alpha: Some(0.3),
             against: "joint α = 0, conv_1".into(),
+            measure: Measure::Accuracy,
             difference: Difference {
                 seeds: 10,
                 mean_pp: -0.25,

@@ -1,4 +1,5 @@
-use fbp_train::settings::{Keep, Objective, Schedule};
+use fbp_train::data::Augmentation;
+use fbp_train::settings::{Keep, Measure, Objective, Schedule};
 use fbp_train::train::PostTrainRecord;
 
 use super::{Run, Runs};
@@ -27,6 +28,8 @@ pub(super) struct Hyper {
     pub(super) keep: Keep,
     /// Decay of an average of the weights that was kept.
     pub(super) ema: Option<f64>,
+    /// How training images were changed at random.
+    pub(super) augment: Augmentation,
 }
 
 impl Hyper {
@@ -41,6 +44,7 @@ impl Hyper {
             weight_decay: s.weight_decay,
             keep,
             ema: run.ema,
+            augment: s.augment,
         }
     }
 }
@@ -74,12 +78,25 @@ impl<'a> Group<'a> {
         let mut best: Vec<&Self> = Vec::new();
         for group in groups {
             match best.iter_mut().find(|other| other.is_like(group)) {
-                Some(other) if group.validation() > other.validation() => *other = group,
+                Some(other) if group.is_better_than(other) => *other = group,
                 Some(_) => {}
                 None => best.push(group),
             }
         }
         best
+    }
+
+    /// What was measured.
+    pub(super) fn measure(&self) -> Measure {
+        self.runs.first().map_or(Measure::Accuracy, |run| run.measure())
+    }
+
+    /// Whether it is better on the validation part; what has none is worse than what has one.
+    pub(super) fn is_better_than(&self, other: &Self) -> bool {
+        match (self.validation(), other.validation()) {
+            (Some(own), Some(other)) => self.measure().is_better(own, other),
+            (own, other) => own.is_some() && other.is_none(),
+        }
     }
 
     /// Whether only what tuning changes may differ.
@@ -120,47 +137,48 @@ impl<'a> Group<'a> {
 
     /// Learning rate with its schedule, as far as the mode has one.
     pub(super) fn rate(&self) -> String {
-        let Hyper { learning_rate, schedule, ema, .. } = self.hyper;
+        let Hyper { learning_rate, schedule, ema, augment, .. } = self.hyper;
         if matches!(self.mode, Objective::Head | Objective::ClosedForm) {
             return "–".into();
         }
         let schedule = if schedule == Schedule::Cosine { " cosine" } else { "" };
         let average = ema.map(|decay| format!(", weights averaged ({decay})")).unwrap_or_default();
-        format!("{learning_rate}{schedule}{average}")
+        let changed = if augment.is_none() { String::new() } else { format!(", images changed ({augment})") };
+        format!("{learning_rate}{schedule}{average}{changed}")
     }
 
     /// Number of epochs that all runs have.
     pub(super) fn epochs(&self) -> usize {
-        self.runs.iter().map(|run| run.test_accuracy.len()).min().unwrap_or(0)
+        self.runs.iter().map(|run| run.scores.test.len()).min().unwrap_or(0)
     }
 
     fn spread(&self, of: impl Fn(&PostTrainRecord) -> Option<f64>) -> Option<Spread> {
         Spread::of(&self.runs.iter().filter_map(|run| of(&run.record)).collect::<Vec<_>>())
     }
 
-    /// Test accuracy after `epoch` epochs over the seeds; epoch 0 is the start.
-    pub(super) fn accuracy(&self, epoch: usize) -> Option<Spread> {
+    /// Test accuracy, or RMSE of outputs, after `epoch` epochs over the seeds; epoch 0 is the start.
+    pub(super) fn score(&self, epoch: usize) -> Option<Spread> {
         self.spread(|run| match epoch {
-            0 => Some(run.test_accuracy_before),
-            _ => run.test_accuracy.get(epoch - 1).copied(),
+            0 => Some(run.scores.before),
+            _ => run.scores.test.get(epoch - 1).copied(),
         })
     }
 
-    /// Test accuracy of the results.
+    /// Test accuracy of the results, or RMSE of outputs.
     pub(super) fn result(&self) -> Option<Spread> {
         self.spread(|run| Some(run.result()))
     }
 
     /// Gain of the results over their starts.
     pub(super) fn gain(&self) -> f64 {
-        self.spread(|run| Some(run.result() - run.test_accuracy_before)).map_or(0.0, |spread| spread.mean)
+        self.spread(|run| Some(run.measure().gain(run.result(), run.scores.before))).map_or(0.0, |spread| spread.mean)
     }
 
     /// Accuracy of the results on the validation part, by which settings are chosen; none if a run has none.
     pub(super) fn validation(&self) -> Option<f64> {
-        let of = |run: &&Run| match run.chosen {
-            Some(chosen) => chosen.validation_accuracy,
-            None => run.validation_accuracy.last().copied(),
+        let of = |run: &&Run| match &run.chosen {
+            Some(chosen) => chosen.scores.validation,
+            None => run.scores.validation.last().copied(),
         };
         let all: Option<Vec<f64>> = self.runs.iter().map(of).collect();
         Spread::of(&all?).map(|spread| spread.mean)
@@ -168,7 +186,8 @@ impl<'a> Group<'a> {
 
     /// Best epoch of each run, over the seeds.
     pub(super) fn best(&self) -> Option<Spread> {
-        self.spread(|run| run.test_accuracy.iter().copied().reduce(f64::max))
+        let better = |a: f64, b: f64| if self.measure().is_better(b, a) { b } else { a };
+        self.spread(|run| run.scores.test.iter().copied().reduce(better))
     }
 
     /// Mean time of a run, without evaluations where that is known.
@@ -182,12 +201,13 @@ impl<'a> Group<'a> {
         self.seconds() * self.runs.len() as f64
     }
 
-    /// Differences of the results' accuracies to another group, paired by checkpoint and seed.
+    /// Gains of the results over another group, paired by checkpoint and seed: differences of accuracies, or the share of the other
+    /// group's RMSE that is gone.
     pub(super) fn against(&self, yardstick: &Self) -> Option<PairedComparison> {
         let key = |run: &'a Run| (run.settings.seed, run.settings.checkpoint_sha256.as_str());
         let pair = |run: &&'a Run| {
             let other = yardstick.runs.iter().find(|other| key(other) == key(run))?;
-            Some(run.result() - other.result())
+            Some(run.measure().gain(run.result(), other.result()))
         };
         let differences: Vec<f64> = self.runs.iter().filter_map(pair).collect();
         PairedComparison::of(&differences, BOOTSTRAP_SEED)

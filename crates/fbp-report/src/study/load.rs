@@ -246,7 +246,10 @@ impl Reader {
         let bytes = std::fs::read(path).map_err(TrainError::reading(path))?;
         let value = serde_json::from_slice::<Value>(&bytes).unwrap_or(Value::Null);
         let has = |keys: &[&str]| keys.iter().all(|key| value.pointer(key).is_some());
-        if is_record_name(name) || has(&["/settings/mode", "/settings/alpha", "/test_accuracy_before"]) {
+        if is_record_name(name)
+            || has(&["/settings/mode", "/settings/alpha", "/test_accuracy_before"])
+            || has(&["/settings/mode", "/settings/alpha", "/test_rmse_before"])
+        {
             if let Some(record) = self.fresh::<PostTrainRecord>(path, &bytes, &value, "post-training record")? {
                 let extra = serde_json::from_value(value["settings"].clone()).unwrap_or_default();
                 folder.post_train.push((record.into(), extra));
@@ -256,7 +259,9 @@ impl Reader {
         } else if has(&["/settings/max_drawdown", "/efficacy", "/layer"]) {
             let record = self.fresh(path, &bytes, &value, "repair record")?;
             self.repairs.extend(record);
-        } else if has(&["/noise", "/checkpoint_sha256", "/test_accuracy"]) {
+        } else if has(&["/noise", "/checkpoint_sha256", "/test_accuracy"])
+            || has(&["/noise", "/checkpoint_sha256", "/test_rmse"])
+        {
             self.evaluations.push(parse(path, &bytes, "evaluation")?);
         } else if name == TARGETS_FILE || has(&["/images_per_second", "/embedding", "/stages"]) {
             folder.targets = Some(parse(path, &bytes, "report of targets")?);

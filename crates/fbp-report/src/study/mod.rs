@@ -1,12 +1,14 @@
 //! From records of runs to `report.html`, `summary.json` and the tables of comparisons.
 
 mod chart;
+mod classes;
 mod comparison;
 mod groups;
 mod load;
 mod noise;
 mod origin;
 mod page;
+mod paths;
 mod repairs;
 mod rows;
 mod runs;

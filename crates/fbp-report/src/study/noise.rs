@@ -38,7 +38,7 @@ fn key(record: &EvalRecord) -> (&str, &str) {
 fn row(first: &EvalRecord, evaluations: &[EvalRecord], strengths: &[f64]) -> Vec<String> {
     let accuracy = |noise: &f64| {
         let own = evaluations.iter().filter(|record| key(record) == key(first) && record.noise == *noise);
-        let accuracies: Vec<f64> = own.map(|record| record.test_accuracy).collect();
+        let accuracies: Vec<f64> = own.map(|record| record.scores.test).collect();
         Spread::of(&accuracies).map_or("–".into(), |spread| percent(spread.mean, 2))
     };
     let name = escape(&format!("{} ({:.8})", first.checkpoint, first.checkpoint_sha256));
@@ -48,6 +48,9 @@ fn row(first: &EvalRecord, evaluations: &[EvalRecord], strengths: &[f64]) -> Vec
 
 #[cfg(test)]
 mod tests {
+    use fbp_train::scores::EvalScores;
+    use fbp_train::settings::Measure;
+
     use super::*;
 
     fn record(checkpoint: &str, seed: u64, noise: f64, test_accuracy: f64) -> EvalRecord {
@@ -58,8 +61,9 @@ mod tests {
             checkpoint_sha256: checkpoint.repeat(64),
             seed,
             noise,
-            train_accuracy: 0.9,
-            test_accuracy,
+            scores: EvalScores { measure: Measure::Accuracy, train: 0.9, test: test_accuracy },
+            train_errors: None,
+            test_errors: None,
             train: None,
             test: None,
             class_names: Vec::new(),

@@ -1,9 +1,12 @@
+use fbp_train::evaluate::ErrorMeasures;
+use fbp_train::settings::Measure;
+
 use super::groups::Group;
 use super::rows::Rows;
 use super::verdict::overall;
-use super::{Comparison, Runs, Study, noise, origin, repairs, targets, training};
+use super::{Comparison, Runs, Study, classes, noise, origin, repairs, targets, training};
 use crate::ReportError;
-use crate::page::{document, duration, escape, grouped, percent, push};
+use crate::page::{document, duration, escape, grouped, number, percent, push};
 use crate::statistics::Spread;
 
 /// The whole page.
@@ -30,6 +33,7 @@ pub(super) fn render(study: &Study, comparisons: &[Comparison]) -> Result<String
     if !study.repairs.is_empty() {
         repairs::section(&mut html, &study.repairs)?;
     }
+    classes::section(&mut html, &study.evaluations);
     noise::section(&mut html, &study.evaluations);
     closing(&mut html, study);
     Ok(document(&title, &html))
@@ -65,19 +69,32 @@ fn subject_of(runs: &Runs) -> String {
 
 /// What the runs started from, as HTML.
 fn start_heading(runs: &Runs) -> String {
-    let accuracies: Vec<f64> = runs.post_train.iter().map(|run| run.test_accuracy_before).collect();
-    let before = Spread::of(&accuracies).map(|spread| spread.mean);
-    let before = before.or(runs.pretrain.as_ref().map(|record| record.test_accuracy));
-    let accuracy = before.map(|share| format!(", {} of the test images right", percent(share, 2)));
-    format!("Start: {}{}", escape(&runs.start_name()), accuracy.unwrap_or_default())
+    let scores: Vec<f64> = runs.post_train.iter().map(|run| run.scores.before).collect();
+    let before = Spread::of(&scores).map(|spread| spread.mean);
+    let before = before.or(runs.pretrain.as_ref().map(|record| record.scores.test));
+    let score = before.map(|score| match runs.measure() {
+        Measure::Accuracy => format!(", {} of the test images right", percent(score, 2)),
+        Measure::Rmse => format!(", test RMSE {}", number(score)),
+    });
+    format!("Start: {}{}", escape(&runs.start_name()), score.unwrap_or_default())
 }
 
-fn introduction(html: &mut String, study: &Study) {
-    html.push_str(
-        "<p class=\"lead\">A trained network turns an image into features, layer by layer, and the last features into a class. \
+/// What this is about, of images.
+const LEAD: &str = "<p class=\"lead\">A trained network turns an image into features, layer by layer, and the last features into a class. \
          Feature back-propagation goes the other way: from the right class it computes what the features of every layer \
-         <em>should have been</em>, changing them as little as possible. These are the <b>targets</b>.</p>\n",
-    );
+         <em>should have been</em>, changing them as little as possible. These are the <b>targets</b>.</p>\n";
+
+fn introduction(html: &mut String, study: &Study) {
+    if study.starts.iter().any(|runs| runs.measure() == Measure::Rmse) {
+        html.push_str(
+            "<p class=\"lead\">A trained network turns its inputs into features, layer by layer, and the last features into \
+             outputs, such as the path of a vehicle. Feature back-propagation goes the other way: from the outputs that were \
+             wanted it computes what the features of every layer <em>should have been</em>, changing them as little as possible. \
+             These are the <b>targets</b>.</p>\n",
+        );
+    } else {
+        html.push_str(LEAD);
+    }
     let mut sentences = Vec::new();
     if study.starts.iter().any(|runs| !runs.examples.is_empty() || runs.targets.is_some()) {
         sentences.push("They show where a network went wrong.");
@@ -106,14 +123,27 @@ fn in_short(html: &mut String, study: &Study) {
     if let [runs] = &study.starts[..] {
         if let Some(record) = &runs.pretrain {
             let elsewhere = runs.pretrained_elsewhere().map(|data| format!(" of {data}")).unwrap_or_default();
-            let text = format!("of the test images{} right after the first training", escape(&elsewhere));
-            item(percent(record.test_accuracy, 2), &text);
-            item(duration(record.seconds_per_epoch), "for one pass over the training images");
+            match &record.test_errors {
+                None => {
+                    let text = format!("of the test images{} right after the first training", escape(&elsewhere));
+                    item(percent(record.scores.test, 2), &text);
+                }
+                Some(errors) => error_items(errors, &mut item),
+            }
+            item(duration(record.seconds_per_epoch), "for one pass over the training data");
         }
         if let Some(targets) = &runs.targets {
             let worst = targets.stages.iter().map(|stage| stage.frozen_rest_accuracy).fold(1.0, f64::min);
-            item(percent(worst, 2), "of the training images right when a layer is given its targets (worst layer)");
-            item(grouped(targets.images_per_second.round() as usize), "images per second, targets of all layers");
+            let (right, samples) = match targets.tolerance {
+                None => ("of the training images right when a layer is given its targets (worst layer)", "images"),
+                Some(_) => (
+                    "of the training samples within tolerance when a layer is given its targets (worst layer)",
+                    "samples",
+                ),
+            };
+            item(percent(worst, 2), right);
+            let text = format!("{samples} per second, targets of all layers");
+            item(grouped(targets.images_per_second.round() as usize), &text);
         }
     } else if !study.starts.is_empty() {
         item(study.starts.len().to_string(), "starts: networks, data and states of training");
@@ -140,6 +170,17 @@ fn in_short(html: &mut String, study: &Study) {
     }
 }
 
+/// Errors of outputs after the first training.
+fn error_items(errors: &ErrorMeasures, item: &mut dyn FnMut(String, &str)) {
+    match (errors.ade, errors.fde) {
+        (Some(ade), Some(fde)) => {
+            item(number(ade), "mean distance of a test pose from the wanted one (ADE) after the first training");
+            item(number(fde), "of the last pose (FDE)");
+        }
+        _ => item(number(errors.rmse), "root mean squared error on the test samples after the first training"),
+    }
+}
+
 fn start_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> Result<(), ReportError> {
     if !runs.post_train.is_empty() {
         training::section(html, runs, comparisons)?;
@@ -148,7 +189,8 @@ fn start_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]) -> 
         targets::figures(html, report);
     }
     if !runs.examples.is_empty() {
-        targets::examples(html, &runs.examples, runs.subject().1)?;
+        let names = runs.pretrain.as_ref().map_or(&[][..], |record| &record.class_names);
+        targets::examples(html, runs, names)?;
     }
     origin::section(html, runs);
     Ok(())

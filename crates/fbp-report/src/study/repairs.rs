@@ -2,11 +2,12 @@
 
 use fbp_train::explain::Change;
 use fbp_train::repair::{RepairRecord, RepairedExample, WeightChange};
-use fbp_train::settings::Part;
+use fbp_train::settings::{Measure, Part};
 
+use super::paths;
 use crate::ReportError;
 use crate::page::{
-    Captions, change_row, class_name, duration, escape, grouped, image_figure, number, percent, points, push, table,
+    Captions, change_row, duration, escape, gained, grouped, image_figure, named_class, number, percent, push, table,
 };
 
 const CAPTIONS: Captions = Captions { before: "before the repair", after: "after the repair" };
@@ -18,9 +19,14 @@ const SHOWN: usize = 6;
 /// # Errors
 /// [`ReportError::Plot`].
 pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(), ReportError> {
-    html.push_str(
-        "<h2>Repair</h2>\n<p>Some images are wrong and matter. A repair looks for the smallest change of the weights of one \
-         layer that makes them right and leaves the features of all other images alone as far as it can.",
+    let of_outputs = repairs.iter().any(is_of_outputs);
+    let (images, score) = if of_outputs { ("samples", "test accuracy or RMSE") } else { ("images", "test accuracy") };
+    push(
+        html,
+        format_args!(
+            "<h2>Repair</h2>\n<p>Some {images} are wrong and matter. A repair looks for the smallest change of the weights of \
+             one layer that makes them right and leaves the features of all other {images} alone as far as it can."
+        ),
     );
     if repairs.iter().any(|record| record.rival.is_some()) {
         html.push_str(
@@ -33,44 +39,48 @@ pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(),
         rows.push(row(record));
         rows.extend(record.rival.as_ref().map(|_| rival_row(record)));
     }
-    let headings = [
-        "what was done",
-        "images",
-        "right now",
-        "others right",
-        "test accuracy",
-        "cost",
-        "weights moved",
-        "time",
-        "network",
-    ];
+    let headings =
+        ["what was done", images, "right now", "others right", score, "cost", "weights moved", "time", "network"];
     html.push_str(&table("repairs", &headings, &rows));
     html.push_str(
         "<p class=\"small\"><b>Right now</b>: share of the given images. <b>Others right</b>: share of the wrong test images \
          (of the same class, if one was asked for) that became right as well. <b>Cost</b>: lost accuracy on the test \
          images. <b>Weights moved</b>: length of the change relative to the weights of the layer.</p>\n",
     );
+    if of_outputs {
+        html.push_str(
+            "<p class=\"small\">Of outputs <b>right</b> is what is within the tolerance, and the <b>cost</b> is the growth of the \
+             RMSE.</p>\n",
+        );
+    }
     for record in repairs.iter().take(SHOWN) {
         push(
             html,
             format_args!(
-                "<h3>{} of {} on {}: {} of {} images right</h3>\n",
+                "<h3>{} of {} on {}: {} of {} {}</h3>\n",
                 escape(&record.layer),
                 escape(&record.settings.model),
                 escape(&record.settings.data.name),
                 (record.efficacy * record.samples.len() as f64).round(),
-                record.samples.len()
+                record.samples.len(),
+                if is_of_outputs(record) { "samples within tolerance" } else { "images right" }
             ),
         );
         push(html, format_args!("<div class=\"verdict {}\"><p>{}</p></div>\n", class(record), verdict(record)));
+        if is_of_outputs(record) {
+            paths::repaired(html, record);
+        }
         if let Some(weights) = &record.weights {
             weights_section(html, record, weights);
+        }
+        if is_of_outputs(record) {
+            continue;
         }
         for (index, example) in record.examples.iter().enumerate() {
             if index == 1 {
                 html.push_str("<details class=\"screen\"><summary>More of its images</summary>\n");
             }
-            one_example(html, example, &record.settings.data.name)?;
+            one_example(html, example, record)?;
         }
         if record.examples.len() > 1 {
             html.push_str("</details>\n");
@@ -94,8 +104,8 @@ fn row(record: &RepairRecord) -> Vec<String> {
         format!("{} ({})", record.samples.len(), escape(&images(record))),
         percent(record.efficacy, 1),
         percent(record.generalisation, 1),
-        before_after(record, record.test_accuracy_after),
-        points(record.drawdown_test),
+        before_after(record, record.scores.after),
+        cost(record, record.drawdown_test),
         percent(record.change_relative, 1),
         duration(record.repair_seconds),
         escape(&format!("{} on {}", record.settings.model, record.settings.data.name)),
@@ -104,14 +114,15 @@ fn row(record: &RepairRecord) -> Vec<String> {
 
 fn rival_row(record: &RepairRecord) -> Vec<String> {
     let Some(rival) = &record.rival else { return Vec::new() };
-    let after = record.test_accuracy_before - rival.drawdown_test;
+    let before = record.scores.before;
+    let after = if is_of_outputs(record) { before * (1.0 + rival.drawdown_test) } else { before - rival.drawdown_test };
     vec![
         "fine-tuning on the same images".into(),
         record.samples.len().to_string(),
         percent(rival.measures.efficacy, 1),
         percent(rival.generalisation, 1),
         before_after(record, after),
-        points(rival.drawdown_test),
+        cost(record, rival.drawdown_test),
         "–".into(),
         duration(rival.seconds),
         escape(&format!("{} on {}", record.settings.model, record.settings.data.name)),
@@ -130,7 +141,19 @@ fn images(record: &RepairRecord) -> String {
 
 /// `81.10 → 77.95 %`.
 fn before_after(record: &RepairRecord, after: f64) -> String {
-    format!("{:.2} → {}", 100.0 * record.test_accuracy_before, percent(after, 2))
+    match record.scores.measure {
+        Measure::Accuracy => format!("{:.2} → {}", 100.0 * record.scores.before, percent(after, 2)),
+        Measure::Rmse => format!("{:.4} → {after:.4}", record.scores.before),
+    }
+}
+
+fn is_of_outputs(record: &RepairRecord) -> bool {
+    !record.scores.measure.is_accuracy()
+}
+
+/// What was lost: percentage points, or per cent of the RMSE.
+fn cost(record: &RepairRecord, drawdown: f64) -> String {
+    gained(record.scores.measure, drawdown)
 }
 
 fn class(record: &RepairRecord) -> &'static str {
@@ -146,27 +169,35 @@ fn class(record: &RepairRecord) -> &'static str {
 
 /// What came out, in words.
 fn verdict(record: &RepairRecord) -> String {
+    let of_outputs = is_of_outputs(record);
+    let samples = if of_outputs { "samples" } else { "images" };
+    let size = |share: f64| cost(record, share).trim_start_matches('+').to_owned();
     if record.chosen.is_none() {
         return format!(
-            "No change was found that loses at most {} on the held-back images: the network is as it was.",
-            points(record.settings.max_drawdown).trim_start_matches('+')
+            "No change was found that loses at most {} on the held-back {samples}: the network is as it was.",
+            cost(record, record.settings.max_drawdown).trim_start_matches('+')
         );
     }
-    let cost = match record.drawdown_test {
-        d if d > 0.0 => format!("It cost {} of accuracy on the test images.", points(d).trim_start_matches('+')),
-        d if d < 0.0 => format!("On the test images the accuracy even rose by {}.", points(-d).trim_start_matches('+')),
+    let loss = match record.drawdown_test {
+        d if d > 0.0 && of_outputs => format!("The RMSE on the test samples grew by {}.", size(d)),
+        d if d < 0.0 && of_outputs => format!("The RMSE on the test samples even fell by {}.", size(-d)),
+        _ if of_outputs => "The RMSE on the test samples stayed the same.".into(),
+        d if d > 0.0 => format!("It cost {} of accuracy on the test images.", size(d)),
+        d if d < 0.0 => format!("On the test images the accuracy even rose by {}.", size(-d)),
         _ => "The accuracy on the test images stayed the same.".into(),
     };
     let rival = record.rival.as_ref().map(|rival| {
         format!(
-            " Fine-tuning on the same images made {} of them right, and the accuracy changed by {}.",
+            " Fine-tuning on the same {samples} made {} of them right, and the {} changed by {}.",
             percent(rival.measures.efficacy, 1),
-            points(-rival.drawdown_test)
+            record.scores.measure.word(),
+            cost(record, if of_outputs { rival.drawdown_test } else { -rival.drawdown_test })
         )
     });
     format!(
-        "<b>{} of the given images are right now.</b> {cost}{}",
+        "<b>{} of the given {samples} are {} now.</b> {loss}{}",
         percent(record.efficacy, 1),
+        if of_outputs { "within tolerance" } else { "right" },
         rival.unwrap_or_default()
     )
 }
@@ -220,10 +251,10 @@ fn weights_section(html: &mut String, record: &RepairRecord, weights: &WeightCha
     html.push_str("</div></div>\n");
 }
 
-fn one_example(html: &mut String, repaired: &RepairedExample, data: &str) -> Result<(), ReportError> {
-    let example = &repaired.example;
-    let [label, before, after] =
-        [example.label, example.predicted, repaired.predicted_after].map(|class| class_name(data, class));
+fn one_example(html: &mut String, repaired: &RepairedExample, record: &RepairRecord) -> Result<(), ReportError> {
+    let (example, data) = (&repaired.example, &record.settings.data.name);
+    let [label, before, after] = [example.label, example.predicted, repaired.predicted_after]
+        .map(|class| named_class(&record.class_names, data, class));
     let result = if repaired.predicted_after == example.label { "right" } else { "still wrong" };
     push(
         html,

@@ -84,7 +84,7 @@ impl<'g, 'a> Row<'g, 'a> {
         let candidates: Vec<&'g Group<'a>> = groups.iter().filter(|group| wanted(group)).collect();
         let mut best: Option<&'g Group<'a>> = None;
         for group in &candidates {
-            if best.is_none_or(|best| group.validation() > best.validation()) {
+            if best.is_none_or(|best| group.is_better_than(best)) {
                 best = Some(group);
             }
         }

@@ -1,6 +1,7 @@
 use std::cmp::Ordering;
 use std::ops::Deref;
 
+use fbp_train::settings::Measure;
 use fbp_train::targets::{Example, TargetsReport};
 use fbp_train::train::{PostTrainRecord, PretrainRecord};
 
@@ -69,6 +70,12 @@ impl Runs {
             }
         }
         stages
+    }
+
+    /// What was measured.
+    pub(super) fn measure(&self) -> Measure {
+        let pretrain = self.pretrain.as_ref().map(|record| record.scores.measure);
+        pretrain.or(self.post_train.first().map(|run| run.measure())).unwrap_or_default()
     }
 
     /// Puts the runs in their order.

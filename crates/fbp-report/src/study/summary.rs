@@ -1,4 +1,6 @@
-use fbp_train::repair::RepairRecord;
+use fbp_train::evaluate::ErrorMeasures;
+use fbp_train::repair::{RepairErrors, RepairRecord};
+use fbp_train::scores::{TestCurve, TestScore};
 use fbp_train::settings::{Objective, TargetMode};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,9 @@ pub struct RepairSummary {
     pub generalisation: f64,
     /// Loss of accuracy on the test set, 0 to 1.
     pub drawdown_test: f64,
+    /// Errors of the outputs before and after; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<RepairErrors>,
     /// Length of the change relative to the weights of the layer.
     pub change_relative: f64,
     /// Time of the repair.
@@ -58,6 +63,7 @@ impl RepairSummary {
             efficacy: record.efficacy,
             generalisation: record.generalisation,
             drawdown_test: record.drawdown_test,
+            errors: record.errors,
             change_relative: record.change_relative,
             seconds: record.repair_seconds,
         }
@@ -67,8 +73,12 @@ impl RepairSummary {
 /// The pretraining in short.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PretrainSummary {
-    /// Accuracy on the test set, 0 to 1.
-    pub test_accuracy: f64,
+    /// Accuracy on the test set, 0 to 1, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub score: TestScore,
+    /// Errors of the outputs on the test set; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_errors: Option<ErrorMeasures>,
     /// Mean time of one epoch.
     pub seconds_per_epoch: f64,
 }
@@ -80,6 +90,9 @@ pub struct TargetsSummary {
     pub mode: TargetMode,
     /// Margin of the embedding.
     pub margin: f64,
+    /// How far an output may be from the wanted one; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// Number of samples.
     pub samples: usize,
     /// Time of the reconstruction.
@@ -115,8 +128,9 @@ pub struct PostTrainSummary {
     /// What was minimised; left out for the joint objective.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Objective>,
-    /// Accuracy on the test set after each epoch, 0 to 1.
-    pub test_accuracy: Vec<f64>,
+    /// Accuracy on the test set after each epoch, 0 to 1, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub scores: TestCurve,
     /// Time of the run.
     pub seconds: f64,
 }
@@ -139,12 +153,14 @@ impl Summary {
             data: data.to_owned(),
             model: model.to_owned(),
             pretrain: runs.pretrain.as_ref().map(|record| PretrainSummary {
-                test_accuracy: record.test_accuracy,
+                score: TestScore { measure: record.scores.measure, test: record.scores.test },
+                test_errors: record.test_errors,
                 seconds_per_epoch: record.seconds_per_epoch,
             }),
             targets: runs.targets.as_ref().map(|targets| TargetsSummary {
                 mode: targets.mode,
                 margin: targets.margin,
+                tolerance: targets.tolerance,
                 samples: targets.samples,
                 seconds: targets.seconds,
                 stages: targets
@@ -167,7 +183,7 @@ impl Summary {
                     alpha: run.settings.alpha,
                     seed: run.settings.seed,
                     mode: (run.settings.mode != Objective::Joint).then_some(run.settings.mode),
-                    test_accuracy: run.test_accuracy.clone(),
+                    scores: TestCurve { measure: run.measure(), test: run.scores.test.clone() },
                     seconds: run.seconds,
                 })
                 .collect(),

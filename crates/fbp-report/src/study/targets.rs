@@ -4,8 +4,9 @@ use fbp_train::explain::Change;
 use fbp_train::settings::{Embedding, Metric, TargetMode};
 use fbp_train::targets::{Example, StageReport, TargetsReport};
 
+use super::{Runs, paths};
 use crate::ReportError;
-use crate::page::{Captions, change_row, class_name, escape, grouped, image_figure, percent, push, table};
+use crate::page::{Captions, change_row, escape, grouped, image_figure, named_class, percent, push, table};
 
 const CAPTIONS: Captions = Captions { before: "as it was", after: "as it should have been" };
 
@@ -16,6 +17,9 @@ pub(super) fn figures(html: &mut String, targets: &TargetsReport) {
         Embedding::Margin => format!("the right class leads every other by at least {}", targets.margin),
         Embedding::MaxAssign => "the right class is raised to the largest output".into(),
         Embedding::OneHot => "the output is 1 for the right class and 0 for the others".into(),
+        Embedding::Tolerance => {
+            format!("every output comes within {} of the wanted one", targets.tolerance.unwrap_or_default())
+        }
     };
     let range = match targets.mode {
         TargetMode::Attainable => {
@@ -34,27 +38,28 @@ pub(super) fn figures(html: &mut String, targets: &TargetsReport) {
             " Changes of the kind in which features of different images differ count as short (Mahalanobis metric)."
         }
     };
+    let before = percent(targets.accuracy_before, 1);
+    let (images, got, right, wrong) = match targets.tolerance {
+        None => ("images", format!("got {before} right"), "right with targets", "of the wrong images"),
+        Some(_) => (
+            "samples",
+            format!("had {before} within the tolerance"),
+            "within tolerance with targets",
+            "of those beyond it",
+        ),
+    };
     push(
         html,
         format_args!(
-            "<p>For {} training images (of which the network got {} right) we asked for the nearest features with which \
+            "<p>For {} training {images} (of which the network {got}) we asked for the nearest features with which \
              {wanted}. {range}{metric} To check them, the targets of each layer were fed into the unchanged rest of the \
              network.</p>\n",
             grouped(targets.samples),
-            percent(targets.accuracy_before, 1),
         ),
     );
     let rows: Vec<_> = targets.stages.iter().map(|stage| row(stage, targets.samples)).collect();
-    let headings = [
-        "layer",
-        "right with targets",
-        "of the wrong images",
-        "moved by",
-        "needed no change",
-        "second attempt",
-        "not attained",
-        "largest miss",
-    ];
+    let headings =
+        ["layer", right, wrong, "moved by", "needed no change", "second attempt", "not attained", "largest miss"];
     html.push_str(&table("targets of every layer", &headings, &rows));
     html.push_str(
         "<details><summary>What the columns mean</summary><p class=\"small\"><b>Right with targets</b>: share of the images \
@@ -85,7 +90,13 @@ fn row(stage: &StageReport, samples: usize) -> Vec<String> {
 ///
 /// # Errors
 /// [`ReportError::Plot`].
-pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> Result<(), ReportError> {
+pub(super) fn examples(html: &mut String, runs: &Runs, names: &[String]) -> Result<(), ReportError> {
+    let (examples, data) = (&runs.examples, runs.subject().1);
+    if examples.iter().any(|example| example.outputs.is_some()) {
+        let tolerance = runs.targets.as_ref().and_then(|targets| targets.tolerance);
+        paths::examples(html, examples, tolerance.unwrap_or_default());
+        return Ok(());
+    }
     html.push_str("<h4>A few wrong images, layer by layer</h4>\n");
     html.push_str(
         "<p>Training images that the network got wrong. For each layer: its features as they were, as they should have \
@@ -100,7 +111,7 @@ pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> R
                 format_args!("<details class=\"screen\"><summary>{} more images</summary>\n", examples.len() - 2),
             );
         }
-        one_example(html, example, data)?;
+        one_example(html, example, data, names)?;
     }
     if examples.len() > 2 {
         html.push_str("</details>\n");
@@ -108,8 +119,8 @@ pub(super) fn examples(html: &mut String, examples: &[Example], data: &str) -> R
     Ok(())
 }
 
-fn one_example(html: &mut String, example: &Example, data: &str) -> Result<(), ReportError> {
-    let (label, predicted) = (class_name(data, example.label), class_name(data, example.predicted));
+fn one_example(html: &mut String, example: &Example, data: &str, names: &[String]) -> Result<(), ReportError> {
+    let [label, predicted] = [example.label, example.predicted].map(|class| named_class(names, data, class));
     push(
         html,
         format_args!(

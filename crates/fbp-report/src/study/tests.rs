@@ -1,6 +1,7 @@
 use fbp_train::identity::DataIdentity;
 use fbp_train::json::write_json;
 use fbp_train::one_line;
+use fbp_train::scores::{ChosenScores, PostTrainScores, PretrainScores};
 use fbp_train::settings::*;
 use fbp_train::targets::*;
 use fbp_train::train::*;
@@ -27,15 +28,20 @@ fn pretrain() -> PretrainRecord {
             schedule: Schedule::Constant,
             weight_decay: 0.01,
             validation: 0.1,
+            augment: Default::default(),
+            keep: fbp_train::Keep::Last,
+            loss: None,
             seed: 0,
         },
         threads: 2,
         checkpoint_sha256: "c".repeat(64),
         normalization: None,
+        class_names: Vec::new(),
         parameters: 796,
         train_loss: vec![1.0, 0.5],
-        validation_accuracy: vec![0.6, 0.7],
-        test_accuracy: 0.77,
+        scores: PretrainScores { measure: Measure::Accuracy, validation: vec![0.6, 0.7], test: 0.77 },
+        test_errors: None,
+        epoch: None,
         seconds_per_epoch: 0.25,
         seconds: 0.6,
     }
@@ -56,6 +62,7 @@ fn targets() -> TargetsReport {
         mode: TargetMode::Attainable,
         embedding: Embedding::Margin,
         margin: 1.0,
+        tolerance: None,
         metric: Metric::Euclidean,
         effort: Effort::Thorough,
         samples: 6000,
@@ -86,17 +93,23 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
             keep: fbp_train::Keep::Last,
             policy: Default::default(),
             ema: None,
+            augment: Default::default(),
+            loss: None,
             metric: Metric::Euclidean,
             start: None,
             margin: None,
+            tolerance: None,
             embedding: None,
             target_mode: None,
         },
         threads: 2,
-        test_accuracy_before: 0.77,
-        test_accuracy: vec![0.765, last],
-        validation_accuracy: vec![],
-        cross_entropy: vec![0.6, 0.5],
+        scores: PostTrainScores {
+            measure: Measure::Accuracy,
+            before: 0.77,
+            test: vec![0.765, last],
+            validation: vec![],
+            loss: vec![0.6, 0.5],
+        },
         target_distance: vec![0.1, 0.05],
         weight: vec![1.0, 1.0],
         checkpoint: "x.safetensors".into(),
@@ -123,6 +136,7 @@ fn example() -> Example {
         predicted: 0,
         shape: [1, 4, 4],
         image: vec![0.5; 16],
+        outputs: None,
         features: vec![feature("stem", [3, 4, 4]), feature("block", [5, 1, 1])],
     }
 }
@@ -289,9 +303,9 @@ fn sweep() -> Study {
                 let noise = ((seed * 7 + 3) % 10) as f64 * 1e-4;
                 let mut run = run(stage, alpha, seed, 0.79 + 0.003 * alpha + noise - rate);
                 run.settings.learning_rate = rate;
-                let validation_accuracy = Some(0.7 + rate + 0.01 * alpha);
-                let test_accuracy = run.test_accuracy[1];
-                run.chosen = Some(fbp_train::Chosen { epoch: 2, validation_accuracy, test_accuracy });
+                let (validation, test) = (Some(0.7 + rate + 0.01 * alpha), run.scores.test[1]);
+                let scores = ChosenScores { measure: Measure::Accuracy, validation, test };
+                run.chosen = Some(fbp_train::Chosen { epoch: 2, scores });
                 runs.post_train.push(run.into());
             }
         }

@@ -1,6 +1,7 @@
-use fbp_train::settings::Objective;
+use fbp_train::settings::{Measure, Objective};
 use plotters::prelude::*;
 
+use super::chart::{axis, scale};
 use super::groups::Group;
 use super::rows::Rows;
 use crate::ReportError;
@@ -40,25 +41,29 @@ struct Drawing {
     /// Colour and place of every group.
     all: Vec<(usize, f64, f64)>,
     before: f64,
+    measure: Measure,
     logarithmic: bool,
 }
 
 impl Drawing {
     fn new(groups: &[Group<'_>], rows: &Rows<'_, '_>) -> Self {
-        let result = |group: &Group<'_>| group.result().map_or(0.0, |spread| 100.0 * spread.mean);
+        let scale = |group: &Group<'_>| scale(group.measure());
+        let result = |group: &Group<'_>| group.result().map_or(0.0, |spread| scale(group) * spread.mean);
         let all: Vec<_> = groups.iter().map(|group| (way(group).0, group.seconds(), result(group))).collect();
         let times: Vec<f64> = all.iter().map(|(_, seconds, _)| *seconds).filter(|seconds| *seconds > 0.0).collect();
         let longest = times.iter().copied().fold(0.0, f64::max);
         let shortest = times.iter().copied().fold(f64::INFINITY, f64::min);
         let chosen = rows.all().into_iter().filter_map(|row| row.group).map(|group| {
-            let spread = group.result().map_or(0.0, |spread| 100.0 * spread.deviation.unwrap_or(0.0));
+            let spread = group.result().map_or(0.0, |spread| scale(group) * spread.deviation.unwrap_or(0.0));
             Curve { way: way(group).0, points: curve(group), spread }
         });
-        let before = groups.iter().filter_map(|group| group.accuracy(0)).map(|spread| 100.0 * spread.mean);
+        let before = groups.iter().filter_map(|group| Some(scale(group) * group.score(0)?.mean));
+        let measure = groups.first().map_or(Measure::Accuracy, Group::measure);
         Self {
             chosen: chosen.collect(),
             all,
-            before: before.fold(0.0, f64::max),
+            before: before.reduce(|a, b| if measure.is_better(b, a) { b } else { a }).unwrap_or(0.0),
+            measure,
             logarithmic: longest > WIDE * shortest,
         }
     }
@@ -80,7 +85,7 @@ impl Drawing {
         let spreads = self.chosen.iter().filter_map(|curve| Some((curve.points.last()?.1, curve.spread)));
         let spread_ends = spreads.flat_map(|(y, spread)| [y - spread, y + spread]);
         let [low, high] = ends(&mut points().map(|(_, y)| y).chain([self.before]).chain(spread_ends));
-        let (wide, tall) = (0.06 * (right - left).max(0.1), 0.08 * (high - low).max(0.2));
+        let (wide, tall) = (0.06 * (right - left).max(0.1), 0.08 * (high - low).max(2e-3 * high.abs()));
         let left = if self.logarithmic { left - wide } else { 0.0 };
         ([left, right + wide], [low - tall, high + tall])
     }
@@ -89,13 +94,14 @@ impl Drawing {
 /// Mean accuracy over training time: the epochs of a published objective are evenly spaced, others have their end alone.
 fn curve(group: &Group<'_>) -> Vec<(f64, f64)> {
     let (epochs, seconds) = (group.epochs(), group.seconds());
-    let result = group.result().map_or(0.0, |spread| 100.0 * spread.mean);
+    let scale = scale(group.measure());
+    let result = group.result().map_or(0.0, |spread| scale * spread.mean);
     if epochs < 2 {
         return vec![(seconds, result)];
     }
     let at = |epoch: usize| {
-        let accuracy = group.accuracy(epoch)?;
-        Some((seconds * epoch as f64 / epochs as f64, 100.0 * accuracy.mean))
+        let score = group.score(epoch)?;
+        Some((seconds * epoch as f64 / epochs as f64, scale * score.mean))
     };
     (1..=epochs).filter_map(at).collect()
 }
@@ -112,7 +118,7 @@ pub(super) fn time_chart(groups: &[Group<'_>], rows: &Rows<'_, '_>) -> Result<St
     let mut ways: Vec<(usize, &str)> = groups.iter().map(way).collect();
     ways.sort_unstable();
     ways.dedup();
-    let svg = finish_svg(&svg, SIZE, "test accuracy against time of training");
+    let svg = finish_svg(&svg, SIZE, &format!("test {} against time of training", drawing.measure.word()));
     Ok(format!("<figure>{svg}{}</figure>\n", keys(ways)))
 }
 
@@ -132,7 +138,7 @@ fn draw(drawing: &Drawing, svg: &mut String) -> Result<(), String> {
     let mut mesh = chart.configure_mesh();
     quiet_mesh(&mut mesh, 14);
     mesh.x_desc(if logarithmic { "training time, s (each step a fixed factor)" } else { "training time, s" })
-        .y_desc("test accuracy, %")
+        .y_desc(axis(drawing.measure))
         .x_labels(LABELS)
         .y_labels(LABELS)
         .x_label_formatter(&|x| if logarithmic { crate::page::number(10f64.powf(*x)) } else { x_tick(x) })

@@ -1,5 +1,8 @@
 //! Comparison, verdict, charts and tables of the post-training runs of one start.
 
+use std::cmp::Ordering;
+
+use fbp_train::settings::Measure;
 use fbp_train::targets::TargetsReport;
 
 use super::chart::accuracy_chart;
@@ -9,7 +12,7 @@ use super::time_chart::time_chart;
 use super::verdict::{Shown, interval_text, overall};
 use super::{Comparison, Runs};
 use crate::ReportError;
-use crate::page::{duration, escape, keys, percent, points, push, signed, table};
+use crate::page::{duration, escape, gained, keys, push, signed, table};
 use crate::statistics::Spread;
 
 /// Rows from which on a table is folded away.
@@ -27,7 +30,8 @@ pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     if let Some(verdict) = overall(&rows) {
         push(html, format_args!("<div class=\"verdict {}\"><p>{}</p></div>\n", verdict.shown.class(), verdict.text));
     }
-    html.push_str("<h4>Accuracy against time</h4>\n");
+    let measure = groups.first().map_or(Measure::Accuracy, Group::measure);
+    push(html, format_args!("<h4>{} against time</h4>\n", title(measure)));
     html.push_str(&time_chart(&groups, &rows)?);
     let has_seeds = groups.iter().any(|group| group.runs.len() > 1);
     push(
@@ -44,6 +48,7 @@ pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     epoch_charts(html, runs, &tuned)?;
     html.push_str("<h4>Every layer and goal</h4>\n");
     folded(html, "every layer and goal", tuned.len(), group_table("every layer and goal", &tuned));
+    let images = if measure.is_accuracy() { "images" } else { "samples" };
     let choice = match tuned.len() < groups.len() {
         true => " Of several learning rates the best on the validation images stands here.",
         false => "",
@@ -51,8 +56,9 @@ pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     push(
         html,
         format_args!(
-            "<p class=\"small\">Accuracy on the test images{}.{choice} The best epoch is the best on the test images, which a \
+            "<p class=\"small\">{} on the test {images}{}.{choice} The best epoch is the best on the test {images}, which a \
              real application could not choose by.</p>\n",
+            title(measure),
             if has_seeds { ", mean ± standard deviation over the seeds" } else { ", of one run each" },
         ),
     );
@@ -68,6 +74,11 @@ pub(super) fn section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     }
     comparison_section(html, runs, comparisons);
     Ok(())
+}
+
+/// The measure at the head of a section.
+fn title(measure: Measure) -> &'static str {
+    if measure.is_accuracy() { "Accuracy" } else { "RMSE" }
 }
 
 /// Folds a long table away.
@@ -86,9 +97,11 @@ fn three_rows(html: &mut String, rows: &Rows<'_, '_>, targets: Option<&TargetsRe
          were made on images held back from the training, never on the test images.</p>\n",
     );
     let cells: Vec<Vec<String>> = rows.all().into_iter().map(|row| row_cells(row, rows)).collect();
+    let measure = rows.all().iter().find_map(|row| row.group).map_or(Measure::Accuracy, Group::measure);
+    let heading = format!("test {}", measure.word());
     let headings = [
         "what was done",
-        "test accuracy",
+        &heading,
         "gain over the start",
         "against tuned fine-tuning",
         "95 % interval",
@@ -129,18 +142,18 @@ fn row_cells(row: &Row<'_, '_>, rows: &Rows<'_, '_>) -> Vec<String> {
         _ => None,
     };
     let difference = against.as_ref().map_or("–".into(), |found| match Shown::of(found) {
-        Shown::Nothing => points(found.mean),
-        _ => format!("<b>{}</b>", points(found.mean)),
+        Shown::Nothing => gained(group.measure(), found.mean),
+        _ => format!("<b>{}</b>", gained(group.measure(), found.mean)),
     });
-    let interval = against.and_then(|found| interval_text(&found)).unwrap_or_else(|| "–".into());
+    let interval = against.and_then(|found| interval_text(&found, group.measure())).unwrap_or_else(|| "–".into());
     let rate = match group.rate().as_str() {
         "–" => String::new(),
         rate => format!(", rate {rate}"),
     };
     vec![
         row.title.to_owned(),
-        accuracy(group.result()),
-        points(group.gain()),
+        score(group.measure(), group.result()),
+        gained(group.measure(), group.gain()),
         difference,
         interval,
         duration(group.seconds()),
@@ -154,12 +167,13 @@ fn kind_text(group: &Group<'_>) -> String {
     if group.kind.is_empty() { String::new() } else { format!(" ({})", group.kind) }
 }
 
-fn accuracy(spread: Option<Spread>) -> String {
+fn score(measure: Measure, spread: Option<Spread>) -> String {
     match spread {
-        Some(Spread { mean, deviation: Some(deviation) }) => {
-            format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation)
-        }
-        Some(Spread { mean, deviation: None }) => percent(mean, 2),
+        Some(Spread { mean, deviation: Some(deviation) }) => match measure {
+            Measure::Accuracy => format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation),
+            Measure::Rmse => format!("{mean:.4} ± {deviation:.4}"),
+        },
+        Some(Spread { mean, deviation: None }) => measure.text(mean),
         None => "–".into(),
     }
 }
@@ -176,8 +190,12 @@ fn epoch_charts(html: &mut String, runs: &Runs, tuned: &[&Group<'_>]) -> Result<
         // Plain fine-tuning and the best others: more lines than colours cannot be told apart.
         let left_out = lines.len().saturating_sub(LINES);
         lines.sort_by(|a, b| {
-            let rank = |group: &Group<'_>| (!group.is_baseline(), -group.validation().unwrap_or(0.0));
-            rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal)
+            let better = || match (a.is_better_than(b), b.is_better_than(a)) {
+                (true, _) => Ordering::Less,
+                (_, true) => Ordering::Greater,
+                _ => Ordering::Equal,
+            };
+            a.is_baseline().cmp(&b.is_baseline()).reverse().then_with(better)
         });
         lines.truncate(LINES);
         // The yardstick is always black.
@@ -197,8 +215,9 @@ fn epoch_charts(html: &mut String, runs: &Runs, tuned: &[&Group<'_>]) -> Result<
         push(
             html,
             format_args!(
-                "<h4>Accuracy after every epoch</h4>\n<div class=\"charts\">\n{charts}</div>\n<p class=\"small\">{}α is the \
+                "<h4>{} after every epoch</h4>\n<div class=\"charts\">\n{charts}</div>\n<p class=\"small\">{}α is the \
                  weight of the targets beside the usual goal; α = 0 is plain fine-tuning.</p>\n",
+                title(tuned.first().map_or(Measure::Accuracy, |group| group.measure())),
                 if tuned.iter().any(|group| group.runs.len() > 1) {
                     "Lines: mean over the seeds. Bands: one standard deviation. "
                 } else {
@@ -227,17 +246,17 @@ fn group_table(name: &str, groups: &[&Group<'_>]) -> String {
 }
 
 fn group_row(group: &Group<'_>) -> Vec<String> {
-    let first = if group.epochs() > 1 { group.accuracy(1) } else { None };
+    let first = if group.epochs() > 1 { group.score(1) } else { None };
     let best = if group.epochs() > 1 { group.best() } else { None };
     vec![
         escape(&format!("{}, {}", group.stage, group.label())),
         group.rate(),
         group.runs.len().to_string(),
-        group.validation().map_or("–".into(), |share| percent(share, 2)),
-        accuracy(group.accuracy(0)),
-        accuracy(first),
-        accuracy(group.result()),
-        accuracy(best),
+        group.validation().map_or("–".into(), |value| group.measure().text(value)),
+        score(group.measure(), group.score(0)),
+        score(group.measure(), first),
+        score(group.measure(), group.result()),
+        score(group.measure(), best),
         duration(group.seconds()),
     ]
 }
@@ -265,7 +284,7 @@ fn comparison_section(html: &mut String, runs: &Runs, comparisons: &[Comparison]
     folded(html, "differences and tests", rows.len(), table("differences and tests", &headings, &rows));
     html.push_str(
         "<details><summary>What the columns mean</summary><p class=\"small\">Differences between the results of runs with \
-         the same start and seed, in percentage points. <b>Interval</b>: where the mean difference would lie in 95 % of \
+         the same start and seed, in percentage points of accuracy; of the RMSE of outputs the per cent that are gone. <b>Interval</b>: where the mean difference would lie in 95 % of \
          repetitions, by drawing from the pairs. <b>t-test, Wilcoxon</b>: the probability of such a gain or a larger one if \
          there were none, in brackets after Holm's correction for the number of rows of all tables of this kind on the \
          page. <b>d<sub>z</sub></b>: mean difference over its standard deviation. <b>Time</b>: of a run, and of a run of \
@@ -280,7 +299,8 @@ fn comparison_row(row: &Comparison) -> Vec<String> {
     };
     let alpha = row.alpha.map(|alpha| format!(" α = {alpha}")).unwrap_or_default();
     let kind = if row.targets.is_empty() { String::new() } else { format!(" ({})", row.targets) };
-    let difference = points(row.mean_pp / 100.0);
+    let (difference, unit) =
+        (gained(row.measure, row.mean_pp / 100.0), if row.measure.is_accuracy() { "pp" } else { "%" });
     let sure = row.p_two_sided_holm.is_some_and(|p| p <= 0.05);
     vec![
         escape(&format!("{}, {}{alpha}{kind}", row.stage, row.mode)),
@@ -288,7 +308,7 @@ fn comparison_row(row: &Comparison) -> Vec<String> {
         row.seeds.to_string(),
         if sure { format!("<b>{difference}</b>") } else { difference },
         match (row.ci_low, row.ci_high) {
-            (Some(low), Some(high)) => format!("{} to {} pp", signed(low, 2), signed(high, 2)),
+            (Some(low), Some(high)) => format!("{} to {} {unit}", signed(low, 2), signed(high, 2)),
             _ => "–".into(),
         },
         p(row.p_t, row.p_t_holm),

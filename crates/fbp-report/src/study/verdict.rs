@@ -2,7 +2,9 @@
 
 use super::groups::Group;
 use super::rows::Rows;
-use crate::page::{points, signed};
+use fbp_train::settings::Measure;
+
+use crate::page::{gained, signed};
 use crate::statistics::PairedComparison;
 
 /// Pairs below which nothing can be told.
@@ -48,16 +50,17 @@ impl Shown {
 }
 
 /// `+0.50 to +1.10 pp`; nothing for one pair, which has no interval.
-pub(super) fn interval_text(found: &PairedComparison) -> Option<String> {
+pub(super) fn interval_text(found: &PairedComparison, measure: Measure) -> Option<String> {
     let [low, high] = found.interval?.map(|end| signed(100.0 * end, 2));
-    Some(format!("{low} to {high} pp"))
+    Some(format!("{low} to {high} {}", if measure.is_accuracy() { "pp" } else { "%" }))
 }
 
 /// `+0.80 pp (95 % interval +0.50 to +1.10 pp, 10 pairs)`.
-pub(super) fn with_interval(found: &PairedComparison) -> String {
-    match interval_text(found) {
-        Some(interval) => format!("{} (95 % interval {interval}, {} pairs)", points(found.mean), found.pairs),
-        None => format!("{} (1 pair, so without an interval)", points(found.mean)),
+pub(super) fn with_interval(found: &PairedComparison, measure: Measure) -> String {
+    let mean = gained(measure, found.mean);
+    match interval_text(found, measure) {
+        Some(interval) => format!("{mean} (95 % interval {interval}, {} pairs)", found.pairs),
+        None => format!("{mean} (1 pair, so without an interval)"),
     }
 }
 
@@ -70,7 +73,11 @@ pub(super) fn overall(rows: &Rows<'_, '_>) -> Option<Verdict> {
         return Some(Verdict { shown: Shown::Nothing, text: text.into() });
     };
     let shown = Shown::of(&found);
-    let figures = with_interval(&found);
+    let measure = method.measure();
+    let mut figures = with_interval(&found, measure);
+    if !measure.is_accuracy() {
+        figures += " of the RMSE";
+    }
     let mut text = match shown {
         Shown::Gain => format!("<b>The gain is real:</b> the targets are worth {figures} against tuned fine-tuning."),
         Shown::Loss => {
@@ -89,7 +96,7 @@ pub(super) fn overall(rows: &Rows<'_, '_>) -> Option<Verdict> {
         text += &format!(
             " (Against fine-tuning at the same learning rate it would look like {}; the rest is what tuning fine-tuning is \
              worth.)",
-            points(easy.mean)
+            gained(measure, easy.mean)
         );
     }
     // What cannot be told needs no cause.
@@ -123,7 +130,7 @@ fn case_of(method: &Group<'_>, rows: &Rows<'_, '_>, overall: Shown) -> Option<St
     };
     let found = method.against(plain)?;
     let shown = Shown::of(&found);
-    let mut text = anchoring(shown, what, plain.gain());
+    let mut text = anchoring(shown, what, (method.measure(), plain.gain()));
     if overall == Shown::Loss && shown != Shown::Loss && rows.same_layers.is_some() {
         text += " What loses against tuned fine-tuning here is not the targets, but that fewer layers were trained, or with \
                  other settings.";
@@ -132,12 +139,14 @@ fn case_of(method: &Group<'_>, rows: &Rows<'_, '_>, overall: Shown) -> Option<St
 }
 
 /// The effect in words, from what the targets did against plain fine-tuning, and what that did to the start.
-fn anchoring(shown: Shown, what: &str, plain: f64) -> String {
-    let changed = points(plain);
+fn anchoring(shown: Shown, what: &str, (measure, plain): (Measure, f64)) -> String {
+    let (changed, accuracy) = (gained(measure, plain), if measure.is_accuracy() { "accuracy" } else { "RMSE" });
+    // Of errors less is more.
+    let changed = if measure.is_accuracy() { changed } else { gained(measure, -plain) };
     match (shown, plain > 0.0) {
         (Shown::Nothing, _) => format!(
             "Targets hold the features near their start. That protects a network which fine-tuning spoils, and hinders one \
-             that can still improve. Neither was seen here: {} changed the accuracy by {changed}, and the targets made no \
+             that can still improve. Neither was seen here: {} changed the {accuracy} by {changed}, and the targets made no \
              difference to that which chance could not explain.",
             what.replacen('P', "p", 1)
         ),
@@ -146,7 +155,7 @@ fn anchoring(shown: Shown, what: &str, plain: f64) -> String {
              its start."
         ),
         (Shown::Gain, false) => format!(
-            "{what} changed the accuracy by {changed}: it spoiled the network, and the targets held the features near their \
+            "{what} changed the {accuracy} by {changed}: it spoiled the network, and the targets held the features near their \
              start, which <b>protected</b> it."
         ),
         (Shown::Loss, true) => format!(
@@ -154,7 +163,7 @@ fn anchoring(shown: Shown, what: &str, plain: f64) -> String {
              <b>held it back</b>."
         ),
         (Shown::Loss, false) => format!(
-            "{what} changed the accuracy by {changed}, and the targets did worse: they neither protected the network nor \
+            "{what} changed the {accuracy} by {changed}, and the targets did worse: they neither protected the network nor \
              improved it."
         ),
     }
@@ -178,9 +187,9 @@ mod tests {
 
     #[test]
     fn the_two_cases_are_told_by_what_plain_fine_tuning_did() {
-        assert!(anchoring(Shown::Gain, "Plain", -0.01).contains("protected"));
-        assert!(anchoring(Shown::Loss, "Plain", 0.01).contains("held it back"));
-        assert!(anchoring(Shown::Gain, "Plain", 0.01).contains("helped the network improve"));
-        assert!(anchoring(Shown::Nothing, "Plain", 0.01).contains("Neither was seen"));
+        assert!(anchoring(Shown::Gain, "Plain", (Measure::Accuracy, -0.01)).contains("protected"));
+        assert!(anchoring(Shown::Loss, "Plain", (Measure::Accuracy, 0.01)).contains("held it back"));
+        assert!(anchoring(Shown::Gain, "Plain", (Measure::Accuracy, 0.01)).contains("helped the network improve"));
+        assert!(anchoring(Shown::Nothing, "Plain", (Measure::Rmse, 0.01)).contains("Neither was seen"));
     }
 }

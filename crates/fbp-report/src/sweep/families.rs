@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
 
-use fbp_train::settings::Objective;
+use fbp_train::settings::{Measure, Objective};
 use fbp_train::train::{PostTrainRecord, PostTrainSettings};
 use serde::{Deserialize, Serialize};
 
@@ -48,11 +48,12 @@ pub(super) struct Family<'a> {
 fn key(settings: &PostTrainSettings) -> String {
     let of_start = settings.start.as_ref().unwrap_or(&settings.checkpoint_sha256);
     format!(
-        "{of_start:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?} {} {:?} {:?}",
+        "{of_start:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?} {} {:?} {:?}",
         settings.mode,
         settings.stage,
         settings.alpha,
         settings.margin,
+        settings.tolerance,
         settings.embedding,
         settings.target_mode,
         settings.metric,
@@ -106,7 +107,7 @@ impl<'a> Family<'a> {
         families
     }
 
-    /// For each seed the run with the best validation accuracy, of equals the one with the smallest learning rate.
+    /// For each seed the run with the best score on the validation part, of equals the one with the smallest learning rate.
     fn tuned(families: &[Self], places: &[usize]) -> Option<Self> {
         let mut rates: Vec<&Self> = places.iter().map(|&place| &families[place]).collect();
         rates.sort_by(|a, b| a.learning_rate.partial_cmp(&b.learning_rate).unwrap_or(std::cmp::Ordering::Equal));
@@ -114,9 +115,9 @@ impl<'a> Family<'a> {
         let mut seconds: BTreeMap<u64, f64> = BTreeMap::new();
         for (&seed, &run) in rates.iter().flat_map(|family| &family.runs) {
             *seconds.entry(seed).or_default() += run.training_seconds;
-            let Some(accuracy) = run.chosen.and_then(|chosen| chosen.validation_accuracy) else { continue };
-            if best.get(&seed).is_none_or(|(other, _)| accuracy > *other) {
-                best.insert(seed, (accuracy, run));
+            let Some(score) = run.chosen.as_ref().and_then(|chosen| chosen.scores.validation) else { continue };
+            if best.get(&seed).is_none_or(|(other, _)| run.measure().is_better(score, *other)) {
+                best.insert(seed, (score, run));
             }
         }
         let seconds: Vec<f64> = seconds.into_values().collect();
@@ -177,14 +178,19 @@ impl<'a> Family<'a> {
         self.mean(|run| run.training_seconds)
     }
 
-    /// Mean test accuracy of the results, 0 to 1.
-    pub(super) fn accuracy(&self) -> f64 {
+    /// What was measured.
+    pub(super) fn measure(&self) -> Measure {
+        self.runs.values().next().map_or(Measure::Accuracy, |run| run.measure())
+    }
+
+    /// Mean test score of the results.
+    pub(super) fn score(&self) -> f64 {
         self.mean(PostTrainRecord::result)
     }
 
-    /// Mean test accuracy of the starts, 0 to 1.
-    pub(super) fn accuracy_before(&self) -> f64 {
-        self.mean(|run| run.test_accuracy_before)
+    /// Mean test score of the starts.
+    pub(super) fn score_before(&self) -> f64 {
+        self.mean(|run| run.scores.before)
     }
 
     fn mean(&self, value: impl Fn(&PostTrainRecord) -> f64) -> f64 {
@@ -192,9 +198,11 @@ impl<'a> Family<'a> {
         Spread::of(&values).map_or(0.0, |spread| spread.mean)
     }
 
-    /// Differences of the results' accuracies to another family, paired by seed; none without common seeds.
+    /// Gains of the results over another family, paired by seed; none without common seeds.
     pub(super) fn against(&self, other: &Self) -> Option<PairedComparison> {
-        let pair = |(seed, run): (&u64, &&PostTrainRecord)| Some(run.result() - other.runs.get(seed)?.result());
+        let pair = |(seed, run): (&u64, &&PostTrainRecord)| {
+            Some(run.measure().gain(run.result(), other.runs.get(seed)?.result()))
+        };
         let differences: Vec<f64> = self.runs.iter().filter_map(pair).collect();
         PairedComparison::of(&differences, BOOTSTRAP_SEED)
     }

@@ -13,7 +13,8 @@ use fbp_train::TrainError;
 use fbp_train::atomic::{prepare_folder, write_atomic};
 use fbp_train::json::{read_json, write_json};
 use fbp_train::outputs::{is_result, refuse_foreign_files};
-use fbp_train::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use fbp_train::scores::ComparedScores;
+use fbp_train::settings::{Embedding, Keep, Measure, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 use fbp_train::sweep::RUNS_FOLDER;
 use fbp_train::train::{PostTrainOptions, PostTrainRecord, post_train_records};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub struct SweepRow {
     pub alpha: Option<f64>,
     /// Margin of the targets; none without targets.
     pub margin: Option<f64>,
+    /// Tolerance of the targets; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// Kind of the targets; none without targets or at the output.
     pub targets: Option<TargetMode>,
     /// Embedding of the label; left out for a margin.
@@ -80,12 +84,9 @@ pub struct SweepRow {
     /// The differences.
     #[serde(flatten)]
     pub difference: Difference,
-    /// Mean test accuracy of the starts, 0 to 1.
-    pub accuracy_before: f64,
-    /// Mean test accuracy of the results, 0 to 1.
-    pub accuracy: f64,
-    /// The same of the yardstick.
-    pub accuracy_against: f64,
+    /// Mean test accuracies, 0 to 1, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub scores: ComparedScores,
     /// Mean time of a run.
     pub seconds: f64,
     /// Mean time of a run of the yardstick, of the learning rate that was chosen.
@@ -132,7 +133,14 @@ pub fn summarise(folder: &Path) -> Result<Vec<SweepRow>, ReportError> {
     check_summary(folder)?;
     let rows = compare(&records);
     let [what, figures] = HEADINGS;
-    let headings = what.iter().chain(&Difference::HEADINGS).chain(figures).map(|name| (*name).to_owned()).collect();
+    let is_rmse = rows.first().is_some_and(|row| !row.measure().is_accuracy());
+    let renamed = |name: &&str| match (*name, is_rmse) {
+        ("margin", true) => "tolerance".to_owned(),
+        ("accuracy_pct", true) => "rmse".to_owned(),
+        ("accuracy_against_pct", true) => "rmse_against".to_owned(),
+        (name, _) => name.to_owned(),
+    };
+    let headings = what.iter().chain(&Difference::HEADINGS).chain(figures).map(renamed).collect();
     let cells: Vec<Vec<String>> = std::iter::once(headings).chain(rows.iter().map(SweepRow::cells)).collect();
     let file = |extension: &str| folder.join(format!("{SUMMARY}.{extension}"));
     write_json(&file("json"), &rows)?;
@@ -169,6 +177,7 @@ fn records(folder: &Path) -> Result<Vec<PostTrainRecord>, ReportError> {
             .then((a.mode as u8).cmp(&(b.mode as u8)))
             .then(a.stage.cmp(&b.stage))
             .then(number(a.margin, b.margin))
+            .then(number(a.tolerance, b.tolerance))
             .then(number(a.alpha, b.alpha))
             .then((a.target_mode.map(|mode| mode as u8)).cmp(&b.target_mode.map(|mode| mode as u8)))
             .then((a.embedding.map(|embedding| embedding as u8)).cmp(&b.embedding.map(|embedding| embedding as u8)))
@@ -289,6 +298,7 @@ impl SweepRow {
             stage: settings.stage.clone(),
             alpha: settings.alpha,
             margin: settings.margin,
+            tolerance: settings.tolerance,
             targets: settings.target_mode,
             embedding: settings.embedding,
             metric: settings.metric,
@@ -305,14 +315,30 @@ impl SweepRow {
             against_epochs: other.settings.epochs,
             rate_edge_against: other.rate_edge,
             difference: found.into(),
-            accuracy_before: family.accuracy_before(),
-            accuracy: family.accuracy(),
-            accuracy_against: other.accuracy(),
+            scores: ComparedScores {
+                measure: family.measure(),
+                before: family.score_before(),
+                result: family.score(),
+                against: other.score(),
+            },
             seconds: family.seconds(),
             seconds_against: other.seconds(),
             tuning_seconds: family.tuning_seconds,
             tuning_seconds_against: other.tuning_seconds,
         })
+    }
+
+    /// What was measured.
+    pub fn measure(&self) -> Measure {
+        self.scores.measure
+    }
+
+    /// A score in tables: accuracies in per cent.
+    fn figure(&self, score: f64) -> String {
+        match self.scores.measure {
+            Measure::Accuracy => format!("{:.3}", 100.0 * score),
+            Measure::Rmse => format!("{score:.5}"),
+        }
     }
 
     /// The schedule, and what else of the training is not as by default.
@@ -335,7 +361,7 @@ impl SweepRow {
             (_, Some(rate)) => format!("{rate:e}"),
         };
         let embedding = self.embedding.map(|embedding| embedding.to_string());
-        let parts = match (self.margin, self.targets) {
+        let parts = match (self.margin.or(self.tolerance), self.targets) {
             (None, _) => [Some("-".to_owned()), None, None, None],
             (_, None) => [Some("output".to_owned()), Some(self.policy.to_string()), embedding, None],
             (_, Some(mode)) => {
@@ -350,7 +376,7 @@ impl SweepRow {
             self.mode.to_string(),
             self.stage.clone(),
             or_dash(self.alpha.map(|alpha| alpha.to_string())),
-            or_dash(self.margin.map(|margin| margin.to_string())),
+            or_dash(self.margin.or(self.tolerance).map(|number| number.to_string())),
             targets,
             rate,
             or_dash(self.epochs.map(|epochs| epochs.to_string())),
@@ -364,8 +390,8 @@ impl SweepRow {
             },
         ];
         let figures = [
-            format!("{:.3}", 100.0 * self.accuracy),
-            format!("{:.3}", 100.0 * self.accuracy_against),
+            self.figure(self.scores.result),
+            self.figure(self.scores.against),
             format!("{:.1}", self.seconds),
             format!("{:.1}", self.seconds_against),
         ];

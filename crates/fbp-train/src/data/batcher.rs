@@ -1,6 +1,6 @@
 use faer::Par;
 
-use super::{DataError, Dataset, Normalization, shuffle_indices};
+use super::{Augmentation, DataError, Dataset, Normalization, Outputs, shuffle_indices};
 
 /// Hands out normalised batches of some samples of a data set, in a buffer that is used again and again.
 ///
@@ -16,6 +16,10 @@ pub struct Batcher<'d> {
     next: usize,
     images: Vec<f32>,
     labels: Vec<u32>,
+    augmentation: Augmentation,
+    /// Seed and number of the pass.
+    pass: (u64, u64),
+    outputs: Vec<f32>,
 }
 
 /// Some samples, ready for a network.
@@ -25,8 +29,10 @@ pub struct Batch<'b> {
     pub indices: &'b [usize],
     /// Normalised images, row-major `[N, C, H, W]`, which is a column-major `(C·H·W) × N` matrix.
     pub images: &'b [f32],
-    /// Labels.
+    /// Labels; all 0 where there are outputs.
     pub labels: &'b [u32],
+    /// What the samples should give, one after the other; none where there are labels.
+    pub outputs: &'b [f32],
 }
 
 impl Batch<'_> {
@@ -72,7 +78,16 @@ impl<'d> Batcher<'d> {
             next: 0,
             images: vec![0.0; largest * data.shape().len()],
             labels: vec![0; largest],
+            augmentation: Augmentation::default(),
+            pass: (0, 0),
+            outputs: vec![0.0; data.outputs().map_or(0, |outputs| outputs.entries() * largest)],
         })
+    }
+
+    /// The same with images that are changed at random, in every pass in another way.
+    #[must_use]
+    pub fn with_augmentation(self, augmentation: Augmentation) -> Self {
+        Self { augmentation, ..self }
     }
 
     /// Batches of all samples, in their order in the data set.
@@ -96,6 +111,7 @@ impl<'d> Batcher<'d> {
     /// Starts a pass in a random order that follows from the samples given, `seed` and `epoch` alone, so that a run
     /// that goes on at some epoch sees what an uninterrupted one would have seen.
     pub fn shuffle(&mut self, seed: u64, epoch: u64) {
+        self.pass = (seed, epoch);
         self.order.copy_from_slice(&self.given);
         shuffle_indices(&mut self.order, seed, epoch);
         self.next = 0;
@@ -112,12 +128,19 @@ impl<'d> Batcher<'d> {
         let indices = &rest[..rest.len().min(self.batch_size)];
         self.next += indices.len();
         let images = &mut self.images[..indices.len() * self.data.shape().len()];
-        self.data.normalise_checked(indices, &self.normalization, images, par);
+        let change = (!self.augmentation.is_none()).then_some((self.augmentation, self.pass));
+        self.data.normalise_checked(indices, &self.normalization, change, images, par);
         let labels = &mut self.labels[..indices.len()];
         for (label, &index) in labels.iter_mut().zip(indices) {
             *label = u32::from(self.data.labels()[index]);
         }
-        Some(Batch { indices, images, labels })
+        let entries = self.data.outputs().map_or(0, Outputs::entries);
+        let outputs = &mut self.outputs[..indices.len() * entries];
+        if let Some(all) = self.data.outputs() {
+            let rows = outputs.chunks_exact_mut(entries).zip(indices);
+            rows.for_each(|(to, &index)| to.copy_from_slice(all.of(index)));
+        }
+        Some(Batch { indices, images, labels, outputs })
     }
 }
 
@@ -173,6 +196,27 @@ mod tests {
         assert_eq!(one.next_batch(Par::Seq).unwrap().images, other.next_batch(Par::Seq).unwrap().images);
         other.rewind();
         assert_eq!(other.next_batch(Par::Seq).unwrap().indices, &one.order[..4]);
+    }
+
+    #[test]
+    fn augmented_images_are_the_same_in_any_batch_on_any_number_of_threads() {
+        let images = (0..700 * 12).map(|index| (index * 41 % 256) as u8).collect();
+        let data = Dataset::new("images", FeatureShape::image(1, 3, 4), 1, images, vec![0; 700]).unwrap();
+        let augmentation = Augmentation { crop: true, flip: true };
+        let of_epoch = |size: usize, par: Par, epoch| {
+            let mut batches = Batcher::of_all(&data, &bytes(), size).unwrap().with_augmentation(augmentation);
+            batches.shuffle(1, epoch);
+            let mut found = vec![Vec::new(); data.len()];
+            while let Some(batch) = batches.next_batch(par) {
+                for (&index, image) in batch.indices.iter().zip(batch.images.chunks(12)) {
+                    found[index] = image.to_vec();
+                }
+            }
+            found
+        };
+        let first = of_epoch(700, Par::rayon(2), 1);
+        assert_eq!(first, of_epoch(13, Par::Seq, 1));
+        assert_ne!(first, of_epoch(13, Par::Seq, 2));
     }
 
     #[test]

@@ -5,15 +5,17 @@ use fbp_linalg::FeatureShape;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{DataError, Normalization};
+use super::pixels::{Facts, Pixels};
+use super::{Augmentation, DataError, Normalization, Outputs, Wanted};
 use crate::hash::hex;
 
-/// Images of one shape with their labels, kept as bytes.
+/// Images of one shape with their labels, kept as bytes: in memory, or in a file that is mapped into it.
 ///
 /// # Shapes
 /// Images lie one after the other, each in row-major `[C, H, W]` order; a label is below [`classes`](Self::classes).
 ///
-/// Images are [pixels](Self::new), or [inputs](Self::of_inputs) of a network that need no normalisation any more.
+/// Images are [pixels](Self::new), or [inputs](Self::of_inputs) of a network that need no normalisation any more. In place of a
+/// label a sample may have [outputs](Self::of_inputs_with_outputs) that it should give; its class is then 0, as all are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     name: String,
@@ -21,6 +23,8 @@ pub struct Dataset {
     classes: usize,
     images: Values,
     labels: Vec<u8>,
+    /// What the samples should give in place of their labels, which are then all 0.
+    outputs: Option<Outputs>,
     /// Where its samples were in what was read, if it is a part.
     positions: Option<Vec<usize>>,
     /// What it was taken from, if the split into training and validation is to be that of the whole.
@@ -30,7 +34,7 @@ pub struct Dataset {
 /// The images, one after the other.
 #[derive(Clone, Debug, PartialEq)]
 enum Values {
-    Pixels(Vec<u8>),
+    Pixels(Pixels),
     /// As the network sees them.
     Inputs(Vec<f32>),
 }
@@ -38,7 +42,7 @@ enum Values {
 impl Values {
     fn len(&self) -> usize {
         match self {
-            Self::Pixels(pixels) => pixels.len(),
+            Self::Pixels(pixels) => pixels.bytes(),
             Self::Inputs(inputs) => inputs.len(),
         }
     }
@@ -67,7 +71,18 @@ impl Dataset {
         images: Vec<u8>,
         labels: Vec<u8>,
     ) -> Result<Self, DataError> {
-        Self::of_values(name.into(), shape, classes, Values::Pixels(images), labels)
+        Self::of_pixels(name.into(), shape, classes, Pixels::in_memory(images, shape.len()), labels)
+    }
+
+    /// [`new`](Self::new) for pixels that may be mapped.
+    pub(super) fn of_pixels(
+        name: String,
+        shape: FeatureShape,
+        classes: usize,
+        pixels: Pixels,
+        labels: Vec<u8>,
+    ) -> Result<Self, DataError> {
+        Self::of_values(name, shape, classes, Values::Pixels(pixels), labels)
     }
 
     /// Puts inputs of a network, which are normalised already, and labels together.
@@ -86,6 +101,45 @@ impl Dataset {
             return Err(DataError::NonFinite { origin: name, sample: index / shape.len().max(1) });
         }
         Self::of_values(name, shape, classes, Values::Inputs(inputs), labels)
+    }
+
+    /// Puts inputs of a network and the outputs that it should give together.
+    ///
+    /// # Errors
+    /// Those of [`of_inputs`](Self::of_inputs), and [`DataError::NonFiniteOutput`].
+    pub fn of_inputs_with_outputs(
+        name: impl Into<String>,
+        shape: FeatureShape,
+        inputs: Vec<f32>,
+        outputs: Outputs,
+    ) -> Result<Self, DataError> {
+        Self::of_inputs(name, shape, 1, inputs, vec![0; outputs.samples()])?.with_outputs(outputs)
+    }
+
+    /// Puts pixels and the outputs that they should give together.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new), and [`DataError::NonFiniteOutput`].
+    pub fn of_pixels_with_outputs(
+        name: impl Into<String>,
+        shape: FeatureShape,
+        images: Vec<u8>,
+        outputs: Outputs,
+    ) -> Result<Self, DataError> {
+        Self::new(name, shape, 1, images, vec![0; outputs.samples()])?.with_outputs(outputs)
+    }
+
+    /// The samples, as many as outputs, with these in place of labels.
+    fn with_outputs(self, outputs: Outputs) -> Result<Self, DataError> {
+        match outputs.values().iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(DataError::NonFiniteOutput { origin: self.name, sample: index / outputs.entries() }),
+            None => Ok(Self { outputs: Some(outputs), ..self }),
+        }
+    }
+
+    /// The same data under another name.
+    pub(super) fn renamed(self, name: String) -> Self {
+        Self { name, ..self }
     }
 
     fn of_values(
@@ -107,7 +161,7 @@ impl Dataset {
             return Err(DataError::Counts { images, image_count, labels, label_count });
         }
         check_labels(&name, &labels, classes)?;
-        Ok(Self { name, shape, classes, images, labels, positions: None, origin: None })
+        Ok(Self { name, shape, classes, images, labels, outputs: None, positions: None, origin: None })
     }
 
     /// Name, for messages and records.
@@ -135,12 +189,26 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// Pixels of all images, `len · C · H · W` bytes; none of inputs.
+    /// Pixels of all images, `len · C · H · W` bytes; none of inputs, nor of images in a [mapped](Self::is_mapped) file, of
+    /// which [`image`](Self::image) gives one at a time.
     pub fn images(&self) -> &[u8] {
         match &self.images {
-            Values::Pixels(pixels) => pixels,
+            Values::Pixels(pixels) => pixels.all(),
             Values::Inputs(_) => &[],
         }
+    }
+
+    /// Inputs of all samples as the network takes them; none of pixels.
+    pub fn inputs(&self) -> Option<&[f32]> {
+        match &self.images {
+            Values::Pixels(_) => None,
+            Values::Inputs(inputs) => Some(inputs),
+        }
+    }
+
+    /// Whether the images stay in a file, and only those that are in use are in memory.
+    pub fn is_mapped(&self) -> bool {
+        matches!(&self.images, Values::Pixels(pixels) if pixels.all().is_empty())
     }
 
     /// Where a sample was in the files that were read, from 0: for a part of some data not its place in the part.
@@ -153,12 +221,52 @@ impl Dataset {
 
     /// Pixels of one image, if there is such a sample and it is made of pixels.
     pub fn image(&self, index: usize) -> Option<&[u8]> {
-        self.images().chunks_exact(self.shape.len()).nth(index)
+        match &self.images {
+            Values::Pixels(pixels) if index < self.len() => Some(pixels.image(index)),
+            _ => None,
+        }
+    }
+
+    /// What is known of the pixels without looking at them.
+    fn facts(&self) -> Option<&Facts> {
+        match &self.images {
+            Values::Pixels(pixels) => pixels.facts(),
+            Values::Inputs(_) => None,
+        }
+    }
+
+    /// How often every value occurs in each channel; never of inputs.
+    pub(super) fn histogram(&self) -> Vec<[u64; 256]> {
+        if let Some(facts) = self.facts() {
+            return facts.histogram.clone();
+        }
+        let mut counts = vec![[0_u64; 256]; self.shape.channels];
+        for image in (0..self.len()).filter_map(|index| self.image(index)) {
+            for (counts, plane) in counts.iter_mut().zip(image.chunks_exact(self.shape.plane())) {
+                plane.iter().for_each(|&pixel| counts[usize::from(pixel)] += 1);
+            }
+        }
+        counts
     }
 
     /// All labels, in the order of the images.
     pub fn labels(&self) -> &[u8] {
         &self.labels
+    }
+
+    /// What the samples should give.
+    pub fn wanted(&self) -> Wanted<'_> {
+        self.outputs.as_ref().map_or(Wanted::Labels(&self.labels), Wanted::Outputs)
+    }
+
+    /// What they should give in place of labels, if they have none.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
+    /// Whether it is made of pixels, which are normalised.
+    pub fn is_pixels(&self) -> bool {
+        matches!(self.images, Values::Pixels(_))
     }
 
     /// Number of samples of every class.
@@ -178,12 +286,13 @@ impl Dataset {
         self.check_indices(indices)?;
         let len = self.shape.len();
         let images = match &self.images {
-            Values::Pixels(pixels) => Values::Pixels(picked(pixels, indices, len)),
+            Values::Pixels(pixels) => Values::Pixels(pixels.picked(indices)),
             Values::Inputs(inputs) => Values::Inputs(picked(inputs, indices, len)),
         };
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
         let part = Self::of_values(self.name.clone(), self.shape, self.classes, images, labels)?;
-        Ok(Self { positions: Some(indices.iter().map(|&index| self.position(index)).collect()), ..part })
+        let positions = Some(indices.iter().map(|&index| self.position(index)).collect());
+        Ok(Self { positions, outputs: self.outputs.as_ref().map(|outputs| outputs.picked(indices)), ..part })
     }
 
     /// The samples at ascending `places`, with other labels for all of the data; the split into training and validation
@@ -200,15 +309,22 @@ impl Dataset {
         self.origin.as_ref()
     }
 
-    /// SHA-256 of shape, number of classes, images and labels, in hexadecimal: the same data give the same text.
+    /// SHA-256 of shape, number of classes, images and labels or outputs, in hexadecimal: the same data give the same text.
     pub fn sha256(&self) -> String {
+        if let Some(facts) = self.facts() {
+            return facts.sha256.clone();
+        }
         let mut hasher = Sha256::new();
         hasher.update(format!("{} {} {}\n", self.shape, self.classes, self.len()));
         match &self.images {
-            Values::Pixels(pixels) => hasher.update(pixels),
+            Values::Pixels(pixels) => (0..self.len()).for_each(|index| hasher.update(pixels.image(index))),
             Values::Inputs(inputs) => inputs.iter().for_each(|value| hasher.update(value.to_le_bytes())),
         }
         hasher.update(&self.labels);
+        if let Some(outputs) = &self.outputs {
+            hasher.update(format!("\n{} outputs, poses of {:?}\n", outputs.entries(), outputs.pose()));
+            outputs.values().iter().for_each(|value| hasher.update(value.to_le_bytes()));
+        }
         hex(&hasher.finalize())
     }
 
@@ -235,20 +351,31 @@ impl Dataset {
         if out.len() != expected {
             return Err(DataError::Length { what: "buffer of normalised images", expected, found: out.len() });
         }
-        self.normalise_checked(indices, normalization, out, par);
+        self.normalise_checked(indices, normalization, None, out, par);
         Ok(())
     }
 
-    /// [`normalise_into`](Self::normalise_into) for arguments that have been checked.
-    pub(super) fn normalise_checked(&self, indices: &[usize], norm: &Normalization, out: &mut [f32], par: Par) {
+    /// [`normalise_into`](Self::normalise_into) for arguments that have been checked; pixels are changed on the way as an
+    /// augmentation says for a seed and an epoch.
+    pub(super) fn normalise_checked(
+        &self,
+        indices: &[usize],
+        norm: &Normalization,
+        change: Option<(Augmentation, (u64, u64))>,
+        out: &mut [f32],
+        par: Par,
+    ) {
         /// Samples of one task: a smaller batch is done before another thread has woken up.
         const SAMPLES: usize = 512;
         let len = self.shape.len();
         let run = |indices: &[usize], out: &mut [f32]| {
             for (&index, out) in indices.iter().zip(out.chunks_exact_mut(len)) {
-                match &self.images {
-                    Values::Pixels(pixels) => norm.apply(&pixels[index * len..][..len], out),
-                    Values::Inputs(inputs) => out.copy_from_slice(&inputs[index * len..][..len]),
+                match (&self.images, change) {
+                    (Values::Pixels(pixels), Some((augmentation, epoch))) => {
+                        augmentation.apply((epoch, index), (pixels.image(index), self.shape), norm, out);
+                    }
+                    (Values::Pixels(pixels), None) => norm.apply(pixels.image(index), out),
+                    (Values::Inputs(inputs), _) => out.copy_from_slice(&inputs[index * len..][..len]),
                 }
             }
         };
@@ -275,15 +402,8 @@ impl Normalization {
     /// # Errors
     /// [`DataError::Constant`] if all pixels of a channel are equal.
     pub fn from_images(data: &Dataset) -> Result<Self, DataError> {
-        let (shape, plane) = (data.shape(), data.shape().plane());
         let (mut means, mut stds) = (Vec::new(), Vec::new());
-        for channel in 0..shape.channels {
-            let mut counts = [0_u64; 256];
-            for image in data.images().chunks_exact(shape.len()) {
-                for &pixel in &image[channel * plane..][..plane] {
-                    counts[usize::from(pixel)] += 1;
-                }
-            }
+        for (channel, counts) in data.histogram().into_iter().enumerate() {
             // Sums of integers: Σx and Σx² are exact in u128 and so is n Σx² - (Σx)².
             let sum = |power| (0_u128..).zip(counts).map(|(x, count)| x.pow(power) * u128::from(count)).sum::<u128>();
             let (n, sum, squares) = (sum(0), sum(1), sum(2));

@@ -3,6 +3,9 @@ use std::path::{Path, PathBuf};
 
 use fbp_linalg::FeatureShape;
 
+use super::FolderError;
+use crate::image_files::ImageError;
+
 /// What can be wrong with data: its name, its files, or a request for part of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,6 +18,12 @@ pub enum DataError {
         /// The names there are.
         known: String,
     },
+    /// A random change that there is not.
+    #[error("unknown augmentation {name:?}: known are crop and flip, or both with a comma between them")]
+    UnknownAugmentation {
+        /// The name that was asked for.
+        name: String,
+    },
     /// A known data set of which no place looked at has all files.
     #[error("{name} is not there or not complete (looked for {}): {remedy}", list(places))]
     NotFound {
@@ -25,13 +34,15 @@ pub enum DataError {
         /// What to do, with the command.
         remedy: &'static str,
     },
-    /// A folder without one of the four IDX files.
-    #[error("{}: no file {file} or {file}.gz: an IDX folder holds images and labels of `train` and `t10k`", folder.display())]
+    /// A folder without one of the files of its format.
+    #[error("{}: no file {file} or {file}.gz: {needs}", folder.display())]
     MissingFile {
         /// The folder.
         folder: PathBuf,
         /// Name of the file, without `.gz`.
         file: String,
+        /// What the format asks for.
+        needs: &'static str,
     },
     /// The operating system refused.
     #[error("cannot read {}", path.display())]
@@ -78,6 +89,19 @@ pub enum DataError {
         path: PathBuf,
         /// Number of bytes that the header asks for, header included.
         expected: u64,
+    },
+    /// A file of records that ends within one.
+    #[error(
+        "{}: {found} bytes are no whole number of records of {record} bytes: the file is cut off or another one, get it again",
+        path.display()
+    )]
+    Records {
+        /// The file.
+        path: PathBuf,
+        /// Number of bytes of a record.
+        record: usize,
+        /// Number of bytes there are, after decompression.
+        found: u64,
     },
     /// Dimensions whose product no file of this size can hold, or that this reader does not accept.
     #[error("{}: the header announces {dims} bytes, more than the {limit} that {reason}: it is damaged or cut off", path.display())]
@@ -150,6 +174,93 @@ pub enum DataError {
         origin: String,
         /// Index of the sample.
         sample: usize,
+    },
+    /// A folder that holds no data of the kind that was asked for.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A file of a folder that gives no image.
+    #[error("{}: {error}; repair or remove the file, or leave out what is broken with --skip-broken", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ImageError,
+    },
+    /// An output that a sample should give and that is not finite.
+    #[error("{origin}: outputs of sample {sample} hold a value that is not finite")]
+    NonFiniteOutput {
+        /// The data set.
+        origin: String,
+        /// Index of the sample.
+        sample: usize,
+    },
+    /// A file that should hold tensors and does not.
+    #[error("{}: it cannot be read as a safetensors file: it is damaged, cut off or something else", path.display())]
+    NotTensors {
+        /// The file.
+        path: PathBuf,
+        /// What the format says.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor that a data set needs and a file does not have.
+    #[error("{}: it has no tensor `{name}`, only {found}", path.display())]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// The names there are, separated by commas.
+        found: String,
+    },
+    /// A tensor of another element type than the data need.
+    #[error("{}: `{name}` is of type {found}, and {expected} is needed", path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// The type that is needed.
+        expected: &'static str,
+        /// The type found.
+        found: String,
+    },
+    /// A tensor of another shape than the data need.
+    #[error("{}: `{name}` has shape {found:?}, and {expected} is needed", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// The shape that is needed, in words.
+        expected: &'static str,
+        /// The shape found.
+        found: Vec<usize>,
+    },
+    /// A tensor with another number of samples than there are inputs.
+    #[error("{}: `{name}` has {found} rows, and there are {expected} inputs: take both from one data set", path.display())]
+    TensorRows {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Number of inputs.
+        expected: usize,
+        /// Number of its rows.
+        found: usize,
+    },
+    /// A label of a tensor that is not a class.
+    #[error("{}: `{name}` holds {label} for sample {sample}: classes are numbered from 0 to below {classes}", path.display())]
+    TensorLabel {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Index of the sample.
+        sample: usize,
+        /// Its label.
+        label: i64,
+        /// Number of classes.
+        classes: usize,
     },
     /// A file with images of one's own that cannot be used.
     #[error("{}: {reason}", path.display())]

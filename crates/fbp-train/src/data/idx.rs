@@ -8,7 +8,7 @@
 //! Y. LeCun, C. Cortes, C. Burges, *The MNIST database of handwritten digits*, section "File formats".
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use fbp_linalg::FeatureShape;
@@ -16,9 +16,10 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 
 use super::DataError;
+use super::content::{self, GZIP_MAGIC, read_failed};
 
 /// Largest accepted content of one file, in bytes, after decompression.
-pub const MAX_BYTES: u64 = 1 << 32;
+pub const MAX_BYTES: u64 = content::MAX_BYTES;
 
 /// No deflate stream grows by more than this when it is decompressed.
 const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -26,7 +27,6 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 /// Memory that is reserved before any of the announced bytes has been seen.
 const FIRST_RESERVE: u64 = 64 << 20;
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const UNSIGNED_BYTE: u32 = 0x0800;
 
 /// Images as they stand in a file.
@@ -183,16 +183,6 @@ fn read_word(path: &Path, reader: &mut impl Read, before: u64) -> Result<[u8; 4]
     reader.by_ref().take(4).read_to_end(&mut word).map_err(read_failed(path))?;
     let found = before + word.len() as u64;
     <[u8; 4]>::try_from(word).map_err(|_| DataError::Truncated { path: path.to_owned(), expected: before + 4, found })
-}
-
-fn read_failed(path: &Path) -> impl FnOnce(io::Error) -> DataError + '_ {
-    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    move |source| match source.kind() {
-        InvalidData | InvalidInput | UnexpectedEof => {
-            DataError::Gzip { path: path.to_owned(), reason: source.to_string() }
-        }
-        _ => DataError::Io { path: path.to_owned(), source },
-    }
 }
 
 fn write(path: &Path, dims: &[usize], content: &[u8]) -> Result<(), DataError> {

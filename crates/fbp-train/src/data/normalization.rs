@@ -56,9 +56,27 @@ impl Normalization {
 
     /// The constants of Fashion-MNIST.
     pub fn fashion_mnist() -> Self {
-        let (mean, std) = (Self::FASHION_MNIST_MEAN, Self::FASHION_MNIST_STD);
+        Self::grey(Self::FASHION_MNIST_MEAN, Self::FASHION_MNIST_STD)
+    }
+
+    /// Mean and standard deviation of the 60,000 training images of MNIST, as commonly rounded.
+    pub fn mnist() -> Self {
+        Self::grey(0.1307, 0.3081)
+    }
+
+    /// One channel, with constants that `f32` can invert.
+    fn grey(mean: f64, std: f64) -> Self {
         let affine = vec![((1.0 / (255.0 * std)) as f32, (-mean / std) as f32)];
         Self { mean: vec![mean], std: vec![std], affine }
+    }
+
+    /// For `channels` channels of inputs that are taken as they are: mean 0 and deviation 1, so that pixels become their
+    /// brightness.
+    ///
+    /// # Errors
+    /// [`DataError::Length`] for no channels.
+    pub fn none(channels: usize) -> Result<Self, DataError> {
+        Self::new(vec![0.0; channels], vec![1.0; channels])
     }
 
     /// That of a checkpoint.
@@ -90,6 +108,17 @@ impl Normalization {
             return Ok(());
         }
         Err(DataError::Length { what: "channels of the normalisation", expected, found })
+    }
+
+    /// Normalises some pixels of one channel.
+    pub(super) fn apply_channel(&self, channel: usize, pixels: &[u8], out: &mut [f32]) {
+        let (scale, shift) = self.affine[channel];
+        Arch::new().dispatch(Affine { pixels, scale, shift, out });
+    }
+
+    /// What black is in a channel.
+    pub(super) fn black(&self, channel: usize) -> f32 {
+        self.affine[channel].1
     }
 
     /// Normalises one image; the channels divide its length.

@@ -1,13 +1,13 @@
-use std::fs::{self, File};
-use std::io::BufReader;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use fbp_linalg::FeatureShape;
-use png::{ColorType, Transformations};
+use fbp_models::Resizing;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::{DataError, Dataset};
+use crate::image_files::{Decoded, ImageError, Preparation, decode};
 
 /// What a file of one's own holds.
 enum Content {
@@ -15,10 +15,10 @@ enum Content {
     Inputs(Vec<f32>),
 }
 
-/// Reads images of one's own: PNG files, or one safetensors file with `inputs` and maybe `labels`.
+/// Reads images of one's own: PNG and JPEG files, or one safetensors file with `inputs` and maybe `labels`.
 ///
-/// A PNG file holds one image of the network's size; grey ones become coloured and coloured ones grey where the network
-/// wants that. The tensor `inputs` of shape `[N, C, H, W]` or `[N, C·H·W]` holds pixels if it is of type `U8`, and if it is of
+/// An image file holds one image of the network's size, or of any size if `resizing` says how it gets there; grey ones become
+/// coloured and coloured ones grey where the network wants that. The tensor `inputs` of shape `[N, C, H, W]` or `[N, C·H·W]` holds pixels if it is of type `U8`, and if it is of
 /// type `F32` what the network takes, normalised already. `labels` has shape `[N]` and any type of whole numbers.
 ///
 /// `labels` given here go before those of the file: one for each image, or one for all.
@@ -26,19 +26,24 @@ enum Content {
 /// # Errors
 /// [`DataError::OwnFile`] with what is wrong and what to do, [`DataError::Label`], [`DataError::NonFinite`],
 /// [`DataError::Empty`].
-pub fn read_own(files: &[PathBuf], labels: &[u8], shape: FeatureShape, classes: usize) -> Result<Dataset, DataError> {
+pub fn read_own(
+    files: &[PathBuf],
+    labels: &[u8],
+    (shape, resizing): (FeatureShape, Option<Resizing>),
+    classes: usize,
+) -> Result<Dataset, DataError> {
     let is = |path: &Path, extension: &str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension));
     let (content, found) = match files {
         [file] if is(file, "safetensors") => arrays(file, shape)?,
         _ => {
             let mut pixels = Vec::with_capacity(files.len() * shape.len());
             for file in files {
-                if !is(file, "png") {
-                    let reason = "images are PNG files, as many as there are, or one .safetensors file with a tensor \
-                                  `inputs` and maybe `labels`";
+                if !["png", "jpg", "jpeg"].iter().any(|end| is(file, end)) {
+                    let reason = "images are JPEG or PNG files, as many as there are, or one .safetensors file with a \
+                                  tensor `inputs` and maybe `labels`";
                     return Err(wrong(file, reason));
                 }
-                pixels.extend(picture(file, shape)?);
+                pixels.extend(picture(file, shape, resizing)?);
             }
             (Content::Pixels(pixels), None)
         }
@@ -70,53 +75,28 @@ fn wrong(path: &Path, reason: impl Into<String>) -> DataError {
     DataError::OwnFile { path: path.to_owned(), reason: reason.into() }
 }
 
-/// Pixels of one PNG file, channel after channel.
-fn picture(path: &Path, shape: FeatureShape) -> Result<Vec<u8>, DataError> {
-    let damaged = |error: png::DecodingError| wrong(path, format!("it cannot be read as a PNG file: {error}"));
-    let file = File::open(path).map_err(DataError::at(path))?;
-    let mut decoder = png::Decoder::new(BufReader::new(file));
-    decoder.set_transformations(Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info().map_err(damaged)?;
-    let (width, height) = reader.info().size();
-    if (width as usize, height as usize) != (shape.width, shape.height) {
-        let (wide, high) = (shape.width, shape.height);
-        return Err(wrong(
-            path,
-            format!("it has {width} × {height} pixels and the network takes {wide} × {high}: resize it"),
-        ));
+/// Pixels of one image file, channel after channel.
+fn picture(path: &Path, shape: FeatureShape, resizing: Option<Resizing>) -> Result<Vec<u8>, DataError> {
+    let bytes = fs::read(path).map_err(DataError::at(path))?;
+    let unread = |error: ImageError| wrong(path, format!("it cannot be read as a PNG or JPEG file: {error}"));
+    let Decoded { picture, transparent } = decode(&bytes).map_err(unread)?;
+    if !matches!(shape.channels, 1 | 3) {
+        let wanted = shape.channels;
+        let reason =
+            format!("an image file has 1 or 3 channels and the network takes {wanted}: use a .safetensors file");
+        return Err(wrong(path, reason));
     }
-    let size = reader.output_buffer_size().ok_or_else(|| wrong(path, "it is too large"))?;
-    let mut bytes = vec![0; size];
-    let frame = reader.next_frame(&mut bytes).map_err(damaged)?;
-    let per_pixel = frame.color_type.samples();
-    let alpha = matches!(frame.color_type, ColorType::GrayscaleAlpha | ColorType::Rgba);
-    let colours = per_pixel - usize::from(alpha);
-    let mut planes = vec![0; shape.len()];
-    for (index, pixel) in bytes[..frame.buffer_size()].chunks_exact(per_pixel).enumerate() {
-        if alpha && pixel[colours] != u8::MAX {
-            return Err(wrong(path, "parts of it are transparent: save it without transparency"));
-        }
-        match (colours, shape.channels) {
-            (own, wanted) if own == wanted => (0..own).for_each(|c| planes[c * shape.plane() + index] = pixel[c]),
-            (1, 3) => (0..3).for_each(|c| planes[c * shape.plane() + index] = pixel[0]),
-            (3, 1) => planes[index] = grey([pixel[0], pixel[1], pixel[2]]),
-            (_, wanted) => {
-                let reason =
-                    format!("a PNG file has 1 or 3 channels and the network takes {wanted}: use a .safetensors file");
-                return Err(wrong(path, reason));
-            }
-        }
+    if transparent {
+        return Err(wrong(path, "parts of it are transparent: save it without transparency"));
     }
-    Ok(planes)
-}
-
-/// Grey of a colour, rounded to the nearest.
-///
-/// # Source
-/// ITU-R BT.601, §2.5.1, as in most programs.
-fn grey([red, green, blue]: [u8; 3]) -> u8 {
-    let sum = 299 * u32::from(red) + 587 * u32::from(green) + 114 * u32::from(blue);
-    ((sum + 500) / 1000) as u8
+    let preparation = Preparation { channels: shape.channels, size: [shape.height, shape.width], resizing };
+    preparation.apply(picture).map_err(|error| match error {
+        ImageError::Size { width, height, wide, high } => {
+            let reason = format!("it has {width} × {height} pixels and the network takes {wide} × {high}: resize it");
+            wrong(path, reason)
+        }
+        error => wrong(path, error.to_string()),
+    })
 }
 
 /// Inputs and labels of a safetensors file.
@@ -181,6 +161,9 @@ fn whole_numbers(path: &Path, view: &TensorView<'_>, count: usize) -> Result<Vec
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::fs::File;
+
+    use png::ColorType;
 
     use super::*;
 
@@ -210,36 +193,46 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         png(&path("grey.png"), ColorType::Grayscale, [2, 2], &[0, 50, 100, 255]);
         png(&path("rgb.png"), ColorType::Rgb, [2, 2], &[255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9]);
-        let both = read_own(&[path("grey.png"), path("rgb.png")], &[1, 0], SHAPE, 2).unwrap();
+        let both = read_own(&[path("grey.png"), path("rgb.png")], &[1, 0], (SHAPE, None), 2).unwrap();
         // 0.299, 0.587 and 0.114 of 255.
         assert_eq!(both.images(), [0, 50, 100, 255, 76, 150, 29, 9]);
         assert_eq!(both.labels(), [1, 0]);
-        let coloured = read_own(&[path("rgb.png"), path("grey.png")], &[1], FeatureShape::image(3, 2, 2), 2).unwrap();
+        let coloured =
+            read_own(&[path("rgb.png"), path("grey.png")], &[1], (FeatureShape::image(3, 2, 2), None), 2).unwrap();
         assert_eq!(coloured.image(0).unwrap(), [255, 0, 0, 9, 0, 255, 0, 9, 0, 0, 255, 9]);
         assert_eq!(coloured.image(1).unwrap(), [0, 50, 100, 255].repeat(3));
         assert_eq!(coloured.labels(), [1, 1]);
 
         png(&path("alpha.png"), ColorType::GrayscaleAlpha, [2, 2], &[1, 255, 2, 255, 3, 255, 4, 255]);
-        assert_eq!(read_own(&[path("alpha.png")], &[0], SHAPE, 2).unwrap().images(), [1, 2, 3, 4]);
+        assert_eq!(read_own(&[path("alpha.png")], &[0], (SHAPE, None), 2).unwrap().images(), [1, 2, 3, 4]);
         png(&path("glass.png"), ColorType::GrayscaleAlpha, [2, 2], &[1, 255, 2, 255, 3, 255, 4, 0]);
-        assert!(reason(read_own(&[path("glass.png")], &[0], SHAPE, 2)).contains("transparent"));
+        assert!(reason(read_own(&[path("glass.png")], &[0], (SHAPE, None), 2)).contains("transparent"));
+        let resizing = Some(Resizing::default());
+        let resized = read_own(&[path("rgb.png")], &[1], (FeatureShape::image(1, 1, 1), resizing), 2).unwrap();
+        // The mean of 76, 150, 29 and 9.
+        assert_eq!(resized.images(), [66]);
         png(&path("large.png"), ColorType::Grayscale, [3, 1], &[0; 3]);
-        assert!(reason(read_own(&[path("large.png")], &[0], SHAPE, 2)).contains("3 × 1 pixels"));
-        assert!(reason(read_own(&[path("grey.png")], &[0], FeatureShape::image(2, 2, 2), 2)).contains("takes 2"));
-        assert!(reason(read_own(&[path("grey.png")], &[], SHAPE, 2)).contains("--label"));
-        assert!(reason(read_own(&[path("grey.png")], &[0, 1, 1], SHAPE, 2)).contains("1 images and 3 labels"));
-        assert!(matches!(read_own(&[path("grey.png")], &[2], SHAPE, 2), Err(DataError::Label { label: 2, .. })));
+        assert!(reason(read_own(&[path("large.png")], &[0], (SHAPE, None), 2)).contains("3 × 1 pixels"));
+        assert!(
+            reason(read_own(&[path("grey.png")], &[0], (FeatureShape::image(2, 2, 2), None), 2)).contains("takes 2")
+        );
+        assert!(reason(read_own(&[path("grey.png")], &[], (SHAPE, None), 2)).contains("--label"));
+        assert!(reason(read_own(&[path("grey.png")], &[0, 1, 1], (SHAPE, None), 2)).contains("1 images and 3 labels"));
+        assert!(matches!(
+            read_own(&[path("grey.png")], &[2], (SHAPE, None), 2),
+            Err(DataError::Label { label: 2, .. })
+        ));
         fs::write(path("text.png"), "mine").unwrap();
-        assert!(reason(read_own(&[path("text.png")], &[0], SHAPE, 2)).contains("cannot be read as a PNG"));
-        assert!(reason(read_own(&[path("grey.jpg")], &[0], SHAPE, 2)).contains("PNG files"));
-        assert!(matches!(read_own(&[path("none.png")], &[0], SHAPE, 2), Err(DataError::Io { .. })));
+        assert!(reason(read_own(&[path("text.png")], &[0], (SHAPE, None), 2)).contains("cannot be read as a PNG"));
+        assert!(reason(read_own(&[path("grey.gif")], &[0], (SHAPE, None), 2)).contains("PNG files"));
+        assert!(matches!(read_own(&[path("none.png")], &[0], (SHAPE, None), 2), Err(DataError::Io { .. })));
     }
 
     #[test]
     fn arrays_are_pixels_or_inputs_with_labels_of_any_type() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("own.safetensors");
-        let read = |labels: &[u8]| read_own(std::slice::from_ref(&path), labels, SHAPE, 3);
+        let read = |labels: &[u8]| read_own(std::slice::from_ref(&path), labels, (SHAPE, None), 3);
         let labels: Vec<u8> = [2_i64, 0].iter().flat_map(|label| label.to_le_bytes()).collect();
         let pixels: Vec<u8> = (0..8).collect();
         arrays_file(&path, &[("inputs", Dtype::U8, &[2, 1, 2, 2], &pixels), ("labels", Dtype::I64, &[2], &labels)]);

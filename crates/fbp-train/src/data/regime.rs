@@ -125,6 +125,9 @@ impl Regime {
 
     fn check(&self, data: &Dataset) -> Result<(), DataError> {
         let wrong = |name, value: f64, range| Err(DataError::Parameter { name, value, range });
+        if let (Some(_), Some(drop)) = (data.outputs(), self.drop.first()) {
+            return wrong("drop_class", f64::from(drop.class), "nothing for data with outputs, which have no classes");
+        }
         if !(0.0..=1.0).contains(&self.label_noise) {
             return wrong("label_noise", self.label_noise, "[0, 1]");
         }
@@ -162,11 +165,18 @@ pub fn with_pixel_noise(data: &Dataset, sigma: f64, seed: u64) -> Result<Dataset
     if sigma == 0.0 {
         return Ok(data.clone());
     }
+    if !data.is_pixels() || data.outputs().is_some() {
+        return Err(DataError::Parameter {
+            name: "noise",
+            value: sigma,
+            range: "only 0 for inputs that are no images with labels",
+        });
+    }
     let normal = Normal::new(0.0, 255.0 * sigma).map_err(|_| wrong())?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(PIXEL_STREAM);
     let noisy = |&pixel: &u8| (f64::from(pixel) + normal.sample(&mut rng)).round().clamp(0.0, 255.0) as u8;
-    let images = data.images().iter().map(noisy).collect();
+    let images = (0..data.len()).filter_map(|index| data.image(index)).flatten().map(noisy).collect();
     Dataset::new(data.name(), data.shape(), data.classes(), images, data.labels().to_vec())
 }
 

@@ -69,7 +69,7 @@ impl Tally {
 }
 
 /// `log Σ exp(z) - z_label`, without overflow.
-fn cross_entropy(outputs: &[f32], own: f32) -> f64 {
+pub(super) fn cross_entropy(outputs: &[f32], own: f32) -> f64 {
     let largest = f64::from(outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = outputs.iter().map(|&z| (f64::from(z) - largest).exp()).sum();
     largest + sum.ln() - f64::from(own)

@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use super::Measures;
+use super::{ErrorMeasures, Measures};
 use crate::data::Normalization;
+use crate::scores::EvalScores;
 
 /// Result of `fbp eval`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,16 +19,21 @@ pub struct EvalRecord {
     pub seed: u64,
     /// Standard deviation of the noise on the pixels of the test images; 1 is the difference of black and white.
     pub noise: f64,
-    /// Accuracy on the training data, 0 to 1.
-    pub train_accuracy: f64,
-    /// Accuracy on the test set, with noise if there is any, 0 to 1.
-    pub test_accuracy: f64,
+    /// Accuracies, 0 to 1, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub scores: EvalScores,
     /// More about the training data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<Measures>,
     /// More about the test set, with noise if there is any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Measures>,
+    /// Errors of the outputs on the training data; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_errors: Option<ErrorMeasures>,
+    /// Errors of the outputs on the test set; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_errors: Option<ErrorMeasures>,
     /// Names of the classes, in the order of the labels; empty if they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_names: Vec<String>,
@@ -44,6 +50,6 @@ pub struct EvalRecord {
 pub struct FrozenRest {
     /// The stage with targets.
     pub stage: String,
-    /// Share of right samples, 0 to 1.
+    /// Share of right samples, or of those within the tolerance of the targets, 0 to 1.
     pub accuracy: f64,
 }

@@ -11,7 +11,7 @@ use fbp_inverse::Interval;
 use fbp_models::Network;
 
 use crate::TrainError;
-use crate::data::Normalization;
+use crate::data::{Normalization, Outputs};
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
 use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples, transitional_names};
@@ -46,6 +46,10 @@ pub struct ExplainedSample {
     pub label: u32,
     /// Output of the network.
     pub logits: Vec<f32>,
+    /// What the output should have been; none for data with labels.
+    pub wanted: Vec<f32>,
+    /// Entries of a pose, if the outputs are a trajectory.
+    pub pose: Option<usize>,
     /// Whether the output met the demand, so that nothing has to change.
     pub satisfied: bool,
     /// Shape `[C, H, W]` of the image.
@@ -106,7 +110,8 @@ pub fn check_stages(network: &Network, stages: &[String]) -> Result<Vec<String>,
 
 /// Computes the targets of some samples at every stage asked for.
 ///
-/// The input is reversed too where its stage can be, to the nearest image found with brightness from 0 to 1 that the
+/// The input is reversed too where its stage can be, to the nearest image found with brightness from 0 to 1 (or, of numbers that
+/// are no pixels, without bounds) that the
 /// network would have classified as the label: what it should have seen. Where none is found, the sample's stage is not
 /// [`attained`](ExplainedStage::attained).
 ///
@@ -121,7 +126,8 @@ pub fn explain(
     let known = check_stages(source.network, &options.stages)?;
     let wanted = |stage: &String| options.stages.is_empty() || options.stages.contains(stage);
     let asked: Vec<usize> = (0..known.len()).filter(|&index| wanted(&known[index])).collect();
-    let range = brightness_range(source.normalization);
+    // What numbers other than pixels can be is not known.
+    let range = if source.data.is_pixels() { brightness_range(source.normalization) } else { Interval::EVERYTHING };
     let run = |first: usize, input: Interval<f32>| {
         let take = |reversed: Reversed<'_>| explain_part(&source, &known, &asked, first, &reversed);
         let parts = reverse_samples(&source, &options.targets, (first, input), samples, take)?;
@@ -191,6 +197,8 @@ fn explain_part(
         explained.push(ExplainedSample {
             sample,
             label: u32::from(data.labels()[sample]),
+            wanted: data.outputs().map(|outputs| outputs.of(sample).to_vec()).unwrap_or_default(),
+            pose: data.outputs().and_then(Outputs::pose),
             satisfied: observed(last, place) == target(last, place),
             logits: observed(last, place),
             shape: image_shape,

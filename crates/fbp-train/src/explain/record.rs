@@ -46,6 +46,9 @@ pub struct ExplainSettings {
     pub embedding: Embedding,
     /// Lead that the label should have.
     pub margin: f64,
+    /// How far an output may be from the wanted one; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// How much is spent on nearer targets; left out for the thorough ones.
     #[serde(default, skip_serializing_if = "Effort::is_thorough")]
     pub effort: Effort,
@@ -83,6 +86,9 @@ pub struct SampleRecord {
     pub satisfied: bool,
     /// Output of the network.
     pub logits: Vec<f32>,
+    /// What the output should have been; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<f32>,
     /// Each stage, from the input to the output.
     pub stages: Vec<StageRecord>,
 }
@@ -147,6 +153,7 @@ impl SampleRecord {
             predicted: sample.predicted(),
             satisfied: sample.satisfied,
             logits: sample.logits.clone(),
+            wanted: sample.wanted.clone(),
             stages: stages.collect(),
         }
     }

@@ -10,6 +10,11 @@ pub(super) const GRID: [Demand; 7] = [
     Demand { margin: 0.3, ridge: 0.3, slack: 1e-5 },
     Demand { margin: 0.05, ridge: 0.01, slack: 1e-5 },
 ];
+/// Those for data with outputs: a small cost of missed conditions trades the errors of the samples to repair against all others.
+pub(super) const OUTPUT_GRID: [Demand; 2] =
+    [Demand { margin: 0.5, ridge: 3e-4, slack: 0.01 }, Demand { margin: 0.5, ridge: 3e-5, slack: 0.01 }];
+/// Linearisations for each of these: whole steps overshoot where units switch, so that many short ones are taken.
+pub(super) const OUTPUT_ROUNDS: usize = MOST_SOLVES / OUTPUT_GRID.len();
 /// Linearisations for each demand.
 pub(super) const ROUNDS: usize = 4;
 /// Solves of a search that tries everything.

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::demand::ROUNDS;
-use super::search::{GUARDS, RIVALS};
+use super::search::GUARDS;
 use super::trial::Trial;
 use crate::affine::AffineLayer;
 
@@ -37,9 +37,9 @@ pub(super) struct Passes {
 }
 
 impl Effort {
-    /// Of a repair of some samples, in a network with so many classes, where `others` samples are to be left alone.
-    pub(super) fn of(layer: &AffineLayer, samples: usize, [classes, others]: [usize; 2]) -> Self {
-        let (guards, rivals) = (GUARDS.min(others), RIVALS.min(classes - 1));
+    /// Of a repair of some samples with so many conditions each, where `others` samples are to be left alone.
+    pub(super) fn of(layer: &AffineLayer, samples: usize, [rivals, others]: [usize; 2]) -> Self {
+        let guards = GUARDS.min(others);
         let conditions = rivals * samples + 2 * guards;
         let (n, positions) = (conditions as f64, layer.positions() as f64);
         let (outputs, column) = (layer.outputs as f64, layer.inputs as f64 + 1.0);
@@ -110,7 +110,7 @@ mod tests {
         let passes = Passes { watched: 10_000, validation: 6000, test: 10_000 };
         for stage in ["conv2", "fc1", "out"] {
             let layer = AffineLayer::of(&network, stage).unwrap();
-            let [few, many] = [100, 1600].map(|samples| Effort::of(&layer, samples, [10, 50_000]));
+            let [few, many] = [100, 1600].map(|samples| Effort::of(&layer, samples, [4, 50_000]));
             assert!(few.bytes < many.bytes, "{stage}");
             assert!(few.seconds(&trial, passes, 4) < many.seconds(&trial, passes, 4), "{stage}");
             assert!(few.seconds(&trial, passes, 4) < few.seconds(&trial, passes, 7), "{stage}");

@@ -5,9 +5,10 @@ use super::origin::Given;
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::DataBundle;
+use crate::evaluate::largest_error;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
-use crate::targets::{Example, ExampleFeature};
+use crate::targets::{Example, ExampleFeature, OutputExample};
 
 /// A repaired image: its features are those of the changed stage, `observed` before and `target` after the repair.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct RepairedExample {
     pub example: Example,
     /// The class that it gives after the repair.
     pub predicted_after: u32,
+    /// What it gives after the repair; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found_after: Vec<f32>,
 }
 
 /// A few of the samples, first those that the repair made right, with the output of the stage before and after.
@@ -28,7 +32,7 @@ pub fn repaired_examples(
     stage: &str,
     data: &DataBundle,
     given: Given<'_>,
-    count: usize,
+    (count, tolerance): (usize, Option<f64>),
 ) -> Result<Vec<RepairedExample>, TrainError> {
     let index = AffineLayer::of(before, stage)?.stage();
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
@@ -37,15 +41,26 @@ pub fn repaired_examples(
         let (pixels, image) = one_image(images, &data.normalization, sample)?;
         let traces = [before.forward_recorded(&image)?, after.forward_recorded(&image)?];
         let mut features = Vec::new();
-        let mut predicted = Vec::new();
+        let (mut predicted, mut logits) = (Vec::new(), Vec::new());
         for trace in &traces {
             features.push(trace.stage_output(index)?.flatten_all()?.to_vec1()?);
-            predicted.push(argmax(&trace.logits().flatten_all()?.to_vec1::<f32>()?) as u32);
+            logits.push(trace.logits().flatten_all()?.to_vec1::<f32>()?);
+            predicted.push(logits.last().map_or(0, |logits| argmax(logits)) as u32);
         }
         let output = before.stages()[index].output().shape;
         let (target, observed) = (features.pop().unwrap_or_default(), features.pop().unwrap_or_default());
         let shape = [output.channels, output.height, output.width];
         let label = u32::from(images.labels()[sample]);
+        let (found_after, found) = (logits.pop().unwrap_or_default(), logits.pop().unwrap_or_default());
+        let outputs = images.outputs().map(|outputs| {
+            let (wanted, pose) = (outputs.of(sample).to_vec(), outputs.pose());
+            OutputExample { wanted, found, pose }
+        });
+        let is_right = match &outputs {
+            Some(outputs) => largest_error(&found_after, &outputs.wanted) <= tolerance.unwrap_or(0.0),
+            None => predicted[1] == label,
+        };
+        let found_after = if outputs.is_some() { found_after } else { Vec::new() };
         let image_shape = image_shape(images);
         let example = Example {
             sample,
@@ -53,10 +68,11 @@ pub fn repaired_examples(
             predicted: predicted[0],
             shape: image_shape,
             image: brightness(&data.normalization, &pixels, image_shape),
+            outputs,
             features: vec![ExampleFeature { stage: stage.to_owned(), shape, observed, target }],
         };
-        let list = if predicted[1] == label { &mut right } else { &mut wrong };
-        list.push(RepairedExample { example, predicted_after: predicted[1] });
+        let list = if is_right { &mut right } else { &mut wrong };
+        list.push(RepairedExample { example, predicted_after: predicted[1], found_after });
         if right.len() == count {
             break;
         }

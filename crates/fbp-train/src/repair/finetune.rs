@@ -1,15 +1,16 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network};
 
 use super::judge::Gauge;
 use super::origin::Given;
 use super::record::StateMeasures;
 use crate::TrainError;
-use crate::data::{Batcher, DataBundle, SPLIT_SEED, Split};
+use crate::data::{Batch, Batcher, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::pool_par;
+use crate::objective::supervised;
+use crate::settings::LossKind;
 
 /// The rival of a repair: fine-tuning of the whole network on the same samples, with early stopping.
 #[derive(Clone, Debug)]
@@ -22,11 +23,13 @@ pub struct RivalOptions {
     pub every: usize,
     /// Share of repaired samples at which a run stops.
     pub efficacy: f64,
+    /// How far an output may be from the wanted one; for data with outputs, which need it.
+    pub tolerance: Option<f64>,
 }
 
 impl Default for RivalOptions {
     fn default() -> Self {
-        Self { learning_rates: vec![1e-4, 3e-4, 1e-3], steps: 400, every: 10, efficacy: 0.99 }
+        Self { learning_rates: vec![1e-4, 3e-4, 1e-3], steps: 400, every: 10, efficacy: 0.99, tolerance: None }
     }
 }
 
@@ -62,7 +65,7 @@ impl RivalOptions {
     ) -> Result<Rival, TrainError> {
         let begun = Instant::now();
         let split = Split::stratified(&data.train, validation, SPLIT_SEED)?;
-        let gauge = Gauge::new(start, given, data, &split)?;
+        let gauge = Gauge::new(start, given, data, &split, self.tolerance)?;
         let tuning = FineTuning::new(start, given, data)?;
         let first = Rival {
             network: start.duplicate()?,
@@ -94,6 +97,8 @@ pub(super) struct FineTuning<'a> {
     start: &'a Network,
     images: Tensor,
     labels: Vec<u32>,
+    outputs: Vec<f32>,
+    loss: LossKind,
 }
 
 impl<'a> FineTuning<'a> {
@@ -101,12 +106,13 @@ impl<'a> FineTuning<'a> {
     /// [`TrainError::Samples`] if there are none.
     pub(super) fn new(start: &'a Network, given: Given<'_>, data: &DataBundle) -> Result<Self, TrainError> {
         let (images, samples) = (given.origin.images(data), given.samples);
+        let loss = LossKind::of(None, images)?;
         let mut batcher = Batcher::new(images, samples.to_vec(), &data.normalization, samples.len())?;
         let Some(batch) = batcher.next_batch(pool_par()) else {
             return Err(TrainError::Samples { choice: "rival".into(), reason: "there is nothing to repair".into() });
         };
         let images = Tensor::from_slice(batch.images, (batch.len(), images.shape().len()), &Device::Cpu)?;
-        Ok(Self { start, images, labels: batch.labels.to_vec() })
+        Ok(Self { start, images, labels: batch.labels.to_vec(), outputs: batch.outputs.to_vec(), loss })
     }
 
     /// Looks at the network after the numbers of steps in `looks`, which ascend, until `look` says that it is enough.
@@ -125,7 +131,8 @@ impl<'a> FineTuning<'a> {
         let mut taken = 0;
         for steps in looks {
             while taken < steps {
-                optimiser.backward_step(&cross_entropy(&network.forward(&self.images)?, &self.labels)?)?;
+                let batch = Batch { indices: &[], images: &[], labels: &self.labels, outputs: &self.outputs };
+                optimiser.backward_step(&supervised(self.loss, &network.forward(&self.images)?, batch)?)?;
                 taken += 1;
             }
             if !look(steps, &network)? {

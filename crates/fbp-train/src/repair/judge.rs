@@ -11,21 +11,21 @@ use crate::evaluate::EvalSet;
 #[derive(Debug)]
 pub struct Judge {
     test: EvalSet,
-    /// Accuracy before, 0 to 1.
-    pub accuracy: f64,
+    /// Accuracy before, 0 to 1, or RMSE for data with outputs.
+    pub score: f64,
     /// Whether each test sample was wrong before and is of the kind that is repaired.
     of_kind: Vec<bool>,
 }
 
-/// What a repair did to the test set, all 0 to 1.
+/// What a repair did to the test set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TestMeasures {
     /// Share of the wrong samples of the same kind that became right.
     pub generalisation: f64,
-    /// Loss of accuracy.
+    /// Loss of accuracy, or growth of the RMSE as a share of it.
     pub drawdown: f64,
-    /// Accuracy.
-    pub accuracy: f64,
+    /// Accuracy, or RMSE for data with outputs.
+    pub score: f64,
 }
 
 impl Judge {
@@ -36,32 +36,30 @@ impl Judge {
         data: &DataBundle,
         choice: &SampleChoice,
         given: Given<'_>,
+        tolerance: Option<f64>,
     ) -> Result<Self, TrainError> {
         let judges: Vec<usize> = (0..data.test.len()).filter(|i| given.in_test().binary_search(i).is_err()).collect();
-        let test = EvalSet::new(&data.test, &data.normalization, Some(&judges))?;
+        let test = EvalSet::new(&data.test, &data.normalization, Some(&judges))?.within(tolerance);
         let right = test.right(before)?;
-        let accuracy = share(&right);
+        let score = test.score(before)?;
         let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
         let of_kind =
             right.iter().zip(&judges).map(|(right, &i)| !right && same_class(data.test.labels()[i])).collect();
-        Ok(Self { test, accuracy, of_kind })
+        Ok(Self { test, score, of_kind })
     }
 
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network.
     pub fn measure(&self, network: &Network) -> Result<TestMeasures, TrainError> {
         let right = self.test.right(network)?;
-        let accuracy = share(&right);
+        let score = self.test.score(network)?;
         let kind = self.of_kind.iter().filter(|kind| **kind).count();
         let gained = right.iter().zip(&self.of_kind).filter(|(right, kind)| **right && **kind).count();
         let generalisation = gained as f64 / kind.max(1) as f64;
-        Ok(TestMeasures { generalisation, drawdown: self.accuracy - accuracy, accuracy })
+        // Without a sign where nothing changed.
+        let drawdown = 0.0 - self.test.kind().gain(score, self.score);
+        Ok(TestMeasures { generalisation, drawdown, score })
     }
-}
-
-/// Share of the samples that are right.
-fn share(right: &[bool]) -> f64 {
-    right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64
 }
 
 /// The samples to repair and the validation part, for networks of which any stage may have changed.
@@ -73,18 +71,25 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    pub(super) fn new(start: &Network, given: Given<'_>, data: &DataBundle, split: &Split) -> Result<Self, TrainError> {
+    pub(super) fn new(
+        start: &Network,
+        given: Given<'_>,
+        data: &DataBundle,
+        split: &Split,
+        tolerance: Option<f64>,
+    ) -> Result<Self, TrainError> {
         let set = |images: &Dataset, indices: &[usize]| EvalSet::new(images, &data.normalization, Some(indices));
         let validation = set(&data.train, &split.validation)?;
         Ok(Self {
-            own: set(given.origin.images(data), given.samples)?,
-            before: validation.accuracy(start)?,
+            own: set(given.origin.images(data), given.samples)?.within(tolerance),
+            before: validation.score(start)?,
             validation,
         })
     }
 
     pub(super) fn measure(&self, network: &Network) -> Result<StateMeasures, TrainError> {
-        let drawdown_validation = self.before - self.validation.accuracy(network)?;
-        Ok(StateMeasures { efficacy: self.own.accuracy(network)?, drawdown_validation })
+        let drawdown_validation = 0.0 - self.validation.kind().gain(self.validation.score(network)?, self.before);
+        let error = self.own.errors(network)?.map(|errors| errors.rmse);
+        Ok(StateMeasures { efficacy: self.own.accuracy(network)?, drawdown_validation, error })
     }
 }

@@ -28,6 +28,6 @@ pub use examples::{RepairedExample, repaired_examples};
 pub use finetune::{Rival, RivalOptions};
 pub use judge::{Judge, TestMeasures};
 pub use origin::{Given, SampleOrigin};
-pub use record::{Candidate, RepairRecord, RepairSettings, RivalRecord, Shortfall, StateMeasures};
+pub use record::{Candidate, RepairErrors, RepairRecord, RepairSettings, RivalRecord, Shortfall, StateMeasures};
 pub use run::{RepairOptions, Repaired, check_repairable, repair};
-pub use samples::{Asked, SampleChoice, wrong_samples};
+pub use samples::{Asked, ChoiceRule, SampleChoice, wrong_samples};

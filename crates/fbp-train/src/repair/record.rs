@@ -1,10 +1,16 @@
+use fbp_models::Network;
 use serde::{Deserialize, Serialize};
 
 use super::change::WeightChange;
 use super::demand::{Demand, MOST_SOLVES};
 use super::examples::RepairedExample;
+use super::origin::Given;
+use crate::TrainError;
+use crate::data::{DataBundle, Dataset};
+use crate::evaluate::{ErrorMeasures, EvalSet};
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
+use crate::scores::RepairScores;
 use crate::settings::Part;
 
 /// What a repair was asked for.
@@ -26,7 +32,7 @@ pub struct RepairSettings {
     pub own: Option<DataIdentity>,
     /// The stage whose last linear or convolutional layer changes.
     pub stage: String,
-    /// Largest loss of accuracy on the validation part, 0 to 1.
+    /// Largest loss of accuracy on the validation part, 0 to 1, or growth of the RMSE as a share of it.
     pub max_drawdown: f64,
     /// Share of repaired samples that is enough.
     pub efficacy: f64,
@@ -42,6 +48,9 @@ pub struct RepairSettings {
     /// Time after which the search ends, in seconds; left out for a whole search.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<f64>,
+    /// How far an output may be from the wanted one; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
 }
 
 /// Measures of one state of a network on the way.
@@ -49,14 +58,21 @@ pub struct RepairSettings {
 pub struct StateMeasures {
     /// Share of the samples to repair that are right.
     pub efficacy: f64,
-    /// Loss of accuracy on the validation part, 0 to 1; negative for a gain.
+    /// Loss of accuracy on the validation part, 0 to 1, or growth of the RMSE as a share of it; negative for a gain.
     pub drawdown_validation: f64,
+    /// RMSE of the samples to repair; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
 }
 
 impl StateMeasures {
-    /// Order of states: more repaired samples first, all that reach the share `enough` as equals, then the smaller loss.
-    pub(super) fn rank(&self, enough: f64) -> (f64, f64) {
-        (self.efficacy.min(enough), -self.drawdown_validation)
+    /// Order of states: more repaired samples first, all that reach the share `enough` as equals, then the smaller loss. Of
+    /// outputs with fewer the smaller error of the samples to repair comes first, however many are within the tolerance.
+    pub(super) fn rank(&self, enough: f64) -> (f64, f64, f64) {
+        match self.error {
+            Some(error) if self.efficacy < enough => (0.0, -error, -self.drawdown_validation),
+            _ => (self.efficacy.min(enough), 0.0, -self.drawdown_validation),
+        }
     }
 }
 
@@ -97,6 +113,44 @@ pub struct RivalRecord {
     pub curve: Vec<(f64, usize, StateMeasures)>,
 }
 
+/// Errors of outputs before and after a repair.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepairErrors {
+    /// Of the samples to repair, before.
+    pub cases_before: ErrorMeasures,
+    /// After.
+    pub cases_after: ErrorMeasures,
+    /// Of all other samples of training and test, before.
+    pub others_before: ErrorMeasures,
+    /// After.
+    pub others_after: ErrorMeasures,
+}
+
+impl RepairErrors {
+    /// Those of two networks; none for data with labels.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the data do not fit the networks.
+    pub fn of([before, after]: [&Network; 2], data: &DataBundle, given: Given<'_>) -> Result<Option<Self>, TrainError> {
+        let but = |all: &Dataset, cases: &[usize]| {
+            let others: Vec<usize> = (0..all.len()).filter(|sample| cases.binary_search(sample).is_err()).collect();
+            EvalSet::new(all, &data.normalization, Some(&others))
+        };
+        let cases = EvalSet::new(given.origin.images(data), &data.normalization, Some(given.samples))?;
+        let (train, test) = (but(&data.train, given.in_training())?, but(&data.test, given.in_test())?);
+        let of = |network| {
+            let (cases, train, test) = (cases.errors(network)?, train.errors(network)?, test.errors(network)?);
+            Ok::<_, TrainError>(cases.zip(train.zip(test)).map(|(cases, (train, test))| (cases, train.merge(test))))
+        };
+        Ok(of(before)?.zip(of(after)?).map(|((cases_before, others_before), (cases_after, others_after))| Self {
+            cases_before,
+            cases_after,
+            others_before,
+            others_after,
+        }))
+    }
+}
+
 /// Record of a repair, kept beside its checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RepairRecord {
@@ -114,10 +168,13 @@ pub struct RepairRecord {
     pub drawdown_validation: f64,
     /// Loss of accuracy on the test set, 0 to 1.
     pub drawdown_test: f64,
-    /// Accuracy on the test set before; without the samples, if they are test images, as all measures of the test set.
-    pub test_accuracy_before: f64,
-    /// Accuracy on the test set after.
-    pub test_accuracy_after: f64,
+    /// Accuracies on the test set, or RMSE for data with outputs; without the samples, if they are test images, as all measures of
+    /// the test set.
+    #[serde(flatten)]
+    pub scores: RepairScores,
+    /// Errors of the outputs before and after; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<RepairErrors>,
     /// Name of the layer that changed.
     pub layer: String,
     /// Length of the change relative to the weights of the layer.
@@ -144,6 +201,9 @@ pub struct RepairRecord {
     /// A few of the samples with the output of the changed stage before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<RepairedExample>,
+    /// Names of the classes, in the order of the labels; empty if they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// Time of everything.
     pub seconds: f64,
 }

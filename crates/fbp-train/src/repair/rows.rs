@@ -13,6 +13,8 @@ use rayon::prelude::*;
 pub(super) struct Subjects {
     states: Tensor,
     pub(super) labels: Vec<u32>,
+    /// Outputs wanted of them, one sample after the other; none where there are labels.
+    outputs: Vec<f32>,
     pub(super) columns: Vec<Mat<f64>>,
 }
 
@@ -36,18 +38,19 @@ impl Subjects {
             _ => cache.batch(samples)?,
         };
         let columns = samples.par_iter().map(|&k| layer.columns(&cache.values[k * cache.len..][..cache.len])).collect();
-        Ok(Self { states, labels, columns })
+        Ok(Self { states, labels, outputs: cache.outputs_of(samples), columns })
     }
 
     /// Subjects of which only the columns are known.
     #[cfg(test)]
     pub(super) fn of_columns(columns: Vec<Mat<f64>>) -> Self {
         let states = Tensor::zeros((0, 0), candle_core::DType::F32, &Device::Cpu);
-        Self { states: states.expect("an empty tensor"), labels: Vec::new(), columns }
+        Self { states: states.expect("an empty tensor"), labels: Vec::new(), outputs: Vec::new(), columns }
     }
 
-    /// The conditions that every label leads by the margin of its sample, linearised at the present weights, which differ from the old
-    /// ones by `change`. With `rivals`, only so many of the strongest rivals of every sample.
+    /// The conditions that every sample leads by its margin, linearised at the present weights, which differ from the old ones by
+    /// `change`: a label over its rivals, of which the `rivals` strongest count; every output over the tolerance, on the side on
+    /// which it errs, of which the `rivals` with the largest errors count.
     ///
     /// # Errors
     /// [`TrainError::Model`] or [`TrainError::Tensor`] if the network cannot be run on the samples,
@@ -57,8 +60,7 @@ impl Subjects {
         network: &Network,
         layer: &AffineLayer,
         change: &Mat<f64>,
-        margins: &[f64],
-        rivals: usize,
+        leads: Leads<'_>,
         deadline: Deadline,
     ) -> Result<Vec<Row>, TrainError> {
         if self.labels.is_empty() {
@@ -76,27 +78,64 @@ impl Subjects {
         }
         let (logits, positions) = (flat(&logits)?, layer.positions());
         let len = layer.outputs * positions;
-        let of_sample = |(sample, &label): (usize, &u32)| {
-            let label = label as usize;
+        let of_sample = |sample: usize| {
             let own = &logits[sample * classes..][..classes];
             let moved = product(change, self.columns[sample].as_ref());
-            let mut order: Vec<usize> = (0..classes).filter(|&class| class != label).collect();
-            order.sort_by(|&a, &b| own[b].total_cmp(&own[a]));
-            let row = |rival: usize| {
-                let at = |class: usize, k: usize| f64::from(jacobian[class][sample * len + k]);
+            let row = |Condition { signs, lead }: Condition| {
                 let entry = |o: usize, p: usize| {
-                    let k = layer.output_index(o, p);
-                    at(label, k) - at(rival, k)
+                    let k = sample * len + layer.output_index(o, p);
+                    signs.iter().map(|&(class, sign)| sign * f64::from(jacobian[class][k])).sum::<f64>()
                 };
                 let g = Mat::from_fn(layer.outputs, positions, entry);
                 let along: f64 =
                     (0..positions).map(|p| (0..layer.outputs).map(|o| g[(o, p)] * moved[(o, p)]).sum::<f64>()).sum();
-                let lead = f64::from(own[label] - own[rival]);
-                Row { sample, g, demand: margins[sample] - lead + along }
+                Row { sample, g, demand: leads.margins[sample] - lead + along }
             };
-            order.into_iter().take(rivals).map(row).collect::<Vec<_>>()
+            self.conditions(sample, own, leads).into_iter().map(row).collect::<Vec<_>>()
         };
-        let rows: Vec<Vec<Row>> = self.labels.par_iter().enumerate().map(of_sample).collect();
+        let rows: Vec<Vec<Row>> = (0..self.labels.len()).into_par_iter().map(of_sample).collect();
         Ok(rows.into_iter().flatten().collect())
     }
+
+    /// The conditions of one sample, the tightest first.
+    fn conditions(&self, sample: usize, found: &[f32], leads: Leads<'_>) -> Vec<Condition> {
+        let mut conditions: Vec<Condition> = match leads.tolerance {
+            None => {
+                let label = self.labels[sample] as usize;
+                let rival = |class: usize| Condition {
+                    signs: vec![(label, 1.0), (class, -1.0)],
+                    lead: f64::from(found[label] - found[class]),
+                };
+                (0..found.len()).filter(|&class| class != label).map(rival).collect()
+            }
+            Some(tolerance) => {
+                let wanted = &self.outputs[sample * found.len()..][..found.len()];
+                let side = |(entry, (found, wanted)): (usize, (&f32, &f32))| {
+                    let error = f64::from(found - wanted);
+                    Condition { signs: vec![(entry, -error.signum())], lead: tolerance - error.abs() }
+                };
+                found.iter().zip(wanted).enumerate().map(side).collect()
+            }
+        };
+        conditions.sort_by(|a, b| a.lead.total_cmp(&b.lead));
+        conditions.truncate(leads.rivals);
+        conditions
+    }
+}
+
+/// What conditions ask for.
+#[derive(Clone, Copy)]
+pub(super) struct Leads<'a> {
+    /// By how much each sample should lead.
+    pub(super) margins: &'a [f64],
+    /// Most conditions of a sample.
+    pub(super) rivals: usize,
+    /// How far an output may be from the wanted one; none for labels.
+    pub(super) tolerance: Option<f64>,
+}
+
+/// A sum of outputs with signs, which has a lead.
+struct Condition {
+    signs: Vec<(usize, f64)>,
+    lead: f64,
 }

@@ -5,17 +5,17 @@ use fbp_models::Network;
 
 use super::change::WeightChange;
 use super::deadline::Deadline;
-use super::demand::{GRID, MOST_SOLVES};
+use super::demand::{GRID, MOST_SOLVES, OUTPUT_GRID};
 use super::effort::{Effort, Passes, about};
 use super::origin::{Given, SampleOrigin};
 use super::record::{Candidate, StateMeasures};
-use super::samples::Asked;
-use super::search::{Search, WATCHED};
+use super::samples::{Asked, ChoiceRule};
+use super::search::{Search, WATCHED, rivals};
 use super::trial::Trial;
 use crate::TrainError;
 use crate::affine::AffineLayer;
-use crate::data::{DataBundle, SPLIT_SEED, Split};
-use crate::evaluate::EvalSet;
+use crate::data::{DataBundle, Dataset, SPLIT_SEED, Split};
+use crate::evaluate::{EvalSet, check_tolerance};
 use crate::progress::Progress;
 use crate::settings::{Part, check};
 
@@ -32,9 +32,10 @@ const ALWAYS: usize = 4;
 /// | `seed`         | 0       |          |
 /// | `limit`        | none    | 1 or more |
 /// | `time`         | none    | `(0, ∞)`, in seconds |
+/// | `tolerance`    | none    | `(0, ∞)`; for data with outputs, which need it |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RepairOptions {
-    /// Largest loss of accuracy on the validation part.
+    /// Largest loss of accuracy on the validation part; for data with outputs the largest growth of the RMSE, as a share of it.
     pub max_drawdown: f64,
     /// Share of repaired samples that is enough: among states with so many, the loss alone counts.
     pub efficacy: f64,
@@ -47,11 +48,13 @@ pub struct RepairOptions {
     /// Time after which the search ends with the best state so far, in seconds, counted from its estimate on. The result
     /// then depends on the machine.
     pub time: Option<f64>,
+    /// How far an output may be from the wanted one, in its units; for data with outputs, which need it.
+    pub tolerance: Option<f64>,
 }
 
 impl Default for RepairOptions {
     fn default() -> Self {
-        Self { max_drawdown: 0.013, efficacy: 0.99, validation: 0.1, seed: 0, limit: None, time: None }
+        Self { max_drawdown: 0.013, efficacy: 0.99, validation: 0.1, seed: 0, limit: None, time: None, tolerance: None }
     }
 }
 
@@ -65,7 +68,17 @@ impl RepairOptions {
         check("efficacy", self.efficacy, 0.0..=1.0, "[0, 1]")?;
         check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")?;
         check("limit", self.limit.unwrap_or(1), 1.., "1 or more samples")?;
-        check("time", self.time.unwrap_or(1.0), f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")
+        check("time", self.time.unwrap_or(1.0), f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")?;
+        check("tolerance", self.tolerance.unwrap_or(1.0), f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")
+    }
+
+    /// Checks that they are for such data.
+    ///
+    /// # Errors
+    /// [`TrainError::Missing`] for data with outputs and no tolerance, [`TrainError::Setting`] for a tolerance and data with
+    /// labels.
+    pub fn check_for(&self, data: &Dataset) -> Result<(), TrainError> {
+        check_tolerance(self.tolerance, data)
     }
 }
 
@@ -110,6 +123,10 @@ pub struct Repaired {
 /// min tr(ΔW C ΔWᵀ)   subject to   (J_i ΔW x̃_i)_y - (J_i ΔW x̃_i)_j >= m - (z_y - z_j)   for every sample i, strong rival j
 /// ```
 ///
+/// For data with outputs the conditions are those of a tolerance, `|z_j + (J_i ΔW x̃_i)_j - y_j| <= t - m`, on the side on which
+/// output `j` errs; right is what is within the tolerance, and the loss on the validation part is the growth of the RMSE.
+///
+///
 /// `C` is the second moment of the layer's inputs over training samples to be left alone, `J_i` the derivative of the
 /// logits by the outputs of the layer. The conditions are linearised again at every new state, and watched samples that
 /// a state broke become conditions of the next one. A step that loses too much on the validation part is halved,
@@ -133,27 +150,28 @@ pub fn repair(
     progress: &dyn Progress,
 ) -> Result<Repaired, TrainError> {
     options.check()?;
+    options.check_for(&data.train)?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
     // Of the training images those for validation are not chosen from: they judge.
     let candidates = match asked.origin {
         SampleOrigin::Part(Part::Train) => split.train.clone(),
         other => (0..other.images(data).len()).collect(),
     };
-    let limit = (options.seed, options.limit);
-    let samples = asked.choice.resolve_some(network, (asked.origin, data), &candidates, limit)?;
+    let rule = ChoiceRule { seed: options.seed, tolerance: options.tolerance };
+    let samples = asked.choice.resolve_some(network, (asked.origin, data), &candidates, (rule, options.limit))?;
     let begun = Instant::now();
     let deadline = Deadline::after(options.time);
     let given = Given { origin: asked.origin, samples: &samples };
     let layer = AffineLayer::of(network, stage)?;
     let old = layer.weights(network)?;
     let started = announce(network, &layer, given, (data, &split), (options, deadline), progress)
-        .and_then(|()| Search::new(network, stage, given, data, &split, options.seed, deadline));
+        .and_then(|()| Search::new(network, stage, given, data, &split, (options.seed, options.tolerance), deadline));
     let found = match started {
         Ok(search) => search_states(&search, options, deadline, progress)?,
         Err(TrainError::TimeOver) => Found {
             change: Mat::zeros(old.nrows(), old.ncols()),
             chosen: None,
-            measures: start_measures(network, given, data)?,
+            measures: start_measures(network, given, data, options.tolerance)?,
             candidates: Vec::new(),
             time_over: true,
         },
@@ -197,8 +215,11 @@ fn search_states(
         time_over: false,
     };
     progress.begin("repair", MOST_SOLVES, "solves");
-    for (index, demand) in GRID.into_iter().enumerate() {
-        if index >= ALWAYS && found.measures.efficacy >= options.efficacy {
+    let grid = if options.tolerance.is_some() { &OUTPUT_GRID[..] } else { &GRID };
+    for (index, &demand) in grid.iter().enumerate() {
+        // Of outputs the first one that is enough will do: the next differs by little.
+        let always = if options.tolerance.is_some() { 1 } else { ALWAYS };
+        if index >= always && found.measures.efficacy >= options.efficacy {
             break;
         }
         let rounds = search.run(demand, options.max_drawdown, deadline, progress)?;
@@ -219,9 +240,15 @@ fn search_states(
 }
 
 /// Measures of a network that stays as it is.
-fn start_measures(network: &Network, given: Given<'_>, data: &DataBundle) -> Result<StateMeasures, TrainError> {
-    let own = EvalSet::new(given.origin.images(data), &data.normalization, Some(given.samples))?;
-    Ok(StateMeasures { efficacy: own.accuracy(network)?, drawdown_validation: 0.0 })
+fn start_measures(
+    network: &Network,
+    given: Given<'_>,
+    data: &DataBundle,
+    tolerance: Option<f64>,
+) -> Result<StateMeasures, TrainError> {
+    let own = EvalSet::new(given.origin.images(data), &data.normalization, Some(given.samples))?.within(tolerance);
+    let error = own.errors(network)?.map(|errors| errors.rmse);
+    Ok(StateMeasures { efficacy: own.accuracy(network)?, drawdown_validation: 0.0, error })
 }
 
 /// Says how long a search will take, if it is long.
@@ -236,8 +263,9 @@ fn announce(
     (options, deadline): (&RepairOptions, Deadline),
     progress: &dyn Progress,
 ) -> Result<(), TrainError> {
-    let trial = Trial::run(network, layer, given, data, deadline)?;
-    let counts = [data.train.classes().max(2), split.train.len()];
+    let rivals = rivals(&data.train, network.spec().classes);
+    let trial = Trial::run(network, layer, given, data, (rivals, options.tolerance), deadline)?;
+    let counts = [rivals, split.train.len()];
     let effort = Effort::of(layer, given.samples.len(), counts);
     let watched = (split.train.len() - given.in_training().len()).min(WATCHED);
     let passes = Passes { watched, validation: split.validation.len(), test: data.test.len() };

@@ -22,8 +22,10 @@ pub enum SampleChoice {
     List(Vec<usize>),
     /// A text file with one position per line.
     File(PathBuf),
-    /// So many wrongly classified samples, drawn at random.
+    /// So many wrongly classified samples, or samples beyond the tolerance, drawn at random.
     Wrong(usize),
+    /// So many samples with the largest loss: cross-entropy, or squared error.
+    Worst(usize),
     /// All wrongly classified samples of one class.
     Class(u32),
     /// All samples.
@@ -49,8 +51,12 @@ impl FromStr for SampleChoice {
                 0 => Err("0 samples are none: ask for at least one".into()),
                 count => Ok(Self::Wrong(count as usize)),
             },
+            Some(("worst", digits)) => match number(digits)? {
+                0 => Err("0 samples are none: ask for at least one".into()),
+                count => Ok(Self::Worst(count as usize)),
+            },
             Some(("class", digits)) => Ok(Self::Class(number(digits)?)),
-            _ if text.is_empty() => Err("name positions such as 3,17, a file, wrong:N, class:K or all".into()),
+            _ if text.is_empty() => Err("name positions such as 3,17, a file, wrong:N, worst:N, class:K or all".into()),
             _ if text == "all" => Ok(Self::All),
             _ if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b',') => {
                 let position = |digits: &str| match digits.parse::<usize>() {
@@ -73,13 +79,23 @@ impl fmt::Display for SampleChoice {
             }
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Wrong(count) => write!(f, "wrong:{count}"),
+            Self::Worst(count) => write!(f, "worst:{count}"),
             Self::Class(class) => write!(f, "class:{class}"),
             Self::All => f.write_str("all"),
         }
     }
 }
 
-/// Those of `indices` that the network classifies wrongly, in their order.
+/// How samples are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ChoiceRule {
+    /// Seed of what is drawn at random.
+    pub seed: u64,
+    /// How far an output may be from the wanted one and be right; for data with outputs.
+    pub tolerance: Option<f64>,
+}
+
+/// Those of `indices` that the network classifies wrongly, or gives outputs of beyond the tolerance, in their order.
 ///
 /// # Errors
 /// [`TrainError::Model`] if the images do not fit the network.
@@ -88,8 +104,9 @@ pub fn wrong_samples(
     images: &Dataset,
     normalization: &Normalization,
     indices: &[usize],
+    tolerance: Option<f64>,
 ) -> Result<Vec<usize>, TrainError> {
-    let right = EvalSet::new(images, normalization, Some(indices))?.right(network)?;
+    let right = EvalSet::new(images, normalization, Some(indices))?.within(tolerance).right(network)?;
     Ok(indices.iter().zip(right).filter(|(_, right)| !right).map(|(&index, _)| index).collect())
 }
 
@@ -103,9 +120,9 @@ impl SampleChoice {
         network: &Network,
         origin: (SampleOrigin<'_>, &DataBundle),
         candidates: &[usize],
-        (seed, limit): (u64, Option<usize>),
+        (rule, limit): (ChoiceRule, Option<usize>),
     ) -> Result<Vec<usize>, TrainError> {
-        let mut samples = self.resolve(network, origin, candidates, seed)?;
+        let (mut samples, seed) = (self.resolve(network, origin, candidates, rule)?, rule.seed);
         if let Some(limit) = limit.filter(|limit| *limit < samples.len()) {
             shuffle_indices(&mut samples, seed, LIMIT_STREAM);
             samples.truncate(limit);
@@ -123,9 +140,9 @@ impl SampleChoice {
         network: &Network,
         (origin, data): (SampleOrigin<'_>, &DataBundle),
         candidates: &[usize],
-        seed: u64,
+        rule: ChoiceRule,
     ) -> Result<Vec<usize>, TrainError> {
-        self.choose(network, (origin.images(data), origin.name()), &data.normalization, candidates, seed)
+        self.choose(network, (origin.images(data), origin.name()), &data.normalization, candidates, rule)
     }
 
     /// The samples among any images, called `name` in messages, ascending.
@@ -138,7 +155,7 @@ impl SampleChoice {
         (images, name): (&Dataset, &str),
         normalization: &Normalization,
         candidates: &[usize],
-        seed: u64,
+        ChoiceRule { seed, tolerance }: ChoiceRule,
     ) -> Result<Vec<usize>, TrainError> {
         let fault = |reason: String| TrainError::Samples { choice: self.to_string(), reason };
         let count = images.len();
@@ -158,22 +175,37 @@ impl SampleChoice {
                 lines.map(parse).collect::<Result<Vec<_>, _>>()?
             }
             Self::Wrong(count) => {
-                let mut wrong = wrong_samples(network, images, normalization, candidates)?;
+                let mut wrong = wrong_samples(network, images, normalization, candidates, tolerance)?;
                 if wrong.len() < *count {
-                    return Err(fault(format!("the network classifies only {} samples wrongly", wrong.len())));
+                    return Err(fault(match tolerance {
+                        None => format!("the network classifies only {} samples wrongly", wrong.len()),
+                        Some(_) => format!("only {} samples are beyond the tolerance", wrong.len()),
+                    }));
                 }
                 shuffle_indices(&mut wrong, seed, STREAM);
                 wrong.truncate(*count);
                 wrong
             }
+            Self::Worst(count) => {
+                if candidates.len() < *count {
+                    return Err(fault(format!("there are only {} samples to choose from", candidates.len())));
+                }
+                let losses = EvalSet::new(images, normalization, Some(candidates))?.losses(network)?;
+                let mut places: Vec<usize> = (0..candidates.len()).collect();
+                places.sort_by(|&a, &b| losses[b].total_cmp(&losses[a]));
+                places.into_iter().take(*count).map(|place| candidates[place]).collect()
+            }
             Self::All => candidates.to_vec(),
+            Self::Class(_) if images.outputs().is_some() => {
+                return Err(fault("these data have outputs and no classes: choose worst:N".into()));
+            }
             Self::Class(class) => {
                 let of_class: Vec<usize> =
                     candidates.iter().copied().filter(|&i| u32::from(images.labels()[i]) == *class).collect();
                 if of_class.is_empty() {
                     return Err(fault("there is no sample of that class".into()));
                 }
-                wrong_samples(network, images, normalization, &of_class)?
+                wrong_samples(network, images, normalization, &of_class, tolerance)?
             }
         };
         samples.sort_unstable();
@@ -191,7 +223,7 @@ mod tests {
 
     #[test]
     fn choices_are_read_as_they_are_written() {
-        for text in ["all", "wrong:100", "class:6", "some/file.txt", "3,17,42", "5", "./5"] {
+        for text in ["all", "wrong:100", "worst:5", "class:6", "some/file.txt", "3,17,42", "5", "./5"] {
             assert_eq!(text.parse::<SampleChoice>().unwrap().to_string(), text);
         }
         assert!("wrong:0".parse::<SampleChoice>().is_err() && "class:x".parse::<SampleChoice>().is_err());

@@ -3,19 +3,27 @@ use faer::Mat;
 use fbp_models::Network;
 
 use super::deadline::Deadline;
-use super::demand::{Demand, ROUNDS};
+use super::demand::{Demand, OUTPUT_ROUNDS, ROUNDS};
 use super::origin::Given;
-use super::problem::{Metric, column_moment};
+use super::problem::{Metric, column_moment, output_sensitivity};
 use super::record::{Candidate, StateMeasures};
-use super::rows::Subjects;
+use super::rows::{Leads, Subjects};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
 use crate::data::{DataBundle, Dataset, Split, shuffle_indices};
+use crate::evaluate::largest_error;
 use crate::progress::Progress;
+use crate::settings::Measure;
 
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
-pub(super) const RIVALS: usize = 4;
+const RIVALS: usize = 4;
+/// Outputs of a sample that are conditions: those with the largest errors.
+const OUTPUTS: usize = 64;
+/// Share of the tolerance that a margin of 1 asks an output to lead by.
+const LEAD: f64 = 0.9;
+/// Largest share that is asked for.
+const MOST: f64 = 0.98;
 /// Shares of a step, tried in turn until the loss on the validation part is within its bound.
 const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 /// Share of the margin by which more is asked for a sample that a state has not repaired.
@@ -50,6 +58,17 @@ pub(super) struct Search<'a> {
     validation_before: f64,
     /// Measures of the network as it was.
     pub(super) start: StateMeasures,
+    /// How far outputs may be from those wanted; none for labels.
+    tolerance: Option<f64>,
+    /// Most conditions of a sample.
+    rivals: usize,
+    /// How the outputs of the network depend on those of the layer, over the watched samples; for outputs only.
+    sensitivity: Option<Mat<f64>>,
+}
+
+/// Most conditions of a sample, in a network with so many outputs.
+pub(super) fn rivals(data: &Dataset, outputs: usize) -> usize {
+    if data.outputs().is_some() { OUTPUTS.min(outputs) } else { RIVALS.min(outputs.saturating_sub(1)).max(1) }
 }
 
 /// The states that the rounds for one demand came through.
@@ -72,7 +91,7 @@ impl<'a> Search<'a> {
         given: Given<'_>,
         data: &DataBundle,
         split: &Split,
-        seed: u64,
+        (seed, tolerance): (u64, Option<f64>),
         deadline: Deadline,
     ) -> Result<Self, TrainError> {
         let layer = AffineLayer::of(network, stage)?;
@@ -102,24 +121,39 @@ impl<'a> Search<'a> {
             validation,
             right: Vec::new(),
             validation_before: 0.0,
-            start: StateMeasures { efficacy: 0.0, drawdown_validation: 0.0 },
+            start: StateMeasures { efficacy: 0.0, drawdown_validation: 0.0, error: None },
+            sensitivity: None,
+            tolerance,
+            rivals: rivals(&data.train, network.spec().classes),
         };
         search.right = search.leads(&search.watched, deadline)?.into_iter().map(|lead| lead > 0.0).collect();
-        search.validation_before = search.share_right(&search.validation, deadline)?;
+        search.validation_before = search.score(&search.validation, deadline)?;
         search.start.efficacy = search.share_right(&search.targets, deadline)?;
+        if tolerance.is_some() {
+            search.start.error = Some(search.score(&search.targets, deadline)?);
+            search.sensitivity = Some(output_sensitivity(network, &search.layer, &search.watched)?);
+        }
         Ok(search)
     }
 
-    /// Lead of the label over the strongest rival, for every cached sample, at the present weights.
+    /// Lead of the label over the strongest rival, or what the largest error leaves of the tolerance, for every cached sample, at
+    /// the present weights.
     fn leads(&self, cache: &FeatureCache, deadline: Deadline) -> Result<Vec<f32>, TrainError> {
         let mut leads = Vec::with_capacity(cache.samples());
+        let entries = cache.entries();
         for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
             deadline.check()?;
+            let done = leads.len();
             let states = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
             let output = self.layer.output(self.network, &states)?;
             let logits = self.layer.logits(self.network, &states, &output)?;
             let classes = logits.dim(1)?;
-            for (row, &label) in flat(&logits)?.chunks_exact(classes).zip(labels) {
+            for (place, (row, &label)) in flat(&logits)?.chunks_exact(classes).zip(labels).enumerate() {
+                if let Some(tolerance) = self.tolerance {
+                    let wanted = &cache.outputs[(done + place) * entries..][..entries];
+                    leads.push((tolerance - largest_error(row, wanted)) as f32);
+                    continue;
+                }
                 let rivals = row.iter().enumerate().filter(|(class, _)| *class != label as usize);
                 leads.push(row[label as usize] - rivals.map(|(_, &z)| z).fold(f32::NEG_INFINITY, f32::max));
             }
@@ -132,6 +166,28 @@ impl<'a> Search<'a> {
         Ok(right as f64 / cache.samples().max(1) as f64)
     }
 
+    /// Accuracy of some samples at the present weights, or the RMSE of their outputs.
+    fn score(&self, cache: &FeatureCache, deadline: Deadline) -> Result<f64, TrainError> {
+        if self.tolerance.is_none() {
+            return self.share_right(cache, deadline);
+        }
+        let outputs = |states: &Tensor| {
+            deadline.check()?;
+            self.layer.logits(self.network, states, &self.layer.output(self.network, states)?)
+        };
+        Ok(cache.score_of(outputs)?.unwrap_or(0.0))
+    }
+
+    /// What is measured.
+    fn measure(&self) -> Measure {
+        if self.tolerance.is_some() { Measure::Rmse } else { Measure::Accuracy }
+    }
+
+    /// What a margin asks for: logits, or a share of the tolerance.
+    fn lead(&self, margin: f64) -> f64 {
+        self.tolerance.map_or(margin, |tolerance| (LEAD * margin).min(MOST) * tolerance)
+    }
+
     /// Changes the layer and measures.
     ///
     /// # Errors
@@ -140,7 +196,9 @@ impl<'a> Search<'a> {
         self.layer.set(self.network, &(&self.old + change))?;
         Ok(StateMeasures {
             efficacy: self.share_right(&self.targets, deadline)?,
-            drawdown_validation: self.validation_before - self.share_right(&self.validation, deadline)?,
+            drawdown_validation: 0.0
+                - self.measure().gain(self.score(&self.validation, deadline)?, self.validation_before),
+            error: self.tolerance.map(|_| self.score(&self.targets, deadline)).transpose()?,
         })
     }
 
@@ -173,20 +231,24 @@ impl<'a> Search<'a> {
     ) -> Result<(), TrainError> {
         let Self { network, layer, old, subjects, .. } = self;
         deadline.check()?;
-        let metric = Metric::new(&self.moment, demand.ridge)?;
+        let metric = Metric::new(&self.moment, demand.ridge)?.weighed_by(self.sensitivity.as_ref())?;
         let mut change = Mat::zeros(old.nrows(), old.ncols());
         let mut guarded: Vec<usize> = Vec::new();
-        let mut margins = vec![demand.margin; subjects.labels.len()];
+        let mut margins = vec![self.lead(demand.margin); subjects.labels.len()];
+        let rivals = self.rivals;
         layer.set(network, old)?;
-        for round in 1..=ROUNDS {
+        for round in 1..=if self.tolerance.is_some() { OUTPUT_ROUNDS } else { ROUNDS } {
             deadline.check()?;
-            let rows = subjects.rows(network, layer, &change, &margins, RIVALS, deadline)?;
+            let leads = Leads { margins: &margins, rivals, tolerance: self.tolerance };
+            let rows = subjects.rows(network, layer, &change, leads, deadline)?;
             let guards = Subjects::new(layer, &self.watched, &guarded)?;
-            let guard_margins = vec![GUARD_MARGIN; guarded.len()];
-            let guard_rows = guards.rows(network, layer, &change, &guard_margins, 2, deadline)?;
+            let guard_margins = vec![self.lead(GUARD_MARGIN); guarded.len()];
+            let leads = Leads { margins: &guard_margins, rivals: 2, tolerance: self.tolerance };
+            let guard_rows = guards.rows(network, layer, &change, leads, deadline)?;
             let groups = [(subjects, &rows[..]), (&guards, &guard_rows[..])];
             let wanted = metric.smallest_change(layer, &groups, demand.slack, deadline)?;
             let from = change.clone();
+            let mut best: Option<(f64, Mat<f64>)> = None;
             for step in STEPS {
                 change = &from + faer::Scale(step) * (&wanted - &from);
                 // Also of a solve that ended with the deadline.
@@ -194,15 +256,28 @@ impl<'a> Search<'a> {
                 let candidate = Candidate { demand, round, step, guards: guarded.len(), measures };
                 tracing::info!(?candidate, "state");
                 states.push((change.clone(), candidate));
-                if measures.drawdown_validation <= max_drawdown {
-                    break;
+                let is_allowed = measures.drawdown_validation <= max_drawdown;
+                match measures.error {
+                    // Of outputs the step with the smallest error goes on: a whole one may have gone too far.
+                    Some(error) if is_allowed && best.as_ref().is_none_or(|(least, _)| error < *least) => {
+                        best = Some((error, change.clone()));
+                    }
+                    None if is_allowed => break,
+                    _ => {}
                 }
                 deadline.check()?;
+            }
+            if let Some((_, best)) = best {
+                change = best;
+                layer.set(network, &(old + &change))?;
             }
             self.watch(&mut guarded, deadline)?;
             for (own, lead) in margins.iter_mut().zip(self.leads(&self.targets, deadline)?) {
                 // The linearisation promised more than the network keeps.
-                *own += if lead > 0.0 { 0.0 } else { RAISE * demand.margin };
+                *own += if lead > 0.0 { 0.0 } else { self.lead(RAISE * demand.margin) };
+                if let Some(tolerance) = self.tolerance {
+                    *own = own.min(MOST * tolerance);
+                }
             }
             progress.advance(1);
         }

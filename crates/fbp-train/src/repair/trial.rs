@@ -10,8 +10,7 @@ use super::dual::factorise;
 use super::origin::Given;
 use super::problem::{Metric, PATCH_SAMPLES, column_moment, is_whole_moment};
 use super::product::product;
-use super::rows::Subjects;
-use super::search::RIVALS;
+use super::rows::{Leads, Subjects};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
@@ -66,6 +65,7 @@ impl Trial {
         layer: &AffineLayer,
         given: Given<'_>,
         data: &DataBundle,
+        (rivals, tolerance): (usize, Option<f64>),
         deadline: Deadline,
     ) -> Result<Self, TrainError> {
         let some = &given.samples[..SAMPLES.min(given.samples.len())];
@@ -83,7 +83,8 @@ impl Trial {
         let (change, margins) = (Mat::zeros(layer.outputs, layer.inputs + 1), vec![DEMAND.margin; some.len()]);
         let (slope, (subjects, rows)) = timed(deadline, || {
             let subjects = Subjects::new(layer, &cache, &all)?;
-            let rows = subjects.rows(network, layer, &change, &margins, RIVALS, deadline)?;
+            let leads = Leads { margins: &margins, rivals, tolerance };
+            let rows = subjects.rows(network, layer, &change, leads, deadline)?;
             Ok((subjects, rows))
         })?;
         let (white, _) = timed(deadline, || {

@@ -60,6 +60,9 @@ pub struct ManifestParams {
     pub embedding: Embedding,
     /// Margin of the embedding; 0 if it has none.
     pub margin: f64,
+    /// How far an output may be from the wanted one; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// In which metric they are nearest; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,

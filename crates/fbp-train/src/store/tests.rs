@@ -21,6 +21,7 @@ fn manifest(samples: usize, margin: f64) -> Manifest {
         mode: TargetMode::Attainable,
         embedding: Embedding::Margin,
         margin,
+        tolerance: None,
         metric: Metric::Euclidean,
         effort: Effort::Thorough,
         shard_samples: 4,

@@ -4,8 +4,9 @@ use serde::Deserialize;
 
 use super::list::List;
 use crate::TrainError;
+use crate::data::Augmentation;
 use crate::input::DataRequest;
-use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::settings::{Embedding, Keep, LossKind, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// A sweep as it is written down: see the [module](super).
 #[derive(Clone, Debug, Deserialize)]
@@ -16,6 +17,7 @@ pub struct SweepConfig {
     pub(super) path: PathBuf,
     pub(crate) data: DataRequest,
     pub(super) model: Option<String>,
+    pub(super) loss: Option<LossKind>,
     pub(super) seeds: Seeds,
     #[serde(default = "tenth")]
     pub(super) validation: f64,
@@ -82,6 +84,7 @@ pub(super) struct StartTable {
     pub(super) learning_rate: Option<f64>,
     pub(super) schedule: Option<Schedule>,
     pub(super) weight_decay: Option<f64>,
+    pub(super) augment: Option<Augmentation>,
     pub(super) seed: Option<u64>,
 }
 
@@ -95,6 +98,7 @@ impl StartTable {
             ("learning_rate", self.learning_rate.is_some()),
             ("schedule", self.schedule.is_some()),
             ("weight_decay", self.weight_decay.is_some()),
+            ("augment", self.augment.is_some()),
             ("seed", self.seed.is_some()),
         ];
         keys.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
@@ -111,6 +115,7 @@ pub(super) struct RunTable {
     pub(super) stage: Option<List<String>>,
     pub(super) alpha: Option<List<f64>>,
     pub(super) margin: Option<List<f64>>,
+    pub(super) tolerance: Option<List<f64>>,
     pub(super) targets: Option<List<TargetMode>>,
     pub(super) embedding: Option<List<Embedding>>,
     pub(super) metric: Option<List<Metric>>,
@@ -136,6 +141,7 @@ impl RunTable {
             ("stage", self.stage.is_some(), staged),
             ("alpha", self.alpha.is_some(), joint),
             ("margin", self.margin.is_some(), targets),
+            ("tolerance", self.tolerance.is_some(), targets),
             ("targets", self.targets.is_some(), targets),
             ("embedding", self.embedding.is_some(), targets),
             ("metric", self.metric.is_some(), targets),

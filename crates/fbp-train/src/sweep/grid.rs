@@ -7,10 +7,11 @@ use serde::Serialize;
 use super::config::{RunTable, StartTable, SweepConfig};
 use super::list::List;
 use crate::TrainError;
+use crate::data::Dataset;
 use crate::hash::bytes_sha256;
 use crate::identity::{DataIdentity, file_sha256};
 use crate::input::{Input, network_for};
-use crate::settings::{Embedding, Keep, Objective, TargetPolicy};
+use crate::settings::{Embedding, Keep, LossKind, Objective, TargetPolicy};
 use crate::targets::TargetsOptions;
 use crate::train::{PostTrainOptions, PretrainOptions, PretrainSettings, RECORD_PREFIX, check_policy, stage_of_mode};
 
@@ -109,6 +110,7 @@ impl Grid {
             config,
             data,
             start_data: &start_input.identity,
+            samples: &start_input.bundle.train,
             out,
             repeats: lists.iter().map(|list| repeats(list)).collect(),
             grid: Self::default(),
@@ -167,6 +169,7 @@ fn combinations(table: &RunTable) -> u128 {
         len(&table.stage),
         len(&table.alpha),
         len(&table.margin),
+        len(&table.tolerance),
         len(&table.targets),
         len(&table.embedding),
         len(&table.metric),
@@ -239,7 +242,10 @@ fn pretraining(config: &SweepConfig, table: &StartTable, seed: u64) -> PretrainO
         schedule: table.schedule.unwrap_or(default.schedule),
         weight_decay: table.weight_decay.unwrap_or(default.weight_decay),
         validation: config.validation,
+        augment: table.augment.unwrap_or_default(),
+        loss: config.loss,
         seed: table.seed.unwrap_or(seed),
+        ..default
     }
 }
 
@@ -248,6 +254,8 @@ struct Builder<'a> {
     data: &'a DataIdentity,
     /// Of the data that starts are trained on.
     start_data: &'a DataIdentity,
+    /// Those data, of whose kind all are.
+    samples: &'a Dataset,
     out: &'a Path,
     /// For each table, how often it has each seed.
     repeats: Vec<HashMap<u64, usize>>,
@@ -293,7 +301,7 @@ impl Builder<'_> {
                 |error: TrainError| self.config.error(format!("[[runs]] table {}: {}", index + 1, error.one_line()));
             // At most MAX_RUNS.
             for number in 0..combinations(table) as usize {
-                let run = run(table, start, number, self.config.validation, seed).map_err(wrong)?;
+                let run = run((self.config, table), (start, self.samples), number, seed).map_err(wrong)?;
                 let start_plan = match &plan {
                     Some(plan) => *plan,
                     None => *plan.insert(self.start(start, seed)),
@@ -344,7 +352,12 @@ impl Builder<'_> {
 
 /// Combination `number` of a table. What has no meaning for its mode gets the default, so that runs that do the same
 /// are the same.
-fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed: u64) -> Result<RunPlan, TrainError> {
+fn run(
+    (config, table): (&SweepConfig, &RunTable),
+    (start, data): (&Start<'_>, &Dataset),
+    number: usize,
+    seed: u64,
+) -> Result<RunPlan, TrainError> {
     let mut pick = Pick(number);
     let objective = pick.from(&table.mode.0).unwrap_or(PostTrainOptions::default().objective);
     let default = PostTrainOptions::of(objective);
@@ -359,6 +372,7 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         mode: pick.one(table.targets.as_ref(), targets.mode),
         embedding: pick.one(table.embedding.as_ref(), targets.embedding),
         metric: pick.one(table.metric.as_ref(), targets.metric),
+        tolerance: table.tolerance.as_ref().and_then(|list| pick.from(&list.0)),
         ..targets
     };
     let mut options = PostTrainOptions {
@@ -372,7 +386,9 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         weight_decay: pick.one(table.weight_decay.as_ref(), default.weight_decay) + 0.0,
         keep: pick.one(table.keep.as_ref(), default.keep),
         ema: table.ema.as_ref().and_then(|list| pick.from(&list.0)),
-        validation,
+        augment: default.augment,
+        validation: config.validation,
+        loss: config.loss,
         seed,
     };
     if !objective.takes_steps() {
@@ -390,9 +406,10 @@ fn run(table: &RunTable, start: &Start<'_>, number: usize, validation: f64, seed
         };
     }
     options.check()?;
+    objective.check_loss(LossKind::of(options.loss, data)?)?;
     let of_output = stage == start.network.stages().last().map_or("", |stage| stage.name());
     if options.uses_targets() {
-        targets.check()?;
+        targets = targets.for_data(data)?;
         check_policy(&start.network, &stage, &options)?;
         if targets.embedding != Embedding::Margin {
             targets.margin = 0.0;

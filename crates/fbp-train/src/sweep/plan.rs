@@ -74,7 +74,10 @@ pub(super) fn describe(run: &RunPlan) -> String {
         add(format!("alpha {}", options.alpha));
     }
     if let Some(targets) = run.targets {
-        add(format!("margin {}", targets.margin));
+        add(match targets.tolerance {
+            Some(tolerance) => format!("tolerance {tolerance}"),
+            None => format!("margin {}", targets.margin),
+        });
         if !run.of_output {
             add(targets.mode.to_string());
             if !targets.metric.is_euclidean() {

@@ -342,9 +342,7 @@ impl Sweep {
         let store = self.target_folder(run).map(|folder| TargetStore::open(&folder)).transpose()?;
         let goal = match (&store, run.targets) {
             (Some(store), _) => Some(Goal::of_store(store, &network, run.options.objective, &run.stage)?),
-            (None, Some(TargetsOptions { embedding, margin, .. })) => {
-                Some(Goal::Output(OutputGoal { embedding, margin }))
-            }
+            (None, Some(options)) => Some(Goal::Output(OutputGoal::of_options(&options))),
             (None, None) => None,
         };
         let fingerprint = |options: TargetsOptions| {
@@ -376,7 +374,8 @@ impl Sweep {
         PostTrainSettings {
             metric: run.targets.map_or(Metric::Euclidean, |targets| targets.metric),
             start: Some(self.start_of(run).name.clone()),
-            margin: run.targets.map(|targets| targets.margin),
+            margin: run.targets.filter(|targets| targets.tolerance.is_none()).map(|targets| targets.margin),
+            tolerance: run.targets.and_then(|targets| targets.tolerance),
             embedding: run.targets.map(|targets| targets.embedding).filter(|embedding| *embedding != Embedding::Margin),
             target_mode: run.targets.filter(|_| !run.of_output).map(|targets| targets.mode),
             ..run.options.settings(model, self.input.identity.clone(), run.stage.clone())

@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use fbp_inverse::{ChainWorkspace, Interval, ReverseChain};
 use rayon::prelude::*;
 
+use super::goal::WantedOutputs;
 use super::maker::features_of;
 use super::tile::{TargetKind, TileEngine};
 use super::{TargetsOptions, TargetsSource};
@@ -34,22 +35,30 @@ pub(crate) fn reverse_samples<R: Send>(
     samples: &[usize],
     take: impl Fn(Reversed<'_>) -> R + Sync,
 ) -> Result<Vec<R>, TrainError> {
-    options.check()?;
+    let options = options.for_data(source.data)?;
     let chain = source.network.reverse_chain(first, input)?;
-    let engine = TileEngine::new(chain, TargetKind::of_options(options), source, first)?;
+    let engine = TileEngine::new(chain, TargetKind::of_options(&options), source, first)?;
     let mut features = Vec::new();
     features_of(source, 0..first, samples, &mut features)?;
     let labels: Vec<u32> = samples.iter().map(|&sample| u32::from(source.data.labels()[sample])).collect();
+    let outputs = source.data.outputs().map(|outputs| outputs.picked(samples));
+    let wanted = |start: usize, count: usize| {
+        outputs
+            .as_ref()
+            .map_or(&[][..], |outputs| &outputs.values()[start * outputs.entries()..][..count * outputs.entries()])
+    };
     let (tile, len) = (engine.tile_samples(), engine.boundary_len(0));
     // Workers are made when a thread needs one: a few samples do not need memory for all threads.
     let workers = Mutex::new(Vec::new());
     let parts: Vec<_> = samples.chunks(tile).zip(labels.chunks(tile)).zip(features.chunks(tile * len)).collect();
     parts
         .into_par_iter()
-        .map(|((samples, labels), features)| {
+        .enumerate()
+        .map(|(part, ((samples, labels), features))| {
             let pooled = workers.lock().ok().and_then(|mut free| free.pop());
             let mut worker = pooled.unwrap_or_else(|| engine.worker());
-            engine.reverse(&mut worker, features, labels)?;
+            let outputs = wanted(part * tile, labels.len());
+            engine.reverse(&mut worker, features, WantedOutputs { labels, outputs })?;
             let result = take(Reversed { chain: &engine.chain, work: &worker.work, samples });
             if let Ok(mut free) = workers.lock() {
                 free.push(worker);

@@ -2,8 +2,10 @@ use candle_core::{Device, Tensor};
 use faer::Par;
 
 use super::TargetsSource;
-use super::record::{Example, ExampleFeature};
+use super::record::{Example, ExampleFeature, OutputExample};
 use crate::TrainError;
+use crate::data::Outputs;
+use crate::evaluate::EvalSet;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
 use crate::store::{StageTargets, TargetStore};
@@ -12,7 +14,8 @@ use crate::store::{StageTargets, TargetStore};
 const SEARCH: usize = 4096;
 const BATCH: usize = 256;
 
-/// A few samples that the network classifies wrongly, of as many classes as possible, with features and targets.
+/// A few samples that the network classifies wrongly, of as many classes as possible, with features and targets; of data with
+/// outputs those with the largest errors.
 ///
 /// Only the first 4,096 samples are looked at, in order, so the choice does not depend on chance.
 ///
@@ -23,6 +26,9 @@ pub fn wrong_examples(
     store: &TargetStore,
     count: usize,
 ) -> Result<Vec<Example>, TrainError> {
+    if let Some(outputs) = source.data.outputs() {
+        return worst_examples(&source, outputs, store, count);
+    }
     let wrong = wrong_samples(&source)?;
     let mut chosen: Vec<(usize, usize)> = Vec::new();
     // Round by round, one sample of every class.
@@ -41,9 +47,35 @@ pub fn wrong_examples(
         }
     }
     chosen.sort_unstable();
-    let stages = store.manifest().params.stages.iter().map(|entry| store.stage(&entry.name));
-    let stages = stages.collect::<Result<Vec<_>, _>>()?;
+    let stages = stages_of(store)?;
     chosen.into_iter().map(|(sample, predicted)| example(&source, &stages, sample, predicted)).collect()
+}
+
+fn stages_of(store: &TargetStore) -> Result<Vec<StageTargets<'_>>, TrainError> {
+    store.manifest().params.stages.iter().map(|entry| store.stage(&entry.name)).collect()
+}
+
+/// The samples with the largest losses among the first ones, the largest first.
+fn worst_examples(
+    source: &TargetsSource<'_>,
+    outputs: &Outputs,
+    store: &TargetStore,
+    count: usize,
+) -> Result<Vec<Example>, TrainError> {
+    let samples: Vec<usize> = (0..source.data.len().min(SEARCH)).collect();
+    let losses = EvalSet::new(source.data, source.normalization, Some(&samples))?.losses(source.network)?;
+    let mut order = samples;
+    order.sort_by(|&a, &b| losses[b].total_cmp(&losses[a]));
+    order.truncate(count);
+    let stages = stages_of(store)?;
+    let of = |sample| {
+        let example = example(source, &stages, sample, 0)?;
+        let (_, input) = one_image(source.data, source.normalization, sample)?;
+        let found = source.network.infer(&input)?.flatten_all()?.to_vec1()?;
+        let outputs = OutputExample { wanted: outputs.of(sample).to_vec(), found, pose: outputs.pose() };
+        Ok(Example { outputs: Some(outputs), ..example })
+    };
+    order.into_iter().map(of).collect()
 }
 
 /// Wrongly classified samples among the first ones, with the class that the network gives.
@@ -91,6 +123,7 @@ fn example(
         predicted: predicted as u32,
         shape,
         image: brightness(source.normalization, &pixels, shape),
+        outputs: None,
         features,
     })
 }

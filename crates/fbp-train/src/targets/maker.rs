@@ -79,6 +79,10 @@ impl<'a> TargetMaker<'a> {
             *label = u32::from(self.source.data.labels()[sample]);
             *index = self.source.data.position(sample);
         }
+        buffers.wanted.clear();
+        if let Some(outputs) = self.source.data.outputs() {
+            samples.iter().for_each(|&sample| buffers.wanted.extend_from_slice(outputs.of(sample)));
+        }
         self.engine.run(input, buffers, &self.workers)
     }
 }

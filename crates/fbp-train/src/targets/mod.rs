@@ -16,8 +16,9 @@ mod tile;
 pub(crate) use chosen::{Reversed, reverse_samples};
 pub use examples::wrong_examples;
 pub use goal::OutputGoal;
+pub(crate) use goal::WantedOutputs;
 pub(crate) use memory::MemoryTargets;
-pub use record::{Example, ExampleFeature, StageReport, TargetsReport};
+pub use record::{Example, ExampleFeature, OutputExample, StageReport, TargetsReport};
 pub use stages::{cut_as, cut_at_every, transitional_names, transitional_stage};
 
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -31,6 +32,7 @@ use self::stats::TargetStats;
 use self::tile::ShardBuffers;
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
+use crate::evaluate::check_tolerance;
 use crate::progress::Progress;
 use crate::settings::{Effort, Embedding, Metric, TargetMode, check};
 use crate::store::{Manifest, ManifestParams, ShardContent, ShardEntry, StageEntry, StageRows, StoreWriter};
@@ -50,6 +52,9 @@ pub struct TargetsOptions {
     pub embedding: Embedding,
     /// Lead of the label over every other class, `[0, 1e6]`; for the margin embedding. With 0 the label ties.
     pub margin: f64,
+    /// How far an output may be from the wanted one, in its units, `(0, ∞)`; for data with outputs, which need it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// In which metric they are nearest; Mahalanobis for attainable targets with the margin embedding only.
     #[serde(skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
@@ -66,6 +71,7 @@ impl Default for TargetsOptions {
             mode: TargetMode::Attainable,
             embedding: Embedding::Margin,
             margin: 1.0,
+            tolerance: None,
             metric: Metric::Euclidean,
             effort: Effort::Thorough,
             shard_samples: None,
@@ -74,12 +80,32 @@ impl Default for TargetsOptions {
 }
 
 impl TargetsOptions {
+    /// These options for some data: outputs are wanted within the tolerance, whatever the embedding, and labels have none.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check), [`TrainError::Missing`] for data with outputs and no tolerance,
+    /// [`TrainError::Setting`] for a tolerance and data with labels.
+    pub fn for_data(&self, data: &Dataset) -> Result<Self, TrainError> {
+        check_tolerance(self.tolerance, data)?;
+        let options = match data.outputs() {
+            Some(_) => Self { embedding: Embedding::Tolerance, margin: 0.0, ..*self },
+            None if self.embedding == Embedding::Tolerance => {
+                let reason = format!("is for data with outputs, and {} have labels: choose another one", data.name());
+                return Err(TrainError::Setting { name: "embedding", value: self.embedding.to_string(), reason });
+            }
+            None => *self,
+        };
+        options.check()?;
+        Ok(options)
+    }
+
     /// Checks every field against its range.
     ///
     /// # Errors
-    /// [`TrainError::Parameter`] for a margin out of range, [`TrainError::Setting`] for a metric for targets that have none of their own.
+    /// [`TrainError::Parameter`] for a margin or a tolerance out of range, [`TrainError::Setting`] for a metric for targets that have none of their own.
     pub fn check(&self) -> Result<(), TrainError> {
         check("margin", self.margin, 0.0..=MAX_MARGIN, "[0, 1e6]")?;
+        check("tolerance", self.tolerance.unwrap_or(1.0), f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")?;
         let has_metric = self.mode == TargetMode::Attainable && self.embedding == Embedding::Margin;
         if !self.metric.is_euclidean() && !has_metric {
             let reason = "needs targets that are attainable and the embedding margin: leave it out, or choose these";
@@ -119,6 +145,7 @@ impl TargetsOptions {
             mode: self.mode,
             embedding: self.embedding,
             margin: if self.embedding == Embedding::Margin { self.margin } else { 0.0 },
+            tolerance: self.tolerance.filter(|_| self.embedding == Embedding::Tolerance),
             metric: self.metric,
             effort: self.effort,
             shard_samples: self.shard_samples.unwrap_or(fitting),

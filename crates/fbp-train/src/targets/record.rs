@@ -7,7 +7,7 @@ use crate::settings::{Effort, Embedding, Metric, TargetMode};
 pub struct StageReport {
     /// Name of the stage.
     pub name: String,
-    /// Share of the samples for which the frozen rest gives the label on the target.
+    /// Share of the samples for which the frozen rest gives the label on the target, or all outputs within the tolerance.
     pub frozen_rest_accuracy: f64,
     /// The same for the samples that the network classified wrongly before.
     pub frozen_rest_accuracy_of_wrong: f64,
@@ -33,6 +33,9 @@ pub struct TargetsReport {
     pub embedding: Embedding,
     /// Margin of the embedding.
     pub margin: f64,
+    /// How far an output may be from the wanted one; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// In which metric they are nearest; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
@@ -46,7 +49,7 @@ pub struct TargetsReport {
     pub seconds: f64,
     /// Samples per second of that time.
     pub images_per_second: f64,
-    /// Accuracy of the network on the same samples before.
+    /// Accuracy of the network on the same samples before, or the share of them within the tolerance.
     pub accuracy_before: f64,
     /// One entry for each transitional stage, from the input to the output.
     pub stages: Vec<StageReport>,
@@ -65,6 +68,18 @@ pub struct ExampleFeature {
     pub target: Vec<f32>,
 }
 
+/// What a network gave for a sample, and what was wanted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputExample {
+    /// What was wanted.
+    pub wanted: Vec<f32>,
+    /// What the network gave.
+    pub found: Vec<f32>,
+    /// Entries of a pose, if the outputs are a trajectory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pose: Option<usize>,
+}
+
 /// An image that the network classified wrongly, with its features and their targets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Example {
@@ -78,6 +93,9 @@ pub struct Example {
     pub shape: [usize; 3],
     /// Brightness of the image, 0 to 1.
     pub image: Vec<f32>,
+    /// What it gave and should have given; for data with outputs only, which have no classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<OutputExample>,
     /// Its transitional features.
     pub features: Vec<ExampleFeature>,
 }

@@ -97,6 +97,7 @@ impl TargetStats {
             mode: params.mode,
             embedding: params.embedding,
             margin: params.margin,
+            tolerance: params.tolerance,
             metric: params.metric,
             effort: params.effort,
             samples: self.samples,

@@ -6,11 +6,12 @@ use fbp_inverse::{
     ChainGoal, ChainReport, ChainWorkspace, EmbeddingPass, Margins, OutputEmbedding, ReverseChain, TargetBox,
 };
 
-use super::goal::OutputGoal;
+use super::goal::{OutputGoal, WantedOutputs};
 use super::metric::set_metrics;
 use super::stats::TargetStats;
 use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
+use crate::evaluate::largest_error;
 use crate::metrics::argmax;
 use crate::settings::{Effort, Metric, TargetMode};
 use crate::store::ManifestParams;
@@ -37,8 +38,8 @@ impl TargetKind {
 
     /// Those that are asked for.
     pub(super) fn of_options(options: &TargetsOptions) -> Self {
-        let TargetsOptions { mode, embedding, margin, metric, effort, .. } = *options;
-        Self { mode, goal: OutputGoal { embedding, margin }, metric, effort }
+        let TargetsOptions { mode, metric, effort, .. } = *options;
+        Self { mode, goal: OutputGoal::of_options(options), metric, effort }
     }
 }
 
@@ -47,7 +48,7 @@ impl TargetKind {
 /// The chain begins above the first stage: its boundary `b` is the output of stage `b`, its last one the logits.
 pub(super) struct TileEngine {
     pub(super) chain: ReverseChain<f32>,
-    embedding: OutputEmbedding,
+    goal: OutputGoal,
     mode: fbp_inverse::TargetMode,
 }
 
@@ -56,6 +57,8 @@ pub(super) struct TileEngine {
 pub(super) struct ShardBuffers {
     /// Labels.
     pub(super) labels: Vec<u32>,
+    /// Outputs wanted of the samples, one after the other; none where there are labels.
+    pub(super) wanted: Vec<f32>,
     /// Where the samples are in the files of the data set.
     pub(super) indices: Vec<usize>,
     /// Target features of each stage.
@@ -72,6 +75,8 @@ pub(super) struct Worker {
     labels: Vec<usize>,
     was_right: Vec<bool>,
     embedded: Vec<f32>,
+    /// Ends of the boxes of outputs; empty where there are labels.
+    ends: [Vec<f32>; 2],
     satisfied: Vec<bool>,
 }
 
@@ -79,6 +84,7 @@ pub(super) struct Worker {
 struct Tile<'a> {
     input: &'a [f32],
     labels: &'a [u32],
+    wanted: &'a [f32],
     targets: Vec<&'a mut [f32]>,
     attained: Vec<&'a mut [u8]>,
     stats: TargetStats,
@@ -90,6 +96,7 @@ impl ShardBuffers {
     pub(super) fn new(samples: usize, feature_lens: &[usize]) -> Self {
         Self {
             labels: vec![0; samples],
+            wanted: Vec::new(),
             indices: vec![0; samples],
             targets: feature_lens.iter().map(|len| vec![0.0; samples * len]).collect(),
             attained: feature_lens.iter().map(|_| vec![0; samples]).collect(),
@@ -119,19 +126,22 @@ impl TileEngine {
         source: &TargetsSource<'_>,
         first: usize,
     ) -> Result<Self, TrainError> {
+        kind.goal.check_fits(source.data)?;
+        if kind.goal.embedding().is_none() {
+            chain.expect_boxes();
+        }
         set_metrics(&mut chain, kind.metric, source, first)?;
         chain.set_effort(match kind.effort {
             Effort::Quick => fbp_inverse::Effort::Quick,
             Effort::Refined => fbp_inverse::Effort::Refined,
             Effort::Thorough => fbp_inverse::Effort::Thorough,
         });
-        let embedding = kind.goal.embedding();
         let mode = match kind.mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,
             TargetMode::LayerWise => fbp_inverse::TargetMode::LayerWise,
             TargetMode::Point => fbp_inverse::TargetMode::Point,
         };
-        Ok(Self { chain, embedding, mode })
+        Ok(Self { chain, goal: kind.goal, mode })
     }
 
     /// Memory for one thread.
@@ -143,6 +153,7 @@ impl TileEngine {
             labels: Vec::with_capacity(tile),
             was_right: Vec::with_capacity(tile),
             embedded: vec![0.0; tile * classes],
+            ends: [0, 1].map(|_| vec![0.0; if self.goal.embedding().is_none() { tile * classes } else { 0 }]),
             satisfied: vec![false; tile],
         }
     }
@@ -209,12 +220,19 @@ impl TileEngine {
         let stages = self.stages();
         let first_len = self.boundary_len(0);
         let tile = self.tile_samples();
+        let entries = out.wanted.len() / out.labels.len().max(1);
+        let wanted = |index: usize| {
+            let (start, end) = (index * tile * entries, (index + 1) * tile * entries);
+            &out.wanted[start.min(out.wanted.len())..end.min(out.wanted.len())]
+        };
         let mut tiles: Vec<_> = input
             .chunks(tile * first_len)
             .zip(out.labels.chunks(tile))
-            .map(|(input, labels)| Tile {
+            .enumerate()
+            .map(|(index, (input, labels))| Tile {
                 input,
                 labels,
+                wanted: wanted(index),
                 targets: Vec::with_capacity(stages),
                 attained: Vec::with_capacity(stages),
                 stats: TargetStats::empty(stages),
@@ -236,20 +254,27 @@ impl TileEngine {
         &self,
         worker: &mut Worker,
         input: &[f32],
-        sample_labels: &[u32],
+        wanted: WantedOutputs<'_>,
     ) -> Result<ChainReport, TrainError> {
-        let Worker { work, labels, was_right, embedded, satisfied } = worker;
-        let samples = sample_labels.len();
-        labels.clear();
-        labels.extend(sample_labels.iter().map(|&label| label as usize));
+        let samples = wanted.labels.len();
+        worker.labels.clear();
+        worker.labels.extend(wanted.labels.iter().map(|&label| label as usize));
         let input = MatRef::from_column_major_slice(input, self.boundary_len(0), samples);
-        let logits = self.chain.forward(input, work)?;
-        let classes = logits.nrows();
-        let logits_of = |sample: usize| logits.col(sample).try_as_col_major().map_or(&[][..], |col| col.as_slice());
+        self.chain.forward(input, &mut worker.work)?;
+        match self.goal.embedding() {
+            Some(embedding) => self.reverse_to_labels(worker, embedding),
+            None => self.reverse_to_outputs(worker, wanted.outputs),
+        }
+    }
+
+    fn reverse_to_labels(&self, worker: &mut Worker, embedding: OutputEmbedding) -> Result<ChainReport, TrainError> {
+        let Worker { work, labels, was_right, embedded, satisfied, .. } = worker;
+        let logits = self.chain.observed(self.stages(), work);
+        let (classes, samples) = logits.shape();
         was_right.clear();
-        was_right.extend((0..samples).map(|sample| argmax(logits_of(sample)) == labels[sample]));
+        was_right.extend((0..samples).map(|sample| argmax(of_sample(logits, sample)) == labels[sample]));
         let embedded = &mut embedded[..samples * classes];
-        self.embedding.embed(
+        embedding.embed(
             EmbeddingPass {
                 logits,
                 labels,
@@ -259,7 +284,7 @@ impl TileEngine {
             Par::Seq,
         )?;
         let target = MatRef::from_column_major_slice(embedded, classes, samples);
-        let margins = match self.embedding {
+        let margins = match embedding {
             OutputEmbedding::Margin(margin) => Some(Margins { labels, margin }),
             _ => None,
         };
@@ -267,8 +292,36 @@ impl TileEngine {
         Ok(self.chain.reverse(goal, self.mode, work)?)
     }
 
+    fn reverse_to_outputs(&self, worker: &mut Worker, wanted: &[f32]) -> Result<ChainReport, TrainError> {
+        let Worker { work, was_right, embedded, ends: [lower, upper], .. } = worker;
+        let found = self.chain.observed(self.stages(), work);
+        let (len, samples) = found.shape();
+        if wanted.len() != len * samples {
+            let reason =
+                format!("{} outputs are wanted of each sample, and it gives {len}", wanted.len() / samples.max(1));
+            let (left, right) = ("the data".to_owned(), "the network".to_owned());
+            return Err(TrainError::Mismatch { left, right, reason });
+        }
+        let tolerance = self.goal.tolerance as f32;
+        was_right.clear();
+        for (sample, wanted) in wanted.chunks_exact(len).enumerate() {
+            let found = of_sample(found, sample);
+            was_right.push(largest_error(found, wanted) <= self.goal.tolerance);
+            for (entry, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
+                let at = sample * len + entry;
+                (lower[at], upper[at]) = (wanted - tolerance, wanted + tolerance);
+                embedded[at] = found.max(lower[at]).min(upper[at]);
+            }
+        }
+        let view = |values| MatRef::from_column_major_slice(values, len, samples);
+        let [point, lower, upper] = [&embedded, &lower, &upper].map(|values| view(&values[..samples * len]));
+        let goal = ChainGoal { target_out: TargetBox { point, lower, upper }, margins: None };
+        Ok(self.chain.reverse(goal, self.mode, work)?)
+    }
+
     fn tile(&self, worker: &mut Worker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
-        let report = self.reverse(worker, tile.input, tile.labels)?;
+        let wanted = WantedOutputs { labels: tile.labels, outputs: tile.wanted };
+        let report = self.reverse(worker, tile.input, wanted)?;
         let Worker { work, labels, was_right, .. } = worker;
         tile.stats.set_chain(&report);
         tile.stats.right_before = was_right.iter().filter(|&&right| right).count();
@@ -280,12 +333,21 @@ impl TileEngine {
                     fbp_linalg::column("targets", found, sample)
                         .map_err(fbp_inverse::InverseError::in_layer("targets"))?,
                 );
-                tile.attained[stage][sample] = u8::from(self.chain.attained(stage, sample, work));
-                let right = argmax(self.chain.pushed(stage, sample, work)) == labels[sample];
+                let attained = self.chain.attained(stage, sample, work);
+                tile.attained[stage][sample] = u8::from(attained);
+                let right = match tile.wanted {
+                    [] => argmax(self.chain.pushed(stage, sample, work)) == labels[sample],
+                    // What is attained misses the tolerance by rounding at most.
+                    _ => attained,
+                };
                 stats.right += usize::from(right);
                 stats.right_of_wrong += usize::from(right && !was_right[sample]);
             }
         }
         Ok(())
     }
+}
+
+fn of_sample(outputs: MatRef<'_, f32>, sample: usize) -> &[f32] {
+    outputs.col(sample).try_as_col_major().map_or(&[][..], |col| col.as_slice())
 }

@@ -2,49 +2,54 @@ use fbp_models::{Network, WeightAverage};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::settings::Keep;
+use crate::scores::ChosenScores;
+use crate::settings::{Keep, Measure};
 
 /// Which state of a run was kept, and how good it is.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Chosen {
     /// Epoch (or candidate, in modes without epochs) after which it was taken; 0 is the start.
     pub epoch: usize,
-    /// Its accuracy on the validation part; none without one.
-    pub validation_accuracy: Option<f64>,
-    /// Its accuracy on the test set.
-    pub test_accuracy: f64,
+    /// Its accuracies, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub scores: ChosenScores,
 }
 
 /// The best state so far on the validation part.
 #[derive(Debug)]
 pub(super) struct Choice {
     keep: Keep,
+    measure: Measure,
     epoch: usize,
-    accuracy: Option<f64>,
+    score: Option<f64>,
     best: Option<Network>,
 }
 
 impl Choice {
-    /// The start is the first candidate; `accuracy` is its accuracy on the validation part, none without one.
+    /// The start is the first candidate; `score` is its score on the validation part, none without one.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the network cannot be copied.
-    pub(super) fn new(keep: Keep, start: &Network, accuracy: Option<f64>) -> Result<Self, TrainError> {
-        let best = (keep == Keep::Best && accuracy.is_some()).then(|| start.duplicate()).transpose()?;
-        Ok(Self { keep, epoch: 0, accuracy, best })
+    pub(super) fn new(
+        (keep, measure): (Keep, Measure),
+        start: &Network,
+        score: Option<f64>,
+    ) -> Result<Self, TrainError> {
+        let best = (keep == Keep::Best && score.is_some()).then(|| start.duplicate()).transpose()?;
+        Ok(Self { keep, measure, epoch: 0, score, best })
     }
 
     /// Looks at the state after an epoch; the earlier of two equals stays.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the network cannot be copied.
-    pub(super) fn offer(&mut self, epoch: usize, network: &Network, accuracy: Option<f64>) -> Result<(), TrainError> {
-        let better = match (self.keep, accuracy, self.accuracy) {
-            (Keep::Best, Some(new), Some(old)) => new > old,
+    pub(super) fn offer(&mut self, epoch: usize, network: &Network, score: Option<f64>) -> Result<(), TrainError> {
+        let better = match (self.keep, score, self.score) {
+            (Keep::Best, Some(new), Some(old)) => self.measure.is_better(new, old),
             _ => true,
         };
         if better {
-            (self.epoch, self.accuracy) = (epoch, accuracy);
+            (self.epoch, self.score) = (epoch, score);
             if self.best.is_some() {
                 self.best = Some(network.duplicate()?);
             }
@@ -52,12 +57,12 @@ impl Choice {
         Ok(())
     }
 
-    /// Puts the kept state into `network`; returns its epoch and accuracy.
+    /// Puts the kept state into `network`; returns its epoch and score.
     pub(super) fn restore(self, network: &mut Network) -> (usize, Option<f64>) {
         if let Some(best) = self.best {
             *network = best;
         }
-        (self.epoch, self.accuracy)
+        (self.epoch, self.score)
     }
 }
 
@@ -111,23 +116,28 @@ mod tests {
         network.vars_of(0..1).unwrap()[0].flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
     }
 
-    fn kept(keep: Keep, accuracies: [Option<f64>; 3]) -> (usize, Option<f64>, f32) {
-        let mut choice = Choice::new(keep, &network(0), accuracies[0]).unwrap();
-        for (epoch, accuracy) in accuracies.into_iter().enumerate().skip(1) {
-            choice.offer(epoch, &network(epoch as u64), accuracy).unwrap();
+    fn kept(how: (Keep, Measure), scores: [Option<f64>; 3]) -> (usize, Option<f64>, f32) {
+        let mut choice = Choice::new(how, &network(0), scores[0]).unwrap();
+        for (epoch, score) in scores.into_iter().enumerate().skip(1) {
+            choice.offer(epoch, &network(epoch as u64), score).unwrap();
         }
         let mut last = network(2);
-        let (epoch, accuracy) = choice.restore(&mut last);
-        (epoch, accuracy, first_weight(&last))
+        let (epoch, score) = choice.restore(&mut last);
+        (epoch, score, first_weight(&last))
     }
 
     #[test]
     fn the_start_stays_unless_something_is_better() {
         let weights = [0, 1, 2].map(|seed| first_weight(&network(seed)));
         let some = |list: [f64; 3]| list.map(Some);
-        assert_eq!(kept(Keep::Best, some([0.9, 0.8, 0.9])), (0, Some(0.9), weights[0]));
-        assert_eq!(kept(Keep::Best, some([0.7, 0.9, 0.8])), (1, Some(0.9), weights[1]));
-        assert_eq!(kept(Keep::Last, some([0.9, 0.8, 0.7])), (2, Some(0.7), weights[2]));
-        assert_eq!(kept(Keep::Best, [None; 3]), (2, None, weights[2]));
+        let (best, last) = ((Keep::Best, Measure::Accuracy), (Keep::Last, Measure::Accuracy));
+        assert_eq!(kept(best, some([0.9, 0.8, 0.9])), (0, Some(0.9), weights[0]));
+        assert_eq!(kept(best, some([0.7, 0.9, 0.8])), (1, Some(0.9), weights[1]));
+        assert_eq!(kept(last, some([0.9, 0.8, 0.7])), (2, Some(0.7), weights[2]));
+        assert_eq!(kept(best, [None; 3]), (2, None, weights[2]));
+        // Of errors the smallest.
+        let least = (Keep::Best, Measure::Rmse);
+        assert_eq!(kept(least, some([0.7, 0.5, 0.6])), (1, Some(0.5), weights[1]));
+        assert_eq!(kept(least, some([0.5, 0.5, 0.6])), (0, Some(0.5), weights[0]));
     }
 }

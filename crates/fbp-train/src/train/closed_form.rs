@@ -1,19 +1,17 @@
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Side};
 use fbp_inverse::{ChainGoal, ChainStage, Interval, ReverseChain, TargetBox};
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
-use super::session::{Session, add_time};
+use super::session::{Session, add_time, is_better};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
 use crate::data::shuffle_indices;
 use crate::evaluate::pool_par;
-use crate::metrics::argmax;
 use crate::store::StageTargets;
 
 /// Dampings, as shares of the mean second moment of the layer's inputs.
@@ -24,8 +22,6 @@ const STEPS: [f64; 4] = [1.0, 0.5, 0.2, 0.05];
 const CONV_SAMPLES: usize = 4000;
 /// Columns that are accumulated at a time.
 const COLUMNS: usize = 1024;
-/// Samples that are evaluated at a time.
-const BATCH: usize = 1000;
 
 /// What one pass over the data accumulates: mean of `x̃ x̃ᵀ` and of `(ẑ - z) x̃ᵀ`.
 struct Moments {
@@ -50,7 +46,7 @@ pub(super) fn run(
     targets: StageTargets<'_>,
     session: Session<'_>,
 ) -> Result<PostTrainCurves, TrainError> {
-    let mut curves = PostTrainCurves { test_accuracy_before: session.test()?.accuracy(network)?, ..Default::default() };
+    let mut curves = session.curves(network)?;
     let begun = Instant::now();
     let layer = AffineLayer::of(network, network.stages()[stage].name())?;
     if layer.is_beside_others() {
@@ -75,19 +71,19 @@ pub(super) fn run(
     let validation = cached(&session.split.validation)?;
     let moments = accumulate(network, stage, &layer, &cached(&samples)?, |place| targets.row(samples[place]))?;
     let old = layer.weights(network)?;
-    let (mut best, mut best_accuracy) = (None, right_share(network, &layer, &validation)?);
+    let (mut best, mut best_score) = (None, score_of(network, &layer, &validation)?);
     session.progress.begin("closed form", DAMPINGS.len() * STEPS.len(), "candidates");
     for damping in DAMPINGS {
         let change = moments.change(damping)?;
         for step in STEPS {
             let weights = &old + faer::Scale(step) * &change;
             layer.set(network, &weights)?;
-            let accuracy = right_share(network, &layer, &validation)?;
+            let score = score_of(network, &layer, &validation)?;
             curves.damping.push(damping);
             curves.step.push(step);
-            curves.validation_accuracy.extend(accuracy);
-            if accuracy > best_accuracy {
-                (best, best_accuracy) = (Some((curves.damping.len(), weights)), accuracy);
+            curves.scores.validation.extend(score);
+            if is_better(session.measure(), score, best_score) {
+                (best, best_score) = (Some((curves.damping.len(), weights)), score);
             }
             session.progress.advance(1);
         }
@@ -96,7 +92,7 @@ pub(super) fn run(
     let epoch = best.as_ref().map_or(0, |(epoch, _)| *epoch);
     layer.set(network, best.as_ref().map_or(&old, |(_, weights)| weights))?;
     add_time(&mut curves, begun);
-    session.conclude(&mut curves, network, (epoch, best_accuracy))?;
+    session.conclude(&mut curves, network, (epoch, best_score))?;
     Ok(curves)
 }
 
@@ -177,26 +173,20 @@ fn rest_of_stage(
     if rest.is_empty() { Ok(None) } else { Ok(Some(ReverseChain::new(rest, Interval::EVERYTHING)?)) }
 }
 
-/// Share of the cached samples that are right at the present weights; none without samples.
-fn right_share(network: &Network, layer: &AffineLayer, cache: &FeatureCache) -> Result<Option<f64>, TrainError> {
-    let mut right = 0;
-    for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
-        let states = Tensor::from_slice(values, (labels.len(), cache.len), &Device::Cpu)?;
-        let logits = layer.logits(network, &states, &layer.output(network, &states)?)?;
-        let classes = logits.dim(1)?;
-        let is_right = |(row, label): &(&[f32], &u32)| argmax(row) == **label as usize;
-        right += flat(&logits)?.chunks_exact(classes).zip(labels).filter(is_right).count();
-    }
-    Ok((cache.samples() > 0).then(|| right as f64 / cache.samples() as f64))
+/// Score of the cached samples at the present weights; none without samples.
+fn score_of(network: &Network, layer: &AffineLayer, cache: &FeatureCache) -> Result<Option<f64>, TrainError> {
+    cache.score_of(|states| layer.logits(network, states, &layer.output(network, states)?))
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Tensor;
     use fbp_models::NetworkSpec;
 
     use super::*;
     use crate::data::{DataBundle, Dataset, Normalization, Split};
     use crate::identity::DataIdentity;
+    use crate::metrics::argmax;
     use crate::progress::Silent;
     use crate::settings::Objective;
     use crate::store::{ShardContent, StageRows, StoreWriter, TargetStore};
@@ -228,7 +218,15 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let shape = fbp_linalg::FeatureShape::image(1, 4, 4);
         let train = Dataset::new("toy", shape, 3, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        DataBundle { test: train.clone(), train, normalization, class_names: Vec::new(), folder: "toy".into() }
+        DataBundle {
+            test: train.clone(),
+            train,
+            normalization,
+            class_names: Vec::new(),
+            folder: "toy".into(),
+            resizing: None,
+            broken: Vec::new(),
+        }
     }
 
     /// A store with given targets of the hidden stage.
@@ -276,7 +274,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let layer = AffineLayer::of(&network, "hidden").unwrap();
         let (inputs, outputs) = (hidden(&network, 0..0, &data), hidden(&network, 0..1, &data));
         let targets: Vec<f32> = (0..SAMPLES * 5).map(|k| ((k * 37) % 23) as f32 / 7.0 - 1.5).collect();
-        let cache = FeatureCache { values: inputs.clone(), labels: vec![0; SAMPLES], len: 16, constant: 1.0 };
+        let cache = FeatureCache { values: inputs.clone(), labels: vec![0; SAMPLES], len: 16, ..Default::default() };
         let moments = accumulate(&network, 0, &layer, &cache, |place| &targets[place * 5..][..5]).unwrap();
         let column = |sample: usize, i: usize| if i < 16 { f64::from(inputs[sample * 16 + i]) } else { 1.0 };
         let mean = |value: &dyn Fn(usize) -> f64| (0..SAMPLES).map(value).sum::<f64>() / SAMPLES as f64;
@@ -314,8 +312,9 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let split = Split::stratified(&data.train, 0.5, 0).unwrap();
         let session = Session { data: &data, split, options: &options, progress: &Silent };
         let curves = run(&mut network, 0, store.stage("hidden").unwrap(), session).unwrap();
-        assert_eq!((curves.validation_accuracy.len(), curves.chosen.unwrap().epoch), (16, 0));
-        assert_eq!(curves.chosen.unwrap().test_accuracy, curves.test_accuracy_before);
+        let chosen = curves.chosen.unwrap();
+        assert_eq!((curves.scores.validation.len(), chosen.epoch), (16, 0));
+        assert_eq!(chosen.scores.test, curves.scores.before);
         assert_eq!(hidden(&network, 0..2, &data), before);
     }
 }

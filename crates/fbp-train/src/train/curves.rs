@@ -1,19 +1,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::choice::Chosen;
+use crate::scores::{PostTrainScores, SegmentScores};
 
 /// Means of one epoch, or accuracies after each; a list is empty if its quantity was not evaluated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PostTrainCurves {
-    /// Accuracy on the test set before the first step.
-    pub test_accuracy_before: f64,
-    /// Accuracy on the test set: after each epoch for the published objectives (joint and local), whose protocol asks
-    /// for it; for all others a single value, that of the result.
-    pub test_accuracy: Vec<f64>,
-    /// Accuracy on the validation part after each epoch, or of each candidate.
-    pub validation_accuracy: Vec<f64>,
-    /// Mean cross-entropy of each epoch, or of each candidate on the training part.
-    pub cross_entropy: Vec<f64>,
+    /// Accuracies, or RMSE for data with outputs.
+    pub scores: PostTrainScores,
     /// Mean squared distance to the targets of each epoch.
     pub target_distance: Vec<f64>,
     /// Mean weight of the distance in each epoch.
@@ -35,10 +29,11 @@ pub struct PostTrainCurves {
 pub struct SegmentRecord {
     /// Name of its last stage.
     pub last_stage: String,
-    /// Mean loss of each epoch: the squared distance to the targets, or the cross-entropy of the last segment.
+    /// Mean loss of each epoch: the squared distance to the targets, or in the last segment the loss of the data.
     pub loss: Vec<f64>,
-    /// Accuracy on the validation part after each epoch with this segment alone in place of its start, 0 to 1.
-    pub validation_accuracy: Vec<f64>,
+    /// Accuracies, 0 to 1, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub scores: SegmentScores,
     /// Epoch that was kept; 0 is the start.
     pub epoch: usize,
     /// Whether it is part of the result.

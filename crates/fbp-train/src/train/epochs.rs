@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::time::Instant;
 
 use candle_core::Tensor;
-use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, Network};
 
 use super::choice::Judged;
@@ -13,7 +12,9 @@ use super::pace::Pace;
 use super::source::Source;
 use crate::TrainError;
 use crate::data::Batch;
+use crate::objective::supervised;
 use crate::progress::Progress;
+use crate::settings::LossKind;
 
 /// What is descended.
 pub(super) trait Aim {
@@ -32,15 +33,16 @@ pub(super) trait Aim {
     fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError>;
 }
 
-/// Cross-entropy of the labels behind some stages.
-pub(super) struct CrossEntropy {
+/// Loss of the labels or outputs behind some stages.
+pub(super) struct Supervised {
     pub(super) stages: Range<usize>,
+    pub(super) loss: LossKind,
 }
 
-impl Aim for CrossEntropy {
+impl Aim for Supervised {
     fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError> {
-        let logits = network.forward_stages(self.stages.clone(), input)?;
-        Loss::alone(cross_entropy(&logits, batch.labels)?)
+        let output = network.forward_stages(self.stages.clone(), input)?;
+        Loss::alone(supervised(self.loss, &output, batch)?)
     }
 }
 

@@ -40,6 +40,8 @@ pub fn record_name(settings: &PostTrainSettings) -> String {
     add((settings.keep != usual.keep).then(|| format!("keep-{}", settings.keep)));
     add((settings.policy != usual.policy).then(|| settings.policy.to_string()));
     add(settings.ema.map(|decay| format!("ema{decay}")));
+    add((!settings.augment.is_none()).then(|| settings.augment.to_string().replace(',', "-")));
+    add(settings.loss.map(|loss| loss.to_string()));
     add((settings.validation != usual.validation).then(|| format!("validation{}", settings.validation)));
     add(Some(format!("seed{}", settings.seed)));
     name
@@ -116,6 +118,7 @@ fn named_records(folder: &Path) -> Result<Vec<(PathBuf, PostTrainRecord)>, Train
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Augmentation;
     use crate::identity::DataIdentity;
     use crate::settings::{Keep, Objective, Schedule, TargetPolicy};
 
@@ -143,6 +146,7 @@ mod tests {
             PostTrainOptions { keep: Keep::Best, ..joint },
             PostTrainOptions { policy: TargetPolicy::Refresh, ..joint },
             PostTrainOptions { ema: Some(0.99), ..joint },
+            PostTrainOptions { augment: Augmentation { crop: true, flip: true }, ..joint },
             PostTrainOptions { validation: 0.2, ..joint },
             PostTrainOptions { seed: 4, ..joint },
             PostTrainOptions { objective: Objective::Local, ..joint },

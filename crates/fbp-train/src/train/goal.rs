@@ -1,6 +1,4 @@
 use candle_core::Tensor;
-use faer::{MatMut, MatRef, Par};
-use fbp_inverse::{EmbeddingPass, OutputEmbedding};
 use fbp_models::{Network, bridge};
 
 use super::options::PostTrainOptions;
@@ -11,7 +9,7 @@ use crate::metrics::all_finite;
 use crate::objective::BatchTargets;
 use crate::settings::{Objective, TargetMode, TargetPolicy};
 use crate::store::{StageTargets, TargetStore};
-use crate::targets::{MemoryTargets, OutputGoal, TargetsSource};
+use crate::targets::{MemoryTargets, OutputGoal, TargetsSource, WantedOutputs};
 
 /// What features are pulled towards.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +73,7 @@ pub(super) enum BatchGoal<'a> {
     /// Outputs computed before, one sample of the data after the other.
     Fixed(Vec<f32>),
     /// From the output of the batch.
-    Live(OutputEmbedding),
+    Live(OutputGoal),
 }
 
 impl<'a> BatchGoal<'a> {
@@ -93,7 +91,10 @@ impl<'a> BatchGoal<'a> {
         let is_output = stage + 1 == network.stages().len();
         match (goal, options.policy) {
             _ if !options.uses_targets() => Ok(None),
-            (Some(Goal::Output(goal)), TargetPolicy::Live) if is_output => Ok(Some(Self::Live(goal.embedding()))),
+            (Some(Goal::Output(goal)), TargetPolicy::Live) if is_output => {
+                goal.check_fits(&data.train)?;
+                Ok(Some(Self::Live(goal)))
+            }
             (Some(Goal::Output(goal)), _) if is_output => Self::of_output(network, data, goal).map(Some),
             (Some(Goal::Stage(targets)), _) => {
                 check_stage(network, stage, data, targets).map(|()| Some(Self::Stored(targets)))
@@ -134,7 +135,9 @@ impl<'a> BatchGoal<'a> {
         let samples: Vec<usize> = (0..data.train.len()).collect();
         let logits = |images: &Tensor| Ok(network.infer(images)?);
         let cache = FeatureCache::new(&data.train, &data.normalization, &samples, logits)?;
-        embed(goal.embedding(), &cache.values, &cache.labels).map(Self::Fixed)
+        goal.check_fits(&data.train)?;
+        let wanted = WantedOutputs { labels: &cache.labels, outputs: &cache.outputs };
+        goal.embed(&cache.values, wanted).map(Self::Fixed)
     }
 
     /// The targets of a batch whose features are `features`. Samples whose target does not turn the frozen rest of the
@@ -156,11 +159,12 @@ impl<'a> BatchGoal<'a> {
                 let rows = batch.indices.iter().map(|&sample| &values[sample * len..][..len]);
                 Ok(BatchTargets { values: gather(rows), counted: None })
             }
-            Self::Live(embedding) => {
+            Self::Live(goal) => {
                 let outputs = bridge::with_matrix(features, |matrix| gather(matrix.col_iter().map(column)))?;
                 // Without numbers the loss is none either, which the end of the epoch reports.
                 let diverged = !all_finite(&outputs);
-                let values = if diverged { outputs } else { embed(*embedding, &outputs, batch.labels)? };
+                let wanted = WantedOutputs { labels: batch.labels, outputs: batch.outputs };
+                let values = if diverged { outputs } else { goal.embed(&outputs, wanted)? };
                 Ok(BatchTargets { values, counted: None })
             }
         }
@@ -181,23 +185,6 @@ fn gather<'r>(rows: impl Iterator<Item = &'r [f32]>) -> Vec<f32> {
 
 fn column(column: faer::ColRef<'_, f32>) -> &[f32] {
     column.try_as_col_major().expect("the bridge gives column-major matrices").as_slice()
-}
-
-/// Target outputs, one sample after the other.
-fn embed(embedding: OutputEmbedding, outputs: &[f32], labels: &[u32]) -> Result<Vec<f32>, TrainError> {
-    let (samples, classes) = (labels.len(), outputs.len() / labels.len().max(1));
-    let labels: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
-    let mut targets = vec![0.0; outputs.len()];
-    embedding.embed(
-        EmbeddingPass {
-            logits: MatRef::from_column_major_slice(outputs, classes, samples),
-            labels: &labels,
-            target: MatMut::from_column_major_slice_mut(&mut targets, classes, samples),
-            satisfied: &mut vec![false; samples],
-        },
-        Par::Seq,
-    )?;
-    Ok(targets)
 }
 
 fn mismatch(network: &Network, stage: usize, reason: String) -> TrainError {
@@ -226,18 +213,4 @@ pub(super) fn check_stage(
         return Err(mismatch(network, stage, reason));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn target_outputs_have_the_margin_and_are_nearest() {
-        // Sample 0 is right by 2, sample 1 wrong by 1: with margin 1 the pair moves by 1 each, towards each other.
-        let outputs = [3.0, 1.0, -5.0, 2.0, 1.0, -5.0];
-        let targets = embed(OutputEmbedding::Margin(1.0), &outputs, &[0, 1]).unwrap();
-        assert_eq!(targets, [3.0, 1.0, -5.0, 1.0, 2.0, -5.0]);
-        assert!(embed(OutputEmbedding::Margin(1.0), &[f32::NAN, 0.0], &[0]).is_err());
-    }
 }

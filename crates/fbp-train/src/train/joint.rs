@@ -1,6 +1,5 @@
 use candle_core::Tensor;
 use fbp_models::Network;
-use fbp_models::ops::cross_entropy;
 
 use super::curves::PostTrainCurves;
 use super::epochs::Aim;
@@ -10,8 +9,8 @@ use super::session::{Selection, Session};
 use super::source::Source;
 use crate::TrainError;
 use crate::data::Batch;
-use crate::objective::{DistanceWeight, mean_squared_distance};
-use crate::settings::{Objective, TargetPolicy};
+use crate::objective::{DistanceWeight, mean_squared_distance, supervised};
+use crate::settings::{LossKind, Objective, TargetPolicy};
 
 /// Trains the stages up to `stage` in place; the stages above are frozen.
 ///
@@ -27,8 +26,8 @@ pub(super) fn run(
     let stage = network.stage_index(stage)?;
     let targets = BatchGoal::new(network, stage, session.data, goal, options)?;
     let (validation, test) = (session.validation()?, session.test()?);
-    let validate = |network: &Network| (!validation.is_empty()).then(|| validation.accuracy(network)).transpose();
-    let source = Source::images(session.data, session.split.train.clone(), options.batch)?;
+    let validate = |network: &Network| (!validation.is_empty()).then(|| validation.score(network)).transpose();
+    let source = Source::images(session.data, session.split.train.clone(), options.batch, options.augment)?;
     network.freeze(stage + 1..network.stages().len())?;
     network.set_training(true);
     let mut aim = TowardsTargets {
@@ -36,25 +35,28 @@ pub(super) fn run(
         targets,
         refreshed: goal.filter(|_| options.policy == TargetPolicy::Refresh && options.uses_targets()),
         weight: DistanceWeight::new(options.alpha),
+        loss: session.loss()?,
         session: &session,
     };
-    let mut curves = PostTrainCurves { test_accuracy_before: test.accuracy(network)?, ..PostTrainCurves::default() };
+    let mut curves = session.curves(network)?;
     session.progress.begin("post-training", options.epochs * source.samples(), "images");
     let course = session.course(network, 0..stage + 1, source)?;
-    let selection = Selection { keep: options.keep, validate: &validate, test: Some(&test) };
+    let selection =
+        Selection { keep: options.keep, measure: session.measure(), validate: &validate, test: Some(&test) };
     let chosen = selection.run(network, course, &mut aim, &mut curves)?;
     session.progress.end();
     session.conclude(&mut curves, network, chosen)?;
     Ok(curves)
 }
 
-/// Cross-entropy and weighted distance to the targets of a stage, or one of them.
+/// Loss of the data and weighted distance to the targets of a stage, or one of them.
 struct TowardsTargets<'a> {
     stage: usize,
     targets: Option<BatchGoal<'a>>,
     /// Whose targets are computed again before every epoch but the first.
     refreshed: Option<Goal<'a>>,
     weight: DistanceWeight,
+    loss: LossKind,
     session: &'a Session<'a>,
 }
 
@@ -75,18 +77,18 @@ impl Aim for TowardsTargets<'_> {
             Some(targets) => Some(mean_squared_distance(&feature, targets.of_batch(&feature, batch)?)?),
             None => None,
         };
-        let entropy = match self.session.options.objective {
-            Objective::Joint => Some(cross_entropy(&network.forward_from(self.stage + 1, &feature)?, batch.labels)?),
+        let data = match self.session.options.objective {
+            Objective::Joint => Some(supervised(self.loss, &network.forward_from(self.stage + 1, &feature)?, batch)?),
             _ => None,
         };
-        match (entropy, distance) {
-            (Some(entropy), Some(distance)) => {
-                let values = (value(&entropy)?, value(&distance)?);
+        match (data, distance) {
+            (Some(data), Some(distance)) => {
+                let values = (value(&data)?, value(&distance)?);
                 let weight = self.weight.update(values.0, values.1);
-                let parts = Losses { cross_entropy: Some(values.0), distance: Some(values.1), weight: Some(weight) };
-                Ok(Loss { total: (entropy + (distance * weight)?)?, parts })
+                let parts = Losses { data: Some(values.0), distance: Some(values.1), weight: Some(weight) };
+                Ok(Loss { total: (data + (distance * weight)?)?, parts })
             }
-            (Some(entropy), None) => Loss::alone(entropy),
+            (Some(data), None) => Loss::alone(data),
             (None, distance) => {
                 let total =
                     distance.expect("checked by BatchGoal::new: only the joint objective can be without targets");

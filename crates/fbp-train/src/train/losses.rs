@@ -11,12 +11,12 @@ pub(super) struct Loss {
 }
 
 impl Loss {
-    /// A loss that is its own only part, noted as the cross-entropy.
+    /// A loss that is its own only part, noted as that of the data.
     ///
     /// # Errors
     /// [`TrainError::Tensor`] if it is not one number.
     pub(super) fn alone(total: Tensor) -> Result<Self, TrainError> {
-        let parts = Losses { cross_entropy: Some(value(&total)?), ..Losses::default() };
+        let parts = Losses { data: Some(value(&total)?), ..Losses::default() };
         Ok(Self { total, parts })
     }
 }
@@ -32,7 +32,8 @@ pub(super) fn value(loss: &Tensor) -> Result<f64, TrainError> {
 /// Losses of one batch; those that were not evaluated are left out.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    pub(super) cross_entropy: Option<f64>,
+    /// Against labels or outputs.
+    pub(super) data: Option<f64>,
     pub(super) distance: Option<f64>,
     pub(super) weight: Option<f64>,
 }
@@ -48,7 +49,7 @@ impl Means {
     pub(super) fn add(&mut self, losses: &Losses, samples: usize) {
         let samples = samples as f64;
         self.samples += samples;
-        for (sum, value) in self.sums.iter_mut().zip([losses.cross_entropy, losses.distance, losses.weight]) {
+        for (sum, value) in self.sums.iter_mut().zip([losses.data, losses.distance, losses.weight]) {
             if let Some(value) = value {
                 *sum = Some(sum.unwrap_or(0.0) + value * samples);
             }
@@ -59,13 +60,13 @@ impl Means {
         self.sums.iter().flatten().all(|sum| sum.is_finite())
     }
 
-    /// Cross-entropy, distance and weight, as far as they were evaluated.
+    /// Loss of the data, distance and weight, as far as they were evaluated.
     pub(super) fn all(&self) -> [Option<f64>; 3] {
         self.sums.map(|sum| sum.map(|sum| sum / self.samples))
     }
 
     pub(super) fn store(&self, curves: &mut PostTrainCurves) {
-        let lists = [&mut curves.cross_entropy, &mut curves.target_distance, &mut curves.weight];
+        let lists = [&mut curves.scores.loss, &mut curves.target_distance, &mut curves.weight];
         for (list, mean) in lists.into_iter().zip(self.all()) {
             list.extend(mean);
         }
@@ -79,11 +80,11 @@ mod tests {
     #[test]
     fn means_weigh_batches_by_their_samples_and_leave_out_what_was_not_evaluated() {
         let mut means = Means::default();
-        means.add(&Losses { cross_entropy: Some(1.0), ..Losses::default() }, 3);
-        means.add(&Losses { cross_entropy: Some(5.0), ..Losses::default() }, 1);
+        means.add(&Losses { data: Some(1.0), ..Losses::default() }, 3);
+        means.add(&Losses { data: Some(5.0), ..Losses::default() }, 1);
         let mut curves = PostTrainCurves::default();
         means.store(&mut curves);
-        assert_eq!((curves.cross_entropy, curves.target_distance), (vec![2.0], vec![]));
+        assert_eq!((curves.scores.loss, curves.target_distance), (vec![2.0], vec![]));
         means.add(&Losses { distance: Some(f64::NAN), ..Losses::default() }, 1);
         assert!(!means.finite());
     }

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::record::PostTrainSettings;
 use crate::TrainError;
+use crate::data::Augmentation;
 use crate::identity::DataIdentity;
-use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy, check};
+use crate::settings::{Keep, LossKind, Metric, Objective, Schedule, TargetPolicy, check};
 
 /// How to post-train: the defaults of the objectives joint and local. [`of`](Self::of) gives those of any other.
 ///
@@ -22,6 +23,7 @@ use crate::settings::{Keep, Metric, Objective, Schedule, TargetPolicy, check};
 /// | `keep`          | last     |           |
 /// | `policy`        | static   | refresh with the objectives joint and local only; live at the output only: for the last stage, or the last segment of the objective hierarchical |
 /// | `ema`           | none     | `(0, 1)`; not with the objectives head and closed-form |
+/// | `loss`          | that of the data | cross-entropy for labels, mse and smooth-l1 for outputs |
 /// | `seed`          | 0        |           |
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PostTrainOptions {
@@ -48,6 +50,11 @@ pub struct PostTrainOptions {
     /// Decay of the running average of the weights that is evaluated and kept in place of the weights; none keeps the
     /// weights themselves.
     pub ema: Option<f64>,
+    /// How training images are changed at random; only without targets, which are those of the images as they are.
+    #[serde(skip_serializing_if = "Augmentation::is_none")]
+    pub augment: Augmentation,
+    /// What is made small beside distances; that of the data by default, cross-entropy for labels and mse for outputs.
+    pub loss: Option<LossKind>,
     /// Seed of the order of the samples.
     pub seed: u64,
 }
@@ -66,6 +73,8 @@ impl Default for PostTrainOptions {
             keep: Keep::Last,
             policy: TargetPolicy::Static,
             ema: None,
+            augment: Augmentation::default(),
+            loss: None,
             seed: 0,
         }
     }
@@ -105,6 +114,17 @@ impl PostTrainOptions {
             let range = "(0, 1) with the modes head and closed-form, which choose their damping on the validation part";
             check("validation", self.validation, f64::MIN_POSITIVE..1.0, range)?;
         }
+        if !self.augment.is_none() {
+            let reason = match (self.objective, self.uses_targets()) {
+                (_, true) => "changes the images, and targets are those of the images as they are: leave it out",
+                (Objective::Full | Objective::Joint, false) => "",
+                _ => "changes the images, and this mode computes their features once: leave it out",
+            };
+            if !reason.is_empty() {
+                let (value, reason) = (self.augment.to_string(), reason.to_owned());
+                return Err(TrainError::Setting { name: "augment", value, reason });
+            }
+        }
         if let Some(decay) = self.ema {
             // 0 would be the weights themselves, 1 the start.
             let open = (Bound::Excluded(0.0), Bound::Excluded(1.0));
@@ -138,9 +158,12 @@ impl PostTrainOptions {
             keep: self.keep,
             policy: self.policy,
             ema: self.ema,
+            augment: self.augment,
+            loss: self.loss,
             metric: Metric::Euclidean,
             start: None,
             margin: None,
+            tolerance: None,
             embedding: None,
             target_mode: None,
         }
@@ -165,6 +188,9 @@ mod tests {
         let ok = PostTrainOptions::default();
         assert!(ok.check().is_ok());
         assert!(PostTrainOptions { alpha: 0.0, ..ok }.check().is_ok());
+        let augment = Augmentation { crop: true, flip: false };
+        assert!(PostTrainOptions { augment, alpha: 0.0, ..ok }.check().is_ok());
+        assert!(PostTrainOptions { augment, objective: Objective::Full, ..ok }.check().is_ok());
         let faulty = [
             PostTrainOptions { alpha: -1e-9, ..ok },
             PostTrainOptions { alpha: f64::NAN, ..ok },
@@ -180,6 +206,8 @@ mod tests {
             PostTrainOptions { ema: Some(1.0), ..ok },
             PostTrainOptions { ema: Some(f64::NAN), ..ok },
             PostTrainOptions { ema: Some(0.9), objective: Objective::Head, ..ok },
+            PostTrainOptions { augment, ..ok },
+            PostTrainOptions { augment, objective: Objective::Tail, ..ok },
         ];
         for options in faulty {
             assert!(

@@ -3,19 +3,20 @@ use std::time::Instant;
 
 use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec, checkpoint};
 
-use super::choice::Judged;
-use super::epochs::{Course, CrossEntropy};
+use super::choice::{Choice, Judged};
+use super::epochs::{Course, Supervised};
 use super::pace::Pace;
 use super::record::{PretrainRecord, PretrainSettings};
 use super::source::Source;
 use crate::TrainError;
-use crate::data::{DataBundle, SPLIT_SEED, Split};
-use crate::evaluate::EvalSet;
+use crate::data::{Augmentation, DataBundle, SPLIT_SEED, Split};
+use crate::evaluate::{ErrorMeasures, EvalSet};
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
 use crate::outputs::write_run;
 use crate::progress::Progress;
-use crate::settings::{Schedule, check};
+use crate::scores::PretrainScores;
+use crate::settings::{Keep, LossKind, Measure, Schedule, check};
 
 /// How to pretrain.
 ///
@@ -27,6 +28,9 @@ use crate::settings::{Schedule, check};
 /// | `schedule`      | constant |          |
 /// | `weight_decay`  | 1e-2     | `[0, 10]` |
 /// | `validation`    | 0.1      | `[0, 1)` |
+/// | `augment`       | none     |          |
+/// | `keep`          | last     | best needs a validation part |
+/// | `loss`          | that of the data | cross-entropy for labels, mse and smooth-l1 for outputs |
 /// | `seed`          | 0        |          |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PretrainOptions {
@@ -42,6 +46,12 @@ pub struct PretrainOptions {
     pub weight_decay: f64,
     /// Share of the training data held back for validation.
     pub validation: f64,
+    /// How training images are changed at random.
+    pub augment: Augmentation,
+    /// Which state becomes the result: the last one, or the best one on the validation part.
+    pub keep: Keep,
+    /// What is made small; that of the data by default, cross-entropy for labels and mse for outputs.
+    pub loss: Option<LossKind>,
     /// Seed of the starting weights and the order of the samples.
     pub seed: u64,
 }
@@ -55,6 +65,9 @@ impl Default for PretrainOptions {
             schedule: Schedule::Constant,
             weight_decay: 1e-2,
             validation: 0.1,
+            augment: Augmentation::default(),
+            keep: Keep::Last,
+            loss: None,
             seed: 0,
         }
     }
@@ -70,7 +83,12 @@ impl PretrainOptions {
         check("batch", self.batch, 1..=1_000_000, "1 to 1000000")?;
         check("learning_rate", self.learning_rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
         check("weight_decay", self.weight_decay, 0.0..=10.0, "[0, 10]")?;
-        check("validation", self.validation, 0.0..1.0, "[0, 1)")
+        match self.keep {
+            Keep::Last => check("validation", self.validation, 0.0..1.0, "[0, 1)"),
+            Keep::Best => {
+                check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1), as the best state is kept")
+            }
+        }
     }
 }
 
@@ -87,6 +105,9 @@ impl PretrainOptions {
             schedule: self.schedule,
             weight_decay: self.weight_decay,
             validation: self.validation,
+            augment: self.augment,
+            keep: self.keep,
+            loss: self.loss,
             seed: self.seed,
         }
     }
@@ -99,6 +120,9 @@ impl PretrainOptions {
             schedule: settings.schedule,
             weight_decay: settings.weight_decay,
             validation: settings.validation,
+            augment: settings.augment,
+            keep: settings.keep,
+            loss: settings.loss,
             seed: settings.seed,
         }
     }
@@ -111,18 +135,21 @@ pub struct Pretrained {
     pub network: Network,
     /// Mean loss of each epoch.
     pub train_loss: Vec<f64>,
-    /// Accuracy on the validation part after each epoch; empty without one.
-    pub validation_accuracy: Vec<f64>,
-    /// Accuracy on the test set after the last epoch.
-    pub test_accuracy: f64,
+    /// Accuracies, or RMSE for data with outputs.
+    pub scores: PretrainScores,
+    /// Errors of the outputs on the test set; for data with outputs only.
+    pub test_errors: Option<ErrorMeasures>,
+    /// Epoch after which the network was taken, counted from 1.
+    pub epoch: usize,
     /// Mean time of one epoch of training, without the evaluations.
     pub seconds_per_epoch: f64,
 }
 
-/// Trains a network from scratch with cross-entropy and AdamW.
+/// Trains a network from scratch with AdamW, on labels or on outputs.
 ///
 /// # Errors
-/// [`TrainError::Parameter`], [`TrainError::Model`] if network and data do not fit, [`TrainError::Diverged`].
+/// [`TrainError::Parameter`], [`TrainError::Setting`] for a loss that is not for such data, [`TrainError::Model`] if network
+/// and data do not fit, [`TrainError::Diverged`].
 pub fn pretrain(
     spec: &NetworkSpec,
     data: &DataBundle,
@@ -144,9 +171,10 @@ pub fn pretrain_watched(
     watch: &mut dyn FnMut(usize, &Network) -> Result<(), TrainError>,
 ) -> Result<Pretrained, TrainError> {
     options.check()?;
+    let (loss, measure) = (LossKind::of(options.loss, &data.train)?, Measure::of(&data.train));
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
     let validation = EvalSet::new(&data.train, &data.normalization, Some(&split.validation))?;
-    let source = Source::images(data, split.train, options.batch)?;
+    let source = Source::images(data, split.train, options.batch, options.augment)?;
     let mut network = Network::new(spec, options.seed)?;
     let PretrainOptions { learning_rate, weight_decay, schedule, epochs, seed, .. } = *options;
     let params = AdamWParams { learning_rate, weight_decay, ..AdamWParams::default() };
@@ -162,23 +190,29 @@ pub fn pretrain_watched(
         seed,
         progress,
     };
-    let (mut train_loss, mut validation_accuracy) = (Vec::new(), Vec::new());
-    let mut seconds = 0.0;
-    course.run(&network, &mut CrossEntropy { stages }, &mut |epoch| {
+    let mut scores = PretrainScores { measure, ..PretrainScores::default() };
+    // The random start is no candidate.
+    let worst = (!validation.is_empty()).then_some(measure.worst());
+    let mut choice = Choice::new((options.keep, measure), &network, worst)?;
+    let (mut train_loss, mut seconds) = (Vec::new(), 0.0);
+    course.run(&network, &mut Supervised { stages, loss }, &mut |epoch| {
         seconds += epoch.seconds;
-        let [loss, ..] = epoch.means.all();
-        train_loss.extend(loss);
-        if !validation.is_empty() {
-            validation_accuracy.push(validation.accuracy(epoch.state)?);
-        }
-        progress.note(&epoch_line(epoch.number, epochs, loss, validation_accuracy.last()));
+        let [mean, ..] = epoch.means.all();
+        train_loss.extend(mean);
+        let score = (!validation.is_empty()).then(|| validation.score(epoch.state)).transpose()?;
+        scores.validation.extend(score);
+        choice.offer(epoch.number, epoch.state, score)?;
+        progress.note(&epoch_line(epoch.number, epochs, mean, score.map(|score| (measure, score))));
         watch(epoch.number, epoch.state)
     })?;
     progress.end();
+    let (epoch, _) = choice.restore(&mut network);
     network.set_training(false);
-    let test_accuracy = EvalSet::new(&data.test, &data.normalization, None)?.accuracy(&network)?;
+    let test = EvalSet::new(&data.test, &data.normalization, None)?;
+    let test_errors = test.errors(&network)?;
+    scores.test = test_errors.map_or_else(|| test.accuracy(&network), |errors| Ok(errors.rmse))?;
     let seconds_per_epoch = seconds / options.epochs as f64;
-    Ok(Pretrained { network, train_loss, validation_accuracy, test_accuracy, seconds_per_epoch })
+    Ok(Pretrained { network, train_loss, scores, test_errors, epoch, seconds_per_epoch })
 }
 
 /// Pretrains a network; writes its checkpoint, and its record beside it.
@@ -193,17 +227,20 @@ pub fn pretrain_to_file(
     progress: &dyn Progress,
 ) -> Result<PretrainRecord, TrainError> {
     let begun = Instant::now();
-    let result = pretrain(&settings.network, data, &PretrainOptions::of(&settings), progress)?;
+    let options = PretrainOptions::of(&settings);
+    let result = pretrain(&settings.network, data, &options, progress)?;
     let bytes = checkpoint::to_bytes(&result.network, &data.preprocessing()?.to_metadata()?)?;
     let record = PretrainRecord {
         settings,
         threads: rayon::current_num_threads(),
         checkpoint_sha256: bytes_sha256(&bytes),
         normalization: Some(data.normalization.clone()),
+        class_names: data.class_names.clone(),
         parameters: result.network.parameter_count(),
         train_loss: result.train_loss,
-        validation_accuracy: result.validation_accuracy,
-        test_accuracy: result.test_accuracy,
+        scores: result.scores,
+        test_errors: result.test_errors,
+        epoch: (options.keep == Keep::Best).then_some(result.epoch),
         seconds_per_epoch: result.seconds_per_epoch,
         seconds: begun.elapsed().as_secs_f64(),
     };
@@ -211,10 +248,10 @@ pub fn pretrain_to_file(
     Ok(record)
 }
 
-fn epoch_line(epoch: usize, epochs: usize, loss: Option<f64>, validation: Option<&f64>) -> String {
-    let accuracy = validation.map(|accuracy| format!(", validation accuracy {:.2} %", 100.0 * accuracy));
+fn epoch_line(epoch: usize, epochs: usize, loss: Option<f64>, validation: Option<(Measure, f64)>) -> String {
+    let score = validation.map(|(measure, score)| format!(", validation {} {}", measure.word(), measure.text(score)));
     let loss = loss.map(|loss| format!(": loss {loss:.4}"));
-    format!("epoch {epoch} of {epochs}{}{}", loss.unwrap_or_default(), accuracy.unwrap_or_default())
+    format!("epoch {epoch} of {epochs}{}{}", loss.unwrap_or_default(), score.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -235,6 +272,7 @@ mod tests {
             PretrainOptions { weight_decay: 10.1, ..ok },
             PretrainOptions { validation: -0.1, ..ok },
             PretrainOptions { validation: 1.0, ..ok },
+            PretrainOptions { validation: 0.0, keep: Keep::Best, ..ok },
         ];
         for options in faulty {
             assert!(matches!(options.check(), Err(TrainError::Parameter { .. })), "{options:?}");

@@ -3,10 +3,12 @@ use serde::{Deserialize, Serialize};
 
 use super::choice::Chosen;
 use super::curves::{PostTrainCurves, SegmentRecord};
-use crate::data::Normalization;
+use crate::data::{Augmentation, Normalization};
+use crate::evaluate::ErrorMeasures;
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
-use crate::settings::{Embedding, Keep, Metric, Objective, Schedule, TargetMode, TargetPolicy};
+use crate::scores::{PostTrainScores, PretrainScores};
+use crate::settings::{Embedding, Keep, LossKind, Measure, Metric, Objective, Schedule, TargetMode, TargetPolicy};
 
 /// Settings of a pretraining run: two runs with the same settings give the same network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,15 @@ pub struct PretrainSettings {
     pub weight_decay: f64,
     /// Share of the training data held back for validation.
     pub validation: f64,
+    /// How training images were changed at random; left out if they were not.
+    #[serde(default, skip_serializing_if = "Augmentation::is_none")]
+    pub augment: Augmentation,
+    /// Which state became the result; left out for the last one.
+    #[serde(default = "last", skip_serializing_if = "is_last")]
+    pub keep: Keep,
+    /// What was made small; left out for the default of the data, cross-entropy for labels and mse for outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<LossKind>,
     /// Seed of weights and order.
     pub seed: u64,
 }
@@ -45,14 +56,22 @@ pub struct PretrainRecord {
     /// What the images were normalised by; it is in the checkpoint too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
+    /// Names of the classes, in the order of the labels; empty if they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
     /// Number of trained numbers.
     pub parameters: usize,
     /// Mean training loss of each epoch.
     pub train_loss: Vec<f64>,
-    /// Accuracy on the validation part after each epoch, 0 to 1; empty without one.
-    pub validation_accuracy: Vec<f64>,
-    /// Accuracy on the test set after the last epoch, 0 to 1.
-    pub test_accuracy: f64,
+    /// Accuracies, 0 to 1, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub scores: PretrainScores,
+    /// Errors of the outputs on the test set; for data with outputs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_errors: Option<ErrorMeasures>,
+    /// Epoch after which the result was taken, where the best one was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<usize>,
     /// Mean time of one epoch of training, without the evaluations.
     pub seconds_per_epoch: f64,
     /// Time of everything.
@@ -114,6 +133,12 @@ pub struct PostTrainSettings {
     /// Decay of the average of the weights that was kept in their place, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// How training images were changed at random; left out if they were not.
+    #[serde(default, skip_serializing_if = "Augmentation::is_none")]
+    pub augment: Augmentation,
+    /// What was made small beside distances; left out for the default of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<LossKind>,
     /// Metric of the targets, which `targets` tells too; left out for the Euclidean one.
     #[serde(default, skip_serializing_if = "Metric::is_euclidean")]
     pub metric: Metric,
@@ -123,12 +148,19 @@ pub struct PostTrainSettings {
     /// Margin of the targets, which `targets` tells too; in sweeps only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
+    /// Tolerance of the targets, which `targets` tells too; in sweeps only, for data with outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     /// Embedding of the label, which `targets` tells too; in sweeps only, left out for a margin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<Embedding>,
     /// Kind of the targets, which `targets` tells too; in sweeps only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_mode: Option<TargetMode>,
+}
+
+fn is_last(keep: &Keep) -> bool {
+    *keep == Keep::Last
 }
 
 fn is_static(policy: &TargetPolicy) -> bool {
@@ -152,14 +184,9 @@ pub struct PostTrainRecord {
     pub settings: PostTrainSettings,
     /// Number of worker threads; another number may give other last bits.
     pub threads: usize,
-    /// Accuracy on the test set before the first step, 0 to 1.
-    pub test_accuracy_before: f64,
-    /// Accuracy on the test set, 0 to 1: after each epoch for joint and local, else that of the result alone.
-    pub test_accuracy: Vec<f64>,
-    /// Accuracy on the validation part after each epoch or of each candidate, 0 to 1; empty without one.
-    pub validation_accuracy: Vec<f64>,
-    /// Mean cross-entropy of each epoch or candidate; empty if it was not evaluated.
-    pub cross_entropy: Vec<f64>,
+    /// Accuracies, 0 to 1, or RMSE for data with outputs.
+    #[serde(flatten)]
+    pub scores: PostTrainScores,
     /// Mean squared distance to the targets of each epoch; empty without targets.
     pub target_distance: Vec<f64>,
     /// Mean weight of the distance in each epoch; empty without targets.
@@ -207,10 +234,7 @@ impl PostTrainRecord {
         Self {
             settings,
             threads: rayon::current_num_threads(),
-            test_accuracy_before: curves.test_accuracy_before,
-            test_accuracy: curves.test_accuracy,
-            validation_accuracy: curves.validation_accuracy,
-            cross_entropy: curves.cross_entropy,
+            scores: curves.scores,
             target_distance: curves.target_distance,
             weight: curves.weight,
             checkpoint: String::new(),
@@ -224,9 +248,14 @@ impl PostTrainRecord {
         }
     }
 
-    /// Accuracy of the result on the test set, 0 to 1.
+    /// Score of the result on the test set.
     pub fn result(&self) -> f64 {
-        let last = self.test_accuracy.last().copied().unwrap_or(self.test_accuracy_before);
-        self.chosen.map_or(last, |chosen| chosen.test_accuracy)
+        let last = self.scores.test.last().copied().unwrap_or(self.scores.before);
+        self.chosen.as_ref().map_or(last, |chosen| chosen.scores.test)
+    }
+
+    /// What was measured.
+    pub fn measure(&self) -> Measure {
+        self.scores.measure
     }
 }

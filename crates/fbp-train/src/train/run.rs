@@ -10,7 +10,7 @@ use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
-use crate::settings::Objective;
+use crate::settings::{LossKind, Objective};
 use crate::targets::{transitional_names, transitional_stage};
 
 /// Word for every stage, where one is chosen.
@@ -74,7 +74,9 @@ pub fn stage_of_mode(network: &Network, mode: Objective, stage: Option<&str>) ->
 /// | tail | stages above `stage` | `CE`, from the features of `stage`, which are computed once |
 /// | hierarchical | every stage | the stages named cut the network in segments; all at the same time, each segment on `MSE(z_r, ẑ_r)` from its features, which are computed once, the last one on `CE` or, with live targets, on the distance to them |
 /// | closed-form | one layer of `stage` | ridge regression from its inputs to its targets |
-/// | head | the last linear layer | `CE` and a damping towards the old weights, a convex problem, by L-BFGS |
+/// | head | the last linear layer | `CE` and a damping towards the old weights, a convex problem, by L-BFGS; for outputs least squares |
+///
+/// For data with outputs `CE` is their loss, `mse` or `smooth-l1`.
 ///
 /// `goal` may be left out if [`uses_targets`](PostTrainOptions::uses_targets) is false; its samples are those of
 /// `data.train`. [`stage_of_mode`] says what `stage` has to be. With joint and local, targets that do not turn the frozen
@@ -98,6 +100,7 @@ pub fn post_train(
     progress: &dyn Progress,
 ) -> Result<PostTrainCurves, TrainError> {
     options.check()?;
+    options.objective.check_loss(LossKind::of(options.loss, &data.train)?)?;
     let stage = stage_of_mode(network, options.objective, Some(stage))?;
     check_policy(network, &stage, options)?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
@@ -144,8 +147,15 @@ mod tests {
         let labels = (0..40).map(|sample| sample % 10).collect();
         let train = Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        let data =
-            DataBundle { test: train.clone(), train, normalization, class_names: Vec::new(), folder: "toy".into() };
+        let data = DataBundle {
+            test: train.clone(),
+            train,
+            normalization,
+            class_names: Vec::new(),
+            folder: "toy".into(),
+            resizing: None,
+            broken: Vec::new(),
+        };
         // Every step multiplies the weights by 1 - 10.
         let options = PostTrainOptions {
             alpha: 0.0,

@@ -4,20 +4,20 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use fbp_models::Network;
-use fbp_models::ops::cross_entropy;
 use rayon::ThreadPool;
 
 use super::curves::{PostTrainCurves, SegmentRecord};
 use super::epochs::Aim;
 use super::goal::{BatchGoal, check_stage};
 use super::losses::Loss;
-use super::session::{Selection, Session, add_time};
+use super::session::{Selection, Session, add_time, is_better};
 use super::source::Source;
 use crate::TrainError;
 use crate::cache::FeatureCache;
-use crate::data::Batch;
-use crate::objective::mean_squared_distance;
-use crate::settings::{Keep, TargetPolicy};
+use crate::data::{Augmentation, Batch};
+use crate::objective::{mean_squared_distance, supervised};
+use crate::scores::{PostTrainScores, SegmentScores};
+use crate::settings::{Keep, LossKind, TargetPolicy};
 use crate::store::TargetStore;
 use crate::targets::{OutputGoal, transitional_names};
 use crate::tasks::run_tasks;
@@ -66,7 +66,7 @@ struct Trained {
 }
 
 /// Trains all segments at the same time, each from the features that the start gives it, and puts them together: from the
-/// output to the input, each segment becomes part of the result if that improves the validation accuracy.
+/// output to the input, each segment becomes part of the result if that improves the score on the validation part.
 ///
 /// As many segments are trained at a time as there are threads. The result does not depend on that.
 ///
@@ -83,9 +83,9 @@ pub(super) fn run(
     session: Session<'_>,
 ) -> Result<PostTrainCurves, TrainError> {
     let segments = segments(network, cuts)?;
-    let mut curves = PostTrainCurves { test_accuracy_before: session.test()?.accuracy(network)?, ..Default::default() };
+    let mut curves = session.curves(network)?;
     let validation = session.validation()?;
-    let validate = |network: &Network| (!validation.is_empty()).then(|| validation.accuracy(network)).transpose();
+    let validate = |network: &Network| (!validation.is_empty()).then(|| validation.score(network)).transpose();
     let begun = Instant::now();
     let images = session.options.epochs * session.split.train.len() * segments.len();
     session.progress.begin("segments", images, "images");
@@ -94,17 +94,17 @@ pub(super) fn run(
     let trained = trained?;
     add_time(&mut curves, begun);
 
-    let mut accuracy = validate(network)?;
+    let (mut score, measure) = (validate(network)?, session.measure());
     let mut accepted = 0;
     let mut records = Vec::new();
     for (segment, Trained { network: own, mut record }) in segments.into_iter().zip(trained).rev() {
         let before = network.duplicate()?;
         network.copy_stages(&own, segment.clone())?;
         let new = validate(network)?;
-        curves.validation_accuracy.extend(new);
-        record.accepted = session.options.keep == Keep::Last || new.is_none() || new > accuracy;
+        curves.scores.validation.extend(new);
+        record.accepted = session.options.keep == Keep::Last || new.is_none() || is_better(measure, new, score);
         if record.accepted {
-            (accuracy, accepted) = (new, accepted + 1);
+            (score, accepted) = (new, accepted + 1);
         } else {
             network.copy_stages(&before, segment)?;
         }
@@ -112,7 +112,7 @@ pub(super) fn run(
     }
     records.reverse();
     curves.segments = records;
-    session.conclude(&mut curves, network, (accepted, accuracy))?;
+    session.conclude(&mut curves, network, (accepted, score))?;
     Ok(curves)
 }
 
@@ -150,30 +150,33 @@ fn train(
 ) -> Result<Trained, TrainError> {
     let (data, options) = (session.data, session.options);
     let last = network.stages()[segment.end - 1].name().to_owned();
-    let mut aim = SegmentAim { segment: segment.clone(), goal: goal(&network, segment, store, session)? };
+    let goal = goal(&network, segment, store, session)?;
+    let mut aim = SegmentAim { segment: segment.clone(), goal, loss: session.loss()? };
     let features = |images: &Tensor| Ok(network.infer_stages(0..segment.start, images)?);
     let mut curves = PostTrainCurves::default();
     let begun = Instant::now();
     let source = match segment.start {
-        0 => Source::images(data, session.split.train.clone(), options.batch)?,
+        0 => Source::images(data, session.split.train.clone(), options.batch, Augmentation::default())?,
         _ => Source::features(data, &session.split.train, options.batch, features)?,
     };
     add_time(&mut curves, begun);
     let held_back = FeatureCache::new(&data.train, &data.normalization, &session.split.validation, features)?;
-    let validate = |network: &Network| held_back.accuracy(network, segment.start);
+    let validate = |network: &Network| held_back.score(network, segment.start);
     network.set_training(true);
     let course = session.course(&network, segment.clone(), source)?;
-    let selection = Selection { keep: options.keep, validate: &validate, test: None };
+    let selection = Selection { keep: options.keep, measure: session.measure(), validate: &validate, test: None };
     let (epoch, _) = selection.run(&mut network, course, &mut aim, &mut curves)?;
-    let PostTrainCurves { cross_entropy: loss, validation_accuracy, training_seconds: seconds, .. } = curves;
-    let record = SegmentRecord { last_stage: last, loss, validation_accuracy, epoch, accepted: false, seconds };
+    let PostTrainCurves { scores: PostTrainScores { validation, loss, .. }, training_seconds: seconds, .. } = curves;
+    let scores = SegmentScores { measure: session.measure(), validation };
+    let record = SegmentRecord { last_stage: last, loss, scores, epoch, accepted: false, seconds };
     Ok(Trained { network, record })
 }
 
-/// What one segment is trained on: the distance to its targets, or cross-entropy.
+/// What one segment is trained on: the distance to its targets, or the loss of the data.
 struct SegmentAim<'a> {
     segment: Range<usize>,
     goal: Option<BatchGoal<'a>>,
+    loss: LossKind,
 }
 
 impl Aim for SegmentAim<'_> {
@@ -181,12 +184,12 @@ impl Aim for SegmentAim<'_> {
         let output = network.forward_stages(self.segment.clone(), input)?;
         Loss::alone(match &self.goal {
             Some(goal) => mean_squared_distance(&output, goal.of_batch(&output, batch)?)?,
-            None => cross_entropy(&output, batch.labels)?,
+            None => supervised(self.loss, &output, batch)?,
         })
     }
 }
 
-/// The targets of a segment; the last one has none, and is trained with cross-entropy, unless targets are live.
+/// The targets of a segment; the last one has none, and is trained on the labels or outputs, unless targets are live.
 fn goal<'a>(
     network: &Network,
     segment: &Range<usize>,
@@ -200,5 +203,5 @@ fn goal<'a>(
         return Ok(Some(BatchGoal::Stored(targets)));
     }
     let output = OutputGoal::of(&store.manifest().params);
-    Ok((session.options.policy == TargetPolicy::Live).then(|| BatchGoal::Live(output.embedding())))
+    Ok((session.options.policy == TargetPolicy::Live).then_some(BatchGoal::Live(output)))
 }

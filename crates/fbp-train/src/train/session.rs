@@ -13,7 +13,8 @@ use crate::TrainError;
 use crate::data::{DataBundle, Split};
 use crate::evaluate::EvalSet;
 use crate::progress::Progress;
-use crate::settings::{Keep, Objective};
+use crate::scores::{ChosenScores, PostTrainScores};
+use crate::settings::{Keep, LossKind, Measure, Objective};
 
 /// What every objective is run with.
 pub(super) struct Session<'a> {
@@ -44,6 +45,26 @@ impl Session<'_> {
         })
     }
 
+    /// What is measured.
+    pub(super) fn measure(&self) -> Measure {
+        Measure::of(&self.data.train)
+    }
+
+    /// What is made small.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for a loss that is not for such data.
+    pub(super) fn loss(&self) -> Result<LossKind, TrainError> {
+        LossKind::of(self.options.loss, &self.data.train)
+    }
+
+    /// Curves that begin with the score of the start on the test set.
+    pub(super) fn curves(&self, network: &Network) -> Result<PostTrainCurves, TrainError> {
+        let before = self.test()?.score(network)?;
+        let scores = PostTrainScores { measure: self.measure(), before, ..PostTrainScores::default() };
+        Ok(PostTrainCurves { scores, ..PostTrainCurves::default() })
+    }
+
     /// The held-back samples as images.
     pub(super) fn validation(&self) -> Result<EvalSet, TrainError> {
         EvalSet::new(&self.data.train, &self.data.normalization, Some(&self.split.validation))
@@ -59,18 +80,19 @@ impl Session<'_> {
         &self,
         curves: &mut PostTrainCurves,
         network: &Network,
-        (epoch, validation_accuracy): (usize, Option<f64>),
+        (epoch, validation): (usize, Option<f64>),
     ) -> Result<(), TrainError> {
-        let test_accuracy = match (self.options.objective, epoch) {
+        let test = match (self.options.objective, epoch) {
             // Has been evaluated.
-            (Objective::Joint | Objective::Local, 1..) => curves.test_accuracy[epoch - 1],
-            (_, 0) => curves.test_accuracy_before,
-            _ => self.test()?.accuracy(network)?,
+            (Objective::Joint | Objective::Local, 1..) => curves.scores.test[epoch - 1],
+            (_, 0) => curves.scores.before,
+            _ => self.test()?.score(network)?,
         };
         if !matches!(self.options.objective, Objective::Joint | Objective::Local) {
-            curves.test_accuracy = vec![test_accuracy];
+            curves.scores.test = vec![test];
         }
-        curves.chosen = Some(Chosen { epoch, validation_accuracy, test_accuracy });
+        let scores = ChosenScores { measure: self.measure(), validation, test };
+        curves.chosen = Some(Chosen { epoch, scores });
         Ok(())
     }
 }
@@ -78,7 +100,8 @@ impl Session<'_> {
 /// How the state of a training that becomes its result is found.
 pub(super) struct Selection<'a> {
     pub(super) keep: Keep,
-    /// Accuracy on the validation part; none without one.
+    pub(super) measure: Measure,
+    /// Score on the validation part; none without one.
     pub(super) validate: &'a dyn Fn(&Network) -> Result<Option<f64>, TrainError>,
     /// What is looked at after every epoch too, where the protocol asks for it.
     pub(super) test: Option<&'a EvalSet>,
@@ -86,7 +109,7 @@ pub(super) struct Selection<'a> {
 
 impl Selection<'_> {
     /// Trains, notes every epoch in `curves` and puts the state that is kept into `network`; gives its epoch and its
-    /// accuracy on the validation part. Afterwards no stage is frozen.
+    /// score on the validation part. Afterwards no stage is frozen.
     pub(super) fn run(
         &self,
         network: &mut Network,
@@ -94,22 +117,30 @@ impl Selection<'_> {
         aim: &mut dyn Aim,
         curves: &mut PostTrainCurves,
     ) -> Result<(usize, Option<f64>), TrainError> {
-        let mut choice = Choice::new(self.keep, network, (self.validate)(network)?)?;
+        let mut choice = Choice::new((self.keep, self.measure), network, (self.validate)(network)?)?;
         course.run(network, aim, &mut |epoch| {
             curves.training_seconds += epoch.seconds;
             epoch.means.store(curves);
             if let Some(test) = self.test {
-                curves.test_accuracy.push(test.accuracy(epoch.state)?);
+                curves.scores.test.push(test.score(epoch.state)?);
             }
-            let accuracy = (self.validate)(epoch.state)?;
-            curves.validation_accuracy.extend(accuracy);
-            choice.offer(epoch.number, epoch.state, accuracy)
+            let score = (self.validate)(epoch.state)?;
+            curves.scores.validation.extend(score);
+            choice.offer(epoch.number, epoch.state, score)
         })?;
         course.judged.take(network);
         let chosen = choice.restore(network);
         network.set_training(false);
         network.freeze(0..0)?;
         Ok(chosen)
+    }
+}
+
+/// Whether a score is better than another one; what is known is better than what is not.
+pub(super) fn is_better(measure: Measure, new: Option<f64>, old: Option<f64>) -> bool {
+    match (new, old) {
+        (Some(new), Some(old)) => measure.is_better(new, old),
+        (new, _) => new.is_some(),
     }
 }
 

@@ -211,7 +211,7 @@ mod tests {
             let own = [0, 1, 2].map(|class| if label == class { 0.6 } else { 0.0 });
             [100.0 * (own[0] + noise(&mut rng)), 0.0, own[1] + noise(&mut rng), 0.01 * (own[2] + noise(&mut rng))]
         });
-        FeatureCache { values: values.collect(), labels, len: 4, constant: 1.0 }
+        FeatureCache { values: values.collect(), labels, len: 4, ..Default::default() }
     }
 
     #[test]
@@ -273,9 +273,6 @@ mod tests {
         assert!((strong.0 - 3.0_f64.ln()).abs() < 1e-2);
         let accuracy = |weights: &Mat<f64>| linear_accuracy(weights.as_ref(), &cache).unwrap();
         assert!(accuracy(&weak.2) > 0.6, "{}", accuracy(&weak.2));
-        assert_eq!(
-            linear_accuracy(weak.2.as_ref(), &FeatureCache { values: vec![], labels: vec![], len: 4, constant: 1.0 }),
-            None
-        );
+        assert_eq!(linear_accuracy(weak.2.as_ref(), &FeatureCache { len: 4, ..Default::default() }), None);
     }
 }

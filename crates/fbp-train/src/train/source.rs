@@ -2,7 +2,7 @@ use candle_core::{Device, Tensor};
 
 use crate::TrainError;
 use crate::cache::FeatureCache;
-use crate::data::{Batch, Batcher, DataBundle, shuffle_indices};
+use crate::data::{Augmentation, Batch, Batcher, DataBundle, shuffle_indices};
 use crate::evaluate::pool_par;
 
 /// What is trained on, batch by batch: images, or features that were computed once.
@@ -12,12 +12,17 @@ pub(super) enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Images of some of the training samples.
+    /// Images of some of the training samples, changed at random in every epoch as asked for.
     ///
     /// # Errors
     /// As [`Batcher::new`].
-    pub(super) fn images(data: &'a DataBundle, samples: Vec<usize>, batch: usize) -> Result<Self, TrainError> {
-        let batcher = Batcher::new(&data.train, samples, &data.normalization, batch)?;
+    pub(super) fn images(
+        data: &'a DataBundle,
+        samples: Vec<usize>,
+        batch: usize,
+        augment: Augmentation,
+    ) -> Result<Self, TrainError> {
+        let batcher = Batcher::new(&data.train, samples, &data.normalization, batch)?.with_augmentation(augment);
         Ok(Self::Images { batcher, pixels: data.train.shape().len() })
     }
 
@@ -73,7 +78,8 @@ impl<'a> Source<'a> {
                 for places in order.chunks(*batch) {
                     let (features, labels) = cache.batch(places)?;
                     let indices: Vec<usize> = places.iter().map(|&place| samples[place]).collect();
-                    step(&features, Batch { indices: &indices, images: &[], labels: &labels })?;
+                    let outputs = cache.outputs_of(places);
+                    step(&features, Batch { indices: &indices, images: &[], labels: &labels, outputs: &outputs })?;
                 }
             }
         }

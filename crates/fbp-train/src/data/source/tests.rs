@@ -21,17 +21,18 @@ fn write_pair(folder: &TempDir, [images, labels]: [&str; 2], count: u8) {
 }
 
 fn load_idx(folder: &TempDir, classes: Option<usize>) -> Result<DataBundle, DataError> {
-    DataSource::Idx(folder.path().to_owned()).load(&LoadOptions { classes, ..LoadOptions::default() })
+    DataSource::Idx(folder.path().to_owned()).load(&LoadOptions { classes, ..LoadOptions::default() }, &Silent)
 }
 
 #[test]
 fn names_are_parsed_and_printed() {
-    for name in ["fashion-mnist", "fashion-mnist-mini", "idx:some/folder"] {
+    let named = ["fashion-mnist", "fashion-mnist-mini", "mnist", "cifar10", "cifar100", "shapes-mini"];
+    for name in named.into_iter().chain(["idx:some/folder", "folder:some/folder"]) {
         assert_eq!(name.parse::<DataSource>().unwrap().to_string(), name);
     }
-    for name in ["", "mnist", "idx:", "Fashion-MNIST"] {
+    for name in ["", "emnist", "idx:", "folder:", "Fashion-MNIST"] {
         let text = name.parse::<DataSource>().unwrap_err().to_string();
-        for known in ["fashion-mnist,", "fashion-mnist-mini,", "idx:FOLDER"] {
+        for known in ["fashion-mnist,", "fashion-mnist-mini,", "cifar100,", "idx:FOLDER", "folder:DIR"] {
             assert!(text.contains(known), "{text}");
         }
     }
@@ -119,4 +120,32 @@ fn an_interrupted_fetch_is_an_error() {
     let options = LoadOptions { data_dir: Some(folder.path().to_owned()), ..LoadOptions::default() };
     let text = load("fashion-mnist", &options).unwrap_err().to_string();
     assert!(text.contains("not complete") && text.contains("cargo xtask fetch"), "{text}");
+}
+
+#[test]
+fn named_sets_are_found_under_the_names_they_unpack_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = LoadOptions { data_dir: Some(folder.path().to_owned()), ..LoadOptions::default() };
+    let error = load("cifar10", &options).unwrap_err();
+    assert!(error.to_string().contains("cargo xtask fetch cifar10"), "{error}");
+    let batches = folder.path().join("cifar-10-batches-bin");
+    fs::create_dir(&batches).unwrap();
+    let record = |label: u8| [vec![label], (0..3072).map(|byte| (byte % 7) as u8).collect()].concat();
+    for file in Cifar::Ten.train_files().iter().chain(Cifar::Ten.test_files()) {
+        fs::write(batches.join(file), [record(3), record(9)].concat()).unwrap();
+    }
+    let data = load("cifar10", &options).unwrap();
+    assert_eq!((data.train.len(), data.test.len(), data.folder), (10, 2, batches));
+    assert_eq!(data.class_names[9], "truck");
+    assert_eq!(data.normalization, Normalization::from_images(&data.train).unwrap());
+    // MNIST in a folder as torchvision has it, with the constants that everyone uses.
+    let mnist = folder.path().join("MNIST/raw");
+    fs::create_dir_all(&mnist).unwrap();
+    for (part, count) in [(TRAIN, 20), (TEST, 10)] {
+        let pixels = (0..6 * count).map(|i| (i * 7 % 256) as u8).collect();
+        write_images(&mnist.join(part[0]), &IdxImages { shape: FeatureShape::image(1, 2, 3), pixels }).unwrap();
+        write_labels(&mnist.join(part[1]), &(0..count).map(|i| (i % 10) as u8).collect::<Vec<_>>()).unwrap();
+    }
+    let data = load("mnist", &options).unwrap();
+    assert_eq!((data.normalization, data.class_names.len()), (Normalization::mnist(), 10));
 }

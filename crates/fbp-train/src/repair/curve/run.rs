@@ -6,6 +6,7 @@ use super::{ALL_STAGES, RepairMethod, RepairPoint, RepairSubject};
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
+use crate::evaluate::check_labelled;
 use crate::identity::DataIdentity;
 use crate::progress::Progress;
 use crate::repair::deadline::Deadline;
@@ -14,7 +15,7 @@ use crate::repair::finetune::FineTuning;
 use crate::repair::judge::{Gauge, Judge};
 use crate::repair::record::StateMeasures;
 use crate::repair::search::Search;
-use crate::repair::{Asked, Given, RepairOptions, RivalOptions, SampleChoice, SampleOrigin, repair};
+use crate::repair::{Asked, ChoiceRule, Given, RepairOptions, RivalOptions, SampleChoice, SampleOrigin, repair};
 use crate::train::{SoftmaxFit, head_of};
 
 /// Learning rates of fine-tuning.
@@ -72,10 +73,12 @@ impl<'a> Curves<'a> {
         (seed, limit): (u64, Option<usize>),
         progress: &'a dyn Progress,
     ) -> Result<Self, TrainError> {
+        check_labelled(&data.train, "a curve of repairs")?;
         let options = RepairOptions { seed, limit, ..RepairOptions::default() };
         let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
         let origin = (SampleOrigin::default(), data);
-        let samples = choice.resolve_some(start, origin, &split.train, (seed, limit))?;
+        let samples =
+            choice.resolve_some(start, origin, &split.train, (ChoiceRule { seed, tolerance: None }, limit))?;
         let subject = RepairSubject {
             samples: choice.to_string(),
             count: samples.len(),
@@ -84,7 +87,7 @@ impl<'a> Curves<'a> {
             data: identity.clone(),
             checkpoint_sha256,
         };
-        let judge = Judge::new(start, data, choice, given_of(&samples))?;
+        let judge = Judge::new(start, data, choice, given_of(&samples), None)?;
         Ok(Self { start, data, choice, options, split, samples, judge, subject, progress })
     }
 
@@ -155,7 +158,7 @@ impl<'a> Curves<'a> {
             method,
             stage: stage.to_owned(),
             subject: self.subject.clone(),
-            start_test_accuracy: self.judge.accuracy,
+            start_test_accuracy: self.judge.score,
             chosen: false,
             efficacy: measures.efficacy,
             generalisation: test.generalisation,
@@ -169,8 +172,15 @@ impl<'a> Curves<'a> {
     fn repairs(&self, stage: &str, demands: &[Demand]) -> Result<Vec<RepairPoint>, TrainError> {
         let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
-        let search =
-            Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed, never)?;
+        let search = Search::new(
+            &network,
+            stage,
+            given_of(&self.samples),
+            self.data,
+            &self.split,
+            (self.options.seed, None),
+            never,
+        )?;
         let setup = begun.elapsed().as_secs_f64();
         self.progress.begin(&format!("repairs of {stage}"), demands.len() * ROUNDS, "solves");
         let mut points = Vec::with_capacity(demands.len());
@@ -200,7 +210,7 @@ impl<'a> Curves<'a> {
     /// All rates and numbers of steps, and the state that early stopping chooses.
     fn fine_tuning(&self) -> Result<Vec<RepairPoint>, TrainError> {
         let mut points = Vec::new();
-        let gauge = Gauge::new(self.start, given_of(&self.samples), self.data, &self.split)?;
+        let gauge = Gauge::new(self.start, given_of(&self.samples), self.data, &self.split, None)?;
         let tuning = FineTuning::new(self.start, given_of(&self.samples), self.data)?;
         self.progress.begin("fine-tuning", RATES.len() * STEPS.len(), "looks");
         for learning_rate in RATES {
@@ -227,8 +237,15 @@ impl<'a> Curves<'a> {
     fn head_refits(&self, stage: &str) -> Result<Vec<RepairPoint>, TrainError> {
         let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
-        let search =
-            Search::new(&network, stage, given_of(&self.samples), self.data, &self.split, self.options.seed, never)?;
+        let search = Search::new(
+            &network,
+            stage,
+            given_of(&self.samples),
+            self.data,
+            &self.split,
+            (self.options.seed, None),
+            never,
+        )?;
         let fit = SoftmaxFit::with_moment(&search.targets, search.moment.clone(), search.layer.outputs)?;
         let start = fit.to_white(search.old.as_ref());
         let (mut v, mut seconds) = (start.clone(), begun.elapsed().as_secs_f64());
