@@ -62,6 +62,8 @@ fn rows(record: &EvalRecord, test: &Measures) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use fbp_train::evaluate::TopK;
+    use fbp_train::scores::EvalScores;
+    use fbp_train::settings::Measure;
 
     use super::*;
 
@@ -90,10 +92,11 @@ mod tests {
             checkpoint_sha256: "c".repeat(64),
             seed: 0,
             noise: 0.0,
-            train_accuracy: 0.9,
-            test_accuracy: 0.5,
+            scores: EvalScores { measure: Measure::Accuracy, train: 0.9, test: 0.5 },
             train: None,
             test: Some(test),
+            train_errors: None,
+            test_errors: None,
             class_names,
             normalization: None,
             frozen_rest: Vec::new(),
