@@ -82,8 +82,10 @@ impl<T: Real> ReverseChain<T> {
         write_wanted(&goal, open, &mut targets[self.boundaries() - 1]);
         let layer_wise = LayerWise { goal, mode, recorded, par: *par };
         if mode == TargetMode::Attainable && (goal.margins.is_some() || given.goal.is_wide()) {
-            for (boundary, (targets, entry)) in targets.iter_mut().zip(&mut report.boundaries).enumerate() {
-                entry.missed = given.at(boundary, |problem| self.search(boundary, problem, joint, targets, stack))?;
+            for boundary in (0..self.boundaries()).rev() {
+                let (targets, above) = with_above(targets, boundary);
+                report.boundaries[boundary].missed =
+                    given.at(boundary, |problem| self.search(boundary, problem, joint, (targets, above), stack))?;
             }
             let misses = |sample: usize| targets.iter().any(|targets| targets.is_missed(sample));
             layers.choose(open.iter().copied().filter(|&sample| misses(sample)));
@@ -95,11 +97,12 @@ impl<T: Real> ReverseChain<T> {
                 entry.missed = given.at(boundary, |problem| problem.check(Among::Open, joint, targets, stack))?;
             }
         }
-        for (boundary, (targets, entry)) in targets.iter_mut().zip(&mut report.boundaries).enumerate() {
+        for boundary in (0..self.boundaries()).rev() {
+            let (entry, (targets, above)) = (&mut report.boundaries[boundary], with_above(targets, boundary));
             entry.unattained = entry.missed;
             if mode != TargetMode::Point && entry.missed > 0 {
                 entry.unattained =
-                    given.at(boundary, |problem| self.correct(boundary, problem, joint, targets, stack))?;
+                    given.at(boundary, |problem| self.correct(boundary, problem, joint, (targets, above), stack))?;
             }
             entry.corrected = entry.missed - entry.unattained;
             given.at(boundary, |problem| entry.measure(problem, targets));
@@ -118,7 +121,7 @@ impl<T: Real> ReverseChain<T> {
         boundary: usize,
         problem: &Problem<'_, T>,
         joint: &mut JointMemory<T>,
-        targets: &mut Targets<T>,
+        (targets, above): (&mut Targets<T>, Option<&Targets<T>>),
         stack: &mut MemStack,
     ) -> Result<usize, InverseError> {
         let mut missed = if self.is_output(boundary) {
@@ -127,7 +130,7 @@ impl<T: Real> ReverseChain<T> {
             problem.join((Among::Open, Start::Observed), joint, targets, stack)?
         };
         if missed > 0 {
-            missed = problem.rescue(FIRST_STARTS, joint, targets, stack)?;
+            missed = problem.rescue((FIRST_STARTS, above), joint, targets, stack)?;
         }
         match &self.metrics[boundary] {
             Some(metric) => problem.improve(metric, joint, targets, stack),
@@ -141,7 +144,7 @@ impl<T: Real> ReverseChain<T> {
         boundary: usize,
         problem: &Problem<'_, T>,
         joint: &mut JointMemory<T>,
-        targets: &mut Targets<T>,
+        (targets, above): (&mut Targets<T>, Option<&Targets<T>>),
         stack: &mut MemStack,
     ) -> Result<usize, InverseError> {
         if self.is_output(boundary) {
@@ -149,7 +152,7 @@ impl<T: Real> ReverseChain<T> {
         }
         match problem.join((Among::Missed, Start::Targets), joint, targets, stack)? {
             0 => Ok(0),
-            _ => problem.rescue(LAST_STARTS, joint, targets, stack),
+            _ => problem.rescue((LAST_STARTS, above), joint, targets, stack),
         }
     }
 
@@ -161,6 +164,12 @@ impl<T: Real> ReverseChain<T> {
         goal.target_out.check().map_err(InverseError::in_layer("chain"))?;
         goal.joint().check("chain", expected)
     }
+}
+
+/// The targets of a boundary, and those of the one above it if there is one.
+fn with_above<T>(targets: &mut [Targets<T>], boundary: usize) -> (&mut Targets<T>, Option<&Targets<T>>) {
+    let (below, above) = targets.split_at_mut(boundary + 1);
+    (&mut below[boundary], above.first())
 }
 
 /// Lists the open samples: those whose output is outside the target box.

@@ -262,7 +262,7 @@ impl<T: Real> Memory<T> {
         targets.restart(&problem);
         let mut unattained = problem.join_evaluated(joint, targets, stack)?;
         if unattained > 0 {
-            unattained = problem.rescue(FIRST_STARTS.start..LAST_STARTS.end, joint, targets, stack)?;
+            unattained = problem.rescue((FIRST_STARTS.start..LAST_STARTS.end, None), joint, targets, stack)?;
         }
         let measured = targets.measure(&problem);
         Ok(JointReport {

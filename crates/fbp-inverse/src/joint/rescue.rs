@@ -17,16 +17,20 @@ pub(crate) const LAST_STARTS: std::ops::Range<usize> = 4..128;
 impl<T: Real> Problem<'_, T> {
     /// Climbs to the goal from other points, for the samples that miss it; what gets there is settled. Returns the number of
     /// those that still miss it; they keep the targets that they have.
+    ///
+    /// A point at the goal gives one at every boundary above it. So samples for which a longer search has found none `above` are
+    /// not searched for again, where every step is dearer.
     pub(crate) fn rescue(
         &self,
-        starts: std::ops::Range<usize>,
+        (starts, above): (std::ops::Range<usize>, Option<&Targets<T>>),
         memory: &mut JointMemory<T>,
         targets: &mut Targets<T>,
         stack: &mut MemStack,
     ) -> Result<usize, InverseError> {
-        memory.iterates.restart(self.rest, targets.among(self.open, Among::Missed));
-        let missed = memory.iterates.active.len();
-        if missed == 0 || !self.rest.has_derivatives() {
+        let missed = targets.among(self.open, Among::Missed).count();
+        let within_reach = |sample: &usize| above.is_none_or(|above| !above.is_missed(*sample));
+        memory.iterates.restart(self.rest, targets.among(self.open, Among::Missed).filter(within_reach));
+        if memory.iterates.active.is_empty() || !self.rest.has_derivatives() {
             return Ok(missed);
         }
         if self.goal.margin().is_none() {
