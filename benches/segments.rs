@@ -49,15 +49,7 @@ fn data() -> DataBundle {
     };
     let train = part(SAMPLES);
     let normalization = Normalization::from_images(&train).unwrap();
-    DataBundle {
-        train,
-        test: part(500),
-        normalization,
-        folder: "none".into(),
-        class_names: Vec::new(),
-        resizing: None,
-        broken: Vec::new(),
-    }
+    DataBundle::new(train, part(500), normalization, "none")
 }
 
 fn segments(c: &mut Criterion) {

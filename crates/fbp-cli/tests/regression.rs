@@ -47,16 +47,7 @@ fn part(samples: usize, seed: usize) -> Dataset {
 fn world() -> World {
     let world = World::new();
     let (train, test) = (part(TRAIN, 1), part(TEST, 2));
-    let (normalization, class_names) = (Normalization::none(3).unwrap(), Vec::new());
-    let data = DataBundle {
-        train,
-        test,
-        normalization,
-        class_names,
-        folder: "steps".into(),
-        resizing: None,
-        broken: Vec::new(),
-    };
+    let data = DataBundle::new(train, test, Normalization::none(3).unwrap(), "steps");
     fs::write(world.path("steps.safetensors"), to_tensors(&data).unwrap()).unwrap();
     fs::write(world.path("steps.toml"), MODEL).unwrap();
     world

@@ -165,19 +165,7 @@ fn unzip(path: &Path, folder: &TempDir) -> Result<usize, TaskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (path, bytes) in members {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            // Written by hand, since the builder refuses the paths of a hostile archive.
-            header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
-            header.set_cksum();
-            builder.append(&header, *bytes).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
+    use crate::fetch::tests::tar;
 
     struct World {
         folder: TempDir,
@@ -214,7 +202,7 @@ mod tests {
             }
             writer.finish().unwrap().into_inner()
         };
-        let tar = tar_of(&[("top/a.bin", b"one"), ("./top/sub/b.bin", b"two")]);
+        let tar = tar(&[("top/a.bin", b"one"), ("./top/sub/b.bin", b"two")]);
         for (name, bytes) in [("set.tar", tar), ("set.zip", zip)] {
             let world = World::new(name, &bytes);
             world.given().unwrap();
@@ -230,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_is_not_the_archive_leaves_nothing() {
-        let mut world = World::new("set.tar", &tar_of(&[("top/a.bin", b"one")]));
+        let mut world = World::new("set.tar", &tar(&[("top/a.bin", b"one")]));
         world.archive.md5 = Some("0".repeat(32));
         let error = world.given().unwrap_err().to_string();
         assert!(error.contains("MD5") && error.contains("set.tar"), "{error}");
@@ -239,7 +227,7 @@ mod tests {
         let error = world.given().unwrap_err().to_string();
         assert!(error.contains("no checksum") && error.contains("folder:DIR"), "{error}");
         assert!(!world.folder.path().join("out/set").exists());
-        let hostile = World::new("set.tar", &tar_of(&[("top/a.bin", b"one"), ("top/../../b", b"two")]));
+        let hostile = World::new("set.tar", &tar(&[("top/a.bin", b"one"), ("top/../../b", b"two")]));
         assert!(hostile.given().unwrap_err().to_string().contains("leads out"));
         assert_eq!(fs::read_dir(hostile.folder.path().join("out")).unwrap().count(), 0);
     }

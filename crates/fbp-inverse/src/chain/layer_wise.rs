@@ -95,9 +95,7 @@ impl<T: Real> ReverseChain<T> {
         }
         self.gather_goal(how, memory);
         for k in (0..self.list.operators.len()).rev() {
-            if how.mode != TargetMode::Point
-                && let Some(reason) = self.unfit(k, how.mode)
-            {
+            if let Some(reason) = self.unfit(k, how.mode) {
                 tracing::info!(layer = self.list.operators[k].name(), samples = memory.chosen.len(), reason);
                 report.refused += memory.chosen.len();
                 return Ok(());
@@ -136,13 +134,15 @@ impl<T: Real> ReverseChain<T> {
     /// take seconds per image and are then corrected through the whole rest, which finds targets of its own at 180 images
     /// per second.
     fn unfit(&self, k: usize, mode: TargetMode) -> Option<&'static str> {
+        if mode == TargetMode::Point || self.list.lens[k] * self.list.lens[k + 1] <= LARGE {
+            return None;
+        }
         let own = self.list.operators[k].structure();
-        let is_large = self.list.lens[k] * self.list.lens[k + 1] > LARGE;
         let below_norm = self.list.operators.get(k + 1).is_some_and(|above| above.structure().normalises);
-        if is_large && own.affine && !own.separable && below_norm {
+        if own.affine && !own.separable && below_norm {
             return Some("not reversed layer by layer: boxes below a normalisation are mostly out of its reach");
         }
-        if is_large && own.iterated && mode == TargetMode::Attainable {
+        if own.iterated && mode == TargetMode::Attainable {
             return Some(
                 "not reversed layer by layer: the search through the whole rest has missed, and this would take longer",
             );

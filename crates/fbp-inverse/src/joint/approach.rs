@@ -68,13 +68,12 @@ impl<T: Real> Problem<'_, T> {
         let JointMemory { iterates, gradients, cuts, group, segments, .. } = memory;
         // Samples whose steps bring nothing have *missed*.
         iterates.active.iter().for_each(|&sample| segments.edges[sample] = Edge::default());
-        let waiting = iterates.active.len();
         for _ in 0..STEPS {
             let goes_on = |sample: &usize| {
                 !segments.edges[*sample].missed && !self.goal_of(*sample).is_reached(targets.output(*sample))
             };
             iterates.activate(group.samples.iter().copied().filter(goes_on));
-            if iterates.active.is_empty() || waiting == 0 {
+            if iterates.active.is_empty() {
                 break;
             }
             self.load(Origin::Target, targets, group, iterates);

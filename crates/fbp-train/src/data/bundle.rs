@@ -25,6 +25,12 @@ pub struct DataBundle {
 }
 
 impl DataBundle {
+    /// Data whose classes have no names and whose images are as they were read, from `folder`.
+    pub fn new(train: Dataset, test: Dataset, normalization: Normalization, folder: impl Into<PathBuf>) -> Self {
+        let folder = folder.into();
+        Self { train, test, normalization, class_names: Vec::new(), folder, resizing: None, broken: Vec::new() }
+    }
+
     /// What the images go through, for a checkpoint of a network that sees them.
     ///
     /// # Errors

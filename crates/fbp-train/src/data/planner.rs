@@ -21,8 +21,6 @@
 //! Kinematic bicycle: Rajamani, *Vehicle Dynamics and Control*, 2nd ed., §2.2 (with the reference point on the rear axle).
 //! Inputs and outputs after the ego-status planners of arXiv:2506.07188; controller and limits: own choice.
 
-use std::path::PathBuf;
-
 use fbp_linalg::FeatureShape;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -138,15 +136,10 @@ pub fn bundle(samples: usize, seed: u64) -> Result<DataBundle, DataError> {
         let outputs = Outputs::new(poses, POSES * POSE, Some(POSE))?;
         Dataset::of_inputs_with_outputs(name, FeatureShape::vector(INPUTS), inputs, outputs)
     };
-    Ok(DataBundle {
-        train: data("planner (training)", inputs, poses)?,
-        test: data("planner (test)", test_inputs, test_poses)?,
-        normalization: Normalization::none(INPUTS)?,
-        class_names: Vec::new(),
-        folder: PathBuf::new(),
-        resizing: None,
-        broken: Vec::new(),
-    })
+    let train = data("planner (training)", inputs, poses)?;
+    let test = data("planner (test)", test_inputs, test_poses)?;
+    // No folder: it is made here.
+    Ok(DataBundle::new(train, test, Normalization::none(INPUTS)?, ""))
 }
 
 #[cfg(test)]

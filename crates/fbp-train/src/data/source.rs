@@ -232,7 +232,7 @@ impl DataSource {
             _ => Vec::new(),
         };
         tracing::debug!(data = name, train = train.len(), test = test.len(), folder = %found.display(), "loaded");
-        Ok(DataBundle { train, test, normalization, class_names, folder: found, resizing: None, broken: Vec::new() })
+        Ok(DataBundle { class_names, ..DataBundle::new(train, test, normalization, found) })
     }
 
     fn named(&self) -> Option<&'static Named> {

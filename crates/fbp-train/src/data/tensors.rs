@@ -89,7 +89,7 @@ pub(super) fn read(path: &Path, name: &str, classes: Option<usize>) -> Result<Da
         false => Normalization::none(train.shape().channels)?,
     };
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    Ok(DataBundle { train, test, normalization, class_names: Vec::new(), folder, resizing: None, broken: Vec::new() })
+    Ok(DataBundle::new(train, test, normalization, folder))
 }
 
 /// Training and test samples of data without a test set.

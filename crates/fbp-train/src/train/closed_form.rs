@@ -218,15 +218,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let shape = fbp_linalg::FeatureShape::image(1, 4, 4);
         let train = Dataset::new("toy", shape, 3, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        DataBundle {
-            test: train.clone(),
-            train,
-            normalization,
-            class_names: Vec::new(),
-            folder: "toy".into(),
-            resizing: None,
-            broken: Vec::new(),
-        }
+        DataBundle::new(train.clone(), train, normalization, "toy")
     }
 
     /// A store with given targets of the hidden stage.

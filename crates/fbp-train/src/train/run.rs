@@ -147,15 +147,7 @@ mod tests {
         let labels = (0..40).map(|sample| sample % 10).collect();
         let train = Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap();
         let normalization = Normalization::fashion_mnist();
-        let data = DataBundle {
-            test: train.clone(),
-            train,
-            normalization,
-            class_names: Vec::new(),
-            folder: "toy".into(),
-            resizing: None,
-            broken: Vec::new(),
-        };
+        let data = DataBundle::new(train.clone(), train, normalization, "toy");
         // Every step multiplies the weights by 1 - 10.
         let options = PostTrainOptions {
             alpha: 0.0,

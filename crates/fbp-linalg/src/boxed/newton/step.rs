@@ -154,9 +154,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             } else if end > T::from_f64(0.5) * slope && length < longest {
                 low = length;
             } else {
-                for i in 0..work.lambda.len() {
-                    work.lambda[i] = work.previous[i] + length * work.step[i];
-                }
+                go(work, length);
                 return match blocker {
                     Some(row) if length == longest => {
                         work.lambda[row] = T::ZERO;
@@ -176,9 +174,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         if low == T::ZERO {
             return Piece::Nowhere;
         }
-        for i in 0..work.lambda.len() {
-            work.lambda[i] = work.previous[i] + low * work.step[i];
-        }
+        go(work, low);
         Piece::Ends
     }
 
@@ -280,6 +276,14 @@ fn drop_blocked_rows<T: Real>(sample: &Sample<'_, T>, work: &mut Work<'_, T>) ->
 #[inline(always)]
 fn inner_product<T: Real>(a: &[T], b: &[T]) -> T {
     a.iter().zip(b).fold(T::ZERO, |sum, (&a, &b)| sum + a * b)
+}
+
+/// `work.lambda` at this length of the step from `work.previous`.
+#[inline(always)]
+fn go<T: Real>(work: &mut Work<'_, T>, length: T) {
+    for i in 0..work.lambda.len() {
+        work.lambda[i] = work.previous[i] + length * work.step[i];
+    }
 }
 
 /// `p · (clip(s + t p) - clip(s))`, in independent lanes so that it vectorises.

@@ -63,7 +63,7 @@ impl Listing {
         }
         let test = TEST.iter().map(|name| root.join(name)).find(|folder| folder.is_dir());
         let test = test.ok_or_else(|| no_part("val"))?;
-        let classes = class_folders(&train)?;
+        let classes = sub_folders(&train)?;
         let found = classes.len();
         match found {
             0 | 1 => return Err(FolderError::FewClasses { folder: train, found }.into()),
@@ -110,12 +110,8 @@ fn sub_folders(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(names)
 }
 
-fn class_folders(folder: &Path) -> Result<Vec<String>, DataError> {
-    sub_folders(folder)
-}
-
 fn same_classes(train: &Path, test: &Path, classes: &[String]) -> Result<(), DataError> {
-    let others = class_folders(test)?;
+    let others = sub_folders(test)?;
     let only = |these: &[String], those: &[String], folder: &Path| -> Option<String> {
         let missing: Vec<&str> = these.iter().filter(|name| !those.contains(name)).map(String::as_str).collect();
         let more = missing.len().saturating_sub(LISTED);

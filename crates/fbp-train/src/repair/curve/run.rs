@@ -168,19 +168,17 @@ impl<'a> Curves<'a> {
         })
     }
 
+    /// The search for the given samples, without an end.
+    fn search<'n>(&self, network: &'n Network, stage: &str) -> Result<Search<'n>, TrainError> {
+        let randomness = (self.options.seed, None);
+        Search::new(network, stage, given_of(&self.samples), self.data, &self.split, randomness, Deadline::default())
+    }
+
     /// The state after the last round for each demand, whatever it loses.
     fn repairs(&self, stage: &str, demands: &[Demand]) -> Result<Vec<RepairPoint>, TrainError> {
         let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
-        let search = Search::new(
-            &network,
-            stage,
-            given_of(&self.samples),
-            self.data,
-            &self.split,
-            (self.options.seed, None),
-            never,
-        )?;
+        let search = self.search(&network, stage)?;
         let setup = begun.elapsed().as_secs_f64();
         self.progress.begin(&format!("repairs of {stage}"), demands.len() * ROUNDS, "solves");
         let mut points = Vec::with_capacity(demands.len());
@@ -237,15 +235,7 @@ impl<'a> Curves<'a> {
     fn head_refits(&self, stage: &str) -> Result<Vec<RepairPoint>, TrainError> {
         let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
-        let search = Search::new(
-            &network,
-            stage,
-            given_of(&self.samples),
-            self.data,
-            &self.split,
-            (self.options.seed, None),
-            never,
-        )?;
+        let search = self.search(&network, stage)?;
         let fit = SoftmaxFit::with_moment(&search.targets, search.moment.clone(), search.layer.outputs)?;
         let start = fit.to_white(search.old.as_ref());
         let (mut v, mut seconds) = (start.clone(), begun.elapsed().as_secs_f64());
