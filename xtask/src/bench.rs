@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: runs the benchmarks and keeps their results with the context they were measured in.
 
+mod compress;
 mod context;
 mod ratios;
 mod results;
@@ -36,9 +37,15 @@ pub(crate) struct Arguments {
     /// reverse: sizes of the images, such as 16,32
     #[arg(long)]
     sizes: Option<String>,
-    /// reverse: number of seeds
+    /// reverse, compress: number of seeds
     #[arg(long)]
     seeds: Option<String>,
+    /// compress: some of the networks, such as resnet20,cnn-mnist-large
+    #[arg(long)]
+    networks: Option<String>,
+    /// compress: folder with the data sets
+    #[arg(long)]
+    data_dir: Option<String>,
     /// reverse: also time another program, torch
     #[arg(long)]
     peer: Option<String>,
@@ -96,6 +103,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     }
     if arguments.cases.is_some() || arguments.seed.is_some() || arguments.solver.is_some() {
         return Err(TaskError::Refused(format!("--cases, --seed and --solver belong to `bench {}`", ratios::NAME)));
+    }
+    if arguments.filter.as_deref() == Some(compress::NAME) {
+        return compress::run(arguments);
+    }
+    if arguments.networks.is_some() || arguments.data_dir.is_some() {
+        return Err(TaskError::Refused(format!("--networks and --data-dir belong to `bench {}`", compress::NAME)));
     }
     if arguments.filter.as_deref() == Some(REVERSE) {
         return run_reverse(arguments);

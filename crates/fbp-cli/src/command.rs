@@ -7,8 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::common::{CommonOptions, Out};
 use crate::error::CliError;
 use crate::{
-    analyse, eval, explain, export, import, look_up, post_train, predict, pretrain, repair, report, sweep, targets,
-    write_data,
+    analyse, compress, eval, explain, export, import, look_up, post_train, predict, pretrain, repair, report, sweep,
+    targets, write_data,
 };
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -40,6 +40,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Analyse(analyse::AnalyseArgs),
     Repair(repair::RepairArgs),
+    Compress(compress::CompressArgs),
     Export(export::ExportArgs),
     Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
@@ -63,6 +64,7 @@ impl Command {
             Self::Explain(_) => "explain",
             Self::Analyse(args) => args.name(),
             Self::Repair(_) => "repair",
+            Self::Compress(_) => "compress",
             Self::Sweep(_) => "sweep",
             Self::Report(_) => "report",
             Self::WriteData(_) => "write-data",
@@ -92,6 +94,7 @@ pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<ExitCode, CliError> {
         let done = match command {
             // Its status tells more.
             Command::Repair(args) => return repair::run(&args, &common, out),
+            Command::Compress(args) => compress::run(&args, &common, out),
             Command::Import(args) => import::run(&args, &common, out),
             Command::Export(args) => export::run(&args, &common, out),
             Command::Predict(args) => predict::run(&args, &common, out),

@@ -4,6 +4,7 @@ mod analyse;
 mod choices;
 mod command;
 mod common;
+mod compress;
 mod data;
 mod error;
 mod eval;

@@ -58,6 +58,12 @@ pub trait Layer: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Layers that run one after the other within it and are none of its description, with what the names of their parameters
+    /// start with: those of attention. None in all other layers.
+    fn parts(&self) -> Vec<(&'static str, &dyn Layer)> {
+        Vec::new()
+    }
+
     /// What the layer makes of the outputs of its branches.
     ///
     /// # Errors

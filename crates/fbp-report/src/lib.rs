@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod analysis;
+pub mod compress;
 mod difference;
 mod error;
 pub mod explain;

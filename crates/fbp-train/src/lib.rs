@@ -4,6 +4,7 @@ mod affine;
 pub mod analysis;
 pub mod atomic;
 mod cache;
+pub mod compress;
 pub mod data;
 mod error;
 pub mod evaluate;

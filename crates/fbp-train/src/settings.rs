@@ -83,6 +83,7 @@ macro_rules! choice {
         }
     };
 }
+pub(crate) use choice;
 
 choice! {
     /// Which preimages the reverse pass looks for.

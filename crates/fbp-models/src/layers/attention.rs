@@ -13,8 +13,35 @@ use crate::{Layer, LayerPass, ModelError};
 pub(crate) struct AttentionLayer {
     heads: usize,
     qkv: LinearLayer,
-    core: Operation,
+    core: Heads,
     proj: LinearLayer,
+}
+
+/// What lies between the two: the heads, without parameters.
+#[derive(Debug)]
+struct Heads {
+    operation: Operation,
+    heads: usize,
+}
+
+impl Layer for Heads {
+    fn kind(&self) -> &'static str {
+        "attention heads"
+    }
+
+    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
+        Ok(self.operation.apply(x)?)
+    }
+
+    fn reverse_operator(
+        &self,
+        name: &str,
+        in_shape: FeatureShape,
+    ) -> Result<Box<dyn ReverseOperator<f32>>, ModelError> {
+        // Queries, keys and values stand side by side.
+        let (tokens, width) = (in_shape.channels, in_shape.width / 3);
+        Ok(Box::new(Attention::<f32>::new(name, tokens, self.heads, width / self.heads)?))
+    }
 }
 
 impl AttentionLayer {
@@ -24,7 +51,7 @@ impl AttentionLayer {
         Ok(Self {
             heads,
             qkv: LinearLayer::of_part("qkv.weight", "qkv.bias", vars)?,
-            core: Operation::new("attention", core, vec![tokens, width]),
+            core: Heads { operation: Operation::new("attention", core, vec![tokens, width]), heads },
             proj: LinearLayer::of_part("proj.weight", "proj.bias", vars)?,
         })
     }
@@ -37,7 +64,7 @@ impl Layer for AttentionLayer {
 
     fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
         let qkv = self.qkv.forward(x, pass)?;
-        let mixed = self.core.apply(&qkv)?;
+        let mixed = self.core.forward(&qkv, pass)?;
         self.proj.forward(&mixed, pass)
     }
 
@@ -47,6 +74,10 @@ impl Layer for AttentionLayer {
             layer.parameters().into_iter().map(move |(name, var)| (if name == "weight" { weight } else { bias }, var))
         });
         named.collect()
+    }
+
+    fn parts(&self) -> Vec<(&'static str, &dyn Layer)> {
+        vec![("qkv", &self.qkv), ("", &self.core), ("proj", &self.proj)]
     }
 
     fn reverse_operator(

@@ -7,6 +7,7 @@ mod norm;
 mod outline;
 mod padding;
 mod plan;
+mod slim;
 pub(crate) mod sugar;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,141 @@
+use fbp_models::LayerSpec;
+use fbp_models::spec::{LayerPlan, NetworkPlan, Padding};
+
+use super::record::LeftAlone;
+
+/// A linear layer or convolution as `W x̃` on columns, one matrix for every group of channels.
+#[derive(Clone, Debug)]
+pub(super) struct MatrixLayer {
+    /// Path of the layer, for example `layer1.0.conv1` or `blocks.0.attn.qkv`.
+    pub(super) path: String,
+    pub(super) form: Form,
+    /// Outputs of one group.
+    pub(super) outputs: usize,
+    /// Length of a column of one group, without the constant.
+    pub(super) inputs: usize,
+    pub(super) groups: usize,
+    pub(super) has_bias: bool,
+    /// Whether a batch normalisation follows, which takes up any shift and scale.
+    pub(super) is_normed: bool,
+}
+
+/// How columns are made of the layer's input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Form {
+    /// One column per sample, or one per token.
+    Rows,
+    Conv {
+        input: [usize; 3],
+        output: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+        dilation: [usize; 2],
+    },
+}
+
+impl MatrixLayer {
+    /// Name of its weight.
+    pub(super) fn weight(&self) -> String {
+        format!("{}.weight", self.path)
+    }
+
+    /// Name of its bias, if it has one.
+    pub(super) fn bias(&self) -> String {
+        format!("{}.bias", self.path)
+    }
+
+    /// Outputs of all groups.
+    pub(super) fn all_outputs(&self) -> usize {
+        self.groups * self.outputs
+    }
+
+    /// Positions of a kernel, which are the neighbours of one channel in a column.
+    pub(super) fn taps(&self) -> usize {
+        match self.form {
+            Form::Rows => 1,
+            Form::Conv { kernel: [height, width], .. } => height * width,
+        }
+    }
+
+    /// Whether its outputs have places, one output after the other; else they stand side by side.
+    pub(super) fn is_conv(&self) -> bool {
+        matches!(self.form, Form::Conv { .. })
+    }
+
+    /// Columns are one longer if the layer has a bias, or if a normalisation that follows takes the place of one.
+    pub(super) fn has_constant(&self) -> bool {
+        self.has_bias || self.is_normed
+    }
+
+    /// The layer of a plan, or those within attention; none for other kinds.
+    pub(super) fn of(plan: &LayerPlan, next: Option<&LayerPlan>) -> Vec<Self> {
+        let is_normed = next.is_some_and(|next| matches!(next.spec, LayerSpec::BatchNorm { .. }));
+        let has = |name: &str| plan.params.iter().any(|param| param.name == name);
+        let dims = |name: &str| plan.params.iter().find(|param| param.name == name).map(|param| param.dims.clone());
+        let rows = |part: &str, path: String, is_normed: bool| {
+            let dims = dims(&join(part, "weight"))?;
+            Some(Self {
+                path,
+                form: Form::Rows,
+                outputs: dims[0],
+                inputs: dims[1],
+                groups: 1,
+                has_bias: has(&join(part, "bias")),
+                is_normed,
+            })
+        };
+        match plan.spec {
+            LayerSpec::Linear { .. } => rows("", plan.path.clone(), is_normed).into_iter().collect(),
+            LayerSpec::Attention { .. } => {
+                ["qkv", "proj"].iter().filter_map(|part| rows(part, format!("{}.{part}", plan.path), false)).collect()
+            }
+            LayerSpec::Conv2d { kernel, stride, padding, dilation, groups, .. } => {
+                let (input, output) = (plan.input.shape, plan.output.shape);
+                let form = Form::Conv {
+                    input: [input.channels, input.height, input.width],
+                    output: [output.height, output.width],
+                    kernel: kernel.dims(),
+                    stride: stride.dims(),
+                    // A planned convolution has the same padding on both sides.
+                    padding: match padding {
+                        Padding::Sides { top, left, .. } => [top, left],
+                        Padding::Same => [0, 0],
+                    },
+                    dilation: dilation.dims(),
+                };
+                let outputs = output.channels / groups;
+                let inputs = input.channels / groups * kernel.h * kernel.w;
+                let path = plan.path.clone();
+                vec![Self { path, form, outputs, inputs, groups, has_bias: has("bias"), is_normed }]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn join(part: &str, name: &str) -> String {
+    if part.is_empty() { name.to_owned() } else { format!("{part}.{name}") }
+}
+
+/// Every layer that can be compressed, in the order of the description, and what else has weights and stays as it is.
+pub(super) fn matrix_layers(plan: &NetworkPlan) -> (Vec<MatrixLayer>, Vec<LeftAlone>) {
+    let (mut found, mut left) = (Vec::new(), Vec::new());
+    for stage in &plan.stages {
+        collect(&stage.layers, &mut found, &mut left);
+    }
+    (found, left)
+}
+
+fn collect(layers: &[LayerPlan], found: &mut Vec<MatrixLayer>, left: &mut Vec<LeftAlone>) {
+    for (place, plan) in layers.iter().enumerate() {
+        let own = MatrixLayer::of(plan, layers.get(place + 1));
+        let has_matrix = plan.params.iter().any(|param| param.name.ends_with("weight") && param.dims.len() > 1);
+        if own.is_empty() && has_matrix {
+            let reason = format!("a {} layer is no matrix on columns here", plan.spec.kind());
+            left.push(LeftAlone { layer: plan.path.clone(), reason });
+        }
+        found.extend(own);
+        plan.branches.iter().for_each(|branch| collect(branch, found, left));
+    }
+}

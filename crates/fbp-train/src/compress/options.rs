@@ -1,0 +1,232 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::settings::{Choice, check, choice};
+
+choice! {
+    /// Among which weights the smallest are looked for.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Scope ("scope") {
+        /// The same share of every layer.
+        Layer [default] = "layer",
+        /// The smallest of all layers.
+        Global = "global",
+    }
+}
+
+choice! {
+    /// Zeros in a fixed pattern.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(into = "String", try_from = "String")]
+    pub enum Pattern ("pattern") {
+        /// Two of every four neighbouring input channels, as sparse tensor cores take them.
+        TwoOfFour = "2:4",
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = TrainError;
+
+    fn try_from(name: String) -> Result<Self, TrainError> {
+        name.parse()
+    }
+}
+
+choice! {
+    /// How many bits a weight has; every output has a scale of its own, and zero is a level.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Bits ("quantise") {
+        /// Levels from -127 to 127.
+        Int8 = "int8",
+        /// Levels from -7 to 7.
+        Int4 = "int4",
+    }
+}
+
+impl Bits {
+    /// The largest level.
+    pub fn largest(self) -> i32 {
+        match self {
+            Self::Int8 => 127,
+            Self::Int4 => 7,
+        }
+    }
+
+    /// Bits of a weight.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Int8 => 8,
+            Self::Int4 => 4,
+        }
+    }
+}
+
+choice! {
+    /// How a compressed network is put right.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Recover ("recover") {
+        /// Not at all.
+        None = "none",
+        /// Statistics of batch normalisations estimated again, and biases of other layers: no weight changes.
+        Statistics = "statistics",
+        /// Layer by layer towards what the original network gives: no labels, no gradients.
+        ClosedForm [default] = "closed-form",
+        /// Training on the labels of the calibration images, as a rival.
+        FineTune = "fine-tune",
+    }
+}
+
+/// How a network is made small.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Compression {
+    /// Share of the weights that become zero, the smallest ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<f64>,
+    /// Among which weights the smallest are looked for.
+    #[serde(default)]
+    pub scope: Scope,
+    /// Zeros in a fixed pattern instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<Pattern>,
+    /// Share of the channels that are taken away where that is possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<f64>,
+    /// Levels of the weights that stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantise: Option<Bits>,
+}
+
+impl Compression {
+    /// Checks every share against its range, and that something is asked for.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] for a share outside `[0, 1)`, [`TrainError::Setting`] for two ways to choose zeros or a scope of
+    /// nothing, [`TrainError::Missing`] if nothing is asked for.
+    pub fn check(&self) -> Result<(), TrainError> {
+        check("prune", self.prune.unwrap_or(0.0), 0.0..1.0, "[0, 1), the share of the weights that become zero")?;
+        check("channels", self.channels.unwrap_or(0.0), 0.0..1.0, "[0, 1), the share of the channels that go")?;
+        if let (Some(pattern), Some(_)) = (self.pattern, self.prune) {
+            let reason = "chooses which weights become zero, as prune does: give one of them".into();
+            return Err(TrainError::Setting { name: "pattern", value: pattern.to_string(), reason });
+        }
+        if self.scope == Scope::Global && self.prune.is_none() {
+            let reason = "says where the smallest weights are looked for: give prune as well".into();
+            return Err(TrainError::Setting { name: "scope", value: self.scope.to_string(), reason });
+        }
+        if self.prune.is_none() && self.pattern.is_none() && self.channels.is_none() && self.quantise.is_none() {
+            let reason = "say how the network is made small, with prune, pattern, channels or quantise".into();
+            return Err(TrainError::Missing { name: "prune", reason });
+        }
+        Ok(())
+    }
+
+    /// In a few words, for example `prune 0.7, int4`.
+    pub fn name(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.channels.map(|share| format!("channels {share}")));
+        parts.extend(self.prune.map(|share| match self.scope {
+            Scope::Layer => format!("prune {share}"),
+            Scope::Global => format!("prune {share} global"),
+        }));
+        parts.extend(self.pattern.map(|pattern| pattern.to_string()));
+        parts.extend(self.quantise.map(|bits| bits.to_string()));
+        parts.join(", ")
+    }
+}
+
+/// Fine-tuning of a compressed network on labelled calibration images.
+///
+/// | field            | default                      | range    |
+/// |------------------|------------------------------|----------|
+/// | `learning_rates` | 1e-4, 3e-4, 1e-3, 3e-3, 1e-2 | `(0, 1]` |
+/// | `seconds`        | 10                           | `(0, ∞)` |
+/// | `batch_size`     | 50                           | 2 or more |
+#[derive(Clone, Debug, PartialEq)]
+pub struct FineTuneOptions {
+    /// Learning rates that are tried; of several the one with the best accuracy on images held back is kept.
+    pub learning_rates: Vec<f64>,
+    /// Time of each training, in seconds.
+    pub seconds: f64,
+    /// Images of a step.
+    pub batch_size: usize,
+}
+
+impl Default for FineTuneOptions {
+    fn default() -> Self {
+        Self { learning_rates: vec![1e-4, 3e-4, 1e-3, 3e-3, 1e-2], seconds: 10.0, batch_size: 50 }
+    }
+}
+
+impl FineTuneOptions {
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameter`] with the first field that is outside, [`TrainError::Missing`] without rates.
+    pub fn check(&self) -> Result<(), TrainError> {
+        if self.learning_rates.is_empty() {
+            return Err(TrainError::Missing { name: "rate", reason: "give at least one learning rate".into() });
+        }
+        for &rate in &self.learning_rates {
+            check("rate", rate, f64::MIN_POSITIVE..=1.0, "(0, 1]")?;
+        }
+        check("time", self.seconds, f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")?;
+        check("batch_size", self.batch_size, 2.., "2 or more")
+    }
+}
+
+/// How to compress a network, and how to put it right.
+///
+/// | field     | default       | range     |
+/// |-----------|---------------|-----------|
+/// | `images`  | 500           | 1 or more |
+/// | `recover` | `closed-form` |           |
+/// | `seed`    | 0             |           |
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompressOptions {
+    /// How the network is made small.
+    pub compression: Compression,
+    /// Number of calibration images, drawn at random from the training images.
+    pub images: usize,
+    /// How the result is put right.
+    pub recover: Recover,
+    /// Seed of the choice of images.
+    pub seed: u64,
+    /// How it is trained, if it is.
+    pub fine_tune: FineTuneOptions,
+}
+
+impl Default for CompressOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            images: 500,
+            recover: Recover::default(),
+            seed: 0,
+            fine_tune: FineTuneOptions::default(),
+        }
+    }
+}
+
+impl CompressOptions {
+    /// Checks everything against its range.
+    ///
+    /// # Errors
+    /// As [`Compression::check`] and [`FineTuneOptions::check`], [`TrainError::Parameter`] for no images.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.compression.check()?;
+        check("calibrate", self.images, 1.., "1 or more images")?;
+        self.fine_tune.check()
+    }
+}

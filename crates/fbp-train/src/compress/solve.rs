@@ -1,0 +1,241 @@
+use std::collections::BTreeMap;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::layers::MatrixLayer;
+use super::options::Bits;
+use super::ridge::{choose_damping, solve_damped};
+use super::rounding::{Compensation, Levels, choose_two_of_four, round_compensated};
+use super::statistics::Sums;
+use crate::TrainError;
+
+/// What the weights of one group of a layer are solved for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem<'a> {
+    pub(super) layer: &'a MatrixLayer,
+    /// Weights before, one output after the other.
+    pub(super) weights: &'a [f32],
+    /// Which of them stay; all if there is none. For a pattern, those that stay by their size alone.
+    pub(super) kept: Option<&'a [bool]>,
+    /// The fours of a pattern, of which two stay.
+    pub(super) fours: Option<&'a [[usize; 4]]>,
+    pub(super) bits: Option<Bits>,
+    /// Levels that the weights have if they are only rounded.
+    pub(super) levels: Option<&'a [Levels]>,
+}
+
+/// Weights that were solved for.
+#[derive(Clone, Debug)]
+pub(super) struct Solution {
+    /// One output after the other.
+    pub(super) weights: Vec<f32>,
+    /// What is added to the bias of every output.
+    pub(super) shifts: Vec<f64>,
+    /// Which weights stay, if a pattern chose them.
+    pub(super) kept: Option<Vec<bool>>,
+    pub(super) levels: Option<Vec<Levels>>,
+    /// `Σ r²` over all outputs with the weights as they were compressed, and with those solved for.
+    pub(super) missing: [f64; 2],
+    /// Damping, as a share of the mean diagonal entry.
+    pub(super) damping: f64,
+}
+
+impl Problem<'_> {
+    fn row(&self, output: usize) -> &[f32] {
+        &self.weights[output * self.layer.inputs..][..self.layer.inputs]
+    }
+
+    fn stays(&self, output: usize, entry: usize) -> bool {
+        self.kept.is_none_or(|kept| kept[output * self.layer.inputs + entry])
+    }
+
+    /// Changes that only compress: to zero, and to the nearest level.
+    fn compressed(&self, output: usize) -> Vec<f64> {
+        let level = |weight: f64| self.levels.map_or(weight, |levels| levels[output].round(weight));
+        let change = |(entry, &weight): (usize, &f32)| {
+            let weight = f64::from(weight);
+            if self.stays(output, entry) { level(weight) - weight } else { -weight }
+        };
+        self.change(self.row(output).iter().enumerate().map(change))
+    }
+
+    /// A change of the weights, and none of the constant.
+    fn change(&self, weights: impl Iterator<Item = f64>) -> Vec<f64> {
+        let mut change: Vec<f64> = weights.collect();
+        change.resize(self.layer.column_len(), 0.0);
+        change
+    }
+
+    /// Changes that only make zeros.
+    fn zeroed(&self, output: usize, stays: impl Fn(usize) -> bool) -> Vec<f64> {
+        let change = |(entry, &weight): (usize, &f32)| if stays(entry) { 0.0 } else { -f64::from(weight) };
+        self.change(self.row(output).iter().enumerate().map(change))
+    }
+
+    /// Entries of a column that an output may use, the constant last.
+    fn support(&self, stays: impl Fn(usize) -> bool) -> Vec<usize> {
+        (0..self.layer.column_len()).filter(|&entry| entry >= self.layer.inputs || stays(entry)).collect()
+    }
+
+    /// Solves for all outputs, given the sums over two parts of the images.
+    ///
+    /// # Errors
+    /// [`TrainError::Singular`] if a number on the way is not finite.
+    pub(super) fn solve(&self, [fit, held]: [&Sums; 2]) -> Result<Solution, TrainError> {
+        let outputs = self.layer.outputs;
+        let total = fit.clone().plus(held);
+        let zeroed: Vec<Vec<f64>> = (0..outputs).map(|o| self.zeroed(o, |entry| self.stays(o, entry))).collect();
+        let supports: Vec<Vec<usize>> = (0..outputs).map(|o| self.support(|entry| self.stays(o, entry))).collect();
+        let zero = columns(&zeroed);
+        let parts = [fit.moved(zero.as_ref()), held.moved(zero.as_ref())];
+        let damping = choose_damping(&supports, self.layer.inputs, [&parts[0], &parts[1]]);
+        let lambda = damping * total.scale(self.layer.inputs);
+        let solve = |supports: &[Vec<usize>], sums: &Sums| {
+            solve_damped(supports, sums, lambda).ok_or(TrainError::Singular { what: "the inputs of a layer" })
+        };
+        let found = solve(&supports, &total.moved(zero.as_ref()))?;
+        let mut changes: Vec<Vec<f64>> = zeroed.iter().enumerate().map(|(o, zero)| sum(zero, &found, o)).collect();
+        let mut supports = supports;
+        let mut kept = None;
+        if let Some(fours) = self.fours {
+            let dense: Vec<Vec<usize>> = (0..outputs).map(|_| self.support(|_| true)).collect();
+            let chosen = self.two_of_four(&total, &solve(&dense, &total)?, fours, lambda);
+            let own: Vec<Vec<f64>> = (0..outputs).map(|o| self.zeroed(o, |entry| chosen[o][entry])).collect();
+            let other: Vec<Vec<usize>> = (0..outputs).map(|o| self.support(|entry| chosen[o][entry])).collect();
+            let found = solve(&other, &total.moved(columns(&own).as_ref()))?;
+            for (o, support) in other.into_iter().enumerate() {
+                let change = sum(&own[o], &found, o);
+                if total.residual(o, &change) < total.residual(o, &changes[o]) {
+                    (changes[o], supports[o]) = (change, support);
+                }
+            }
+            let of = |support: &Vec<usize>| (0..self.layer.inputs).map(|k| support.contains(&k)).collect::<Vec<_>>();
+            kept = Some(supports.iter().flat_map(of).collect());
+        }
+        let before: Vec<Vec<f64>> = (0..outputs).map(|o| self.compressed(o)).collect();
+        let levels = self.bits.map(|bits| self.round(&total, &mut changes, (&supports, &before), (bits, lambda)));
+        let measure = |changes: &[Vec<f64>]| total.residuals(columns(changes).as_ref()).iter().sum::<f64>();
+        let missing = [measure(&before), measure(&changes)];
+        if !missing.iter().all(|sum| sum.is_finite()) {
+            return Err(TrainError::Singular { what: "the inputs of a layer" });
+        }
+        let weights = (0..outputs).flat_map(|o| self.new_row(o, &changes[o])).collect();
+        let shifts = changes.iter().map(|change| change[self.layer.inputs..].iter().sum()).collect();
+        Ok(Solution { weights, shifts, kept, levels, missing, damping })
+    }
+
+    fn new_row(&self, output: usize, change: &[f64]) -> Vec<f32> {
+        self.row(output).iter().zip(change).map(|(&weight, change)| (f64::from(weight) + change) as f32).collect()
+    }
+
+    /// Which weights of every output stay, by what their loss costs once the others make up for it.
+    fn two_of_four(&self, total: &Sums, dense: &Mat<f64>, fours: &[[usize; 4]], lambda: f64) -> Vec<Vec<bool>> {
+        let mut order: Vec<usize> = fours.iter().flatten().copied().collect();
+        order.extend(self.layer.inputs..self.layer.column_len());
+        let places: Vec<[usize; 4]> = (0..fours.len()).map(|k| [4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3]).collect();
+        let compensation = Compensation::new(&total.gram, &order, lambda);
+        let choose = |output: usize| {
+            let Some(compensation) = &compensation else {
+                return (0..self.layer.inputs).map(|entry| self.stays(output, entry)).collect();
+            };
+            let row = self.row(output);
+            let old = |entry: usize| row.get(entry).map_or(0.0, |&weight| f64::from(weight));
+            let mut weights: Vec<f64> = order.iter().map(|&entry| old(entry) + dense[(entry, output)]).collect();
+            let mut stays = vec![true; self.layer.inputs];
+            for place in choose_two_of_four(&mut weights, &places, compensation) {
+                stays[order[place]] = false;
+            }
+            stays
+        };
+        (0..self.layer.outputs).into_par_iter().map(choose).collect()
+    }
+
+    /// Rounds all outputs, each in the way that misses least: with compensation, or to the nearest levels after or before the solve.
+    fn round(
+        &self,
+        total: &Sums,
+        changes: &mut [Vec<f64>],
+        (supports, before): (&[Vec<usize>], &[Vec<f64>]),
+        (bits, lambda): (Bits, f64),
+    ) -> Vec<Levels> {
+        let mut groups: BTreeMap<&[usize], Vec<usize>> = BTreeMap::new();
+        for (output, support) in supports.iter().enumerate() {
+            groups.entry(support).or_default().push(output);
+        }
+        let of_group = |(support, outputs): (&&[usize], &Vec<usize>)| {
+            // What is seen most is rounded first, while there is still much to make up for it.
+            let mut order: Vec<usize> = support.iter().copied().filter(|&k| k < self.layer.inputs).collect();
+            order.sort_by(|&a, &b| total.gram[(b, b)].total_cmp(&total.gram[(a, a)]).then(a.cmp(&b)));
+            let count = order.len();
+            order.extend(self.layer.inputs..self.layer.column_len());
+            let compensation = Compensation::new(&total.gram, &order, lambda);
+            let of = |&output: &usize| {
+                self.round_one(
+                    total,
+                    output,
+                    &changes[output],
+                    (&before[output], bits),
+                    &order[..],
+                    count,
+                    compensation.as_ref(),
+                )
+            };
+            outputs.par_iter().map(of).collect::<Vec<_>>()
+        };
+        let groups: Vec<_> = groups.iter().collect();
+        let found: Vec<Vec<(Levels, Vec<f64>)>> = groups.par_iter().map(|&group| of_group(group)).collect();
+        let mut levels = vec![Levels { scale: 0.0, largest: bits.largest() }; changes.len()];
+        let owners: Vec<usize> = groups.iter().flat_map(|(_, outputs)| outputs.iter().copied()).collect();
+        for (output, (own, change)) in owners.into_iter().zip(found.into_iter().flatten()) {
+            (levels[output], changes[output]) = (own, change);
+        }
+        levels
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one output of a group, and what the group shares")]
+    fn round_one(
+        &self,
+        total: &Sums,
+        output: usize,
+        change: &[f64],
+        (before, bits): (&[f64], Bits),
+        order: &[usize],
+        count: usize,
+        compensation: Option<&Compensation>,
+    ) -> (Levels, Vec<f64>) {
+        let row = self.row(output);
+        let old = |entry: usize| row.get(entry).map_or(0.0, |&weight| f64::from(weight));
+        let fitted: Vec<f64> = order.iter().map(|&entry| old(entry) + change[entry]).collect();
+        let levels = Levels::of(&fitted[..count], bits);
+        let as_change = |weights: &[f64]| {
+            let mut change: Vec<f64> = change.to_vec();
+            order.iter().zip(weights).for_each(|(&entry, weight)| change[entry] = weight - old(entry));
+            change
+        };
+        let mut plain = fitted.clone();
+        plain[..count].iter_mut().for_each(|weight| *weight = levels.round(*weight));
+        let mut candidates = vec![(levels, as_change(&plain))];
+        if let Some(compensation) = compensation {
+            let mut weights = fitted;
+            round_compensated(&mut weights, count, levels, compensation);
+            candidates.push((levels, as_change(&weights)));
+        }
+        if let (Some(own), None) = (self.levels, self.fours) {
+            candidates.push((own[output], before.to_vec()));
+        }
+        let missing = |candidate: &(Levels, Vec<f64>)| total.residual(output, &candidate.1);
+        candidates.sort_by(|a, b| missing(a).total_cmp(&missing(b)));
+        candidates.swap_remove(0)
+    }
+}
+
+/// Changes of all outputs as columns.
+fn columns(changes: &[Vec<f64>]) -> Mat<f64> {
+    Mat::from_fn(changes.first().map_or(0, Vec::len), changes.len(), |i, output| changes[output][i])
+}
+
+/// A change and what was found on top of it.
+fn sum(change: &[f64], found: &Mat<f64>, output: usize) -> Vec<f64> {
+    change.iter().zip(found.col(output).iter()).map(|(a, b)| a + b).collect()
+}

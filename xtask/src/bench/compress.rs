@@ -1,0 +1,360 @@
+//! `cargo xtask bench compress`: what the closed form is worth on compressed networks, against statistics and tuned fine-tuning.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Arguments, target_folder};
+use crate::command::Child;
+use crate::error::TaskError;
+use crate::fetch::write_whole;
+use crate::workspace;
+
+/// The benchmark that runs `fbp` and compares records.
+pub(super) const NAME: &str = "compress";
+
+/// Learning rates of the rival.
+const RATES: [f64; 5] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2];
+/// How much longer the rival may take in the second comparison.
+const LONGER: f64 = 5.0;
+/// Upper 97.5 % points of Student's t with 1, 2, .. degrees of freedom.
+const T: [f64; 20] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086,
+];
+
+/// A way to make a network small, as options of `fbp compress`.
+type Way = (&'static str, &'static [&'static str]);
+
+const WAYS: [Way; 6] = [
+    ("prune 0.7", &["--prune", "0.7"]),
+    ("prune 0.9", &["--prune", "0.9"]),
+    ("2:4", &["--pattern", "2:4"]),
+    ("int4", &["--quantise", "int4"]),
+    ("prune 0.8", &["--prune", "0.8"]),
+    ("prune 0.5", &["--prune", "0.5"]),
+];
+
+/// What is run.
+struct Study {
+    fbp: PathBuf,
+    /// Where networks and single runs are kept; what is there is used again.
+    work: PathBuf,
+    results: PathBuf,
+    data: Vec<String>,
+    data_name: &'static str,
+    /// Networks with the options of their training.
+    networks: Vec<(String, Vec<&'static str>)>,
+    ways: Vec<Way>,
+    images: Vec<usize>,
+    seeds: u64,
+}
+
+/// One comparison of one cell, as the summary has it.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    network: String,
+    data: &'static str,
+    compression: &'static str,
+    images: usize,
+    method: &'static str,
+    against: &'static str,
+    seeds: usize,
+    mean_pp: f64,
+    ci_low: Option<f64>,
+    ci_high: Option<f64>,
+    /// Of the closed form.
+    accuracy_pct: f64,
+    /// Of the closed form.
+    seconds: f64,
+    /// Of the other side.
+    against_accuracy_pct: f64,
+}
+
+/// Accuracies of one seed in per cent, and the time of the closed form.
+struct Outcome {
+    closed: f64,
+    statistics: f64,
+    equal: f64,
+    longer: f64,
+    intact: f64,
+    seconds: f64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    let study = Study::new(arguments)?;
+    for folder in [&study.work, &study.results] {
+        fs::create_dir_all(folder).map_err(TaskError::at(folder))?;
+    }
+    for (network, training) in &study.networks {
+        study.train(network, training)?;
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    for &images in &study.images {
+        for &way in &study.ways {
+            for (network, _) in &study.networks {
+                let outcomes: Result<Vec<Outcome>, TaskError> =
+                    (0..study.seeds).map(|seed| study.outcome(network, way, images, seed)).collect();
+                rows.extend(study.compare(network, way.0, images, &outcomes?));
+                study.write(&rows)?;
+                let text: Vec<String> = rows[rows.len() - 4..].iter().map(brief).collect();
+                println!("{network}, {}, {images} images: {}", way.0, text.join("; "));
+            }
+        }
+    }
+    println!("kept in {}", study.results.display());
+    Ok(())
+}
+
+impl Study {
+    fn new(arguments: &Arguments) -> Result<Self, TaskError> {
+        let seeds = match &arguments.seeds {
+            Some(text) => text.parse().map_err(|_| TaskError::Refused(format!("--seeds {text} is no number")))?,
+            None => if arguments.quick { 3 } else { 10 },
+        };
+        let build = Child::cargo().args(["build", "--workspace", "--bin", "fbp"]);
+        let fbp = match std::env::var_os("FBP") {
+            Some(program) => PathBuf::from(program),
+            None => {
+                build.run()?;
+                target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX))
+            }
+        };
+        let target = target_folder()?;
+        let large = ["--batch", "128", "--learning-rate", "3e-3", "--schedule", "cosine"];
+        let training = |epochs: &'static str| [&["--epochs", epochs][..], &large].concat();
+        let chosen = |name: &str| arguments.networks.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
+        let mut networks = vec![("cnn-mnist-large".to_owned(), training("10"))];
+        let mut data = "fashion-mnist-mini";
+        let (mut ways, mut images) = (vec![WAYS[0], WAYS[2], WAYS[3]], vec![100]);
+        if !arguments.quick {
+            data = "fashion-mnist";
+            networks.push(("resnet20".to_owned(), training("12")));
+            networks.push(("simple-vit-v2".to_owned(), training("20")));
+            (ways, images) = (WAYS.to_vec(), vec![500, 100, 2000]);
+        }
+        networks.retain(|(name, _)| chosen(name));
+        if networks.is_empty() {
+            return Err(TaskError::Refused("none of the networks of this study is called so".to_owned()));
+        }
+        let folder = arguments.data_dir.iter().flat_map(|folder| ["--data-dir".to_owned(), folder.clone()]);
+        Ok(Self {
+            fbp,
+            work: target.join(if arguments.quick { "compress-quick" } else { "compress" }),
+            results: match arguments.quick {
+                true => target.join("bench-results/compress"),
+                false => workspace::root().join("benches/results/compress"),
+            },
+            data: ["--data".to_owned(), data.to_owned()].into_iter().chain(folder).collect(),
+            data_name: data,
+            networks,
+            ways,
+            images,
+            seeds,
+        })
+    }
+
+    fn child(&self, command: &str) -> Child {
+        Child::new(&self.fbp).args([command]).args(&self.data)
+    }
+
+    fn checkpoint(&self, network: &str) -> PathBuf {
+        self.work.join(format!("{network}.safetensors"))
+    }
+
+    /// Trains a network, unless it is there.
+    fn train(&self, network: &str, training: &[&str]) -> Result<(), TaskError> {
+        let out = self.checkpoint(network);
+        if out.exists() {
+            return Ok(());
+        }
+        self.child("pretrain").args(["--model", network]).args(training).args([Path::new("--out"), &out]).run()
+    }
+
+    /// The record of a compression, made if it is not there.
+    fn record(&self, name: &str, network: &str, options: &[String]) -> Result<Value, TaskError> {
+        let runs = self.work.join("runs");
+        let record = runs.join(format!("{name}.json"));
+        if !record.exists() {
+            let out = runs.join(format!("{name}.safetensors"));
+            let child = self.child("compress").args([Path::new("--checkpoint"), &self.checkpoint(network)]);
+            child.args(options).args([Path::new("--force"), Path::new("--out"), &out]).output()?;
+            // Only its figures are wanted.
+            for file in [out.clone(), out.with_extension("html")] {
+                fs::remove_file(&file).map_err(TaskError::at(&file))?;
+            }
+        }
+        let text = fs::read_to_string(&record).map_err(TaskError::at(&record))?;
+        serde_json::from_str(&text)
+            .map_err(|error| TaskError::Malformed { path: record.clone(), reason: error.to_string() })
+    }
+
+    fn outcome(&self, network: &str, way: Way, images: usize, seed: u64) -> Result<Outcome, TaskError> {
+        let start = format!("{network}_{}_{images}_{seed}", way.0.replace([' ', ':'], "-"));
+        let run = |name: &str, more: &[&str]| {
+            let images = images.to_string();
+            let seed = seed.to_string();
+            let common = ["--calibrate", &images, "--seed", &seed];
+            let options: Vec<String> =
+                way.1.iter().chain(&common).chain(more).map(|word| (*word).to_owned()).collect();
+            self.record(&format!("{start}_{name}"), network, &options)
+        };
+        let closed = run("closed-form", &["--recover", "closed-form"])?;
+        let statistics = run("statistics", &["--recover", "statistics"])?;
+        let seconds = number(&closed, "compress_seconds")?;
+        let tune = |name: &str, time: f64, rate: f64| {
+            let (time, rate) = (format!("{time}s"), rate.to_string());
+            let options = ["--recover", "fine-tune", "--time", &time, "--rate", &rate];
+            // A rate that diverges has lost.
+            match run(&format!("{name}_{rate}"), &options) {
+                Ok(record) => accuracy(&record, "test_recovered"),
+                Err(TaskError::Command { .. }) => Ok(0.0),
+                Err(error) => Err(error),
+            }
+        };
+        let equal: Vec<f64> = RATES.iter().map(|&rate| tune("equal", seconds, rate)).collect::<Result<_, _>>()?;
+        let best = (0..RATES.len()).max_by(|&a, &b| equal[a].total_cmp(&equal[b])).unwrap_or(0);
+        let near = RATES[best.saturating_sub(1)..(best + 2).min(RATES.len())].iter();
+        let longer: Vec<f64> = near.map(|&rate| tune("longer", LONGER * seconds, rate)).collect::<Result<_, _>>()?;
+        Ok(Outcome {
+            closed: accuracy(&closed, "test_recovered")?,
+            statistics: accuracy(&statistics, "test_recovered")?,
+            equal: equal[best],
+            longer: longer.into_iter().fold(0.0, f64::max),
+            intact: accuracy(&closed, "test_before")?,
+            seconds,
+        })
+    }
+
+    fn compare(&self, network: &str, compression: &'static str, images: usize, outcomes: &[Outcome]) -> Vec<Row> {
+        let mean = |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len().max(1) as f64;
+        let rivals: [(&'static str, fn(&Outcome) -> f64); 4] = [
+            ("statistics", |outcome| outcome.statistics),
+            ("tuned-equal-time", |outcome| outcome.equal),
+            ("tuned-five-times", |outcome| outcome.longer),
+            ("intact", |outcome| outcome.intact),
+        ];
+        let row = |(against, of): (&'static str, fn(&Outcome) -> f64)| {
+            let differences: Vec<f64> = outcomes.iter().map(|outcome| outcome.closed - of(outcome)).collect();
+            let (mean_pp, half) = interval(&differences);
+            Row {
+                network: network.to_owned(),
+                data: self.data_name,
+                compression,
+                images,
+                method: "closed-form",
+                against,
+                seeds: outcomes.len(),
+                mean_pp,
+                ci_low: half.map(|half| mean_pp - half),
+                ci_high: half.map(|half| mean_pp + half),
+                accuracy_pct: mean(&|outcome| outcome.closed),
+                seconds: mean(&|outcome| outcome.seconds),
+                against_accuracy_pct: mean(&of),
+            }
+        };
+        rivals.into_iter().map(row).collect()
+    }
+
+    fn write(&self, rows: &[Row]) -> Result<(), TaskError> {
+        let path = self.results.join("summary.json");
+        let malformed =
+            |error: serde_json::Error| TaskError::Malformed { path: path.clone(), reason: error.to_string() };
+        let lines: Vec<String> =
+            rows.iter().map(serde_json::to_string).collect::<Result<_, _>>().map_err(malformed)?;
+        write_whole(&path, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())?;
+        write_whole(&self.results.join("table.md"), table(rows).as_bytes())
+    }
+}
+
+fn number(record: &Value, name: &str) -> Result<f64, TaskError> {
+    let missing = || TaskError::Refused(format!("a record of fbp compress has no number {name}"));
+    record.get(name).and_then(Value::as_f64).ok_or_else(missing)
+}
+
+fn accuracy(record: &Value, name: &str) -> Result<f64, TaskError> {
+    Ok(100.0 * number(record, name)?)
+}
+
+/// Mean of paired differences, and half the width of its 95 % interval; none for a single one.
+///
+/// # Source
+/// Student's t for paired samples.
+fn interval(differences: &[f64]) -> (f64, Option<f64>) {
+    let n = differences.len();
+    let mean = differences.iter().sum::<f64>() / n.max(1) as f64;
+    if n < 2 {
+        return (mean, None);
+    }
+    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+    // Beyond the table the last entry is a little too wide.
+    let quantile = T[(n - 2).min(T.len() - 1)];
+    (mean, Some(quantile * (variance / n as f64).sqrt()))
+}
+
+/// `+6.10 (5.02 to 7.18) against tuned-equal-time`.
+fn brief(row: &Row) -> String {
+    format!("{} against {}", with_interval(row), row.against)
+}
+
+fn with_interval(row: &Row) -> String {
+    match (row.ci_low, row.ci_high) {
+        (Some(low), Some(high)) => format!("{:+.2} ({low:.2} to {high:.2})", row.mean_pp),
+        _ => format!("{:+.2}", row.mean_pp),
+    }
+}
+
+/// All cells, a line each.
+fn table(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| network | compression | images | seeds | closed form, % | time, s | against statistics, pp | tuned, equal time | tuned, \
+         five times | intact |\n|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for cell in rows.chunks_exact(4) {
+        let Row { network, compression, images, seeds, accuracy_pct, seconds, .. } = &cell[0];
+        let gains: Vec<String> = cell.iter().map(with_interval).collect();
+        text.push_str(&format!(
+            "| {network} | {compression} | {images} | {seeds} | {accuracy_pct:.2} | {seconds:.1} | {} |\n",
+            gains.join(" | ")
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_those_of_student() {
+        assert_eq!(interval(&[1.5]), (1.5, None));
+        let (mean, half) = interval(&[1.0, 2.0, 3.0]);
+        // A deviation of 1 over the root of 3, times the quantile of 2 degrees of freedom.
+        assert_eq!(mean, 2.0);
+        assert!((half.unwrap() - 4.303 / 3.0_f64.sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn cells_are_lines_of_the_table() {
+        let row = |against| Row {
+            network: "n".into(),
+            data: "d",
+            compression: "int4",
+            images: 100,
+            method: "closed-form",
+            against,
+            seeds: 2,
+            mean_pp: 1.0,
+            ci_low: Some(0.5),
+            ci_high: Some(1.5),
+            accuracy_pct: 90.0,
+            seconds: 2.0,
+            against_accuracy_pct: 89.0,
+        };
+        let text = table(&["statistics", "tuned-equal-time", "tuned-five-times", "intact"].map(row));
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.contains("| n | int4 | 100 | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"), "{text}");
+    }
+}
