@@ -72,6 +72,9 @@ pub(crate) struct CompressArgs {
     /// 1e-3, 3e-3, 1e-2]; for --recover fine-tune
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     rate: Vec<f64>,
+    /// Judge on the first N test images only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    test_size: Option<u32>,
     /// Checkpoint to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -123,6 +126,7 @@ impl CompressArgs {
             calibrate: options.images,
             recover: options.recover,
             seed: options.seed,
+            test_size: self.test_size.map(|size| size as usize),
             time: is_tuned.then_some(options.fine_tune.seconds),
             learning_rates: if is_tuned { options.fine_tune.learning_rates.clone() } else { Vec::new() },
         })
@@ -154,7 +158,9 @@ pub(crate) fn run(args: &CompressArgs, common: &CommonArgs, out: Out<'_>) -> Res
     let done = compress(&network, &input.bundle, &options, &progress);
     progress.end();
     let done = done?;
-    let judge = EvalSet::new(&input.bundle.test, &input.bundle.normalization, None)?;
+    let test = &input.bundle.test;
+    let judged: Vec<usize> = (0..args.test_size.map_or(test.len(), |size| test.len().min(size as usize))).collect();
+    let judge = EvalSet::new(test, &input.bundle.normalization, Some(&judged))?;
     metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
     let bytes = checkpoint::to_bytes(&done.network, &metadata)?;
     let record = CompressRecord {

@@ -37,7 +37,8 @@ fn the_record_tells_what_the_checkpoint_does() {
         // An ordinary checkpoint.
         world.ok(&format!("export --checkpoint {name}.safetensors --out {name}-torch.safetensors"));
     }
-    let [pruned, plain] = ["pruned", "plain"].map(|name| number(&world.json(&format!("{name}.json"))["test_recovered"]));
+    let [pruned, plain] =
+        ["pruned", "plain"].map(|name| number(&world.json(&format!("{name}.json"))["test_recovered"]));
     assert!(pruned >= plain, "{pruned} {plain}");
 }
 
@@ -87,7 +88,8 @@ fn what_makes_no_sense_is_one_clear_error_and_writes_nothing() {
     ] {
         let before = fs::read_dir(world.path(".")).unwrap().count();
         // The option comes once.
-        let common = if options.contains("--calibrate") { COMMON.replace(" --calibrate 100", "") } else { COMMON.into() };
+        let common =
+            if options.contains("--calibrate") { COMMON.replace(" --calibrate 100", "") } else { COMMON.into() };
         world.fails(&format!("{common} {options}"), &parts);
         assert_eq!(fs::read_dir(world.path(".")).unwrap().count(), before, "{options}");
     }

@@ -198,6 +198,7 @@ mod tests {
                 calibrate: 500,
                 recover: Recover::ClosedForm,
                 seed: 0,
+                test_size: None,
                 time: None,
                 learning_rates: Vec::new(),
             },

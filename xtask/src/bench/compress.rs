@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Arguments, target_folder};
@@ -19,6 +19,8 @@ pub(super) const NAME: &str = "compress";
 const RATES: [f64; 5] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2];
 /// How much longer the rival may take in the second comparison.
 const LONGER: f64 = 5.0;
+/// Test images that judge.
+const TEST: &str = "2000";
 /// Upper 97.5 % points of Student's t with 1, 2, .. degrees of freedom.
 const T: [f64; 20] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
@@ -53,14 +55,14 @@ struct Study {
 }
 
 /// One comparison of one cell, as the summary has it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Row {
     network: String,
-    data: &'static str,
-    compression: &'static str,
+    data: String,
+    compression: String,
     images: usize,
-    method: &'static str,
-    against: &'static str,
+    method: String,
+    against: String,
     seeds: usize,
     mean_pp: f64,
     ci_low: Option<f64>,
@@ -71,6 +73,13 @@ struct Row {
     seconds: f64,
     /// Of the other side.
     against_accuracy_pct: f64,
+}
+
+impl Row {
+    fn is_of(&self, other: &Self) -> bool {
+        let cell = |row: &Self| (row.network.clone(), row.data.clone(), row.compression.clone(), row.images);
+        cell(self) == cell(other)
+    }
 }
 
 /// Accuracies of one seed in per cent, and the time of the closed form.
@@ -91,15 +100,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     for (network, training) in &study.networks {
         study.train(network, training)?;
     }
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows = study.earlier()?;
     for &images in &study.images {
         for &way in &study.ways {
             for (network, _) in &study.networks {
                 let outcomes: Result<Vec<Outcome>, TaskError> =
                     (0..study.seeds).map(|seed| study.outcome(network, way, images, seed)).collect();
-                rows.extend(study.compare(network, way.0, images, &outcomes?));
+                let cell = study.compare(network, way.0, images, &outcomes?);
+                let text: Vec<String> = cell.iter().map(brief).collect();
+                rows.retain(|row| !row.is_of(&cell[0]));
+                rows.extend(cell);
                 study.write(&rows)?;
-                let text: Vec<String> = rows[rows.len() - 4..].iter().map(brief).collect();
                 println!("{network}, {}, {images} images: {}", way.0, text.join("; "));
             }
         }
@@ -112,7 +123,13 @@ impl Study {
     fn new(arguments: &Arguments) -> Result<Self, TaskError> {
         let seeds = match &arguments.seeds {
             Some(text) => text.parse().map_err(|_| TaskError::Refused(format!("--seeds {text} is no number")))?,
-            None => if arguments.quick { 3 } else { 10 },
+            None => {
+                if arguments.quick {
+                    3
+                } else {
+                    10
+                }
+            }
         };
         let build = Child::cargo().args(["build", "--workspace", "--bin", "fbp"]);
         let fbp = match std::env::var_os("FBP") {
@@ -196,9 +213,8 @@ impl Study {
         let run = |name: &str, more: &[&str]| {
             let images = images.to_string();
             let seed = seed.to_string();
-            let common = ["--calibrate", &images, "--seed", &seed];
-            let options: Vec<String> =
-                way.1.iter().chain(&common).chain(more).map(|word| (*word).to_owned()).collect();
+            let common = ["--calibrate", &images, "--seed", &seed, "--test-size", TEST];
+            let options: Vec<String> = way.1.iter().chain(&common).chain(more).map(|word| (*word).to_owned()).collect();
             self.record(&format!("{start}_{name}"), network, &options)
         };
         let closed = run("closed-form", &["--recover", "closed-form"])?;
@@ -241,11 +257,11 @@ impl Study {
             let (mean_pp, half) = interval(&differences);
             Row {
                 network: network.to_owned(),
-                data: self.data_name,
-                compression,
+                data: self.data_name.to_owned(),
+                compression: compression.to_owned(),
                 images,
-                method: "closed-form",
-                against,
+                method: "closed-form".to_owned(),
+                against: against.to_owned(),
                 seeds: outcomes.len(),
                 mean_pp,
                 ci_low: half.map(|half| mean_pp - half),
@@ -258,12 +274,25 @@ impl Study {
         rivals.into_iter().map(row).collect()
     }
 
+    fn summary(&self) -> PathBuf {
+        self.results.join("summary.json")
+    }
+
+    /// What earlier runs found, of these and other networks.
+    fn earlier(&self) -> Result<Vec<Row>, TaskError> {
+        let path = self.summary();
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs::read_to_string(&path).map_err(TaskError::at(&path))?;
+        serde_json::from_str(&text).map_err(|error| TaskError::Malformed { path, reason: error.to_string() })
+    }
+
     fn write(&self, rows: &[Row]) -> Result<(), TaskError> {
-        let path = self.results.join("summary.json");
+        let path = self.summary();
         let malformed =
             |error: serde_json::Error| TaskError::Malformed { path: path.clone(), reason: error.to_string() };
-        let lines: Vec<String> =
-            rows.iter().map(serde_json::to_string).collect::<Result<_, _>>().map_err(malformed)?;
+        let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>().map_err(malformed)?;
         write_whole(&path, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())?;
         write_whole(&self.results.join("table.md"), table(rows).as_bytes())
     }
@@ -340,11 +369,11 @@ mod tests {
     fn cells_are_lines_of_the_table() {
         let row = |against| Row {
             network: "n".into(),
-            data: "d",
-            compression: "int4",
+            data: "d".into(),
+            compression: "int4".into(),
             images: 100,
-            method: "closed-form",
-            against,
+            method: "closed-form".into(),
+            against: against.into(),
             seeds: 2,
             mean_pp: 1.0,
             ci_low: Some(0.5),

@@ -31,8 +31,7 @@ fn moments(batches: &[Tensor]) -> Result<Moments, TrainError> {
         count += samples * places;
         for (k, plane) in values.chunks_exact(places.max(1)).enumerate() {
             let channel = k % channels;
-            // A plane is short enough for single precision no more than its values are.
-            let (sum, square) = plane.iter().fold((0.0_f64, 0.0_f64), |(sum, square), &value| {
+            let (sum, square) = plane.iter().fold((0.0, 0.0), |(sum, square), &value| {
                 let value = f64::from(value);
                 (sum + value, square + value * value)
             });

@@ -21,6 +21,9 @@ pub struct CompressSettings {
     pub recover: Recover,
     /// Seed of the choice of images.
     pub seed: u64,
+    /// Number of test images that judge; all of them if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_size: Option<usize>,
     /// Time of each training, in seconds; for fine-tuning only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<f64>,

@@ -69,7 +69,9 @@ struct Small {
 /// other, and those that come later make up for each. Where a batch normalisation follows, a constant is solved for as well, since its
 /// mean takes it up, and its statistics are then estimated again.
 ///
-/// All layers are compressed, the first and the last one included.
+/// All layers are compressed, the first and the last one included: the last one misses least of all afterwards (`resnet20` on
+/// Fashion-MNIST, 70 % pruned, 500 images: 1.6 % of the variance of its outputs, the first one 8.9 %, those between 3.8 to 26 %). No
+/// one damping fits all layers: there the images held back chose shares from `1e-5` (layers of many columns) to `1e-2` (the last ones).
 ///
 /// # Errors
 /// As [`CompressOptions::check`]; [`TrainError::Parameter`] for more images than there are, [`TrainError::Setting`] if no channel can

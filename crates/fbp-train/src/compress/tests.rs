@@ -102,7 +102,11 @@ fn the_closed_form_is_least_squares_on_the_support() {
             let left = |s: usize| b[s] - (0..=inputs).map(|k| change[k] * entry(s, k)).sum::<f64>();
             let written: f64 = (0..count).map(|s| left(s).powi(2)).sum();
             let total = sums.missing[output];
-            assert!((sums.residual(output, &change) - written).abs() <= f64::EPSILON * 1e3 * total, "{written}");
+            assert!(
+                (sums.residual(output, &change) - written).abs()
+                    <= f64::EPSILON * ((inputs + 1).pow(2) + count) as f64 * total,
+                "{written}"
+            );
             assert!(written <= total);
         }
     }
@@ -160,7 +164,7 @@ fn rounding_is_never_worse_than_to_the_nearest_level() {
         let x: Vec<f32> = (0..inputs * count).map(|k| entry(k) + rng.random_range(-2_i32..=2) as f32).collect();
         let weights: Vec<f32> = (0..inputs * outputs).map(|_| 2.0 * rng.random::<f32>() - 1.0).collect();
         let sums = sums_of(&layer, &x, &vec![0.0; outputs * count], count);
-        let levels: Vec<Levels> = weights.chunks_exact(inputs).map(|row| levels(row)).collect();
+        let levels: Vec<Levels> = weights.chunks_exact(inputs).map(levels).collect();
         let problem = Problem {
             layer: &layer,
             weights: &weights,
@@ -444,7 +448,8 @@ fn channels_go_and_the_network_shrinks() {
             let back = fbp_models::Checkpoint::load(&path).unwrap().network;
             assert_eq!(back.spec(), done.network.spec());
         }
-        assert!(compress(&network, &data, &options_of(channels, Recover::None), &Silent).unwrap().left_alone.len() > 1);
+        let left = compress(&network, &data, &options_of(channels, Recover::None), &Silent).unwrap().left_alone;
+        assert!(!left.is_empty(), "{name}");
     }
     let network = Network::new(&zoo::spec("mlp").unwrap(), 0).unwrap();
     let one = Compression { channels: Some(0.001), ..Compression::default() };
