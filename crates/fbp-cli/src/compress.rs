@@ -47,9 +47,9 @@ pub(crate) struct CompressArgs {
     /// Set this share of the weights to zero, the smallest ones
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     prune: Option<f64>,
-    /// Where the smallest weights are looked for
-    #[arg(long, value_parser = choice::<Scope>(), default_value_t = Scope::Layer)]
-    scope: Scope,
+    /// Where the smallest weights are looked for [default: global]
+    #[arg(long, value_parser = choice::<Scope>())]
+    scope: Option<Scope>,
     /// Zeros in a fixed pattern, in place of --prune
     #[arg(long, value_parser = choice::<Pattern>())]
     pattern: Option<Pattern>,

@@ -15,7 +15,7 @@ fn the_record_tells_what_the_checkpoint_does() {
     world.pretrain("c.safetensors");
     for (name, options) in [
         ("pruned", "--prune 0.6"),
-        ("global", "--prune 0.6 --scope global --quantise int8 --recover statistics"),
+        ("global", "--prune 0.6 --scope layer --quantise int8 --recover statistics"),
         ("rounded", "--quantise int4"),
         ("slim", "--channels 0.4 --quantise int8"),
         ("pattern", "--pattern 2:4"),

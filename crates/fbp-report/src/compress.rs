@@ -183,7 +183,7 @@ fn draw(layers: &[LayerRecord], svg: &mut String) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use fbp_train::DataIdentity;
-    use fbp_train::compress::{CompressSettings, Compression, LeftAlone, Scope, SizeRecord};
+    use fbp_train::compress::{CompressSettings, Compression, LeftAlone, SizeRecord};
 
     use super::*;
 
@@ -194,7 +194,7 @@ mod tests {
                 checkpoint_sha256: "a".into(),
                 model: "<small>".into(),
                 data: DataIdentity { name: "toy".into(), sha256: String::new(), samples: 50 },
-                compression: Compression { prune: Some(0.7), scope: Scope::Layer, ..Compression::default() },
+                compression: Compression { prune: Some(0.7), ..Compression::default() },
                 calibrate: 500,
                 recover: Recover::ClosedForm,
                 seed: 0,

@@ -12,9 +12,9 @@ choice! {
     #[serde(rename_all = "kebab-case")]
     pub enum Scope ("scope") {
         /// The same share of every layer.
-        Layer [default] = "layer",
-        /// The smallest of all layers.
-        Global = "global",
+        Layer = "layer",
+        /// The smallest of all layers together: layers whose weights are large keep more of them.
+        Global [default] = "global",
     }
 }
 
@@ -94,9 +94,9 @@ pub struct Compression {
     /// Share of the weights that become zero, the smallest ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<f64>,
-    /// Among which weights the smallest are looked for.
-    #[serde(default)]
-    pub scope: Scope,
+    /// Among which weights the smallest are looked for; among all of them if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     /// Zeros in a fixed pattern instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<Pattern>,
@@ -121,9 +121,9 @@ impl Compression {
             let reason = "chooses which weights become zero, as prune does: give one of them".into();
             return Err(TrainError::Setting { name: "pattern", value: pattern.to_string(), reason });
         }
-        if self.scope == Scope::Global && self.prune.is_none() {
+        if let (Some(scope), None) = (self.scope, self.prune) {
             let reason = "says where the smallest weights are looked for: give prune as well".into();
-            return Err(TrainError::Setting { name: "scope", value: self.scope.to_string(), reason });
+            return Err(TrainError::Setting { name: "scope", value: scope.to_string(), reason });
         }
         if self.prune.is_none() && self.pattern.is_none() && self.channels.is_none() && self.quantise.is_none() {
             let reason = "say how the network is made small, with prune, pattern, channels or quantise".into();
@@ -136,9 +136,9 @@ impl Compression {
     pub fn name(&self) -> String {
         let mut parts = Vec::new();
         parts.extend(self.channels.map(|share| format!("channels {share}")));
-        parts.extend(self.prune.map(|share| match self.scope {
-            Scope::Layer => format!("prune {share}"),
-            Scope::Global => format!("prune {share} global"),
+        parts.extend(self.prune.map(|share| match self.scope.unwrap_or_default() {
+            Scope::Layer => format!("prune {share} of every layer"),
+            Scope::Global => format!("prune {share}"),
         }));
         parts.extend(self.pattern.map(|pattern| pattern.to_string()));
         parts.extend(self.quantise.map(|bits| bits.to_string()));

@@ -69,9 +69,11 @@ struct Small {
 /// other, and those that come later make up for each. Where a batch normalisation follows, a constant is solved for as well, since its
 /// mean takes it up, and its statistics are then estimated again.
 ///
-/// All layers are compressed, the first and the last one included: the last one misses least of all afterwards (`resnet20` on
-/// Fashion-MNIST, 70 % pruned, 500 images: 1.6 % of the variance of its outputs, the first one 8.9 %, those between 3.8 to 26 %). No
-/// one damping fits all layers: there the images held back chose shares from `1e-5` (layers of many columns) to `1e-2` (the last ones).
+/// All layers are compressed, the first and the last one included. The smallest weights are looked for in all layers together, which
+/// by itself spares those that matter: of `cnn-mnist-large` (Fashion-MNIST, 70 % zero) the first layer then loses 40 % of its weights
+/// and the last one 52 %, and with 500 images the closed form ends at 90.1 % and not 88.0 % with a share of every layer (intact
+/// 91.1 %); of `resnet20` at 93.3 % and not 92.2 % (93.5 %), with 90 % zero at 91.1 % and not 67.6 %. No one damping fits all layers:
+/// there the images held back chose shares of the mean diagonal entry from `1e-5` (many columns for each weight) to `1e-2`.
 ///
 /// # Errors
 /// As [`CompressOptions::check`]; [`TrainError::Parameter`] for more images than there are, [`TrainError::Setting`] if no channel can
@@ -196,7 +198,7 @@ fn make_small(network: &Network, compression: &Compression) -> Result<Small, Tra
     let mut patterned = HashMap::new();
     if let Some(share) = compression.prune.filter(|share| *share > 0.0) {
         let weights = layers.iter().map(|layer| tensors.read(&layer.weight())).collect::<Result<Vec<_>, _>>()?;
-        for (layer, kept) in layers.iter().zip(smallest(&weights, share, compression.scope)) {
+        for (layer, kept) in layers.iter().zip(smallest(&weights, share, compression.scope.unwrap_or_default())) {
             constraints.insert(layer.path.clone(), Constraint { kept: Some(kept), levels: None });
         }
     }
