@@ -29,8 +29,12 @@ impl Layer for Heads {
         "attention heads"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(self.operation.apply(x)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(self.operation.call(x))
     }
 
     fn reverse_operator(
@@ -62,7 +66,11 @@ impl Layer for AttentionLayer {
         "attention"
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let qkv = self.qkv.forward(x, pass)?;
         let mixed = self.core.forward(&qkv, pass)?;
         self.proj.forward(&mixed, pass)

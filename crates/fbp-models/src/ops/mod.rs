@@ -5,11 +5,14 @@
 mod activation;
 mod avg_pool2d;
 mod batch_norm;
+mod call;
 mod clip;
+mod concat;
 mod conv2d;
 mod conv_pool;
 mod cross_entropy;
 mod feature_norm;
+mod lane_sums;
 mod linear;
 mod max_pool2d;
 mod operation;
@@ -29,6 +32,7 @@ pub use activation::activate;
 pub use avg_pool2d::{adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d};
 pub use batch_norm::{BatchStatistics, batch_norm_evaluation, batch_norm_training};
 pub use clip::{Clip, add_clipped};
+pub use concat::concat;
 pub use conv2d::Conv2dKernel;
 pub use cross_entropy::cross_entropy;
 pub use feature_norm::{NormGroups, feature_norm};
@@ -37,6 +41,17 @@ pub use max_pool2d::max_pool2d;
 pub use operation::Operation;
 pub use softmax::softmax;
 pub use window::Window;
+
+pub(crate) use activation::activation_call;
+pub(crate) use avg_pool2d::{adaptive_avg_pool2d_call, avg_pool2d_call};
+pub(crate) use batch_norm::{batch_norm_evaluation_call, batch_norm_training_call};
+pub(crate) use call::Call;
+pub(crate) use clip::add_clipped_call;
+pub(crate) use concat::concat_call;
+pub(crate) use feature_norm::feature_norm_call;
+pub(crate) use linear::linear_call;
+pub(crate) use max_pool2d::max_pool2d_call;
+pub(crate) use softmax::softmax_call;
 
 /// Below this many elementary operations, starting threads costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 16;
