@@ -73,7 +73,8 @@ pub(super) fn match_moments(
         // A channel that is constant, before or now, keeps its scale.
         let ratio = if v > 0.0 && v_now > 0.0 { v_now / v } else { 1.0 };
         if ratio == 1.0 && m == m_now {
-            (new_means.push(own_mean), new_variances.push(own_variance));
+            new_means.push(own_mean);
+            new_variances.push(own_variance);
             continue;
         }
         let shifted = m_now - (m - f64::from(own_mean)) * ratio.sqrt();

@@ -38,7 +38,7 @@ fn entries(weights: &[Vec<f32>], layer: usize) -> Vec<(f32, usize, usize)> {
 pub(super) fn fours(layer: &MatrixLayer) -> Result<Vec<[usize; 4]>, LeftAlone> {
     let taps = layer.taps();
     let channels = layer.inputs / taps;
-    if channels % 4 != 0 {
+    if !channels.is_multiple_of(4) {
         let reason = format!("{channels} input channels do not divide into fours, so it stays dense");
         return Err(LeftAlone { layer: layer.path.clone(), reason });
     }

@@ -7,11 +7,14 @@ use super::constraint::Tensors;
 use super::record::LeftAlone;
 use crate::TrainError;
 
+/// Places that are kept, by the path of a layer.
+pub(super) type Kept = HashMap<String, Vec<usize>>;
+
 /// A network with fewer channels, and which ones of the original it has.
 pub(super) struct Slim {
     pub(super) network: Network,
     /// Channels that a layer still has, by its path; all of them where there is no entry.
-    pub(super) channels: HashMap<String, Vec<usize>>,
+    pub(super) channels: Kept,
     pub(super) left: Vec<LeftAlone>,
 }
 
@@ -72,11 +75,7 @@ fn largest(producer: &Producer, tensors: &Tensors, count: usize) -> Result<Vec<u
 }
 
 /// Fills a smaller network with the outputs and inputs that it still has.
-fn copy_sliced(
-    from: &Tensors,
-    to: &Network,
-    (channels, entries): (&HashMap<String, Vec<usize>>, &HashMap<String, Vec<usize>>),
-) -> Result<(), TrainError> {
+fn copy_sliced(from: &Tensors, to: &Network, (channels, entries): (&Kept, &Kept)) -> Result<(), TrainError> {
     let small = Tensors::of(to);
     for (name, var) in to.state() {
         let path = name.rsplit_once('.').map_or("", |(path, _)| path);
