@@ -45,6 +45,9 @@ pub(super) fn slim(network: &Network, share: f64) -> Result<Slim, TrainError> {
     }
     if outputs.is_empty() {
         let reason = match left.first() {
+            Some(_) if !found.is_empty() => {
+                "takes no channel away from this network: it is less than one of any layer".into()
+            }
             Some(one) => format!("takes no channel away from this network ({}: {})", one.layer, one.reason),
             None => "takes no channel away from this network: every layer has too few".to_owned(),
         };
