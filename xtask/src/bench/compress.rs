@@ -27,6 +27,9 @@ const T: [f64; 20] = [
     2.110, 2.101, 2.093, 2.086,
 ];
 
+/// What the closed form is compared with, and its accuracy in per cent.
+type Rival = (&'static str, fn(&Outcome) -> f64);
+
 /// A way to make a network small, as options of `fbp compress`.
 type Way = (&'static str, &'static [&'static str]);
 
@@ -246,13 +249,13 @@ impl Study {
 
     fn compare(&self, network: &str, compression: &'static str, images: usize, outcomes: &[Outcome]) -> Vec<Row> {
         let mean = |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len().max(1) as f64;
-        let rivals: [(&'static str, fn(&Outcome) -> f64); 4] = [
+        let rivals: [Rival; 4] = [
             ("statistics", |outcome| outcome.statistics),
             ("tuned-equal-time", |outcome| outcome.equal),
             ("tuned-five-times", |outcome| outcome.longer),
             ("intact", |outcome| outcome.intact),
         ];
-        let row = |(against, of): (&'static str, fn(&Outcome) -> f64)| {
+        let row = |(against, of): Rival| {
             let differences: Vec<f64> = outcomes.iter().map(|outcome| outcome.closed - of(outcome)).collect();
             let (mean_pp, half) = interval(&differences);
             Row {
