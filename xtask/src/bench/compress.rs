@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn cells_are_lines_of_the_table() {
-        let row = |against| Row {
+        let row = |against: &str| Row {
             network: "n".into(),
             data: "d".into(),
             compression: "int4".into(),
