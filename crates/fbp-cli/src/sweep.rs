@@ -10,12 +10,13 @@ use fbp_train::sweep::{FORMAT, Sweep, SweepConfig};
 use crate::common::{CommonArgs, Out, say};
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::signals;
 use crate::table::print_table;
 
 /// Run many post-trainings from one description and compare them
 ///
 /// Does every combination of starts, modes, stages, weights, margins and seeds, several at a time, one record per run. A
-/// sweep that was killed goes on where it stopped when it is started again. At the end, and with --summary at any time, the
+/// sweep that was stopped or killed goes on where it was when it is started again. At the end, and with --summary at any time, the
 /// runs are compared by seed with fine-tuning at the same learning rate (called plain in the tables) and at the best of those
 /// tried (called tuned): summary.json, .csv and .md. `fbp help sweep` explains the description.
 #[derive(Clone, Debug, Args)]
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
             }
             common.keep_json_apart(folder, summary_files())?;
             check_summary(folder)?;
+            signals::catch()?;
             sweep.run(rayon::current_num_threads(), &Stderr::default()).map(|()| folder)
         }
         (_, _, Some(folder)) => {

@@ -14,6 +14,7 @@ use crate::common::{CommonArgs, Out, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::signals;
 use crate::table::print_table;
 
 /// Wrongly classified images that are kept for the report.
@@ -21,7 +22,8 @@ const EXAMPLES: usize = 6;
 
 /// Compute what the features of every transitional stage should have been
 ///
-/// Writes shards of targets with a manifest. A run that was killed goes on where it stopped when it is started again.
+/// Writes shards of targets with a manifest. A run that was stopped or killed goes on where it was when it is started
+/// again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp targets --checkpoint c.safetensors --data fashion-mnist --margin 1 \
     --out t/ --json t.json")]
@@ -84,6 +86,7 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let writer = StoreWriter::open(&args.out, manifest, args.force)?;
     let source =
         TargetsSource { network: &network, data: &input.bundle.train, normalization: &input.bundle.normalization };
+    signals::catch()?;
     let report = compute_targets(source, &writer, &Stderr::default())?;
     let examples = wrong_examples(source, &TargetStore::open(&args.out)?, EXAMPLES)?;
     writer.write_json_beside(EXAMPLES_FILE, &examples)?;

@@ -190,6 +190,12 @@ pub enum TrainError {
         /// What it is the second moment of.
         what: &'static str,
     },
+    /// Work that was asked to stop, through [`Progress::stop_asked`](crate::progress::Progress::stop_asked).
+    #[error("stopped as asked: {left}")]
+    Stopped {
+        /// What is left of it, and how to go on.
+        left: String,
+    },
     /// A search that was given too little time for any result.
     #[error("the time is over before there is a result: give more")]
     TimeOver,

@@ -5,6 +5,7 @@ pub mod analysis;
 pub mod atomic;
 mod cache;
 pub mod data;
+pub mod duration;
 mod error;
 pub mod evaluate;
 pub mod explain;

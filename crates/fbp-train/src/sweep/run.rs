@@ -18,13 +18,14 @@ use crate::identity::file_sha256;
 use crate::input::Input;
 use crate::json::{differences, read_json, write_json};
 use crate::outputs::record_path;
-use crate::progress::{Progress, Silent};
+use crate::progress::{Progress, Quiet};
 use crate::settings::{Embedding, Metric, check};
 use crate::store::{StoreWriter, TargetStore};
 use crate::targets::{OutputGoal, TargetsOptions, TargetsSource, compute_targets};
 use crate::tasks::run_tasks;
 use crate::train::{
-    Goal, PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings, post_train, pretrain_to_file,
+    Goal, PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings, SaveEvery, StateFiles,
+    post_train_kept, pretrain_to_file,
 };
 
 /// What all runs of one folder have in common.
@@ -126,7 +127,7 @@ impl Sweep {
         let weights: Vec<usize> = plan.tasks.iter().map(|task| self.weight(*task)).collect();
         let pool = || Ok(rayon::ThreadPoolBuilder::new().num_threads(self.threads_per_run).build()?);
         let work = |pool: &ThreadPool, task: usize| {
-            pool.install(|| self.task(&plan, plan.tasks[task]))?;
+            pool.install(|| self.task(&plan, plan.tasks[task], progress))?;
             progress.advance(weights[task]);
             Ok(())
         };
@@ -135,7 +136,10 @@ impl Sweep {
         progress.end();
         let mut failures = failures?;
         match failures.iter().position(|(_, error)| !concerns_one_run(error)) {
-            Some(fatal) => Err(failures.swap_remove(fatal).1),
+            Some(fatal) => Err(match failures.swap_remove(fatal).1 {
+                TrainError::Stopped { .. } => stopped(),
+                error => error,
+            }),
             None => {
                 self.failed(&plan, &failures)?;
                 self.remove_targets()
@@ -278,11 +282,13 @@ impl Sweep {
         }
     }
 
-    fn task(&self, plan: &Plan, task: Task) -> Result<(), TrainError> {
+    fn task(&self, plan: &Plan, task: Task, progress: &dyn Progress) -> Result<(), TrainError> {
+        let quiet = &Quiet(progress);
         match task {
-            Task::Start(start) => self.pretrain(&self.grid.starts[start]),
-            Task::Targets(targets) => self.compute_targets(&plan.targets[targets]),
-            Task::Run(run) => self.post_train(&self.grid.runs[run]),
+            _ if progress.stop_asked() => Err(stopped()),
+            Task::Start(start) => self.pretrain(&self.grid.starts[start], quiet),
+            Task::Targets(targets) => self.compute_targets(&plan.targets[targets], quiet),
+            Task::Run(run) => self.post_train(&self.grid.runs[run], quiet),
             Task::Remove(targets) => {
                 let folder = &plan.targets[targets].folder;
                 std::fs::remove_dir_all(folder).map_err(TrainError::writing(folder))
@@ -299,11 +305,13 @@ impl Sweep {
         }))
     }
 
-    fn pretrain(&self, start: &StartPlan) -> Result<(), TrainError> {
+    fn pretrain(&self, start: &StartPlan, progress: &dyn Progress) -> Result<(), TrainError> {
         let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(()) };
         let settings = PretrainSettings::clone(settings);
         let data = &self.start_input.as_ref().unwrap_or(&self.input).bundle;
-        pretrain_to_file(settings, data, &start.file, &record_path(&start.file), &Silent)?;
+        let files = (&*start.file, &*record_path(&start.file));
+        // Their names tell the settings of starts, so what is there belongs to the same.
+        pretrain_to_file(settings, data, files, (SaveEvery::Auto, true), progress)?;
         Ok(())
     }
 
@@ -320,7 +328,7 @@ impl Sweep {
         }
     }
 
-    fn compute_targets(&self, targets: &TargetPlan) -> Result<(), TrainError> {
+    fn compute_targets(&self, targets: &TargetPlan, progress: &dyn Progress) -> Result<(), TrainError> {
         let file = &self.grid.starts[targets.start].file;
         let checkpoint = Checkpoint::load(file)?;
         let (data, network) = (self.data_for(&checkpoint)?, checkpoint.network);
@@ -328,12 +336,11 @@ impl Sweep {
         // Its name tells its settings, so what is there is a part of the same.
         let writer = StoreWriter::open(&targets.folder, manifest, false)?;
         let source = TargetsSource { network: &network, data: &data.train, normalization: &data.normalization };
-        compute_targets(source, &writer, &Silent)?;
+        compute_targets(source, &writer, progress)?;
         Ok(())
     }
 
-    fn post_train(&self, run: &RunPlan) -> Result<(), TrainError> {
-        let begun = Instant::now();
+    fn post_train(&self, run: &RunPlan, progress: &dyn Progress) -> Result<(), TrainError> {
         let start = self.start_of(run);
         let checkpoint = Checkpoint::load(&start.file)?;
         let mut metadata = checkpoint.kept_metadata()?;
@@ -352,10 +359,13 @@ impl Sweep {
         let targets = run.targets.map(fingerprint).transpose()?;
         let mut settings = self.settings(run, network.spec().name.clone());
         (settings.checkpoint_sha256, settings.targets) = (sha256, targets);
-        let curves = post_train(&mut network, &run.stage, &data, goal, &run.options, &Silent)?;
+        let record_file = self.record_file(run);
+        let state = StateFiles::new(&record_file.with_extension("safetensors"), &settings, SaveEvery::Auto)?;
+        state.check(true)?;
+        let curves = post_train_kept(&mut network, &run.stage, &data, goal, &run.options, Some(&state), progress)
+            .map_err(|error| state.drop_after(error))?;
         metadata.extend(data.preprocessing()?.to_metadata()?);
         let bytes = checkpoint::to_bytes(&network, &metadata)?;
-        let record_file = self.record_file(run);
         let checkpoint = if self.keep_checkpoints { format!("{}.safetensors", run.name) } else { String::new() };
         if self.keep_checkpoints {
             write_atomic(&record_file.with_file_name(&checkpoint), &bytes)?;
@@ -363,10 +373,11 @@ impl Sweep {
         let record = PostTrainRecord {
             checkpoint,
             checkpoint_sha256_after: bytes_sha256(&bytes),
-            seconds: begun.elapsed().as_secs_f64(),
+            seconds: state.seconds(),
             ..PostTrainRecord::new(settings, curves)
         };
-        write_json(&record_file, &record)
+        write_json(&record_file, &record)?;
+        state.remove()
     }
 
     /// The settings of a run, but for the hashes of its start and targets.
@@ -381,6 +392,11 @@ impl Sweep {
             ..run.options.settings(model, self.input.identity.clone(), run.stage.clone())
         }
     }
+}
+
+fn stopped() -> TrainError {
+    let left = "the runs that are done are kept, and the states of those that were not; the same command goes on from there";
+    TrainError::Stopped { left: left.into() }
 }
 
 /// Whether an error says something about one run, so that the others can go on.

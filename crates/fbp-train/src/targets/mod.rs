@@ -194,8 +194,9 @@ pub fn compute_targets(
     progress.begin("targets", params.data.samples, "images");
     progress.advance(params.data.samples - computed);
     if !missing.is_empty() {
-        Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)?, begun, earlier }
-            .run(missing, progress)?;
+        let made = Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)?, begun, earlier }
+            .run(missing, progress);
+        made.inspect_err(|_| progress.end())?;
     }
     progress.end();
     let mut stats = TargetStats::empty(params.stages.len());
@@ -233,7 +234,7 @@ impl Pipeline<'_> {
                 // Without buffers the writing thread has failed, and its error is the one to report.
                 let Ok(mut buffers) = empty.recv() else { break };
                 let samples: Vec<usize> = (shard.start..shard.start + shard.samples).collect();
-                computing = self.maker.make(&samples, &mut input, &mut buffers);
+                computing = self.maker.make(&samples, &mut input, &mut buffers, progress);
                 progress.advance(shard.samples);
                 if computing.is_err() || full.send((shard, buffers)).is_err() {
                     break;

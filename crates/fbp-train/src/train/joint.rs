@@ -71,6 +71,18 @@ impl Aim for TowardsTargets<'_> {
         Ok(())
     }
 
+    fn averages(&self) -> Option<[f64; 2]> {
+        self.weight.averages()
+    }
+
+    fn set_averages(&mut self, averages: [f64; 2]) {
+        self.weight.set_averages(averages);
+    }
+
+    fn begins_with_weights(&self) -> bool {
+        self.refreshed.is_some()
+    }
+
     fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError> {
         let feature = network.forward_stages(0..self.stage + 1, input)?;
         let distance = match &self.targets {

@@ -163,7 +163,10 @@ fn train(
     let held_back = FeatureCache::new(&data.train, &data.normalization, &session.split.validation, features)?;
     let validate = |network: &Network| held_back.score(network, segment.start);
     network.set_training(true);
-    let course = session.course(&network, segment.clone(), source)?;
+    let mut course = session.course(&network, segment.clone(), source)?;
+    // Until all are done, those that are wait.
+    course.state = session.state.map(|files| files.part(&format!("segment{}-", segment.start)));
+    course.state.iter_mut().for_each(|part| part.keeps_end = true);
     let selection = Selection { keep: options.keep, measure: session.measure(), validate: &validate, test: None };
     let (epoch, _) = selection.run(&mut network, course, &mut aim, &mut curves)?;
     let PostTrainCurves { scores: PostTrainScores { validation, loss, .. }, training_seconds: seconds, .. } = curves;
