@@ -13,6 +13,7 @@ mod image_size;
 mod import;
 mod json_output;
 mod look_up;
+mod merge;
 mod post_train;
 mod predict;
 mod preprocess;

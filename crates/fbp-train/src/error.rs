@@ -75,6 +75,14 @@ pub enum TrainError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Shards of work that do not make a whole.
+    #[error("the shards in {} cannot be merged: {reason}", folder.display())]
+    Shards {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// A shard that is no valid safetensors file.
     #[error("{} is damaged: delete it and run `fbp targets` again, which makes it anew", path.display())]
     Shard {

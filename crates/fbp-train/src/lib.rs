@@ -23,6 +23,7 @@ pub mod progress;
 pub mod repair;
 pub mod scores;
 pub mod settings;
+pub mod share;
 pub mod store;
 pub mod sweep;
 pub mod targets;
