@@ -39,9 +39,12 @@ pub(crate) struct Arguments {
     /// reverse: number of seeds
     #[arg(long)]
     seeds: Option<String>,
-    /// reverse: also time another program, torch
+    /// reverse, networks: also time another program, torch
     #[arg(long)]
     peer: Option<String>,
+    /// networks: one network only
+    #[arg(long)]
+    network: Option<String>,
     /// reverse: keep the cells that an interrupted run has measured
     #[arg(long)]
     resume: bool,
@@ -56,37 +59,52 @@ pub(crate) struct Arguments {
     solver: Option<String>,
 }
 
-/// The benchmark that keeps its own results and takes flags of its own.
-const REVERSE: &str = "reverse";
+/// A benchmark that keeps its own results and takes flags of its own.
+struct OwnResults {
+    name: &'static str,
+    /// Flags that it takes, beside `--quick`.
+    flags: &'static [&'static str],
+    /// Flags that make it incomplete.
+    partial: &'static [&'static str],
+}
+
+/// They take half an hour each, so they have to be named.
+const OWN_RESULTS: [OwnResults; 2] = [
+    OwnResults {
+        name: "reverse",
+        flags: &["--full", "--resume", "--sizes", "--seeds", "--peer"],
+        partial: &["--sizes", "--seeds"],
+    },
+    OwnResults { name: "networks", flags: &["--network", "--peer"], partial: &["--network"] },
+];
 
 impl Arguments {
-    /// Flags of the reversal benchmark, as it takes them.
-    fn reverse_flags(&self) -> Vec<&str> {
-        let mut flags = Vec::new();
-        if self.full {
-            flags.push("--full");
-        }
-        if self.resume {
-            flags.push("--resume");
-        }
-        for (name, value) in [("--sizes", &self.sizes), ("--seeds", &self.seeds), ("--peer", &self.peer)] {
-            if let Some(value) = value {
-                flags.extend([name, value]);
-            }
-        }
-        flags
+    /// The flags that were given of those which not every benchmark takes, each with its value.
+    fn own_flags(&self) -> Vec<Vec<&str>> {
+        let switches = [("--full", self.full), ("--resume", self.resume)];
+        let switches = switches.into_iter().filter(|(_, given)| *given).map(|(name, _)| vec![name]);
+        let values =
+            [("--sizes", &self.sizes), ("--seeds", &self.seeds), ("--peer", &self.peer), ("--network", &self.network)];
+        let values = values.into_iter().filter_map(|(name, value)| Some(vec![name, value.as_deref()?]));
+        switches.chain(values).collect()
     }
 }
 
-/// Runs the reversal benchmark, which writes its results itself.
-fn run_reverse(arguments: &Arguments) -> Result<(), TaskError> {
-    let flags = arguments.reverse_flags();
-    let partial = arguments.quick || arguments.sizes.is_some() || arguments.seeds.is_some();
+/// Runs a benchmark that writes its results itself.
+fn run_own(benchmark: &OwnResults, arguments: &Arguments) -> Result<(), TaskError> {
+    let flags = arguments.own_flags();
+    if let Some(flag) = flags.iter().map(|flag| flag[0]).find(|flag| !benchmark.flags.contains(flag)) {
+        let known = benchmark.flags.join(", ");
+        return Err(TaskError::Refused(format!("`bench {}` takes {known} and --quick, not {flag}", benchmark.name)));
+    }
+    let partial = arguments.quick || flags.iter().any(|flag| benchmark.partial.contains(&flag[0]));
     let folder =
         if partial { target_folder()?.join("bench-results") } else { workspace::root().join("benches/results") };
     fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
-    cargo_bench(REVERSE).args(flags).env("FBP_RESULTS", &folder.display().to_string()).run()?;
-    println!("kept in {}", folder.join("reverse.json").display());
+    let quick = arguments.quick.then_some("--quick");
+    let child = cargo_bench(benchmark.name).args(flags.concat()).args(quick);
+    child.env("FBP_RESULTS", &folder.display().to_string()).run()?;
+    println!("kept in {}", folder.join(format!("{}.json", benchmark.name)).display());
     Ok(())
 }
 
@@ -97,17 +115,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.cases.is_some() || arguments.seed.is_some() || arguments.solver.is_some() {
         return Err(TaskError::Refused(format!("--cases, --seed and --solver belong to `bench {}`", ratios::NAME)));
     }
-    if arguments.filter.as_deref() == Some(REVERSE) {
-        return run_reverse(arguments);
+    let named = |benchmark: &&OwnResults| arguments.filter.as_deref() == Some(benchmark.name);
+    if let Some(benchmark) = OWN_RESULTS.iter().find(named) {
+        return run_own(benchmark, arguments);
     }
-    if !arguments.reverse_flags().is_empty() {
-        return Err(TaskError::Refused(format!(
-            "--full, --sizes, --seeds, --peer and --resume belong to `bench {REVERSE}`"
-        )));
+    if let Some(flag) = arguments.own_flags().first() {
+        let takers = OWN_RESULTS.iter().filter(|benchmark| benchmark.flags.contains(&flag[0]));
+        let takers: Vec<_> = takers.map(|benchmark| format!("`bench {}`", benchmark.name)).collect();
+        return Err(TaskError::Refused(format!("{} belongs to {}", flag[0], takers.join(" and "))));
     }
-    // The reversal benchmark takes half an hour, so it has to be named.
     let mut names = benchmarks()?;
-    names.retain(|name| name != REVERSE);
+    names.retain(|name| OWN_RESULTS.iter().all(|benchmark| benchmark.name != name));
     let (names, filter) = match &arguments.filter {
         Some(one) if names.contains(one) => (vec![one.clone()], None),
         other => (names, other.as_deref()),

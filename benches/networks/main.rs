@@ -1,0 +1,184 @@
+//! Whole networks: training step, inference, and forward pass with product to the input, on one thread and on two, beside
+//! PyTorch and candle.
+//!
+//! Writes `networks.json` and `networks.md` to the folder that `FBP_RESULTS` names (`benches/results` without it), after every
+//! row. Arguments: `--peer torch`, `--network NAME` (may be given several times), `--quick`.
+//!
+//! Ours and theirs take turns, so that what else the machine does hits both; ratios are medians over these pairs.
+
+#![expect(clippy::print_stdout, reason = "a benchmark talks to the person who started it")]
+
+mod candle;
+mod case;
+mod ours;
+mod output;
+mod torch;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+use std::{env, fs};
+
+use case::{CASES, Case, Work};
+use ours::Ours;
+use output::Entry;
+use torch::Torch;
+
+/// Pairs of runs of which the medians count.
+const PAIRS: usize = 20;
+/// The same with `--quick`.
+const QUICK_PAIRS: usize = 3;
+/// Runs of candle, which is slower by a factor that needs no third digit.
+const CANDLE_RUNS: usize = 3;
+/// Numbers of threads.
+const THREADS: [usize; 2] = [1, 2];
+
+struct Options {
+    torch: bool,
+    quick: bool,
+    networks: Vec<String>,
+}
+
+impl Options {
+    fn parse() -> Result<Self, Box<dyn Error>> {
+        let mut options = Self { torch: false, quick: false, networks: Vec::new() };
+        let mut words = env::args().skip(1);
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--quick" => options.quick = true,
+                "--network" => {
+                    let name = words.next().ok_or("--network needs a name")?;
+                    if !CASES.iter().any(|case| case.name == name) {
+                        let known = CASES.map(|case| case.name).join(", ");
+                        return Err(format!("no network here is called {name:?}; there are {known}").into());
+                    }
+                    options.networks.push(name);
+                }
+                "--peer" => match words.next().as_deref() {
+                    Some("torch") => options.torch = true,
+                    other => return Err(format!("no such peer: {other:?}; there is torch").into()),
+                },
+                // Cargo's flag, which means nothing here.
+                "--bench" => {}
+                other => return Err(format!("unknown argument {other:?}").into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn cases(&self) -> impl Iterator<Item = &'static Case> {
+        CASES.iter().filter(|case| self.networks.is_empty() || self.networks.iter().any(|name| name == case.name))
+    }
+}
+
+/// Runs a piece of work in a pool of its own and gives its time in milliseconds.
+fn milliseconds(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+    let begun = Instant::now();
+    work()?;
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
+}
+
+/// The middle one of some numbers, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        len if len % 2 == 0 => Some(f64::midpoint(values[middle - 1], values[middle])),
+        _ => Some(values[middle]),
+    }
+}
+
+/// Measures one row.
+fn measure(
+    (ours, work, threads): (&mut Ours, Work, usize),
+    torch: Option<&mut Torch>,
+    pairs: usize,
+    processor: &str,
+) -> Result<Entry, Box<dyn Error>> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let case = ours.case();
+    let mut run = || -> Result<f64, Box<dyn Error>> {
+        // Errors of a pool have to be able to change threads.
+        pool.install(|| milliseconds(|| ours.run(work)).map_err(|error| error.to_string())).map_err(Into::into)
+    };
+    run()?;
+    let (mut own, mut theirs) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
+    match torch {
+        Some(torch) => {
+            torch.run(case, work, threads)?;
+            for _ in 0..pairs {
+                own.push(run()?);
+                theirs.push(torch.run(case, work, threads)?);
+            }
+        }
+        None => {
+            for _ in 0..pairs {
+                own.push(run()?);
+            }
+        }
+    }
+    let ratio = median(own.iter().zip(&theirs).map(|(own, theirs)| theirs / own).collect());
+    let candle = match candle::Rival::new(ours.network())? {
+        Some(rival) if work != Work::Product && threads == THREADS[1] => {
+            let runs = (0..CANDLE_RUNS).map(|_| milliseconds(|| rival.run(work, ours.images(), ours.labels())));
+            median(runs.collect::<Result<_, _>>()?)
+        }
+        _ => None,
+    };
+    Ok(Entry {
+        network: case.name.to_owned(),
+        batch: case.batch,
+        work,
+        threads,
+        ours_ms: median(own).unwrap_or(f64::NAN),
+        torch_ms: median(theirs),
+        candle_ms: candle,
+        ratio,
+        processor: processor.to_owned(),
+    })
+}
+
+/// Model of the processor, where the system says it.
+fn processor() -> String {
+    let line = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    line.unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse()?;
+    let folder =
+        env::var_os("FBP_RESULTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"), PathBuf::from);
+    fs::create_dir_all(&folder)?;
+    let mut torch = if options.torch { Some(Torch::start()?) } else { None };
+    let pairs = if options.quick { QUICK_PAIRS } else { PAIRS };
+    let processor = processor();
+    let mut entries = Vec::new();
+    println!("{}", output::HEAD);
+    for case in options.cases() {
+        let mut ours = Ours::new(case)?;
+        for work in Work::ALL {
+            for threads in THREADS {
+                let entry = measure((&mut ours, work, threads), torch.as_mut(), pairs, &processor)?;
+                println!("{}", output::row(&entry));
+                entries.push(entry);
+                output::save(&entries, &folder)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

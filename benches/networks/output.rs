@@ -1,0 +1,45 @@
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::case::Work;
+
+/// One row, with the keys of the results file.
+#[derive(Serialize)]
+pub(crate) struct Entry {
+    pub(crate) network: String,
+    pub(crate) batch: usize,
+    pub(crate) work: Work,
+    pub(crate) threads: usize,
+    pub(crate) ours_ms: f64,
+    pub(crate) torch_ms: Option<f64>,
+    pub(crate) candle_ms: Option<f64>,
+    /// PyTorch's time over ours: above 1 we are ahead.
+    pub(crate) ratio: Option<f64>,
+    pub(crate) processor: String,
+}
+
+pub(crate) const HEAD: &str = "| network | batch | work | threads | ours, ms | PyTorch, ms | candle, ms | PyTorch / ours |\n\
+                               |---|---|---|---|---|---|---|---|";
+
+/// A row of the table.
+pub(crate) fn row(entry: &Entry) -> String {
+    let Entry { network, batch, work, threads, ours_ms, torch_ms, candle_ms, ratio, .. } = entry;
+    let number = |value: &Option<f64>, digits: usize| value.map_or_else(String::new, |ms| format!("{ms:.digits$}"));
+    format!(
+        "| {network} | {batch} | {work} | {threads} | {ours_ms:.1} | {} | {} | {} |",
+        number(torch_ms, 1),
+        number(candle_ms, 0),
+        number(ratio, 2)
+    )
+}
+
+/// Writes what has been measured so far.
+pub(crate) fn save(entries: &[Entry], folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::write(folder.join("networks.json"), serde_json::to_string_pretty(entries)?)?;
+    let rows: Vec<String> = entries.iter().map(row).collect();
+    let processor = entries.first().map_or("", |entry| &entry.processor);
+    Ok(fs::write(folder.join("networks.md"), format!("{HEAD}\n{}\n\n{processor}\n", rows.join("\n")))?)
+}
