@@ -194,10 +194,12 @@ fn a_damaged_state_is_replaced_by_the_one_before_it() {
     let go_on = format!("{PRETRAIN} --epochs 60 --out s/p.safetensors");
     std::fs::create_dir(world.path("whole")).unwrap();
     world.ok(&go_on.replace("s/", "whole/"));
-    let damage: [&dyn Fn(&mut Vec<u8>); 4] =
-        [&|bytes| bytes.truncate(bytes.len() / 2), &|bytes| bytes.clear(), &|bytes| bytes[100] ^= 1, &|bytes| {
-            *bytes = vec![0xff; 80]
-        }];
+    let damage: [fn(&mut Vec<u8>); 4] = [
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| bytes.clear(),
+        |bytes| bytes[100] ^= 1,
+        |bytes| *bytes = vec![0xff; 80],
+    ];
     for (which, damage) in damage.into_iter().enumerate() {
         stopped(&world, "-INT");
         let files = states(&world, "s");

@@ -16,7 +16,7 @@ use crate::mutate::changed;
 use crate::readers::Place;
 
 /// Memory that any case may take: buffers of fixed size, tables, the texts of errors.
-const FIXED_BYTES: usize = 4 << 20;
+const FIXED_BYTES: usize = 1 << 20;
 /// A case that takes longer is told of.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -36,6 +36,8 @@ pub struct Tally {
     pub cases: u64,
     /// Of those, the ones that were read to the end.
     pub accepted: u64,
+    /// Most bytes in use at a time.
+    pub most_bytes: usize,
     /// Largest ratio of memory in use to the length of the input, beyond what every case may take.
     pub largest_ratio: f64,
     /// Longest time of a case.
@@ -81,6 +83,7 @@ impl Campaign {
         tally.cases += 1;
         tally.longest = tally.longest.max(time);
         let ratio = bytes.saturating_sub(FIXED_BYTES) as f64 / input.len().max(1) as f64;
+        tally.most_bytes = tally.most_bytes.max(bytes);
         tally.largest_ratio = tally.largest_ratio.max(ratio);
         let finding = |reason: String| Finding { input: input.to_vec(), reason };
         let accepted = outcome.map_err(|panic| finding(format!("panic: {}", text_of(&*panic))))?;

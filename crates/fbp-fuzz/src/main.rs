@@ -80,10 +80,11 @@ fn run(arguments: &Arguments) -> Result<usize, Box<dyn std::error::Error>> {
 }
 
 fn line(name: &str, tally: &Tally) -> String {
-    let Tally { cases, accepted, largest_ratio, longest, findings } = tally;
+    let Tally { cases, accepted, most_bytes, largest_ratio, longest, findings } = tally;
     format!(
-        "{name:16} {cases:8} cases, {:5.1} % accepted, up to {largest_ratio:.0} bytes in use per byte, longest {:.0} ms, {} findings",
+        "{name:16} {cases:8} cases, {:5.1} % accepted, at most {:.2} MiB in use, {largest_ratio:.0} bytes per byte, longest {:.0} ms, {} findings",
         100.0 * *accepted as f64 / (*cases).max(1) as f64,
+        *most_bytes as f64 / f64::from(1 << 20),
         1e3 * longest.as_secs_f64(),
         findings.len(),
     )

@@ -13,7 +13,7 @@ use fbp_train::image_files;
 use fbp_train::json::read_json;
 use fbp_train::progress::Silent;
 use fbp_train::repair::RepairRecord;
-use fbp_train::store::TargetStore;
+use fbp_train::store::{StageEntry, TargetStore};
 use fbp_train::sweep::SweepConfig;
 use fbp_train::targets::TargetsReport;
 use fbp_train::train::{PostTrainRecord, PretrainRecord};
@@ -68,6 +68,8 @@ impl Place {
 const PLAIN: f64 = 64.0;
 /// Deflate makes up to 1,032 bytes of one; a copy of them is made.
 const COMPRESSED: f64 = 3.0 * 1032.0;
+/// A byte of JPEG may hold 512 pixels, each with its coefficients, its colours, and a copy of them.
+const CODED: f64 = 512.0 * 16.0;
 /// Texts become trees, whose nodes take more than the text.
 const TREE: f64 = 512.0;
 
@@ -86,7 +88,7 @@ pub const READERS: [Reader; 14] = [
     Reader { name: "target-shard", seeds: seeds::target_shards, read: target_shard, bytes_per_byte: PLAIN },
     Reader { name: "records", seeds: seeds::records, read: records, bytes_per_byte: TREE },
     Reader { name: "png", seeds: seeds::png, read: picture, bytes_per_byte: COMPRESSED },
-    Reader { name: "jpeg", seeds: seeds::jpeg, read: picture, bytes_per_byte: COMPRESSED },
+    Reader { name: "jpeg", seeds: seeds::jpeg, read: picture, bytes_per_byte: CODED },
 ];
 
 fn idx_images(bytes: &[u8], place: &Place) -> bool {
@@ -115,7 +117,8 @@ fn data_tensors(bytes: &[u8], place: &Place) -> bool {
 fn weights(bytes: &[u8], place: &Place) -> bool {
     let Ok(found) = StateDict::open(&place.file("weights", bytes)) else { return false };
     let names: Vec<&String> = found.tensors().keys().collect();
-    names.iter().fold(true, |all, name| (found.read(name).is_ok() || found.read_integers(name).is_ok()) && all)
+    // All of them, whatever is wrong with one.
+    names.iter().filter(|name| found.read(name).is_err() && found.read_integers(name).is_err()).count() == 0
 }
 
 fn checkpoint(bytes: &[u8], place: &Place) -> bool {
@@ -136,12 +139,12 @@ fn store(place: &Place) -> bool {
     let Ok(store) = TargetStore::open(&place.path("store")) else { return false };
     let labels = store.labels().count();
     let stages = store.manifest().params.stages.iter();
-    let all_there = |stage: &fbp_train::store::StageEntry| {
+    let all_there = |stage: &StageEntry| {
         store
             .stage(&stage.name)
             .is_ok_and(|targets| (0..targets.samples()).all(|sample| targets.row(sample).len() == stage.feature_len()))
     };
-    stages.fold(true, |all, stage| all_there(stage) && all) && labels == store.manifest().samples()
+    stages.filter(|stage| !all_there(stage)).count() == 0 && labels == store.manifest().samples()
 }
 
 fn manifest(bytes: &[u8], place: &Place) -> bool {
