@@ -2,7 +2,8 @@
 //! PyTorch and candle.
 //!
 //! Writes `networks.json` and `networks.md` to the folder that `FBP_RESULTS` names (`benches/results` without it), after every
-//! row. Arguments: `--peer torch`, `--network NAME` (may be given several times), `--quick`.
+//! row. Arguments: `--peer torch`, `--network NAME` and `--work step|inference|product` (may be given several times), `--quick`,
+//! which leaves out candle.
 //!
 //! Ours and theirs take turns, so that what else the machine does hits both; ratios are medians over these pairs.
 
@@ -38,11 +39,12 @@ struct Options {
     torch: bool,
     quick: bool,
     networks: Vec<String>,
+    works: Vec<Work>,
 }
 
 impl Options {
     fn parse() -> Result<Self, Box<dyn Error>> {
-        let mut options = Self { torch: false, quick: false, networks: Vec::new() };
+        let mut options = Self { torch: false, quick: false, networks: Vec::new(), works: Vec::new() };
         let mut words = env::args().skip(1);
         while let Some(word) = words.next() {
             match word.as_str() {
@@ -54,6 +56,11 @@ impl Options {
                         return Err(format!("no network here is called {name:?}; there are {known}").into());
                     }
                     options.networks.push(name);
+                }
+                "--work" => {
+                    let name = words.next().unwrap_or_default();
+                    let work = Work::ALL.into_iter().find(|work| work.name() == name);
+                    options.works.push(work.ok_or("--work needs one of step, inference, product")?);
                 }
                 "--peer" => match words.next().as_deref() {
                     Some("torch") => options.torch = true,
@@ -94,9 +101,10 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 fn measure(
     (ours, work, threads): (&mut Ours, Work, usize),
     torch: Option<&mut Torch>,
-    pairs: usize,
+    quick: bool,
     processor: &str,
 ) -> Result<Entry, Box<dyn Error>> {
+    let pairs = if quick { QUICK_PAIRS } else { PAIRS };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let case = ours.case();
     let mut run = || -> Result<f64, Box<dyn Error>> {
@@ -121,7 +129,7 @@ fn measure(
     }
     let ratio = median(own.iter().zip(&theirs).map(|(own, theirs)| theirs / own).collect());
     let candle = match candle::Rival::new(ours.network())? {
-        Some(rival) if work != Work::Product && threads == THREADS[1] => {
+        Some(rival) if !quick && work != Work::Product && threads == THREADS[1] => {
             let runs = (0..CANDLE_RUNS).map(|_| milliseconds(|| rival.run(work, ours.images(), ours.labels())));
             median(runs.collect::<Result<_, _>>()?)
         }
@@ -140,30 +148,20 @@ fn measure(
     })
 }
 
-/// Model of the processor, where the system says it.
-fn processor() -> String {
-    let line = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    line.unwrap_or_else(|| "unknown".to_owned())
-}
-
 fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse()?;
     let folder =
         env::var_os("FBP_RESULTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"), PathBuf::from);
     fs::create_dir_all(&folder)?;
     let mut torch = if options.torch { Some(Torch::start()?) } else { None };
-    let pairs = if options.quick { QUICK_PAIRS } else { PAIRS };
-    let processor = processor();
+    let processor = fbp_benches::processor();
     let mut entries = Vec::new();
     println!("{}", output::HEAD);
     for case in options.cases() {
         let mut ours = Ours::new(case)?;
-        for work in Work::ALL {
+        for work in Work::ALL.into_iter().filter(|work| options.works.is_empty() || options.works.contains(work)) {
             for threads in THREADS {
-                let entry = measure((&mut ours, work, threads), torch.as_mut(), pairs, &processor)?;
+                let entry = measure((&mut ours, work, threads), torch.as_mut(), options.quick, &processor)?;
                 println!("{}", output::row(&entry));
                 entries.push(entry);
                 output::save(&entries, &folder)?;

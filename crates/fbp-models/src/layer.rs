@@ -3,33 +3,73 @@ mod sequence;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
+use candle_core::shape::ShapeWithOneHole;
 use candle_core::{Tensor, Var};
 use fbp_inverse::ReverseOperator;
 use fbp_linalg::FeatureShape;
 
 use crate::ModelError;
-use crate::ops::{Clip, Window};
+use crate::ops::{Call, Clip, Window};
+use crate::tape::Tape;
 
 pub use sequence::Sequence;
 pub(crate) use sequence::{PlacedLayer, Route};
 
 /// How a layer is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerPass {
+#[derive(Clone, Copy, Debug)]
+pub struct LayerPass<'t> {
     /// Whether gradients are wanted for the layer's own parameters. Gradients always pass through to the input.
     pub trainable: bool,
     /// Whether the layer is trained: batch normalisation uses, and averages, the statistics of the batch instead of the running
     /// ones, and dropout drops.
     pub training: bool,
+    /// Where the operations are remembered, if this crate and not candle runs back through them.
+    pub(crate) tape: Option<&'t Tape>,
 }
 
-impl LayerPass {
+impl LayerPass<'_> {
     /// Constant parameters and running statistics: the layer as a fixed function.
-    pub const FIXED: Self = Self { trainable: false, training: false };
+    pub const FIXED: LayerPass<'static> = LayerPass::new(false, false);
+
+    /// A pass whose gradients candle computes.
+    pub const fn new(trainable: bool, training: bool) -> Self {
+        Self { trainable, training, tape: None }
+    }
 
     /// A parameter as this pass sees it: with its gradient, or as a constant that shares its memory.
     pub(crate) fn tensor(self, var: &Var) -> Tensor {
         if self.trainable { var.as_tensor().clone() } else { var.as_detached_tensor() }
+    }
+
+    /// Runs an operation.
+    pub(crate) fn run(self, call: Call) -> Result<Tensor, ModelError> {
+        Ok(self.tape.map_or_else(|| call.run(), |tape| tape.run(call.clone()))?)
+    }
+
+    /// The values of a tensor in another shape.
+    pub(crate) fn reshape(self, x: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor, ModelError> {
+        Ok(match self.tape {
+            Some(tape) => tape.reshape(x, shape)?,
+            None => x.reshape(shape)?,
+        })
+    }
+
+    /// A tensor, laid out row by row.
+    pub(crate) fn contiguous(self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.tape.map_or_else(|| x.contiguous(), |tape| tape.contiguous(x))?)
+    }
+
+    /// Runs what is made of candle's operations.
+    pub(crate) fn compose(
+        self,
+        inputs: &[Tensor],
+        f: impl FnOnce(&[Tensor], Self) -> Result<Tensor, ModelError>,
+    ) -> Result<Tensor, ModelError> {
+        let without = Self { tape: None, ..self };
+        match self.tape {
+            Some(tape) => tape.compose(inputs, |inputs| f(inputs, without)),
+            None => f(inputs, without),
+        }
     }
 }
 
@@ -42,7 +82,14 @@ pub trait Layer: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`ModelError::Tensor`] if the batch does not have the shape of the layer's input.
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError>;
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError>;
+
+    /// Whether [`forward`](Self::forward) leaves what it does on the tape of such a pass; otherwise the layer is differentiated by
+    /// candle.
+    fn keeps_tape(&self, pass: LayerPass<'_>) -> bool {
+        let _ = pass;
+        false
+    }
 
     /// Parameters that gradients train, with their names within the layer.
     fn parameters(&self) -> Vec<(&'static str, &Var)> {
@@ -92,7 +139,7 @@ pub trait Layer: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+    fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         let _ = (x, window, pass);
         Ok(None)
     }
@@ -106,7 +153,7 @@ pub trait Layer: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         let _ = (x, clip, pass);
         Ok(None)
     }

@@ -16,6 +16,7 @@ mod pair;
 mod preprocessing;
 mod reverse;
 pub mod spec;
+mod tape;
 pub mod weights;
 pub mod zoo;
 

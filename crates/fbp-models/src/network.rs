@@ -10,6 +10,7 @@ use crate::build::{Source, sequence};
 use crate::layer::Route;
 use crate::memory::keep_freed_memory;
 use crate::spec::{FeatureDims, ParamInit, StagePlan};
+use crate::tape::{Tape, run_with_tape};
 use crate::{Layer, LayerPass, ModelError, NetworkSpec, Sequence};
 
 /// A feed-forward network: a chain of stages whose every feature and parameter can be reached.
@@ -309,10 +310,7 @@ impl Network {
     /// # Errors
     /// [`ModelError::StageRange`] if there are no such stages, [`ModelError::InputShape`] for a feature of another shape.
     pub fn forward_stages(&self, stages: Range<usize>, feature: &Tensor) -> Result<Tensor, ModelError> {
-        self.run(stages, feature, |stage| LayerPass {
-            trainable: !stage.frozen,
-            training: self.training && !stage.frozen,
-        })
+        self.run(stages, feature, |stage| LayerPass::new(!stage.frozen, self.training && !stage.frozen))
     }
 
     /// Logits of a batch with all parameters constant: nothing is kept for gradients.
@@ -364,7 +362,7 @@ impl Network {
     /// [`ModelError::StageRange`] for the place of another network, [`ModelError::InputShape`] for a batch of another shape.
     pub fn infer_before(&self, place: &LayerPlace, x: &Tensor) -> Result<LayerInput, ModelError> {
         let own = self.stage_of(place)?;
-        let below = own.accept(&self.infer_stages(0..place.stage, x)?)?;
+        let below = own.accept(&self.infer_stages(0..place.stage, x)?, LayerPass::FIXED)?;
         let mut beside = Vec::new();
         let input = own.layers.forward_before(&place.route, &below, &mut beside)?;
         Ok(LayerInput { input, beside })
@@ -399,7 +397,7 @@ impl Network {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_recorded(&self, x: &Tensor) -> Result<ForwardTrace, ModelError> {
-        let mut features = vec![self.stages[0].accept(&x.detach())?];
+        let mut features = vec![self.stages[0].accept(&x.detach(), LayerPass::FIXED)?];
         for stage in &self.stages {
             let next = stage.forward(&features[features.len() - 1], LayerPass::FIXED)?;
             features.push(next);
@@ -411,13 +409,18 @@ impl Network {
         &self,
         stages: Range<usize>,
         feature: &Tensor,
-        pass: impl Fn(&Stage) -> LayerPass,
+        pass: impl Fn(&Stage) -> LayerPass<'static>,
     ) -> Result<Tensor, ModelError> {
-        let mut feature = feature.clone();
-        for stage in self.range(stages)? {
-            feature = stage.forward(&feature, pass(stage))?;
+        let stages = self.range(stages)?;
+        let trained = stages.iter().filter(|stage| pass(stage).trainable).flat_map(Stage::vars);
+        let parameters: Vec<Var> = trained.map(|(_, var)| var).collect();
+        let run = |tape: Option<&Tape>| {
+            stages.iter().try_fold(feature.clone(), |x, stage| stage.forward(&x, LayerPass { tape, ..pass(stage) }))
+        };
+        if parameters.is_empty() && !feature.track_op() {
+            return run(None);
         }
-        Ok(feature)
+        run_with_tape(feature, &parameters, |tape| run(Some(tape)))
     }
 
     pub(crate) fn range(&self, stages: Range<usize>) -> Result<&[Stage], ModelError> {
@@ -468,7 +471,7 @@ impl Stage {
     }
 
     /// The batch in the dimensions that the first layer takes.
-    fn accept(&self, batch: &Tensor) -> Result<Tensor, ModelError> {
+    fn accept(&self, batch: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let input = self.input();
         let wrong = || ModelError::InputShape {
             what: format!("input of stage {}", self.name),
@@ -483,11 +486,11 @@ impl Stage {
         // Flat rows are accepted for images and the other way round; any other shape is a mistake.
         let shape = input.shape;
         let image = [shape.channels, shape.height, shape.width];
-        if rest == [input.len()] || rest == image { Ok(batch.reshape(dims)?) } else { Err(wrong()) }
+        if rest == [input.len()] || rest == image { pass.reshape(batch, dims) } else { Err(wrong()) }
     }
 
-    fn forward(&self, batch: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        self.layers.forward(&self.accept(batch)?, pass)
+    fn forward(&self, batch: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        self.layers.forward(&self.accept(batch, pass)?, pass)
     }
 }
 

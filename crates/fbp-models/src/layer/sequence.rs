@@ -106,14 +106,18 @@ impl Sequence {
     ///
     /// # Errors
     /// As [`Layer::forward`].
-    pub fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    pub fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         self.run(0..self.steps.len(), x.clone(), pass)
     }
 
     /// Runs some of the layers in the order of execution.
-    fn run(&self, steps: Range<usize>, mut x: Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn run(&self, steps: Range<usize>, mut x: Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let mut steps = self.steps[steps].iter().map(|step| &self.layers[step.layer].layer).peekable();
         while let Some(layer) = steps.next() {
+            if pass.tape.is_some() && !layer.keeps_tape(pass) {
+                x = pass.compose(&[x], |inputs, pass| layer.forward(&inputs[0], pass))?;
+                continue;
+            }
             let joined = match steps.peek().map(|next| (next.max_pool_window(), next.clip())) {
                 Some((Some(window), _)) => layer.forward_pooled(&x, window, pass)?,
                 Some((None, Some(clip))) => layer.forward_clipped(&x, clip, pass)?,

@@ -24,8 +24,12 @@ impl Layer for ActivationLayer {
         self.kind
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(ops::activate(&x.contiguous()?, self.function)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(ops::activation_call(&pass.contiguous(x)?, self.function)?)
     }
 
     fn clip(&self) -> Option<Clip> {

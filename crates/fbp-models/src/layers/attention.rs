@@ -35,9 +35,13 @@ impl Layer for AttentionLayer {
         "attention"
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let qkv = self.qkv.forward(x, pass)?;
-        let mixed = self.core.apply(&qkv)?;
+        let mixed = pass.run(self.core.call(&qkv))?;
         self.proj.forward(&mixed, pass)
     }
 

@@ -34,23 +34,24 @@ impl BatchNormLayer {
     }
 
     /// `scale` and `shift` of the evaluation-mode map `y = scale · x + shift`.
-    fn affine(&self, pass: LayerPass) -> Result<(Tensor, Tensor), ModelError> {
+    fn affine(&self, pass: LayerPass<'_>) -> Result<(Tensor, Tensor), ModelError> {
         let std = (self.variance.as_detached_tensor() + self.eps)?.sqrt()?;
         let scale = (pass.tensor(&self.weight) / std)?;
         let shift = (pass.tensor(&self.bias) - (self.mean.as_detached_tensor() * &scale)?)?;
         Ok((scale, shift))
     }
 
-    fn run(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Tensor, ModelError> {
-        let x = x.contiguous()?;
+    fn run(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        let x = pass.contiguous(x)?;
         if pass.training {
             let (weight, bias) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
-            let (y, statistics) = ops::batch_norm_training(&x, &weight, &bias, self.eps, clip)?;
+            let (call, statistics) = ops::batch_norm_training_call(&x, &weight, &bias, self.eps, clip)?;
+            let y = pass.run(call)?;
             self.update(&statistics)?;
             return Ok(y);
         }
         let (scale, shift) = self.affine(pass)?;
-        Ok(ops::batch_norm_evaluation(&x, &scale, &shift, clip)?)
+        pass.run(ops::batch_norm_evaluation_call(&x, &scale, &shift, clip))
     }
 
     fn update(&self, batch: &BatchStatistics) -> Result<(), ModelError> {
@@ -71,11 +72,16 @@ impl Layer for BatchNormLayer {
         "batch_norm"
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    /// Scale and shift of trained parameters under running statistics are candle's work.
+    fn keeps_tape(&self, pass: LayerPass<'_>) -> bool {
+        pass.training || !pass.trainable
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         self.run(x, Clip::NONE, pass)
     }
 
-    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         self.run(x, clip, pass).map(Some)
     }
 

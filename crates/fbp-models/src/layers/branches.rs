@@ -19,7 +19,7 @@ impl BranchesLayer {
         Self { kind, branches, merge }
     }
 
-    fn outputs(&self, x: &Tensor, pass: LayerPass) -> Result<Vec<Tensor>, ModelError> {
+    fn outputs(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Vec<Tensor>, ModelError> {
         self.branches.iter().map(|branch| branch.forward(x, pass)).collect()
     }
 }
@@ -29,16 +29,29 @@ impl Layer for BranchesLayer {
         self.kind
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        self.merge(&self.outputs(x, pass)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
     }
 
-    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        let outputs = self.outputs(x, pass)?;
+        match (outputs.as_slice(), self.merge) {
+            ([only], _) => Ok(only.clone()),
+            ([first, second], Merge::Sum) => {
+                let call = ops::add_clipped_call(&pass.contiguous(first)?, &pass.contiguous(second)?, Clip::NONE);
+                pass.run(call)
+            }
+            (several, _) => pass.compose(several, |outputs, _| self.merge(outputs)),
+        }
+    }
+
+    fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         if self.merge != Merge::Sum || self.branches.len() != 2 {
             return Ok(None);
         }
         let outputs = self.outputs(x, pass)?;
-        Ok(Some(ops::add_clipped(&outputs[0].contiguous()?, &outputs[1].contiguous()?, clip)?))
+        let call = ops::add_clipped_call(&pass.contiguous(&outputs[0])?, &pass.contiguous(&outputs[1])?, clip);
+        pass.run(call).map(Some)
     }
 
     fn branches(&self) -> &[Sequence] {

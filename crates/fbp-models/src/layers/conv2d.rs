@@ -25,10 +25,10 @@ impl ConvLayer {
     }
 
     /// The weight as the kernel takes it, also that of a layer in one dimension.
-    fn kernel_weight(&self, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn kernel_weight(&self, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let weight = pass.tensor(&self.weight);
         let shape = self.kernel.geometry().weight_shape();
-        Ok(if weight.rank() == shape.len() { weight } else { weight.reshape(&shape)? })
+        if weight.rank() == shape.len() { Ok(weight) } else { pass.reshape(&weight, &shape) }
     }
 }
 
@@ -37,14 +37,19 @@ impl Layer for ConvLayer {
         self.kind
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
-        let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
-        Ok(self.kernel.apply(&x.contiguous()?, &self.kernel_weight(pass)?, bias.as_ref())?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
     }
 
-    fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass) -> Result<Option<Tensor>, ModelError> {
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
-        Ok(self.kernel.apply_pooled(&x.contiguous()?, &self.kernel_weight(pass)?, bias.as_ref(), window)?)
+        pass.run(self.kernel.call(&pass.contiguous(x)?, &self.kernel_weight(pass)?, bias.as_ref()))
+    }
+
+    fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
+        let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
+        let (x, weight) = (pass.contiguous(x)?, self.kernel_weight(pass)?);
+        self.kernel.pooled_call(&x, &weight, bias.as_ref(), window)?.map(|call| pass.run(call)).transpose()
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {

@@ -35,7 +35,11 @@ impl Layer for DropoutLayer {
         self.kind
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn keeps_tape(&self, pass: LayerPass<'_>) -> bool {
+        !pass.training || self.p == 0.0
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         if !pass.training || self.p == 0.0 {
             return Ok(x.clone());
         }

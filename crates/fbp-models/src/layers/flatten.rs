@@ -13,8 +13,13 @@ impl Layer for FlattenLayer {
         "flatten"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(x.flatten_from(1)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        let len: usize = x.dims().iter().skip(1).product();
+        pass.reshape(&pass.contiguous(x)?, (x.dim(0)?, len))
     }
 
     fn reverse_operator(

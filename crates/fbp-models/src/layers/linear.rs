@@ -30,12 +30,17 @@ impl Layer for LinearLayer {
         "linear"
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
-        let (x, weight) = (x.contiguous()?, pass.tensor(&self.weight));
-        let &[n, tokens, width] = x.dims() else { return Ok(ops::linear(&x, &weight, bias.as_ref())?) };
-        let rows = x.reshape((n * tokens, width))?;
-        Ok(ops::linear(&rows, &weight, bias.as_ref())?.reshape((n, tokens, ()))?)
+        let (x, weight) = (pass.contiguous(x)?, pass.tensor(&self.weight));
+        let run = |x: &Tensor| pass.run(ops::linear_call(x, &weight, bias.as_ref()));
+        let &[n, tokens, width] = x.dims() else { return run(&x) };
+        let rows = pass.reshape(&x, (n * tokens, width))?;
+        pass.reshape(&run(&rows)?, (n, tokens, ()))
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {

@@ -30,13 +30,17 @@ impl Layer for NormLayer {
         self.kind
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let weight = pass.tensor(&self.weight);
         let bias = match &self.bias {
             Some(bias) => pass.tensor(bias),
             None => self.weight.as_detached_tensor().zeros_like()?,
         };
-        Ok(ops::feature_norm(&x.contiguous()?, &weight, &bias, self.groups)?)
+        pass.run(ops::feature_norm_call(&pass.contiguous(x)?, &weight, &bias, self.groups))
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {

@@ -23,8 +23,12 @@ impl Layer for MaxPool2dLayer {
         "max_pool2d"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(ops::max_pool2d(&x.contiguous()?, self.window)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(ops::max_pool2d_call(&pass.contiguous(x)?, self.window))
     }
 
     fn max_pool_window(&self) -> Option<Window> {
@@ -58,8 +62,12 @@ impl Layer for AvgPool2dLayer {
         "avg_pool2d"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(ops::avg_pool2d(&x.contiguous()?, self.window, self.divisor)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(ops::avg_pool2d_call(&pass.contiguous(x)?, self.window, self.divisor)?)
     }
 
     fn reverse_operator(
@@ -80,8 +88,12 @@ impl Layer for GlobalAvgPool2dLayer {
         "global_avg_pool2d"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(ops::global_avg_pool2d(&x.contiguous()?)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(ops::adaptive_avg_pool2d_call(&pass.contiguous(x)?, Pair::both(1))?)
     }
 
     fn reverse_operator(
@@ -110,8 +122,12 @@ impl Layer for AdaptiveAvgPool2dLayer {
         "adaptive_avg_pool2d"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(ops::adaptive_avg_pool2d(&x.contiguous()?, self.size)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(ops::adaptive_avg_pool2d_call(&pass.contiguous(x)?, self.size)?)
     }
 
     fn reverse_operator(

@@ -13,8 +13,12 @@ impl Layer for SoftmaxLayer {
         "softmax"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
-        Ok(ops::softmax(&x.contiguous()?)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(ops::softmax_call(&pass.contiguous(x)?))
     }
 
     fn reverse_operator(

@@ -16,7 +16,7 @@ impl Layer for TokensLayer {
         "tokens"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
+    fn forward(&self, x: &Tensor, _: LayerPass<'_>) -> Result<Tensor, ModelError> {
         Ok(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
     }
 
@@ -46,7 +46,7 @@ impl Layer for ClassTokenLayer {
         "class_token"
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let (n, _, width) = x.dims3()?;
         let token = pass.tensor(&self.token).broadcast_as((n, 1, width))?.contiguous()?;
         Ok(Tensor::cat(&[&token, x], 1)?)
@@ -83,7 +83,7 @@ impl Layer for PositionEmbeddingLayer {
         "position_embedding"
     }
 
-    fn forward(&self, x: &Tensor, pass: LayerPass) -> Result<Tensor, ModelError> {
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         Ok(x.broadcast_add(&pass.tensor(&self.embedding))?)
     }
 
@@ -118,7 +118,7 @@ impl Layer for SelectTokenLayer {
         "select_token"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
+    fn forward(&self, x: &Tensor, _: LayerPass<'_>) -> Result<Tensor, ModelError> {
         Ok(x.narrow(1, self.index, 1)?.squeeze(1)?.contiguous()?)
     }
 
@@ -148,7 +148,7 @@ impl Layer for MeanTokensLayer {
         "mean_tokens"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
+    fn forward(&self, x: &Tensor, _: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let count = x.dim(1)?.saturating_sub(self.first);
         Ok(x.narrow(1, self.first, count)?.contiguous()?.mean(1)?)
     }

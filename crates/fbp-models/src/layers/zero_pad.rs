@@ -21,7 +21,7 @@ impl Layer for ZeroPad2dLayer {
         "zero_pad2d"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass) -> Result<Tensor, ModelError> {
+    fn forward(&self, x: &Tensor, _: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let Padding { top, bottom, left, right } = self.padding;
         Ok(x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?.contiguous()?)
     }

@@ -6,7 +6,7 @@ use fbp_inverse::{Interval, TargetMode};
 
 use crate::bridge::{tensor_from_matrix, with_matrix};
 use crate::ops::cross_entropy;
-use crate::ops::testing::{assert_close, random};
+use crate::ops::testing::{assert_close, assert_near, random};
 use crate::{LayerInput, LayerPass, Network, NetworkSpec, zoo};
 
 /// Small networks of every kind of block, with statistics and weights that are not those of fresh ones.
@@ -180,4 +180,70 @@ fn a_network_split_at_its_blocks_is_the_same_network() {
         assert!(split.stages().len() >= network.stages().len());
         assert_close("logits", &split.infer(&x).unwrap(), &network.infer(&x).unwrap(), 1e-7);
     }
+}
+
+/// Gradients of the input and of every parameter by the crate's own sweep, beside those of candle's, which knows each operation.
+#[test]
+fn one_sweep_gives_the_gradients_of_candles_graph() {
+    for (index, network) in networks().into_iter().enumerate() {
+        for (trainable, training) in [(true, true), (true, false), (false, false)] {
+            // Statistics and dropout change with every pass, so both ways start from a copy.
+            let run = |by_tape: bool| {
+                let mut own = network.duplicate().unwrap();
+                own.set_training(training);
+                let stages = 0..own.stages().len();
+                if !trainable {
+                    own.freeze(stages.clone()).unwrap();
+                }
+                let [c, h, w] = own.spec().input;
+                let x = Var::from_tensor(&random(&[5, c, h, w], index as u64)).unwrap();
+                let logits = if by_tape {
+                    own.forward(&x).unwrap()
+                } else {
+                    let pass = LayerPass::new(trainable, training);
+                    own.stages()
+                        .iter()
+                        .fold(x.as_tensor().clone(), |x, stage| stage.layers().forward(&x, pass).unwrap())
+                };
+                let weights = random(logits.dims(), 3);
+                let gradients = (&logits * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+                let vars = own.named_vars_of(stages).unwrap().into_iter();
+                let all = vars.map(|(name, var)| (name, gradients.get(&var).cloned()));
+                let all: Vec<_> = all.chain([("input".to_owned(), gradients.get(&x).cloned())]).collect();
+                (logits.detach(), all)
+            };
+            let ((logits, found), (expected_logits, expected)) = (run(true), run(false));
+            let name = &network.spec().name;
+            assert_close(name, &logits, &expected_logits, 0.0);
+            // Some gradients are zero but for rounding (biases before normalisation), so the largest one is the measure.
+            let flat = |gradient: &Tensor| gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let largest = expected.iter().filter_map(|(_, gradient)| gradient.as_ref()).flat_map(flat);
+            let largest = f64::from(largest.fold(0.0_f32, |most, entry| most.max(entry.abs())));
+            for ((path, found), (_, expected)) in found.iter().zip(&expected) {
+                assert_eq!(found.is_some(), trainable || path == "input", "{name}, {path}");
+                let (Some(found), Some(expected)) = (found, expected) else { continue };
+                // Features with several uses add their gradients in another order.
+                let tol = 64.0 * f64::from(f32::EPSILON) * largest;
+                for (found, expected) in flat(found).into_iter().zip(flat(expected)) {
+                    assert_near(&format!("{name}, {path}"), found, expected.into(), tol);
+                }
+            }
+        }
+    }
+}
+
+/// Several sweeps over one forward pass: as the classes of one batch ask for their gradients one after the other.
+#[test]
+fn a_tape_can_be_run_back_again() {
+    let network = trained_looking(&NetworkSpec::from_toml(RESIDUAL).unwrap(), 3);
+    let x = Var::from_tensor(&random(&[3, 1, 8, 8], 1)).unwrap();
+    let logits = network.forward(&x).unwrap();
+    let gradient = |class: usize| {
+        let store = logits.narrow(1, class, 1).unwrap().sum_all().unwrap().backward().unwrap();
+        store.get(&x).unwrap().clone()
+    };
+    let (first, second) = (gradient(0), gradient(1));
+    assert_close("again", &gradient(0), &first, 0.0);
+    let both = logits.narrow(1, 0, 2).unwrap().sum_all().unwrap().backward().unwrap();
+    assert_close("sum", both.get(&x).unwrap(), &(first + second).unwrap(), 64.0 * f64::from(f32::EPSILON));
 }

@@ -4,7 +4,7 @@ use faer::{MatMut, MatRef};
 use fbp_inverse::{Activation, ActivationReverse, DifferentiableOperator, ReverseOperator, VjpPass};
 use fbp_linalg::FeatureShape;
 
-use super::{par_for, values, with_values};
+use super::{Call, par_for, values, with_values};
 
 /// `f(x)` for every entry of a batch `[N, ..]`, with the gradient.
 ///
@@ -13,12 +13,16 @@ use super::{par_for, values, with_values};
 /// # Errors
 /// Of parameters outside their range, and of a tensor that is not contiguous, not `f32`, or not on the CPU.
 pub fn activate(x: &Tensor, function: Activation) -> Result<Tensor> {
+    activation_call(x, function)?.run()
+}
+
+pub(crate) fn activation_call(x: &Tensor, function: Activation) -> Result<Call> {
     let (batch, len) = match x.dims().split_first() {
         Some((&batch, rest)) => (batch, rest.iter().product()),
         None => (1, 1),
     };
     let operator = ActivationReverse::new(NAME, function, FeatureShape::vector(len)).map_err(Error::wrap)?;
-    x.apply_op1(Elementwise { operator, len, batch })
+    Ok(Call::one(x, Elementwise { operator, len, batch }))
 }
 
 const NAME: &str = "activation";

@@ -3,7 +3,7 @@ use fbp_inverse::{AverageAxes, AvgDivisor};
 use fbp_linalg::{FeatureShape, dispatch};
 
 use super::window::Planes;
-use super::{Window, fill_pieces, values, with_values};
+use super::{Call, Window, fill_pieces, values, with_values};
 use crate::pair::Pair;
 
 /// Mean of every window of `x`, `[N, C, H, W]` to `[N, C, H', W']`, with the gradient.
@@ -12,8 +12,12 @@ use crate::pair::Pair;
 /// Of a tensor that is not of rank 4, contiguous, `f32` and on the CPU, or too small for a window; of a divisor that is 0
 /// or not finite.
 pub fn avg_pool2d(x: &Tensor, window: Window, divisor: AvgDivisor) -> Result<Tensor> {
+    avg_pool2d_call(x, window, divisor)?.run()
+}
+
+pub(crate) fn avg_pool2d_call(x: &Tensor, window: Window, divisor: AvgDivisor) -> Result<Call> {
     let axes = AverageAxes::windows(NAME, shape_of(x)?, window.into(), divisor);
-    x.apply_op1(AvgPool2d { axes: axes.map_err(Error::wrap)? })
+    Ok(Call::one(x, AvgPool2d { axes: axes.map_err(Error::wrap)? }))
 }
 
 /// Mean of every channel of `x`, `[N, C, H, W]` to `[N, C, 1, 1]`, with the gradient.
@@ -30,8 +34,12 @@ pub fn global_avg_pool2d(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Of a tensor that is not of rank 4, contiguous, `f32` and on the CPU, or a size of 0.
 pub fn adaptive_avg_pool2d(x: &Tensor, size: Pair) -> Result<Tensor> {
+    adaptive_avg_pool2d_call(x, size)?.run()
+}
+
+pub(crate) fn adaptive_avg_pool2d_call(x: &Tensor, size: Pair) -> Result<Call> {
     let axes = AverageAxes::adaptive(NAME, shape_of(x)?, size.dims());
-    x.apply_op1(AvgPool2d { axes: axes.map_err(Error::wrap)? })
+    Ok(Call::one(x, AvgPool2d { axes: axes.map_err(Error::wrap)? }))
 }
 
 fn shape_of(x: &Tensor) -> Result<FeatureShape> {

@@ -1,6 +1,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{Clip, fill_each, values, with_values};
+use super::lane_sums::{Sums, lane_sums};
+use super::{Call, Clip, fill_each, values, with_values};
 
 /// Mean and biased variance per channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +23,11 @@ pub struct BatchStatistics {
 /// # Errors
 /// Of other shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
 pub fn batch_norm_evaluation(x: &Tensor, scale: &Tensor, shift: &Tensor, clip: Clip) -> Result<Tensor> {
-    x.apply_op3(scale, shift, ChannelAffine { clip })
+    batch_norm_evaluation_call(x, scale, shift, clip).run()
+}
+
+pub(crate) fn batch_norm_evaluation_call(x: &Tensor, scale: &Tensor, shift: &Tensor, clip: Clip) -> Call {
+    Call::three(x, scale, shift, ChannelAffine { clip })
 }
 
 /// `y = clip((x - mean) / √(variance + eps) · weight + bias)` with the statistics of the batch, and the gradients through them.
@@ -39,20 +44,28 @@ pub fn batch_norm_training(
     eps: f64,
     clip: Clip,
 ) -> Result<(Tensor, BatchStatistics)> {
+    let (call, statistics) = batch_norm_training_call(x, weight, bias, eps, clip)?;
+    Ok((call.run()?, statistics))
+}
+
+pub(crate) fn batch_norm_training_call(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    clip: Clip,
+) -> Result<(Call, BatchStatistics)> {
     let sizes = Sizes::of(x.dims(), weight.dims(), bias.dims())?;
     if sizes.batch == 0 {
         bail!("{NAME}: an empty batch has no statistics");
     }
     let statistics = with_values(NAME, x, |x| Ok(sizes.statistics(x)))?;
     let inverse_std = statistics.variance.iter().map(|&v| (1.0 / (f64::from(v) + eps).sqrt()) as f32).collect();
-    let y = x.apply_op3(weight, bias, BatchNorm { mean: statistics.mean.clone(), inverse_std, clip })?;
-    Ok((y, statistics))
+    let call = Call::three(x, weight, bias, BatchNorm { mean: statistics.mean.clone(), inverse_std, clip });
+    Ok((call, statistics))
 }
 
 const NAME: &str = "batch_norm";
-
-/// Values that are summed side by side; fixed, so that sums are the same bits on every instruction set.
-const LANES: usize = 16;
 
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -60,9 +73,6 @@ struct Sizes {
     channels: usize,
     plane: usize,
 }
-
-/// Two sums over a plane, or over a channel.
-type Sums = [f64; 2];
 
 impl Sizes {
     fn of(x: &[usize], first: &[usize], second: &[usize]) -> Result<Self> {
@@ -126,26 +136,6 @@ impl Sizes {
         let (mean, variance) = (0..self.channels).map(channel).unzip();
         BatchStatistics { mean, variance, count: self.batch * self.plane }
     }
-}
-
-/// Two sums of `f(x_i, y_i)`, by lanes.
-#[inline(always)]
-fn lane_sums(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> [f32; 2]) -> Sums {
-    let mut lanes = [[0.0_f32; LANES]; 2];
-    let (x, y) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    for (x, y) in x.0.iter().zip(y.0) {
-        for i in 0..LANES {
-            let [first, second] = f(x[i], y[i]);
-            lanes[0][i] += first;
-            lanes[1][i] += second;
-        }
-    }
-    for (i, (&x, &y)) in x.1.iter().zip(y.1).enumerate() {
-        let [first, second] = f(x, y);
-        lanes[0][i] += first;
-        lanes[1][i] += second;
-    }
-    lanes.map(|lanes| lanes.iter().map(|&lane| f64::from(lane)).sum())
 }
 
 /// `y = clip(scale_c · x + shift_c)` per channel.
@@ -358,6 +348,7 @@ impl CustomOp3 for BatchNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::lane_sums::LANES;
     use crate::ops::testing::{assert_close, assert_near, gradients, random, random_var};
 
     const CLIPS: [Clip; 3] = [Clip::NONE, Clip { lower: 0.0, upper: f32::INFINITY }, Clip { lower: -0.5, upper: 0.75 }];

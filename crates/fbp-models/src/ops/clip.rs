@@ -1,6 +1,6 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{fill_each, values, with_values};
+use super::{Call, fill_each, values, with_values};
 
 /// An activation that cuts values off: `min(max(x, lower), upper)`, with NaN kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,7 +33,11 @@ impl Clip {
 /// # Errors
 /// Of tensors of different shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
 pub fn add_clipped(a: &Tensor, b: &Tensor, clip: Clip) -> Result<Tensor> {
-    a.apply_op2(b, AddClipped(clip))
+    add_clipped_call(a, b, clip).run()
+}
+
+pub(crate) fn add_clipped_call(a: &Tensor, b: &Tensor, clip: Clip) -> Call {
+    Call::two(a, b, AddClipped(clip))
 }
 
 const NAME: &str = "add + clip";

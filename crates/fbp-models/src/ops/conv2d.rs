@@ -6,7 +6,7 @@ use fbp_linalg::FeatureShape;
 use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward, ConvWeightGrad};
 
 use super::scratch::ScratchPool;
-use super::{par_for, values, with_values};
+use super::{Call, par_for, values, with_values};
 
 /// A two-dimensional convolution, or a transposed one, as a differentiable tensor operation, built once per layer.
 ///
@@ -73,9 +73,13 @@ impl Conv2dKernel {
     /// # Errors
     /// Of other shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
     pub fn apply(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        self.call(x, weight, bias).run()
+    }
+
+    pub(crate) fn call(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Call {
         match bias {
-            Some(bias) => x.apply_op3_arc(weight, bias, self.biased.clone()),
-            None => x.apply_op2_arc(weight, self.plain.clone()),
+            Some(bias) => Call::Three([x.clone(), weight.clone(), bias.clone()], self.biased.clone()),
+            None => Call::Two([x.clone(), weight.clone()], self.plain.clone()),
         }
     }
 }

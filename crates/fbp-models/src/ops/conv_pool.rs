@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::conv2d::{Conv2dKernel, Shared};
 use super::window::Planes;
-use super::{PARALLEL_WORK, Window, values, with_values};
+use super::{Call, PARALLEL_WORK, Window, values, with_values};
 
 impl Conv2dKernel {
     /// Convolution followed by max-pooling of disjoint windows, without ever storing the convolution's whole output.
@@ -31,6 +31,16 @@ impl Conv2dKernel {
         bias: Option<&Tensor>,
         window: Window,
     ) -> Result<Option<Tensor>> {
+        self.pooled_call(x, weight, bias, window)?.map(|call| call.run()).transpose()
+    }
+
+    pub(crate) fn pooled_call(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        window: Window,
+    ) -> Result<Option<Call>> {
         if self.is_transposed() || window != Window::disjoint(window.kernel) || window.kernel.h * window.kernel.w > 256
         {
             return Ok(None);
@@ -39,10 +49,7 @@ impl Conv2dKernel {
         let batch = x.dims().first().copied().unwrap_or(0);
         let size = window.planes(NAME, &[batch, shape.channels, shape.height, shape.width])?;
         let op = ConvPool { conv: self.shared.clone(), window, size, winners: Mutex::default() };
-        match bias {
-            Some(bias) => x.apply_op3(weight, bias, op).map(Some),
-            None => x.apply_op2(weight, op).map(Some),
-        }
+        Ok(Some(Call::affine(x, weight, bias, op)))
     }
 }
 

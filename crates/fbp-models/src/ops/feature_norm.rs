@@ -1,6 +1,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{fill_pieces, values, with_values};
+use super::lane_sums::{lane_sums, lane_sums_of_three};
+use super::{Call, fill_each, values, with_values};
 
 /// Which entries of a sample are normalised together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,29 +26,95 @@ pub struct NormGroups {
 /// Of groups or parameters that do not divide a sample, and of tensors that are not contiguous, not `f32`, or not on
 /// the CPU.
 pub fn feature_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: NormGroups) -> Result<Tensor> {
-    x.apply_op3(weight, bias, FeatureNorm { groups })
+    feature_norm_call(x, weight, bias, groups).run()
+}
+
+pub(crate) fn feature_norm_call(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: NormGroups) -> Call {
+    Call::three(x, weight, bias, FeatureNorm { groups })
 }
 
 const NAME: &str = "feature_norm";
+
+/// Parts of a batch whose sums are added up; fixed, so that sums do not depend on the number of threads.
+const PARTS: usize = 16;
 
 struct FeatureNorm {
     groups: NormGroups,
 }
 
-/// Parameter of every entry of a group.
+/// Parameters of the entries of a batch.
+#[derive(Clone, Copy)]
 struct Parameters<'a> {
     values: &'a [f32],
     repeat: usize,
 }
 
+/// Neighbouring entries of a group, and the first of their parameters: one for each entry, or one for all.
+struct Run {
+    start: usize,
+    end: usize,
+    parameter: usize,
+}
+
 impl Parameters<'_> {
-    /// Index of the parameter of entry `i`, counted over the batch.
-    fn index(&self, i: usize) -> usize {
-        i / self.repeat % self.values.len()
+    /// Whether every entry of a run has a parameter of its own.
+    fn one_each(&self) -> bool {
+        self.repeat == 1
     }
 
-    fn at(&self, i: usize) -> f64 {
-        f64::from(self.values[self.index(i)])
+    /// The runs of a group of `len` entries that starts at entry `first` of the batch.
+    #[inline(always)]
+    fn runs(self, first: usize, len: usize) -> impl Iterator<Item = Run> {
+        let (count, repeat) = (self.values.len(), self.repeat);
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let at = first + start;
+            let (parameter, rest) = if repeat == 1 {
+                (at % count, count - at % count)
+            } else {
+                (at / repeat % count, repeat - at % repeat)
+            };
+            let run = Run { start, end: (start + rest).min(len), parameter };
+            start = run.end;
+            (run.start < len).then_some(run)
+        })
+    }
+}
+
+impl Run {
+    #[inline(always)]
+    fn of<'a>(&self, group: &'a [f32]) -> &'a [f32] {
+        &group[self.start..self.end]
+    }
+
+    #[inline(always)]
+    fn of_mut<'a>(&self, group: &'a mut [f32]) -> &'a mut [f32] {
+        &mut group[self.start..self.end]
+    }
+
+    #[inline(always)]
+    fn each<'a>(&self, parameters: &Parameters<'a>) -> &'a [f32] {
+        &parameters.values[self.parameter..][..self.end - self.start]
+    }
+
+    #[inline(always)]
+    fn one(&self, parameters: &Parameters<'_>) -> f32 {
+        parameters.values[self.parameter]
+    }
+}
+
+/// A group becomes `((x - centre) - rest) · scale`: the mean is `centre + rest`, exact where it is far from zero.
+#[derive(Clone, Copy)]
+struct Statistics {
+    centre: f32,
+    rest: f32,
+    scale: f32,
+}
+
+impl Statistics {
+    #[inline(always)]
+    fn normal(self, x: f32) -> f32 {
+        ((x - self.centre) - self.rest) * self.scale
     }
 }
 
@@ -63,51 +130,114 @@ impl FeatureNorm {
         Ok(())
     }
 
-    /// Mean and `1/√(variance + eps)` of a group.
-    fn statistics(&self, group: &[f32]) -> (f64, f64) {
+    fn parameters<'a>(&self, values: &'a [f32]) -> Parameters<'a> {
+        Parameters { values, repeat: self.groups.repeat }
+    }
+
+    #[inline(always)]
+    fn statistics(&self, group: &[f32]) -> Statistics {
         let n = group.len() as f64;
-        let mean = if self.groups.centred { group.iter().map(|&x| f64::from(x)).sum::<f64>() / n } else { 0.0 };
-        let squares: f64 = group.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum();
-        (mean, 1.0 / (squares / n + self.groups.eps).sqrt())
+        let centre = if self.groups.centred { (lane_sums(group, group, |x, _| [x, 0.0])[0] / n) as f32 } else { 0.0 };
+        let [sum, squares] = lane_sums(group, group, |x, _| [x - centre, (x - centre) * (x - centre)]);
+        let (rest, variance) =
+            if self.groups.centred { (sum / n, (squares - sum * sum / n) / n) } else { (0.0, squares / n) };
+        Statistics { centre, rest: rest as f32, scale: (1.0 / (variance + self.groups.eps).sqrt()) as f32 }
+    }
+
+    #[inline(always)]
+    fn normalise(&self, first: usize, x: &[f32], [weight, bias]: [&Parameters<'_>; 2], y: &mut [f32]) {
+        let statistics = self.statistics(x);
+        for run in weight.runs(first, x.len()) {
+            let (x, y) = (run.of(x), run.of_mut(y));
+            if weight.one_each() {
+                for ((y, &x), (&w, &b)) in y.iter_mut().zip(x).zip(run.each(weight).iter().zip(run.each(bias))) {
+                    *y = statistics.normal(x) * w + b;
+                }
+            } else {
+                let (w, b) = (run.one(weight), run.one(bias));
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = statistics.normal(x) * w + b);
+            }
+        }
     }
 
     /// `dx = (g - mean(g) - u mean(g u))/√(variance + eps)` with `g = weight · grad` and `u` the normalised group.
-    fn input_gradient(&self, x: &[f32], grad: &[f32], weight: &Parameters<'_>, out: &mut [f32]) {
-        let len = self.groups.len;
-        fill_pieces(out, len, x.len(), |first, out| {
-            for (group, out) in out.chunks_exact_mut(len).enumerate() {
-                let start = (first + group) * len;
-                let (x, grad) = (&x[start..start + len], &grad[start..start + len]);
-                let (mean, scale) = self.statistics(x);
-                let (mut total, mut along) = (0.0, 0.0);
-                for (i, (&x, &g)) in x.iter().zip(grad).enumerate() {
-                    let g = f64::from(g) * weight.at(start + i);
-                    total += g;
-                    along += g * (f64::from(x) - mean) * scale;
+    #[inline(always)]
+    fn input_gradient(&self, first: usize, x: &[f32], grad: &[f32], weight: &Parameters<'_>, out: &mut [f32]) {
+        let statistics = self.statistics(x);
+        let [mut total, mut along] = [0.0; 2];
+        for run in weight.runs(first, x.len()) {
+            let (x, grad) = (run.of(x), run.of(grad));
+            let [sum, product] = if weight.one_each() {
+                lane_sums_of_three(x, grad, run.each(weight), |x, g, w| [g * w, g * w * statistics.normal(x)])
+            } else {
+                let w = f64::from(run.one(weight));
+                lane_sums(x, grad, |x, g| [g, g * statistics.normal(x)]).map(|sum| w * sum)
+            };
+            total += sum;
+            along += product;
+        }
+        let n = x.len() as f64;
+        let (total, along) = (if self.groups.centred { (total / n) as f32 } else { 0.0 }, (along / n) as f32);
+        let entry = |x: f32, g: f32| statistics.scale * (g - total - statistics.normal(x) * along);
+        for run in weight.runs(first, x.len()) {
+            let (x, grad, out) = (run.of(x), run.of(grad), run.of_mut(out));
+            if weight.one_each() {
+                for ((out, &w), (&x, &g)) in out.iter_mut().zip(run.each(weight)).zip(x.iter().zip(grad)) {
+                    *out = entry(x, g * w);
                 }
-                let total = if self.groups.centred { total / len as f64 } else { 0.0 };
-                along /= len as f64;
-                for (i, (out, (&x, &g))) in out.iter_mut().zip(x.iter().zip(grad)).enumerate() {
-                    let g = f64::from(g) * weight.at(start + i);
-                    *out = (scale * (g - total - (f64::from(x) - mean) * scale * along)) as f32;
-                }
-            }
-        });
-    }
-
-    /// `(Σ grad · u, Σ grad)` for every parameter.
-    fn parameter_gradients(&self, x: &[f32], grad: &[f32], weight: &Parameters<'_>) -> (Vec<f32>, Vec<f32>) {
-        let len = self.groups.len;
-        let mut sums = vec![(0.0_f64, 0.0_f64); weight.values.len()];
-        for (group, (x, grad)) in x.chunks_exact(len).zip(grad.chunks_exact(len)).enumerate() {
-            let (mean, scale) = self.statistics(x);
-            for (i, (&x, &g)) in x.iter().zip(grad).enumerate() {
-                let sum = &mut sums[weight.index(group * len + i)];
-                sum.0 += f64::from(g) * (f64::from(x) - mean) * scale;
-                sum.1 += f64::from(g);
+            } else {
+                let w = run.one(weight);
+                out.iter_mut().zip(x.iter().zip(grad)).for_each(|(out, (&x, &g))| *out = entry(x, g * w));
             }
         }
-        sums.into_iter().map(|(first, second)| (first as f32, second as f32)).unzip()
+    }
+
+    /// `(Σ grad · u, Σ grad)` for every parameter, over the groups of one part of the batch that starts at group `first`.
+    #[inline(always)]
+    fn parameter_sums(&self, first: usize, x: &[f32], grad: &[f32], weight: &Parameters<'_>) -> [Vec<f64>; 2] {
+        let len = self.groups.len;
+        let mut sums = [vec![0.0; weight.values.len()], vec![0.0; weight.values.len()]];
+        let [products, totals] = &mut sums;
+        for (group, (x, grad)) in x.chunks_exact(len).zip(grad.chunks_exact(len)).enumerate() {
+            let statistics = self.statistics(x);
+            for run in weight.runs((first + group) * len, len) {
+                let (x, grad) = (run.of(x), run.of(grad));
+                if weight.one_each() {
+                    let sums = products[run.parameter..].iter_mut().zip(&mut totals[run.parameter..]);
+                    for ((product, total), (&x, &g)) in sums.zip(x.iter().zip(grad)) {
+                        *product += f64::from(g * statistics.normal(x));
+                        *total += f64::from(g);
+                    }
+                } else {
+                    let [total, product] = lane_sums(x, grad, |x, g| [g, g * statistics.normal(x)]);
+                    products[run.parameter] += product;
+                    totals[run.parameter] += total;
+                }
+            }
+        }
+        sums
+    }
+
+    /// `(Σ grad · u, Σ grad)` for every parameter: parts of the batch side by side, then their sums in order.
+    fn parameter_gradients(&self, x: &[f32], grad: &[f32], weight: &Parameters<'_>) -> [Vec<f32>; 2] {
+        let groups = (x.len() / self.groups.len).div_ceil(PARTS).max(1);
+        let mut parts = vec![[Vec::new(), Vec::new()]; x.len().div_ceil(groups * self.groups.len)];
+        fill_each(
+            &mut parts,
+            1,
+            x.len(),
+            #[inline(always)]
+            |index, part| {
+                let start = index * groups * self.groups.len;
+                let end = (start + groups * self.groups.len).min(x.len());
+                part[0] = self.parameter_sums(index * groups, &x[start..end], &grad[start..end], weight);
+            },
+        );
+        let sum = |which: usize| {
+            let all = |at: usize| parts.iter().map(|part| part[which][at]).sum::<f64>() as f32;
+            (0..weight.values.len()).map(all).collect()
+        };
+        [sum(0), sum(1)]
     }
 }
 
@@ -127,19 +257,15 @@ impl CustomOp3 for FeatureNorm {
     ) -> Result<(CpuStorage, Shape)> {
         self.check(lx.dims(), lw.shape(), lb.shape())?;
         let (x, weight, bias) = (values(NAME, x, lx)?, values(NAME, weight, lw)?, values(NAME, bias, lb)?);
-        let NormGroups { len, repeat, .. } = self.groups;
-        let (weight, bias) = (Parameters { values: weight, repeat }, Parameters { values: bias, repeat });
+        let (len, weight, bias) = (self.groups.len, self.parameters(weight), self.parameters(bias));
         let mut y = vec![0.0; x.len()];
-        fill_pieces(&mut y, len, x.len(), |first, y| {
-            for (group, y) in y.chunks_exact_mut(len).enumerate() {
-                let start = (first + group) * len;
-                let x = &x[start..start + len];
-                let (mean, scale) = self.statistics(x);
-                for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                    *y = ((f64::from(x) - mean) * scale * weight.at(start + i) + bias.at(start + i)) as f32;
-                }
-            }
-        });
+        fill_each(
+            &mut y,
+            len,
+            x.len(),
+            #[inline(always)]
+            |group, y| self.normalise(group * len, &x[group * len..][..len], [&weight, &bias], y),
+        );
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
@@ -156,14 +282,24 @@ impl CustomOp3 for FeatureNorm {
         with_values(NAME, x, |values_of_x| {
             with_values(NAME, &grad, |g| {
                 with_values(NAME, weight, |w| {
-                    let parameters = Parameters { values: w, repeat: self.groups.repeat };
+                    let (len, parameters) = (self.groups.len, self.parameters(w));
                     if x.track_op() {
                         let mut out = vec![0.0; g.len()];
-                        self.input_gradient(values_of_x, g, &parameters, &mut out);
+                        fill_each(
+                            &mut out,
+                            len,
+                            g.len(),
+                            #[inline(always)]
+                            |group, out| {
+                                let start = group * len;
+                                let (x, g) = (&values_of_x[start..][..len], &g[start..][..len]);
+                                self.input_gradient(start, x, g, &parameters, out);
+                            },
+                        );
                         x_grad = Some(Tensor::from_vec(out, x.shape(), device)?);
                     }
                     if weight.track_op() || bias.track_op() {
-                        let (first, second) = self.parameter_gradients(values_of_x, g, &parameters);
+                        let [first, second] = self.parameter_gradients(values_of_x, g, &parameters);
                         weight_grad = Some(Tensor::from_vec(first, weight.shape(), device)?);
                         bias_grad = Some(Tensor::from_vec(second, bias.shape(), device)?);
                     }

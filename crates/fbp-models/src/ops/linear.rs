@@ -2,7 +2,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use faer::{Accum, MatMut, MatRef};
 use fbp_linalg::matmul;
 
-use super::{par_for, values, with_values};
+use super::{Call, par_for, values, with_values};
 
 /// `y = xWᵀ + b` for every row of `x`, with the gradients.
 ///
@@ -12,10 +12,11 @@ use super::{par_for, values, with_values};
 /// # Errors
 /// Of other shapes, and of tensors that are not contiguous, not `f32`, or not on the CPU.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    match bias {
-        Some(bias) => x.apply_op3(weight, bias, Linear),
-        None => x.apply_op2(weight, Linear),
-    }
+    linear_call(x, weight, bias).run()
+}
+
+pub(crate) fn linear_call(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Call {
+    Call::affine(x, weight, bias, Linear)
 }
 
 const NAME: &str = "linear";

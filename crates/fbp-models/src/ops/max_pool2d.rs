@@ -2,7 +2,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use fbp_linalg::dispatch;
 
 use super::window::Planes;
-use super::{Window, fill_pieces, values, with_values};
+use super::{Call, Window, fill_pieces, values, with_values};
 use crate::pair::Pair;
 
 /// Largest value of every window of `x`, `[N, C, H, W]` to `[N, C, H', W']`, with the gradient.
@@ -13,7 +13,11 @@ use crate::pair::Pair;
 /// # Errors
 /// Of a tensor that is not of rank 4, contiguous, `f32` and on the CPU, or too small for a window.
 pub fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
-    x.apply_op1(MaxPool2d { window })
+    max_pool2d_call(x, window).run()
+}
+
+pub(crate) fn max_pool2d_call(x: &Tensor, window: Window) -> Call {
+    Call::one(x, MaxPool2d { window })
 }
 
 const NAME: &str = "max_pool2d";

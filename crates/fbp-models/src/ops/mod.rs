@@ -5,11 +5,13 @@
 mod activation;
 mod avg_pool2d;
 mod batch_norm;
+mod call;
 mod clip;
 mod conv2d;
 mod conv_pool;
 mod cross_entropy;
 mod feature_norm;
+mod lane_sums;
 mod linear;
 mod max_pool2d;
 mod operation;
@@ -37,6 +39,16 @@ pub use max_pool2d::max_pool2d;
 pub use operation::Operation;
 pub use softmax::softmax;
 pub use window::Window;
+
+pub(crate) use activation::activation_call;
+pub(crate) use avg_pool2d::{adaptive_avg_pool2d_call, avg_pool2d_call};
+pub(crate) use batch_norm::{batch_norm_evaluation_call, batch_norm_training_call};
+pub(crate) use call::Call;
+pub(crate) use clip::add_clipped_call;
+pub(crate) use feature_norm::feature_norm_call;
+pub(crate) use linear::linear_call;
+pub(crate) use max_pool2d::max_pool2d_call;
+pub(crate) use softmax::softmax_call;
 
 /// Below this many elementary operations, starting threads costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 16;

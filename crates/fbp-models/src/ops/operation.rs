@@ -6,7 +6,7 @@ use faer::{MatMut, MatRef};
 use fbp_inverse::{DifferentiableOperator, VjpPass};
 
 use super::scratch::ScratchPool;
-use super::{par_for, values, with_values};
+use super::{Call, par_for, values, with_values};
 
 /// A layer without parameters as a differentiable tensor operation: its values and gradients are those of its reverse operator, so
 /// that a network and its reverse agree bit for bit.
@@ -46,7 +46,11 @@ impl Operation {
     /// # Errors
     /// Of a batch whose samples have another length, and of a tensor that is not contiguous, not `f32`, or not on the CPU.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(Op(self.shared.clone()))
+        self.call(x).run()
+    }
+
+    pub(crate) fn call(&self, x: &Tensor) -> Call {
+        Call::one(x, Op(self.shared.clone()))
     }
 }
 

@@ -1,13 +1,17 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{values, with_values};
+use super::{Call, values, with_values};
 
 /// `exp(x) / Σ exp(x)` for every row of `x`, `[N, n]`, with the gradient.
 ///
 /// # Errors
 /// Of a tensor that is not of rank 2, contiguous, `f32` and on the CPU.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(Softmax)
+    softmax_call(x).run()
+}
+
+pub(crate) fn softmax_call(x: &Tensor) -> Call {
+    Call::one(x, Softmax)
 }
 
 const NAME: &str = "softmax";
