@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use fbp_models::{AdamW, Network};
 
+use super::aim::Aim;
 use super::choice::{Choice, Judged};
 use super::curves::PostTrainCurves;
 use super::losses::{Loss, Means};
@@ -17,36 +18,6 @@ use crate::data::Batch;
 use crate::objective::supervised;
 use crate::progress::Progress;
 use crate::settings::LossKind;
-
-/// What is descended.
-pub(super) trait Aim {
-    /// An epoch begins, counted from 1.
-    ///
-    /// # Errors
-    /// Everything that keeps the aim from being ready for it.
-    fn begin(&mut self, _network: &Network, _epoch: usize) -> Result<(), TrainError> {
-        Ok(())
-    }
-
-    /// The mean loss of a batch.
-    ///
-    /// # Errors
-    /// [`TrainError::Model`] if the input does not fit, and those of targets.
-    fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError>;
-
-    /// What it has averaged step by step, if it does.
-    fn averages(&self) -> Option<[f64; 2]> {
-        None
-    }
-
-    /// Goes on from what [`averages`](Self::averages) gave.
-    fn set_averages(&mut self, _averages: [f64; 2]) {}
-
-    /// Whether [`begin`](Self::begin) depends on the weights.
-    fn begins_with_weights(&self) -> bool {
-        false
-    }
-}
 
 /// Loss of the labels or outputs behind some stages.
 pub(super) struct Supervised {

@@ -1,8 +1,8 @@
 use candle_core::Tensor;
 use fbp_models::Network;
 
+use super::aim::Aim;
 use super::curves::PostTrainCurves;
-use super::epochs::Aim;
 use super::goal::{BatchGoal, Goal};
 use super::losses::{Loss, Losses, value};
 use super::session::{Selection, Session};

@@ -1,5 +1,6 @@
 //! Training: from scratch, and ways to go on from a pretrained network, all judged alike.
 
+mod aim;
 mod choice;
 mod closed_form;
 mod curves;

@@ -6,8 +6,8 @@ use candle_core::Tensor;
 use fbp_models::Network;
 use rayon::ThreadPool;
 
+use super::aim::Aim;
 use super::curves::{PostTrainCurves, SegmentRecord};
-use super::epochs::Aim;
 use super::goal::{BatchGoal, check_stage};
 use super::losses::Loss;
 use super::session::{Selection, Session, add_time, is_better};

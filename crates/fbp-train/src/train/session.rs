@@ -3,9 +3,10 @@ use std::time::Instant;
 
 use fbp_models::{AdamW, AdamWParams, Network};
 
+use super::aim::Aim;
 use super::choice::{Choice, Chosen, Judged};
 use super::curves::PostTrainCurves;
-use super::epochs::{Aim, Course, Log};
+use super::epochs::{Course, Log};
 use super::options::PostTrainOptions;
 use super::pace::Pace;
 use super::source::Source;

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -7,7 +7,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::resume::Kept;
+use super::kept::{Kept, Numbers};
 use crate::TrainError;
 use crate::hash::bytes_sha256;
 
@@ -40,9 +40,6 @@ pub(super) struct State {
     pub(super) header: Header,
     pub(super) numbers: Numbers,
 }
-
-/// Tensors by name, without their shapes.
-pub(super) type Numbers = BTreeMap<String, Vec<f32>>;
 
 impl Header {
     pub(super) fn new(settings: &str, generation: u64, seconds: f64, kept: Kept) -> Self {

@@ -3,6 +3,7 @@
 //! It lies beside the result, in two generations that take turns: whatever happens while one is written, the other is whole.
 
 mod file;
+mod kept;
 mod part;
 mod resume;
 

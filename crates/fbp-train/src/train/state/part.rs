@@ -3,8 +3,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::file::{Header, Numbers, State};
-use super::resume::Kept;
+use super::file::{Header, State};
+use super::kept::{Kept, Numbers};
 use super::{SaveEvery, StateFiles};
 use crate::TrainError;
 use crate::atomic::write_atomic;

@@ -4,14 +4,13 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use fbp_models::{AdamW, Moments, Network};
-use serde::{Deserialize, Serialize};
 
+use super::super::aim::Aim;
 use super::super::choice::{Choice, Judged};
 use super::super::curves::PostTrainCurves;
-use super::super::epochs::Aim;
 use super::super::losses::Means;
 use super::super::pace::Pace;
-use super::file::Numbers;
+use super::kept::{Kept, Numbers};
 use super::part::Part;
 use crate::TrainError;
 use crate::progress::Progress;
@@ -41,24 +40,6 @@ pub(in super::super) struct Moment<'m> {
     /// Weights at the beginning of the epoch, where the aim depends on them.
     pub(in super::super) beginning: &'m mut Option<Network>,
     pub(in super::super) place: &'m mut Place,
-}
-
-/// All of a state but its tensors. Numbers are kept as their bits, so that they come back as they were.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
-    epoch: usize,
-    batches: usize,
-    samples: u64,
-    sums: [Option<u64>; 3],
-    seconds: u64,
-    steps: usize,
-    optimiser_steps: u32,
-    draws: Vec<u64>,
-    aim: Option<[u64; 2]>,
-    chosen_epoch: usize,
-    chosen_score: Option<u64>,
-    curves: [Vec<u64>; 5],
-    training_seconds: u64,
 }
 
 const WEIGHTS: &str = "weights";
