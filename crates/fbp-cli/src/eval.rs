@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use fbp_models::{Checkpoint, Network};
 use fbp_train::TrainError;
+use fbp_train::atomic::prepare_folder;
 use fbp_train::data::{DataBundle, Dataset, with_pixel_noise};
 use fbp_train::evaluate::{
     EVAL_FILE, ErrorMeasures, EvalRecord, EvalSet, EvalSettings, EvalShard, EvalSums, FrozenRest, Measures,
@@ -168,6 +169,8 @@ fn run_shard(
 
 /// Adds the shards of an evaluation.
 pub(crate) fn merge(folder: &Path, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    // Removes what killed processes left.
+    prepare_folder(folder)?;
     let record = merge_eval(folder)?;
     let path = folder.join(EVAL_FILE);
     check_result_file(&path, "eval")?;
