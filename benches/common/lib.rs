@@ -7,6 +7,7 @@ pub mod random;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+use std::fs;
 use std::time::Duration;
 
 use criterion::Criterion;
@@ -57,4 +58,13 @@ pub fn conv_layers() -> Result<Vec<ConvLayer>, LinalgError> {
             Conv2dParams::new(image(64, 32, 32), 128, [3, 3]).stride([2, 2]).padding([1, 1]),
         )?,
     ])
+}
+
+/// Model of the processor, where the system says it.
+pub fn processor() -> String {
+    let line = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    line.unwrap_or_else(|| "unknown".to_owned())
 }

@@ -42,9 +42,12 @@ pub(crate) struct Arguments {
     /// reverse, networks: also time another program, torch
     #[arg(long)]
     peer: Option<String>,
-    /// networks: one network only
+    /// networks, attainable: one network only
     #[arg(long)]
     network: Option<String>,
+    /// networks: one kind of work only: step, inference or product
+    #[arg(long)]
+    work: Option<String>,
     /// reverse: keep the cells that an interrupted run has measured
     #[arg(long)]
     resume: bool,
@@ -69,13 +72,14 @@ struct OwnResults {
 }
 
 /// They take half an hour each, so they have to be named.
-const OWN_RESULTS: [OwnResults; 2] = [
+const OWN_RESULTS: [OwnResults; 3] = [
     OwnResults {
         name: "reverse",
         flags: &["--full", "--resume", "--sizes", "--seeds", "--peer"],
         partial: &["--sizes", "--seeds"],
     },
-    OwnResults { name: "networks", flags: &["--network", "--peer"], partial: &["--network"] },
+    OwnResults { name: "attainable", flags: &["--network"], partial: &["--network"] },
+    OwnResults { name: "networks", flags: &["--network", "--work", "--peer"], partial: &["--network", "--work"] },
 ];
 
 impl Arguments {

@@ -41,6 +41,9 @@ impl Layer for BranchesLayer {
                 let call = ops::add_clipped_call(&pass.contiguous(first)?, &pass.contiguous(second)?, Clip::NONE);
                 pass.run(call)
             }
+            ([first, others @ ..], Merge::Concat) => others.iter().try_fold(first.clone(), |all, other| {
+                pass.run(ops::concat_call(&pass.contiguous(&all)?, &pass.contiguous(other)?))
+            }),
             (several, _) => pass.compose(several, |outputs, _| self.merge(outputs)),
         }
     }
