@@ -9,13 +9,14 @@ use crate::error::TaskError;
 use crate::workspace;
 
 /// Every crate with the crates of this workspace that it may use.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("fbp-linalg", &[]),
     ("fbp-inverse", &["fbp-linalg"]),
     ("fbp-models", &["fbp-linalg", "fbp-inverse"]),
     ("fbp-train", &["fbp-linalg", "fbp-inverse", "fbp-models"]),
     ("fbp-report", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train"]),
     ("fbp-cli", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train", "fbp-report"]),
+    ("fbp-fuzz", &["fbp-models", "fbp-train"]),
     ("fbp-benches", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train"]),
     ("xtask", &[]),
 ];

@@ -1,4 +1,4 @@
-//! Tasks of this repository: `cargo xtask demo | fetch | bench | check | modules`.
+//! Tasks of this repository: `cargo xtask demo | fetch | bench | check | fuzz | modules`.
 //!
 //! This program links no crate of the workspace: it starts programs and reads the files that they write.
 
@@ -10,6 +10,7 @@ mod command;
 mod demo;
 mod error;
 mod fetch;
+mod fuzz;
 mod layering;
 mod manifest;
 mod mini;
@@ -36,6 +37,7 @@ enum Task {
     Check(check::Arguments),
     Demo(demo::Arguments),
     Fetch(fetch::Arguments),
+    Fuzz(fuzz::Arguments),
     Modules(modules::Arguments),
     #[command(hide = true)]
     MakeMini(mini::Arguments),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Task::Check(arguments) => check::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Fetch(arguments) => fetch::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Modules(arguments) => modules::run(&arguments),
         Task::MakeMini(arguments) => mini::run(&arguments),
         Task::MakeShapes(arguments) => shapes::run(&arguments),

@@ -7,8 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::common::{CommonOptions, Out};
 use crate::error::CliError;
 use crate::{
-    analyse, compress, eval, explain, export, import, look_up, post_train, predict, pretrain, repair, report, sweep,
-    targets, write_data,
+    analyse, compress, eval, explain, export, import, look_up, merge, post_train, predict, pretrain, repair, report,
+    sweep, targets, write_data,
 };
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -19,8 +19,8 @@ use crate::{
     cargo fbp targets --checkpoint c.safetensors --data fashion-mnist --margin 1 --out t/\n  \
     cargo fbp post-train --checkpoint c.safetensors --targets t/ --data fashion-mnist --stage conv1 --alpha 0.3 --out runs/\n  \
     cargo fbp report --runs runs/ --out runs/\n\n\
-    Exit status: 0 if it did what was asked, 1 with an error in words, 2 for a command line that cannot be understood; \
-    see also fbp repair.\n\n\
+    Exit status: 0 if it did what was asked, 1 with an error in words, 2 for a command line that cannot be understood, 130 and \
+    143 if SIGINT (Ctrl-C) and SIGTERM ended it after its step, and what it did is kept; see also fbp repair.\n\n\
     RUST_LOG=info (or debug) shows what happens inside.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -43,6 +43,7 @@ enum Command {
     Compress(compress::CompressArgs),
     Export(export::ExportArgs),
     Sweep(sweep::SweepArgs),
+    Merge(merge::MergeArgs),
     Report(report::ReportArgs),
     WriteData(write_data::WriteDataArgs),
     Models(look_up::ModelsArgs),
@@ -66,6 +67,7 @@ impl Command {
             Self::Repair(_) => "repair",
             Self::Compress(_) => "compress",
             Self::Sweep(_) => "sweep",
+            Self::Merge(_) => "merge",
             Self::Report(_) => "report",
             Self::WriteData(_) => "write-data",
             Self::Models(_) => "models",
@@ -105,6 +107,7 @@ pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<ExitCode, CliError> {
             Command::Explain(args) => explain::run(&args, &common, out),
             Command::Analyse(args) => analyse::run(&args, &common, out),
             Command::Sweep(args) => sweep::run(&args, &common, out),
+            Command::Merge(args) => merge::run(&args, &common, out),
             Command::Report(args) => report::run(&args, &common, out),
             Command::WriteData(args) => write_data::run(&args, &common, out),
             Command::Models(args) => look_up::models(&args, &common, out),

@@ -8,6 +8,7 @@ use fbp_train::TrainError;
 use fbp_train::atomic::{folder_of, prepare_folder};
 use fbp_train::evaluate::ErrorMeasures;
 use fbp_train::outputs::{OutputLock, is_same_place};
+use fbp_train::share::Share;
 
 use crate::error::CliError;
 use crate::json_output::JsonOutput;
@@ -56,6 +57,32 @@ impl CommonArgs {
         let files: Vec<PathBuf> = names.into_iter().map(|name| folder.join(name.as_ref())).collect();
         self.json.keep_apart(files.iter().map(PathBuf::as_path), "another result of this command")
     }
+}
+
+/// The shard that a process works on, where several share the work.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ShardArgs {
+    /// Do shard I of N of the work, from 1, beside processes that do the others in the same folder, which `fbp merge` then closes;
+    /// slurm takes it from the task of a job array
+    #[arg(long, value_name = "I/N|slurm", value_parser = shard)]
+    pub(crate) shard: Option<Share>,
+}
+
+fn shard(text: &str) -> Result<Share, TrainError> {
+    if text == "slurm" { slurm_share(|name| std::env::var(name).ok()) } else { text.parse() }
+}
+
+/// The shard of a task of a Slurm job array: the first task has the first shard, whatever its number.
+fn slurm_share(variable: impl Fn(&str) -> Option<String>) -> Result<Share, TrainError> {
+    let number = |name: &str| variable(name).and_then(|value| value.parse::<usize>().ok());
+    let [task, count] = ["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"].map(number);
+    let (Some(task), Some(count)) = (task, count) else {
+        let reason = "needs SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, which job arrays have (sbatch --array=1-N)";
+        return Err(TrainError::Setting { name: "shard", value: "slurm".into(), reason: reason.into() });
+    };
+    let first = number("SLURM_ARRAY_TASK_MIN").unwrap_or(1);
+    let step = number("SLURM_ARRAY_TASK_STEP").filter(|step| *step > 0).unwrap_or(1);
+    Share::new(task.saturating_sub(first) / step + 1, count)
 }
 
 /// Where a command writes its results for people to read.
@@ -112,5 +139,25 @@ pub(crate) fn is_written(path: &Path, bytes: &[u8], force: bool) -> Result<bool,
         Ok(_) if !force => Err(in_the_way(path)),
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::writing(path)(error).into()),
         _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_of_job_arrays_are_shards() {
+        let share = |variables: &[(&str, &str)]| {
+            slurm_share(|name| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned()))
+        };
+        let [id, count, min, step] = ["ID", "COUNT", "MIN", "STEP"].map(|name| format!("SLURM_ARRAY_TASK_{name}"));
+        let text = |variables: &[(&str, &str)]| share(variables).unwrap().to_string();
+        assert_eq!(text(&[(&id, "3"), (&count, "5")]), "3/5");
+        assert_eq!(text(&[(&id, "0"), (&count, "5"), (&min, "0")]), "1/5");
+        assert_eq!(text(&[(&id, "7"), (&count, "4"), (&min, "1"), (&step, "2")]), "4/4");
+        for wrong in [&[(&*id, "1")][..], &[], &[(&*id, "9"), (&*count, "5"), (&*min, "1")]] {
+            assert_eq!(share(wrong).unwrap_err().setting(), Some("shard"), "{wrong:?}");
+        }
     }
 }

@@ -9,12 +9,12 @@ use fbp_train::compress::{
     Bits, CompressOptions, CompressRecord, CompressSettings, Compression, FineTuneOptions, Pattern, Recover, Scope,
     SizeRecord, compress,
 };
+use fbp_train::duration::parse_duration;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::progress::Progress;
-use fbp_train::repair::parse_duration;
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
@@ -103,7 +103,12 @@ impl CompressArgs {
         };
         let fine_tune = FineTuneOptions {
             learning_rates: if self.rate.is_empty() { defaults.learning_rates } else { self.rate.clone() },
-            seconds: self.time.as_deref().map(parse_duration).transpose()?.unwrap_or(defaults.seconds),
+            seconds: self
+                .time
+                .as_deref()
+                .map(|time| parse_duration("time", time))
+                .transpose()?
+                .unwrap_or(defaults.seconds),
             ..defaults
         };
         let options = CompressOptions { compression, images: self.calibrate, recover: self.recover, seed, fine_tune };

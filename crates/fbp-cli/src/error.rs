@@ -34,6 +34,11 @@ impl CliError {
         }
     }
 
+    /// Whether the work was asked to end.
+    pub(crate) fn is_stop(&self) -> bool {
+        matches!(self.train(), Some(TrainError::Stopped { .. }))
+    }
+
     /// The error for the command that was typed, in one line unless it shows a place in a file: settings are called as its
     /// options are, and what an option of it can mend is said.
     pub(crate) fn text(&self, command: &Command) -> String {

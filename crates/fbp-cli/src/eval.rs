@@ -3,15 +3,22 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use fbp_models::{Checkpoint, Network};
 use fbp_train::TrainError;
+use fbp_train::atomic::prepare_folder;
 use fbp_train::data::{DataBundle, Dataset, with_pixel_noise};
-use fbp_train::evaluate::{ErrorMeasures, EvalRecord, EvalSet, FrozenRest, Measures, frozen_rest_accuracy};
+use fbp_train::evaluate::{
+    EVAL_FILE, ErrorMeasures, EvalRecord, EvalSet, EvalSettings, EvalShard, EvalSums, FrozenRest, Measures,
+    eval_shards, frozen_rest_accuracy, merge_eval,
+};
 use fbp_train::identity::file_sha256;
+use fbp_train::json::write_json;
+use fbp_train::outputs::{OutputLock, check_result_file};
 use fbp_train::scores::EvalScores;
 use fbp_train::settings::Measure;
+use fbp_train::share::{ShardFile, Share};
 use fbp_train::store::TargetStore;
 use fbp_train::targets::cut_as;
 
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, ShardArgs, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::table::{class_name, print_table};
@@ -33,7 +40,7 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     data: TrainedDataArgs,
     /// Also feed the targets of this folder into the stages above them
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "shard")]
     targets: Option<PathBuf>,
     /// Add normal noise to the pixels of the test images; 1 is the difference of black and white
     #[arg(long, value_name = "SIGMA", default_value_t = 0.0, allow_negative_numbers = true)]
@@ -42,8 +49,13 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Show how many test images of each class were taken for which
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shard")]
     confusion: bool,
+    #[command(flatten)]
+    shard: ShardArgs,
+    /// Folder for the result of a shard; made if it is not there
+    #[arg(long, value_name = "DIR", requires = "shard")]
+    out: Option<PathBuf>,
 }
 
 /// What was measured, of classes or of outputs.
@@ -61,6 +73,21 @@ pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
     check_options(args, &input.bundle.train)?;
     input.bundle.test = with_pixel_noise(&input.bundle.test, args.noise, common.seed)?;
     let bundle = &input.bundle;
+    if let (Some(shard), Some(folder)) = (args.shard.shard, &args.out) {
+        let settings = EvalSettings {
+            model: network.spec().name.clone(),
+            data: input.identity.name.clone(),
+            data_sha256: input.identity.sha256.clone(),
+            checkpoint: args.checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            checkpoint_sha256: file_sha256(&args.checkpoint)?,
+            seed: common.seed,
+            noise: args.noise,
+            top_k: top_k(args, &network),
+            class_names: bundle.class_names.clone(),
+            normalization: bundle.normalization.clone(),
+        };
+        return run_shard((shard, folder), settings, &network, bundle, common, out);
+    }
     let found = measure(args, &network, bundle)?;
     let EvalScores { measure, train, test } = found.scores;
     say(out, format_args!("training {} {}", measure.word(), measure.text(train)))?;
@@ -102,6 +129,75 @@ pub(crate) fn run(args: &EvalArgs, common: &CommonArgs, out: Out<'_>) -> Result<
     })
 }
 
+fn top_k(args: &EvalArgs, network: &Network) -> usize {
+    args.top_k.unwrap_or(TOP_K.min(network.spec().classes))
+}
+
+/// Evaluates the samples of a shard, and leaves their sums in the folder.
+fn run_shard(
+    (shard, folder): (Share, &Path),
+    settings: EvalSettings,
+    network: &Network,
+    bundle: &DataBundle,
+    common: &CommonArgs,
+    out: Out<'_>,
+) -> Result<(), CliError> {
+    std::fs::create_dir_all(folder).map_err(TrainError::writing(folder))?;
+    let shards = eval_shards(folder);
+    let path = shards.path(shard);
+    common.json.keep_apart([&*path], "the result of the shard")?;
+    let _lock = OutputLock::acquire(&path)?;
+    let found = shards.finished::<_, EvalShard>(shard, &settings)?;
+    let is_there = found.is_some();
+    let content = match found {
+        Some(found) => found,
+        None => {
+            let sums = |data: &Dataset| {
+                let samples: Vec<usize> = shard.range(data.len()).collect();
+                EvalSums::new(&EvalSet::new(data, &bundle.normalization, Some(&samples))?, network, settings.top_k)
+            };
+            let content = EvalShard { train: sums(&bundle.train)?, test: sums(&bundle.test)? };
+            let file = ShardFile { shard, settings, content };
+            shards.write(&file)?;
+            file.content
+        }
+    };
+    common.write_json(&content)?;
+    let (folder, what) = (folder.display(), if is_there { "is there already" } else { "is done" });
+    say(out, format_args!("shard {shard} of {folder} {what}; fbp merge {folder} adds all of them"))
+}
+
+/// Adds the shards of an evaluation.
+pub(crate) fn merge(folder: &Path, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    // Removes what killed processes left.
+    prepare_folder(folder)?;
+    let record = merge_eval(folder)?;
+    let path = folder.join(EVAL_FILE);
+    check_result_file(&path, "eval")?;
+    write_json(&path, &Marked { result_of: "eval", record: &record })?;
+    eval_shards(folder).remove()?;
+    common.write_json(&record)?;
+    let EvalScores { measure, train, test } = record.scores;
+    say(out, format_args!("training {} {}", measure.word(), measure.text(train)))?;
+    say(out, format_args!("test {}     {}", measure.word(), measure.text(test)))?;
+    if let (Some(train), Some(test)) = (record.train_errors, record.test_errors) {
+        print_errors(&[train, test], out)?;
+    }
+    if let (Some(train), Some(test)) = (&record.train, &record.test) {
+        print_measures(train, test, out)?;
+        print_classes(test, &record.class_names, out)?;
+    }
+    say(out, format_args!("{}", path.display()))
+}
+
+/// A record as `--json` writes it.
+#[derive(serde::Serialize)]
+struct Marked<'a> {
+    result_of: &'static str,
+    #[serde(flatten)]
+    record: &'a EvalRecord,
+}
+
 /// Refuses what only classes have where there are none.
 fn check_options(args: &EvalArgs, data: &Dataset) -> Result<(), CliError> {
     let asked = [("top_k", args.top_k.is_some()), ("confusion", args.confusion)];
@@ -123,7 +219,7 @@ fn measure(args: &EvalArgs, network: &Network, bundle: &DataBundle) -> Result<Me
         let scores = EvalScores { measure: Measure::Rmse, train: train.rmse, test: test.rmse };
         return Ok(Measured { scores, classes: None, errors: Some([train, test]) });
     }
-    let top_k = args.top_k.unwrap_or(TOP_K.min(network.spec().classes));
+    let top_k = top_k(args, network);
     let (train, test) = (train.measure(network, top_k)?, test.measure(network, top_k)?);
     let scores = EvalScores { measure: Measure::Accuracy, train: train.accuracy, test: test.accuracy };
     Ok(Measured { scores, classes: Some([train, test]), errors: None })

@@ -7,16 +7,19 @@ use fbp_train::TrainError;
 use fbp_train::atomic::FolderLock;
 use fbp_train::data::Normalization;
 use fbp_train::explain::{
-    EXPLAIN_FILE, EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, check_stages, explain,
+    EXPLAIN_FILE, EXPLAIN_PAGE, ExplainOptions, ExplainRecord, ExplainSettings, ExplainShardSettings, Explanation,
+    check_stages, explain, explain_shards, merge_explain,
 };
 use fbp_train::identity::file_sha256;
+use fbp_train::outputs::OutputLock;
 use fbp_train::repair::{ChoiceRule, SampleChoice};
 use fbp_train::settings::{Effort, Embedding, Every, Part, TargetMode, check};
+use fbp_train::share::{ShardFile, Share};
 use fbp_train::targets::{TargetsOptions, TargetsSource, cut_at_every};
 use fbp_train::train::ALL_STAGES;
 
 use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, ShardArgs, say};
 use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
 use crate::table::{class_name, print_table};
@@ -75,8 +78,10 @@ pub(crate) struct ExplainArgs {
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    shard: ShardArgs,
     /// Replace an explanation with other settings, and files that are none
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shard")]
     force: bool,
 }
 
@@ -143,14 +148,59 @@ pub(crate) fn run(args: &ExplainArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let mut samples = choice.choose(network, (images, name), &normalization, &all, rule)?;
     let chosen = samples.len();
     samples.truncate(args.limit);
+    let source = TargetsSource { network, data: images, normalization: &normalization };
+    if let Some(shard) = args.shard.shard {
+        let own = &samples[shard.range(samples.len())];
+        let settings = ExplainShardSettings { settings, chosen };
+        return run_shard(
+            (shard, &args.out),
+            settings,
+            |options| explain(source, own, options),
+            (targets, stages),
+            out,
+        );
+    }
     check_folder(&args.out, &settings, args.force)?;
     let _lock = FolderLock::acquire(&args.out)?;
-    let source = TargetsSource { network, data: images, normalization: &normalization };
     let explanation = explain(source, &samples, &ExplainOptions { targets, stages })?;
     let record = write_explanation(&explanation, settings, chosen, &args.out, args.force)?;
     common.write_json(&record)?;
     print(&record, out)?;
     say(out, format_args!("{}", args.out.join(EXPLAIN_PAGE).display()))
+}
+
+/// Explains the samples of a shard, and leaves what was found in the folder.
+fn run_shard(
+    (shard, folder): (Share, &Path),
+    settings: ExplainShardSettings,
+    explain: impl Fn(&ExplainOptions) -> Result<Explanation, TrainError>,
+    (targets, stages): (TargetsOptions, Vec<String>),
+    out: Out<'_>,
+) -> Result<(), CliError> {
+    std::fs::create_dir_all(folder).map_err(TrainError::writing(folder))?;
+    let shards = explain_shards(folder);
+    let _shared = FolderLock::share(folder)?;
+    let _lock = OutputLock::acquire(&shards.path(shard))?;
+    let is_there = shards.finished::<_, Explanation>(shard, &settings)?.is_some();
+    if !is_there {
+        let content = explain(&ExplainOptions { targets, stages })?;
+        shards.write(&ShardFile { shard, settings, content })?;
+    }
+    let (folder, what) = (folder.display(), if is_there { "is there already" } else { "is done" });
+    say(out, format_args!("shard {shard} of {folder} {what}; fbp merge {folder} makes the page"))
+}
+
+/// Makes the page of all shards.
+pub(crate) fn merge(folder: &Path, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    let (ExplainShardSettings { settings, chosen }, explanation) = merge_explain(folder)?;
+    common.keep_json_apart(folder, [EXPLAIN_FILE, EXPLAIN_PAGE])?;
+    check_folder(folder, &settings, false)?;
+    let _lock = FolderLock::acquire(folder)?;
+    let record = write_explanation(&explanation, settings, chosen, folder, false)?;
+    explain_shards(folder).remove()?;
+    common.write_json(&record)?;
+    print(&record, out)?;
+    say(out, format_args!("{}", folder.join(EXPLAIN_PAGE).display()))
 }
 
 /// What a checkpoint tells about its images.

@@ -14,6 +14,7 @@ mod image_size;
 mod import;
 mod json_output;
 mod look_up;
+mod merge;
 mod post_train;
 mod predict;
 mod preprocess;
@@ -21,6 +22,7 @@ mod pretrain;
 mod progress;
 mod repair;
 mod report;
+mod signals;
 mod sweep;
 mod table;
 mod targets;
@@ -61,8 +63,11 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Nothing is left to do if even this cannot be written.
-            let _ = writeln!(std::io::stderr().lock(), "error: {}", error.text(&typed));
-            ExitCode::FAILURE
+            let is_stop = error.is_stop();
+            let head = if is_stop { "" } else { "error: " };
+            let _ = writeln!(std::io::stderr().lock(), "{head}{}", error.text(&typed));
+            let signal = signals::came().filter(|_| is_stop);
+            signal.map_or(ExitCode::FAILURE, |signal| ExitCode::from(signals::exit_status(signal)))
         }
     }
 }

@@ -1,5 +1,4 @@
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, checkpoint};
@@ -15,7 +14,8 @@ use fbp_train::store::{REPORT_FILE, TargetStore};
 use fbp_train::targets::{Example, TargetsReport, cut_as};
 use fbp_train::train::{
     EXAMPLES_FILE, Goal, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
-    TARGETS_FILE, check_policy, check_same_origin, find_finished, post_train, record_name, stage_of_mode,
+    SaveEvery, StateFiles, TARGETS_FILE, check_policy, check_same_origin, find_finished, post_train_kept, record_name,
+    stage_of_mode,
 };
 
 use crate::choices::choice;
@@ -23,6 +23,7 @@ use crate::common::{CommonArgs, Out, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::signals;
 
 /// The command whose files these are.
 const COMMAND: &str = PostTrainRecord::COMMAND;
@@ -36,7 +37,8 @@ const COMMAND: &str = PostTrainRecord::COMMAND;
 /// in place of labels, all of them train on these.
 ///
 /// Writes one record and one checkpoint per run, named after mode, stage, weight, seed and every setting that is not the
-/// default, so runs of one start can share a folder. A run whose record is there already does nothing.
+/// default, so runs of one start can share a folder. A run whose record is there already does nothing; one that was stopped or
+/// killed goes on where it was.
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Example:\n  cargo fbp post-train --checkpoint c.safetensors --targets t/ --data fashion-mnist \
@@ -97,6 +99,10 @@ pub(crate) struct PostTrainArgs {
     /// What is made small beside distances [default: cross-entropy for labels, mse for outputs]
     #[arg(long, value_parser = choice::<LossKind>())]
     loss: Option<LossKind>,
+    /// Keep the state of the training beside --out so often, as a time (30s, 5m) or a number of steps: the same command goes on
+    /// from it after a stop or a kill, to the same result. auto is every 30 s, and less often for large networks
+    #[arg(long, value_name = "TIME|STEPS", default_value = "auto")]
+    checkpoint_every: SaveEvery,
     /// Folder for records and checkpoints; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -178,6 +184,7 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     )?;
     let files = RunFiles::named(&args.out, &name)?;
     files.keep_input(&args.checkpoint)?;
+    let state = StateFiles::new(&files.checkpoint, &settings, args.checkpoint_every)?;
     let found = files.finished::<PostTrainRecord>(&settings, args.force)?.map(|found| (files.record.clone(), found));
     let found = match found {
         // Under another name, if an earlier version gave it.
@@ -185,25 +192,30 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         found => found,
     };
     if let Some((path, found)) = found {
+        // A run may have been killed before it could.
+        state.remove()?;
         say(out, format_args!("{} is finished already: {}", path.display(), accuracy_text(&found)))?;
         return common.write_json(&found);
     }
+    state.check(args.force)?;
     check_same_origin(&args.out, &settings)?;
     keep_origin(args, store.as_ref())?;
 
-    let begun = Instant::now();
+    signals::catch()?;
     let stage = settings.stage.clone();
     let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
-    let curves = post_train(&mut network, &stage, &input.bundle, goal, &options, &Stderr::default())?;
+    let curves = post_train_kept(&mut network, &stage, &input.bundle, goal, &options, Some(&state), &Stderr::default())
+        .map_err(|error| state.drop_after(error))?;
     metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
     let bytes = checkpoint::to_bytes(&network, &metadata)?;
     let record = PostTrainRecord {
         checkpoint: format!("{name}.safetensors"),
         checkpoint_sha256_after: bytes_sha256(&bytes),
-        seconds: begun.elapsed().as_secs_f64(),
+        seconds: state.seconds(),
         ..PostTrainRecord::new(settings, curves)
     };
     files.write(&record, &bytes)?;
+    state.remove()?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", files.record.display(), accuracy_text(&record)))
 }

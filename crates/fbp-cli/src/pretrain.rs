@@ -5,18 +5,20 @@ use fbp_train::data::Augmentation;
 use fbp_train::input::{network_for, network_spec};
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::settings::{Keep, LossKind, Schedule};
-use fbp_train::train::{PretrainOptions, PretrainRecord, pretrain_to_file};
+use fbp_train::train::{PretrainOptions, PretrainRecord, SaveEvery, StateFiles, pretrain_to_file};
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, errors_text, say};
 use crate::data::DataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::signals;
 
 /// Train a network from scratch with AdamW, on labels or on outputs
 ///
-/// Writes the checkpoint, and beside it a record with the extension .json. Started again with the same settings it
-/// finds the finished record and does nothing; a file of another origin is never replaced without --force.
+/// Writes the checkpoint, and beside it a record with the extension .json. Started again with the same settings it goes on
+/// where it was stopped or killed, and if it was finished it does nothing; a file of another origin is never replaced without
+/// --force.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp pretrain --model simple-cnn-mnist-v2 --data fashion-mnist --epochs 5 \
     --seed 0 --out c.safetensors")]
@@ -54,6 +56,10 @@ pub(crate) struct PretrainArgs {
     /// What is made small [default: cross-entropy for labels, mse for outputs]
     #[arg(long, value_parser = choice::<LossKind>())]
     loss: Option<LossKind>,
+    /// Keep the state of the training beside --out so often, as a time (30s, 5m) or a number of steps: the same command goes on
+    /// from it after a stop or a kill, to the same result. auto is every 30 s, and less often for large networks
+    #[arg(long, value_name = "TIME|STEPS", default_value = "auto")]
+    checkpoint_every: SaveEvery,
     /// Checkpoint to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -84,10 +90,14 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
     input.check_fits(&spec)?;
     let settings = options.settings(spec, input.identity);
     if let Some(found) = files.finished::<PretrainRecord>(&settings, args.force)? {
+        // A run may have been killed before it could.
+        StateFiles::new(&files.checkpoint, &settings, args.checkpoint_every)?.remove()?;
         say(out, format_args!("{} is finished already: {}", args.out.display(), accuracy_text(&found)))?;
         return common.write_json(&found);
     }
-    let record = pretrain_to_file(settings, &input.bundle, &files.checkpoint, &files.record, &Stderr::default())?;
+    signals::catch()?;
+    let (places, keeping) = ((&*files.checkpoint, &*files.record), (args.checkpoint_every, args.force));
+    let record = pretrain_to_file(settings, &input.bundle, places, keeping, &Stderr::default())?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", args.out.display(), accuracy_text(&record)))
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use fbp_train::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::signals;
+
 /// Time between two lines where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -86,6 +88,10 @@ impl Progress for Stderr {
         if let State::Bar(bar) = state {
             bar.finish_and_clear();
         }
+    }
+
+    fn stop_asked(&self) -> bool {
+        signals::came().is_some()
     }
 }
 

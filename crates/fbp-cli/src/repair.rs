@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
+use fbp_train::duration::parse_duration;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::repair::{
     Asked, Given, Judge, RepairErrors, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord,
-    SampleChoice, Shortfall, StateMeasures, check_repairable, parse_duration, repair, repaired_examples,
+    SampleChoice, Shortfall, StateMeasures, check_repairable, repair, repaired_examples,
 };
 use fbp_train::scores::RepairScores;
 use fbp_train::settings::Measure;
@@ -19,6 +20,7 @@ use crate::common::{CommonArgs, Out, errors_text, say};
 use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::signals;
 
 /// Repaired images that are kept for the report.
 const EXAMPLES: usize = 4;
@@ -99,7 +101,7 @@ impl RepairArgs {
             validation: self.validation,
             seed,
             limit: self.limit,
-            time: self.time.as_deref().map(parse_duration).transpose()?,
+            time: self.time.as_deref().map(|time| parse_duration("time", time)).transpose()?,
             tolerance: self.tolerance,
         };
         options.check()?;
@@ -189,6 +191,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         common.write_json(&found)?;
         return args.conclude(&found, out);
     }
+    signals::catch()?;
     let before = network.duplicate()?;
     let repaired = repair(&network, &args.stage, asked, &input.bundle, &options, &Stderr::default())?;
     let given = Given { origin: asked.origin, samples: &repaired.samples };

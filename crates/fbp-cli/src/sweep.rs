@@ -1,21 +1,22 @@
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fbp_report::Difference;
 use fbp_report::sweep::{RateEdge, SweepRow, check_summary, summarise, summary_files};
 use fbp_train::TrainError;
-use fbp_train::sweep::{FORMAT, Sweep, SweepConfig};
+use fbp_train::sweep::{FORMAT, Sweep, SweepConfig, merge_sweep};
 
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, ShardArgs, say};
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::signals;
 use crate::table::print_table;
 
 /// Run many post-trainings from one description and compare them
 ///
 /// Does every combination of starts, modes, stages, weights, margins and seeds, several at a time, one record per run. A
-/// sweep that was killed goes on where it stopped when it is started again. At the end, and with --summary at any time, the
+/// sweep that was stopped or killed goes on where it was when it is started again. At the end, and with --summary at any time, the
 /// runs are compared by seed with fine-tuning at the same learning rate (called plain in the tables) and at the best of those
 /// tried (called tuned): summary.json, .csv and .md. `fbp help sweep` explains the description.
 #[derive(Clone, Debug, Args)]
@@ -30,8 +31,10 @@ pub(crate) struct SweepArgs {
     /// Folder for everything; made if it is not there
     #[arg(long, value_name = "DIR", required_unless_present = "summary", conflicts_with = "summary")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    shard: ShardArgs,
     /// List the runs, and which of them are done
-    #[arg(long, conflicts_with = "summary")]
+    #[arg(long, conflicts_with_all = ["summary", "shard"])]
     dry_run: bool,
     /// Compare the runs in this folder, without running any
     #[arg(long, value_name = "DIR")]
@@ -48,6 +51,16 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
             }
             common.keep_json_apart(folder, summary_files())?;
             check_summary(folder)?;
+            signals::catch()?;
+            if let Some(shard) = args.shard.shard {
+                sweep.run_share(shard, rayon::current_num_threads(), &Stderr::default())?;
+                let folder = folder.display();
+                common.write_json(&serde_json::json!({ "shard": shard.to_string() }))?;
+                return say(
+                    out,
+                    format_args!("shard {shard} of {folder} is done; fbp merge {folder} compares all runs"),
+                );
+            }
             sweep.run(rayon::current_num_threads(), &Stderr::default()).map(|()| folder)
         }
         (_, _, Some(folder)) => {
@@ -66,16 +79,24 @@ pub(crate) fn run(args: &SweepArgs, common: &CommonArgs, out: Out<'_>) -> Result
     match (summarise(folder), result) {
         (Err(_), Err(error)) => Err(error.into()),
         (rows, result) => {
-            let rows = rows?;
-            print(&rows, common, out)?;
-            let (table, count) = (folder.join("summary.md"), rows.len());
-            say(
-                out,
-                format_args!("{count} {}: {}", if count == 1 { "comparison" } else { "comparisons" }, table.display()),
-            )?;
+            print_summary(&rows?, folder, common, out)?;
             Ok(result?)
         }
     }
+}
+
+/// Closes a sweep that several processes have done, and compares its runs.
+pub(crate) fn merge(folder: &Path, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    common.keep_json_apart(folder, summary_files())?;
+    check_summary(folder)?;
+    merge_sweep(folder)?;
+    print_summary(&summarise(folder)?, folder, common, out)
+}
+
+fn print_summary(rows: &[SweepRow], folder: &Path, common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {
+    print(rows, common, out)?;
+    let (table, count) = (folder.join("summary.md"), rows.len());
+    say(out, format_args!("{count} {}: {}", if count == 1 { "comparison" } else { "comparisons" }, table.display()))
 }
 
 fn print(rows: &[SweepRow], common: &CommonArgs, out: Out<'_>) -> Result<(), CliError> {

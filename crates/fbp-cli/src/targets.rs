@@ -6,14 +6,16 @@ use fbp_train::identity::file_sha256;
 use fbp_train::settings::{Effort, Embedding, Every, Metric, TargetMode};
 use fbp_train::store::{EXAMPLES_FILE, MANIFEST_FILE, REPORT_FILE, StoreWriter, TIME_FILE, TargetStore};
 use fbp_train::targets::{
-    StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_targets, cut_at_every, wrong_examples,
+    StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_share, compute_targets, cut_at_every,
+    wrong_examples,
 };
 
 use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, ShardArgs, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
 use crate::progress::Stderr;
+use crate::signals;
 use crate::table::print_table;
 
 /// Wrongly classified images that are kept for the report.
@@ -21,7 +23,8 @@ const EXAMPLES: usize = 6;
 
 /// Compute what the features of every transitional stage should have been
 ///
-/// Writes shards of targets with a manifest. A run that was killed goes on where it stopped when it is started again.
+/// Writes shards of targets with a manifest. A run that was stopped or killed goes on where it was when it is started
+/// again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:\n  cargo fbp targets --checkpoint c.safetensors --data fashion-mnist --margin 1 \
     --out t/ --json t.json")]
@@ -58,8 +61,10 @@ pub(crate) struct TargetsArgs {
     /// Folder to write to; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    shard: ShardArgs,
     /// Make them again and replace what is there: targets with these or other settings, and files of another origin
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shard")]
     force: bool,
 }
 
@@ -81,9 +86,21 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let options = options.for_data(&input.bundle.train)?;
     let network = cut_at_every(checkpoint.network, args.every)?;
     let manifest = options.manifest(&network, checkpoint_sha256, input.identity)?;
-    let writer = StoreWriter::open(&args.out, manifest, args.force)?;
     let source =
         TargetsSource { network: &network, data: &input.bundle.train, normalization: &input.bundle.normalization };
+    signals::catch()?;
+    if let Some(shard) = args.shard.shard {
+        let progress = Stderr::default();
+        let writer = StoreWriter::open_share(&args.out, manifest, shard, &progress)?;
+        let samples = compute_share(source, &writer, EXAMPLES, &progress)?;
+        common.write_json(&serde_json::json!({ "shard": shard.to_string(), "samples": samples }))?;
+        let folder = args.out.display();
+        return say(
+            out,
+            format_args!("shard {shard} of {folder}: {samples} samples made; fbp merge {folder} closes it"),
+        );
+    }
+    let writer = StoreWriter::open(&args.out, manifest, args.force)?;
     let report = compute_targets(source, &writer, &Stderr::default())?;
     let examples = wrong_examples(source, &TargetStore::open(&args.out)?, EXAMPLES)?;
     writer.write_json_beside(EXAMPLES_FILE, &examples)?;
@@ -91,7 +108,7 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     print_report(&report, out)
 }
 
-fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
+pub(crate) fn print_report(report: &TargetsReport, out: Out<'_>) -> Result<(), CliError> {
     let TargetsReport { mode, margin, tolerance, metric, samples, seconds, images_per_second, .. } = report;
     let (what, wanted, right) = match tolerance {
         Some(tolerance) => ("samples", format!("tolerance {tolerance}"), "within tolerance"),

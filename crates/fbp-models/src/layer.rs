@@ -1,6 +1,7 @@
 mod sequence;
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use candle_core::shape::ShapeWithOneHole;
 use candle_core::{Tensor, Var};
@@ -98,6 +99,11 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Other tensors that belong to a checkpoint: running statistics.
     fn buffers(&self) -> Vec<(&'static str, &Var)> {
         Vec::new()
+    }
+
+    /// How often the layer has drawn random numbers; none in a layer that does not.
+    fn draws(&self) -> Option<&AtomicU64> {
+        None
     }
 
     /// Layers within, which all get the layer's input; none in a plain layer.

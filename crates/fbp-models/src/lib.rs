@@ -28,6 +28,6 @@ pub use checkpoint::Checkpoint;
 pub use error::{CheckpointFault, Mismatch, ModelError, WeightsFault};
 pub use layer::{Layer, LayerPass, Sequence};
 pub use network::{ForwardTrace, LayerInput, LayerPlace, Network, Stage};
-pub use optim::{AdamW, AdamWParams};
+pub use optim::{AdamW, AdamWParams, Moments};
 pub use preprocessing::{Interpolation, PREPROCESSING_KEY, Preprocessing, Resizing};
 pub use spec::{LayerSpec, NamedLayer, NetworkSpec, StageSpec};

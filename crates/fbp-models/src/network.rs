@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
@@ -230,6 +231,32 @@ impl Network {
     /// Every tensor of a checkpoint by its path: trainable variables and running statistics.
     pub fn state(&self) -> impl Iterator<Item = (String, Var)> {
         self.stages.iter().flat_map(|stage| stage.tensors(true))
+    }
+
+    /// How often each layer with random numbers of its own (dropout) has drawn some in training: with the tensors of
+    /// [`state`](Self::state) all that decides how training goes on.
+    pub fn draws(&self) -> Vec<u64> {
+        self.draw_counters().into_iter().map(|counter| counter.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Sets what [`draws`](Self::draws) gives.
+    ///
+    /// # Errors
+    /// [`ModelError::InputShape`] for another number of layers.
+    pub fn set_draws(&self, draws: &[u64]) -> Result<(), ModelError> {
+        let counters = self.draw_counters();
+        if counters.len() != draws.len() {
+            let (what, expected) = ("numbers of draws".to_owned(), format!("{} layers", counters.len()));
+            return Err(ModelError::InputShape { what, expected, found: vec![draws.len()] });
+        }
+        counters.into_iter().zip(draws).for_each(|(counter, &draws)| counter.store(draws, Ordering::Relaxed));
+        Ok(())
+    }
+
+    fn draw_counters(&self) -> Vec<&AtomicU64> {
+        let mut counters = Vec::new();
+        self.stages.iter().for_each(|stage| stage.layers.draws(&mut counters));
+        counters
     }
 
     /// Makes some stages constant functions: no gradients for their parameters, running statistics in normalisations.

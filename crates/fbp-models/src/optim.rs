@@ -1,3 +1,7 @@
+mod moments;
+
+pub use moments::Moments;
+
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;

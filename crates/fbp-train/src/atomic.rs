@@ -171,11 +171,23 @@ impl FolderLock {
     /// # Errors
     /// [`TrainError::Busy`] if another process has it, [`TrainError::Write`] if the folder cannot be opened.
     pub fn acquire(folder: &Path) -> Result<Self, TrainError> {
+        Self::take(folder, File::try_lock)
+    }
+
+    /// The same for one of several processes that share the folder: keeps those away that want it for themselves.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn share(folder: &Path) -> Result<Self, TrainError> {
+        Self::take(folder, File::try_lock_shared)
+    }
+
+    fn take(folder: &Path, lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Self, TrainError> {
         if !cfg!(unix) {
             return Ok(Self { _folder: None });
         }
         let handle = File::open(folder).map_err(TrainError::writing(folder))?;
-        match handle.try_lock() {
+        match lock(&handle) {
             Ok(()) => Ok(Self { _folder: Some(handle) }),
             Err(TryLockError::WouldBlock) => Err(TrainError::Busy { path: folder.to_owned() }),
             // Some network file systems have no locks.
@@ -246,7 +258,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lock = FolderLock::acquire(folder.path()).unwrap();
         assert!(matches!(FolderLock::acquire(folder.path()), Err(TrainError::Busy { .. })));
+        assert!(FolderLock::share(folder.path()).is_err());
         drop(lock);
+        let shared = [0, 1].map(|_| FolderLock::share(folder.path()).unwrap());
+        assert!(FolderLock::acquire(folder.path()).is_err());
+        drop(shared);
         FolderLock::acquire(folder.path()).unwrap();
     }
 }

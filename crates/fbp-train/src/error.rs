@@ -75,6 +75,14 @@ pub enum TrainError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Shards of work that do not make a whole.
+    #[error("the shards in {} cannot be merged: {reason}", folder.display())]
+    Shards {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// A shard that is no valid safetensors file.
     #[error("{} is damaged: delete it and run `fbp targets` again, which makes it anew", path.display())]
     Shard {
@@ -189,6 +197,12 @@ pub enum TrainError {
     Singular {
         /// What it is the second moment of.
         what: &'static str,
+    },
+    /// Work that was asked to stop, through [`Progress::stop_asked`](crate::progress::Progress::stop_asked).
+    #[error("stopped as asked: {left}")]
+    Stopped {
+        /// What is left of it, and how to go on.
+        left: String,
     },
     /// A search that was given too little time for any result.
     #[error("the time is over before there is a result: give more")]

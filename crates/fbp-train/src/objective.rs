@@ -171,6 +171,16 @@ impl DistanceWeight {
         Self { alpha, averages: None }
     }
 
+    /// The two averages so far.
+    pub(crate) fn averages(&self) -> Option<[f64; 2]> {
+        self.averages
+    }
+
+    /// Goes on from such averages.
+    pub(crate) fn set_averages(&mut self, averages: [f64; 2]) {
+        self.averages = Some(averages);
+    }
+
     /// Takes the two losses of a batch into the averages and gives the weight for it.
     pub(crate) fn update(&mut self, cross_entropy: f64, distance: f64) -> f64 {
         const DECAY: f64 = 0.9;

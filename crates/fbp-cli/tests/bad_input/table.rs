@@ -367,7 +367,9 @@ fn an_interrupted_command_leaves_nothing_half_done_and_the_next_one_ends_well() 
         std::thread::sleep(Duration::from_millis(60));
         Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
         let status = child.wait().unwrap();
-        assert!(status.success() || status.signal() == Some(2), "{name}: {status}");
+        // Training, targets, sweeps and repairs end by themselves after their step.
+        let stopped = status.signal() == Some(2) || status.code() == Some(130);
+        assert!(status.success() || stopped, "{name}: {status}");
         Ran::of(&mut case.command(&world, &out)).expect(0, "", &format!("{name}, after an interrupt"));
         let left = fs::read_dir(world.path(&format!("cut{number}"))).unwrap().map(|entry| entry.unwrap().file_name());
         let parts: Vec<_> = left.filter(|name| name.to_string_lossy().ends_with(".part")).collect();

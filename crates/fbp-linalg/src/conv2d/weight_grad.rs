@@ -17,8 +17,10 @@ const BLOCK_BYTES: usize = 256 << 10;
 const TRANSPOSED: usize = 8;
 /// Most images of one block; more would no longer make the sums at its end any cheaper.
 const BLOCK_IMAGES: usize = 32;
-/// Fewest images of one group: below, the sums at its end would cost more than a second thread saves.
+/// Fewest images of one group, if the batch has two such groups.
 const GROUP_IMAGES: usize = 8;
+/// Fewest output pixels of one group: adding its sums to those of the others takes as long as the products of about 50 pixels.
+const GROUP_PIXELS: usize = 192;
 /// Most groups of a batch, and threads that share in it.
 const MOST_GROUPS: usize = 16;
 
@@ -119,14 +121,14 @@ impl WeightGrad {
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        StackReq::new_aligned::<T>(self.cells::<T>(Groups::most(batch), par), CACHE_LINE)
+        StackReq::new_aligned::<T>(self.cells::<T>(Groups::most(batch, self.output.plane()), par), CACHE_LINE)
     }
 
     /// Sums over the whole batch; the lengths of the slices have been checked.
     pub(super) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, exec: Exec, stack: &mut MemStack) {
         let (in_len, out_len) = (self.input.len(), self.output.len());
         let batch = args.input.len() / in_len;
-        let groups = Groups::of(batch);
+        let groups = Groups::of(batch, self.output.plane());
         let Groups { count, size } = groups;
         let (sums_len, packing_len) = (self.sums_len(), self.packing_len::<T>(size));
         let (mut scratch, _) = stack.make_aligned_with::<T>(self.cells::<T>(groups, exec.par), CACHE_LINE, |_| T::ZERO);
@@ -147,29 +149,60 @@ impl WeightGrad {
                 exec.arch.dispatch(Samples { plan: self, images, input, cotangent, sums, packing, bias });
             });
         }
-        args.weight_grad.fill(T::ZERO);
-        for partial in sums.chunks_exact(sums_len) {
-            self.add_partial(partial, args.weight_grad);
-        }
-        if let Some(bias_grad) = args.bias_grad {
-            bias_grad.fill(T::ZERO);
-            for partial in sums.chunks_exact(sums_len) {
-                bias_grad.iter_mut().zip(&partial[self.partial_len()..]).for_each(|(sum, &part)| *sum += part);
+        let (first, others) = sums.split_at_mut(sums_len.min(count * sums_len));
+        exec.arch.dispatch(AddPartials { sum: first, partials: others });
+        match first.split_at_checked(self.partial_len()) {
+            Some((weights, biases)) => {
+                self.unpack(weights, args.weight_grad);
+                if let Some(bias_grad) = args.bias_grad {
+                    bias_grad.copy_from_slice(&biases[..self.output.channels]);
+                }
+            }
+            // An empty batch.
+            None => {
+                args.weight_grad.fill(T::ZERO);
+                args.bias_grad.into_iter().for_each(|bias_grad| bias_grad.fill(T::ZERO));
             }
         }
     }
 
-    fn add_partial<T: Real>(&self, partial: &[T], weight_grad: &mut [T]) {
+    /// Sums in the order of the weights.
+    fn unpack<T: Real>(&self, sums: &[T], weight_grad: &mut [T]) {
         if self.vectors == Vectors::Pixels {
-            weight_grad.iter_mut().zip(partial).for_each(|(sum, &part)| *sum += part);
+            weight_grad.copy_from_slice(sums);
             return;
         }
         let (taps, padded) = (self.offsets.len(), self.padded_channels());
-        let groups = weight_grad.chunks_exact_mut(self.out_per_group() * taps).zip(partial.chunks_exact(taps * padded));
-        for (weights, partial) in groups {
-            for (channel, weights) in weights.chunks_exact_mut(taps).enumerate() {
-                let column = partial[channel..].iter().step_by(padded);
-                weights.iter_mut().zip(column).for_each(|(sum, &part)| *sum += part);
+        let groups = weight_grad.chunks_exact_mut(self.out_per_group() * taps).zip(sums.chunks_exact(taps * padded));
+        for (weights, sums) in groups {
+            // Some channels at a time: a cache line of the sums is read once, and few lines of the weights are open.
+            for (block, weights) in weights.chunks_mut(MAX_LANES * taps).enumerate() {
+                for (tap, sums) in sums.chunks_exact(padded).enumerate() {
+                    let column = weights[tap..].iter_mut().step_by(taps);
+                    column.zip(&sums[block * MAX_LANES..]).for_each(|(weight, &sum)| *weight = sum);
+                }
+            }
+        }
+    }
+}
+
+/// Adds sums of several groups to those of the first one, in their order.
+struct AddPartials<'a, T> {
+    sum: &'a mut [T],
+    partials: &'a [T],
+}
+
+impl<T: Real> WithSimd for AddPartials<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (len, lanes) = (self.sum.len(), T::lanes::<S>());
+        for partial in self.partials.chunks_exact(len.max(1)) {
+            // The length of the sums is a multiple of every number of lanes.
+            for (sum, part) in self.sum.chunks_exact_mut(lanes).zip(partial.chunks_exact(lanes)) {
+                let added = T::add_lanes(simd, T::load(simd, sum), T::load(simd, part));
+                T::store(simd, sum, added);
             }
         }
     }
@@ -185,17 +218,26 @@ struct Groups {
 }
 
 impl Groups {
-    fn of(batch: usize) -> Self {
-        let count = batch.div_ceil(Self::most(batch).size);
+    fn of(batch: usize, pixels: usize) -> Self {
+        let usual = Self::fewest_images(pixels);
+        let half = batch.div_ceil(2);
+        // A small batch of large images is still work for two threads.
+        let fewest = if half < usual && half * pixels >= GROUP_PIXELS { half } else { usual };
+        let count = batch.div_ceil(fewest.max(batch.div_ceil(MOST_GROUPS)));
         // As equal as possible.
         let size = batch.div_ceil(count.max(1)).max(1);
         Self { count: batch.div_ceil(size), size }
     }
 
     /// The most groups, and the most samples in one, of this batch or a smaller one.
-    fn most(batch: usize) -> Self {
-        let size = batch.div_ceil(MOST_GROUPS).max(GROUP_IMAGES);
-        Self { count: batch.div_ceil(GROUP_IMAGES).min(MOST_GROUPS), size }
+    fn most(batch: usize, pixels: usize) -> Self {
+        let usual = Self::fewest_images(pixels);
+        let count = batch.div_ceil(usual).min(MOST_GROUPS).max(batch.min(2));
+        Self { count, size: batch.div_ceil(MOST_GROUPS).max(usual) }
+    }
+
+    fn fewest_images(pixels: usize) -> usize {
+        GROUP_IMAGES.max(GROUP_PIXELS.div_ceil(pixels.max(1)))
     }
 }
 

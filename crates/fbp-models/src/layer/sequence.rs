@@ -1,6 +1,7 @@
 //! Layers that run one after the other, and what leads into the middle of them.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 
 use candle_core::{Tensor, Var};
 use fbp_inverse::{Block, ReverseOperator};
@@ -90,6 +91,14 @@ impl Sequence {
             let own = layer.parameters().into_iter().chain(extra);
             into.extend(own.map(|(name, var)| (join(path, name), var.clone())));
             layer.branches().iter().for_each(|branch| branch.tensors(buffers, into));
+        }
+    }
+
+    /// Counters of the layers that draw random numbers, in their order.
+    pub(crate) fn draws<'a>(&'a self, into: &mut Vec<&'a AtomicU64>) {
+        for PlacedLayer { layer, .. } in &self.layers {
+            into.extend(layer.draws());
+            layer.branches().iter().for_each(|branch| branch.draws(into));
         }
     }
 

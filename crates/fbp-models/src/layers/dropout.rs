@@ -56,6 +56,10 @@ impl Layer for DropoutLayer {
         Ok(x.broadcast_mul(&Tensor::from_vec(mask, dims, x.device())?)?)
     }
 
+    fn draws(&self) -> Option<&AtomicU64> {
+        Some(&self.passes)
+    }
+
     fn reverse_operator(
         &self,
         name: &str,

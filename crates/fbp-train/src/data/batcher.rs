@@ -103,6 +103,11 @@ impl<'d> Batcher<'d> {
         self.order.len()
     }
 
+    /// Number of samples of every batch but the last.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
     /// Number of batches of one pass.
     pub fn batches(&self) -> usize {
         self.order.len().div_ceil(self.batch_size)
@@ -115,6 +120,11 @@ impl<'d> Batcher<'d> {
         self.order.copy_from_slice(&self.given);
         shuffle_indices(&mut self.order, seed, epoch);
         self.next = 0;
+    }
+
+    /// Leaves out so many batches of a pass.
+    pub fn skip(&mut self, batches: usize) {
+        self.next = self.next.saturating_add(batches.saturating_mul(self.batch_size)).min(self.order.len());
     }
 
     /// Starts a pass in the present order.
@@ -196,6 +206,20 @@ mod tests {
         assert_eq!(one.next_batch(Par::Seq).unwrap().images, other.next_batch(Par::Seq).unwrap().images);
         other.rewind();
         assert_eq!(other.next_batch(Par::Seq).unwrap().indices, &one.order[..4]);
+    }
+
+    #[test]
+    fn a_pass_goes_on_behind_batches_that_are_left_out() {
+        let data = numbered(11);
+        let mut whole = Batcher::of_all(&data, &bytes(), 4).unwrap();
+        let mut rest = whole.clone();
+        whole.shuffle(3, 1);
+        rest.shuffle(3, 1);
+        rest.skip(2);
+        (0..2).for_each(|_| assert!(whole.next_batch(Par::Seq).is_some()));
+        assert_eq!(whole.next_batch(Par::Seq).unwrap().indices, rest.next_batch(Par::Seq).unwrap().indices);
+        rest.skip(usize::MAX);
+        assert!(rest.next_batch(Par::Seq).is_none());
     }
 
     #[test]

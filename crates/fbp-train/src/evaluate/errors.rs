@@ -41,7 +41,7 @@ impl ErrorMeasures {
 }
 
 /// Sums over samples, from which [`ErrorMeasures`] follow.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ErrorTally {
     pose: Option<usize>,
     entries: usize,
@@ -71,6 +71,20 @@ impl ErrorTally {
             self.average += sum / f64::from(count.max(1));
             self.last += last;
         }
+    }
+
+    /// Adds the sums over other samples.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.absolute += other.absolute;
+        self.squared += other.squared;
+        self.average += other.average;
+        self.last += other.last;
+    }
+
+    /// Whether the sums are of the same kind.
+    pub(super) fn fits(&self, other: &Self) -> bool {
+        (self.pose, self.entries) == (other.pose, other.entries)
     }
 
     pub(crate) fn measures(self) -> ErrorMeasures {

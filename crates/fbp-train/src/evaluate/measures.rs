@@ -29,7 +29,7 @@ pub struct TopK {
 }
 
 /// Sums over samples, from which [`Measures`] follow.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Tally {
     k: usize,
     among: usize,
@@ -50,6 +50,21 @@ impl Tally {
         self.among += usize::from(outputs.iter().enumerate().filter(before).count() < self.k);
         self.loss += cross_entropy(outputs, own);
         self.confusion[label][argmax(outputs)] += 1;
+    }
+
+    /// Adds the sums over other samples.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.among += other.among;
+        self.loss += other.loss;
+        for (own, other) in self.confusion.iter_mut().zip(&other.confusion) {
+            own.iter_mut().zip(other).for_each(|(own, other)| *own += other);
+        }
+    }
+
+    /// Whether the sums are of the same kind.
+    pub(super) fn fits(&self, other: &Self) -> bool {
+        let classes = self.confusion.len();
+        self.k == other.k && other.confusion.len() == classes && other.confusion.iter().all(|row| row.len() == classes)
     }
 
     pub(super) fn measures(self) -> Measures {

@@ -3,11 +3,13 @@
 mod errors;
 mod measures;
 mod record;
+mod sums;
 
 pub use errors::ErrorMeasures;
 pub(crate) use errors::{ErrorTally, largest_error, rmse};
 pub use measures::{Measures, TopK};
 pub use record::{EvalRecord, FrozenRest};
+pub use sums::{EVAL_FILE, EvalSettings, EvalShard, EvalSums, eval_shards, merge_eval};
 
 use candle_core::{Device, Tensor};
 use faer::Par;
@@ -157,10 +159,14 @@ impl EvalSet {
     /// # Errors
     /// As [`right`](Self::right), but for the tolerance.
     pub fn errors(&self, network: &Network) -> Result<Option<ErrorMeasures>, TrainError> {
+        Ok(self.error_tally(network)?.map(ErrorTally::measures))
+    }
+
+    fn error_tally(&self, network: &Network) -> Result<Option<ErrorTally>, TrainError> {
         let Some(outputs) = &self.outputs else { return Ok(None) };
         let mut tally = ErrorTally::new(outputs);
         self.each(network, |found, _, wanted| tally.add(found, wanted))?;
-        Ok(Some(tally.measures()))
+        Ok(Some(tally))
     }
 
     /// What is measured: accuracy for labels, RMSE for outputs.
@@ -205,6 +211,10 @@ impl EvalSet {
     /// [`TrainError::Parameter`] unless `k` is 1 to the number of classes, [`TrainError::Model`] if the images do not have
     /// the shape of the network's input, [`TrainError::Mismatch`] for labels that the network has no class for.
     pub fn measure(&self, network: &Network, k: usize) -> Result<Measures, TrainError> {
+        Ok(self.tally(network, k)?.measures())
+    }
+
+    fn tally(&self, network: &Network, k: usize) -> Result<Tally, TrainError> {
         let classes = network.spec().classes;
         check("top_k", k, 1..=classes, "1 to the number of classes")?;
         let mut tally = Tally::new(classes, k);
@@ -222,7 +232,7 @@ impl EvalSet {
             }
             Ok(())
         })?;
-        Ok(tally.measures())
+        Ok(tally)
     }
 
     /// Share of the samples that are [right](Self::right); 0 without samples.

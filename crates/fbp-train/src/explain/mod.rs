@@ -4,20 +4,52 @@ mod change;
 mod record;
 
 pub use change::{Change, ChannelChange};
-pub use record::{EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, SampleRecord, StageRecord};
+pub use record::{
+    EXPLAIN_FILE, EXPLAIN_PAGE, ExplainRecord, ExplainSettings, ExplainShardSettings, SampleRecord, StageRecord,
+};
+
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use fbp_inverse::Interval;
 use fbp_models::Network;
+use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::data::{Normalization, Outputs};
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
+use crate::share::ShardFolder;
 use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples, transitional_names};
 
 /// Name of the network's input among the stages.
 pub const INPUT: &str = "input";
+
+/// Where the shards of an explanation are.
+pub fn explain_shards(folder: &Path) -> ShardFolder<'_> {
+    ShardFolder { folder, what: "explain" }
+}
+
+/// Puts the shards of an explanation together, in their order.
+///
+/// # Errors
+/// As [`ShardFolder::all`].
+pub fn merge_explain(folder: &Path) -> Result<(ExplainShardSettings, Explanation), TrainError> {
+    let (settings, shards) = explain_shards(folder).all::<ExplainShardSettings, Explanation>()?;
+    let mut whole = Explanation { input_note: None, samples: Vec::new() };
+    for shard in shards {
+        // A shard without samples has nothing to say about the input.
+        whole.input_note = whole.input_note.or(shard.input_note);
+        whole.samples.extend(shard.samples);
+    }
+    let stages = |sample: &ExplainedSample| sample.stages.iter().map(|stage| stage.stage.clone()).collect::<Vec<_>>();
+    let first = whole.samples.first().map(stages);
+    if whole.samples.iter().any(|sample| Some(stages(sample)) != first) {
+        let reason = "they explain different stages: remove them and explain again".into();
+        return Err(TrainError::Shards { folder: folder.to_owned(), reason });
+    }
+    Ok((settings, whole))
+}
 
 /// What to explain.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,7 +61,7 @@ pub struct ExplainOptions {
 }
 
 /// Samples with their features and what these should have been.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {
     /// Why the input is left out although nobody asked for that.
     pub input_note: Option<String>,
@@ -38,7 +70,7 @@ pub struct Explanation {
 }
 
 /// One sample.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExplainedSample {
     /// Position among the images.
     pub sample: usize,
@@ -61,7 +93,7 @@ pub struct ExplainedSample {
 }
 
 /// What one stage gave for a sample, and what it should have given.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExplainedStage {
     /// Name of the stage, or [`INPUT`].
     pub stage: String,
@@ -130,7 +162,8 @@ pub fn explain(
     let range = if source.data.is_pixels() { brightness_range(source.normalization) } else { Interval::EVERYTHING };
     let run = |first: usize, input: Interval<f32>| {
         let take = |reversed: Reversed<'_>| explain_part(&source, &known, &asked, first, &reversed);
-        let parts = reverse_samples(&source, &options.targets, (first, input), samples, take)?;
+        // One by one, so that what is said of a sample does not depend on the others.
+        let parts = reverse_samples(&source, &options.targets, (first, input), (samples, 1), take)?;
         let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(parts.into_iter().flatten().collect::<Vec<_>>())
     };

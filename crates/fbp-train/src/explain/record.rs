@@ -57,6 +57,15 @@ pub struct ExplainSettings {
     pub every: Every,
 }
 
+/// What all shards of an explanation are asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainShardSettings {
+    /// Settings of the whole explanation.
+    pub settings: ExplainSettings,
+    /// Number of samples that the choice names.
+    pub chosen: usize,
+}
+
 /// Contents of `explain.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainRecord {

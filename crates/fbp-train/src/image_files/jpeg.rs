@@ -6,6 +6,8 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use super::{ImageError, Picture, exif};
 
 const FORMAT: &str = "JPEG";
+/// Most pixels of a byte: every block of 8 × 8 takes a bit at least.
+const PIXELS_PER_BYTE: usize = 512;
 
 /// What stands before the pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +80,17 @@ pub(super) fn pixels(bytes: &[u8], header: &JpegHeader) -> Result<Picture, Image
     if !bytes[header.data..].windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
         return Err(ImageError::CutOff { format: FORMAT });
     }
+    // Memory for pixels that the file cannot hold would be asked for in vain.
+    let coded = bytes.len().saturating_sub(header.data);
+    if header.width.saturating_mul(header.height) > PIXELS_PER_BYTE.saturating_mul(coded) {
+        return Err(ImageError::CutOff { format: FORMAT });
+    }
     let damaged = |reason: String| ImageError::Damaged { format: FORMAT, reason };
-    let side = usize::from(u16::MAX);
     let options = DecoderOptions::default()
         .set_strict_mode(false)
-        .set_max_width(side)
-        .set_max_height(side)
+        // A second header may say otherwise.
+        .set_max_width(header.width)
+        .set_max_height(header.height)
         .jpeg_set_out_colorspace(colours);
     let pixels = JpegDecoder::new_with_options(ZCursor::new(bytes), options)
         .decode()

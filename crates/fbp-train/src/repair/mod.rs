@@ -21,7 +21,6 @@ mod trial;
 
 pub use change::{SingleWeight, WeightChange};
 pub use curve::{CurveDemands, Curves, RepairMethod, RepairPoint, RepairSubject};
-pub use deadline::parse_duration;
 pub use demand::Demand;
 pub use effort::Effort;
 pub use examples::{RepairedExample, repaired_examples};

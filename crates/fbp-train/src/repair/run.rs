@@ -160,10 +160,18 @@ pub fn repair(
     let rule = ChoiceRule { seed: options.seed, tolerance: options.tolerance };
     let samples = asked.choice.resolve_some(network, (asked.origin, data), &candidates, (rule, options.limit))?;
     let begun = Instant::now();
-    let deadline = Deadline::after(options.time);
+    let deadline = Deadline::after(options.time).or_asked(progress);
     let given = Given { origin: asked.origin, samples: &samples };
     let layer = AffineLayer::of(network, stage)?;
     let old = layer.weights(network)?;
+    let stopped = |found: Found| match found.time_over && progress.stop_asked() {
+        true => {
+            progress.end();
+            let left = "nothing is kept of a search; the same command starts it again, and --time ends one with its best state";
+            Err(TrainError::Stopped { left: left.into() })
+        }
+        false => Ok(found),
+    };
     let started = announce(network, &layer, given, (data, &split), (options, deadline), progress)
         .and_then(|()| Search::new(network, stage, given, data, &split, (options.seed, options.tolerance), deadline));
     let found = match started {
@@ -177,6 +185,7 @@ pub fn repair(
         },
         Err(error) => return Err(error),
     };
+    let found = stopped(found)?;
     layer.set(network, &(&old + &found.change))?;
     Ok(Repaired {
         change_relative: found.change.norm_l2() / old.norm_l2().max(f64::MIN_POSITIVE),

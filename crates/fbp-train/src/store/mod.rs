@@ -29,6 +29,10 @@ pub const EXAMPLES_FILE: &str = "examples.json";
 
 /// Name of the time that an unfinished store took so far.
 pub const TIME_FILE: &str = "time.json";
+/// Start of the name of the time of a shard of the work.
+const SHARE_TIME: &str = "time-";
+/// Name of examples without their targets, while several processes make a store.
+pub(crate) const DRAFT_FILE: &str = "examples-without-targets.json";
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{EXAMPLES_FILE, MANIFEST_FILE, Manifest, REPORT_FILE, ShardEntry, TIME_FILE};
+use super::{DRAFT_FILE, EXAMPLES_FILE, MANIFEST_FILE, Manifest, REPORT_FILE, SHARE_TIME, ShardEntry, TIME_FILE};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
+use crate::outputs::OutputLock;
+use crate::progress::Progress;
+use crate::share::{Share, wait_for_lock};
 
 /// The one metadata key of a shard. More than one would be written in random order.
 const STATS_KEY: &str = "fbp";
@@ -42,7 +45,10 @@ pub struct ShardContent<'a, S> {
 pub struct StoreWriter {
     folder: PathBuf,
     manifest: Manifest,
+    /// Which of the shards, where several processes make them.
+    share: Option<Share>,
     _lock: FolderLock,
+    _share_lock: Option<OutputLock>,
 }
 
 impl StoreWriter {
@@ -57,6 +63,63 @@ impl StoreWriter {
     pub fn open(folder: &Path, manifest: Manifest, force: bool) -> Result<Self, TrainError> {
         prepare_folder(folder)?;
         let lock = FolderLock::acquire(folder)?;
+        Self::open_locked(folder, manifest, (None, force), (lock, None))
+    }
+
+    /// Opens or creates the store in `folder` to make a share of its shards, beside other processes that make theirs.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`TrainError::Busy`] if another process makes the same share, or the store alone.
+    pub fn open_share(
+        folder: &Path,
+        manifest: Manifest,
+        share: Share,
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
+        // Without removing anything: other machines may be at work, whose locks are not seen everywhere.
+        fs::create_dir_all(folder).map_err(TrainError::writing(folder))?;
+        let lock = FolderLock::share(folder)?;
+        let own = OutputLock::acquire(&folder.join(format!("shard{}", share.suffix())))?;
+        // One after the other finds a manifest or makes it.
+        let _turn = wait_for_lock(&folder.join(MANIFEST_FILE), progress)?;
+        Self::open_locked(folder, manifest, (Some(share), false), (lock, Some(own)))
+    }
+
+    /// Opens a store whose shards should all be there, to close it.
+    ///
+    /// # Errors
+    /// [`TrainError::Store`] if there is none or its manifest cannot be used, [`TrainError::Shards`] if shards are missing,
+    /// damaged or not its own, [`TrainError::Busy`] if they are still made.
+    pub fn open_made(folder: &Path) -> Result<Self, TrainError> {
+        let lock = FolderLock::acquire(folder)?;
+        prepare_folder(folder)?;
+        let path = folder.join(MANIFEST_FILE);
+        let manifest = Manifest::parse(folder, &path, &fs::read(&path).map_err(TrainError::reading(&path))?)?;
+        let wrong = |reason: String| TrainError::Shards { folder: folder.to_owned(), reason };
+        let known: HashSet<PathBuf> = manifest.shards.iter().map(|shard| folder.join(&shard.file)).collect();
+        if let Some(path) = own_files(folder)?.iter().find(|path| is_shard(path) && !known.contains(*path)) {
+            return Err(wrong(format!("{} is none of the store's: remove it", path.display())));
+        }
+        let writer = Self { folder: folder.to_owned(), manifest, share: None, _lock: lock, _share_lock: None };
+        let missing = writer.missing()?;
+        match missing.first() {
+            None => Ok(writer),
+            Some(first) => Err(wrong(format!(
+                "{} of {} files are missing or damaged, {} is the first: run `fbp targets` with every --shard again, which \
+                 makes them",
+                missing.len(),
+                writer.manifest.shards.len(),
+                first.file
+            ))),
+        }
+    }
+
+    fn open_locked(
+        folder: &Path,
+        manifest: Manifest,
+        (share, force): (Option<Share>, bool),
+        (lock, share_lock): (FolderLock, Option<OutputLock>),
+    ) -> Result<Self, TrainError> {
         let path = folder.join(MANIFEST_FILE);
         let found = match fs::read(&path) {
             Ok(text) => Some(Manifest::parse(folder, &path, &text)),
@@ -85,7 +148,7 @@ impl StoreWriter {
                 write_atomic(&path, &text)?;
             }
         }
-        Ok(Self { folder: folder.to_owned(), manifest, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), manifest, share, _lock: lock, _share_lock: share_lock })
     }
 
     /// The manifest.
@@ -93,13 +156,21 @@ impl StoreWriter {
         &self.manifest
     }
 
-    /// The shards that are not there yet, or are damaged.
+    /// Which of the shards it makes; none for all of them.
+    pub fn share(&self) -> Option<Share> {
+        self.share
+    }
+
+    /// The shards that are not there yet, or are damaged, of its share if it has one.
     ///
     /// # Errors
     /// [`TrainError::Read`] if a shard exists but cannot be read.
     pub fn missing(&self) -> Result<Vec<ShardEntry>, TrainError> {
         let mut missing = Vec::new();
-        for shard in &self.manifest.shards {
+        for (index, shard) in self.manifest.shards.iter().enumerate() {
+            if self.share.is_some_and(|share| !share.has(index)) {
+                continue;
+            }
             let path = self.folder.join(&shard.file);
             match super::reader::Shard::open(&path, &self.manifest, shard) {
                 Ok(_) => {}
@@ -189,7 +260,8 @@ impl StoreWriter {
     /// [`TrainError::Write`].
     pub fn finish<R: Serialize>(&self, report: &R) -> Result<(), TrainError> {
         crate::json::write_json(&self.folder.join(REPORT_FILE), report)?;
-        remove(self.folder.join(TIME_FILE))
+        remove(self.folder.join(DRAFT_FILE))?;
+        own_files(&self.folder)?.into_iter().filter(|path| is_time(path)).try_for_each(remove)
     }
 
     /// The statistics of a store that was finished before.
@@ -205,8 +277,26 @@ impl StoreWriter {
     /// # Errors
     /// [`TrainError::Json`] if it cannot be understood, [`TrainError::Read`].
     pub fn earlier_seconds(&self) -> Result<f64, TrainError> {
-        let path = self.folder.join(TIME_FILE);
-        Ok(crate::json::read_json(&path, "time of a target store")?.unwrap_or(0.0))
+        self.seconds_in(&self.time_file())
+    }
+
+    /// Time that all processes took which made shares of it, in seconds.
+    ///
+    /// # Errors
+    /// As [`earlier_seconds`](Self::earlier_seconds).
+    pub fn shared_seconds(&self) -> Result<f64, TrainError> {
+        own_files(&self.folder)?.iter().filter(|path| is_time(path)).map(|path| self.seconds_in(path)).sum()
+    }
+
+    fn seconds_in(&self, path: &Path) -> Result<f64, TrainError> {
+        Ok(crate::json::read_json(path, "time of a target store")?.unwrap_or(0.0))
+    }
+
+    fn time_file(&self) -> PathBuf {
+        self.folder.join(match self.share {
+            None => TIME_FILE.to_owned(),
+            Some(share) => format!("{SHARE_TIME}{}.json", share.suffix().trim_start_matches('-')),
+        })
     }
 
     /// Keeps the time that all runs took so far, for one that goes on after this one was killed.
@@ -214,7 +304,7 @@ impl StoreWriter {
     /// # Errors
     /// [`TrainError::Write`].
     pub fn keep_seconds(&self, seconds: f64) -> Result<(), TrainError> {
-        crate::json::write_json(&self.folder.join(TIME_FILE), &seconds)
+        crate::json::write_json(&self.time_file(), &seconds)
     }
 
     /// Writes a JSON file into the folder of the store.
@@ -245,16 +335,27 @@ fn remove_store(folder: &Path) -> Result<(), TrainError> {
 
 /// The files besides the manifest that a store may have.
 fn own_files(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let mut files = [REPORT_FILE, TIME_FILE, EXAMPLES_FILE].map(|name| folder.join(name)).to_vec();
+    let mut files = [REPORT_FILE, TIME_FILE, EXAMPLES_FILE, DRAFT_FILE].map(|name| folder.join(name)).to_vec();
     for entry in fs::read_dir(folder).map_err(TrainError::writing(folder))? {
         let entry = entry.map_err(TrainError::writing(folder))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("shard-") && name.ends_with(".safetensors") {
+        if is_shard(&entry.path()) || is_time(&entry.path()) && name != TIME_FILE {
             files.push(entry.path());
         }
     }
     Ok(files)
+}
+
+fn is_shard(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("shard-") && name.ends_with(".safetensors")
+}
+
+/// Whether a file is the time of an unfinished store, or of a share of it.
+fn is_time(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == TIME_FILE || name.starts_with(SHARE_TIME) && name.contains("-of-") && name.ends_with(".json")
 }
 
 /// Removes a file, if it is there.

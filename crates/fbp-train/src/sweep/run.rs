@@ -1,15 +1,15 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use fbp_models::{Checkpoint, checkpoint};
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
 use super::config::SweepConfig;
-use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest, is_digest};
+use super::grid::{Grid, RunPlan, StartOrigin, StartPlan, digest};
 use super::plan::{Plan, PlannedRun, TargetPlan, Task, describe};
+use super::shared::{RunList, is_run_done, make, remove_targets};
 use crate::TrainError;
 use crate::atomic::{FolderLock, prepare_folder, write_atomic};
 use crate::data::DataBundle;
@@ -17,14 +17,16 @@ use crate::hash::bytes_sha256;
 use crate::identity::file_sha256;
 use crate::input::Input;
 use crate::json::{differences, read_json, write_json};
-use crate::outputs::record_path;
-use crate::progress::{Progress, Silent};
+use crate::outputs::{OutputLock, record_path};
+use crate::progress::{Progress, Quiet};
 use crate::settings::{Embedding, Metric, check};
+use crate::share::{Share, wait_for_lock, wait_until_free};
 use crate::store::{StoreWriter, TargetStore};
 use crate::targets::{OutputGoal, TargetsOptions, TargetsSource, compute_targets};
 use crate::tasks::run_tasks;
 use crate::train::{
-    Goal, PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings, post_train, pretrain_to_file,
+    Goal, PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings, SaveEvery, StateFiles, post_train_kept,
+    pretrain_to_file,
 };
 
 /// What all runs of one folder have in common.
@@ -118,15 +120,45 @@ impl Sweep {
         prepare_folder(&self.out)?;
         let _lock = FolderLock::acquire(&self.out)?;
         self.check_subject()?;
-        for start in &self.grid.starts {
-            prepare_folder(&self.runs_folder(start))?;
+        self.work(None, threads, progress)?;
+        if self.keep_targets { Ok(()) } else { remove_targets(&self.out) }
+    }
+
+    /// Does a share of the runs that are missing, beside other processes that do theirs. Starts and targets that several of
+    /// them need are made by the first one, for which the others wait. [`merge_sweep`](super::merge_sweep) closes the sweep.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`TrainError::Busy`] if another process does the same share, or the sweep alone.
+    pub fn run_share(&self, share: Share, threads: usize, progress: &dyn Progress) -> Result<(), TrainError> {
+        make(&self.out)?;
+        let _lock = FolderLock::share(&self.out)?;
+        let _own = OutputLock::acquire(&self.out.join(format!("shard{}", share.suffix())))?;
+        {
+            let _turn = wait_for_lock(&self.out.join(SUBJECT_FILE), progress)?;
+            self.check_subject()?;
+            let files = self.grid.runs.iter().map(|run| {
+                let file = Path::new(RUNS_FOLDER).join(&self.start_of(run).name).join(format!("{}.json", run.name));
+                file.to_string_lossy().into_owned()
+            });
+            let (keep_checkpoints, keep_targets) = (self.keep_checkpoints, self.keep_targets);
+            RunList { runs: files.collect(), keep_checkpoints, keep_targets }.leave_in(&self.out)?;
         }
-        prepare_folder(&self.out.join("starts"))?;
-        let plan = self.plan()?;
+        self.work(Some(share), threads, progress)
+    }
+
+    /// Does what is missing, of a share if there is one.
+    fn work(&self, share: Option<Share>, threads: usize, progress: &dyn Progress) -> Result<(), TrainError> {
+        // Of shared folders nothing is removed: other machines may be at work, whose locks are not seen everywhere.
+        let prepare = if share.is_some() { make } else { prepare_folder };
+        for start in &self.grid.starts {
+            prepare(&self.runs_folder(start))?;
+        }
+        prepare(&self.out.join("starts"))?;
+        let plan = self.plan(share)?;
         let weights: Vec<usize> = plan.tasks.iter().map(|task| self.weight(*task)).collect();
         let pool = || Ok(rayon::ThreadPoolBuilder::new().num_threads(self.threads_per_run).build()?);
         let work = |pool: &ThreadPool, task: usize| {
-            pool.install(|| self.task(&plan, plan.tasks[task]))?;
+            pool.install(|| self.task(&plan, plan.tasks[task], (share, progress)))?;
             progress.advance(weights[task]);
             Ok(())
         };
@@ -135,19 +167,20 @@ impl Sweep {
         progress.end();
         let mut failures = failures?;
         match failures.iter().position(|(_, error)| !concerns_one_run(error)) {
-            Some(fatal) => Err(failures.swap_remove(fatal).1),
-            None => {
-                self.failed(&plan, &failures)?;
-                self.remove_targets()
-            }
+            Some(fatal) => Err(match failures.swap_remove(fatal).1 {
+                TrainError::Stopped { .. } => stopped(),
+                error => error,
+            }),
+            None => self.failed(&plan, &failures, share),
         }
     }
 
     /// The error that sums failed runs up, if there are any.
-    fn failed(&self, plan: &Plan, failures: &[(usize, TrainError)]) -> Result<(), TrainError> {
+    fn failed(&self, plan: &Plan, failures: &[(usize, TrainError)], share: Option<Share>) -> Result<(), TrainError> {
         let Some((task, error)) = failures.first() else { return Ok(()) };
-        let mut failed = 0;
-        for run in &self.grid.runs {
+        let (mut failed, mut total) = (0, 0);
+        for (_, run) in self.runs_of(share) {
+            total += 1;
             failed += usize::from(!self.is_done(run)?);
         }
         let name = match plan.tasks[*task] {
@@ -159,28 +192,13 @@ impl Sweep {
             }
         };
         let first = format!("{name}: {}", error.one_line());
-        Err(TrainError::SweepRuns { failed, total: self.grid.runs.len(), first })
+        Err(TrainError::SweepRuns { failed, total, first })
     }
 
-    /// Removes what a kill in the middle of a removal left of targets that are not to be kept. Folders whose names are no
-    /// digests are not from here.
-    fn remove_targets(&self) -> Result<(), TrainError> {
-        let folder = self.out.join("targets");
-        if self.keep_targets || !folder.exists() {
-            return Ok(());
-        }
-        let mut is_empty = true;
-        for entry in std::fs::read_dir(&folder).map_err(TrainError::reading(&folder))? {
-            let path = entry.map_err(TrainError::reading(&folder))?.path();
-            match path.is_dir() && path.file_name().is_some_and(|name| is_digest(&name.to_string_lossy())) {
-                true => std::fs::remove_dir_all(&path).map_err(TrainError::writing(&path))?,
-                false => is_empty = false,
-            }
-        }
-        match is_empty {
-            true => std::fs::remove_dir(&folder).map_err(TrainError::writing(folder)),
-            false => Ok(()),
-        }
+    /// The runs of a share, or all of them, with their numbers.
+    fn runs_of(&self, share: Option<Share>) -> impl Iterator<Item = (usize, &RunPlan)> {
+        let runs = self.grid.runs.iter().enumerate();
+        runs.filter(move |(index, _)| share.is_none_or(|share| share.has(*index)))
     }
 
     fn check_subject(&self) -> Result<(), TrainError> {
@@ -214,23 +232,16 @@ impl Sweep {
 
     /// Whether the record of a run is there, and its checkpoint if it is to be kept.
     fn is_done(&self, run: &RunPlan) -> Result<bool, TrainError> {
-        let path = self.record_file(run);
-        let Some(record) = read_json::<PostTrainRecord>(&path, "post-training record")? else { return Ok(false) };
-        let has_weights = || {
-            let file = path.with_file_name(&record.checkpoint);
-            !record.checkpoint.is_empty()
-                && file_sha256(&file).is_ok_and(|found| found == record.checkpoint_sha256_after)
-        };
-        Ok(!self.keep_checkpoints || has_weights())
+        is_run_done(&self.record_file(run), self.keep_checkpoints)
     }
 
     /// What is missing.
-    fn plan(&self) -> Result<Plan, TrainError> {
+    fn plan(&self, share: Option<Share>) -> Result<Plan, TrainError> {
         let mut plan = Plan::default();
         let mut starts = HashMap::new();
         let mut targets = HashMap::new();
         let mut users: Vec<Vec<usize>> = Vec::new();
-        for (index, run) in self.grid.runs.iter().enumerate() {
+        for (index, run) in self.runs_of(share) {
             if self.is_done(run)? {
                 continue;
             }
@@ -257,7 +268,8 @@ impl Sweep {
                 users[place].push(task);
             }
         }
-        if !self.keep_targets {
+        // Others may need them as well.
+        if !self.keep_targets && share.is_none() {
             users.into_iter().enumerate().for_each(|(place, users)| {
                 plan.add(Task::Remove(place), users);
             });
@@ -278,11 +290,18 @@ impl Sweep {
         }
     }
 
-    fn task(&self, plan: &Plan, task: Task) -> Result<(), TrainError> {
+    fn task(
+        &self,
+        plan: &Plan,
+        task: Task,
+        (share, progress): (Option<Share>, &dyn Progress),
+    ) -> Result<(), TrainError> {
+        let quiet = &Quiet(progress);
         match task {
-            Task::Start(start) => self.pretrain(&self.grid.starts[start]),
-            Task::Targets(targets) => self.compute_targets(&plan.targets[targets]),
-            Task::Run(run) => self.post_train(&self.grid.runs[run]),
+            _ if progress.stop_asked() => Err(stopped()),
+            Task::Start(start) => self.pretrain(&self.grid.starts[start], share, quiet),
+            Task::Targets(targets) => self.compute_targets(&plan.targets[targets], share, quiet),
+            Task::Run(run) => self.post_train(&self.grid.runs[run], quiet),
             Task::Remove(targets) => {
                 let folder = &plan.targets[targets].folder;
                 std::fs::remove_dir_all(folder).map_err(TrainError::writing(folder))
@@ -299,11 +318,17 @@ impl Sweep {
         }))
     }
 
-    fn pretrain(&self, start: &StartPlan) -> Result<(), TrainError> {
+    fn pretrain(&self, start: &StartPlan, share: Option<Share>, progress: &dyn Progress) -> Result<(), TrainError> {
         let StartOrigin::Pretraining(settings) = &start.origin else { return Ok(()) };
+        let _turn = share.map(|_| wait_for_lock(&start.file, progress)).transpose()?;
+        if share.is_some() && self.has_start(start)? {
+            return Ok(());
+        }
         let settings = PretrainSettings::clone(settings);
         let data = &self.start_input.as_ref().unwrap_or(&self.input).bundle;
-        pretrain_to_file(settings, data, &start.file, &record_path(&start.file), &Silent)?;
+        let files = (&*start.file, &*record_path(&start.file));
+        // Their names tell the settings of starts, so what is there belongs to the same.
+        pretrain_to_file(settings, data, files, (SaveEvery::Auto, true), progress)?;
         Ok(())
     }
 
@@ -320,20 +345,25 @@ impl Sweep {
         }
     }
 
-    fn compute_targets(&self, targets: &TargetPlan) -> Result<(), TrainError> {
+    fn compute_targets(
+        &self,
+        targets: &TargetPlan,
+        share: Option<Share>,
+        progress: &dyn Progress,
+    ) -> Result<(), TrainError> {
         let file = &self.grid.starts[targets.start].file;
         let checkpoint = Checkpoint::load(file)?;
         let (data, network) = (self.data_for(&checkpoint)?, checkpoint.network);
         let manifest = targets.options.manifest(&network, file_sha256(file)?, self.input.identity.clone())?;
         // Its name tells its settings, so what is there is a part of the same.
-        let writer = StoreWriter::open(&targets.folder, manifest, false)?;
+        let open = || StoreWriter::open(&targets.folder, manifest.clone(), false);
+        let writer = if share.is_some() { wait_until_free(progress, open)? } else { open()? };
         let source = TargetsSource { network: &network, data: &data.train, normalization: &data.normalization };
-        compute_targets(source, &writer, &Silent)?;
+        compute_targets(source, &writer, progress)?;
         Ok(())
     }
 
-    fn post_train(&self, run: &RunPlan) -> Result<(), TrainError> {
-        let begun = Instant::now();
+    fn post_train(&self, run: &RunPlan, progress: &dyn Progress) -> Result<(), TrainError> {
         let start = self.start_of(run);
         let checkpoint = Checkpoint::load(&start.file)?;
         let mut metadata = checkpoint.kept_metadata()?;
@@ -352,10 +382,13 @@ impl Sweep {
         let targets = run.targets.map(fingerprint).transpose()?;
         let mut settings = self.settings(run, network.spec().name.clone());
         (settings.checkpoint_sha256, settings.targets) = (sha256, targets);
-        let curves = post_train(&mut network, &run.stage, &data, goal, &run.options, &Silent)?;
+        let record_file = self.record_file(run);
+        let state = StateFiles::new(&record_file.with_extension("safetensors"), &settings, SaveEvery::Auto)?;
+        state.check(true)?;
+        let curves = post_train_kept(&mut network, &run.stage, &data, goal, &run.options, Some(&state), progress)
+            .map_err(|error| state.drop_after(error))?;
         metadata.extend(data.preprocessing()?.to_metadata()?);
         let bytes = checkpoint::to_bytes(&network, &metadata)?;
-        let record_file = self.record_file(run);
         let checkpoint = if self.keep_checkpoints { format!("{}.safetensors", run.name) } else { String::new() };
         if self.keep_checkpoints {
             write_atomic(&record_file.with_file_name(&checkpoint), &bytes)?;
@@ -363,10 +396,11 @@ impl Sweep {
         let record = PostTrainRecord {
             checkpoint,
             checkpoint_sha256_after: bytes_sha256(&bytes),
-            seconds: begun.elapsed().as_secs_f64(),
+            seconds: state.seconds(),
             ..PostTrainRecord::new(settings, curves)
         };
-        write_json(&record_file, &record)
+        write_json(&record_file, &record)?;
+        state.remove()
     }
 
     /// The settings of a run, but for the hashes of its start and targets.
@@ -381,6 +415,12 @@ impl Sweep {
             ..run.options.settings(model, self.input.identity.clone(), run.stage.clone())
         }
     }
+}
+
+fn stopped() -> TrainError {
+    let left =
+        "the runs that are done are kept, and the states of those that were not; the same command goes on from there";
+    TrainError::Stopped { left: left.into() }
 }
 
 /// Whether an error says something about one run, so that the others can go on.

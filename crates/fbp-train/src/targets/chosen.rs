@@ -23,8 +23,9 @@ pub(crate) struct Reversed<'a> {
 
 /// Reverses samples down to the input of stage `first` and takes from every part of them what `take` gives, in order.
 ///
-/// Targets are within what the stages below `first` can produce from inputs in `input`. Parts are cut at fixed places,
-/// so the number of threads does not change the result.
+/// Targets are within what the stages below `first` can produce from inputs in `input`. Parts are cut at fixed places, of at
+/// most `most` samples, so the number of threads does not change the result; alone, a sample gives what it gives beside any
+/// others.
 ///
 /// # Errors
 /// [`TrainError::Parameter`], [`TrainError::Model`] or [`TrainError::Inverse`] if a layer cannot be reversed.
@@ -32,14 +33,18 @@ pub(crate) fn reverse_samples<R: Send>(
     source: &TargetsSource<'_>,
     options: &TargetsOptions,
     (first, input): (usize, Interval<f32>),
-    samples: &[usize],
+    (samples, most): (&[usize], usize),
     take: impl Fn(Reversed<'_>) -> R + Sync,
 ) -> Result<Vec<R>, TrainError> {
     let options = options.for_data(source.data)?;
     let chain = source.network.reverse_chain(first, input)?;
     let engine = TileEngine::new(chain, TargetKind::of_options(&options), source, first)?;
-    let mut features = Vec::new();
-    features_of(source, 0..first, samples, &mut features)?;
+    let tile = engine.tile_samples().min(most.max(1));
+    let (mut features, mut part) = (Vec::new(), Vec::new());
+    for samples in samples.chunks(most.max(1)) {
+        features_of(source, 0..first, samples, &mut part)?;
+        features.append(&mut part);
+    }
     let labels: Vec<u32> = samples.iter().map(|&sample| u32::from(source.data.labels()[sample])).collect();
     let outputs = source.data.outputs().map(|outputs| outputs.picked(samples));
     let wanted = |start: usize, count: usize| {
@@ -47,7 +52,7 @@ pub(crate) fn reverse_samples<R: Send>(
             .as_ref()
             .map_or(&[][..], |outputs| &outputs.values()[start * outputs.entries()..][..count * outputs.entries()])
     };
-    let (tile, len) = (engine.tile_samples(), engine.boundary_len(0));
+    let len = engine.boundary_len(0);
     // Workers are made when a thread needs one: a few samples do not need memory for all threads.
     let workers = Mutex::new(Vec::new());
     let parts: Vec<_> = samples.chunks(tile).zip(labels.chunks(tile)).zip(features.chunks(tile * len)).collect();

@@ -8,7 +8,7 @@ use crate::data::Outputs;
 use crate::evaluate::EvalSet;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
-use crate::store::{StageTargets, TargetStore};
+use crate::store::{StageEntry, TargetStore};
 
 /// Samples looked at for wrong ones.
 const SEARCH: usize = 4096;
@@ -26,8 +26,22 @@ pub fn wrong_examples(
     store: &TargetStore,
     count: usize,
 ) -> Result<Vec<Example>, TrainError> {
+    let mut examples = draft_examples(source, &store.manifest().params.stages, count)?;
+    fill_examples(&mut examples, store)?;
+    Ok(examples)
+}
+
+/// As [`wrong_examples`], but for the targets, which may not be there yet.
+///
+/// # Errors
+/// As [`wrong_examples`].
+pub(crate) fn draft_examples(
+    source: TargetsSource<'_>,
+    stages: &[StageEntry],
+    count: usize,
+) -> Result<Vec<Example>, TrainError> {
     if let Some(outputs) = source.data.outputs() {
-        return worst_examples(&source, outputs, store, count);
+        return worst_examples(&source, outputs, stages, count);
     }
     let wrong = wrong_samples(&source)?;
     let mut chosen: Vec<(usize, usize)> = Vec::new();
@@ -47,19 +61,32 @@ pub fn wrong_examples(
         }
     }
     chosen.sort_unstable();
-    let stages = stages_of(store)?;
-    chosen.into_iter().map(|(sample, predicted)| example(&source, &stages, sample, predicted)).collect()
+    chosen.into_iter().map(|(sample, predicted)| example(&source, stages, sample, predicted)).collect()
 }
 
-fn stages_of(store: &TargetStore) -> Result<Vec<StageTargets<'_>>, TrainError> {
-    store.manifest().params.stages.iter().map(|entry| store.stage(&entry.name)).collect()
+/// Gives examples their targets.
+///
+/// # Errors
+/// [`TrainError::UnknownStage`] for a stage that the store does not have, [`TrainError::Shards`] for a sample that it does not
+/// have.
+pub(crate) fn fill_examples(examples: &mut [Example], store: &TargetStore) -> Result<(), TrainError> {
+    for example in examples {
+        if example.sample >= store.manifest().samples() {
+            let reason = format!("the examples tell of sample {}, which the store does not have", example.sample);
+            return Err(TrainError::Shards { folder: store.folder().to_owned(), reason });
+        }
+        for feature in &mut example.features {
+            feature.target = store.stage(&feature.stage)?.row(example.sample).to_vec();
+        }
+    }
+    Ok(())
 }
 
 /// The samples with the largest losses among the first ones, the largest first.
 fn worst_examples(
     source: &TargetsSource<'_>,
     outputs: &Outputs,
-    store: &TargetStore,
+    stages: &[StageEntry],
     count: usize,
 ) -> Result<Vec<Example>, TrainError> {
     let samples: Vec<usize> = (0..source.data.len().min(SEARCH)).collect();
@@ -67,9 +94,8 @@ fn worst_examples(
     let mut order = samples;
     order.sort_by(|&a, &b| losses[b].total_cmp(&losses[a]));
     order.truncate(count);
-    let stages = stages_of(store)?;
     let of = |sample| {
-        let example = example(source, &stages, sample, 0)?;
+        let example = example(source, stages, sample, 0)?;
         let (_, input) = one_image(source.data, source.normalization, sample)?;
         let found = source.network.infer(&input)?.flatten_all()?.to_vec1()?;
         let outputs = OutputExample { wanted: outputs.of(sample).to_vec(), found, pose: outputs.pose() };
@@ -99,21 +125,20 @@ fn wrong_samples(source: &TargetsSource<'_>) -> Result<Vec<(usize, usize)>, Trai
 
 fn example(
     source: &TargetsSource<'_>,
-    stages: &[StageTargets<'_>],
+    stages: &[StageEntry],
     sample: usize,
     predicted: usize,
 ) -> Result<Example, TrainError> {
     let (pixels, input) = one_image(source.data, source.normalization, sample)?;
     let trace = source.network.forward_recorded(&input)?;
     let mut features = Vec::new();
-    for targets in stages {
-        let entry = targets.entry();
+    for entry in stages {
         let stage = source.network.stage_index(&entry.name)?;
         features.push(ExampleFeature {
             stage: entry.name.clone(),
             shape: entry.shape,
             observed: trace.stage_output(stage)?.flatten_all()?.to_vec1()?,
-            target: targets.row(sample).to_vec(),
+            target: Vec::new(),
         });
     }
     let shape = image_shape(source.data);

@@ -9,6 +9,7 @@ use super::TargetsSource;
 use super::tile::{ShardBuffers, TargetKind, TileEngine, Worker};
 use crate::TrainError;
 use crate::evaluate::pool_par;
+use crate::progress::Progress;
 use crate::store::ManifestParams;
 
 /// Samples that go through the stages below at a time.
@@ -72,6 +73,7 @@ impl<'a> TargetMaker<'a> {
         samples: &[usize],
         input: &mut Vec<f32>,
         buffers: &mut ShardBuffers,
+        progress: &dyn Progress,
     ) -> Result<(), TrainError> {
         buffers.resize(samples.len(), &self.feature_lens);
         features_of(&self.source, self.below.clone(), samples, input)?;
@@ -83,7 +85,7 @@ impl<'a> TargetMaker<'a> {
         if let Some(outputs) = self.source.data.outputs() {
             samples.iter().for_each(|&sample| buffers.wanted.extend_from_slice(outputs.of(sample)));
         }
-        self.engine.run(input, buffers, &self.workers)
+        self.engine.run(input, buffers, &self.workers, progress)
     }
 }
 

@@ -3,6 +3,7 @@ use super::maker::TargetMaker;
 use super::tile::ShardBuffers;
 use crate::TrainError;
 use crate::metrics::all_finite;
+use crate::progress::Silent;
 use crate::store::ManifestParams;
 
 /// Samples whose targets are computed at a time.
@@ -42,7 +43,7 @@ impl MemoryTargets {
             feature_len,
         };
         for part in samples.chunks(PART) {
-            maker.make(part, &mut input, &mut buffers)?;
+            maker.make(part, &mut input, &mut buffers, &Silent)?;
             targets.values.extend_from_slice(&buffers.targets[0]);
             targets.attained.extend_from_slice(&buffers.attained[0]);
         }

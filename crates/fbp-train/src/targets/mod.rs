@@ -7,6 +7,7 @@ mod maker;
 mod memory;
 mod metric;
 mod record;
+mod shared;
 mod stages;
 mod stats;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use goal::OutputGoal;
 pub(crate) use goal::WantedOutputs;
 pub(crate) use memory::MemoryTargets;
 pub use record::{Example, ExampleFeature, OutputExample, StageReport, TargetsReport};
+pub use shared::{compute_share, merge_targets};
 pub use stages::{cut_as, cut_at_every, transitional_names, transitional_stage};
 
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -190,14 +192,7 @@ pub fn compute_targets(
         None => writer.earlier_seconds()?,
     };
     let params = &writer.manifest().params;
-    let computed: usize = missing.iter().map(|shard| shard.samples).sum();
-    progress.begin("targets", params.data.samples, "images");
-    progress.advance(params.data.samples - computed);
-    if !missing.is_empty() {
-        Pipeline { writer, maker: TargetMaker::of_every_stage(source, params)?, begun, earlier }
-            .run(missing, progress)?;
-    }
-    progress.end();
+    make_missing(source, writer, missing, (begun, earlier), progress)?;
     let mut stats = TargetStats::empty(params.stages.len());
     for shard in writer.shard_stats::<TargetStats>()? {
         stats.add(&shard);
@@ -205,6 +200,30 @@ pub fn compute_targets(
     let report = stats.report(params, earlier + begun.elapsed().as_secs_f64());
     writer.finish(&report)?;
     Ok(report)
+}
+
+/// Computes and writes shards.
+fn make_missing(
+    source: TargetsSource<'_>,
+    writer: &StoreWriter,
+    missing: Vec<ShardEntry>,
+    (begun, earlier): (Instant, f64),
+    progress: &dyn Progress,
+) -> Result<(), TrainError> {
+    let params = &writer.manifest().params;
+    let shards = writer.manifest().shards.iter().enumerate();
+    let own = shards.filter(|(index, _)| writer.share().is_none_or(|share| share.has(*index)));
+    let all: usize = own.map(|(_, shard)| shard.samples).sum();
+    let computed: usize = missing.iter().map(|shard| shard.samples).sum();
+    progress.begin("targets", all, "images");
+    progress.advance(all - computed);
+    let made = match missing.is_empty() {
+        true => Ok(()),
+        false => TargetMaker::of_every_stage(source, params)
+            .and_then(|maker| Pipeline { writer, maker, begun, earlier }.run(missing, progress)),
+    };
+    progress.end();
+    made
 }
 
 struct Pipeline<'a> {
@@ -233,7 +252,7 @@ impl Pipeline<'_> {
                 // Without buffers the writing thread has failed, and its error is the one to report.
                 let Ok(mut buffers) = empty.recv() else { break };
                 let samples: Vec<usize> = (shard.start..shard.start + shard.samples).collect();
-                computing = self.maker.make(&samples, &mut input, &mut buffers);
+                computing = self.maker.make(&samples, &mut input, &mut buffers, progress);
                 progress.advance(shard.samples);
                 if computing.is_err() || full.send((shard, buffers)).is_err() {
                     break;

@@ -13,6 +13,7 @@ use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
 use crate::evaluate::largest_error;
 use crate::metrics::argmax;
+use crate::progress::Progress;
 use crate::settings::{Effort, Metric, TargetMode};
 use crate::store::ManifestParams;
 
@@ -186,6 +187,7 @@ impl TileEngine {
         input: &[f32],
         out: &mut ShardBuffers,
         workers: &[Mutex<Worker>],
+        progress: &dyn Progress,
     ) -> Result<(), TrainError> {
         let tiles = self.cut(input, out);
         let next = AtomicUsize::new(0);
@@ -195,6 +197,9 @@ impl TileEngine {
                     // Every task has a worker of its own, so the lock is always free.
                     let Ok(mut worker) = worker.lock() else { return };
                     while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if progress.stop_asked() {
+                            return;
+                        }
                         let Ok(mut tile) = tile.lock() else { return };
                         if let Err(error) = self.tile(&mut worker, &mut tile) {
                             tile.error = Some(error);
@@ -203,6 +208,11 @@ impl TileEngine {
                 });
             }
         });
+        // What has been asked for stays asked for.
+        if progress.stop_asked() {
+            let left = "the shards that are done are kept; the same command makes the others";
+            return Err(TrainError::Stopped { left: left.into() });
+        }
         let mut stats = TargetStats::empty(self.stages());
         for tile in tiles {
             // A panic of a worker has ended the scope above with the same panic.

@@ -57,6 +57,16 @@ impl Choice {
         Ok(())
     }
 
+    /// Epoch and score of the best state so far, and that state if it is not the latest.
+    pub(super) fn kept(&self) -> (usize, Option<f64>, Option<&Network>) {
+        (self.epoch, self.score, self.best.as_ref())
+    }
+
+    /// Goes on from what [`kept`](Self::kept) gave.
+    pub(super) fn go_on(&mut self, epoch: usize, score: Option<f64>, best: Option<Network>) {
+        (self.epoch, self.score, self.best) = (epoch, score, best);
+    }
+
     /// Puts the kept state into `network`; returns its epoch and score.
     pub(super) fn restore(self, network: &mut Network) -> (usize, Option<f64>) {
         if let Some(best) = self.best {
@@ -92,6 +102,11 @@ impl Judged {
     /// The network to judge.
     pub(super) fn network<'a>(&'a self, trained: &'a Network) -> &'a Network {
         self.average.as_ref().map_or(trained, WeightAverage::network)
+    }
+
+    /// The running average, if there is one.
+    pub(super) fn average(&self) -> Option<&Network> {
+        self.average.as_ref().map(WeightAverage::network)
     }
 
     /// Puts what was judged last into `trained`.

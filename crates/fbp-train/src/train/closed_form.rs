@@ -6,7 +6,7 @@ use fbp_inverse::{ChainGoal, ChainStage, Interval, ReverseChain, TargetBox};
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
-use super::session::{Session, add_time, is_better};
+use super::session::{Session, add_time, check_stop, is_better};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
@@ -76,6 +76,7 @@ pub(super) fn run(
     for damping in DAMPINGS {
         let change = moments.change(damping)?;
         for step in STEPS {
+            check_stop(session.progress)?;
             let weights = &old + faer::Scale(step) * &change;
             layer.set(network, &weights)?;
             let score = score_of(network, &layer, &validation)?;
@@ -302,7 +303,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let (_folder, store) = store(&network, &garbage);
         let options = PostTrainOptions { objective: Objective::ClosedForm, validation: 0.5, ..Default::default() };
         let split = Split::stratified(&data.train, 0.5, 0).unwrap();
-        let session = Session { data: &data, split, options: &options, progress: &Silent };
+        let session = Session { data: &data, split, options: &options, progress: &Silent, state: None };
         let curves = run(&mut network, 0, store.stage("hidden").unwrap(), session).unwrap();
         let chosen = curves.chosen.unwrap();
         assert_eq!((curves.scores.validation.len(), chosen.epoch), (16, 0));

@@ -6,32 +6,18 @@ use std::time::Instant;
 use candle_core::Tensor;
 use fbp_models::{AdamW, Network};
 
-use super::choice::Judged;
+use super::aim::Aim;
+use super::choice::{Choice, Judged};
+use super::curves::PostTrainCurves;
 use super::losses::{Loss, Means};
 use super::pace::Pace;
 use super::source::Source;
+use super::state::{Moment, Part, Place};
 use crate::TrainError;
 use crate::data::Batch;
 use crate::objective::supervised;
 use crate::progress::Progress;
 use crate::settings::LossKind;
-
-/// What is descended.
-pub(super) trait Aim {
-    /// An epoch begins, counted from 1.
-    ///
-    /// # Errors
-    /// Everything that keeps the aim from being ready for it.
-    fn begin(&mut self, _network: &Network, _epoch: usize) -> Result<(), TrainError> {
-        Ok(())
-    }
-
-    /// The mean loss of a batch.
-    ///
-    /// # Errors
-    /// [`TrainError::Model`] if the input does not fit, and those of targets.
-    fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError>;
-}
 
 /// Loss of the labels or outputs behind some stages.
 pub(super) struct Supervised {
@@ -56,6 +42,14 @@ pub(super) struct Course<'a> {
     /// Seed of the order of the samples.
     pub(super) seed: u64,
     pub(super) progress: &'a dyn Progress,
+    /// Where its state is kept, if it is.
+    pub(super) state: Option<Part<'a>>,
+}
+
+/// What a training has come to so far, epoch by epoch.
+pub(super) struct Log {
+    pub(super) choice: Choice,
+    pub(super) curves: PostTrainCurves,
 }
 
 /// What an epoch came to.
@@ -70,36 +64,105 @@ pub(super) struct Epoch<'a> {
 }
 
 impl Course<'_> {
-    /// Does all epochs, and shows `after` each what it came to.
+    /// Does all epochs, or those that an earlier run has left, and shows `after` each what it came to.
     ///
     /// # Errors
-    /// [`TrainError::Diverged`], and those of `aim` and `after`.
+    /// [`TrainError::Diverged`], [`TrainError::Stopped`], and those of `aim` and `after`.
     pub(super) fn run(
         &mut self,
         network: &Network,
         aim: &mut dyn Aim,
-        after: &mut dyn FnMut(Epoch<'_>) -> Result<(), TrainError>,
+        log: &mut Log,
+        after: &mut dyn FnMut(Epoch<'_>, &mut Log) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let Self { source, optimiser, judged, pace, progress, .. } = self;
-        for number in 1..=self.epochs {
-            let begun = Instant::now();
-            aim.begin(network, number)?;
-            let mut means = Means::default();
-            source.each_batch(self.seed, number, |input, batch| {
+        let (epochs, seed) = (self.epochs, self.seed);
+        let Self { source, optimiser, judged, pace, progress, state, .. } = self;
+        let mut place = Place { epoch: 1, ..Place::default() };
+        let mut beginning = None;
+        // Everything that makes a state.
+        macro_rules! moment {
+            () => {
+                Moment {
+                    network,
+                    optimiser: &mut *optimiser,
+                    judged: &*judged,
+                    pace: &mut *pace,
+                    choice: &mut log.choice,
+                    curves: &mut log.curves,
+                    aim: &mut *aim,
+                    beginning: &mut beginning,
+                    place: &mut place,
+                }
+            };
+        }
+        if let Some(part) = state.as_mut()
+            && let Some(line) = moment!().load(part, *progress)?
+        {
+            progress.note(&line);
+            progress.advance((place.epoch - 1) * source.samples() + source.samples_of(place.batches));
+        }
+        while place.epoch <= epochs {
+            let (number, begun, earlier) = (place.epoch, Instant::now(), place.seconds);
+            if place.batches == 0 {
+                aim.begin(network, number)?;
+                let keeps = state.is_some() && aim.begins_with_weights();
+                beginning = keeps.then(|| network.duplicate()).transpose()?;
+            }
+            source.each_batch(seed, (number, place.batches), |input, batch| {
                 optimiser.set_learning_rate(pace.next())?;
                 let Loss { total, parts } = aim.loss(network, input, batch)?;
                 optimiser.backward_step(&total)?;
                 judged.step()?;
-                means.add(&parts, batch.len());
+                place.means.add(&parts, batch.len());
+                place.batches += 1;
+                place.seconds = earlier + begun.elapsed().as_secs_f64();
                 progress.advance(batch.len());
-                Ok(())
+                let stop = progress.stop_asked();
+                if let Some(part) = state.as_mut()
+                    && (part.is_due() || stop)
+                {
+                    keep(moment!(), part, (stop, *progress))?;
+                }
+                if stop { Err(stopped(&place, epochs, state.is_some())) } else { Ok(()) }
             })?;
-            let seconds = begun.elapsed().as_secs_f64();
+            let Place { means, seconds, .. } =
+                std::mem::replace(&mut place, Place { epoch: number + 1, ..Place::default() });
             if !means.finite() {
                 return Err(TrainError::Diverged { epoch: number });
             }
-            after(Epoch { number, means, seconds, state: judged.network(network) })?;
+            after(Epoch { number, means, seconds, state: judged.network(network) }, log)?;
         }
-        Ok(())
+        match state {
+            Some(part) if part.keeps_end => keep(moment!(), part, (false, *progress)),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Keeps a state. A disk that is full is no reason to end a training, unless that is to stop.
+fn keep(
+    mut moment: Moment<'_>,
+    part: &mut Part<'_>,
+    (stop, progress): (bool, &dyn Progress),
+) -> Result<(), TrainError> {
+    match moment.save(part) {
+        Err(error @ TrainError::Write { .. }) if !stop => {
+            progress.note(&format!("the state of the training is not kept this time: {}", error.one_line()));
+            Ok(())
+        }
+        kept => kept,
+    }
+}
+
+fn stopped(place: &Place, epochs: usize, is_kept: bool) -> TrainError {
+    let Place { epoch, batches, .. } = place;
+    let left = match is_kept {
+        true => format!(
+            "its state after step {batches} of epoch {epoch} of {epochs} is kept; the same command goes on from there"
+        ),
+        false => format!(
+            "no state was kept after step {batches} of epoch {epoch} of {epochs}; it would start from its beginning"
+        ),
+    };
+    TrainError::Stopped { left }
 }

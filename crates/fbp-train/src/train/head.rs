@@ -6,7 +6,7 @@ use faer::{Accum, Mat, MatRef, Par, Side};
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
-use super::session::{Session, add_time, is_better};
+use super::session::{Session, add_time, check_stop, is_better};
 use super::softmax_fit::{SoftmaxFit, linear_accuracy};
 use crate::TrainError;
 use crate::affine::AffineLayer;
@@ -56,6 +56,7 @@ pub(super) fn run(network: &mut Network, session: Session<'_>) -> Result<PostTra
     let (mut best, mut best_score) = (None, score_of(&old, &validation));
     session.progress.begin("head", DAMPINGS.len(), "fits");
     for (index, damping) in DAMPINGS.into_iter().enumerate() {
+        check_stop(session.progress)?;
         let (loss, weights) = fits.fit(&train, &old, damping);
         if !loss.is_finite() {
             return Err(TrainError::Diverged { epoch: index + 1 });

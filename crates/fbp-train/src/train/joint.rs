@@ -1,8 +1,8 @@
 use candle_core::Tensor;
 use fbp_models::Network;
 
+use super::aim::Aim;
 use super::curves::PostTrainCurves;
-use super::epochs::Aim;
 use super::goal::{BatchGoal, Goal};
 use super::losses::{Loss, Losses, value};
 use super::session::{Selection, Session};
@@ -69,6 +69,18 @@ impl Aim for TowardsTargets<'_> {
             self.targets = BatchGoal::refreshed(network, self.stage, data, goal, &split.train)?;
         }
         Ok(())
+    }
+
+    fn averages(&self) -> Option<[f64; 2]> {
+        self.weight.averages()
+    }
+
+    fn set_averages(&mut self, averages: [f64; 2]) {
+        self.weight.set_averages(averages);
+    }
+
+    fn begins_with_weights(&self) -> bool {
+        self.refreshed.is_some()
     }
 
     fn loss(&mut self, network: &Network, input: &Tensor, batch: Batch<'_>) -> Result<Loss, TrainError> {

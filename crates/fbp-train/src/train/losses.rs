@@ -56,6 +56,16 @@ impl Means {
         }
     }
 
+    /// Number of samples and sums over them, to go on later.
+    pub(super) fn kept(&self) -> (f64, [Option<f64>; 3]) {
+        (self.samples, self.sums)
+    }
+
+    /// Goes on from what [`kept`](Self::kept) gave.
+    pub(super) fn of_kept(samples: f64, sums: [Option<f64>; 3]) -> Self {
+        Self { samples, sums }
+    }
+
     pub(super) fn finite(&self) -> bool {
         self.sums.iter().flatten().all(|sum| sum.is_finite())
     }

@@ -1,5 +1,6 @@
 //! Training: from scratch, and ways to go on from a pretrained network, all judged alike.
 
+mod aim;
 mod choice;
 mod closed_form;
 mod curves;
@@ -19,6 +20,7 @@ mod segments;
 mod session;
 mod softmax_fit;
 mod source;
+mod state;
 mod tail;
 
 pub use choice::Chosen;
@@ -33,5 +35,6 @@ pub(crate) use head::head_of;
 pub use options::PostTrainOptions;
 pub use pretrain::{PretrainOptions, Pretrained, pretrain, pretrain_to_file, pretrain_watched};
 pub use record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
-pub use run::{ALL_STAGES, post_train, stage_of_mode};
+pub use run::{ALL_STAGES, post_train, post_train_kept, stage_of_mode};
 pub(crate) use softmax_fit::SoftmaxFit;
+pub use state::{SaveEvery, StateFiles};

@@ -21,4 +21,14 @@ impl Pace {
         self.step += 1;
         rate
     }
+
+    /// Number of steps so far.
+    pub(super) fn steps_done(&self) -> usize {
+        self.step
+    }
+
+    /// Goes on behind so many steps.
+    pub(super) fn go_on_after(&mut self, steps: usize) {
+        self.step = steps;
+    }
 }

@@ -1,13 +1,14 @@
 use std::path::Path;
-use std::time::Instant;
 
 use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec, checkpoint};
 
 use super::choice::{Choice, Judged};
-use super::epochs::{Course, Supervised};
+use super::curves::PostTrainCurves;
+use super::epochs::{Course, Log, Supervised};
 use super::pace::Pace;
 use super::record::{PretrainRecord, PretrainSettings};
 use super::source::Source;
+use super::state::{SaveEvery, StateFiles};
 use crate::TrainError;
 use crate::data::{Augmentation, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::{ErrorMeasures, EvalSet};
@@ -156,7 +157,7 @@ pub fn pretrain(
     options: &PretrainOptions,
     progress: &dyn Progress,
 ) -> Result<Pretrained, TrainError> {
-    pretrain_watched(spec, data, options, progress, &mut |_, _| Ok(()))
+    pretrain_kept((spec, options), data, None, progress, &mut |_, _| Ok(()))
 }
 
 /// As [`pretrain`], and shows the network to `watch` after each epoch, counted from 1.
@@ -167,6 +168,17 @@ pub fn pretrain_watched(
     spec: &NetworkSpec,
     data: &DataBundle,
     options: &PretrainOptions,
+    progress: &dyn Progress,
+    watch: &mut dyn FnMut(usize, &Network) -> Result<(), TrainError>,
+) -> Result<Pretrained, TrainError> {
+    pretrain_kept((spec, options), data, None, progress, watch)
+}
+
+/// As [`pretrain_watched`], and keeps the state of the training in files, from which it goes on if they are there.
+fn pretrain_kept(
+    (spec, options): (&NetworkSpec, &PretrainOptions),
+    data: &DataBundle,
+    state: Option<&StateFiles>,
     progress: &dyn Progress,
     watch: &mut dyn FnMut(usize, &Network) -> Result<(), TrainError>,
 ) -> Result<Pretrained, TrainError> {
@@ -189,46 +201,57 @@ pub fn pretrain_watched(
         epochs,
         seed,
         progress,
+        state: state.map(|files| files.part("")),
     };
     let mut scores = PretrainScores { measure, ..PretrainScores::default() };
     // The random start is no candidate.
     let worst = (!validation.is_empty()).then_some(measure.worst());
-    let mut choice = Choice::new((options.keep, measure), &network, worst)?;
-    let (mut train_loss, mut seconds) = (Vec::new(), 0.0);
-    course.run(&network, &mut Supervised { stages, loss }, &mut |epoch| {
-        seconds += epoch.seconds;
-        let [mean, ..] = epoch.means.all();
-        train_loss.extend(mean);
-        let score = (!validation.is_empty()).then(|| validation.score(epoch.state)).transpose()?;
-        scores.validation.extend(score);
-        choice.offer(epoch.number, epoch.state, score)?;
-        progress.note(&epoch_line(epoch.number, epochs, mean, score.map(|score| (measure, score))));
-        watch(epoch.number, epoch.state)
-    })?;
+    let choice = Choice::new((options.keep, measure), &network, worst)?;
+    let mut log = Log { choice, curves: PostTrainCurves::default() };
+    let done =
+        course.run(&network, &mut Supervised { stages, loss }, &mut log, &mut |epoch, Log { choice, curves }| {
+            curves.training_seconds += epoch.seconds;
+            epoch.means.store(curves);
+            let [mean, ..] = epoch.means.all();
+            let score = (!validation.is_empty()).then(|| validation.score(epoch.state)).transpose()?;
+            curves.scores.validation.extend(score);
+            choice.offer(epoch.number, epoch.state, score)?;
+            progress.note(&epoch_line(epoch.number, epochs, mean, score.map(|score| (measure, score))));
+            watch(epoch.number, epoch.state)
+        });
     progress.end();
+    done?;
+    let Log { choice, curves } = log;
+    scores.validation = curves.scores.validation;
     let (epoch, _) = choice.restore(&mut network);
     network.set_training(false);
     let test = EvalSet::new(&data.test, &data.normalization, None)?;
     let test_errors = test.errors(&network)?;
     scores.test = test_errors.map_or_else(|| test.accuracy(&network), |errors| Ok(errors.rmse))?;
-    let seconds_per_epoch = seconds / options.epochs as f64;
+    let (train_loss, seconds_per_epoch) = (curves.scores.loss, curves.training_seconds / options.epochs as f64);
     Ok(Pretrained { network, train_loss, scores, test_errors, epoch, seconds_per_epoch })
 }
 
 /// Pretrains a network; writes its checkpoint, and its record beside it.
 ///
+/// The state of the training is kept beside the checkpoint until that stands; a run that finds one goes on from it. One of
+/// other settings is replaced with `force` only.
+///
 /// # Errors
-/// As [`pretrain`], and [`TrainError::Write`].
+/// As [`pretrain`], [`TrainError::OtherSettings`] for the state of another training, [`TrainError::Stopped`] if `progress` says
+/// so, and [`TrainError::Write`].
 pub fn pretrain_to_file(
     settings: PretrainSettings,
     data: &DataBundle,
-    checkpoint_file: &Path,
-    record_file: &Path,
+    (checkpoint_file, record_file): (&Path, &Path),
+    (every, force): (SaveEvery, bool),
     progress: &dyn Progress,
 ) -> Result<PretrainRecord, TrainError> {
-    let begun = Instant::now();
+    let state = StateFiles::new(checkpoint_file, &settings, every)?;
+    state.check(force)?;
     let options = PretrainOptions::of(&settings);
-    let result = pretrain(&settings.network, data, &options, progress)?;
+    let result = pretrain_kept((&settings.network, &options), data, Some(&state), progress, &mut |_, _| Ok(()))
+        .map_err(|error| state.drop_after(error))?;
     let bytes = checkpoint::to_bytes(&result.network, &data.preprocessing()?.to_metadata()?)?;
     let record = PretrainRecord {
         settings,
@@ -242,9 +265,10 @@ pub fn pretrain_to_file(
         test_errors: result.test_errors,
         epoch: (options.keep == Keep::Best).then_some(result.epoch),
         seconds_per_epoch: result.seconds_per_epoch,
-        seconds: begun.elapsed().as_secs_f64(),
+        seconds: state.seconds(),
     };
     write_run(&record, (record_file, checkpoint_file), &bytes)?;
+    state.remove()?;
     Ok(record)
 }
 

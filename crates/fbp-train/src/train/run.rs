@@ -5,6 +5,7 @@ use super::goal::{Goal, check_policy, check_stage};
 use super::options::PostTrainOptions;
 use super::segments::cut_names;
 use super::session::Session;
+use super::state::StateFiles;
 use super::{closed_form, head, joint, segments, tail};
 use crate::TrainError;
 use crate::affine::AffineLayer;
@@ -99,12 +100,29 @@ pub fn post_train(
     options: &PostTrainOptions,
     progress: &dyn Progress,
 ) -> Result<PostTrainCurves, TrainError> {
+    post_train_kept(network, stage, data, goal, options, None, progress)
+}
+
+/// As [`post_train`], and keeps the state of the training in files, from which it goes on if they are there. They stay until
+/// [`StateFiles::remove`]. The modes closed-form and head take no steps and keep none.
+///
+/// # Errors
+/// Those of [`post_train`], [`TrainError::Stopped`] if `progress` says so, [`TrainError::Write`].
+pub fn post_train_kept(
+    network: &mut Network,
+    stage: &str,
+    data: &DataBundle,
+    goal: Option<Goal<'_>>,
+    options: &PostTrainOptions,
+    state: Option<&StateFiles>,
+    progress: &dyn Progress,
+) -> Result<PostTrainCurves, TrainError> {
     options.check()?;
     options.objective.check_loss(LossKind::of(options.loss, &data.train)?)?;
     let stage = stage_of_mode(network, options.objective, Some(stage))?;
     check_policy(network, &stage, options)?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-    let session = Session { data, split, options, progress };
+    let session = Session { data, split, options, progress, state };
     let result = match options.objective {
         Objective::Joint | Objective::Local => joint::run(network, &stage, goal, session),
         Objective::Full => tail::run_full(network, session),
@@ -121,6 +139,7 @@ pub fn post_train(
         }
     };
     if result.is_err() {
+        progress.end();
         network.set_training(false);
         network.freeze(0..0)?;
     }

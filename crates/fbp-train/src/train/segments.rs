@@ -6,8 +6,8 @@ use candle_core::Tensor;
 use fbp_models::Network;
 use rayon::ThreadPool;
 
+use super::aim::Aim;
 use super::curves::{PostTrainCurves, SegmentRecord};
-use super::epochs::Aim;
 use super::goal::{BatchGoal, check_stage};
 use super::losses::Loss;
 use super::session::{Selection, Session, add_time, is_better};
@@ -163,7 +163,10 @@ fn train(
     let held_back = FeatureCache::new(&data.train, &data.normalization, &session.split.validation, features)?;
     let validate = |network: &Network| held_back.score(network, segment.start);
     network.set_training(true);
-    let course = session.course(&network, segment.clone(), source)?;
+    let mut course = session.course(&network, segment.clone(), source)?;
+    // Until all are done, those that are wait.
+    course.state = session.state.map(|files| files.part(&format!("segment{}-", segment.start)));
+    course.state.iter_mut().for_each(|part| part.keeps_end = true);
     let selection = Selection { keep: options.keep, measure: session.measure(), validate: &validate, test: None };
     let (epoch, _) = selection.run(&mut network, course, &mut aim, &mut curves)?;
     let PostTrainCurves { scores: PostTrainScores { validation, loss, .. }, training_seconds: seconds, .. } = curves;

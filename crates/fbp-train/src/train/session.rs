@@ -3,12 +3,14 @@ use std::time::Instant;
 
 use fbp_models::{AdamW, AdamWParams, Network};
 
+use super::aim::Aim;
 use super::choice::{Choice, Chosen, Judged};
 use super::curves::PostTrainCurves;
-use super::epochs::{Aim, Course};
+use super::epochs::{Course, Log};
 use super::options::PostTrainOptions;
 use super::pace::Pace;
 use super::source::Source;
+use super::state::StateFiles;
 use crate::TrainError;
 use crate::data::{DataBundle, Split};
 use crate::evaluate::EvalSet;
@@ -22,6 +24,8 @@ pub(super) struct Session<'a> {
     pub(super) split: Split,
     pub(super) options: &'a PostTrainOptions,
     pub(super) progress: &'a dyn Progress,
+    /// Where the state of the training is kept, if it is.
+    pub(super) state: Option<&'a StateFiles>,
 }
 
 impl Session<'_> {
@@ -42,6 +46,7 @@ impl Session<'_> {
             epochs,
             seed,
             progress: self.progress,
+            state: self.state.map(|files| files.part("")),
         })
     }
 
@@ -117,8 +122,9 @@ impl Selection<'_> {
         aim: &mut dyn Aim,
         curves: &mut PostTrainCurves,
     ) -> Result<(usize, Option<f64>), TrainError> {
-        let mut choice = Choice::new((self.keep, self.measure), network, (self.validate)(network)?)?;
-        course.run(network, aim, &mut |epoch| {
+        let choice = Choice::new((self.keep, self.measure), network, (self.validate)(network)?)?;
+        let mut log = Log { choice, curves: std::mem::take(curves) };
+        course.run(network, aim, &mut log, &mut |epoch, Log { choice, curves }| {
             curves.training_seconds += epoch.seconds;
             epoch.means.store(curves);
             if let Some(test) = self.test {
@@ -128,8 +134,9 @@ impl Selection<'_> {
             curves.scores.validation.extend(score);
             choice.offer(epoch.number, epoch.state, score)
         })?;
+        *curves = log.curves;
         course.judged.take(network);
-        let chosen = choice.restore(network);
+        let chosen = log.choice.restore(network);
         network.set_training(false);
         network.freeze(0..0)?;
         Ok(chosen)
@@ -142,6 +149,15 @@ pub(super) fn is_better(measure: Measure, new: Option<f64>, old: Option<f64>) ->
         (Some(new), Some(old)) => measure.is_better(new, old),
         (new, _) => new.is_some(),
     }
+}
+
+/// Ends work without steps of its own between two of its parts, if that is asked.
+///
+/// # Errors
+/// [`TrainError::Stopped`].
+pub(super) fn check_stop(progress: &dyn Progress) -> Result<(), TrainError> {
+    let left = || "nothing is kept of work that takes so little time; the same command starts it again".to_owned();
+    if progress.stop_asked() { Err(TrainError::Stopped { left: left() }) } else { Ok(()) }
 }
 
 /// Adds the time since `begun`.

@@ -48,6 +48,15 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Samples of the first batches of an epoch.
+    pub(super) fn samples_of(&self, batches: usize) -> usize {
+        let size = match self {
+            Self::Images { batcher, .. } => batcher.batch_size(),
+            Self::Features { batch, .. } => *batch,
+        };
+        batches.saturating_mul(size).min(self.samples())
+    }
+
     /// Batches of an epoch.
     pub(super) fn batches(&self) -> usize {
         match self {
@@ -56,11 +65,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Gives `step` every batch of an epoch, as input of what is trained and as samples. Seed and epoch decide their order.
+    /// Gives `step` every batch of an epoch but the first `done`, as input of what is trained and as samples. Seed and epoch
+    /// decide their order.
     pub(super) fn each_batch(
         &mut self,
         seed: u64,
-        epoch: usize,
+        (epoch, done): (usize, usize),
         mut step: impl FnMut(&Tensor, Batch<'_>) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
         // Stream 0 of a seed makes weights.
@@ -68,6 +78,7 @@ impl<'a> Source<'a> {
         match self {
             Self::Images { batcher, pixels } => {
                 batcher.shuffle(seed, stream);
+                batcher.skip(done);
                 while let Some(batch) = batcher.next_batch(pool_par()) {
                     step(&Tensor::from_slice(batch.images, (batch.len(), *pixels), &Device::Cpu)?, batch)?;
                 }
@@ -75,7 +86,7 @@ impl<'a> Source<'a> {
             Self::Features { cache, samples, batch } => {
                 let mut order: Vec<usize> = (0..samples.len()).collect();
                 shuffle_indices(&mut order, seed, stream);
-                for places in order.chunks(*batch) {
+                for places in order.chunks(*batch).skip(done) {
                     let (features, labels) = cache.batch(places)?;
                     let indices: Vec<usize> = places.iter().map(|&place| samples[place]).collect();
                     let outputs = cache.outputs_of(places);

@@ -1,0 +1,31 @@
+//! `cargo xtask fuzz`: hostile input for every reader, for as long as one likes.
+
+use clap::Args;
+
+use crate::command::Child;
+use crate::error::TaskError;
+
+/// Give readers real files that were changed at random, and keep what they stumble over in target/fuzz
+///
+/// A case fails if a reader panics, takes more memory than its input accounts for, or takes seconds. What failed goes to
+/// crates/fbp-fuzz/found/READER/, where `cargo test` tries it again for ever.
+#[derive(Args)]
+#[command(after_help = "Example: cargo xtask fuzz pytorch --seconds 600 --seed 3")]
+pub(crate) struct Arguments {
+    /// One of the readers; an unknown one lists them [default: all of them, one after the other]
+    name: Option<String>,
+    /// Time for each
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Seed of the changes
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    let [seconds, seed] = [arguments.seconds, arguments.seed].map(|number| number.to_string());
+    // Without optimisation for the machine, but with the checks of overflows and assertions, which are findings too.
+    let fixed = ["run", "--quiet", "--package", "fbp-fuzz", "--", "--seconds", &seconds, "--seed", &seed];
+    let name = arguments.name.as_deref();
+    Child::cargo().args(fixed.into_iter().chain(name)).run()
+}
