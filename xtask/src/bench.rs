@@ -94,8 +94,13 @@ impl Arguments {
     fn own_flags(&self) -> Vec<Vec<&str>> {
         let switches = [("--full", self.full), ("--resume", self.resume)];
         let switches = switches.into_iter().filter(|(_, given)| *given).map(|(name, _)| vec![name]);
-        let values =
-            [("--sizes", &self.sizes), ("--seeds", &self.seeds), ("--peer", &self.peer), ("--network", &self.network)];
+        let values = [
+            ("--sizes", &self.sizes),
+            ("--seeds", &self.seeds),
+            ("--peer", &self.peer),
+            ("--network", &self.network),
+            ("--work", &self.work),
+        ];
         let values = values.into_iter().filter_map(|(name, value)| Some(vec![name, value.as_deref()?]));
         switches.chain(values).collect()
     }
