@@ -21,6 +21,8 @@ const BLOCK_IMAGES: usize = 32;
 const GROUP_IMAGES: usize = 8;
 /// Fewest output pixels of one group: adding its sums to those of the others takes as long as the products of about 50 pixels.
 const GROUP_PIXELS: usize = 192;
+/// Fewest products of a group that is smaller than usual: some tenths of a millisecond, beside which a second thread costs little.
+const GROUP_PRODUCTS: usize = 1 << 24;
 /// Most groups of a batch, and threads that share in it.
 const MOST_GROUPS: usize = 16;
 
@@ -128,7 +130,7 @@ impl WeightGrad {
     pub(super) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, exec: Exec, stack: &mut MemStack) {
         let (in_len, out_len) = (self.input.len(), self.output.len());
         let batch = args.input.len() / in_len;
-        let groups = Groups::of(batch, self.output.plane());
+        let groups = Groups::of(batch, self.output.plane(), self.output.channels * self.offsets.len());
         let Groups { count, size } = groups;
         let (sums_len, packing_len) = (self.sums_len(), self.packing_len::<T>(size));
         let (mut scratch, _) = stack.make_aligned_with::<T>(self.cells::<T>(groups, exec.par), CACHE_LINE, |_| T::ZERO);
@@ -218,11 +220,12 @@ struct Groups {
 }
 
 impl Groups {
-    fn of(batch: usize, pixels: usize) -> Self {
+    fn of(batch: usize, pixels: usize, weights: usize) -> Self {
         let usual = Self::fewest_images(pixels);
         let half = batch.div_ceil(2);
         // A small batch of large images is still work for two threads.
-        let fewest = if half < usual && half * pixels >= GROUP_PIXELS { half } else { usual };
+        let splits = half * pixels >= GROUP_PIXELS && (half * pixels).saturating_mul(weights) >= GROUP_PRODUCTS;
+        let fewest = if half < usual && splits { half } else { usual };
         let count = batch.div_ceil(fewest.max(batch.div_ceil(MOST_GROUPS)));
         // As equal as possible.
         let size = batch.div_ceil(count.max(1)).max(1);

@@ -15,13 +15,17 @@ impl<'a> Source<'a> {
     /// Images of some of the training samples, changed at random in every epoch as asked for.
     ///
     /// # Errors
-    /// As [`Batcher::new`].
+    /// As [`Batcher::new`], and [`TrainError::Setting`] for changes of what is no image.
     pub(super) fn images(
         data: &'a DataBundle,
         samples: Vec<usize>,
         batch: usize,
         augment: Augmentation,
     ) -> Result<Self, TrainError> {
+        if !augment.is_none() && !data.train.is_pixels() {
+            let reason = format!("changes images, and the inputs of {} are none: leave it out", data.train.name());
+            return Err(TrainError::Setting { name: "augment", value: augment.to_string(), reason });
+        }
         let batcher = Batcher::new(&data.train, samples, &data.normalization, batch)?.with_augmentation(augment);
         Ok(Self::Images { batcher, pixels: data.train.shape().len() })
     }
@@ -95,5 +99,24 @@ impl<'a> Source<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fbp_linalg::FeatureShape;
+
+    use super::*;
+    use crate::data::{Dataset, Normalization};
+
+    #[test]
+    fn only_images_are_changed_at_random() {
+        let inputs = vec![0.5; 6];
+        let data = Dataset::of_inputs("tensors", FeatureShape::image(1, 1, 2), 2, inputs, vec![0, 1, 0]).unwrap();
+        let bundle = DataBundle::new(data.clone(), data, Normalization::new(vec![0.0], vec![1.0]).unwrap(), "");
+        let source = |augment| Source::images(&bundle, vec![0, 1], 2, augment);
+        assert!(source(Augmentation::default()).is_ok());
+        let error = source(Augmentation { crop: false, flip: true }).err().unwrap().to_string();
+        assert_eq!(error, "augment = flip changes images, and the inputs of tensors are none: leave it out");
     }
 }
