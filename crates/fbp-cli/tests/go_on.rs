@@ -241,15 +241,20 @@ fn a_second_process_is_told_of_the_first() {
     assert_eq!(running.end().0, Some(130));
 }
 
-/// Stops a command at later and later moments, until it has caught the signal; what it says then.
+/// Stops a command at moments all over its run, until it has caught the signal; what it says then.
 fn stop(world: &World, arguments: &str, out: &str, (signal, status): (&str, i32)) -> String {
-    for attempt in 0..400 {
+    let mut longest = Duration::from_millis(5);
+    for attempt in 1..=600 {
         let _ = std::fs::remove_dir_all(world.path(out));
         let running = Running::new(world, arguments);
-        std::thread::sleep(Duration::from_millis(5 * attempt));
+        // Multiples of the golden ratio fill the run evenly, however many it takes.
+        std::thread::sleep(longest.mul_f64((f64::from(attempt) * 0.618_034).fract()));
         running.signal(signal);
         match running.end() {
-            (None, _) => {}
+            // Before it listened: later moments belong to its run as well.
+            (None, _) => longest = (longest * 5 / 4).min(Duration::from_secs(2)),
+            // After it was done.
+            (Some(0), _) => longest = (longest * 4 / 5).max(Duration::from_millis(5)),
             (found, said) => {
                 assert_eq!(found, Some(status), "{arguments}: {said}");
                 return said;
@@ -262,7 +267,7 @@ fn stop(world: &World, arguments: &str, out: &str, (signal, status): (&str, i32)
 #[test]
 fn signals_end_targets_sweeps_and_repairs() {
     let world = world();
-    let targets = "targets --checkpoint c.safetensors --data idx:data --classes 3 --shard-size 20 --threads 1 --out tt";
+    let targets = "targets --checkpoint c.safetensors --data idx:data --classes 3 --shard-size 1 --threads 1 --out tt";
     let said = stop(&world, targets, "tt", ("-INT", 130));
     assert!(said.contains("shards that are done are kept"), "{said}");
     world.ok(targets);
