@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn the_page_tells_what_became_of_the_network() {
         let html = render(&record()).unwrap();
-        for part in ["&lt;small&gt;", "prune 0.7", "89.00 %", "-1.00 pp", "1,300", "70.0 %", "for no reason", "<svg"] {
+        let bytes = grouped(1300);
+        for part in ["&lt;small&gt;", "prune 0.7", "89.00 %", "-1.00 pp", &bytes, "70.0 %", "for no reason", "<svg"] {
             assert!(html.contains(part), "{part}: {html}");
         }
         assert!(!html.contains("<small>"));
