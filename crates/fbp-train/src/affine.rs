@@ -2,10 +2,11 @@
 
 use candle_core::Tensor;
 use faer::Mat;
-use fbp_models::spec::{LayerPlan, Padding};
+use fbp_models::spec::LayerPlan;
 use fbp_models::{LayerPass, LayerPlace, LayerSpec, Network, bridge};
 
 use crate::TrainError;
+use crate::patches::Patches;
 
 /// A linear or convolutional layer, as `W x̃` on the columns `x̃ = (x, 1)` of its input: the whole feature of a linear
 /// layer, one token, or one patch for every output position of a convolution.
@@ -32,14 +33,7 @@ enum AffineShape {
     Linear,
     /// A linear layer on so many tokens.
     Tokens(usize),
-    Conv {
-        input: [usize; 3],
-        output: [usize; 2],
-        kernel: [usize; 2],
-        stride: [usize; 2],
-        padding: [usize; 2],
-        dilation: [usize; 2],
-    },
+    Conv(Patches),
 }
 
 /// Whether a layer is a matrix on columns.
@@ -118,24 +112,12 @@ impl AffineLayer {
 
     fn new(network: &Network, plan: &LayerPlan) -> Result<Self, TrainError> {
         let place = network.place(&plan.path)?;
-        let (input, output) = (plan.input.shape, plan.output.shape);
         let has_bias = plan.params.iter().any(|param| param.name == "bias");
         let dims = plan.params.first().map(|param| param.dims.clone()).unwrap_or_default();
-        let shape = match plan.spec {
-            LayerSpec::Conv2d { kernel, stride, padding, dilation, .. } => AffineShape::Conv {
-                input: [input.channels, input.height, input.width],
-                output: [output.height, output.width],
-                kernel: kernel.dims(),
-                stride: stride.dims(),
-                // A planned convolution has the same padding on both sides.
-                padding: match padding {
-                    Padding::Sides { top, left, .. } => [top, left],
-                    Padding::Same => [0, 0],
-                },
-                dilation: dilation.dims(),
-            },
-            _ if plan.input.is_tokens() => AffineShape::Tokens(input.channels),
-            _ => AffineShape::Linear,
+        let shape = match Patches::of(plan) {
+            Some(patches) => AffineShape::Conv(patches),
+            None if plan.input.is_tokens() => AffineShape::Tokens(plan.input.shape.channels),
+            None => AffineShape::Linear,
         };
         let beside = network.dims_beside(&place)?;
         Ok(Self {
@@ -169,7 +151,7 @@ impl AffineLayer {
         match self.shape {
             AffineShape::Linear => 1,
             AffineShape::Tokens(count) => count,
-            AffineShape::Conv { output, .. } => output[0] * output[1],
+            AffineShape::Conv(patches) => patches.positions(),
         }
     }
 
@@ -248,7 +230,7 @@ impl AffineLayer {
         let input = match self.shape {
             AffineShape::Linear => input,
             AffineShape::Tokens(count) => input.reshape((n, count, self.inputs))?,
-            AffineShape::Conv { input: [c, h, w], .. } => input.reshape((n, c, h, w))?,
+            AffineShape::Conv(Patches { input: [c, h, w], .. }) => input.reshape((n, c, h, w))?,
         };
         Ok(network.layer(&self.place)?.forward(&input, LayerPass::FIXED)?)
     }
@@ -280,20 +262,12 @@ impl AffineLayer {
                     columns[(k % self.inputs, k / self.inputs)] = f64::from(*value);
                 }
             }
-            AffineShape::Conv { input: [channels, height, width], output, kernel, stride, padding, dilation } => {
+            AffineShape::Conv(patches) => {
+                let mut values = vec![0.0; patches.positions()];
                 for row in 0..self.inputs {
-                    let (channel, tap) = (row / (kernel[0] * kernel[1]), row % (kernel[0] * kernel[1]));
-                    let (ky, kx) = (tap / kernel[1] * dilation[0], tap % kernel[1] * dilation[1]);
-                    for position in 0..output[0] * output[1] {
-                        let y = (position / output[1] * stride[0] + ky).checked_sub(padding[0]);
-                        let x = (position % output[1] * stride[1] + kx).checked_sub(padding[1]);
-                        if let (Some(y), Some(x)) = (y, x)
-                            && y < height
-                            && x < width
-                            && channel < channels
-                        {
-                            columns[(row, position)] = f64::from(input[(channel * height + y) * width + x]);
-                        }
+                    patches.row(input, 0, row, &mut values);
+                    for (position, value) in values.iter().enumerate() {
+                        columns[(row, position)] = f64::from(*value);
                     }
                 }
             }

@@ -19,6 +19,7 @@ pub mod json;
 pub mod metrics;
 mod objective;
 pub mod outputs;
+mod patches;
 pub mod predict;
 pub mod progress;
 pub mod repair;

@@ -1,7 +1,8 @@
 use fbp_models::LayerSpec;
-use fbp_models::spec::{LayerPlan, NetworkPlan, Padding};
+use fbp_models::spec::{LayerPlan, NetworkPlan};
 
 use super::record::LeftAlone;
+use crate::patches::Patches;
 
 /// A linear layer or convolution as `W x̃` on columns, one matrix for every group of channels.
 #[derive(Clone, Debug)]
@@ -24,14 +25,8 @@ pub(super) struct MatrixLayer {
 pub(super) enum Form {
     /// One column per sample, or one per token.
     Rows,
-    Conv {
-        input: [usize; 3],
-        output: [usize; 2],
-        kernel: [usize; 2],
-        stride: [usize; 2],
-        padding: [usize; 2],
-        dilation: [usize; 2],
-    },
+    /// One column per output position.
+    Conv(Patches),
 }
 
 impl MatrixLayer {
@@ -54,13 +49,13 @@ impl MatrixLayer {
     pub(super) fn taps(&self) -> usize {
         match self.form {
             Form::Rows => 1,
-            Form::Conv { kernel: [height, width], .. } => height * width,
+            Form::Conv(patches) => patches.taps(),
         }
     }
 
     /// Whether its outputs have places, one output after the other; else they stand side by side.
     pub(super) fn is_conv(&self) -> bool {
-        matches!(self.form, Form::Conv { .. })
+        matches!(self.form, Form::Conv(_))
     }
 
     /// Columns are one longer if the layer has a bias, or if a normalisation that follows takes the place of one.
@@ -90,24 +85,19 @@ impl MatrixLayer {
             LayerSpec::Attention { .. } => {
                 ["qkv", "proj"].iter().filter_map(|part| rows(part, format!("{}.{part}", plan.path), false)).collect()
             }
-            LayerSpec::Conv2d { kernel, stride, padding, dilation, groups, .. } => {
-                let (input, output) = (plan.input.shape, plan.output.shape);
-                let form = Form::Conv {
-                    input: [input.channels, input.height, input.width],
-                    output: [output.height, output.width],
-                    kernel: kernel.dims(),
-                    stride: stride.dims(),
-                    // A planned convolution has the same padding on both sides.
-                    padding: match padding {
-                        Padding::Sides { top, left, .. } => [top, left],
-                        Padding::Same => [0, 0],
-                    },
-                    dilation: dilation.dims(),
+            LayerSpec::Conv2d { kernel, groups, .. } => {
+                let outputs = plan.output.shape.channels / groups;
+                let inputs = plan.input.shape.channels / groups * kernel.h * kernel.w;
+                let own = |patches| Self {
+                    path: plan.path.clone(),
+                    form: Form::Conv(patches),
+                    outputs,
+                    inputs,
+                    groups,
+                    has_bias: has("bias"),
+                    is_normed,
                 };
-                let outputs = output.channels / groups;
-                let inputs = input.channels / groups * kernel.h * kernel.w;
-                let path = plan.path.clone();
-                vec![Self { path, form, outputs, inputs, groups, has_bias: has("bias"), is_normed }]
+                Patches::of(plan).map(own).into_iter().collect()
             }
             _ => Vec::new(),
         }

@@ -18,6 +18,7 @@ use super::statistics::{Chunk, Sums, sums};
 use super::*;
 use crate::TrainError;
 use crate::data::{DataBundle, Dataset, Normalization};
+use crate::patches::Patches;
 use crate::progress::Silent;
 use crate::settings::Choice;
 
@@ -367,14 +368,14 @@ fn patterns_hold_in_every_four() {
 #[test]
 fn fours_are_neighbouring_channels_at_one_tap() {
     let conv = MatrixLayer {
-        form: Form::Conv {
+        form: Form::Conv(Patches {
             input: [8, 5, 5],
             output: [5, 5],
             kernel: [3, 3],
             stride: [1, 1],
             padding: [1, 1],
             dilation: [1, 1],
-        },
+        }),
         inputs: 72,
         ..rows_layer(72, 2, false)
     };

@@ -14,6 +14,7 @@ use super::record::LayerRecord;
 use super::solve::{Problem, Solution};
 use super::statistics::{Chunk, Sums, sums};
 use crate::TrainError;
+use crate::patches::Patches;
 use crate::progress::Progress;
 
 /// Every so many chunks of images one is kept to choose the damping with.
@@ -162,7 +163,7 @@ impl Walk<'_> {
         let dims = self.tensors[1].dims(&layer.weight());
         let mut own = layer.clone();
         own.inputs = dims.iter().skip(1).product();
-        if let Form::Conv { input, .. } = &mut own.form {
+        if let Form::Conv(Patches { input, .. }) = &mut own.form {
             // One group with fewer input channels, or a depthwise convolution with fewer groups.
             if own.groups > 1 {
                 own.groups = dims.first().copied().unwrap_or(0) / own.outputs;
