@@ -105,15 +105,12 @@ impl Tape {
 }
 
 /// Adds a gradient to what a tensor has.
-fn add(gradients: &mut Gradients, tensor: &Tensor, gradient: Tensor) -> Result<()> {
-    if !tensor.track_op() {
-        return Ok(());
-    }
-    let sum = match gradients.remove(&tensor.id()) {
+fn add(gradients: &mut Gradients, tensor: TensorId, gradient: Tensor) -> Result<()> {
+    let sum = match gradients.remove(&tensor) {
         Some(other) => add_clipped(&other.contiguous()?, &gradient.contiguous()?, Clip::NONE)?,
         None => gradient,
     };
-    gradients.insert(tensor.id(), sum);
+    gradients.insert(tensor, sum);
     Ok(())
 }
 
@@ -124,28 +121,25 @@ impl Record {
             Step::Call(call) => {
                 let found = call.gradients(&self.output, gradient)?;
                 for (argument, gradient) in call.arguments().iter().zip(found) {
-                    if let Some(gradient) = gradient {
-                        add(gradients, argument, gradient)?;
+                    if let Some(gradient) = gradient.filter(|_| argument.track_op()) {
+                        add(gradients, argument.id(), gradient)?;
                     }
                 }
             }
-            Step::Same(input) => add(gradients, input, gradient.reshape(input.shape())?)?,
+            Step::Same(input) => add(gradients, input.id(), gradient.reshape(input.shape())?)?,
             Step::Composed(copies) => {
                 let mut store = (&self.output * gradient)?.sum_all()?.backward()?;
                 for (input, copy) in copies {
                     if let Some(gradient) = store.remove(copy) {
-                        add(gradients, input, gradient)?;
+                        add(gradients, input.id(), gradient)?;
                     }
                 }
                 // What is left belongs to variables.
                 let ids: Vec<TensorId> = store.get_ids().copied().collect();
                 for id in ids {
-                    let Some(gradient) = store.get_id(id) else { continue };
-                    let sum = match gradients.remove(&id) {
-                        Some(other) => (other + gradient)?,
-                        None => gradient.clone(),
-                    };
-                    gradients.insert(id, sum);
+                    if let Some(gradient) = store.get_id(id) {
+                        add(gradients, id, gradient.clone())?;
+                    }
                 }
             }
         }
