@@ -8,7 +8,6 @@
 
 use std::cell::Cell;
 use std::error::Error;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -194,9 +193,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     if networks.is_empty() {
         networks.extend(NETWORKS);
     }
-    let folder =
-        env::var_os("FBP_RESULTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"), PathBuf::from);
-    fs::create_dir_all(&folder)?;
+    let folder = fbp_benches::results_folder()?;
     let (data, processor) = (data()?, fbp_benches::processor());
     println!(
         "| network | images/s | forward | products | the rest | attained | moved by |\n|---|---|---|---|---|---|---|"

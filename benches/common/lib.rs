@@ -7,8 +7,9 @@ pub mod random;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{env, fs, io};
 
 use criterion::Criterion;
 use faer::Par;
@@ -58,6 +59,17 @@ pub fn conv_layers() -> Result<Vec<ConvLayer>, LinalgError> {
             Conv2dParams::new(image(64, 32, 32), 128, [3, 3]).stride([2, 2]).padding([1, 1]),
         )?,
     ])
+}
+
+/// Where a benchmark that keeps its own results writes them: the folder that `FBP_RESULTS` names, `benches/results` without it.
+///
+/// # Errors
+/// Of the system, if the folder cannot be made.
+pub fn results_folder() -> io::Result<PathBuf> {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let folder = env::var_os("FBP_RESULTS").map_or_else(own, PathBuf::from);
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 /// Model of the processor, where the system says it.

@@ -15,11 +15,10 @@ mod ours;
 mod output;
 mod torch;
 
+use std::env;
 use std::error::Error;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
-use std::{env, fs};
 
 use case::{CASES, Case, Work};
 use ours::Ours;
@@ -79,7 +78,7 @@ impl Options {
     }
 }
 
-/// Runs a piece of work in a pool of its own and gives its time in milliseconds.
+/// Time of a piece of work in milliseconds.
 fn milliseconds(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
     let begun = Instant::now();
     work()?;
@@ -100,7 +99,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 /// Measures one row.
 fn measure(
     (ours, work, threads): (&mut Ours, Work, usize),
-    torch: Option<&mut Torch>,
+    mut torch: Option<&mut Torch>,
     quick: bool,
     processor: &str,
 ) -> Result<Entry, Box<dyn Error>> {
@@ -113,27 +112,24 @@ fn measure(
     };
     run()?;
     let (mut own, mut theirs) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
-    match torch {
-        Some(torch) => {
-            torch.run(case, work, threads)?;
-            for _ in 0..pairs {
-                own.push(run()?);
-                theirs.push(torch.run(case, work, threads)?);
-            }
-        }
-        None => {
-            for _ in 0..pairs {
-                own.push(run()?);
-            }
+    if let Some(torch) = &mut torch {
+        torch.run(case, work, threads)?;
+    }
+    for _ in 0..pairs {
+        own.push(run()?);
+        if let Some(torch) = &mut torch {
+            theirs.push(torch.run(case, work, threads)?);
         }
     }
     let ratio = median(own.iter().zip(&theirs).map(|(own, theirs)| theirs / own).collect());
-    let candle = match candle::Rival::new(ours.network())? {
-        Some(rival) if !quick && work != Work::Product && threads == THREADS[1] => {
+    let is_timed = !quick && work != Work::Product && threads == THREADS[1];
+    let rival = if is_timed { candle::Rival::new(ours.network())? } else { None };
+    let candle = match rival {
+        Some(rival) => {
             let runs = (0..CANDLE_RUNS).map(|_| milliseconds(|| rival.run(work, ours.images(), ours.labels())));
             median(runs.collect::<Result<_, _>>()?)
         }
-        _ => None,
+        None => None,
     };
     Ok(Entry {
         network: case.name.to_owned(),
@@ -150,9 +146,7 @@ fn measure(
 
 fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse()?;
-    let folder =
-        env::var_os("FBP_RESULTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"), PathBuf::from);
-    fs::create_dir_all(&folder)?;
+    let folder = fbp_benches::results_folder()?;
     let mut torch = if options.torch { Some(Torch::start()?) } else { None };
     let processor = fbp_benches::processor();
     let mut entries = Vec::new();

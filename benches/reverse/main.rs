@@ -14,7 +14,7 @@ mod oracle;
 mod output;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::{env, fs};
 
@@ -148,9 +148,7 @@ fn save(entries: &[Entry], folder: &Path, peak: Option<f64>) -> Result<(), Box<d
 
 fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse()?;
-    let folder =
-        env::var_os("FBP_RESULTS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"), PathBuf::from);
-    fs::create_dir_all(&folder)?;
+    let folder = fbp_benches::results_folder()?;
     let kept = folder.join("reverse.json");
     let mut entries: Vec<Entry> = if options.resume { serde_json::from_slice(&fs::read(kept)?)? } else { Vec::new() };
     if options.full || options.sizes.len() > 1 {
