@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -156,10 +156,16 @@ fn signal(name: &str, process: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), process]).status().unwrap().success());
 }
 
-/// Waits until a training has kept a state beside its result.
-fn wait_for_state(world: &World, child: &mut Child) {
+/// When a state was kept last.
+fn last_state(world: &World) -> Option<SystemTime> {
+    let path = |generation: u8| world.path(&format!("killed.safetensors.state-{generation}"));
+    (0..2).filter_map(|generation| std::fs::metadata(path(generation)).ok()?.modified().ok()).max()
+}
+
+/// Waits until a training has kept another state than the one before.
+fn wait_for_state(world: &World, child: &mut Child, before: Option<SystemTime>) {
     let begun = Instant::now();
-    while !world.path("killed.safetensors.state-0").exists() {
+    while last_state(world) == before {
         assert!(child.try_wait().unwrap().is_none(), "it has ended before it kept anything");
         assert!(begun.elapsed() < Duration::from_secs(120), "no state is kept");
         std::thread::sleep(Duration::from_millis(1));
@@ -202,10 +208,11 @@ fn training_by_three_ranks_is_that_of_three_slices_bit_by_bit() {
     let [one, three] = ["c.json", "three.json"].map(|name| world.json(name));
     assert_eq!(three["ranks"], 3);
     assert_eq!(one["settings"], three["settings"]);
-    // The loss of the first epoch tells whether the whole batch is descended: slices with statistics of their own differ in
-    // the second digit.
+    // The loss of the first epoch, up to the rounding of sums over a batch and the pixels of the first feature. Slices with
+    // statistics of their own differ in the second digit.
+    let rounding = 64.0 * 144.0 * f64::from(f32::EPSILON);
     let [a, b] = [one, three].map(|record| record["train_loss"][0].as_f64().unwrap());
-    assert!((a - b).abs() < 1e-3 * a, "{a} {b}");
+    assert!((a - b).abs() <= rounding * a, "{a} {b}");
     ok(world.one(&format!("{FULL} --slices 3 --out slices")));
     ok(world.three(&format!("{FULL} --out three")));
     assert!(world.result("three") == world.result("slices"), "checkpoints differ");
@@ -230,12 +237,13 @@ fn segments_on_three_ranks_are_those_of_one() {
 #[test]
 fn a_rank_that_dies_ends_the_run_which_then_goes_on() {
     let world = World::new();
-    let run = format!("{PRETRAIN} --epochs 6 --checkpoint-every 2").replacen("--epochs 2 ", "", 1);
+    let run = format!("{PRETRAIN} --epochs 20 --checkpoint-every 2").replacen("--epochs 2 ", "", 1);
     ok(world.three(&format!("{run} --out whole.safetensors")));
     let killed = format!("{run} --out killed.safetensors");
     for (name, rank) in [("KILL", 1), ("KILL", 0), ("TERM", 2)] {
+        let before = last_state(&world);
         let mut child = world.three(&killed).spawn().unwrap();
-        wait_for_state(&world, &mut child);
+        wait_for_state(&world, &mut child, before);
         let ranks = ranks(&child);
         signal(name, &ranks[rank]);
         let output = child.wait_with_output().unwrap();

