@@ -1,5 +1,6 @@
 //! The `fbp` program: see `fbp --help`. One file for each command.
 
+mod adapt;
 mod analyse;
 mod choices;
 mod command;
