@@ -2,6 +2,7 @@
 
 mod compress;
 mod context;
+mod few_labels;
 mod ratios;
 mod results;
 
@@ -37,16 +38,16 @@ pub(crate) struct Arguments {
     /// reverse: sizes of the images, such as 16,32
     #[arg(long)]
     sizes: Option<String>,
-    /// reverse, compress: number of seeds
+    /// reverse, compress, few-labels: number of seeds
     #[arg(long)]
     seeds: Option<String>,
-    /// compress: some of the networks, such as resnet20,cnn-mnist-large
+    /// compress, few-labels: some of the networks, such as resnet20,cnn-mnist-large
     #[arg(long)]
     networks: Option<String>,
-    /// compress: folder with the data sets
+    /// compress, few-labels: folder with the data sets
     #[arg(long)]
     data_dir: Option<String>,
-    /// reverse, networks: also time another program, torch
+    /// reverse, networks: also time another program, torch; images: pillow
     #[arg(long)]
     peer: Option<String>,
     /// networks, attainable: one network only
@@ -78,13 +79,14 @@ struct OwnResults {
     partial: &'static [&'static str],
 }
 
-/// They take half an hour each, so they have to be named.
-const OWN_RESULTS: [OwnResults; 3] = [
+/// Most take half an hour, so they have to be named.
+const OWN_RESULTS: [OwnResults; 4] = [
     OwnResults {
         name: "reverse",
         flags: &["--full", "--resume", "--sizes", "--seeds", "--peer"],
         partial: &["--sizes", "--seeds"],
     },
+    OwnResults { name: "images", flags: &["--peer"], partial: &[] },
     OwnResults { name: "attainable", flags: &["--network"], partial: &["--network"] },
     OwnResults { name: "networks", flags: &["--network", "--work", "--peer"], partial: &["--network", "--work"] },
 ];
@@ -134,8 +136,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.filter.as_deref() == Some(compress::NAME) {
         return compress::run(arguments);
     }
+    if arguments.filter.as_deref() == Some(few_labels::NAME) {
+        return few_labels::run(arguments);
+    }
     if arguments.networks.is_some() || arguments.data_dir.is_some() {
-        return Err(TaskError::Refused(format!("--networks and --data-dir belong to `bench {}`", compress::NAME)));
+        let takers = format!("`bench {}` and `bench {}`", compress::NAME, few_labels::NAME);
+        return Err(TaskError::Refused(format!("--networks and --data-dir belong to {takers}")));
     }
     let named = |benchmark: &&OwnResults| arguments.filter.as_deref() == Some(benchmark.name);
     if let Some(benchmark) = OWN_RESULTS.iter().find(named) {

@@ -7,8 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::common::{CommonOptions, Out};
 use crate::error::CliError;
 use crate::{
-    analyse, compress, eval, explain, export, import, look_up, merge, post_train, predict, pretrain, repair, report,
-    sweep, targets, write_data,
+    adapt, analyse, compress, eval, explain, export, import, look_up, merge, post_train, predict, pretrain, repair,
+    report, sweep, targets, write_data,
 };
 
 /// Computes what the features of a network should have been, and trains with it.
@@ -41,6 +41,7 @@ enum Command {
     Analyse(analyse::AnalyseArgs),
     Repair(repair::RepairArgs),
     Compress(compress::CompressArgs),
+    Adapt(adapt::AdaptArgs),
     Export(export::ExportArgs),
     Sweep(sweep::SweepArgs),
     Merge(merge::MergeArgs),
@@ -66,6 +67,7 @@ impl Command {
             Self::Analyse(args) => args.name(),
             Self::Repair(_) => "repair",
             Self::Compress(_) => "compress",
+            Self::Adapt(_) => "adapt",
             Self::Sweep(_) => "sweep",
             Self::Merge(_) => "merge",
             Self::Report(_) => "report",
@@ -93,6 +95,7 @@ pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<ExitCode, CliError> {
             // Its status tells more.
             Command::Repair(args) => return repair::run(&args, &common, out),
             Command::Compress(args) => compress::run(&args, &common, out),
+            Command::Adapt(args) => adapt::run(&args, &common, out),
             Command::Import(args) => import::run(&args, &common, out),
             Command::Export(args) => export::run(&args, &common, out),
             Command::Predict(args) => predict::run(&args, &common, out),

@@ -252,6 +252,7 @@ impl TrainError {
             Self::UnknownChoice { setting, .. } => Some(setting),
             Self::Setting { name, .. } | Self::Missing { name, .. } => Some(name),
             Self::Samples { .. } => Some("samples"),
+            Self::Data(crate::data::DataError::NoImages { .. }) => Some("corrupt"),
             _ => None,
         }
     }

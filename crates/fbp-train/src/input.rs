@@ -7,12 +7,15 @@ use serde::Deserialize;
 
 use crate::TrainError;
 use crate::data::{
-    DataBundle, DataError, DataSource, Dataset, DropClass, ImageOptions, ImageSize, LoadOptions, Normalization,
-    Outputs, Regime,
+    Corruption, DataBundle, DataError, DataSource, Dataset, DropClass, ImageOptions, ImageSize, LoadOptions,
+    Normalization, Outputs, Regime,
 };
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
 use crate::progress::{Progress, Silent};
+
+/// Bytes that corrupted images of a folder may take, unless told otherwise: as decoded ones.
+const MEMORY: u64 = 1 << 30;
 
 /// Which data to use: also a table of a sweep.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -34,7 +37,9 @@ pub struct DataRequest {
     pub recover_class: Vec<u8>,
     /// Share of the training samples that get a wrong label; 0 by default.
     pub label_noise: Option<f64>,
-    /// Seed of what is dropped and mislabelled.
+    /// What all images are corrupted with, those of the test part too.
+    pub corrupt: Option<Corruption>,
+    /// Seed of what is dropped, mislabelled and corrupted.
     #[serde(default)]
     pub data_seed: u64,
     /// Side of the square that whole image files are resized to.
@@ -89,11 +94,14 @@ impl DataRequest {
         if let Some(size) = self.train_size {
             bundle.train = first_of_every_class(&bundle.train, size as usize)?;
         }
+        if let Some(corruption) = self.corrupt {
+            self.corrupt(&mut bundle, corruption)?;
+        }
         let regime = self.regime();
         bundle.train = regime.apply(&bundle.train)?;
         let train = &bundle.train;
         // In a regime the split is not that of the samples alone.
-        let text = regime.to_string();
+        let text = format!("{}{regime}", self.corrupt_text());
         let sha256 = bytes_sha256(format!("{}\n{}\n{text}", train.sha256(), bundle.test.sha256()).as_bytes());
         let size = size.map(|size| format!(", {size}")).unwrap_or_default();
         let broken = match bundle.broken.len() {
@@ -103,6 +111,34 @@ impl DataRequest {
         let identity =
             DataIdentity { name: format!("{}{size}{broken}{text}", self.name), sha256, samples: train.len() };
         Ok(Input { bundle, identity })
+    }
+
+    /// Corrupts all images. The normalisation is then that of the corrupted ones: a network that is there already brings its own.
+    fn corrupt(&self, bundle: &mut DataBundle, corruption: Corruption) -> Result<(), TrainError> {
+        for (part, stream) in [(&mut bundle.train, 0), (&mut bundle.test, 1)] {
+            let bytes = part.len() as u64 * part.shape().len() as u64;
+            if part.is_mapped() && bytes > self.memory.unwrap_or(MEMORY) {
+                let reason = format!(
+                    "takes {bytes} bytes for the images of {}, more than --memory allows: use fewer with --train-size, or \
+                     allow more",
+                    part.name()
+                );
+                return Err(TrainError::Setting { name: "corrupt", value: corruption.to_string(), reason });
+            }
+            *part = corruption.apply(part, self.data_seed, stream)?;
+        }
+        bundle.normalization = Normalization::from_images(&bundle.train)?;
+        Ok(())
+    }
+
+    /// `, fog:4`, and its seed if that is not the usual one and not told anyway.
+    fn corrupt_text(&self) -> String {
+        let seed = if self.data_seed != 0 && self.regime().is_clean() {
+            format!(", data-seed {}", self.data_seed)
+        } else {
+            String::new()
+        };
+        self.corrupt.map(|corruption| format!(", {corruption}{seed}")).unwrap_or_default()
     }
 
     /// How image files are read.

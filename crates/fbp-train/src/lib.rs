@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod adapt;
 mod affine;
 pub mod analysis;
 pub mod atomic;

@@ -314,7 +314,7 @@ fn accuracy(record: &Value, name: &str) -> Result<f64, TaskError> {
 ///
 /// # Source
 /// Student's t for paired samples.
-fn interval(differences: &[f64]) -> (f64, Option<f64>) {
+pub(super) fn interval(differences: &[f64]) -> (f64, Option<f64>) {
     let n = differences.len();
     let mean = differences.iter().sum::<f64>() / n.max(1) as f64;
     if n < 2 {

@@ -24,6 +24,22 @@ pub enum DataError {
         /// The name that was asked for.
         name: String,
     },
+    /// A corruption that there is not.
+    #[error(
+        "unknown corruption {text:?}: known are noise, blur, fog and contrast, with a strength from 1 to 5, as in fog:4"
+    )]
+    UnknownCorruption {
+        /// What was asked for.
+        text: String,
+    },
+    /// Data that are no images, where images are to be corrupted.
+    #[error("corrupt = {corruption} is for images, and {name} are none: leave it out")]
+    NoImages {
+        /// Name of the data.
+        name: String,
+        /// What was asked for.
+        corruption: String,
+    },
     /// A known data set of which no place looked at has all files.
     #[error("{name} is not there or not complete (looked for {}): {remedy}", list(places))]
     NotFound {

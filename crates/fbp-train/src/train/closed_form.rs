@@ -24,7 +24,7 @@ const CONV_SAMPLES: usize = 4000;
 const COLUMNS: usize = 1024;
 
 /// What one pass over the data accumulates: mean of `x̃ x̃ᵀ` and of `(ẑ - z) x̃ᵀ`.
-struct Moments {
+pub(crate) struct Moments {
     inputs: Mat<f64>,
     errors: Mat<f64>,
 }
@@ -98,7 +98,11 @@ pub(super) fn run(
 }
 
 impl Moments {
-    fn change(&self, damping: f64) -> Result<Mat<f64>, TrainError> {
+    /// `ΔW` for one damping.
+    ///
+    /// # Errors
+    /// [`TrainError::Singular`] for inputs that are not finite.
+    pub(crate) fn change(&self, damping: f64) -> Result<Mat<f64>, TrainError> {
         let dim = self.inputs.nrows();
         let mean = (0..dim).map(|k| self.inputs[(k, k)]).sum::<f64>() / dim as f64;
         let system = Mat::from_fn(dim, dim, |i, j| self.inputs[(i, j)] + if i == j { damping * mean } else { 0.0 });
@@ -109,8 +113,11 @@ impl Moments {
     }
 }
 
-/// One pass over the samples.
-fn accumulate<'t>(
+/// One pass over the samples, given the target of each by its place in the cache.
+///
+/// # Errors
+/// [`TrainError::Inverse`] if what follows the layer in its stage cannot be reversed.
+pub(crate) fn accumulate<'t>(
     network: &Network,
     stage: usize,
     layer: &AffineLayer,

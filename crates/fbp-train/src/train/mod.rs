@@ -27,6 +27,7 @@ mod state;
 mod tail;
 
 pub use choice::Chosen;
+pub(crate) use closed_form::accumulate;
 pub use curves::{PostTrainCurves, SegmentRecord};
 pub(crate) use files::RECORD_PREFIX;
 pub use files::{

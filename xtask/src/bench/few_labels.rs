@@ -1,0 +1,211 @@
+//! `cargo xtask bench few-labels`: what few labels of changed data are worth, with everything chosen from them alone.
+
+mod choice;
+mod summary;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Arguments, target_folder};
+use crate::command::Child;
+use crate::error::TaskError;
+use crate::fetch::write_whole;
+use crate::workspace;
+
+use choice::Run;
+
+/// The benchmark that runs `fbp adapt` and compares records.
+pub(super) const NAME: &str = "few-labels";
+
+/// Test images that judge.
+const TEST: &str = "1000";
+/// Training images that labels are drawn from: enough that draws hardly overlap, and quickly corrupted.
+const POOL: &str = "6000";
+
+/// A network that was trained on clean data.
+struct Subject {
+    network: &'static str,
+    data: &'static str,
+    training: &'static [&'static str],
+}
+
+const LARGE: &[&str] = &["--epochs", "10", "--batch", "128", "--learning-rate", "3e-3", "--schedule", "cosine"];
+
+const SUBJECTS: [Subject; 4] = [
+    Subject { network: "cnn-mnist-large", data: "fashion-mnist", training: LARGE },
+    Subject { network: "simple-vit-v2", data: "fashion-mnist", training: LARGE },
+    Subject { network: "resnet20", data: "fashion-mnist", training: LARGE },
+    Subject { network: "resnet20", data: "shapes-mini", training: LARGE },
+];
+const QUICK: Subject = Subject { network: "cnn-mnist-large", data: "fashion-mnist-mini", training: LARGE };
+
+/// Images are changed by one of these, at one of these strengths.
+const CORRUPTIONS: [&str; 4] = ["noise", "blur", "fog", "contrast"];
+const STRENGTHS: [u8; 2] = [4, 2];
+const LABELS: [usize; 3] = [100, 50, 500];
+
+/// What is run.
+struct Study {
+    fbp: PathBuf,
+    /// Where networks and single runs are kept; what is there is used again.
+    work: PathBuf,
+    results: PathBuf,
+    data_dir: Vec<String>,
+    subjects: Vec<Subject>,
+    cells: Vec<(usize, String)>,
+    seeds: u64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    let study = Study::new(arguments)?;
+    for folder in [study.work.join("runs"), study.results.clone()] {
+        fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
+    }
+    for subject in &study.subjects {
+        study.train(subject)?;
+    }
+    // A seed at a time: an interrupted study has all cells with fewer seeds.
+    for seed in 0..study.seeds {
+        for (labels, corruption) in &study.cells {
+            for subject in &study.subjects {
+                let record = study.record(subject, *labels, corruption, seed)?;
+                let number = |name: &str| record.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN);
+                println!(
+                    "{} on {}, {corruption}, {labels} labels, seed {seed}: {:.1} to {:.1} % in {:.0} s",
+                    subject.network,
+                    subject.data,
+                    100.0 * number("test_before"),
+                    100.0 * number("test_after"),
+                    number("adapt_seconds"),
+                );
+            }
+        }
+        study.write()?;
+    }
+    study.write()?;
+    println!("kept in {}", study.results.display());
+    Ok(())
+}
+
+impl Study {
+    fn new(arguments: &Arguments) -> Result<Self, TaskError> {
+        let usual = if arguments.quick { 2 } else { 10 };
+        let seeds = match &arguments.seeds {
+            Some(text) => text.parse().map_err(|_| TaskError::Refused(format!("--seeds {text} is no number")))?,
+            None => usual,
+        };
+        let fbp = match std::env::var_os("FBP") {
+            Some(program) => PathBuf::from(program),
+            None => {
+                Child::cargo().args(["build", "--workspace", "--bin", "fbp"]).run()?;
+                target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX))
+            }
+        };
+        let target = target_folder()?;
+        let chosen = |name: &str| arguments.networks.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
+        let mut subjects: Vec<Subject> = if arguments.quick { vec![QUICK] } else { SUBJECTS.into() };
+        subjects.retain(|subject| chosen(subject.network) || chosen(&subject.name()));
+        if subjects.is_empty() {
+            return Err(TaskError::Refused("none of the networks of this study is called so".to_owned()));
+        }
+        let all = LABELS.iter().flat_map(|&labels| {
+            let of = move |strength: &u8| CORRUPTIONS.map(|corruption| (labels, format!("{corruption}:{strength}")));
+            STRENGTHS.iter().flat_map(of)
+        });
+        let cells = match arguments.quick {
+            true => vec![(50, "noise:4".to_owned()), (50, "contrast:4".to_owned())],
+            false => all.collect(),
+        };
+        Ok(Self {
+            fbp,
+            work: target.join(if arguments.quick { "few-labels-quick" } else { NAME }),
+            results: match arguments.quick {
+                true => target.join("bench-results").join(NAME),
+                false => workspace::root().join("benches/results").join(NAME),
+            },
+            data_dir: arguments.data_dir.iter().flat_map(|folder| ["--data-dir".to_owned(), folder.clone()]).collect(),
+            subjects,
+            cells,
+            seeds,
+        })
+    }
+
+    fn child(&self, command: &str, subject: &Subject) -> Child {
+        Child::new(&self.fbp).args([command, "--data", subject.data]).args(&self.data_dir)
+    }
+
+    fn checkpoint(&self, subject: &Subject) -> PathBuf {
+        self.work.join(format!("{}.safetensors", subject.name()))
+    }
+
+    /// Trains a network on clean data, unless it is there.
+    fn train(&self, subject: &Subject) -> Result<(), TaskError> {
+        let out = self.checkpoint(subject);
+        if out.exists() {
+            return Ok(());
+        }
+        let child = self.child("pretrain", subject).args(["--model", subject.network]).args(subject.training);
+        child.args([Path::new("--out"), &out]).run()
+    }
+
+    /// The record of an adaptation, made if it is not there.
+    fn record(&self, subject: &Subject, labels: usize, corruption: &str, seed: u64) -> Result<Value, TaskError> {
+        let name = format!("{}_{}_{labels}_{seed}", subject.name(), corruption.replace(':', "-"));
+        let record = self.work.join("runs").join(format!("{name}.json"));
+        if !record.exists() {
+            let out = record.with_extension("safetensors");
+            // Not all data have so many images.
+            let pool: &[&str] = if subject.data == "fashion-mnist" { &["--train-size", POOL] } else { &[] };
+            let numbers = [labels.to_string(), seed.to_string()];
+            let child = self.child("adapt", subject).args([Path::new("--checkpoint"), &self.checkpoint(subject)]);
+            let child = child.args(pool).args(["--corrupt", corruption, "--labels", &numbers[0], "--seed", &numbers[1]]);
+            let child = child.args(["--judge-all", "--test-size", TEST, "--force"]);
+            child.args([Path::new("--out"), &out]).output()?;
+            // Only its figures are wanted.
+            fs::remove_file(&out).map_err(TaskError::at(&out))?;
+        }
+        read(&record)
+    }
+
+    /// Everything that was run so far, by this and earlier runs.
+    fn write(&self) -> Result<(), TaskError> {
+        let folder = self.work.join("runs");
+        let mut names: Vec<PathBuf> = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(TaskError::at(&folder))? {
+            let path = entry.map_err(TaskError::at(&folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                names.push(path);
+            }
+        }
+        names.sort();
+        let (mut runs, mut lines) = (Vec::new(), String::new());
+        for path in &names {
+            let record = read(path)?;
+            let malformed = |reason: String| TaskError::Malformed { path: path.clone(), reason };
+            runs.push(Run::of(&record).map_err(malformed)?);
+            lines.push_str(&record.to_string());
+            lines.push('\n');
+        }
+        let rows = summary::rows(&runs);
+        let text = summary::json(&rows).map_err(|error| TaskError::Malformed {
+            path: self.results.join("summary.json"),
+            reason: error.to_string(),
+        })?;
+        write_whole(&self.results.join("records.jsonl"), lines.as_bytes())?;
+        write_whole(&self.results.join("summary.json"), text.as_bytes())?;
+        write_whole(&self.results.join("table.md"), summary::table(&rows).as_bytes())
+    }
+}
+
+impl Subject {
+    fn name(&self) -> String {
+        format!("{}-{}", self.network, self.data)
+    }
+}
+
+fn read(path: &Path) -> Result<Value, TaskError> {
+    let text = fs::read_to_string(path).map_err(TaskError::at(path))?;
+    serde_json::from_str(&text).map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
+}
