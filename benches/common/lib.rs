@@ -1,14 +1,18 @@
 //! What the benchmarks share: layers of real networks, settings of the measurement, degrees of parallelism.
 
+mod peer;
 pub mod random;
+
+pub use peer::Peer;
 
 /// The examples of the workspace's README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, io};
 
 use criterion::Criterion;
@@ -79,4 +83,25 @@ pub fn processor() -> String {
         Some(line.split_once(':')?.1.trim().to_owned())
     });
     line.unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The middle one of some numbers, or the mean of the two in the middle.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        len if len % 2 == 0 => Some(f64::midpoint(values[middle - 1], values[middle])),
+        _ => Some(values[middle]),
+    }
+}
+
+/// Time of a piece of work in milliseconds.
+///
+/// # Errors
+/// Those of the work.
+pub fn milliseconds(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+    let begun = Instant::now();
+    work()?;
+    Ok(begun.elapsed().as_secs_f64() * 1e3)
 }

@@ -13,17 +13,16 @@ mod candle;
 mod case;
 mod ours;
 mod output;
-mod torch;
 
 use std::env;
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Instant;
+
+use fbp_benches::{Peer, median, milliseconds};
 
 use case::{CASES, Case, Work};
 use ours::Ours;
 use output::Entry;
-use torch::Torch;
 
 /// Pairs of runs of which the medians count.
 const PAIRS: usize = 20;
@@ -78,28 +77,10 @@ impl Options {
     }
 }
 
-/// Time of a piece of work in milliseconds.
-fn milliseconds(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
-    let begun = Instant::now();
-    work()?;
-    Ok(begun.elapsed().as_secs_f64() * 1e3)
-}
-
-/// The middle one of some numbers, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        len if len % 2 == 0 => Some(f64::midpoint(values[middle - 1], values[middle])),
-        _ => Some(values[middle]),
-    }
-}
-
 /// Measures one row.
 fn measure(
     (ours, work, threads): (&mut Ours, Work, usize),
-    mut torch: Option<&mut Torch>,
+    mut torch: Option<&mut Peer>,
     quick: bool,
     processor: &str,
 ) -> Result<Entry, Box<dyn Error>> {
@@ -112,13 +93,14 @@ fn measure(
     };
     run()?;
     let (mut own, mut theirs) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
+    let line = format!("{} {} {work} {threads}", case.name, case.batch);
     if let Some(torch) = &mut torch {
-        torch.run(case, work, threads)?;
+        torch.run(&line)?;
     }
     for _ in 0..pairs {
         own.push(run()?);
         if let Some(torch) = &mut torch {
-            theirs.push(torch.run(case, work, threads)?);
+            theirs.push(torch.run(&line)?);
         }
     }
     let ratio = median(own.iter().zip(&theirs).map(|(own, theirs)| theirs / own).collect());
@@ -147,7 +129,7 @@ fn measure(
 fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse()?;
     let folder = fbp_benches::results_folder()?;
-    let mut torch = if options.torch { Some(Torch::start()?) } else { None };
+    let mut torch = if options.torch { Some(Peer::start("--peer torch", "networks_torch.py")?) } else { None };
     let processor = fbp_benches::processor();
     let mut entries = Vec::new();
     println!("{}", output::HEAD);

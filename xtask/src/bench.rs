@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     /// compress, few-labels: folder with the data sets
     #[arg(long)]
     data_dir: Option<String>,
-    /// reverse, networks: also time another program, torch
+    /// reverse, networks: also time another program, torch; images: pillow
     #[arg(long)]
     peer: Option<String>,
     /// networks, attainable: one network only
@@ -79,13 +79,14 @@ struct OwnResults {
     partial: &'static [&'static str],
 }
 
-/// They take half an hour each, so they have to be named.
-const OWN_RESULTS: [OwnResults; 3] = [
+/// Most take half an hour, so they have to be named.
+const OWN_RESULTS: [OwnResults; 4] = [
     OwnResults {
         name: "reverse",
         flags: &["--full", "--resume", "--sizes", "--seeds", "--peer"],
         partial: &["--sizes", "--seeds"],
     },
+    OwnResults { name: "images", flags: &["--peer"], partial: &[] },
     OwnResults { name: "attainable", flags: &["--network"], partial: &["--network"] },
     OwnResults { name: "networks", flags: &["--network", "--work", "--peer"], partial: &["--network", "--work"] },
 ];

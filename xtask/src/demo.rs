@@ -1,6 +1,8 @@
-//! `cargo xtask demo`: the main job on the images that ship with the repository; `cargo xtask demo planner`: a planner.
+//! `cargo xtask demo`: the main job on the images that ship with the repository; `demo planner` and `demo shapes`: a planner, and a
+//! residual network on colours.
 
 mod planner;
+mod shapes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,14 +32,16 @@ const SEEDS: [&str; 3] = ["0", "1", "2"];
 ///
 /// Writes DIR/report.html, which needs no other file, and DIR/summary.json. What an earlier, interrupted run finished
 /// is used again. With planner: a planner for driving on 20,000 trajectories, what its layers should have said, and the repair of
-/// its 50 worst paths.
+/// its 50 worst paths. With shapes: resnet20 on the colour images that ship, from pretraining to repair.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  cargo xtask demo --out /tmp/demo\n  cargo xtask demo planner")]
+#[command(
+    after_help = "Examples:\n  cargo xtask demo --out /tmp/demo\n  cargo xtask demo planner\n  cargo xtask demo shapes"
+)]
 pub(crate) struct Arguments {
     /// What to show
     #[arg(value_enum, default_value_t = Subject::Images)]
     subject: Subject,
-    /// Folder to write to; made if it is not there [default: target/demo, or target/demo-planner]
+    /// Folder to write to; made if it is not there [default: target/demo, target/demo-planner or target/demo-shapes]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -49,6 +53,8 @@ enum Subject {
     Images,
     /// Trajectories of a vehicle.
     Planner,
+    /// The colour images that ship with the repository, and a residual network.
+    Shapes,
 }
 
 /// The folder to write to, made if it is not there.
@@ -62,19 +68,35 @@ fn out_folder(asked: Option<&PathBuf>, default: &str) -> Result<PathBuf, TaskErr
     Ok(out)
 }
 
-/// Builds the program and tells where it is.
-fn fbp_program() -> Result<PathBuf, TaskError> {
-    println!("building fbp: some minutes the first time, nothing afterwards");
-    Child::cargo().args(["build", "--workspace", "--bin", "fbp"]).run()?;
-    Ok(bench::target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX)))
+/// The program `fbp` of this workspace.
+struct Fbp(PathBuf);
+
+impl Fbp {
+    fn build() -> Result<Self, TaskError> {
+        println!("building fbp: some minutes the first time, nothing afterwards");
+        Child::cargo().args(["build", "--workspace", "--bin", "fbp"]).run()?;
+        Ok(Self(bench::target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX))))
+    }
+
+    /// One command, shown as one would type it.
+    fn run(&self, arguments: &[&str]) -> Result<(), TaskError> {
+        let child = Child::new(&self.0).args(arguments);
+        println!("\n{}", child.line());
+        child.run()
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
-    if matches!(arguments.subject, Subject::Planner) {
-        return planner::run(arguments.out.as_ref());
+    match arguments.subject {
+        Subject::Images => images(arguments.out.as_ref()),
+        Subject::Planner => planner::run(arguments.out.as_ref()),
+        Subject::Shapes => shapes::run(arguments.out.as_ref()),
     }
-    let out = out_folder(arguments.out.as_ref(), "demo")?;
-    let fbp = fbp_program()?;
+}
+
+fn images(out: Option<&PathBuf>) -> Result<(), TaskError> {
+    let out = out_folder(out, "demo")?;
+    let fbp = Fbp::build()?;
 
     let begun = Instant::now();
     let demo = Demo { fbp, checkpoint: out.join("pretrained.safetensors"), targets: out.join("targets"), out };
@@ -89,35 +111,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
 }
 
 struct Demo {
-    fbp: PathBuf,
+    fbp: Fbp,
     checkpoint: PathBuf,
     targets: PathBuf,
     out: PathBuf,
 }
 
 impl Demo {
-    /// One command of `fbp` on the shipped images, shown as one would type it.
-    fn fbp(&self, arguments: &[&str]) -> Result<(), TaskError> {
-        let child = Child::new(&self.fbp).args(arguments);
-        println!("\n{}", child.line());
-        child.run()
-    }
-
     fn pretrain(&self) -> Result<(), TaskError> {
         let checkpoint = text(&self.checkpoint)?;
-        self.fbp(&[&["pretrain", "--model", MODEL, "--data", DATA, "--out", checkpoint][..], &PRETRAINING].concat())
+        self.fbp.run(&[&["pretrain", "--model", MODEL, "--data", DATA, "--out", checkpoint][..], &PRETRAINING].concat())
     }
 
     /// Reconstructs the targets and gives the names of the stages that have some.
     fn reconstruct(&self) -> Result<Vec<String>, TaskError> {
         let (checkpoint, targets) = (text(&self.checkpoint)?, text(&self.targets)?);
-        let report = self.out.join("targets.json");
-        // Of an earlier demo, maybe of a version that did not mark its results: a command replaces marked ones alone.
-        if report.exists() {
-            fs::remove_file(&report).map_err(TaskError::at(&report))?;
-        }
+        let report = fresh(self.out.join("targets.json"))?;
         let arguments = ["targets", "--checkpoint", checkpoint, "--data", DATA, "--margin", MARGIN, "--out", targets];
-        self.fbp(&[&arguments[..], &["--json", text(&report)?]].concat())?;
+        self.fbp.run(&[&arguments[..], &["--json", text(&report)?]].concat())?;
         let value = read_json(&report)?;
         let stages = value.get("stages").and_then(Value::as_array).into_iter().flatten();
         let names: Vec<_> = stages.filter_map(|stage| Some(stage.get("name")?.as_str()?.to_owned())).collect();
@@ -136,7 +147,7 @@ impl Demo {
             for alpha in ALPHAS {
                 for seed in SEEDS {
                     let run = ["--stage", stage, "--alpha", alpha, "--seed", seed];
-                    self.fbp(&[&start[..], &run, &POST_TRAINING, &to].concat())?;
+                    self.fbp.run(&[&start[..], &run, &POST_TRAINING, &to].concat())?;
                 }
             }
         }
@@ -151,7 +162,7 @@ impl Demo {
             let runs = self.out.join("runs").join(format!("full-{rate}"));
             let to = ["--learning-rate", rate, "--schedule", "cosine", "--out", text(&runs)?];
             for seed in SEEDS {
-                self.fbp(&[&start[..], epochs, batch, &to, &["--seed", seed]].concat())?;
+                self.fbp.run(&[&start[..], epochs, batch, &to, &["--seed", seed]].concat())?;
             }
         }
         Ok(())
@@ -160,7 +171,7 @@ impl Demo {
     /// Writes the report and checks that it is complete.
     fn report(&self) -> Result<(), TaskError> {
         let runs = self.out.join("runs");
-        self.fbp(&["report", "--runs", text(&runs)?, "--out", text(&self.out)?])?;
+        self.fbp.run(&["report", "--runs", text(&runs)?, "--out", text(&self.out)?])?;
         let summary = self.out.join("summary.json");
         let value = read_json(&summary)?;
         let wanted = ["data", "model", "pretrain", "targets", "post_train"];
@@ -204,6 +215,15 @@ fn table(summary: &Value) -> String {
 fn text(path: &Path) -> Result<&str, TaskError> {
     let reason = || TaskError::Refused(format!("{}: the path is not valid Unicode", path.display()));
     path.to_str().ok_or_else(reason)
+}
+
+/// The place of a record that is made anew: one of an earlier demo may be of a version that did not mark its results, and
+/// commands replace marked ones alone.
+fn fresh(path: PathBuf) -> Result<PathBuf, TaskError> {
+    if path.exists() {
+        fs::remove_file(&path).map_err(TaskError::at(&path))?;
+    }
+    Ok(path)
 }
 
 fn read_json(path: &Path) -> Result<Value, TaskError> {

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{fbp_program, out_folder, read_json, text};
-use crate::command::Child;
+use super::{Fbp, fresh, out_folder, read_json, text};
 use crate::error::TaskError;
 
 const MODEL: &str = "mlp-planner";
@@ -39,7 +38,7 @@ const STAGE: &str = "fc2";
 /// Trains the planner, reconstructs targets, explains and repairs its worst paths, and writes the report.
 pub(super) fn run(out: Option<&PathBuf>) -> Result<(), TaskError> {
     let out = out_folder(out, "demo-planner")?;
-    let fbp = fbp_program()?;
+    let fbp = Fbp::build()?;
     let begun = Instant::now();
     let demo = Planner { fbp, runs: out.join("runs"), out };
     fs::create_dir_all(&demo.runs).map_err(TaskError::at(&demo.runs))?;
@@ -57,23 +56,17 @@ pub(super) fn run(out: Option<&PathBuf>) -> Result<(), TaskError> {
 }
 
 struct Planner {
-    fbp: PathBuf,
+    fbp: Fbp,
     out: PathBuf,
     /// Everything that the report is made from.
     runs: PathBuf,
 }
 
 impl Planner {
-    /// One command of `fbp` on the trajectories that writes `name` among the runs, shown as one would type it.
+    /// One command of `fbp` on the trajectories that writes `name` among the runs.
     fn fbp(&self, arguments: &[&str], name: &str) -> Result<(), TaskError> {
         let to = self.runs.join(name);
-        self.start(&[arguments, &["--data", DATA, "--out", text(&to)?]].concat())
-    }
-
-    fn start(&self, arguments: &[&str]) -> Result<(), TaskError> {
-        let child = Child::new(&self.fbp).args(arguments);
-        println!("\n{}", child.line());
-        child.run()
+        self.fbp.run(&[arguments, &["--data", DATA, "--out", text(&to)?]].concat())
     }
 
     fn checkpoint(&self) -> PathBuf {
@@ -81,10 +74,7 @@ impl Planner {
     }
 
     fn targets(&self) -> Result<Value, TaskError> {
-        let (checkpoint, report) = (self.checkpoint(), self.out.join("targets.json"));
-        if report.exists() {
-            fs::remove_file(&report).map_err(TaskError::at(&report))?;
-        }
+        let (checkpoint, report) = (self.checkpoint(), fresh(self.out.join("targets.json"))?);
         let arguments =
             ["targets", "--checkpoint", text(&checkpoint)?, "--tolerance", TOLERANCE, "--json", text(&report)?];
         self.fbp(&arguments, "targets")?;
@@ -94,7 +84,7 @@ impl Planner {
     fn explain(&self) -> Result<(), TaskError> {
         let (checkpoint, page) = (self.checkpoint(), self.out.join("explained"));
         let what = ["explain", "--checkpoint", text(&checkpoint)?, "--data", DATA, "--samples", EXPLAINED];
-        self.start(&[&what[..], &["--tolerance", TOLERANCE, "--out", text(&page)?]].concat())
+        self.fbp.run(&[&what[..], &["--tolerance", TOLERANCE, "--out", text(&page)?]].concat())
     }
 
     fn repair(&self) -> Result<Value, TaskError> {
@@ -107,7 +97,7 @@ impl Planner {
     /// Writes page and summary, and says what came out.
     fn report(&self, targets: &Value, repair: &Value) -> Result<(), TaskError> {
         let report = self.out.join("report");
-        self.start(&["report", "--runs", text(&self.runs)?, "--out", text(&report)?])?;
+        self.fbp.run(&["report", "--runs", text(&self.runs)?, "--out", text(&report)?])?;
         let (from, to) = (report.join("report.html"), self.out.join("report.html"));
         fs::copy(&from, &to).map_err(TaskError::at(&to))?;
         let summary = summary(targets, repair);
