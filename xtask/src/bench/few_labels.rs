@@ -133,7 +133,9 @@ impl Study {
     }
 
     fn child(&self, command: &str, subject: &Subject) -> Child {
-        Child::new(&self.fbp).args([command, "--data", subject.data]).args(&self.data_dir)
+        // The others ship with the repository.
+        let folder = if subject.data == "fashion-mnist" { &self.data_dir[..] } else { &[] };
+        Child::new(&self.fbp).args([command, "--data", subject.data]).args(folder)
     }
 
     fn checkpoint(&self, subject: &Subject) -> PathBuf {
