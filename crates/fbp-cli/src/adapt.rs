@@ -102,7 +102,8 @@ pub(crate) fn run(args: &AdaptArgs, common: &CommonArgs, out: Out<'_>) -> Result
     }
     signals::catch()?;
     let bundle = &input.bundle;
-    let judged: Vec<usize> = (0..args.test_size.map_or(bundle.test.len(), |size| bundle.test.len().min(size as usize))).collect();
+    let judged: Vec<usize> =
+        (0..args.test_size.map_or(bundle.test.len(), |size| bundle.test.len().min(size as usize))).collect();
     let progress = Stderr::default();
     let done = adapt(&network, bundle, &options, &judged, &progress);
     progress.end();

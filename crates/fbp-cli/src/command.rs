@@ -7,8 +7,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::common::{CommonOptions, Out};
 use crate::error::CliError;
 use crate::{
-    adapt, analyse, compress, eval, explain, export, import, look_up, merge, post_train, predict, pretrain, repair, report,
-    sweep, targets, write_data,
+    adapt, analyse, compress, eval, explain, export, import, look_up, merge, post_train, predict, pretrain, repair,
+    report, sweep, targets, write_data,
 };
 
 /// Computes what the features of a network should have been, and trains with it.

@@ -25,7 +25,9 @@ fn corrupted_data_are_data_of_their_own() {
     assert_eq!(eval("--corrupt noise --data-seed 3")["data"]["name"], "idx:data, noise:3, data-seed 3");
     // A run is told apart from one on other data.
     let pretrain = |more: &str| {
-        format!("pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 32 --out p.safetensors {more}")
+        format!(
+            "pretrain --model small.toml --data idx:data --classes 3 --epochs 1 --batch 32 --out p.safetensors {more}"
+        )
     };
     world.ok(&pretrain("--corrupt fog:2"));
     world.ok(&pretrain("--corrupt fog:2"));
@@ -48,9 +50,12 @@ fn the_record_tells_what_the_checkpoint_does() {
     let world = World::new();
     world.pretrain("c.safetensors");
     let adapt = |more: &str| format!("adapt {DATA} --corrupt contrast:4 --labels 24 {more}");
-    for (name, more) in
-        [("auto", ""), ("head", "--method head"), ("full", "--method full --folds 3"), ("plain", "--method renormalise")]
-    {
+    for (name, more) in [
+        ("auto", ""),
+        ("head", "--method head"),
+        ("full", "--method full --folds 3"),
+        ("plain", "--method renormalise"),
+    ] {
         let text = world.ok(&adapt(&format!("{more} --seed 4 --out {name}.safetensors --json r.json")));
         let record = world.json(&format!("{name}.json"));
         assert_eq!(record, world.json("r.json"));

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::TrainError;
 use crate::data::{
-    Corruption, DataBundle, DataError, DataSource, Dataset, DropClass, ImageOptions, ImageSize, LoadOptions, Normalization,
-    Outputs, Regime,
+    Corruption, DataBundle, DataError, DataSource, Dataset, DropClass, ImageOptions, ImageSize, LoadOptions,
+    Normalization, Outputs, Regime,
 };
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;

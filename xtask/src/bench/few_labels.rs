@@ -160,7 +160,8 @@ impl Study {
             let pool: &[&str] = if subject.data == "fashion-mnist" { &["--train-size", POOL] } else { &[] };
             let numbers = [labels.to_string(), seed.to_string()];
             let child = self.child("adapt", subject).args([Path::new("--checkpoint"), &self.checkpoint(subject)]);
-            let child = child.args(pool).args(["--corrupt", corruption, "--labels", &numbers[0], "--seed", &numbers[1]]);
+            let child =
+                child.args(pool).args(["--corrupt", corruption, "--labels", &numbers[0], "--seed", &numbers[1]]);
             let child = child.args(["--judge-all", "--test-size", TEST, "--force"]);
             child.args([Path::new("--out"), &out]).output()?;
             // Only its figures are wanted.
@@ -207,5 +208,6 @@ impl Subject {
 
 fn read(path: &Path) -> Result<Value, TaskError> {
     let text = fs::read_to_string(path).map_err(TaskError::at(path))?;
-    serde_json::from_str(&text).map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
+    serde_json::from_str(&text)
+        .map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
 }

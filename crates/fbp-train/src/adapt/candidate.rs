@@ -69,9 +69,10 @@ impl fmt::Display for Candidate {
             ("margin", self.margin),
             ("share", self.share),
         ];
-        settings.into_iter().filter_map(|(name, value)| Some((name, value?))).try_for_each(|(name, value)| {
-            write!(f, ", {name} {value}")
-        })
+        settings
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .try_for_each(|(name, value)| write!(f, ", {name} {value}"))
     }
 }
 
@@ -117,9 +118,7 @@ impl Candidate {
         match method {
             Method::Auto => Vec::new(),
             Method::Leave => vec![own],
-            Method::Renormalise | Method::Statistics => {
-                SHARES.map(|share| Self { share: Some(share), ..own }).to_vec()
-            }
+            Method::Renormalise | Method::Statistics => SHARES.map(|share| Self { share: Some(share), ..own }).to_vec(),
             Method::Head => {
                 let of = |margin: f64, damping: f64| Self { margin: Some(margin), damping: Some(damping), ..own };
                 MARGINS.into_iter().flat_map(|margin| RIDGES.map(|damping| of(margin, damping))).collect()

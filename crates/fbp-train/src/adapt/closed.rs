@@ -54,7 +54,8 @@ pub(super) fn fit_head(
     let mut gram = &inputs * inputs.transpose();
     let mean = (0..dim).map(|k| gram[(k, k)]).sum::<f64>() / dim as f64;
     (0..dim).for_each(|k| gram[(k, k)] += damping * mean);
-    let factor = gram.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the features before the last layer" })?;
+    let factor =
+        gram.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the features before the last layer" })?;
     let old = head.weights(&start.network)?;
     let before = &old * &inputs;
     let mut weights = old.clone();

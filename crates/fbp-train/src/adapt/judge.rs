@@ -23,12 +23,7 @@ impl Score {
     ///
     /// # Errors
     /// [`TrainError::Model`] if the samples do not fit the network.
-    pub(super) fn take(
-        &mut self,
-        data: &Dataset,
-        held: &[usize],
-        fitted: Option<&Prepared>,
-    ) -> Result<(), TrainError> {
+    pub(super) fn take(&mut self, data: &Dataset, held: &[usize], fitted: Option<&Prepared>) -> Result<(), TrainError> {
         let judged = fitted.map(|Prepared { network, normalization }| {
             let set = EvalSet::new(data, normalization, Some(held))?;
             Ok::<_, TrainError>((set.right(network)?, set.losses(network)?))

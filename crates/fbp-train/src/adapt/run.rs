@@ -210,7 +210,8 @@ impl Course<'_> {
             return Ok(());
         }
         for fold in &self.folds {
-            let samples: Vec<usize> = (0..self.data.len()).filter(|sample| fold.binary_search(sample).is_err()).collect();
+            let samples: Vec<usize> =
+                (0..self.data.len()).filter(|sample| fold.binary_search(sample).is_err()).collect();
             let labelled = Labelled { data: &self.data, samples: &samples, seed: self.seed };
             let from = start.fit(begin, labelled)?;
             for trial in &mut *trials {

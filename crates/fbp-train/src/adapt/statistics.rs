@@ -44,11 +44,7 @@ pub(super) fn renormalised(
 ///
 /// # Source
 /// Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020.
-pub(super) fn estimate_statistics(
-    start: &Prepared,
-    labelled: Labelled<'_>,
-    share: f64,
-) -> Result<Network, TrainError> {
+pub(super) fn estimate_statistics(start: &Prepared, labelled: Labelled<'_>, share: f64) -> Result<Network, TrainError> {
     let Labelled { data, samples, .. } = labelled;
     let images = FeatureCache::new(data, &start.normalization, samples, |images| Ok(images.clone()))?;
     let mut network = start.network.duplicate()?;

@@ -68,7 +68,9 @@ impl Steps {
         network.set_training(true);
         let vars = self.vars(&network)?;
         let anchored: Vec<Anchored> = match self.anchor {
-            Some(_) => vars.iter().map(|var| Ok((var.clone(), var.as_tensor().copy()?))).collect::<Result<_, TrainError>>()?,
+            Some(_) => {
+                vars.iter().map(|var| Ok((var.clone(), var.as_tensor().copy()?))).collect::<Result<_, TrainError>>()?
+            }
             None => Vec::new(),
         };
         let params = AdamWParams { learning_rate: self.rate, weight_decay: 0.0, ..AdamWParams::default() };

@@ -238,8 +238,7 @@ fn a_ridge_without_labels_to_mend_changes_nothing_and_a_weak_one_mends_them() {
     let start = start(&network, &data);
     let right = EvalSet::new(&data.train, &data.normalization, None).unwrap().right(&network).unwrap();
     let of = |samples: &[usize], damping: f64, margin: f64| {
-        let candidate =
-            Candidate { damping: Some(damping), margin: Some(margin), ..Candidate::of(Method::Head) };
+        let candidate = Candidate { damping: Some(damping), margin: Some(margin), ..Candidate::of(Method::Head) };
         let labelled = Labelled { data: &data.train, samples, seed: 0 };
         candidate.fit(&start, labelled).unwrap().unwrap().network
     };

@@ -25,7 +25,9 @@ pub enum DataError {
         name: String,
     },
     /// A corruption that there is not.
-    #[error("unknown corruption {text:?}: known are noise, blur, fog and contrast, with a strength from 1 to 5, as in fog:4")]
+    #[error(
+        "unknown corruption {text:?}: known are noise, blur, fog and contrast, with a strength from 1 to 5, as in fog:4"
+    )]
     UnknownCorruption {
         /// What was asked for.
         text: String,
