@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, checkpoint};
+use fbp_report::adapt::{check_page, write_page};
 use fbp_train::EvalSet;
 use fbp_train::adapt::{AdaptOptions, AdaptRecord, AdaptSettings, Method, TriedRecord, adapt, default_folds};
 use fbp_train::data::DataBundle;
@@ -26,8 +27,8 @@ use crate::table::print_table;
 /// grid of its own. What is right more often than the network as it is and loses least is fitted again to all labels. If nothing is, the
 /// network stays as it is.
 ///
-/// Writes an ordinary checkpoint, and beside it a record with the extension .json: what was tried, the accuracy of each by
-/// cross-validation with its standard error, the choice, and the accuracy on the test part before and after.
+/// Writes an ordinary checkpoint, and beside it a record with the extension .json and a page with .html: what was tried, the accuracy
+/// of each by cross-validation with its standard error, the choice, and the accuracy on the test part before and after.
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Examples:\n  cargo fbp adapt --checkpoint c.safetensors --data folder:mine --out mine.safetensors\n  \
@@ -78,7 +79,10 @@ pub(crate) fn run(args: &AdaptArgs, common: &CommonArgs, out: Out<'_>) -> Result
     let options = args.options(common.seed)?;
     let checkpoint = Checkpoint::load(&args.checkpoint)?;
     let mut metadata = checkpoint.kept_metadata()?;
-    common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
+    let page = args.out.with_extension("html");
+    common
+        .json
+        .keep_apart([&*record_path(&args.out), &*args.out, &*page], "the checkpoint, its record or its page (--out)")?;
     let files = RunFiles::beside(&args.out)?;
     files.keep_input(&args.checkpoint)?;
     let input = args.data.load(&args.checkpoint, &checkpoint)?;
@@ -97,9 +101,11 @@ pub(crate) fn run(args: &AdaptArgs, common: &CommonArgs, out: Out<'_>) -> Result
     };
     if let Some(found) = files.finished::<AdaptRecord>(&settings, args.force)? {
         say(out, format_args!("{} is finished already", args.out.display()))?;
+        write_page(&page, &found)?;
         common.write_json(&found)?;
         return print(&found, out);
     }
+    check_page(&page, &files.record, args.force)?;
     signals::catch()?;
     let bundle = &input.bundle;
     let judged: Vec<usize> =
@@ -129,6 +135,7 @@ pub(crate) fn run(args: &AdaptArgs, common: &CommonArgs, out: Out<'_>) -> Result
         seconds: begun.elapsed().as_secs_f64(),
     };
     files.write(&record, &bytes)?;
+    write_page(&page, &record)?;
     common.write_json(&record)?;
     print(&record, out)
 }
@@ -148,15 +155,14 @@ fn print(record: &AdaptRecord, out: Out<'_>) -> Result<(), CliError> {
             None => best.push(tried),
         }
     }
-    let mut rows = vec![["best of each method", "", "right, %", "gain", "loss"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["best of each method, * chosen", "right, %", "gain", "loss"].map(str::to_owned).to_vec()];
     if record.settings.judge_all {
         rows[0].push("test, %".to_owned());
     }
     rows.extend(best.iter().map(|tried| {
-        let mark = if tried.candidate == record.chosen { "chosen" } else { "" };
+        let mark = if tried.candidate == record.chosen { "*" } else { " " };
         let mut row = vec![
-            tried.candidate.to_string(),
-            mark.to_owned(),
+            format!("{mark} {}", tried.candidate),
             format!("{} ± {}", percent(tried.accuracy), percent(tried.error)),
             format!("{:+.1} ± {}", 100.0 * tried.gain, percent(tried.gain_error)),
             tried.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.3}")),

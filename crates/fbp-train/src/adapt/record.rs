@@ -26,7 +26,6 @@ pub struct AdaptSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_size: Option<usize>,
     /// Whether every candidate is judged on the test part.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub judge_all: bool,
 }
 

@@ -56,8 +56,8 @@ fn bundle(fade: f32) -> DataBundle {
 
 fn trained() -> Network {
     let options = PretrainOptions { epochs: 3, batch: 20, learning_rate: 3e-3, ..PretrainOptions::default() };
-    let network = Network::new(&NetworkSpec::from_toml(SPEC).unwrap(), 1).unwrap();
-    pretrain(network, &bundle(1.0), &options, &Silent).unwrap().network
+    let spec = NetworkSpec::from_toml(SPEC).unwrap();
+    pretrain(&spec, &bundle(1.0), &options, &Silent).unwrap().network
 }
 
 fn start(network: &Network, data: &DataBundle) -> Prepared {
@@ -195,14 +195,12 @@ fn statistics_are_those_of_the_samples_and_shares_lie_between() {
         var.to_vec1().unwrap()
     };
     // The first norm sees what the convolution makes of the images: its means by plain loops.
-    let spec = NetworkSpec::from_toml(SPEC).unwrap();
-    let names: Vec<String> = network.state().map(|(name, _)| name).collect();
     let read = |end: &str| -> Vec<f32> {
         let (_, var) = network.state().find(|(name, _)| name.starts_with("conv") && name.ends_with(end)).unwrap();
         var.flatten_all().unwrap().to_vec1().unwrap()
     };
     let (weight, bias) = (read("weight"), read("bias"));
-    assert_eq!(weight.len(), 36, "{names:?} {spec:?}");
+    assert_eq!(weight.len(), 36);
     let pixel = |sample: usize, at: usize| {
         (f64::from(data.train.image(sample).unwrap()[at]) / 255.0 - data.normalization.mean()[0])
             / data.normalization.std()[0]

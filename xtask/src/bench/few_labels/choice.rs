@@ -8,6 +8,20 @@ pub(super) const UNLABELLED: &[&str] = &["renormalise", "statistics"];
 pub(super) const CLOSED: &[&str] = &["renormalise", "statistics", "head", "head-refit", "layer-wise"];
 pub(super) const FINE_TUNING: &[&str] = &["head-fine-tune", "tail", "l2-sp", "full"];
 
+/// All of them.
+pub(super) const ALL: &[&str] = &[
+    "renormalise",
+    "statistics",
+    "head",
+    "head-refit",
+    "layer-wise",
+    "head-fine-tune",
+    "tail",
+    "l2-sp",
+    "joint",
+    "full",
+];
+
 /// A candidate of a run.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Tried {
@@ -30,7 +44,6 @@ pub(super) struct Run {
     pub(super) corruption: String,
     pub(super) labels: usize,
     pub(super) before: f64,
-    pub(super) after: f64,
     pub(super) seconds: f64,
     pub(super) tried: Vec<Tried>,
 }
@@ -40,7 +53,6 @@ struct Record {
     settings: Settings,
     tried: Vec<Tried>,
     test_before: f64,
-    test_after: f64,
     adapt_seconds: f64,
 }
 
@@ -71,14 +83,13 @@ impl Run {
             corruption: corruption.to_owned(),
             labels: record.settings.labels,
             before: record.test_before,
-            after: record.test_after,
             seconds: record.adapt_seconds,
             tried: record.tried,
         })
     }
 
     /// The candidates of some methods.
-    pub(super) fn of_methods<'a>(&'a self, methods: &'a [&'a str]) -> impl Iterator<Item = &'a Tried> {
+    pub(super) fn of_methods<'a>(&'a self, methods: &[&str]) -> impl Iterator<Item = &'a Tried> {
         self.tried.iter().filter(move |tried| methods.contains(&tried.method.as_str()))
     }
 
@@ -107,13 +118,11 @@ impl Tried {
         self.loss.unwrap_or(f64::INFINITY)
     }
 
-    /// Whether it is right more often than another by no more than the standard error of that, label by label.
+    /// Whether it is right more often than another by no more than the standard error of that.
     fn leads_by_noise(&self, other: &Self) -> bool {
-        let count = self.right.len().max(1) as f64;
-        let differences = || self.right.bytes().zip(other.right.bytes()).map(|(a, b)| f64::from(a) - f64::from(b));
-        let mean = differences().sum::<f64>() / count;
-        let variance = differences().map(|d| (d - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-        mean <= (variance / count).sqrt()
+        let alone = |a: &Self, b: &Self| a.right.bytes().zip(b.right.bytes()).filter(|(a, b)| a > b).count();
+        let (won, lost) = (alone(self, other), alone(other, self));
+        won.abs_diff(lost).pow(2) <= won + lost
     }
 }
 
@@ -136,7 +145,6 @@ pub(super) mod tests {
             corruption: "fog:4".into(),
             labels: 4,
             before: 0.5,
-            after: 0.6,
             seconds: 2.0,
             tried: tried.collect(),
         }
@@ -166,7 +174,7 @@ pub(super) mod tests {
             {"method": "leave", "accuracy": 0.4, "test": 0.5, "right": "10", "seconds": 0.1}]}"#;
         let run = Run::of(&serde_json::from_str(text).unwrap()).unwrap();
         assert_eq!((run.data.as_str(), run.corruption.as_str(), run.labels), ("fashion-mnist", "fog:4", 5));
-        assert_eq!((run.before, run.after, run.tried.len()), (0.5, 0.75, 1));
+        assert_eq!((run.before, run.tried.len()), (0.5, 1));
         assert!(Run::of(&Value::Null).is_err());
     }
 }

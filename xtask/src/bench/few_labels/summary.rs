@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 use serde::Serialize;
 
 use super::super::compress::interval;
-use super::choice::{CLOSED, FINE_TUNING, Run, UNLABELLED};
+use super::choice::{ALL as EVERYTHING, CLOSED, FINE_TUNING, Run, UNLABELLED};
 
 /// What is compared, by name: methods whose settings are chosen among the labels, alone or several together.
 const SIDES: [(&str, &[&str]); 12] = [
@@ -66,7 +66,10 @@ struct Outcome {
 fn outcome(run: &Run, side: &str) -> Option<Outcome> {
     match side {
         "leave" => return Some(Outcome { accuracy: 100.0 * run.before, range: None, seconds: 0.0 }),
-        "auto" => return Some(Outcome { accuracy: 100.0 * run.after, range: None, seconds: run.seconds }),
+        "auto" => {
+            let accuracy = 100.0 * run.chosen(EVERYTHING)?.test;
+            return Some(Outcome { accuracy, range: None, seconds: run.seconds });
+        }
         _ => {}
     }
     let (_, methods) = SIDES.iter().find(|(name, _)| *name == side)?;
