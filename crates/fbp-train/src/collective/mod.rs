@@ -2,7 +2,7 @@
 //!
 //! A [`Collective`] moves numbers between ranks and adds them up *in the order of the ranks*, in double precision, rounded once:
 //! no result depends on which algorithm a library for messages chooses, on which rank is first, or on whether ranks are
-//! [`threads`] of one process or processes on many machines. That has its price. Libraries add up while they pass on, and
+//! [`threads()`] of one process or processes on many machines. That has its price. Libraries add up while they pass on, and
 //! so does hardware in networks, in whatever order is fastest. Here numbers travel as they are:
 //!
 //! | call | sent by each of `N` ranks | remark |
@@ -181,8 +181,11 @@ pub fn ordered_sum(ranks: usize, entry: impl Fn(usize) -> f32) -> f32 {
 mod tests {
     use super::*;
 
+    /// Numbers gathered and added up, long sums, a message, messages, and what is true.
+    type Everything = (Vec<f64>, Vec<f32>, Vec<u8>, Vec<Vec<u8>>, [bool; 3]);
+
     /// What every rank gets of everything.
-    fn everything(team: &dyn Collective) -> (Vec<f64>, Vec<f32>, Vec<u8>, Vec<Vec<u8>>, [bool; 3]) {
+    fn everything(team: &dyn Collective) -> Everything {
         let (rank, size) = (team.rank() as f64, team.size());
         let gathered = team.all_gather(&[rank, -rank]).unwrap();
         // Sums that the order decides: 1 is lost beside 2⁵³.
@@ -223,7 +226,7 @@ mod tests {
         assert_eq!(everything(&Alone).1, run_all(1)[0].1);
     }
 
-    fn run_all(size: usize) -> Vec<(Vec<f64>, Vec<f32>, Vec<u8>, Vec<Vec<u8>>, [bool; 3])> {
+    fn run_all(size: usize) -> Vec<Everything> {
         std::thread::scope(|scope| {
             let ranks: Vec<_> = threads(size).into_iter().map(|rank| scope.spawn(move || everything(&rank))).collect();
             ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
