@@ -32,6 +32,8 @@ const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 const RAISE: f64 = 0.5;
 /// Training samples that are watched: their features are the data to be left alone.
 pub(super) const WATCHED: usize = 10_000;
+/// Watched samples that are looked at in every round, those with the smallest leads: what a state breaks is among them.
+pub(super) const CLOSE: usize = 3_000;
 /// Watched samples that become conditions, at most: the cost of a solve grows with the cube of their number.
 pub(super) const GUARDS: usize = 400;
 /// Lead that they keep.
@@ -56,6 +58,8 @@ pub(super) struct Search<'a> {
     /// Validation samples of the same kind that were wrong at the start, where states are chosen by them.
     kin: Option<FeatureCache>,
     watched: FeatureCache,
+    /// The close ones of them.
+    close: FeatureCache,
     validation: FeatureCache,
     /// Second moment of the layer's input over the watched samples.
     pub(super) moment: Mat<f64>,
@@ -78,8 +82,8 @@ pub(super) fn rivals(data: &Dataset, outputs: usize) -> usize {
 /// What a network that changes layer after layer is compared with: itself before the first change.
 #[derive(Clone)]
 pub(super) struct Baseline {
-    /// Watched samples that were right.
-    right: Vec<bool>,
+    /// Watched samples that were right, those with the smallest leads, which come first.
+    close: Vec<usize>,
     validation: f64,
     /// Validation samples of the kind that were wrong.
     kin: Vec<usize>,
@@ -147,8 +151,9 @@ impl<'a> Search<'a> {
             layer,
             targets,
             watched,
+            close: FeatureCache::default(),
             validation,
-            baseline: Baseline { right: Vec::new(), validation: 0.0, kin: Vec::new() },
+            baseline: Baseline { close: Vec::new(), validation: 0.0, kin: Vec::new() },
             start: StateMeasures {
                 efficacy: 0.0,
                 drawdown_validation: 0.0,
@@ -162,7 +167,7 @@ impl<'a> Search<'a> {
         search.baseline = match baseline {
             Some(baseline) => baseline.clone(),
             None => Baseline {
-                right: search.leads(&search.watched, deadline)?.into_iter().map(|lead| lead > 0.0).collect(),
+                close: closest(&search.leads(&search.watched, deadline)?),
                 validation: search.score(&search.validation, deadline)?,
                 kin: match &kin {
                     Some(kin) => {
@@ -173,6 +178,7 @@ impl<'a> Search<'a> {
                 },
             },
         };
+        search.close = search.watched.picked(&search.baseline.close);
         search.kin = kin.map(|kin| kin.picked(&search.baseline.kin));
         search.start = search.measures(deadline)?;
         if tolerance.is_some() {
@@ -291,7 +297,7 @@ impl<'a> Search<'a> {
             deadline.check()?;
             let leads = Leads { margins: &margins, rivals, tolerance: self.tolerance };
             let rows = subjects.rows(network, layer, &change, leads, deadline)?;
-            let guards = Subjects::new(layer, &self.watched, &guarded)?;
+            let guards = Subjects::new(layer, &self.close, &guarded)?;
             let guard_margins = vec![self.lead(GUARD_MARGIN); guarded.len()];
             let leads = Leads { margins: &guard_margins, rivals: 2, tolerance: self.tolerance };
             let guard_rows = guards.rows(network, layer, &change, leads, deadline)?;
@@ -339,11 +345,18 @@ impl<'a> Search<'a> {
 
     /// Adds the watched samples that the present weights broke, the worst ones first.
     fn watch(&self, guarded: &mut Vec<usize>, deadline: Deadline) -> Result<(), TrainError> {
-        let leads = self.leads(&self.watched, deadline)?;
-        let mut broken: Vec<usize> =
-            (0..leads.len()).filter(|&k| self.baseline.right[k] && leads[k] <= 0.0 && !guarded.contains(&k)).collect();
+        let leads = self.leads(&self.close, deadline)?;
+        let mut broken: Vec<usize> = (0..leads.len()).filter(|&k| leads[k] <= 0.0 && !guarded.contains(&k)).collect();
         broken.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));
         guarded.extend(broken.into_iter().take(GUARDS - guarded.len()));
         Ok(())
     }
+}
+
+/// Places of the positive leads, the smallest first, but not too many.
+fn closest(leads: &[f32]) -> Vec<usize> {
+    let mut right: Vec<usize> = (0..leads.len()).filter(|&k| leads[k] > 0.0).collect();
+    right.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));
+    right.truncate(CLOSE);
+    right
 }
