@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let number = rank.rank();
+    let (number, size) = (rank.rank(), rank.size());
     match fbp_cli::fbp_rank(Arc::new(rank)) {
         RankEnd::Exit(status) => {
             drop(universe);
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
                 std::thread::sleep(FIRST_SPEAKS + Duration::from_millis(20) * u32::try_from(number).unwrap_or(0));
             }
             let _ = writeln!(std::io::stderr().lock(), "error: {who}{text}");
+            if size == 1 {
+                drop(universe);
+                return ExitCode::FAILURE;
+            }
             MpiRank::abort(1)
         }
     }

@@ -75,6 +75,9 @@ impl ThreadRank {
     /// Lays a message down, waits for those of all, and looks at them.
     fn meet<R>(&self, own: Message, look: impl FnOnce(&[Message]) -> R) -> Result<R, CollectiveError> {
         let mut state = self.meeting.lock();
+        if state.has_left {
+            return Err(CollectiveError::Left);
+        }
         let round = state.round;
         state.tables[round % 2][self.rank] = own;
         state.arrived += 1;
