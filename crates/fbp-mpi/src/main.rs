@@ -34,7 +34,8 @@ fn main() -> ExitCode {
                 // One after the other, so that one is enough.
                 std::thread::sleep(FIRST_SPEAKS + Duration::from_millis(20) * u32::try_from(number).unwrap_or(0));
             }
-            let _ = writeln!(std::io::stderr().lock(), "error: {who}{text}");
+            // In one piece: mpirun puts its own lines between pieces.
+            let _ = std::io::stderr().lock().write_all(format!("error: {who}{text}\n").as_bytes());
             if size == 1 {
                 drop(universe);
                 return ExitCode::FAILURE;
