@@ -1,5 +1,5 @@
-use super::candidate::Prepared;
 use super::options::Method;
+use super::prepared::Prepared;
 use crate::TrainError;
 use crate::data::Dataset;
 use crate::evaluate::EvalSet;

@@ -2,10 +2,11 @@ use std::time::Instant;
 
 use fbp_models::Network;
 
-use super::candidate::{Candidate, Labelled, Prepared};
+use super::candidate::Candidate;
 use super::folds::{balanced_labels, default_folds, stratified_folds};
 use super::judge::{Score, choose};
 use super::options::{AdaptOptions, Method};
+use super::prepared::{Labelled, Prepared};
 use super::record::TriedRecord;
 use crate::TrainError;
 use crate::data::{DataBundle, Dataset, Normalization};
