@@ -4,7 +4,9 @@ mod compress;
 mod context;
 mod few_labels;
 mod ratios;
+mod repair;
 mod results;
+mod study;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,11 +138,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.filter.as_deref() == Some(compress::NAME) {
         return compress::run(arguments);
     }
+    if arguments.filter.as_deref() == Some(repair::NAME) {
+        return repair::run(arguments);
+    }
     if arguments.filter.as_deref() == Some(few_labels::NAME) {
         return few_labels::run(arguments);
     }
     if arguments.networks.is_some() || arguments.data_dir.is_some() {
-        let takers = format!("`bench {}` and `bench {}`", compress::NAME, few_labels::NAME);
+        let takers = [compress::NAME, few_labels::NAME, repair::NAME].map(|name| format!("`bench {name}`")).join(", ");
         return Err(TaskError::Refused(format!("--networks and --data-dir belong to {takers}")));
     }
     let named = |benchmark: &&OwnResults| arguments.filter.as_deref() == Some(benchmark.name);

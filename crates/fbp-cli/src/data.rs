@@ -9,7 +9,7 @@ use fbp_train::data::{Corruption, Dataset, DropClass, read_own};
 use fbp_train::identity::DataIdentity;
 use fbp_train::input::{DataRequest, Input, NormalizationOrigin};
 use fbp_train::progress::Progress;
-use fbp_train::repair::SampleOrigin;
+use fbp_train::repair::{Corrupted, SampleOrigin};
 use fbp_train::settings::Part;
 
 use crate::choices::choice;
@@ -163,6 +163,15 @@ impl ImageArgs {
         let images = read_own(&self.image, &self.label, (spec.input_dims().shape, resizing), spec.classes)?;
         let (name, sha256, samples) = (images.name().to_owned(), images.sha256(), images.len());
         Ok(Some(OwnImages { images, identity: DataIdentity { name, sha256, samples } }))
+    }
+
+    /// The images of the parts, corrupted, if that is asked for.
+    pub(crate) fn corrupted(
+        &self,
+        corruption: Option<Corruption>,
+        (input, args): (&Input, &TrainedDataArgs),
+    ) -> Result<Option<Corrupted>, TrainError> {
+        Ok(corruption.map(|kind| Corrupted::new(&input.bundle, kind, args.data.data_seed)).transpose()?)
     }
 
     /// Where samples are chosen from.

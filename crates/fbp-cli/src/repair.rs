@@ -4,18 +4,21 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
+use fbp_train::data::Corruption;
 use fbp_train::duration::parse_duration;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::repair::{
-    Asked, Given, Judge, RepairErrors, RepairOptions, RepairRecord, RepairSettings, RivalOptions, RivalRecord,
-    SampleChoice, Shortfall, StateMeasures, check_repairable, repair, repaired_examples,
+    Asked, Given, Judge, RepairErrors, RepairOptions, RepairRecord, RepairSettings, RepairedLayer, RivalOptions,
+    RivalRecord, SampleChoice, SampleOrigin, Shortfall, StateMeasures, check_repairable, repair, repaired_examples,
+    repaired_leads,
 };
 use fbp_train::scores::RepairScores;
-use fbp_train::settings::Measure;
+use fbp_train::settings::{Measure, Preference};
 
+use crate::choices::choice;
 use crate::common::{CommonArgs, Out, errors_text, say};
 use crate::data::{ImageArgs, TrainedDataArgs};
 use crate::error::CliError;
@@ -40,7 +43,9 @@ const PATHS: usize = 64;
     after_help = "Examples:\n  cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --samples wrong:100 \
     --stage fc1 --out repaired.safetensors\n  \
     cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --part test --samples 3,17 --stage out --out r.safetensors\n  \
-    cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --image shoe.png --label 9 --stage out --out s.safetensors"
+    cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --image shoe.png --label 9 --stage out --out s.safetensors\n  \
+    cargo fbp repair --checkpoint c.safetensors --data fashion-mnist --samples wrong:100 --samples-corrupt fog --neighbours 4 \
+    --stage fc1 --out foggy.safetensors"
 )]
 pub(crate) struct RepairArgs {
     /// The network
@@ -54,8 +59,9 @@ pub(crate) struct RepairArgs {
     samples: Option<SampleChoice>,
     #[command(flatten)]
     images: ImageArgs,
-    /// The layer that may change, by its path (layer4.1.conv2), or the stage whose last linear or convolutional layer it is
-    #[arg(long, value_name = "NAME")]
+    /// The layer that may change, by its path (layer4.1.conv2), or the stage whose last linear or convolutional layer it is; of
+    /// several, as in fc1,fc2, each further one changes only if the ones before did not suffice
+    #[arg(long, value_name = "NAME[,NAME..]")]
     stage: String,
     /// Largest loss of accuracy on the validation part (drawdown), in percentage points; of outputs the largest growth of the RMSE
     /// in per cent of it
@@ -76,6 +82,17 @@ pub(crate) struct RepairArgs {
     /// How far an output may be from the wanted one and be right, in the units of the outputs; for data with outputs, which need it
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     tolerance: Option<f64>,
+    /// Corrupt the images that samples are chosen from and leave all others as they are, so that the network stays good on clean
+    /// images, for example fog:4; generalisation is then measured on the corrupted test images
+    #[arg(long, value_name = "noise|blur|fog|contrast[:STRENGTH]", conflicts_with_all = ["image", "corrupt"])]
+    samples_corrupt: Option<Corruption>,
+    /// Also ask N neighbours of each sample to come right: the image moved by up to a pixel with a little noise, or corrupted again
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    neighbours: usize,
+    /// What counts among states with enough samples right: the least loss of accuracy, or most others of their kind right
+    /// [default: accuracy; generalisation with --samples-corrupt]
+    #[arg(long, value_parser = choice::<Preference>())]
+    prefer: Option<Preference>,
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
@@ -102,6 +119,11 @@ impl RepairArgs {
             seed,
             limit: self.limit,
             time: self.time.as_deref().map(|time| parse_duration("time", time)).transpose()?,
+            neighbours: self.neighbours,
+            prefer: self.prefer.unwrap_or_else(|| match self.samples_corrupt {
+                Some(_) => Preference::Generalisation,
+                None => Preference::default(),
+            }),
             tolerance: self.tolerance,
         };
         options.check()?;
@@ -146,9 +168,9 @@ fn shortfall_text(record: &RepairRecord, shortfall: Shortfall) -> String {
 /// What it means that the time was over.
 fn time_text(record: &RepairRecord) -> String {
     let [done, most] = record.solves();
-    let kept = match record.chosen {
-        Some(_) => "the best state so far is kept",
-        None => "no state so far is better than the network as it was, which is kept",
+    let kept = match record.layers().any(|layer| layer.chosen.is_some()) {
+        true => "the best state so far is kept",
+        false => "no state so far is better than the network as it was, which is kept",
     };
     let time = record.settings.time.unwrap_or_default();
     format!("--time ended the search after {time} s and {done} of up to {most} solves: {kept}")
@@ -159,7 +181,8 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     let options = args.options(common.seed)?;
     let checkpoint = Checkpoint::load(&args.checkpoint)?;
     let mut metadata = checkpoint.kept_metadata()?;
-    check_repairable(&checkpoint.network, &args.stage)?;
+    let stages: Vec<&str> = args.stage.split(',').collect();
+    stages.iter().try_for_each(|stage| check_repairable(&checkpoint.network, stage))?;
     common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
     let files = RunFiles::beside(&args.out)?;
     files.keep_input(&args.checkpoint)?;
@@ -168,7 +191,12 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     options.check_for(&input.bundle.train)?;
     let network = checkpoint.network;
     let choice = args.samples.clone().unwrap_or(SampleChoice::All);
-    let asked = Asked { choice: &choice, origin: args.images.origin(own.as_ref()) };
+    let corrupted = args.images.corrupted(args.samples_corrupt, (&input, &args.data))?;
+    let origin = match &corrupted {
+        Some(corrupted) => SampleOrigin::Corrupted(args.images.part, corrupted),
+        None => args.images.origin(own.as_ref()),
+    };
+    let asked = Asked { choice: &choice, origin };
     let settings = RepairSettings {
         checkpoint_sha256: file_sha256(&args.checkpoint)?,
         model: network.spec().name.clone(),
@@ -176,6 +204,9 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         samples: choice.to_string(),
         part: args.images.part,
         own: own.as_ref().map(|own| own.identity.clone()),
+        samples_corrupt: args.samples_corrupt,
+        neighbours: options.neighbours,
+        prefer: options.prefer,
         stage: args.stage.clone(),
         max_drawdown: options.max_drawdown,
         efficacy: options.efficacy,
@@ -193,7 +224,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     }
     signals::catch()?;
     let before = network.duplicate()?;
-    let repaired = repair(&network, &args.stage, asked, &input.bundle, &options, &Stderr::default())?;
+    let repaired = repair(&network, &stages, asked, &input.bundle, &options, &Stderr::default())?;
     let given = Given { origin: asked.origin, samples: &repaired.samples };
     let judge = Judge::new(&before, &input.bundle, &choice, given, options.tolerance)?;
     let test = judge.measure(&network)?;
@@ -203,7 +234,8 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     };
     let count = if options.tolerance.is_some() { PATHS } else { EXAMPLES };
     let pair = [&before, &network];
-    let examples = repaired_examples(pair, &args.stage, &input.bundle, given, (count, options.tolerance))?;
+    let leads = repaired_leads(pair, &input.bundle, given, options.tolerance)?;
+    let examples = repaired_examples(pair, stages[0], &input.bundle, given, (count, options.tolerance))?;
     let errors = RepairErrors::of(pair, &input.bundle, given)?;
     metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
     let bytes = checkpoint::to_bytes(&network, &metadata)?;
@@ -218,15 +250,13 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         scores: RepairScores { measure: Measure::of(&input.bundle.train), before: judge.score, after: test.score },
         errors,
         layer: repaired.layer,
-        change_relative: repaired.change_relative,
-        chosen: repaired.chosen,
+        further: repaired.further,
         time_over: repaired.time_over,
-        candidates: repaired.candidates,
         rival,
         repair_seconds: repaired.seconds,
         checkpoint: args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         checkpoint_sha256_after: bytes_sha256(&bytes),
-        weights: Some(repaired.weights),
+        leads,
         examples,
         class_names: input.bundle.class_names.clone(),
         seconds: begun.elapsed().as_secs_f64(),
@@ -272,9 +302,19 @@ fn print(record: &RepairRecord, out: Out<'_>) -> Result<(), CliError> {
             0.0 - 100.0 * drawdown * if measure.is_accuracy() { 1.0 } else { -1.0 },
         )
     };
-    let RepairRecord { efficacy, generalisation, drawdown_test, repair_seconds, layer, change_relative, .. } = record;
+    let RepairRecord { efficacy, generalisation, drawdown_test, repair_seconds, .. } = record;
     let own = line(*efficacy, *generalisation, *drawdown_test, *repair_seconds);
-    say(out, format_args!("{layer} changed by {:.2} %: {own}", 100.0 * change_relative))?;
+    let changes: Vec<String> = record
+        .layers()
+        .map(|RepairedLayer { layer, change_relative, .. }| {
+            format!("{layer} changed by {:.2} %", 100.0 * change_relative)
+        })
+        .collect();
+    say(out, format_args!("{}: {own}", changes.join(", then ")))?;
+    if let Some(least) = record.leads.iter().map(|lead| lead[1]).filter(|lead| *lead > 0.0).min_by(f32::total_cmp) {
+        let rest = if measure.is_accuracy() { "over the strongest other class" } else { "below the tolerance" };
+        say(out, format_args!("smallest lead of a repaired sample, through the whole network: {least:.3} {rest}"))?;
+    }
     if let Some(errors) = &record.errors {
         for (name, [before, after]) in [
             ("these samples", [&errors.cases_before, &errors.cases_after]),

@@ -98,6 +98,63 @@ fn what_cannot_be_repaired_is_named() {
 }
 
 #[test]
+fn corrupted_samples_are_repaired_and_clean_images_judge() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let arguments = format!("{COMMON} --samples wrong:8 --samples-corrupt contrast:5 --max-drawdown 20 --neighbours 2");
+    world.ok(&format!("{arguments} --stage out --out a.safetensors"));
+    let record = world.json("a.json");
+    assert_eq!(record["settings"]["samples_corrupt"], "contrast:5");
+    assert_eq!(
+        (&record["settings"]["prefer"], &record["settings"]["neighbours"]),
+        (&"generalisation".into(), &2.into())
+    );
+    // What the record says of clean images is what eval says.
+    world.ok("eval --checkpoint a.safetensors --data idx:data --classes 3 --json e.json");
+    assert_eq!(world.json("e.json")["test_accuracy"], record["test_accuracy_after"]);
+    let leads: Vec<[f64; 2]> = serde_json::from_value(record["leads"].clone()).unwrap();
+    let right = |time: usize| leads.iter().filter(|lead| lead[time] > 0.0).count() as f64 / 8.0;
+    assert_eq!((leads.len(), right(0), right(1)), (8, 0.0, number(&record["efficacy"])));
+    let candidates = record["candidates"].as_array().unwrap();
+    let of = |candidate: &serde_json::Value| {
+        let figure = |name: &str| number(&candidate[name]);
+        (figure("efficacy").min(0.99), figure("generalisation_validation"), -figure("drawdown_validation"))
+    };
+    let allowed = candidates.iter().filter(|candidate| number(&candidate["drawdown_validation"]) <= 0.2);
+    let best = allowed.map(of).max_by(|a, b| a.partial_cmp(b).unwrap()).unwrap();
+    assert_eq!(of(&record["chosen"]), best);
+    let both = world.command(&format!("{arguments} --corrupt fog --stage out --out b.safetensors")).output().unwrap();
+    assert_eq!(both.status.code(), Some(2));
+    world.fails(&format!("{arguments} --stage out,conv7 --out b.safetensors"), &["conv7", "conv1, conv2, out"]);
+}
+
+#[test]
+fn a_further_layer_changes_only_if_one_does_not_suffice() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    let repair = |stages: &str, efficacy: &str, out: &str| {
+        let text = format!(
+            "{COMMON} --samples wrong:6 --max-drawdown 20 --stage {stages} --efficacy {efficacy} --out {out}.safetensors"
+        );
+        // Exit status 3 where it falls short: both are looked at here.
+        let status = world.command(&text).status().unwrap();
+        assert!(matches!(status.code(), Some(0 | 3)), "{status}");
+        world.json(&format!("{out}.json"))
+    };
+    let (one, both) = (repair("conv1", "1", "one"), repair("conv1,out", "1", "both"));
+    assert!(number(&one["efficacy"]) < 1.0 && one["further"].is_null(), "{one}");
+    // The second begins where the first ended and never ends behind it.
+    for name in ["layer", "change_relative", "candidates", "chosen"] {
+        assert_eq!(one[name], both[name]);
+    }
+    assert_eq!(both["further"].as_array().unwrap().len(), 1);
+    assert!(number(&both["efficacy"]) >= number(&one["efficacy"]), "{both}");
+    assert!(number(&both["drawdown_validation"]) <= 0.2);
+    let enough = repair("conv1,out", "0.1", "enough");
+    assert!(enough["further"].is_null() && number(&enough["efficacy"]) >= 0.1, "{enough}");
+}
+
+#[test]
 fn curves_hold_every_layer_and_every_rival_and_grow() {
     let world = World::new();
     world.pretrain("c.safetensors");

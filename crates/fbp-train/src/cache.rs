@@ -70,6 +70,17 @@ impl FeatureCache {
         Ok(cache)
     }
 
+    /// Some of the samples.
+    pub(crate) fn picked(&self, samples: &[usize]) -> Self {
+        let values = samples.iter().flat_map(|&sample| &self.values[sample * self.len..][..self.len]).copied();
+        Self {
+            values: values.collect(),
+            labels: samples.iter().map(|&sample| self.labels[sample]).collect(),
+            outputs: self.outputs_of(samples),
+            ..*self
+        }
+    }
+
     /// Number of samples.
     pub(crate) fn samples(&self) -> usize {
         self.labels.len()

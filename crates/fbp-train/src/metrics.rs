@@ -11,6 +11,12 @@ pub fn argmax(values: &[f32]) -> usize {
     best.0
 }
 
+/// Lead of a class over the strongest other one.
+pub(crate) fn lead(values: &[f32], class: usize) -> f32 {
+    let rivals = values.iter().enumerate().filter(|(other, _)| *other != class);
+    values[class] - rivals.map(|(_, &value)| value).fold(f32::NEG_INFINITY, f32::max)
+}
+
 /// Whether all values are finite. Without an early exit inside a chunk the comparison vectorises.
 pub fn all_finite(values: &[f32]) -> bool {
     values.chunks(4096).all(|chunk| chunk.iter().fold(true, |finite, v| finite & v.is_finite()))

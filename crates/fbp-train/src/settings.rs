@@ -281,6 +281,25 @@ impl Part {
 }
 
 choice! {
+    /// What counts among the states of a repair with enough samples right and an allowed loss.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Preference ("prefer") {
+        /// The smallest loss on the validation part.
+        Accuracy [default] = "accuracy",
+        /// The most others of their kind right: wrong images of the validation part, corrupted if the samples are.
+        Generalisation = "generalisation",
+    }
+}
+
+impl Preference {
+    /// Whether it is the usual one, which records leave out.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+choice! {
     /// Which features of a network are looked at.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "kebab-case")]

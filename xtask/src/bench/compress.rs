@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Arguments, target_folder};
+use super::{Arguments, study, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
 use crate::fetch::write_whole;
@@ -124,24 +124,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
 
 impl Study {
     fn new(arguments: &Arguments) -> Result<Self, TaskError> {
-        let seeds = match &arguments.seeds {
-            Some(text) => text.parse().map_err(|_| TaskError::Refused(format!("--seeds {text} is no number")))?,
-            None => {
-                if arguments.quick {
-                    3
-                } else {
-                    10
-                }
-            }
-        };
-        let build = Child::cargo().args(["build", "--workspace", "--bin", "fbp"]);
-        let fbp = match std::env::var_os("FBP") {
-            Some(program) => PathBuf::from(program),
-            None => {
-                build.run()?;
-                target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX))
-            }
-        };
+        let (seeds, fbp) = (study::seeds(arguments, if arguments.quick { 3 } else { 10 })?, study::program()?);
         let target = target_folder()?;
         let large = ["--batch", "128", "--learning-rate", "3e-3", "--schedule", "cosine"];
         let training = |epochs: &'static str| [&["--epochs", epochs][..], &large].concat();

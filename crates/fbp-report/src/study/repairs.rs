@@ -1,7 +1,7 @@
 //! Repairs: how many images became right, what it cost, which weights changed.
 
 use fbp_train::explain::Change;
-use fbp_train::repair::{RepairRecord, RepairedExample, WeightChange};
+use fbp_train::repair::{RepairRecord, RepairedExample, RepairedLayer, WeightChange};
 use fbp_train::settings::{Measure, Part};
 
 use super::paths;
@@ -58,7 +58,7 @@ pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(),
             html,
             format_args!(
                 "<h3>{} of {} on {}: {} of {} {}</h3>\n",
-                escape(&record.layer),
+                escape(&names(record)),
                 escape(&record.settings.model),
                 escape(&record.settings.data.name),
                 (record.efficacy * record.samples.len() as f64).round(),
@@ -70,8 +70,10 @@ pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(),
         if is_of_outputs(record) {
             paths::repaired(html, record);
         }
-        if let Some(weights) = &record.weights {
-            weights_section(html, record, weights);
+        for layer in record.layers() {
+            if let Some(weights) = &layer.weights {
+                weights_section(html, layer, weights);
+            }
         }
         if is_of_outputs(record) {
             continue;
@@ -100,13 +102,13 @@ pub(super) fn section(html: &mut String, repairs: &[RepairRecord]) -> Result<(),
 
 fn row(record: &RepairRecord) -> Vec<String> {
     vec![
-        format!("repair of {}", escape(&record.layer)),
+        format!("repair of {}", escape(&names(record))),
         format!("{} ({})", record.samples.len(), escape(&images(record))),
         percent(record.efficacy, 1),
         percent(record.generalisation, 1),
         before_after(record, record.scores.after),
         cost(record, record.drawdown_test),
-        percent(record.change_relative, 1),
+        record.layers().map(|layer| percent(layer.change_relative, 1)).collect::<Vec<_>>().join(", "),
         duration(record.repair_seconds),
         escape(&format!("{} on {}", record.settings.model, record.settings.data.name)),
     ]
@@ -132,10 +134,14 @@ fn rival_row(record: &RepairRecord) -> Vec<String> {
 /// The choice of images, as it was written, and what it chose from.
 fn images(record: &RepairRecord) -> String {
     let settings = &record.settings;
-    match (&settings.own, settings.part) {
+    let chosen = match (&settings.own, settings.part) {
         (Some(own), _) => format!("{} of {}", settings.samples, own.name),
         (None, Part::Test) => format!("{} of the test images", settings.samples),
         (None, Part::Train) => settings.samples.clone(),
+    };
+    match settings.samples_corrupt {
+        Some(corruption) => format!("{chosen}, with {corruption}"),
+        None => chosen,
     }
 }
 
@@ -156,14 +162,23 @@ fn cost(record: &RepairRecord, drawdown: f64) -> String {
     gained(record.scores.measure, drawdown)
 }
 
+/// The layers that changed.
+fn names(record: &RepairRecord) -> String {
+    record.layers().map(|layer| layer.layer.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn is_changed(record: &RepairRecord) -> bool {
+    record.layers().any(|layer| layer.chosen.is_some())
+}
+
 fn class(record: &RepairRecord) -> &'static str {
     let better = record.rival.as_ref().is_none_or(|rival| {
         record.drawdown_test <= rival.drawdown_test && record.efficacy + 0.005 >= rival.measures.efficacy
     });
-    match record.chosen {
-        None => "loss",
-        Some(_) if better => "gain",
-        Some(_) => "open",
+    match is_changed(record) {
+        false => "loss",
+        true if better => "gain",
+        true => "open",
     }
 }
 
@@ -172,7 +187,7 @@ fn verdict(record: &RepairRecord) -> String {
     let of_outputs = is_of_outputs(record);
     let samples = if of_outputs { "samples" } else { "images" };
     let size = |share: f64| cost(record, share).trim_start_matches('+').to_owned();
-    if record.chosen.is_none() {
+    if !is_changed(record) {
         return format!(
             "No change was found that loses at most {} on the held-back {samples}: the network is as it was.",
             cost(record, record.settings.max_drawdown).trim_start_matches('+')
@@ -202,7 +217,7 @@ fn verdict(record: &RepairRecord) -> String {
     )
 }
 
-fn weights_section(html: &mut String, record: &RepairRecord, weights: &WeightChange) {
+fn weights_section(html: &mut String, layer: &RepairedLayer, weights: &WeightChange) {
     if weights.largest.is_empty() {
         return;
     }
@@ -212,10 +227,10 @@ fn weights_section(html: &mut String, record: &RepairRecord, weights: &WeightCha
         format_args!(
             "<p>The weights of <b>{}</b> ({} outputs with {} inputs each) moved by {} of their length. Half of that change \
              lies in {} of its {} numbers.</p>\n",
-            escape(&record.layer),
+            escape(&layer.layer),
             grouped(weights.outputs),
             grouped(weights.inputs),
-            percent(record.change_relative, 1),
+            percent(layer.change_relative, 1),
             percent(weights.half_share, 1),
             grouped(all),
         ),

@@ -58,13 +58,13 @@ impl RepairSummary {
         Self {
             data: record.settings.data.name.clone(),
             model: record.settings.model.clone(),
-            layer: record.layer.clone(),
+            layer: record.layer.layer.clone(),
             samples: record.samples.len(),
             efficacy: record.efficacy,
             generalisation: record.generalisation,
             drawdown_test: record.drawdown_test,
             errors: record.errors,
-            change_relative: record.change_relative,
+            change_relative: record.layer.change_relative,
             seconds: record.repair_seconds,
         }
     }

@@ -143,7 +143,7 @@ impl Dataset {
     }
 
     /// The same samples with other pixels, as many as they are made of.
-    pub(super) fn with_pixels(&self, pixels: Vec<u8>) -> Self {
+    pub(crate) fn with_pixels(&self, pixels: Vec<u8>) -> Self {
         let images = Values::Pixels(Pixels::in_memory(pixels, self.shape.len()));
         let (outputs, positions, origin) = (self.outputs.clone(), self.positions.clone(), self.origin.clone());
         let (name, labels) = (self.name.clone(), self.labels.clone());

@@ -19,7 +19,7 @@ use fbp_models::Network;
 use self::measures::{Tally, cross_entropy};
 use crate::TrainError;
 use crate::data::{Batch, Batcher, Dataset, Normalization, Outputs};
-use crate::metrics::{all_finite, argmax, count_right};
+use crate::metrics::{all_finite, argmax, count_right, lead};
 use crate::settings::{Measure, check};
 use crate::store::TargetStore;
 
@@ -137,6 +137,23 @@ impl EvalSet {
             });
         })?;
         Ok(right)
+    }
+
+    /// Lead of every sample, in the order given: of its label over the strongest other class, or what its largest error leaves of
+    /// the tolerance.
+    ///
+    /// # Errors
+    /// As [`right`](Self::right).
+    pub fn leads(&self, network: &Network) -> Result<Vec<f32>, TrainError> {
+        let mut leads = Vec::with_capacity(self.samples);
+        let tolerance = self.outputs.as_ref().map(|_| needed(self.tolerance)).transpose()?;
+        self.each(network, |found, label, wanted| {
+            leads.push(match tolerance {
+                Some(tolerance) => (tolerance - largest_error(found, wanted)) as f32,
+                None => lead(found, label as usize),
+            });
+        })?;
+        Ok(leads)
     }
 
     /// Loss of every sample, in the order given: its cross-entropy, or the mean squared error of its outputs.

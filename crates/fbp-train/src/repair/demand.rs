@@ -10,6 +10,13 @@ pub(super) const GRID: [Demand; 7] = [
     Demand { margin: 0.3, ridge: 0.3, slack: 1e-5 },
     Demand { margin: 0.05, ridge: 0.01, slack: 1e-5 },
 ];
+/// Those that are tried first where others of the kind should come right as well: larger margins, of which some may be missed.
+pub(super) const GENERAL_GRID: [Demand; 4] = [
+    Demand { margin: 1.0, ridge: 0.03, slack: 0.1 },
+    Demand { margin: 3.0, ridge: 0.03, slack: 0.1 },
+    Demand { margin: 3.0, ridge: 0.3, slack: 0.1 },
+    Demand { margin: 10.0, ridge: 0.3, slack: 1.0 },
+];
 /// Those for data with outputs: a small cost of missed conditions trades the errors of the samples to repair against all others.
 pub(super) const OUTPUT_GRID: [Demand; 2] =
     [Demand { margin: 0.5, ridge: 3e-4, slack: 0.01 }, Demand { margin: 0.5, ridge: 3e-5, slack: 0.01 }];

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::demand::ROUNDS;
-use super::search::GUARDS;
+use super::search::{CLOSE, GUARDS};
 use super::trial::Trial;
 use crate::affine::AffineLayer;
 
@@ -57,7 +57,7 @@ impl Effort {
         let round = |guarded: &f64| {
             let guards = guarded * self.guards as f64;
             let (subjects, n) = (samples + guards, self.rivals as f64 * samples + 2.0 * guards);
-            let looks = LOOKS * (samples + passes.validation as f64) + samples + passes.watched as f64;
+            let looks = LOOKS * (samples + passes.validation as f64) + samples + passes.watched.min(CLOSE) as f64;
             trial.solve(subjects, n) + looks * trial.look
         };
         demands as f64 * GUARDED.iter().map(round).sum::<f64>()

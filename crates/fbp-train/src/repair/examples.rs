@@ -5,7 +5,7 @@ use super::origin::Given;
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::DataBundle;
-use crate::evaluate::largest_error;
+use crate::evaluate::{EvalSet, largest_error};
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
 use crate::targets::{Example, ExampleFeature, OutputExample};
@@ -21,6 +21,21 @@ pub struct RepairedExample {
     /// What it gives after the repair; for data with outputs only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found_after: Vec<f32>,
+}
+
+/// Lead of the label of every sample before and after, of whole passes through both networks; what the largest error leaves of the
+/// tolerance for data with outputs.
+///
+/// # Errors
+/// [`TrainError::Model`] if networks and data do not fit.
+pub fn repaired_leads(
+    [before, after]: [&Network; 2],
+    data: &DataBundle,
+    given: Given<'_>,
+    tolerance: Option<f64>,
+) -> Result<Vec<[f32; 2]>, TrainError> {
+    let own = EvalSet::new(given.origin.images(data), &data.normalization, Some(given.samples))?.within(tolerance);
+    Ok(own.leads(before)?.into_iter().zip(own.leads(after)?).map(|(before, after)| [before, after]).collect())
 }
 
 /// A few of the samples, first those that the repair made right, with the output of the stage before and after.

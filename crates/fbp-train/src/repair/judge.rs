@@ -1,19 +1,22 @@
 use fbp_models::Network;
 
-use super::origin::Given;
+use super::origin::{Given, SampleOrigin};
 use super::record::StateMeasures;
 use super::samples::SampleChoice;
 use crate::TrainError;
 use crate::data::{DataBundle, Dataset, Split};
 use crate::evaluate::EvalSet;
+use crate::settings::Part;
 
 /// The test set, and what the network made of it before.
 #[derive(Debug)]
 pub struct Judge {
     test: EvalSet,
+    /// Those of the test set that are of the kind that is repaired, where they are other images.
+    kin: Option<EvalSet>,
     /// Accuracy before, 0 to 1, or RMSE for data with outputs.
     pub score: f64,
-    /// Whether each test sample was wrong before and is of the kind that is repaired.
+    /// Whether each of the kind (of the test set) was wrong before and is of the kind that is repaired.
     of_kind: Vec<bool>,
 }
 
@@ -38,20 +41,29 @@ impl Judge {
         given: Given<'_>,
         tolerance: Option<f64>,
     ) -> Result<Self, TrainError> {
-        let judges: Vec<usize> = (0..data.test.len()).filter(|i| given.in_test().binary_search(i).is_err()).collect();
+        let mut judges: Vec<usize> =
+            (0..data.test.len()).filter(|i| given.in_test().binary_search(i).is_err()).collect();
         let test = EvalSet::new(&data.test, &data.normalization, Some(&judges))?.within(tolerance);
-        let right = test.right(before)?;
         let score = test.score(before)?;
+        let kin = match given.origin {
+            SampleOrigin::Corrupted(..) => {
+                judges = (0..data.test.len()).filter(|i| given.kin_in_test().binary_search(i).is_err()).collect();
+                let images = given.origin.kin(Part::Test, data);
+                Some(EvalSet::new(images, &data.normalization, Some(&judges))?.within(tolerance))
+            }
+            _ => None,
+        };
+        let right = kin.as_ref().unwrap_or(&test).right(before)?;
         let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
         let of_kind =
             right.iter().zip(&judges).map(|(right, &i)| !right && same_class(data.test.labels()[i])).collect();
-        Ok(Self { test, score, of_kind })
+        Ok(Self { test, kin, score, of_kind })
     }
 
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network.
     pub fn measure(&self, network: &Network) -> Result<TestMeasures, TrainError> {
-        let right = self.test.right(network)?;
+        let right = self.kin.as_ref().unwrap_or(&self.test).right(network)?;
         let score = self.test.score(network)?;
         let kind = self.of_kind.iter().filter(|kind| **kind).count();
         let gained = right.iter().zip(&self.of_kind).filter(|(right, kind)| **right && **kind).count();
@@ -90,6 +102,11 @@ impl Gauge {
     pub(super) fn measure(&self, network: &Network) -> Result<StateMeasures, TrainError> {
         let drawdown_validation = 0.0 - self.validation.kind().gain(self.validation.score(network)?, self.before);
         let error = self.own.errors(network)?.map(|errors| errors.rmse);
-        Ok(StateMeasures { efficacy: self.own.accuracy(network)?, drawdown_validation, error })
+        Ok(StateMeasures {
+            efficacy: self.own.accuracy(network)?,
+            drawdown_validation,
+            generalisation_validation: None,
+            error,
+        })
     }
 }

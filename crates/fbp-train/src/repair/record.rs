@@ -6,12 +6,12 @@ use super::demand::{Demand, MOST_SOLVES};
 use super::examples::RepairedExample;
 use super::origin::Given;
 use crate::TrainError;
-use crate::data::{DataBundle, Dataset};
+use crate::data::{Corruption, DataBundle, Dataset};
 use crate::evaluate::{ErrorMeasures, EvalSet};
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
 use crate::scores::RepairScores;
-use crate::settings::Part;
+use crate::settings::{Part, Preference};
 
 /// What a repair was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,15 @@ pub struct RepairSettings {
     /// Images of one's own that it chooses from instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<DataIdentity>,
+    /// What those images are corrupted with, while all others stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_corrupt: Option<Corruption>,
+    /// Neighbours of each sample that are asked to come right too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub neighbours: usize,
+    /// What counts among states with enough samples right.
+    #[serde(default, skip_serializing_if = "Preference::is_default")]
+    pub prefer: Preference,
     /// The stage whose last linear or convolutional layer changes.
     pub stage: String,
     /// Largest loss of accuracy on the validation part, 0 to 1, or growth of the RMSE as a share of it.
@@ -53,6 +62,10 @@ pub struct RepairSettings {
     pub tolerance: Option<f64>,
 }
 
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// Measures of one state of a network on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StateMeasures {
@@ -60,18 +73,24 @@ pub struct StateMeasures {
     pub efficacy: f64,
     /// Loss of accuracy on the validation part, 0 to 1, or growth of the RMSE as a share of it; negative for a gain.
     pub drawdown_validation: f64,
+    /// Share of the wrong validation samples of the same kind that are right; where states are chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generalisation_validation: Option<f64>,
     /// RMSE of the samples to repair; for data with outputs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
 }
 
 impl StateMeasures {
-    /// Order of states: more repaired samples first, all that reach the share `enough` as equals, then the smaller loss. Of
-    /// outputs with fewer the smaller error of the samples to repair comes first, however many are within the tolerance.
+    /// Order of states: more repaired samples first, all that reach the share `enough` as equals, then more others of their kind
+    /// where that was measured, then the smaller loss. Of outputs with fewer the smaller error of the samples to repair comes first, however many are within the tolerance.
     pub(super) fn rank(&self, enough: f64) -> (f64, f64, f64) {
         match self.error {
             Some(error) if self.efficacy < enough => (0.0, -error, -self.drawdown_validation),
-            _ => (self.efficacy.min(enough), 0.0, -self.drawdown_validation),
+            _ => {
+                let others = self.generalisation_validation.unwrap_or(0.0);
+                (self.efficacy.min(enough), others, -self.drawdown_validation)
+            }
         }
     }
 }
@@ -151,6 +170,22 @@ impl RepairErrors {
     }
 }
 
+/// A layer that a repair changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepairedLayer {
+    /// Its name.
+    pub layer: String,
+    /// Length of the change relative to its weights.
+    pub change_relative: f64,
+    /// The state that was chosen; none if no change was allowed.
+    pub chosen: Option<Candidate>,
+    /// Every state looked at.
+    pub candidates: Vec<Candidate>,
+    /// Which of its weights changed.
+    #[serde(default)]
+    pub weights: Option<WeightChange>,
+}
+
 /// Record of a repair, kept beside its checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RepairRecord {
@@ -175,14 +210,12 @@ pub struct RepairRecord {
     /// Errors of the outputs before and after; for data with outputs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<RepairErrors>,
-    /// Name of the layer that changed.
-    pub layer: String,
-    /// Length of the change relative to the weights of the layer.
-    pub change_relative: f64,
-    /// The state that was chosen; none if no change was allowed.
-    pub chosen: Option<Candidate>,
-    /// Every state looked at.
-    pub candidates: Vec<Candidate>,
+    /// The layer that changed.
+    #[serde(flatten)]
+    pub layer: RepairedLayer,
+    /// Layers that changed after it, because one did not suffice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<RepairedLayer>,
     /// The rival, if it was run.
     pub rival: Option<RivalRecord>,
     /// Whether the time was over before the search was.
@@ -195,9 +228,10 @@ pub struct RepairRecord {
     pub checkpoint: String,
     /// SHA-256 of the repaired checkpoint.
     pub checkpoint_sha256_after: String,
-    /// Which weights changed.
+    /// Lead of the label of every sample before and after, of whole passes through both networks; what the largest error leaves of
+    /// the tolerance for data with outputs.
     #[serde(default)]
-    pub weights: Option<WeightChange>,
+    pub leads: Vec<[f32; 2]>,
     /// A few of the samples with the output of the changed stage before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<RepairedExample>,
@@ -228,7 +262,7 @@ impl RepairRecord {
         let order = |a: &StateMeasures, b: &StateMeasures| {
             a.efficacy.total_cmp(&b.efficacy).then(b.drawdown_validation.total_cmp(&a.drawdown_validation))
         };
-        let most = self.candidates.iter().map(|candidate| candidate.measures).max_by(order);
+        let most = self.candidates().map(|candidate| candidate.measures).max_by(order);
         match most {
             Some(most) if most.efficacy > self.efficacy => Some(Shortfall::Bound(most)),
             _ if self.time_over => Some(Shortfall::Time),
@@ -236,9 +270,20 @@ impl RepairRecord {
         }
     }
 
+    /// The layers that changed, in the order in which they were looked at.
+    pub fn layers(&self) -> impl Iterator<Item = &RepairedLayer> {
+        std::iter::once(&self.layer).chain(&self.further)
+    }
+
+    /// Every state looked at, of all layers.
+    pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.layers().flat_map(|layer| &layer.candidates)
+    }
+
     /// Number of solves that were looked at, and of those in a search that tries everything.
     pub fn solves(&self) -> [usize; 2] {
-        [self.candidates.iter().filter(|candidate| candidate.step == 1.0).count(), MOST_SOLVES]
+        let done = self.candidates().filter(|candidate| candidate.step == 1.0).count();
+        [done, MOST_SOLVES * (1 + self.further.len())]
     }
 }
 

@@ -5,19 +5,19 @@ use fbp_models::Network;
 
 use super::change::WeightChange;
 use super::deadline::Deadline;
-use super::demand::{GRID, MOST_SOLVES, OUTPUT_GRID};
+use super::demand::{Demand, GENERAL_GRID, GRID, MOST_SOLVES, OUTPUT_GRID};
 use super::effort::{Effort, Passes, about};
 use super::origin::{Given, SampleOrigin};
-use super::record::{Candidate, StateMeasures};
+use super::record::{Candidate, RepairedLayer, StateMeasures};
 use super::samples::{Asked, ChoiceRule};
-use super::search::{Search, WATCHED, rivals};
+use super::search::{Baseline, Search, WATCHED, rivals};
 use super::trial::Trial;
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::{DataBundle, Dataset, SPLIT_SEED, Split};
 use crate::evaluate::{EvalSet, check_tolerance};
 use crate::progress::Progress;
-use crate::settings::{Part, check};
+use crate::settings::{Part, Preference, check};
 
 /// Demands that are tried even if an earlier one has made enough samples right: another may cost less.
 const ALWAYS: usize = 4;
@@ -32,6 +32,8 @@ const ALWAYS: usize = 4;
 /// | `seed`         | 0       |          |
 /// | `limit`        | none    | 1 or more |
 /// | `time`         | none    | `(0, ∞)`, in seconds |
+/// | `neighbours`   | 0       |          |
+/// | `prefer`       | `Accuracy` |       |
 /// | `tolerance`    | none    | `(0, ∞)`; for data with outputs, which need it |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RepairOptions {
@@ -48,13 +50,28 @@ pub struct RepairOptions {
     /// Time after which the search ends with the best state so far, in seconds, counted from its estimate on. The result
     /// then depends on the machine.
     pub time: Option<f64>,
+    /// Neighbours of each sample that are asked to come right too: the same image moved by up to a pixel with a little noise, or
+    /// corrupted again. They are conditions that may be missed, and do not count as samples.
+    pub neighbours: usize,
+    /// What counts among states with enough samples right.
+    pub prefer: Preference,
     /// How far an output may be from the wanted one, in its units; for data with outputs, which need it.
     pub tolerance: Option<f64>,
 }
 
 impl Default for RepairOptions {
     fn default() -> Self {
-        Self { max_drawdown: 0.013, efficacy: 0.99, validation: 0.1, seed: 0, limit: None, time: None, tolerance: None }
+        Self {
+            max_drawdown: 0.013,
+            efficacy: 0.99,
+            validation: 0.1,
+            seed: 0,
+            limit: None,
+            time: None,
+            neighbours: 0,
+            prefer: Preference::default(),
+            tolerance: None,
+        }
     }
 }
 
@@ -101,23 +118,19 @@ pub struct Repaired {
     pub samples: Vec<usize>,
     /// Measures of the result.
     pub measures: StateMeasures,
-    /// The state that was chosen; none if the network is unchanged.
-    pub chosen: Option<Candidate>,
-    /// Every state looked at.
-    pub candidates: Vec<Candidate>,
-    /// Name of the layer.
-    pub layer: String,
-    /// Length of the change relative to the weights of the layer.
-    pub change_relative: f64,
-    /// Which weights changed.
-    pub weights: WeightChange,
+    /// The layer that changed.
+    pub layer: RepairedLayer,
+    /// Those that were changed after it, because one did not suffice.
+    pub further: Vec<RepairedLayer>,
     /// Whether the time was over before the search was.
     pub time_over: bool,
     /// Time of the estimate, of caching, solving and choosing among states.
     pub seconds: f64,
 }
 
-/// Makes samples right in place, with the smallest change of the last linear or convolutional layer of a stage.
+/// Makes samples right in place, with the smallest change of the last linear or convolutional layer of a stage. Of several stages
+/// each further one is changed only if enough samples are not yet right, from where the one before ended, with the loss counted
+/// from the start.
 ///
 /// ```text
 /// min tr(ΔW C ΔWᵀ)   subject to   (J_i ΔW x̃_i)_y - (J_i ΔW x̃_i)_j >= m - (z_y - z_j)   for every sample i, strong rival j
@@ -125,7 +138,6 @@ pub struct Repaired {
 ///
 /// For data with outputs the conditions are those of a tolerance, `|z_j + (J_i ΔW x̃_i)_j - y_j| <= t - m`, on the side on which
 /// output `j` errs; right is what is within the tolerance, and the loss on the validation part is the growth of the RMSE.
-///
 ///
 /// `C` is the second moment of the layer's inputs over training samples to be left alone, `J_i` the derivative of the
 /// logits by the outputs of the layer. The conditions are linearised again at every new state, and watched samples that
@@ -143,18 +155,22 @@ pub struct Repaired {
 /// deep neural networks", PLDI 2021.
 pub fn repair(
     network: &Network,
-    stage: &str,
+    stages: &[&str],
     asked: Asked<'_>,
     data: &DataBundle,
     options: &RepairOptions,
     progress: &dyn Progress,
 ) -> Result<Repaired, TrainError> {
+    let Some((&first, rest)) = stages.split_first() else {
+        let reason = "name at least one layer".to_owned();
+        return Err(TrainError::Setting { name: "stage", value: String::new(), reason });
+    };
     options.check()?;
     options.check_for(&data.train)?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
     // Of the training images those for validation are not chosen from: they judge.
     let candidates = match asked.origin {
-        SampleOrigin::Part(Part::Train) => split.train.clone(),
+        SampleOrigin::Part(Part::Train) | SampleOrigin::Corrupted(Part::Train, _) => split.train.clone(),
         other => (0..other.images(data).len()).collect(),
     };
     let rule = ChoiceRule { seed: options.seed, tolerance: options.tolerance };
@@ -162,20 +178,49 @@ pub fn repair(
     let begun = Instant::now();
     let deadline = Deadline::after(options.time).or_asked(progress);
     let given = Given { origin: asked.origin, samples: &samples };
+    let layer = AffineLayer::of(network, first)?;
+    announce(network, &layer, given, (data, &split), (options, deadline), progress).or_else(unless_over)?;
+    let mut baseline = None;
+    let mut step = |stage: &str| {
+        repair_layer(network, stage, given, (data, &split), (options, &mut baseline), (deadline, progress))
+    };
+    let (layer, mut measures, mut time_over) = step(first)?;
+    let mut further = Vec::new();
+    for stage in rest {
+        if time_over || measures.efficacy >= options.efficacy {
+            break;
+        }
+        let (layer, reached, is_over) = step(stage)?;
+        further.push(layer);
+        (measures, time_over) = (reached, is_over);
+    }
+    Ok(Repaired { measures, layer, further, time_over, seconds: begun.elapsed().as_secs_f64(), samples })
+}
+
+/// An estimate that the time was over for is none.
+fn unless_over(error: TrainError) -> Result<(), TrainError> {
+    if matches!(error, TrainError::TimeOver) { Ok(()) } else { Err(error) }
+}
+
+/// Repairs one layer of a network as it is, with the measures after it and whether the time was over. The first layer sets the
+/// baseline.
+fn repair_layer(
+    network: &Network,
+    stage: &str,
+    given: Given<'_>,
+    (data, split): (&DataBundle, &Split),
+    (options, baseline): (&RepairOptions, &mut Option<Baseline>),
+    (deadline, progress): (Deadline, &dyn Progress),
+) -> Result<(RepairedLayer, StateMeasures, bool), TrainError> {
     let layer = AffineLayer::of(network, stage)?;
     let old = layer.weights(network)?;
-    let stopped = |found: Found| match found.time_over && progress.stop_asked() {
-        true => {
-            progress.end();
-            let left = "nothing is kept of a search; the same command starts it again, and --time ends one with its best state";
-            Err(TrainError::Stopped { left: left.into() })
-        }
-        false => Ok(found),
-    };
-    let started = announce(network, &layer, given, (data, &split), (options, deadline), progress)
-        .and_then(|()| Search::new(network, stage, given, data, &split, (options.seed, options.tolerance), deadline));
+    let started = Search::new(network, stage, given, data, split, (options, baseline.as_ref()), deadline);
     let found = match started {
-        Ok(search) => search_states(&search, options, deadline, progress)?,
+        Ok(search) => {
+            let found = search_states(&search, options, deadline, progress)?;
+            *baseline = Some(search.baseline);
+            found
+        }
         Err(TrainError::TimeOver) => Found {
             change: Mat::zeros(old.nrows(), old.ncols()),
             chosen: None,
@@ -185,19 +230,21 @@ pub fn repair(
         },
         Err(error) => return Err(error),
     };
-    let found = stopped(found)?;
+    if found.time_over && progress.stop_asked() {
+        progress.end();
+        let left =
+            "nothing is kept of a search; the same command starts it again, and --time ends one with its best state";
+        return Err(TrainError::Stopped { left: left.into() });
+    }
     layer.set(network, &(&old + &found.change))?;
-    Ok(Repaired {
-        change_relative: found.change.norm_l2() / old.norm_l2().max(f64::MIN_POSITIVE),
-        weights: WeightChange::of(&old, &found.change),
+    let layer = RepairedLayer {
         layer: layer.name().to_owned(),
-        measures: found.measures,
+        change_relative: found.change.norm_l2() / old.norm_l2().max(f64::MIN_POSITIVE),
         chosen: found.chosen,
         candidates: found.candidates,
-        time_over: found.time_over,
-        seconds: begun.elapsed().as_secs_f64(),
-        samples,
-    })
+        weights: Some(WeightChange::of(&old, &found.change)),
+    };
+    Ok((layer, found.measures, found.time_over))
 }
 
 /// What a search came to.
@@ -224,10 +271,14 @@ fn search_states(
         time_over: false,
     };
     progress.begin("repair", MOST_SOLVES, "solves");
-    let grid = if options.tolerance.is_some() { &OUTPUT_GRID[..] } else { &GRID };
+    let grid = demands(options);
     for (index, &demand) in grid.iter().enumerate() {
-        // Of outputs the first one that is enough will do: the next differs by little.
-        let always = if options.tolerance.is_some() { 1 } else { ALWAYS };
+        let always = match options.prefer {
+            // Of outputs the first one that is enough will do: the next differs by little.
+            _ if options.tolerance.is_some() => 1,
+            Preference::Accuracy => ALWAYS,
+            Preference::Generalisation => GENERAL_GRID.len(),
+        };
         if index >= always && found.measures.efficacy >= options.efficacy {
             break;
         }
@@ -248,6 +299,15 @@ fn search_states(
     Ok(found)
 }
 
+/// The demands in turn.
+fn demands(options: &RepairOptions) -> Vec<Demand> {
+    match options.prefer {
+        _ if options.tolerance.is_some() => OUTPUT_GRID.to_vec(),
+        Preference::Accuracy => GRID.to_vec(),
+        Preference::Generalisation => GENERAL_GRID.iter().chain(&GRID[2..]).copied().collect(),
+    }
+}
+
 /// Measures of a network that stays as it is.
 fn start_measures(
     network: &Network,
@@ -257,7 +317,12 @@ fn start_measures(
 ) -> Result<StateMeasures, TrainError> {
     let own = EvalSet::new(given.origin.images(data), &data.normalization, Some(given.samples))?.within(tolerance);
     let error = own.errors(network)?.map(|errors| errors.rmse);
-    Ok(StateMeasures { efficacy: own.accuracy(network)?, drawdown_validation: 0.0, error })
+    Ok(StateMeasures {
+        efficacy: own.accuracy(network)?,
+        drawdown_validation: 0.0,
+        generalisation_validation: None,
+        error,
+    })
 }
 
 /// Says how long a search will take, if it is long.
@@ -275,7 +340,7 @@ fn announce(
     let rivals = rivals(&data.train, network.spec().classes);
     let trial = Trial::run(network, layer, given, data, (rivals, options.tolerance), deadline)?;
     let counts = [rivals, split.train.len()];
-    let effort = Effort::of(layer, given.samples.len(), counts);
+    let effort = Effort::of(layer, given.samples.len() * (1 + options.neighbours), counts);
     let watched = (split.train.len() - given.in_training().len()).min(WATCHED);
     let passes = Passes { watched, validation: split.validation.len(), test: data.test.len() };
     let setup = effort.setup_seconds(&trial, passes);

@@ -8,13 +8,15 @@ use super::origin::Given;
 use super::problem::{Metric, column_moment, output_sensitivity};
 use super::record::{Candidate, StateMeasures};
 use super::rows::{Leads, Subjects};
+use super::run::RepairOptions;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
 use crate::data::{DataBundle, Dataset, Split, shuffle_indices};
 use crate::evaluate::largest_error;
+use crate::metrics::lead;
 use crate::progress::Progress;
-use crate::settings::Measure;
+use crate::settings::{Measure, Part, Preference};
 
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
 const RIVALS: usize = 4;
@@ -30,6 +32,8 @@ const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 const RAISE: f64 = 0.5;
 /// Training samples that are watched: their features are the data to be left alone.
 pub(super) const WATCHED: usize = 10_000;
+/// Watched samples that are looked at in every round, those with the smallest leads: what a state breaks is among them.
+pub(super) const CLOSE: usize = 3_000;
 /// Watched samples that become conditions, at most: the cost of a solve grows with the cube of their number.
 pub(super) const GUARDS: usize = 400;
 /// Lead that they keep.
@@ -49,14 +53,18 @@ pub(super) struct Search<'a> {
     pub(super) old: Mat<f64>,
     pub(super) targets: FeatureCache,
     subjects: Subjects,
+    /// Images beside the samples that are asked to come right as well.
+    neighbours: Subjects,
+    /// Validation samples of the same kind that were wrong at the start, where states are chosen by them.
+    kin: Option<FeatureCache>,
     watched: FeatureCache,
+    /// The close ones of them.
+    close: FeatureCache,
     validation: FeatureCache,
     /// Second moment of the layer's input over the watched samples.
     pub(super) moment: Mat<f64>,
-    /// Watched samples that were right at the start.
-    right: Vec<bool>,
-    validation_before: f64,
-    /// Measures of the network as it was.
+    pub(super) baseline: Baseline,
+    /// Measures of the network as it is, before this layer changes.
     pub(super) start: StateMeasures,
     /// How far outputs may be from those wanted; none for labels.
     tolerance: Option<f64>,
@@ -71,6 +79,16 @@ pub(super) fn rivals(data: &Dataset, outputs: usize) -> usize {
     if data.outputs().is_some() { OUTPUTS.min(outputs) } else { RIVALS.min(outputs.saturating_sub(1)).max(1) }
 }
 
+/// What a network that changes layer after layer is compared with: itself before the first change.
+#[derive(Clone)]
+pub(super) struct Baseline {
+    /// Watched samples that were right, those with the smallest leads, which come first.
+    close: Vec<usize>,
+    validation: f64,
+    /// Validation samples of the kind that were wrong.
+    kin: Vec<usize>,
+}
+
 /// The states that the rounds for one demand came through.
 pub(super) struct Rounds {
     /// Changes and what they came to.
@@ -80,7 +98,8 @@ pub(super) struct Rounds {
 }
 
 impl<'a> Search<'a> {
-    /// Caches the states of the layer `stage`: a path, or the last linear or convolutional layer of a stage.
+    /// Caches the states of the layer `stage`: a path, or the last linear or convolutional layer of a stage. Losses are against
+    /// the baseline, or against the network as it is.
     ///
     /// # Errors
     /// [`TrainError::Mismatch`] for a stage without such a layer, [`TrainError::Model`] for data of another shape,
@@ -91,9 +110,10 @@ impl<'a> Search<'a> {
         given: Given<'_>,
         data: &DataBundle,
         split: &Split,
-        (seed, tolerance): (u64, Option<f64>),
+        (options, baseline): (&RepairOptions, Option<&Baseline>),
         deadline: Deadline,
     ) -> Result<Self, TrainError> {
+        let RepairOptions { seed, tolerance, .. } = *options;
         let layer = AffineLayer::of(network, stage)?;
         let mut watched: Vec<usize> =
             split.train.iter().copied().filter(|i| given.in_training().binary_search(i).is_err()).collect();
@@ -109,28 +129,59 @@ impl<'a> Search<'a> {
             cached(&data.train, &watched)?,
             cached(&data.train, &split.validation)?,
         );
-        let all: Vec<usize> = (0..targets.samples()).collect();
+        let neighbours = match options.neighbours {
+            0 => FeatureCache::default(),
+            count => {
+                let images = given.neighbours(data, count, seed)?;
+                cached(&images, &(0..images.len()).collect::<Vec<_>>())?
+            }
+        };
+        let kin = match options.prefer {
+            Preference::Accuracy => None,
+            Preference::Generalisation => Some(cached(given.origin.kin(Part::Train, data), &split.validation)?),
+        };
+        let subjects = |cache: &FeatureCache| Subjects::new(&layer, cache, &(0..cache.samples()).collect::<Vec<_>>());
         let mut search = Self {
             network,
             old: layer.weights(network)?,
-            subjects: Subjects::new(&layer, &targets, &all)?,
+            subjects: subjects(&targets)?,
+            neighbours: subjects(&neighbours)?,
+            kin: None,
             moment: column_moment(&layer, &watched, deadline)?,
             layer,
             targets,
             watched,
+            close: FeatureCache::default(),
             validation,
-            right: Vec::new(),
-            validation_before: 0.0,
-            start: StateMeasures { efficacy: 0.0, drawdown_validation: 0.0, error: None },
+            baseline: Baseline { close: Vec::new(), validation: 0.0, kin: Vec::new() },
+            start: StateMeasures {
+                efficacy: 0.0,
+                drawdown_validation: 0.0,
+                generalisation_validation: None,
+                error: None,
+            },
             sensitivity: None,
             tolerance,
             rivals: rivals(&data.train, network.spec().classes),
         };
-        search.right = search.leads(&search.watched, deadline)?.into_iter().map(|lead| lead > 0.0).collect();
-        search.validation_before = search.score(&search.validation, deadline)?;
-        search.start.efficacy = search.share_right(&search.targets, deadline)?;
+        search.baseline = match baseline {
+            Some(baseline) => baseline.clone(),
+            None => Baseline {
+                close: closest(&search.leads(&search.watched, deadline)?),
+                validation: search.score(&search.validation, deadline)?,
+                kin: match &kin {
+                    Some(kin) => {
+                        let leads = search.leads(kin, deadline)?;
+                        (0..leads.len()).filter(|&k| leads[k] <= 0.0).collect()
+                    }
+                    None => Vec::new(),
+                },
+            },
+        };
+        search.close = search.watched.picked(&search.baseline.close);
+        search.kin = kin.map(|kin| kin.picked(&search.baseline.kin));
+        search.start = search.measures(deadline)?;
         if tolerance.is_some() {
-            search.start.error = Some(search.score(&search.targets, deadline)?);
             search.sensitivity = Some(output_sensitivity(network, &search.layer, &search.watched)?);
         }
         Ok(search)
@@ -154,8 +205,7 @@ impl<'a> Search<'a> {
                     leads.push((tolerance - largest_error(row, wanted)) as f32);
                     continue;
                 }
-                let rivals = row.iter().enumerate().filter(|(class, _)| *class != label as usize);
-                leads.push(row[label as usize] - rivals.map(|(_, &z)| z).fold(f32::NEG_INFINITY, f32::max));
+                leads.push(lead(row, label as usize));
             }
         }
         Ok(leads)
@@ -194,10 +244,16 @@ impl<'a> Search<'a> {
     /// [`TrainError::Tensor`] if the weights cannot be written, [`TrainError::TimeOver`].
     pub(super) fn look(&self, change: &Mat<f64>, deadline: Deadline) -> Result<StateMeasures, TrainError> {
         self.layer.set(self.network, &(&self.old + change))?;
+        self.measures(deadline)
+    }
+
+    /// Measures of the network as it is.
+    fn measures(&self, deadline: Deadline) -> Result<StateMeasures, TrainError> {
         Ok(StateMeasures {
             efficacy: self.share_right(&self.targets, deadline)?,
             drawdown_validation: 0.0
-                - self.measure().gain(self.score(&self.validation, deadline)?, self.validation_before),
+                - self.measure().gain(self.score(&self.validation, deadline)?, self.baseline.validation),
+            generalisation_validation: self.kin.as_ref().map(|kin| self.share_right(kin, deadline)).transpose()?,
             error: self.tolerance.map(|_| self.score(&self.targets, deadline)).transpose()?,
         })
     }
@@ -241,11 +297,14 @@ impl<'a> Search<'a> {
             deadline.check()?;
             let leads = Leads { margins: &margins, rivals, tolerance: self.tolerance };
             let rows = subjects.rows(network, layer, &change, leads, deadline)?;
-            let guards = Subjects::new(layer, &self.watched, &guarded)?;
+            let guards = Subjects::new(layer, &self.close, &guarded)?;
             let guard_margins = vec![self.lead(GUARD_MARGIN); guarded.len()];
             let leads = Leads { margins: &guard_margins, rivals: 2, tolerance: self.tolerance };
             let guard_rows = guards.rows(network, layer, &change, leads, deadline)?;
-            let groups = [(subjects, &rows[..]), (&guards, &guard_rows[..])];
+            let beside = vec![self.lead(demand.margin); self.neighbours.labels.len()];
+            let leads = Leads { margins: &beside, rivals, tolerance: self.tolerance };
+            let beside = self.neighbours.rows(network, layer, &change, leads, deadline)?;
+            let groups = [(subjects, &rows[..]), (&self.neighbours, &beside[..]), (&guards, &guard_rows[..])];
             let wanted = metric.smallest_change(layer, &groups, demand.slack, deadline)?;
             let from = change.clone();
             let mut best: Option<(f64, Mat<f64>)> = None;
@@ -286,11 +345,18 @@ impl<'a> Search<'a> {
 
     /// Adds the watched samples that the present weights broke, the worst ones first.
     fn watch(&self, guarded: &mut Vec<usize>, deadline: Deadline) -> Result<(), TrainError> {
-        let leads = self.leads(&self.watched, deadline)?;
-        let mut broken: Vec<usize> =
-            (0..leads.len()).filter(|&k| self.right[k] && leads[k] <= 0.0 && !guarded.contains(&k)).collect();
+        let leads = self.leads(&self.close, deadline)?;
+        let mut broken: Vec<usize> = (0..leads.len()).filter(|&k| leads[k] <= 0.0 && !guarded.contains(&k)).collect();
         broken.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));
         guarded.extend(broken.into_iter().take(GUARDS - guarded.len()));
         Ok(())
     }
+}
+
+/// Places of the positive leads, the smallest first, but not too many.
+fn closest(leads: &[f32]) -> Vec<usize> {
+    let mut right: Vec<usize> = (0..leads.len()).filter(|&k| leads[k] > 0.0).collect();
+    right.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));
+    right.truncate(CLOSE);
+    right
 }

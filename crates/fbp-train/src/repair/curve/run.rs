@@ -170,8 +170,8 @@ impl<'a> Curves<'a> {
 
     /// The search for the given samples, without an end.
     fn search<'n>(&self, network: &'n Network, stage: &str) -> Result<Search<'n>, TrainError> {
-        let randomness = (self.options.seed, None);
-        Search::new(network, stage, given_of(&self.samples), self.data, &self.split, randomness, Deadline::default())
+        let (given, options) = (given_of(&self.samples), &self.options);
+        Search::new(network, stage, given, self.data, &self.split, (options, None), Deadline::default())
     }
 
     /// The state after the last round for each demand, whatever it loses.
@@ -198,9 +198,9 @@ impl<'a> Curves<'a> {
     fn chosen_repair(&self, stage: &str) -> Result<RepairPoint, TrainError> {
         let network = self.start.duplicate()?;
         let asked = Asked { choice: self.choice, origin: SampleOrigin::default() };
-        let repaired = repair(&network, stage, asked, self.data, &self.options, self.progress)?;
-        let round = repaired.chosen.map_or(0, |candidate| candidate.round);
-        let method = RepairMethod::Repair { demand: repaired.chosen.map(|candidate| candidate.demand), round };
+        let repaired = repair(&network, &[stage], asked, self.data, &self.options, self.progress)?;
+        let round = repaired.layer.chosen.map_or(0, |candidate| candidate.round);
+        let method = RepairMethod::Repair { demand: repaired.layer.chosen.map(|candidate| candidate.demand), round };
         let point = self.point((method, stage), &network, repaired.measures, repaired.seconds)?;
         Ok(RepairPoint { chosen: true, ..point })
     }

@@ -1,0 +1,32 @@
+//! What studies that run `fbp` and compare its records share.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Arguments, target_folder};
+use crate::command::Child;
+use crate::error::TaskError;
+
+/// The program: that of the variable `FBP`, or the one of this workspace, built.
+pub(super) fn program() -> Result<PathBuf, TaskError> {
+    if let Some(program) = std::env::var_os("FBP") {
+        return Ok(PathBuf::from(program));
+    }
+    Child::cargo().args(["build", "--workspace", "--bin", "fbp"]).run()?;
+    Ok(target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// Number of seeds that was asked for, or as usual.
+pub(super) fn seeds(arguments: &Arguments, usual: u64) -> Result<u64, TaskError> {
+    let parse = |text: &String| text.parse().map_err(|_| TaskError::Refused(format!("--seeds {text} is no number")));
+    arguments.seeds.as_ref().map_or(Ok(usual), parse)
+}
+
+/// A record.
+pub(super) fn read(path: &Path) -> Result<Value, TaskError> {
+    let text = fs::read_to_string(path).map_err(TaskError::at(path))?;
+    serde_json::from_str(&text)
+        .map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
+}
