@@ -9,13 +9,14 @@ use crate::error::TaskError;
 use crate::workspace;
 
 /// Every crate with the crates of this workspace that it may use.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("fbp-linalg", &[]),
     ("fbp-inverse", &["fbp-linalg"]),
     ("fbp-models", &["fbp-linalg", "fbp-inverse"]),
     ("fbp-train", &["fbp-linalg", "fbp-inverse", "fbp-models"]),
     ("fbp-report", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train"]),
     ("fbp-cli", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train", "fbp-report"]),
+    ("fbp-mpi", &["fbp-train", "fbp-cli"]),
     ("fbp-fuzz", &["fbp-models", "fbp-train"]),
     ("fbp-benches", &["fbp-linalg", "fbp-inverse", "fbp-models", "fbp-train"]),
     ("xtask", &[]),
@@ -119,7 +120,7 @@ fn dependencies(table: &Table) -> impl Iterator<Item = (&str, &Value)> {
 /// Features of a package that every machine can build, one by one.
 pub(crate) fn features(manifest: &Table) -> Vec<&str> {
     /// These need libraries of the system.
-    const BACK_ENDS: [&str; 3] = ["cuda", "mkl", "accelerate"];
+    const BACK_ENDS: [&str; 4] = ["cuda", "mkl", "accelerate", "mpi"];
     let features = manifest.get("features").and_then(Value::as_table).into_iter().flatten();
     features.map(|(name, _)| name.as_str()).filter(|name| *name != "default" && !BACK_ENDS.contains(name)).collect()
 }

@@ -85,11 +85,7 @@ impl Command {
 /// Everything that keeps a command from doing what was asked.
 pub(crate) fn run(cli: Cli, out: Out<'_>) -> Result<ExitCode, CliError> {
     let Cli { command, common } = cli;
-    let mut pool = rayon::ThreadPoolBuilder::new();
-    if let Some(threads) = common.threads {
-        pool = pool.num_threads(usize::from(threads));
-    }
-    let pool = pool.build()?;
+    let pool = common.pool()?;
     let common = common.open(command.name())?;
     let mut stderr = std::io::stderr();
     // The standard output is for the result alone if it goes there.

@@ -2,23 +2,27 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use fbp_train::TrainError;
 use fbp_train::atomic::{folder_of, prepare_folder};
+use fbp_train::collective::{Alone, Collective};
 use fbp_train::evaluate::ErrorMeasures;
 use fbp_train::outputs::{OutputLock, is_same_place};
 use fbp_train::share::Share;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::CliError;
 use crate::json_output::JsonOutput;
+use crate::progress::Stderr;
 
 /// The options that every command takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CommonOptions {
     /// Worker threads; all cores by default
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Option<u16>,
+    threads: Option<u16>,
     /// Seed of everything random: starting weights and the order of the samples
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -32,17 +36,41 @@ pub(crate) struct CommonOptions {
 pub(crate) struct CommonArgs {
     pub(crate) seed: u64,
     pub(crate) json: JsonOutput,
+    /// Those who do the command together; this process alone in most programs.
+    pub(crate) team: Arc<dyn Collective>,
     command: &'static str,
 }
 
 impl CommonOptions {
     /// Opens the outputs that every command has.
     pub(crate) fn open(&self, command: &'static str) -> Result<CommonArgs, CliError> {
-        Ok(CommonArgs { seed: self.seed, json: JsonOutput::open(self.json.as_deref(), command)?, command })
+        self.open_for(command, Arc::new(Alone))
+    }
+
+    /// The same for one rank of a team, of which the first has outputs.
+    pub(crate) fn open_for(&self, command: &'static str, team: Arc<dyn Collective>) -> Result<CommonArgs, CliError> {
+        let json = JsonOutput::open(self.json.as_deref().filter(|_| team.rank() == 0), command)?;
+        Ok(CommonArgs { seed: self.seed, json, team, command })
+    }
+
+    /// The worker threads.
+    pub(crate) fn pool(&self) -> Result<ThreadPool, CliError> {
+        let pool = ThreadPoolBuilder::new().num_threads(self.threads.map_or(0, usize::from));
+        Ok(pool.build()?)
     }
 }
 
 impl CommonArgs {
+    /// Whether this process prints and writes: always, unless it is one of several and not the first.
+    pub(crate) fn is_first(&self) -> bool {
+        self.team.rank() == 0
+    }
+
+    /// Progress on the standard error stream, of several processes that of the first.
+    pub(crate) fn progress(&self) -> Stderr {
+        Stderr::new(self.is_first())
+    }
+
     /// Writes the result where `--json` says.
     pub(crate) fn write_json<R: serde::Serialize>(&self, result: &R) -> Result<(), CliError> {
         self.json.write(self.command, result)

@@ -24,7 +24,12 @@ macro_rules! of_train {
     )+};
 }
 
-of_train!(fbp_models::ModelError, fbp_train::data::DataError, rayon::ThreadPoolBuildError);
+of_train!(
+    fbp_models::ModelError,
+    fbp_train::collective::CollectiveError,
+    fbp_train::data::DataError,
+    rayon::ThreadPoolBuildError
+);
 
 impl CliError {
     fn train(&self) -> Option<&TrainError> {

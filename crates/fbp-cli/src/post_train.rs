@@ -13,7 +13,7 @@ use fbp_train::settings::{Keep, LossKind, Metric, Objective, Schedule, TargetPol
 use fbp_train::store::{REPORT_FILE, TargetStore};
 use fbp_train::targets::{Example, TargetsReport, cut_as};
 use fbp_train::train::{
-    EXAMPLES_FILE, Goal, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
+    EXAMPLES_FILE, Goal, Host, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
     SaveEvery, StateFiles, TARGETS_FILE, check_policy, check_same_origin, find_finished, post_train_kept, record_name,
     stage_of_mode,
 };
@@ -22,7 +22,6 @@ use crate::choices::choice;
 use crate::common::{CommonArgs, Out, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
-use crate::progress::Stderr;
 use crate::signals;
 
 /// The command whose files these are.
@@ -182,42 +181,82 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         &args.out,
         own.iter().map(String::as_str).chain([PRETRAIN_FILE, TARGETS_FILE, EXAMPLES_FILE]),
     )?;
-    let files = RunFiles::named(&args.out, &name)?;
-    files.keep_input(&args.checkpoint)?;
-    let state = StateFiles::new(&files.checkpoint, &settings, args.checkpoint_every)?;
-    let found = files.finished::<PostTrainRecord>(&settings, args.force)?.map(|found| (files.record.clone(), found));
-    let found = match found {
-        // Under another name, if an earlier version gave it.
-        None if !args.force => find_finished(&args.out, &settings)?,
-        found => found,
-    };
-    if let Some((path, found)) = found {
-        // A run may have been killed before it could.
-        state.remove()?;
-        say(out, format_args!("{} is finished already: {}", path.display(), accuracy_text(&found)))?;
-        return common.write_json(&found);
+    let Some(claim) = Claim::of(args, (&settings, &name), common, out)? else { return Ok(()) };
+    if common.is_first() {
+        claim.state.check(args.force)?;
+        check_same_origin(&args.out, &settings)?;
+        keep_origin(args, store.as_ref())?;
     }
-    state.check(args.force)?;
-    check_same_origin(&args.out, &settings)?;
-    keep_origin(args, store.as_ref())?;
+    // Until the first one has made sure of the folder.
+    common.team.barrier()?;
 
     signals::catch()?;
     let stage = settings.stage.clone();
     let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
-    let curves = post_train_kept(&mut network, &stage, &input.bundle, goal, &options, Some(&state), &Stderr::default())
-        .map_err(|error| state.drop_after(error))?;
+    let host = Host { state: Some(&claim.state), team: common.team.clone() };
+    let curves = post_train_kept(&mut network, &stage, &input.bundle, goal, &options, host, &common.progress());
+    let Some(files) = claim.files else { return Ok(curves.map(|_| ())?) };
+    let curves = curves.map_err(|error| claim.state.drop_after(error))?;
     metadata.extend(input.bundle.preprocessing()?.to_metadata()?);
     let bytes = checkpoint::to_bytes(&network, &metadata)?;
+    let ranks = common.team.size();
     let record = PostTrainRecord {
         checkpoint: format!("{name}.safetensors"),
         checkpoint_sha256_after: bytes_sha256(&bytes),
-        seconds: state.seconds(),
+        ranks: (ranks > 1).then_some(ranks),
+        seconds: claim.state.seconds(),
         ..PostTrainRecord::new(settings, curves)
     };
     files.write(&record, &bytes)?;
-    state.remove()?;
+    claim.state.remove()?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", files.record.display(), accuracy_text(&record)))
+}
+
+/// What belongs to a run while it is done: its files, of several ranks the first one has them, and its state.
+struct Claim {
+    files: Option<RunFiles>,
+    state: StateFiles,
+}
+
+impl Claim {
+    /// None for a run that is finished already, which is said.
+    fn of(
+        args: &PostTrainArgs,
+        (settings, name): (&PostTrainSettings, &str),
+        common: &CommonArgs,
+        out: Out<'_>,
+    ) -> Result<Option<Self>, CliError> {
+        let files = common.is_first().then(|| RunFiles::named(&args.out, name)).transpose()?;
+        let checkpoint = args.out.join(format!("{name}.safetensors"));
+        let state = StateFiles::new(&checkpoint, settings, args.checkpoint_every)?.of_ranks(common.team.size());
+        let found = files.as_ref().map(|files| finished(args, files, settings)).transpose()?.flatten();
+        if !common.team.of_first(found.is_some())? {
+            return Ok(Some(Self { files, state }));
+        }
+        if let Some((path, found)) = found {
+            // A run may have been killed before it could.
+            state.remove()?;
+            say(out, format_args!("{} is finished already: {}", path.display(), accuracy_text(&found)))?;
+            common.write_json(&found)?;
+        }
+        Ok(None)
+    }
+}
+
+/// The record of a run, if it is finished, and where it is.
+fn finished(
+    args: &PostTrainArgs,
+    files: &RunFiles,
+    settings: &PostTrainSettings,
+) -> Result<Option<(PathBuf, PostTrainRecord)>, CliError> {
+    files.keep_input(&args.checkpoint)?;
+    match files.finished::<PostTrainRecord>(settings, args.force)? {
+        Some(found) => Ok(Some((files.record.clone(), found))),
+        // Under another name, if an earlier version gave it.
+        None if !args.force => Ok(find_finished(&args.out, settings)?),
+        None => Ok(None),
+    }
 }
 
 fn accuracy_text(record: &PostTrainRecord) -> String {

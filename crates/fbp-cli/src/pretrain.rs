@@ -5,13 +5,12 @@ use fbp_train::data::Augmentation;
 use fbp_train::input::{network_for, network_spec};
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::settings::{Keep, LossKind, Schedule};
-use fbp_train::train::{PretrainOptions, PretrainRecord, SaveEvery, StateFiles, pretrain_to_file};
+use fbp_train::train::{PretrainOptions, PretrainRecord, SaveEvery, StateFiles, pretrain_by_team};
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, errors_text, say};
 use crate::data::DataArgs;
 use crate::error::CliError;
-use crate::progress::Stderr;
 use crate::signals;
 
 /// Train a network from scratch with AdamW, on labels or on outputs
@@ -84,20 +83,24 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
     options.check()?;
     network_spec(&args.model)?;
     common.json.keep_apart([&*record_path(&args.out), &*args.out], "the checkpoint or its record (--out)")?;
-    let files = RunFiles::beside(&args.out)?;
+    let files = common.is_first().then(|| RunFiles::beside(&args.out)).transpose()?;
     let input = args.data.load()?;
     let spec = network_for(&args.model, &input.bundle.train)?;
     input.check_fits(&spec)?;
     let settings = options.settings(spec, input.identity);
-    if let Some(found) = files.finished::<PretrainRecord>(&settings, args.force)? {
+    let finished = |files: &RunFiles| files.finished::<PretrainRecord>(&settings, args.force);
+    let found = files.as_ref().map(finished).transpose()?.flatten();
+    if common.team.of_first(found.is_some())? {
+        let Some(found) = found else { return Ok(()) };
         // A run may have been killed before it could.
-        StateFiles::new(&files.checkpoint, &settings, args.checkpoint_every)?.remove()?;
+        StateFiles::new(&args.out, &settings, args.checkpoint_every)?.remove()?;
         say(out, format_args!("{} is finished already: {}", args.out.display(), accuracy_text(&found)))?;
         return common.write_json(&found);
     }
     signals::catch()?;
-    let (places, keeping) = ((&*files.checkpoint, &*files.record), (args.checkpoint_every, args.force));
-    let record = pretrain_to_file(settings, &input.bundle, places, keeping, &Stderr::default())?;
+    let record_file = record_path(&args.out);
+    let (places, keeping) = ((&*args.out, &*record_file), (args.checkpoint_every, args.force));
+    let record = pretrain_by_team(settings, &input.bundle, places, keeping, &common.team, &common.progress())?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", args.out.display(), accuracy_text(&record)))
 }

@@ -14,6 +14,15 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Stderr {
     state: Mutex<State>,
+    /// Nothing is shown.
+    is_silent: bool,
+}
+
+impl Stderr {
+    /// One that shows something, or that only tells when work should end.
+    pub(crate) fn new(shows: bool) -> Self {
+        Self { is_silent: !shows, ..Self::default() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +60,9 @@ fn write_line(line: &str) {
 
 impl Progress for Stderr {
     fn begin(&self, what: &str, total: usize, unit: &str) {
+        if self.is_silent {
+            return;
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = if std::io::stderr().is_terminal() {
             let template = format!("{{msg}} {{bar:30}} {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
@@ -77,6 +89,9 @@ impl Progress for Stderr {
     }
 
     fn note(&self, line: &str) {
+        if self.is_silent {
+            return;
+        }
         match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Bar(bar) => bar.suspend(|| write_line(line)),
             _ => write_line(line),

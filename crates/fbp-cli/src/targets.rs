@@ -2,19 +2,21 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fbp_models::Checkpoint;
+use fbp_train::TrainError;
 use fbp_train::identity::file_sha256;
+use fbp_train::progress::Progress;
 use fbp_train::settings::{Effort, Embedding, Every, Metric, TargetMode};
-use fbp_train::store::{EXAMPLES_FILE, MANIFEST_FILE, REPORT_FILE, StoreWriter, TIME_FILE, TargetStore};
+use fbp_train::share::Share;
+use fbp_train::store::{EXAMPLES_FILE, MANIFEST_FILE, Manifest, REPORT_FILE, StoreWriter, TIME_FILE, TargetStore};
 use fbp_train::targets::{
     StageReport, TargetsOptions, TargetsReport, TargetsSource, compute_share, compute_targets, cut_at_every,
-    wrong_examples,
+    merge_targets, wrong_examples,
 };
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, ShardArgs, say};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
-use crate::progress::Stderr;
 use crate::signals;
 use crate::table::print_table;
 
@@ -89,8 +91,11 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
     let source =
         TargetsSource { network: &network, data: &input.bundle.train, normalization: &input.bundle.normalization };
     signals::catch()?;
+    let progress = common.progress();
+    if common.team.size() > 1 {
+        return run_by_team(args, common, (source, manifest), &progress, out);
+    }
     if let Some(shard) = args.shard.shard {
-        let progress = Stderr::default();
         let writer = StoreWriter::open_share(&args.out, manifest, shard, &progress)?;
         let samples = compute_share(source, &writer, EXAMPLES, &progress)?;
         common.write_json(&serde_json::json!({ "shard": shard.to_string(), "samples": samples }))?;
@@ -101,9 +106,49 @@ pub(crate) fn run(args: &TargetsArgs, common: &CommonArgs, out: Out<'_>) -> Resu
         );
     }
     let writer = StoreWriter::open(&args.out, manifest, args.force)?;
-    let report = compute_targets(source, &writer, &Stderr::default())?;
+    let report = compute_targets(source, &writer, &progress)?;
     let examples = wrong_examples(source, &TargetStore::open(&args.out)?, EXAMPLES)?;
     writer.write_json_beside(EXAMPLES_FILE, &examples)?;
+    common.write_json(&report)?;
+    print_report(&report, out)
+}
+
+/// Makes the share of one rank; the first one then closes the store.
+fn run_by_team(
+    args: &TargetsArgs,
+    common: &CommonArgs,
+    (source, manifest): (TargetsSource<'_>, Manifest),
+    progress: &dyn Progress,
+    out: Out<'_>,
+) -> Result<(), CliError> {
+    if let Some(shard) = args.shard.shard {
+        let reason =
+            "is for processes that know nothing of each other, and ranks share the work by themselves: leave it out";
+        return Err(TrainError::Setting { name: "shard", value: shard.to_string(), reason: reason.into() }.into());
+    }
+    let team = &*common.team;
+    if common.is_first() && args.force {
+        drop(StoreWriter::open(&args.out, manifest.clone(), true)?);
+    }
+    team.barrier()?;
+    let share = Share::new(team.rank() + 1, team.size())?;
+    let made = StoreWriter::open_share(&args.out, manifest, share, progress)
+        .and_then(|writer| compute_share(source, &writer, EXAMPLES, progress));
+    let left = match made {
+        Ok(_) => None,
+        Err(TrainError::Stopped { left }) => Some(left),
+        Err(error) => return Err(error.into()),
+    };
+    // All of them stop where one does.
+    if team.any(left.is_some())? {
+        let left =
+            left.unwrap_or_else(|| "the shards that are done are kept; the same command makes the others".into());
+        return Err(TrainError::Stopped { left }.into());
+    }
+    if !common.is_first() {
+        return Ok(());
+    }
+    let report = merge_targets(&args.out)?;
     common.write_json(&report)?;
     print_report(&report, out)
 }

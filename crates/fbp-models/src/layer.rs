@@ -1,6 +1,7 @@
 mod sequence;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use candle_core::shape::ShapeWithOneHole;
@@ -8,9 +9,9 @@ use candle_core::{Tensor, Var};
 use fbp_inverse::ReverseOperator;
 use fbp_linalg::FeatureShape;
 
-use crate::ModelError;
 use crate::ops::{Call, Clip, Window};
 use crate::tape::Tape;
+use crate::{BatchGroup, ModelError};
 
 pub use sequence::Sequence;
 pub(crate) use sequence::{PlacedLayer, Route};
@@ -25,6 +26,8 @@ pub struct LayerPass<'t> {
     pub training: bool,
     /// Where the operations are remembered, if this crate and not candle runs back through them.
     pub(crate) tape: Option<&'t Tape>,
+    /// With whom it is trained, if batches are sliced.
+    pub(crate) group: Option<&'t Arc<dyn BatchGroup>>,
 }
 
 impl LayerPass<'_> {
@@ -33,7 +36,7 @@ impl LayerPass<'_> {
 
     /// A pass whose gradients candle computes.
     pub const fn new(trainable: bool, training: bool) -> Self {
-        Self { trainable, training, tape: None }
+        Self { trainable, training, tape: None, group: None }
     }
 
     /// A parameter as this pass sees it: with its gradient, or as a constant that shares its memory.

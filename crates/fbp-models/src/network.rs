@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Device, Tensor, Var};
@@ -11,7 +12,7 @@ use crate::layer::Route;
 use crate::memory::keep_freed_memory;
 use crate::spec::{FeatureDims, ParamInit, StagePlan};
 use crate::tape::{Tape, run_with_tape};
-use crate::{Layer, LayerPass, ModelError, NetworkSpec, Sequence};
+use crate::{BatchGroup, Layer, LayerPass, ModelError, NetworkSpec, Sequence};
 
 /// A feed-forward network: a chain of stages whose every feature and parameter can be reached.
 ///
@@ -38,6 +39,7 @@ pub struct Network {
     spec: NetworkSpec,
     stages: Vec<Stage>,
     training: bool,
+    group: Option<Arc<dyn BatchGroup>>,
 }
 
 /// One stage of a network.
@@ -134,7 +136,7 @@ impl Network {
             input = stage.output();
             stages.push(stage);
         }
-        Ok(Self { spec: spec.clone(), stages, training: false })
+        Ok(Self { spec: spec.clone(), stages, training: false, group: None })
     }
 
     /// A network of its own with the same weights, state of freezing and mode.
@@ -233,6 +235,14 @@ impl Network {
         self.stages.iter().flat_map(|stage| stage.tensors(true))
     }
 
+    /// The same of some stages.
+    ///
+    /// # Errors
+    /// [`ModelError::StageRange`] if there are no such stages.
+    pub fn state_of(&self, stages: Range<usize>) -> Result<Vec<(String, Var)>, ModelError> {
+        Ok(self.range(stages)?.iter().flat_map(|stage| stage.tensors(true)).collect())
+    }
+
     /// How often each layer with random numbers of its own (dropout) has drawn some in training: with the tensors of
     /// [`state`](Self::state) all that decides how training goes on.
     pub fn draws(&self) -> Vec<u64> {
@@ -276,6 +286,12 @@ impl Network {
     /// the running ones, and dropout drops. Recorded features and [`infer`](Self::infer) never do.
     pub fn set_training(&mut self, training: bool) {
         self.training = training;
+    }
+
+    /// Trains the network together with others, each on its slice of every batch; none ends that. A copy of the network is
+    /// in no group.
+    pub fn set_group(&mut self, group: Option<Arc<dyn BatchGroup>>) {
+        self.group = group;
     }
 
     /// Logits of a batch, with gradients for the parameters of all stages that are not frozen.
@@ -415,7 +431,8 @@ impl Network {
         let trained = stages.iter().filter(|stage| pass(stage).trainable).flat_map(Stage::vars);
         let parameters: Vec<Var> = trained.map(|(_, var)| var).collect();
         let run = |tape: Option<&Tape>| {
-            stages.iter().try_fold(feature.clone(), |x, stage| stage.forward(&x, LayerPass { tape, ..pass(stage) }))
+            let pass = |stage| LayerPass { tape, group: self.group.as_ref(), ..pass(stage) };
+            stages.iter().try_fold(feature.clone(), |x, stage| stage.forward(&x, pass(stage)))
         };
         if parameters.is_empty() && !feature.track_op() {
             return run(None);

@@ -143,35 +143,86 @@ impl AdamW {
                     let expected = format!("{:?}", slot.var.dims());
                     return Err(ModelError::InputShape { what: "gradient".into(), expected, found });
                 }
-                let update = Update { slot, grad: grad.contiguous()?, params: &self.params, steps: self.steps };
-                slot.var.inplace_op1(&update)?;
+                with_values(NAME, &grad.contiguous()?, |grad| self.update(slot, grad))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn update(&self, slot: &Slot, grad: &[f32]) -> Result<()> {
+        slot.var.inplace_op1(&Update { slot, grad, params: &self.params, steps: self.steps })
+    }
+
+    /// Puts the gradients of all variables into a list, one variable after the other, and behind them for each variable 1 if
+    /// it has a gradient, or 0: sums of such lists are what [`step_listed`](Self::step_listed) takes.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn list_gradients(&self, grads: &GradStore, list: &mut Vec<f32>) -> std::result::Result<(), ModelError> {
+        list.clear();
+        for slot in &self.slots {
+            let start = list.len();
+            if let Some(grad) = grads.get(slot.var.as_tensor()) {
+                with_values(NAME, &grad.contiguous()?, |grad| {
+                    list.extend_from_slice(grad);
+                    Ok(())
+                })?;
+            }
+            list.resize(start + slot.var.elem_count(), 0.0);
+        }
+        let has = |slot: &Slot| f32::from(u8::from(grads.get(slot.var.as_tensor()).is_some()));
+        list.extend(self.slots.iter().map(has));
+        Ok(())
+    }
+
+    /// Length of such a list.
+    pub fn list_len(&self) -> usize {
+        self.slots.iter().map(|slot| slot.var.elem_count() + 1).sum()
+    }
+
+    /// Takes one step with gradients from a list.
+    ///
+    /// # Errors
+    /// [`ModelError::InputShape`] for a list of another length.
+    pub fn step_listed(&mut self, list: &[f32]) -> std::result::Result<(), ModelError> {
+        if list.len() != self.list_len() {
+            let (what, expected) = ("list of gradients".into(), format!("{} numbers", self.list_len()));
+            return Err(ModelError::InputShape { what, expected, found: vec![list.len()] });
+        }
+        self.steps = self.steps.saturating_add(1);
+        let (mut rest, has) = list.split_at(list.len() - self.slots.len());
+        for (slot, has) in self.slots.iter().zip(has) {
+            let grad;
+            (grad, rest) = rest.split_at(slot.var.elem_count());
+            if *has > 0.0 {
+                self.update(slot, grad)?;
             }
         }
         Ok(())
     }
 }
 
+const NAME: &str = "adamw";
+
 struct Update<'a> {
     slot: &'a Slot,
-    grad: Tensor,
+    grad: &'a [f32],
     params: &'a AdamWParams,
     steps: i32,
 }
 
 impl InplaceOp1 for Update<'_> {
     fn name(&self) -> &'static str {
-        "adamw"
+        NAME
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (CpuStorage::F32(weights), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-            bail!("adamw: a variable is not a contiguous f32 tensor")
+            bail!("{NAME}: a variable is not a contiguous f32 tensor")
         };
         let mut averages = self.slot.averages.lock().unwrap_or_else(PoisonError::into_inner);
-        with_values("adamw", &self.grad, |grad| {
-            self.apply(&mut weights[start..end], grad, &mut averages);
-            Ok(())
-        })
+        self.apply(&mut weights[start..end], self.grad, &mut averages);
+        Ok(())
     }
 }
 

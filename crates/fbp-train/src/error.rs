@@ -219,6 +219,9 @@ pub enum TrainError {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
+    /// Ranks that cannot work together any more.
+    #[error(transparent)]
+    Collective(#[from] crate::collective::CollectiveError),
     /// The worker threads cannot be started.
     #[error("cannot start the worker threads: try fewer of them")]
     Threads(#[from] rayon::ThreadPoolBuildError),

@@ -5,6 +5,7 @@ mod affine;
 pub mod analysis;
 pub mod atomic;
 mod cache;
+pub mod collective;
 pub mod compress;
 pub mod data;
 pub mod duration;

@@ -45,7 +45,7 @@ impl BatchNormLayer {
         let x = pass.contiguous(x)?;
         if pass.training {
             let (weight, bias) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
-            let (call, statistics) = ops::batch_norm_training_call(&x, &weight, &bias, self.eps, clip)?;
+            let (call, statistics) = ops::batch_norm_training_call(&x, [&weight, &bias], self.eps, clip, pass.group)?;
             let y = pass.run(call)?;
             self.update(&statistics)?;
             return Ok(y);

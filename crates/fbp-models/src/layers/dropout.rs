@@ -43,15 +43,19 @@ impl Layer for DropoutLayer {
         if !pass.training || self.p == 0.0 {
             return Ok(x.clone());
         }
-        let pass = self.passes.fetch_add(1, Ordering::Relaxed);
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ pass.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let number = self.passes.fetch_add(1, Ordering::Relaxed);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let keep = (1.0 / (1.0 - self.p)) as f32;
         let threshold = (self.p * 2.0_f64.powi(32)) as u64;
-        let mut draw = || if u64::from(rng.next_u32()) < threshold { 0.0 } else { keep };
         let dims: Vec<usize> = match self.whole_samples {
             true => x.dims().iter().enumerate().map(|(axis, &len)| if axis == 0 { len } else { 1 }).collect(),
             false => x.dims().to_vec(),
         };
+        // A slice of a batch drops what the whole batch would drop there.
+        if let Some(slice) = pass.group.and_then(|group| group.slice()) {
+            rng.set_word_pos(slice.before as u128 * dims[1..].iter().product::<usize>() as u128);
+        }
+        let mut draw = || if u64::from(rng.next_u32()) < threshold { 0.0 } else { keep };
         let mask: Vec<f32> = (0..dims.iter().product()).map(|_| draw()).collect();
         Ok(x.broadcast_mul(&Tensor::from_vec(mask, dims, x.device())?)?)
     }

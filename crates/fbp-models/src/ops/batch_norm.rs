@@ -1,7 +1,10 @@
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, bail};
 
 use super::lane_sums::{Sums, lane_sums};
 use super::{Call, Clip, fill_each, values, with_values};
+use crate::BatchGroup;
 
 /// Mean and biased variance per channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,28 +47,81 @@ pub fn batch_norm_training(
     eps: f64,
     clip: Clip,
 ) -> Result<(Tensor, BatchStatistics)> {
-    let (call, statistics) = batch_norm_training_call(x, weight, bias, eps, clip)?;
+    let (call, statistics) = batch_norm_training_call(x, [weight, bias], eps, clip, None)?;
     Ok((call.run()?, statistics))
 }
 
+/// The same for a slice of a batch, whose statistics and gradients are those of the whole.
 pub(crate) fn batch_norm_training_call(
     x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
+    [weight, bias]: [&Tensor; 2],
     eps: f64,
     clip: Clip,
+    group: Option<&Arc<dyn BatchGroup>>,
 ) -> Result<(Call, BatchStatistics)> {
     let sizes = Sizes::of(x.dims(), weight.dims(), bias.dims())?;
     if sizes.batch == 0 {
         bail!("{NAME}: an empty batch has no statistics");
     }
-    let statistics = with_values(NAME, x, |x| Ok(sizes.statistics(x)))?;
+    // Batches that are not sliced are everybody's own.
+    let group = group.filter(|group| group.slice().is_some()).cloned();
+    let own = with_values(NAME, x, |x| Ok(sizes.moments(x)))?;
+    let statistics = match &group {
+        None => own.statistics(),
+        Some(group) => Moments::of_all(&gathered(&**group, &own.to_list())?, sizes.channels).statistics(),
+    };
     let inverse_std = statistics.variance.iter().map(|&v| (1.0 / (f64::from(v) + eps).sqrt()) as f32).collect();
-    let call = Call::three(x, weight, bias, BatchNorm { mean: statistics.mean.clone(), inverse_std, clip });
+    let call = Call::three(
+        x,
+        weight,
+        bias,
+        BatchNorm { mean: statistics.mean.clone(), inverse_std, count: statistics.count, group, clip },
+    );
     Ok((call, statistics))
 }
 
 const NAME: &str = "batch_norm";
+
+/// What all slices of a batch give.
+fn gathered(group: &dyn BatchGroup, own: &[f64]) -> Result<Vec<f64>> {
+    group.all_gather(own).map_err(Error::wrap)
+}
+
+/// Mean and sum of squared deviations of every channel.
+#[derive(Debug)]
+struct Moments {
+    channels: Vec<[f64; 2]>,
+    count: usize,
+}
+
+impl Moments {
+    fn statistics(&self) -> BatchStatistics {
+        let of = |[mean, squares]: &[f64; 2]| (*mean as f32, (squares / self.count as f64) as f32);
+        let (mean, variance) = self.channels.iter().map(of).unzip();
+        BatchStatistics { mean, variance, count: self.count }
+    }
+
+    /// As numbers for the others.
+    fn to_list(&self) -> Vec<f64> {
+        self.channels.iter().flatten().copied().chain([self.count as f64]).collect()
+    }
+
+    /// Puts together what [`to_list`](Self::to_list) gave of every slice, in their order, as planes are put together.
+    fn of_all(lists: &[f64], channels: usize) -> Self {
+        let mut all = Self { channels: vec![[0.0; 2]; channels], count: 0 };
+        for list in lists.chunks_exact(2 * channels + 1) {
+            let count = list[2 * channels];
+            let before = all.count as f64;
+            for ([mean, squares], own) in all.channels.iter_mut().zip(list.chunks_exact(2)) {
+                let step = own[0] - *mean;
+                *squares += own[1] + step * step * count * (before / (before + count));
+                *mean += step * (count / (before + count));
+            }
+            all.count += count as usize;
+        }
+        all
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -108,11 +164,11 @@ impl Sizes {
         result
     }
 
-    /// Mean and variance of every channel.
+    /// Mean and sum of squared deviations of every channel.
     ///
     /// Planes give their sums and their squared deviations from their own mean while they are in the cache; channels put them
     /// together by the pairwise update of Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983).
-    fn statistics(self, x: &[f32]) -> BatchStatistics {
+    fn moments(self, x: &[f32]) -> Moments {
         let len = self.plane as f64;
         let planes = self.plane_sums(
             #[inline(always)]
@@ -131,10 +187,9 @@ impl Sizes {
                 squares += plane_squares + step * step * len * before / (before + 1.0);
                 mean += step / (before + 1.0);
             }
-            (mean as f32, (squares / (len * self.batch as f64)) as f32)
+            [mean, squares]
         };
-        let (mean, variance) = (0..self.channels).map(channel).unzip();
-        BatchStatistics { mean, variance, count: self.batch * self.plane }
+        Moments { channels: (0..self.channels).map(channel).collect(), count: self.batch * self.plane }
     }
 }
 
@@ -278,10 +333,27 @@ impl CustomOp3 for ChannelAffine {
 struct BatchNorm {
     mean: Vec<f32>,
     inverse_std: Vec<f32>,
+    /// Number of values per channel, of the whole batch.
+    count: usize,
+    /// With whom the batch is shared, if it is.
+    group: Option<Arc<dyn BatchGroup>>,
     clip: Clip,
 }
 
 impl BatchNorm {
+    /// Sums over the batch, from those over the slice at hand.
+    fn of_batch(&self, own: &[Sums]) -> Result<Vec<Sums>> {
+        let Some(group) = &self.group else { return Ok(own.to_vec()) };
+        let list: Vec<f64> = own.iter().flatten().copied().collect();
+        let mut all = vec![[0.0; 2]; own.len()];
+        for slice in gathered(&**group, &list)?.chunks_exact(list.len()) {
+            for (sums, slice) in all.iter_mut().zip(slice.chunks_exact(2)) {
+                (sums[0], sums[1]) = (sums[0] + slice[0], sums[1] + slice[1]);
+            }
+        }
+        Ok(all)
+    }
+
     /// Scale and shift of every channel.
     fn affine(&self, weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let scale: Vec<f32> = self.inverse_std.iter().zip(weight).map(|(inverse, weight)| inverse * weight).collect();
@@ -317,14 +389,15 @@ impl CustomOp3 for BatchNorm {
         let grad = grad.contiguous()?;
         let (scale, shift) = self.affine(&weight.to_vec1::<f32>()?, &bias.to_vec1::<f32>()?);
         let map = ClippedAffine { sizes, scale: &scale, shift: &shift, clip: self.clip };
-        let count = (sizes.batch * sizes.plane) as f64;
+        let count = self.count as f64;
         let inverse = |c: usize| f64::from(self.inverse_std[c]);
         let (wants_input, mut out, mut sums) = (x.track_op(), None, Vec::new());
         with_values(NAME, x, |x| {
             with_values(NAME, &grad, |g| {
                 sums = map.sums(x, g, &self.mean);
+                let all = self.of_batch(&sums)?;
                 let channel = |c: usize| {
-                    let ([sum, product], scale) = (sums[c], f64::from(scale[c]));
+                    let ([sum, product], scale) = (all[c], f64::from(scale[c]));
                     InputGradient {
                         cotangent: scale as f32,
                         deviation: (-scale * inverse(c) * inverse(c) * product / count) as f32,
@@ -411,7 +484,7 @@ mod tests {
         let (batch, channels, plane) = (12, 3, 35);
         let noise = random(&[batch, channels, plane], 5).flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let x: Vec<f32> = noise.iter().map(|noise| 1e3 + 0.1 * noise).collect();
-        let found = Sizes { batch, channels, plane }.statistics(&x);
+        let found = Sizes { batch, channels, plane }.moments(&x).statistics();
         for c in 0..channels {
             let values = || (0..batch).flat_map(|n| &x[(n * channels + c) * plane..][..plane]).map(|&x| f64::from(x));
             let count = (batch * plane) as f64;

@@ -34,6 +34,7 @@ fn pretrain() -> PretrainRecord {
             seed: 0,
         },
         threads: 2,
+        ranks: None,
         checkpoint_sha256: "c".repeat(64),
         normalization: None,
         class_names: Vec::new(),
@@ -103,6 +104,7 @@ fn run(stage: &str, alpha: f64, seed: u64, last: f64) -> PostTrainRecord {
             target_mode: None,
         },
         threads: 2,
+        ranks: None,
         scores: PostTrainScores {
             measure: Measure::Accuracy,
             before: 0.77,

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use faer::Par;
 
 use super::{Augmentation, DataError, Dataset, Normalization, Outputs, shuffle_indices};
@@ -134,9 +136,19 @@ impl<'d> Batcher<'d> {
 
     /// The next batch, or nothing at the end of the pass.
     pub fn next_batch(&mut self, par: Par) -> Option<Batch<'_>> {
+        self.next_part(par, |samples| 0..samples).map(|(batch, _)| batch)
+    }
+
+    /// A part of the next batch, chosen by the number of its samples, and that number; nothing at the end of the pass.
+    ///
+    /// # Panics
+    /// If the part is not within the batch.
+    pub fn next_part(&mut self, par: Par, part: impl Fn(usize) -> Range<usize>) -> Option<(Batch<'_>, usize)> {
         let rest = self.order.get(self.next..).filter(|rest| !rest.is_empty())?;
         let indices = &rest[..rest.len().min(self.batch_size)];
-        self.next += indices.len();
+        let whole = indices.len();
+        self.next += whole;
+        let indices = &indices[part(whole)];
         let images = &mut self.images[..indices.len() * self.data.shape().len()];
         let change = (!self.augmentation.is_none()).then_some((self.augmentation, self.pass));
         self.data.normalise_checked(indices, &self.normalization, change, images, par);
@@ -150,7 +162,7 @@ impl<'d> Batcher<'d> {
             let rows = outputs.chunks_exact_mut(entries).zip(indices);
             rows.for_each(|(to, &index)| to.copy_from_slice(all.of(index)));
         }
-        Some(Batch { indices, images, labels, outputs })
+        Some((Batch { indices, images, labels, outputs }, whole))
     }
 }
 

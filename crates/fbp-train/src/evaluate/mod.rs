@@ -18,9 +18,11 @@ use fbp_models::Network;
 
 use self::measures::{Tally, cross_entropy};
 use crate::TrainError;
+use crate::collective::Collective;
 use crate::data::{Batch, Batcher, Dataset, Normalization, Outputs};
 use crate::metrics::{all_finite, argmax, count_right, lead};
 use crate::settings::{Measure, check};
+use crate::share::Share;
 use crate::store::TargetStore;
 
 /// Samples that are evaluated at a time.
@@ -102,12 +104,29 @@ impl EvalSet {
     }
 
     /// Gives `look` every batch.
-    fn each_batch(&self, mut look: impl FnMut(&EvalBatch) -> Result<(), TrainError>) -> Result<(), TrainError> {
+    fn each_batch(&self, look: impl FnMut(&EvalBatch) -> Result<(), TrainError>) -> Result<(), TrainError> {
+        self.each_batch_of(None, look)
+    }
+
+    /// Gives `look` every batch of a share.
+    fn each_batch_of(
+        &self,
+        share: Option<Share>,
+        mut look: impl FnMut(&EvalBatch) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let is_own = |index: usize| share.is_none_or(|share| share.has(index));
         match &self.batches {
-            Batches::Kept(batches) => batches.iter().try_for_each(look),
+            Batches::Kept(batches) => {
+                batches.iter().enumerate().filter(|(index, _)| is_own(*index)).try_for_each(|(_, batch)| look(batch))
+            }
             Batches::Read(source) => {
                 let (data, normalization, indices) = &**source;
-                let mut batcher = Batcher::new(data, indices.clone(), normalization, BATCH)?;
+                let own = indices.chunks(BATCH).enumerate().filter(|(index, _)| is_own(*index));
+                let own: Vec<usize> = own.flat_map(|(_, indices)| indices.iter().copied()).collect();
+                if own.is_empty() {
+                    return Ok(());
+                }
+                let mut batcher = Batcher::new(data, own, normalization, BATCH)?;
                 while let Some(batch) = batcher.next_batch(pool_par()) {
                     look(&EvalBatch::of(&batch, data)?)?;
                 }
@@ -202,6 +221,31 @@ impl EvalSet {
         }
     }
 
+    /// The [score](Self::score) of a network that all ranks of a team have. Labels are looked at by all of them, each its share:
+    /// they are counted, so the result is that of one. Outputs are looked at by every one.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score), and [`TrainError::Collective`].
+    pub(crate) fn score_of_team(&self, network: &Network, team: &dyn Collective) -> Result<f64, TrainError> {
+        if team.size() == 1 || self.outputs.is_some() {
+            return self.score(network);
+        }
+        let own = self.right_labels(network, Some(Share::new(team.rank() + 1, team.size())?))?;
+        let mut right = [own as f64];
+        team.sum(&mut right)?;
+        Ok(right[0] / self.samples.max(1) as f64)
+    }
+
+    /// How many of the samples of a share have the right label.
+    fn right_labels(&self, network: &Network, share: Option<Share>) -> Result<usize, TrainError> {
+        let mut right = 0;
+        self.each_batch_of(share, |EvalBatch { images, labels, .. }| {
+            right += right_logits(&network.infer(images)?, labels)?;
+            Ok(())
+        })?;
+        Ok(right)
+    }
+
     /// Shows `take` what the network gives for every sample, its label and the outputs wanted of it, if any.
     fn each(&self, network: &Network, mut take: impl FnMut(&[f32], u32, &[f32])) -> Result<(), TrainError> {
         self.each_batch(|EvalBatch { images, labels, outputs }| {
@@ -261,12 +305,7 @@ impl EvalSet {
             let right = self.right(network)?;
             return Ok(right.iter().filter(|right| **right).count() as f64 / self.samples.max(1) as f64);
         }
-        let mut right = 0;
-        self.each_batch(|EvalBatch { images, labels, .. }| {
-            right += right_logits(&network.infer(images)?, labels)?;
-            Ok(())
-        })?;
-        Ok(right as f64 / self.samples.max(1) as f64)
+        Ok(self.right_labels(network, None)? as f64 / self.samples.max(1) as f64)
     }
 }
 

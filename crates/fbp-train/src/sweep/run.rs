@@ -25,8 +25,8 @@ use crate::store::{StoreWriter, TargetStore};
 use crate::targets::{OutputGoal, TargetsOptions, TargetsSource, compute_targets};
 use crate::tasks::run_tasks;
 use crate::train::{
-    Goal, PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings, SaveEvery, StateFiles, post_train_kept,
-    pretrain_to_file,
+    Goal, Host, PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings, SaveEvery, StateFiles,
+    post_train_kept, pretrain_to_file,
 };
 
 /// What all runs of one folder have in common.
@@ -385,8 +385,9 @@ impl Sweep {
         let record_file = self.record_file(run);
         let state = StateFiles::new(&record_file.with_extension("safetensors"), &settings, SaveEvery::Auto)?;
         state.check(true)?;
-        let curves = post_train_kept(&mut network, &run.stage, &data, goal, &run.options, Some(&state), progress)
-            .map_err(|error| state.drop_after(error))?;
+        let curves =
+            post_train_kept(&mut network, &run.stage, &data, goal, &run.options, Host::alone(&state), progress)
+                .map_err(|error| state.drop_after(error))?;
         metadata.extend(data.preprocessing()?.to_metadata()?);
         let bytes = checkpoint::to_bytes(&network, &metadata)?;
         let checkpoint = if self.keep_checkpoints { format!("{}.safetensors", run.name) } else { String::new() };

@@ -191,6 +191,7 @@ mod tests {
     use candle_core::Tensor;
     use fbp_models::NetworkSpec;
 
+    use super::super::host::Host;
     use super::*;
     use crate::data::{DataBundle, Dataset, Normalization, Split};
     use crate::identity::DataIdentity;
@@ -310,7 +311,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let (_folder, store) = store(&network, &garbage);
         let options = PostTrainOptions { objective: Objective::ClosedForm, validation: 0.5, ..Default::default() };
         let split = Split::stratified(&data.train, 0.5, 0).unwrap();
-        let session = Session { data: &data, split, options: &options, progress: &Silent, state: None };
+        let session = Session { data: &data, split, options: &options, progress: &Silent, host: Host::default() };
         let curves = run(&mut network, 0, store.stage("hidden").unwrap(), session).unwrap();
         let chosen = curves.chosen.unwrap();
         assert_eq!((curves.scores.validation.len(), chosen.epoch), (16, 0));

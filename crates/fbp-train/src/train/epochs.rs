@@ -11,6 +11,7 @@ use super::choice::{Choice, Judged};
 use super::curves::PostTrainCurves;
 use super::losses::{Loss, Means};
 use super::pace::Pace;
+use super::slices::Slices;
 use super::source::Source;
 use super::state::{Moment, Part, Place};
 use crate::TrainError;
@@ -44,6 +45,8 @@ pub(super) struct Course<'a> {
     pub(super) progress: &'a dyn Progress,
     /// Where its state is kept, if it is.
     pub(super) state: Option<Part<'a>>,
+    /// What makes it one of several ranks, if it is.
+    pub(super) slices: Option<Slices>,
 }
 
 /// What a training has come to so far, epoch by epoch.
@@ -76,7 +79,8 @@ impl Course<'_> {
         after: &mut dyn FnMut(Epoch<'_>, &mut Log) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
         let (epochs, seed) = (self.epochs, self.seed);
-        let Self { source, optimiser, judged, pace, progress, state, .. } = self;
+        let Self { source, optimiser, judged, pace, progress, state, slices, .. } = self;
+        let share = slices.as_ref().map(Slices::share);
         let mut place = Place { epoch: 1, ..Place::default() };
         let mut beginning = None;
         // Everything that makes a state.
@@ -95,9 +99,7 @@ impl Course<'_> {
                 }
             };
         }
-        if let Some(part) = state.as_mut()
-            && let Some(line) = moment!().load(part, *progress)?
-        {
+        if let Some(line) = take_up(moment!(), state.as_mut(), slices.as_ref(), *progress)? {
             progress.note(&line);
             progress.advance((place.epoch - 1) * source.samples() + source.samples_of(place.batches));
         }
@@ -108,22 +110,29 @@ impl Course<'_> {
                 let keeps = state.is_some() && aim.begins_with_weights();
                 beginning = keeps.then(|| network.duplicate()).transpose()?;
             }
-            source.each_batch(seed, (number, place.batches), |input, batch| {
+            source.each_batch(seed, (number, place.batches), share, |input, batch, whole| {
                 optimiser.set_learning_rate(pace.next())?;
-                let Loss { total, parts } = aim.loss(network, input, batch)?;
-                optimiser.backward_step(&total)?;
+                let stop = progress.stop_asked();
+                let (parts, stop) = match slices {
+                    Some(slices) => slices.step((network, optimiser), aim, (input, batch, whole), stop)?,
+                    None => {
+                        let Loss { total, parts } = aim.loss(network, input, batch)?;
+                        optimiser.backward_step(&total)?;
+                        // Asked again, as a step may take long.
+                        (parts, progress.stop_asked())
+                    }
+                };
                 judged.step()?;
-                place.means.add(&parts, batch.len());
+                place.means.add(&parts, whole);
                 place.batches += 1;
                 place.seconds = earlier + begun.elapsed().as_secs_f64();
-                progress.advance(batch.len());
-                let stop = progress.stop_asked();
+                progress.advance(whole);
                 if let Some(part) = state.as_mut()
                     && (part.is_due() || stop)
                 {
                     keep(moment!(), part, (stop, *progress))?;
                 }
-                if stop { Err(stopped(&place, epochs, state.is_some())) } else { Ok(()) }
+                if stop { Err(stopped(&place, epochs, state.is_some() || share.is_some())) } else { Ok(()) }
             })?;
             let Place { means, seconds, .. } =
                 std::mem::replace(&mut place, Place { epoch: number + 1, ..Place::default() });
@@ -136,6 +145,34 @@ impl Course<'_> {
             Some(part) if part.keeps_end => keep(moment!(), part, (false, *progress)),
             _ => Ok(()),
         }
+    }
+}
+
+/// Goes on from the state that was kept, if there is one that fits; of several ranks all from that of the first. Gives a line
+/// that says so.
+fn take_up(
+    mut moment: Moment<'_>,
+    mut part: Option<&mut Part<'_>>,
+    slices: Option<&Slices>,
+    progress: &dyn Progress,
+) -> Result<Option<String>, TrainError> {
+    let found = part.as_mut().and_then(|part| part.load(progress));
+    let found = match slices {
+        Some(slices) => slices.of_first(found)?,
+        None => found,
+    };
+    let Some((kept, numbers)) = found else { return Ok(None) };
+    let steps = kept.steps;
+    match (moment.load(kept, numbers)?, part) {
+        (true, part) => {
+            let place = part.map(|part| format!(" from {}", part.place())).unwrap_or_default();
+            Ok(Some(format!("goes on after {steps} steps{place}")))
+        }
+        (false, Some(part)) => {
+            part.refuse(progress);
+            Ok(None)
+        }
+        (false, None) => Ok(None),
     }
 }
 

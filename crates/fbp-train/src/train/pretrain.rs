@@ -1,15 +1,19 @@
 use std::path::Path;
+use std::sync::Arc;
 
 use fbp_models::{AdamW, AdamWParams, Network, NetworkSpec, checkpoint};
 
 use super::choice::{Choice, Judged};
 use super::curves::PostTrainCurves;
 use super::epochs::{Course, Log, Supervised};
+use super::host::Host;
 use super::pace::Pace;
 use super::record::{PretrainRecord, PretrainSettings};
+use super::slices::Slices;
 use super::source::Source;
 use super::state::{SaveEvery, StateFiles};
 use crate::TrainError;
+use crate::collective::{Alone, Collective};
 use crate::data::{Augmentation, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::{ErrorMeasures, EvalSet};
 use crate::hash::bytes_sha256;
@@ -157,7 +161,7 @@ pub fn pretrain(
     options: &PretrainOptions,
     progress: &dyn Progress,
 ) -> Result<Pretrained, TrainError> {
-    pretrain_kept((spec, options), data, None, progress, &mut |_, _| Ok(()))
+    pretrain_kept((spec, options), data, &Host::default(), progress, &mut |_, _| Ok(()))
 }
 
 /// As [`pretrain`], and shows the network to `watch` after each epoch, counted from 1.
@@ -171,14 +175,15 @@ pub fn pretrain_watched(
     progress: &dyn Progress,
     watch: &mut dyn FnMut(usize, &Network) -> Result<(), TrainError>,
 ) -> Result<Pretrained, TrainError> {
-    pretrain_kept((spec, options), data, None, progress, watch)
+    pretrain_kept((spec, options), data, &Host::default(), progress, watch)
 }
 
-/// As [`pretrain_watched`], and keeps the state of the training in files, from which it goes on if they are there.
-fn pretrain_kept(
+/// As [`pretrain_watched`], and keeps the state of the training in files, from which it goes on if they are there. Of several
+/// ranks each has its slice of every batch, and all have the result.
+pub(super) fn pretrain_kept(
     (spec, options): (&NetworkSpec, &PretrainOptions),
     data: &DataBundle,
-    state: Option<&StateFiles>,
+    host: &Host<'_>,
     progress: &dyn Progress,
     watch: &mut dyn FnMut(usize, &Network) -> Result<(), TrainError>,
 ) -> Result<Pretrained, TrainError> {
@@ -201,7 +206,8 @@ fn pretrain_kept(
         epochs,
         seed,
         progress,
-        state: state.map(|files| files.part("")),
+        state: host.state.filter(|_| host.is_first()).map(|files| files.part("")),
+        slices: Slices::join(&mut network, &host.team)?,
     };
     let mut scores = PretrainScores { measure, ..PretrainScores::default() };
     // The random start is no candidate.
@@ -213,7 +219,8 @@ fn pretrain_kept(
             curves.training_seconds += epoch.seconds;
             epoch.means.store(curves);
             let [mean, ..] = epoch.means.all();
-            let score = (!validation.is_empty()).then(|| validation.score(epoch.state)).transpose()?;
+            let score = || validation.score_of_team(epoch.state, &*host.team);
+            let score = (!validation.is_empty()).then(score).transpose()?;
             curves.scores.validation.extend(score);
             choice.offer(epoch.number, epoch.state, score)?;
             progress.note(&epoch_line(epoch.number, epochs, mean, score.map(|score| (measure, score))));
@@ -224,10 +231,11 @@ fn pretrain_kept(
     let Log { choice, curves } = log;
     scores.validation = curves.scores.validation;
     let (epoch, _) = choice.restore(&mut network);
+    network.set_group(None);
     network.set_training(false);
     let test = EvalSet::new(&data.test, &data.normalization, None)?;
     let test_errors = test.errors(&network)?;
-    scores.test = test_errors.map_or_else(|| test.accuracy(&network), |errors| Ok(errors.rmse))?;
+    scores.test = test_errors.map_or_else(|| test.score_of_team(&network, &*host.team), |errors| Ok(errors.rmse))?;
     let (train_loss, seconds_per_epoch) = (curves.scores.loss, curves.training_seconds / options.epochs as f64);
     Ok(Pretrained { network, train_loss, scores, test_errors, epoch, seconds_per_epoch })
 }
@@ -243,19 +251,41 @@ fn pretrain_kept(
 pub fn pretrain_to_file(
     settings: PretrainSettings,
     data: &DataBundle,
-    (checkpoint_file, record_file): (&Path, &Path),
-    (every, force): (SaveEvery, bool),
+    places: (&Path, &Path),
+    keeping: (SaveEvery, bool),
     progress: &dyn Progress,
 ) -> Result<PretrainRecord, TrainError> {
-    let state = StateFiles::new(checkpoint_file, &settings, every)?;
-    state.check(force)?;
+    let alone: Arc<dyn Collective> = Arc::new(Alone);
+    pretrain_by_team(settings, data, places, keeping, &alone, progress)
+}
+
+/// As [`pretrain_to_file`], by all ranks of a team: each has its slice of every batch, and the first one reads and writes the
+/// files.
+///
+/// # Errors
+/// As [`pretrain_to_file`], and [`TrainError::Collective`].
+pub fn pretrain_by_team(
+    settings: PretrainSettings,
+    data: &DataBundle,
+    (checkpoint_file, record_file): (&Path, &Path),
+    (every, force): (SaveEvery, bool),
+    team: &Arc<dyn Collective>,
+    progress: &dyn Progress,
+) -> Result<PretrainRecord, TrainError> {
+    let state = StateFiles::new(checkpoint_file, &settings, every)?.of_ranks(team.size());
+    let host = Host { state: Some(&state), team: team.clone() };
+    if host.is_first() {
+        state.check(force)?;
+    }
+    team.check_alike(state.settings())?;
     let options = PretrainOptions::of(&settings);
-    let result = pretrain_kept((&settings.network, &options), data, Some(&state), progress, &mut |_, _| Ok(()))
-        .map_err(|error| state.drop_after(error))?;
+    let result = pretrain_kept((&settings.network, &options), data, &host, progress, &mut |_, _| Ok(()));
+    let result = result.map_err(|error| if host.is_first() { state.drop_after(error) } else { error })?;
     let bytes = checkpoint::to_bytes(&result.network, &data.preprocessing()?.to_metadata()?)?;
     let record = PretrainRecord {
         settings,
         threads: rayon::current_num_threads(),
+        ranks: (team.size() > 1).then_some(team.size()),
         checkpoint_sha256: bytes_sha256(&bytes),
         normalization: Some(data.normalization.clone()),
         class_names: data.class_names.clone(),
@@ -267,8 +297,10 @@ pub fn pretrain_to_file(
         seconds_per_epoch: result.seconds_per_epoch,
         seconds: state.seconds(),
     };
-    write_run(&record, (record_file, checkpoint_file), &bytes)?;
-    state.remove()?;
+    if host.is_first() {
+        write_run(&record, (record_file, checkpoint_file), &bytes)?;
+        state.remove()?;
+    }
     Ok(record)
 }
 

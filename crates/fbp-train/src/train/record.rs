@@ -51,6 +51,9 @@ pub struct PretrainRecord {
     pub settings: PretrainSettings,
     /// Number of worker threads; another number may give other last bits.
     pub threads: usize,
+    /// Number of ranks that trained it together, if there were several; another number gives other last bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
     /// SHA-256 of the checkpoint.
     pub checkpoint_sha256: String,
     /// What the images were normalised by; it is in the checkpoint too.
@@ -184,6 +187,9 @@ pub struct PostTrainRecord {
     pub settings: PostTrainSettings,
     /// Number of worker threads; another number may give other last bits.
     pub threads: usize,
+    /// Number of ranks that trained it together, if there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
     /// Accuracies, 0 to 1, or RMSE for data with outputs.
     #[serde(flatten)]
     pub scores: PostTrainScores,
@@ -234,6 +240,7 @@ impl PostTrainRecord {
         Self {
             settings,
             threads: rayon::current_num_threads(),
+            ranks: None,
             scores: curves.scores,
             target_distance: curves.target_distance,
             weight: curves.weight,

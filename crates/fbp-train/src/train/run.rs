@@ -2,10 +2,10 @@ use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
 use super::goal::{Goal, check_policy, check_stage};
+use super::host::Host;
 use super::options::PostTrainOptions;
 use super::segments::cut_names;
 use super::session::Session;
-use super::state::StateFiles;
 use super::{closed_form, head, joint, segments, tail};
 use crate::TrainError;
 use crate::affine::AffineLayer;
@@ -100,29 +100,38 @@ pub fn post_train(
     options: &PostTrainOptions,
     progress: &dyn Progress,
 ) -> Result<PostTrainCurves, TrainError> {
-    post_train_kept(network, stage, data, goal, options, None, progress)
+    post_train_kept(network, stage, data, goal, options, Host::default(), progress)
 }
 
 /// As [`post_train`], and keeps the state of the training in files, from which it goes on if they are there. They stay until
-/// [`StateFiles::remove`]. The modes closed-form and head take no steps and keep none.
+/// [`StateFiles::remove`](super::StateFiles::remove). The modes closed-form and head take no steps and keep none.
+///
+/// Several ranks can do two of the modes together. With full each has its slice of every batch, and all have the result. With
+/// hierarchical each trains the segments that are dealt to it, without a word to the others, and the first one gets them all:
+/// only its network and curves are the result.
 ///
 /// # Errors
-/// Those of [`post_train`], [`TrainError::Stopped`] if `progress` says so, [`TrainError::Write`].
+/// Those of [`post_train`], [`TrainError::Stopped`] if `progress` says so, [`TrainError::Write`], [`TrainError::Setting`] for
+/// several ranks and another mode, [`TrainError::Collective`].
 pub fn post_train_kept(
     network: &mut Network,
     stage: &str,
     data: &DataBundle,
     goal: Option<Goal<'_>>,
     options: &PostTrainOptions,
-    state: Option<&StateFiles>,
+    host: Host<'_>,
     progress: &dyn Progress,
 ) -> Result<PostTrainCurves, TrainError> {
     options.check()?;
+    check_team(options.objective, &host)?;
+    if let Some(state) = host.state {
+        host.team.check_alike(state.settings())?;
+    }
     options.objective.check_loss(LossKind::of(options.loss, &data.train)?)?;
     let stage = stage_of_mode(network, options.objective, Some(stage))?;
     check_policy(network, &stage, options)?;
     let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
-    let session = Session { data, split, options, progress, state };
+    let session = Session { data, split, options, progress, host };
     let result = match options.objective {
         Objective::Joint | Objective::Local => joint::run(network, &stage, goal, session),
         Objective::Full => tail::run_full(network, session),
@@ -140,10 +149,20 @@ pub fn post_train_kept(
     };
     if result.is_err() {
         progress.end();
+        network.set_group(None);
         network.set_training(false);
         network.freeze(0..0)?;
     }
     result
+}
+
+/// Checks that a mode can be done by as many ranks as there are.
+fn check_team(mode: Objective, host: &Host<'_>) -> Result<(), TrainError> {
+    if host.team.size() == 1 || matches!(mode, Objective::Full | Objective::Hierarchical) {
+        return Ok(());
+    }
+    let reason = "is for one process: several ranks can do the modes full and hierarchical together".into();
+    Err(TrainError::Setting { name: "mode", value: mode.to_string(), reason })
 }
 
 fn missing_targets(mode: Objective) -> TrainError {

@@ -10,6 +10,7 @@ use super::aim::Aim;
 use super::curves::{PostTrainCurves, SegmentRecord};
 use super::goal::{BatchGoal, check_stage};
 use super::losses::Loss;
+use super::parcel::{Delivery, deliver};
 use super::session::{Selection, Session, add_time, is_better};
 use super::source::Source;
 use crate::TrainError;
@@ -60,15 +61,16 @@ fn segments(network: &Network, cuts: &str) -> Result<Vec<Range<usize>>, TrainErr
 }
 
 /// A trained segment, in a network whose other stages are those of the start.
-struct Trained {
-    network: Network,
-    record: SegmentRecord,
+pub(super) struct Trained {
+    pub(super) network: Network,
+    pub(super) record: SegmentRecord,
 }
 
 /// Trains all segments at the same time, each from the features that the start gives it, and puts them together: from the
 /// output to the input, each segment becomes part of the result if that improves the score on the validation part.
 ///
-/// As many segments are trained at a time as there are threads. The result does not depend on that.
+/// As many segments are trained at a time as there are threads, and each rank of a team trains those that are dealt to it. The
+/// result does not depend on that.
 ///
 /// # Errors
 /// As [`post_train`](super::post_train).
@@ -91,7 +93,10 @@ pub(super) fn run(
     session.progress.begin("segments", images, "images");
     let trained = train_all(network, &segments, store, &session);
     session.progress.end();
-    let trained = trained?;
+    let trained = match deliver(trained, network, &segments, &*session.host.team)? {
+        Delivery::All(trained) => trained,
+        Delivery::Sent => return Ok(curves),
+    };
     add_time(&mut curves, begun);
 
     let (mut score, measure) = (validate(network)?, session.measure());
@@ -116,29 +121,32 @@ pub(super) fn run(
     Ok(curves)
 }
 
-/// Trains every segment in a copy of the network.
+/// Trains the segments of this rank, each in a copy of the network; gives them with their numbers.
 fn train_all(
     network: &Network,
     segments: &[Range<usize>],
     store: &TargetStore,
     session: &Session<'_>,
-) -> Result<Vec<Trained>, TrainError> {
+) -> Result<Vec<(usize, Trained)>, TrainError> {
+    let team = &session.host.team;
+    let own: Vec<usize> = (0..segments.len()).filter(|index| index % team.size() == team.rank()).collect();
     let threads = rayon::current_num_threads();
     // A number of its own for every segment, or the last bits would depend on how many go on at a time.
     let pool = || Ok(rayon::ThreadPoolBuilder::new().num_threads((threads / segments.len()).max(1)).build()?);
-    let trained = Mutex::new(Vec::with_capacity(segments.len()));
-    let work = |pool: &ThreadPool, index: usize| {
+    let trained = Mutex::new(Vec::with_capacity(own.len()));
+    let work = |pool: &ThreadPool, place: usize| {
+        let index = own[place];
         let done = pool.install(|| train(network.duplicate()?, &segments[index], store, session))?;
         trained.lock().unwrap_or_else(PoisonError::into_inner).push((index, done));
         Ok(())
     };
-    let failures = run_tasks(&vec![Vec::new(); segments.len()], threads, pool, work, |_| false)?;
+    let failures = run_tasks(&vec![Vec::new(); own.len()], threads, pool, work, |_| false)?;
     if let Some((_, error)) = failures.into_iter().next() {
         return Err(error);
     }
     let mut trained = trained.into_inner().unwrap_or_else(PoisonError::into_inner);
     trained.sort_by_key(|(index, _)| *index);
-    Ok(trained.into_iter().map(|(_, trained)| trained).collect())
+    Ok(trained)
 }
 
 /// Trains one segment of a network and keeps the best state, the start among them.
@@ -165,7 +173,7 @@ fn train(
     network.set_training(true);
     let mut course = session.course(&network, segment.clone(), source)?;
     // Until all are done, those that are wait.
-    course.state = session.state.map(|files| files.part(&format!("segment{}-", segment.start)));
+    course.state = session.host.state.map(|files| files.part(&format!("segment{}-", segment.start)));
     course.state.iter_mut().for_each(|part| part.keeps_end = true);
     let selection = Selection { keep: options.keep, measure: session.measure(), validate: &validate, test: None };
     let (epoch, _) = selection.run(&mut network, course, &mut aim, &mut curves)?;

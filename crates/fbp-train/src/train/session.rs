@@ -7,10 +7,11 @@ use super::aim::Aim;
 use super::choice::{Choice, Chosen, Judged};
 use super::curves::PostTrainCurves;
 use super::epochs::{Course, Log};
+use super::host::Host;
 use super::options::PostTrainOptions;
 use super::pace::Pace;
+use super::slices::Slices;
 use super::source::Source;
-use super::state::StateFiles;
 use crate::TrainError;
 use crate::data::{DataBundle, Split};
 use crate::evaluate::EvalSet;
@@ -24,8 +25,7 @@ pub(super) struct Session<'a> {
     pub(super) split: Split,
     pub(super) options: &'a PostTrainOptions,
     pub(super) progress: &'a dyn Progress,
-    /// Where the state of the training is kept, if it is.
-    pub(super) state: Option<&'a StateFiles>,
+    pub(super) host: Host<'a>,
 }
 
 impl Session<'_> {
@@ -46,8 +46,30 @@ impl Session<'_> {
             epochs,
             seed,
             progress: self.progress,
-            state: self.state.map(|files| files.part("")),
+            state: self.host.state.map(|files| files.part("")),
+            slices: None,
         })
+    }
+
+    /// The same by all ranks of the team, each on its slice of every batch, if there are several. The network is in a group
+    /// until [`Selection::run`] ends.
+    pub(super) fn course_of_team<'b>(
+        &'b self,
+        network: &mut Network,
+        stages: Range<usize>,
+        source: Source<'b>,
+    ) -> Result<Course<'b>, TrainError> {
+        let course = self.course(network, stages, source)?;
+        let state = course.state.filter(|_| self.host.is_first());
+        Ok(Course { state, slices: Slices::join(network, &self.host.team)?, ..course })
+    }
+
+    /// The score of a network; of one that all ranks of the team have by all of them.
+    pub(super) fn score(&self, set: &EvalSet, network: &Network) -> Result<f64, TrainError> {
+        match self.options.objective {
+            Objective::Full => set.score_of_team(network, &*self.host.team),
+            _ => set.score(network),
+        }
     }
 
     /// What is measured.
@@ -65,7 +87,7 @@ impl Session<'_> {
 
     /// Curves that begin with the score of the start on the test set.
     pub(super) fn curves(&self, network: &Network) -> Result<PostTrainCurves, TrainError> {
-        let before = self.test()?.score(network)?;
+        let before = self.score(&self.test()?, network)?;
         let scores = PostTrainScores { measure: self.measure(), before, ..PostTrainScores::default() };
         Ok(PostTrainCurves { scores, ..PostTrainCurves::default() })
     }
@@ -91,7 +113,7 @@ impl Session<'_> {
             // Has been evaluated.
             (Objective::Joint | Objective::Local, 1..) => curves.scores.test[epoch - 1],
             (_, 0) => curves.scores.before,
-            _ => self.test()?.score(network)?,
+            _ => self.score(&self.test()?, network)?,
         };
         if !matches!(self.options.objective, Objective::Joint | Objective::Local) {
             curves.scores.test = vec![test];
@@ -135,6 +157,7 @@ impl Selection<'_> {
             choice.offer(epoch.number, epoch.state, score)
         })?;
         *curves = log.curves;
+        network.set_group(None);
         course.judged.take(network);
         let chosen = log.choice.restore(network);
         network.set_training(false);

@@ -1,9 +1,11 @@
 use candle_core::{Device, Tensor};
 
+use super::slices::part_of;
 use crate::TrainError;
 use crate::cache::FeatureCache;
 use crate::data::{Augmentation, Batch, Batcher, DataBundle, shuffle_indices};
 use crate::evaluate::pool_par;
+use crate::share::Share;
 
 /// What is trained on, batch by batch: images, or features that were computed once.
 pub(super) enum Source<'a> {
@@ -70,12 +72,13 @@ impl<'a> Source<'a> {
     }
 
     /// Gives `step` every batch of an epoch but the first `done`, as input of what is trained and as samples. Seed and epoch
-    /// decide their order.
+    /// decide their order. Of sliced batches it gets the share given, and always how many samples the whole batch has.
     pub(super) fn each_batch(
         &mut self,
         seed: u64,
         (epoch, done): (usize, usize),
-        mut step: impl FnMut(&Tensor, Batch<'_>) -> Result<(), TrainError>,
+        share: Option<Share>,
+        mut step: impl FnMut(&Tensor, Batch<'_>, usize) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
         // Stream 0 of a seed makes weights.
         let stream = epoch as u64;
@@ -83,18 +86,20 @@ impl<'a> Source<'a> {
             Self::Images { batcher, pixels } => {
                 batcher.shuffle(seed, stream);
                 batcher.skip(done);
-                while let Some(batch) = batcher.next_batch(pool_par()) {
-                    step(&Tensor::from_slice(batch.images, (batch.len(), *pixels), &Device::Cpu)?, batch)?;
+                while let Some((batch, whole)) = batcher.next_part(pool_par(), |samples| part_of(share, samples)) {
+                    step(&Tensor::from_slice(batch.images, (batch.len(), *pixels), &Device::Cpu)?, batch, whole)?;
                 }
             }
             Self::Features { cache, samples, batch } => {
                 let mut order: Vec<usize> = (0..samples.len()).collect();
                 shuffle_indices(&mut order, seed, stream);
-                for places in order.chunks(*batch).skip(done) {
+                for whole in order.chunks(*batch).skip(done) {
+                    let places = &whole[part_of(share, whole.len())];
                     let (features, labels) = cache.batch(places)?;
                     let indices: Vec<usize> = places.iter().map(|&place| samples[place]).collect();
                     let outputs = cache.outputs_of(places);
-                    step(&features, Batch { indices: &indices, images: &[], labels: &labels, outputs: &outputs })?;
+                    let batch = Batch { indices: &indices, images: &[], labels: &labels, outputs: &outputs };
+                    step(&features, batch, whole.len())?;
                 }
             }
         }

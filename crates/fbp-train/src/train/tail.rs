@@ -8,13 +8,14 @@ use super::source::Source;
 use crate::TrainError;
 use crate::cache::FeatureCache;
 
-/// Trains every stage on the labels or outputs.
+/// Trains every stage on the labels or outputs, by all ranks of the team.
 ///
 /// # Errors
 /// As [`post_train`](super::post_train).
 pub(super) fn run_full(network: &mut Network, session: Session<'_>) -> Result<PostTrainCurves, TrainError> {
     let validation = session.validation()?;
-    let validate = |network: &Network| (!validation.is_empty()).then(|| validation.score(network)).transpose();
+    let validate =
+        |network: &Network| (!validation.is_empty()).then(|| session.score(&validation, network)).transpose();
     let (batch, augment) = (session.options.batch, session.options.augment);
     let source = Source::images(session.data, session.split.train.clone(), batch, augment)?;
     let mut curves = session.curves(network)?;
@@ -22,7 +23,7 @@ pub(super) fn run_full(network: &mut Network, session: Session<'_>) -> Result<Po
     network.set_training(true);
     session.progress.begin("fine-tuning", session.options.epochs * source.samples(), "images");
     let (stages, loss) = (all_stages(network), session.loss()?);
-    let course = session.course(network, stages.clone(), source)?;
+    let course = session.course_of_team(network, stages.clone(), source)?;
     let selection =
         Selection { keep: session.options.keep, measure: session.measure(), validate: &validate, test: None };
     let chosen = selection.run(network, course, &mut Supervised { stages, loss }, &mut curves)?;

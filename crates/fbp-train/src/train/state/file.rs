@@ -29,6 +29,9 @@ pub(super) struct Header {
     /// Later ones have larger numbers.
     pub(super) generation: u64,
     pub(super) threads: usize,
+    /// Number of ranks that did it together.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(super) ranks: usize,
     /// Time of the training so far.
     pub(super) seconds: f64,
     pub(super) kept: Kept,
@@ -42,10 +45,20 @@ pub(super) struct State {
 }
 
 impl Header {
-    pub(super) fn new(settings: &str, generation: u64, seconds: f64, kept: Kept) -> Self {
+    /// A header with the number of the state and the time of the training so far.
+    pub(super) fn new(settings: &str, (generation, seconds): (u64, f64), ranks: usize, kept: Kept) -> Self {
         let (version, settings, threads) = (VERSION.to_owned(), settings.to_owned(), rayon::current_num_threads());
-        Self { version, settings, generation, threads, seconds, kept }
+        Self { version, settings, generation, threads, ranks, seconds, kept }
     }
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_one(ranks: &usize) -> bool {
+    *ranks == 1
 }
 
 impl State {
@@ -53,14 +66,7 @@ impl State {
     pub(super) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>, TrainError> {
         let json = |source| TrainError::Json { path: path.to_owned(), what: "state of a training", source };
         let header = serde_json::to_string(&self.header).map_err(json)?;
-        let format = |source| TrainError::Shard { path: path.to_owned(), source };
-        let mut tensors = Vec::new();
-        for (name, values) in &self.numbers {
-            let bytes = bytemuck::cast_slice(values.as_slice());
-            tensors.push((name.as_str(), TensorView::new(Dtype::F32, vec![values.len()], bytes).map_err(format)?));
-        }
-        let mut bytes =
-            safetensors::serialize(tensors, Some(HashMap::from([(KEY.to_owned(), header)]))).map_err(format)?;
+        let mut bytes = pack(header, &self.numbers, path)?;
         let digest = bytes_sha256(&bytes);
         bytes.extend_from_slice(digest.as_bytes());
         Ok(bytes)
@@ -69,25 +75,57 @@ impl State {
     /// Reads a file; a reason in words if it cannot be gone on from.
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
         const DAMAGED: &str = "is damaged";
-        let bytes = contents(bytes).ok_or(DAMAGED)?;
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|_| DAMAGED)?;
-        let json = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY)).ok_or(DAMAGED)?;
-        let header = serde_json::from_str::<Header>(json).map_err(|_| "was kept by another version of this program")?;
+        let (json, numbers) = contents(bytes).and_then(unpack).ok_or(DAMAGED)?;
+        let header =
+            serde_json::from_str::<Header>(&json).map_err(|_| "was kept by another version of this program")?;
         if header.version != VERSION {
             return Err("was kept by another version of this program");
         }
-        let tensors = SafeTensors::deserialize(bytes).map_err(|_| DAMAGED)?;
-        let mut numbers = Numbers::new();
-        for (name, view) in tensors.iter() {
-            if view.dtype() != Dtype::F32 {
-                return Err(DAMAGED);
-            }
-            let values =
-                view.data().chunks_exact(4).map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]]));
-            numbers.insert(name.to_owned(), values.collect());
-        }
         Ok(Self { header, numbers })
     }
+}
+
+/// A state for other ranks.
+///
+/// # Errors
+/// [`TrainError::Shard`] and [`TrainError::Json`], if it has no such form.
+pub(in super::super) fn to_message(kept: Kept, numbers: Numbers) -> Result<Vec<u8>, TrainError> {
+    State { header: Header::new("", (0, 0.0), 1, kept), numbers }.to_bytes(Path::new("a state"))
+}
+
+/// What [`to_message`] gave.
+pub(in super::super) fn of_message(bytes: &[u8]) -> Option<(Kept, Numbers)> {
+    State::from_bytes(bytes).ok().map(|State { header, numbers }| (header.kept, numbers))
+}
+
+/// Numbers by name and a text as the bytes of a safetensors file.
+///
+/// # Errors
+/// [`TrainError::Shard`] if they have no such form.
+pub(in super::super) fn pack(text: String, numbers: &Numbers, path: &Path) -> Result<Vec<u8>, TrainError> {
+    let format = |source| TrainError::Shard { path: path.to_owned(), source };
+    let mut tensors = Vec::new();
+    for (name, values) in numbers {
+        let bytes = bytemuck::cast_slice(values.as_slice());
+        tensors.push((name.as_str(), TensorView::new(Dtype::F32, vec![values.len()], bytes).map_err(format)?));
+    }
+    safetensors::serialize(tensors, Some(HashMap::from([(KEY.to_owned(), text)]))).map_err(format)
+}
+
+/// What [`pack`] gave; none of other bytes.
+pub(in super::super) fn unpack(bytes: &[u8]) -> Option<(String, Numbers)> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+    let text = metadata.metadata().as_ref()?.get(KEY)?.clone();
+    let mut numbers = Numbers::new();
+    for (name, view) in SafeTensors::deserialize(bytes).ok()?.iter() {
+        if view.dtype() != Dtype::F32 {
+            return None;
+        }
+        let values =
+            view.data().chunks_exact(4).map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]]));
+        numbers.insert(name.to_owned(), values.collect());
+    }
+    Some((text, numbers))
 }
 
 /// What comes before the SHA-256 at the end, if that is right.

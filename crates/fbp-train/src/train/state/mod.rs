@@ -16,6 +16,8 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::Value;
 
+pub(super) use file::{of_message, pack, to_message, unpack};
+pub(super) use kept::{Kept, Numbers};
 pub(super) use part::Part;
 pub(super) use resume::{Moment, Place};
 
@@ -66,6 +68,8 @@ pub struct StateFiles {
     /// The settings as JSON.
     settings: String,
     every: SaveEvery,
+    /// Number of ranks that do the training.
+    ranks: usize,
     begun: Instant,
     /// Time of earlier runs in seconds, as far as their states tell.
     earlier: Mutex<f64>,
@@ -83,7 +87,18 @@ impl StateFiles {
             source,
         })?;
         let checkpoint = checkpoint.to_owned();
-        Ok(Self { checkpoint, settings, every, begun: Instant::now(), earlier: Mutex::new(0.0) })
+        Ok(Self { checkpoint, settings, every, ranks: 1, begun: Instant::now(), earlier: Mutex::new(0.0) })
+    }
+
+    /// The same for a training that several ranks do together.
+    #[must_use]
+    pub fn of_ranks(self, ranks: usize) -> Self {
+        Self { ranks, ..self }
+    }
+
+    /// The settings of the training, as JSON.
+    pub(super) fn settings(&self) -> &str {
+        &self.settings
     }
 
     /// Refuses states of a training with other settings, or removes them with `force`. Those of the same settings stay: their

@@ -52,7 +52,8 @@ impl<'a> Part<'a> {
     /// # Errors
     /// [`TrainError::Write`], after which the states that were there are whole.
     pub(super) fn save(&mut self, kept: Kept, numbers: Numbers, begun: Instant) -> Result<(), TrainError> {
-        let header = Header::new(&self.files.settings, self.generation + 1, self.files.seconds(), kept);
+        let times = (self.generation + 1, self.files.seconds());
+        let header = Header::new(&self.files.settings, times, self.files.ranks, kept);
         let path = &self.paths[self.next];
         let written = State { header, numbers }.to_bytes(path).and_then(|bytes| write_atomic(path, &bytes));
         // Also after a failure, so that the next attempt comes later.
@@ -64,7 +65,7 @@ impl<'a> Part<'a> {
     }
 
     /// The latest state that is whole; what is not is said to `progress`.
-    pub(super) fn load(&mut self, progress: &dyn Progress) -> Option<(Kept, Numbers)> {
+    pub(in super::super) fn load(&mut self, progress: &dyn Progress) -> Option<(Kept, Numbers)> {
         let mut latest: Option<(usize, State)> = None;
         let mut unfit = false;
         for (place, path) in self.paths.iter().enumerate() {
@@ -99,19 +100,24 @@ impl<'a> Part<'a> {
                 "its state was kept with {before} threads, now there are {threads}: last bits may differ"
             ));
         }
+        if header.ranks != self.files.ranks {
+            let (before, ranks) = (header.ranks, self.files.ranks);
+            progress
+                .note(&format!("its state was kept with {before} ranks, now there are {ranks}: last bits may differ"));
+        }
         self.files.add_earlier(header.seconds);
         (self.generation, self.next) = (header.generation, 1 - place);
         Some((header.kept, numbers))
     }
 
     /// Says that the state found does not fit the training, which then starts from its beginning.
-    pub(super) fn refuse(&mut self, progress: &dyn Progress) {
+    pub(in super::super) fn refuse(&mut self, progress: &dyn Progress) {
         let path = self.paths[1 - self.next].display();
         progress.note(&format!("{path} does not fit: the training starts from its beginning"));
     }
 
     /// Where the latest state is.
-    pub(super) fn place(&self) -> String {
+    pub(in super::super) fn place(&self) -> String {
         self.paths[1 - self.next].display().to_string()
     }
 }

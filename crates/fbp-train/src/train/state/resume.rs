@@ -13,7 +13,6 @@ use super::super::pace::Pace;
 use super::kept::{Kept, Numbers};
 use super::part::Part;
 use crate::TrainError;
-use crate::progress::Progress;
 
 /// How far a training is.
 #[derive(Debug, Default)]
@@ -97,21 +96,13 @@ impl Moment<'_> {
         part.save(kept, numbers, begun)
     }
 
-    /// Goes on from the latest state, if there is one that fits: everything is then as it was when that was kept, and the
-    /// epoch has begun if some of its batches are done. Gives a line that says so.
+    /// Goes on from a state, if it fits: everything is then as it was when that was kept, and the epoch has begun if some of
+    /// its batches are done.
     ///
     /// # Errors
     /// Those of the aim, and [`TrainError::Model`] if a network cannot be copied.
-    pub(in super::super) fn load(
-        &mut self,
-        part: &mut Part<'_>,
-        progress: &dyn Progress,
-    ) -> Result<Option<String>, TrainError> {
-        let Some((kept, mut numbers)) = part.load(progress) else { return Ok(None) };
-        let Some(found) = self.found(&kept, &mut numbers)? else {
-            part.refuse(progress);
-            return Ok(None);
-        };
+    pub(in super::super) fn load(&mut self, kept: Kept, mut numbers: Numbers) -> Result<bool, TrainError> {
+        let Some(found) = self.found(&kept, &mut numbers)? else { return Ok(false) };
         self.optimiser.set_moments(found.moments)?;
         self.network.set_draws(&kept.draws)?;
         *self.place = Place {
@@ -144,7 +135,7 @@ impl Moment<'_> {
             self.aim.begin(self.network, kept.epoch)?;
         }
         set(self.network, found.weights)?;
-        Ok(Some(format!("goes on after {} steps from {}", kept.steps, part.place())))
+        Ok(true)
     }
 
     /// The tensors of a state; none if they are not those of this training.
