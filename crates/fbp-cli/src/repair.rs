@@ -20,7 +20,7 @@ use fbp_train::settings::{Measure, Preference};
 
 use crate::choices::choice;
 use crate::common::{CommonArgs, Out, errors_text, say};
-use crate::data::{ImageArgs, TrainedDataArgs};
+use crate::data::{ImageArgs, OwnImages, TrainedDataArgs};
 use crate::error::CliError;
 use crate::progress::Stderr;
 use crate::signals;
@@ -130,6 +130,35 @@ impl RepairArgs {
         Ok(options)
     }
 
+    fn settings(
+        &self,
+        network: &Network,
+        choice: &SampleChoice,
+        (input, own): (&Input, Option<&OwnImages>),
+        options: &RepairOptions,
+    ) -> Result<RepairSettings, CliError> {
+        Ok(RepairSettings {
+            checkpoint_sha256: file_sha256(&self.checkpoint)?,
+            model: network.spec().name.clone(),
+            data: input.identity.clone(),
+            samples: choice.to_string(),
+            part: self.images.part,
+            own: own.map(|own| own.identity.clone()),
+            samples_corrupt: self.samples_corrupt,
+            neighbours: options.neighbours,
+            prefer: options.prefer,
+            stage: self.stage.clone(),
+            max_drawdown: options.max_drawdown,
+            efficacy: options.efficacy,
+            validation: options.validation,
+            seed: options.seed,
+            rival: self.rival,
+            limit: options.limit,
+            time: options.time,
+            tolerance: options.tolerance,
+        })
+    }
+
     /// Says what is short of what was asked for, and gives the exit status.
     fn conclude(&self, record: &RepairRecord, out: Out<'_>) -> Result<ExitCode, CliError> {
         print(record, out)?;
@@ -197,26 +226,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         None => args.images.origin(own.as_ref()),
     };
     let asked = Asked { choice: &choice, origin };
-    let settings = RepairSettings {
-        checkpoint_sha256: file_sha256(&args.checkpoint)?,
-        model: network.spec().name.clone(),
-        data: input.identity.clone(),
-        samples: choice.to_string(),
-        part: args.images.part,
-        own: own.as_ref().map(|own| own.identity.clone()),
-        samples_corrupt: args.samples_corrupt,
-        neighbours: options.neighbours,
-        prefer: options.prefer,
-        stage: args.stage.clone(),
-        max_drawdown: options.max_drawdown,
-        efficacy: options.efficacy,
-        validation: options.validation,
-        seed: options.seed,
-        rival: args.rival,
-        limit: options.limit,
-        time: options.time,
-        tolerance: options.tolerance,
-    };
+    let settings = args.settings(&network, &choice, (&input, own.as_ref()), &options)?;
     if let Some(found) = files.finished::<RepairRecord>(&settings, args.force)? {
         say(out, format_args!("{} is finished already", args.out.display()))?;
         common.write_json(&found)?;

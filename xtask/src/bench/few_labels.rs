@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::study::{program, read, seeds};
 use super::{Arguments, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
@@ -91,18 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
 
 impl Study {
     fn new(arguments: &Arguments) -> Result<Self, TaskError> {
-        let usual = if arguments.quick { 2 } else { 10 };
-        let seeds = match &arguments.seeds {
-            Some(text) => text.parse().map_err(|_| TaskError::Refused(format!("--seeds {text} is no number")))?,
-            None => usual,
-        };
-        let fbp = match std::env::var_os("FBP") {
-            Some(program) => PathBuf::from(program),
-            None => {
-                Child::cargo().args(["build", "--workspace", "--bin", "fbp"]).run()?;
-                target_folder()?.join("debug").join(format!("fbp{}", std::env::consts::EXE_SUFFIX))
-            }
-        };
+        let (fbp, seeds) = (program()?, seeds(arguments, if arguments.quick { 2 } else { 10 })?);
         let target = target_folder()?;
         let chosen = |name: &str| arguments.networks.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
         let mut subjects: Vec<Subject> = if arguments.quick { vec![QUICK] } else { SUBJECTS.into() };
@@ -206,10 +196,4 @@ impl Subject {
     fn name(&self) -> String {
         format!("{}-{}", self.network, self.data)
     }
-}
-
-fn read(path: &Path) -> Result<Value, TaskError> {
-    let text = fs::read_to_string(path).map_err(TaskError::at(path))?;
-    serde_json::from_str(&text)
-        .map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
 }

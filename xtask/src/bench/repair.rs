@@ -266,9 +266,9 @@ impl Study {
                     if place == 0 {
                         rivals.push(rival_outcome(&record)?);
                     }
-                    // Pictures are of no use here.
+                    // Pictures and all other states would be most of it.
                     if let Some(record) = record.as_object_mut() {
-                        record.retain(|key, _| !matches!(key.as_str(), "examples" | "weights"));
+                        record.retain(|key, _| !matches!(key.as_str(), "examples" | "weights" | "candidates"));
                     }
                     lines.push_str(&format!("{record}\n"));
                 }

@@ -1,17 +1,9 @@
 use std::fmt;
 
-use fbp_models::Network;
 use serde::{Deserialize, Serialize};
 
-use super::closed::{fit_head, refit_head};
-use super::layer_wise::{are_solvable, fit_layers};
 use super::options::Method;
-use super::statistics::{estimate_statistics, has_statistics, renormalised};
-use super::steps::Steps;
-use crate::TrainError;
-use crate::data::{Dataset, Normalization};
 use crate::settings::Choice;
-use crate::train::head_of;
 
 /// Shares of the way to what the images say.
 const SHARES: [f64; 2] = [0.5, 1.0];
@@ -76,28 +68,6 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// A network with the normalisation of the images that it sees.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) network: Network,
-    pub(super) normalization: Normalization,
-}
-
-impl Prepared {
-    pub(super) fn duplicate(&self) -> Result<Self, TrainError> {
-        Ok(Self { network: self.network.duplicate()?, normalization: self.normalization.clone() })
-    }
-}
-
-/// Labelled samples to fit to.
-#[derive(Clone, Copy)]
-pub(super) struct Labelled<'a> {
-    pub(super) data: &'a Dataset,
-    pub(super) samples: &'a [usize],
-    /// Seed of their order.
-    pub(super) seed: u64,
-}
-
 impl Candidate {
     pub(super) fn of(method: Method) -> Self {
         Self { method, rate: None, anchor: None, alpha: None, damping: None, margin: None, share: None }
@@ -132,52 +102,6 @@ impl Candidate {
             Method::Tail | Method::Full => rates(RATES),
             Method::L2Sp => held(&|rate, place| Self { rate: Some(rate), anchor: Some(ANCHORS[1 - place]), ..own }),
             Method::Joint => held(&|rate, place| Self { rate: Some(rate), alpha: Some(ALPHAS[1 - place]), ..own }),
-        }
-    }
-
-    /// Whether the method makes sense for such a network and such data.
-    pub(super) fn fits(method: Method, network: &Network, data: &Dataset) -> bool {
-        match method {
-            Method::Renormalise => data.is_pixels(),
-            Method::Statistics => has_statistics(network),
-            Method::Head | Method::HeadRefit | Method::HeadFineTune => head_of(network).is_ok(),
-            Method::LayerWise => are_solvable(network),
-            Method::Tail => network.stages().len() > 2,
-            _ => true,
-        }
-    }
-
-    /// Adapts a network to labelled samples; the network itself stays as it is. None if the result is no network any more: a
-    /// training that diverged, or images without any contrast.
-    ///
-    /// # Errors
-    /// [`TrainError::Model`] if the samples do not fit the network.
-    pub(super) fn fit(&self, start: &Prepared, labelled: Labelled<'_>) -> Result<Option<Prepared>, TrainError> {
-        let Prepared { network, normalization } = start;
-        let share = self.share.unwrap_or(1.0);
-        let keep = |network: Network| Prepared { network, normalization: normalization.clone() };
-        match self.method {
-            Method::Auto | Method::Leave => start.duplicate().map(Some),
-            Method::Renormalise => Ok(match renormalised(normalization, labelled, share)? {
-                Some(normalization) => Some(Prepared { network: network.duplicate()?, normalization }),
-                None => None,
-            }),
-            Method::Statistics => estimate_statistics(start, labelled, share).map(|network| Some(keep(network))),
-            Method::Head => {
-                let (damping, margin) = (self.damping.unwrap_or(RIDGES[0]), self.margin.unwrap_or(MARGINS[0]));
-                fit_head(start, labelled, damping, margin).map(|network| Some(keep(network)))
-            }
-            Method::HeadRefit => {
-                let damping = self.damping.unwrap_or(DAMPINGS[0]);
-                Ok(refit_head(start, labelled, damping)?.map(keep))
-            }
-            Method::LayerWise => {
-                let damping = self.damping.unwrap_or(LAYER_RIDGES[0]);
-                fit_layers(start, labelled, (damping, share)).map(|network| Some(keep(network)))
-            }
-            Method::HeadFineTune | Method::Tail | Method::L2Sp | Method::Joint | Method::Full => {
-                Ok(Steps::of(self, network)?.run(start, labelled)?.map(keep))
-            }
         }
     }
 }

@@ -3,7 +3,7 @@ use faer::linalg::solvers::Solve;
 use faer::{Mat, Side};
 use fbp_models::Network;
 
-use super::candidate::{Labelled, Prepared};
+use super::prepared::{Labelled, Prepared};
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::cache::{FeatureCache, second_moment};

@@ -1,5 +1,5 @@
-use super::candidate::Prepared;
 use super::options::Method;
+use super::prepared::Prepared;
 use crate::TrainError;
 use crate::data::Dataset;
 use crate::evaluate::EvalSet;
@@ -84,16 +84,19 @@ impl Score {
     }
 }
 
-/// The candidate to take: of those that are right more often than the network as it is, and within a standard error of the most
-/// often right one, that of the smallest cross-entropy; the network as it is if there is none.
+/// The candidate to take: of those better than the network as it is, and within a standard error of the most often right one, that of
+/// the smallest cross-entropy; the network as it is if there is none. Better is what is right more often, and if `surely`, by more than
+/// a standard error of that.
 ///
 /// Accuracies of few labels tie, or differ by what their noise alone would do; the cross-entropy tells the tied ones apart with much
 /// less noise.
-pub(super) fn choose(scores: &[(Method, &Score)]) -> usize {
+pub(super) fn choose(scores: &[(Method, &Score)], surely: bool) -> usize {
     let whole = || scores.iter().enumerate().filter(|(_, (_, score))| score.is_whole);
     let as_it_is = whole().find(|(_, (method, _))| *method == Method::Leave);
-    let floor = as_it_is.map_or(0, |(_, (_, score))| score.count() + 1);
-    let better = || whole().filter(move |(_, (method, score))| *method != Method::Leave && score.count() >= floor);
+    let is_better = |score: &Score| {
+        as_it_is.is_none_or(|(_, (_, start))| score.count() > start.count() && !(surely && score.leads_by_noise(start)))
+    };
+    let better = || whole().filter(|(_, (method, score))| *method != Method::Leave && is_better(score));
     let fallback = as_it_is.map_or(0, |(place, _)| place);
     let Some((_, (_, best))) = better().max_by_key(|(place, (_, score))| (score.count(), usize::MAX - place)) else {
         return fallback;
@@ -112,7 +115,11 @@ mod tests {
     }
 
     fn chosen(scores: &[(Method, Score)]) -> usize {
-        choose(&scores.iter().map(|(method, score)| (*method, score)).collect::<Vec<_>>())
+        choose(&scores.iter().map(|(method, score)| (*method, score)).collect::<Vec<_>>(), false)
+    }
+
+    fn surely_chosen(scores: &[(Method, Score)]) -> usize {
+        choose(&scores.iter().map(|(method, score)| (*method, score)).collect::<Vec<_>>(), true)
     }
 
     #[test]
@@ -121,6 +128,9 @@ mod tests {
         assert_eq!(chosen(&[leave(), (Method::Full, score("1111000000", 0.1))]), 0);
         assert_eq!(chosen(&[leave(), (Method::Full, score("0111000000", 0.1))]), 0);
         assert_eq!(chosen(&[leave(), (Method::Full, score("1111100000", 9.0))]), 1);
+        // One label more is what noise does, two more are not.
+        assert_eq!(surely_chosen(&[leave(), (Method::Full, score("1111100000", 0.1))]), 0);
+        assert_eq!(surely_chosen(&[leave(), (Method::Full, score("1111110000", 9.0))]), 1);
         let broken = Score { is_whole: false, ..score("1111111111", 0.0) };
         assert_eq!(chosen(&[leave(), (Method::Full, broken)]), 0);
         // Alone, a method is taken whatever it does.

@@ -1,8 +1,8 @@
 use candle_core::Tensor;
 use fbp_models::Network;
 
-use super::candidate::{Labelled, Prepared};
 use super::closed::fit_head;
+use super::prepared::{Labelled, Prepared};
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::cache::FeatureCache;

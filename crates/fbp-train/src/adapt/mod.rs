@@ -5,10 +5,12 @@
 
 mod candidate;
 mod closed;
+mod fit;
 mod folds;
 mod judge;
 mod layer_wise;
 mod options;
+mod prepared;
 mod record;
 mod run;
 mod statistics;

@@ -2,10 +2,11 @@ use std::time::Instant;
 
 use fbp_models::Network;
 
-use super::candidate::{Candidate, Labelled, Prepared};
+use super::candidate::Candidate;
 use super::folds::{balanced_labels, default_folds, stratified_folds};
 use super::judge::{Score, choose};
 use super::options::{AdaptOptions, Method};
+use super::prepared::{Labelled, Prepared};
 use super::record::TriedRecord;
 use crate::TrainError;
 use crate::data::{DataBundle, Dataset, Normalization};
@@ -63,8 +64,8 @@ struct EvalSetSource<'a> {
 /// 2. What needs no labels comes first: statistics of the images or of batch normalisations. The best of these by cross-validation,
 ///    or the network as it is, is what all others begin with, in every fold with statistics of that fold's samples alone.
 /// 3. All candidates are fitted to the labels of all folds but one and judged on that one. Taken is, of those right more often than
-///    the network as it is and within a standard error of the most often right one, that of the smallest cross-entropy.
-/// 4. It is fitted again to all labels. If nothing is right more often than the network as it is, that stays, to the last bit.
+///    the network as it is by more than a standard error and within one of the most often right one, that of the smallest cross-entropy.
+/// 4. It is fitted again to all labels. If nothing is that much better than the network as it is, that stays, to the last bit.
 ///
 /// With a method that is named, its settings alone are compared, and they begin with the network as it is.
 ///
@@ -159,13 +160,13 @@ impl Course<'_> {
         let begun = Instant::now();
         let mut trials = self.trials(first);
         self.cross_validate(begin, &Candidate::leave(), &mut trials)?;
-        let start = trials[best_of(&trials)].candidate;
+        let start = trials[best_of(&trials, false)].candidate;
         let mut others = self.trials(second);
         self.cross_validate(begin, &start, &mut others)?;
         // A named method is taken whatever the network as it is can do.
         let chosen = match method != Method::Auto && !others.is_empty() {
-            true => trials.len() + best_of(&others),
-            false => best_of(&trials.iter().chain(&others).collect::<Vec<_>>()),
+            true => trials.len() + best_of(&others, true),
+            false => best_of(&trials.iter().chain(&others).collect::<Vec<_>>(), true),
         };
         trials.extend(others);
         let all: Vec<usize> = (0..self.data.len()).collect();
@@ -235,9 +236,10 @@ impl Course<'_> {
     }
 }
 
-/// The place of the best trial.
-fn best_of<T: AsRef<Trial>>(trials: &[T]) -> usize {
-    choose(&trials.iter().map(|trial| (trial.as_ref().candidate.method, &trial.as_ref().score)).collect::<Vec<_>>())
+/// The place of the best trial, which takes the place of the network as it is only if it is better, and if `surely`, by more than noise.
+fn best_of<T: AsRef<Trial>>(trials: &[T], surely: bool) -> usize {
+    let scores: Vec<_> = trials.iter().map(|trial| (trial.as_ref().candidate.method, &trial.as_ref().score)).collect();
+    choose(&scores, surely)
 }
 
 impl AsRef<Trial> for Trial {

@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 use fbp_models::Network;
 
-use super::candidate::{Labelled, Prepared};
+use super::prepared::{Labelled, Prepared};
 use crate::TrainError;
 use crate::cache::FeatureCache;
 use crate::data::{DataError, Normalization};

@@ -5,8 +5,9 @@ use candle_core::{Tensor, Var};
 use fbp_models::ops::cross_entropy;
 use fbp_models::{AdamW, AdamWParams, Network};
 
-use super::candidate::{Candidate, Labelled, Prepared};
+use super::candidate::Candidate;
 use super::options::Method;
+use super::prepared::{Labelled, Prepared};
 use crate::TrainError;
 use crate::cache::FeatureCache;
 use crate::data::shuffle_indices;

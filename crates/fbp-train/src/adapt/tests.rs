@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use fbp_linalg::FeatureShape;
 use fbp_models::{Network, NetworkSpec};
 
-use super::candidate::{Labelled, Prepared};
+use super::prepared::{Labelled, Prepared};
 use super::*;
 use crate::TrainError;
 use crate::data::{DataBundle, Dataset, Normalization};

@@ -166,17 +166,7 @@ impl<'a> Search<'a> {
         };
         search.baseline = match baseline {
             Some(baseline) => baseline.clone(),
-            None => Baseline {
-                close: closest(&search.leads(&search.watched, deadline)?),
-                validation: search.score(&search.validation, deadline)?,
-                kin: match &kin {
-                    Some(kin) => {
-                        let leads = search.leads(kin, deadline)?;
-                        (0..leads.len()).filter(|&k| leads[k] <= 0.0).collect()
-                    }
-                    None => Vec::new(),
-                },
-            },
+            None => search.as_it_is(kin.as_ref(), deadline)?,
         };
         search.close = search.watched.picked(&search.baseline.close);
         search.kin = kin.map(|kin| kin.picked(&search.baseline.kin));
@@ -185,6 +175,16 @@ impl<'a> Search<'a> {
             search.sensitivity = Some(output_sensitivity(network, &search.layer, &search.watched)?);
         }
         Ok(search)
+    }
+
+    /// The network as it is, to compare with.
+    fn as_it_is(&self, kin: Option<&FeatureCache>, deadline: Deadline) -> Result<Baseline, TrainError> {
+        let leads = kin.map(|kin| self.leads(kin, deadline)).transpose()?.unwrap_or_default();
+        Ok(Baseline {
+            close: closest(&self.leads(&self.watched, deadline)?),
+            validation: self.score(&self.validation, deadline)?,
+            kin: (0..leads.len()).filter(|&k| leads[k] <= 0.0).collect(),
+        })
     }
 
     /// Lead of the label over the strongest rival, or what the largest error leaves of the tolerance, for every cached sample, at

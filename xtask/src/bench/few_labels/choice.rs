@@ -97,8 +97,9 @@ impl Run {
     /// rule of `fbp adapt`.
     pub(super) fn chosen(&self, methods: &[&str]) -> Option<&Tried> {
         let leave = self.tried.iter().find(|tried| tried.method == "leave")?;
-        let floor = if methods.len() > 1 { leave.count() + 1 } else { 0 };
-        let better = || self.of_methods(methods).filter(move |tried| !tried.failed && tried.count() >= floor);
+        let is_better = |tried: &Tried| tried.count() > leave.count() && !tried.leads_by_noise(leave);
+        let better =
+            || self.of_methods(methods).filter(move |tried| !tried.failed && (methods.len() == 1 || is_better(tried)));
         let fallback = if methods.len() > 1 { Some(leave) } else { self.of_methods(methods).next() };
         // The first of equals.
         let Some(best) = better().reduce(|best, other| if other.count() > best.count() { other } else { best }) else {
@@ -156,14 +157,14 @@ pub(super) mod tests {
             ("leave", "1100000000", 1.0, 0.5),
             ("head", "1111000000", 0.9, 0.6),
             ("head", "1110000000", 0.2, 0.7),
-            ("full", "1100000000", 0.1, 0.9),
+            ("full", "1110000000", 0.1, 0.9),
             ("full", "0000000000", 0.0, 0.1),
         ]);
-        // Of the settings of one method no floor; of several the network as it is.
+        // Of the settings of one method no floor; of several the network as it is, unless they are better by more than noise.
         assert_eq!(run.chosen(&["head"]).unwrap().test, 0.7);
         assert_eq!(run.chosen(&["full"]).unwrap().test, 0.9);
         assert_eq!(run.chosen(&["full", "tail"]).unwrap().test, 0.5);
-        assert_eq!(run.chosen(CLOSED).unwrap().test, 0.7);
+        assert_eq!(run.chosen(CLOSED).unwrap().test, 0.6);
         assert!(run.chosen(&["none"]).is_none());
     }
 

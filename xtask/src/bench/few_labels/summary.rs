@@ -9,7 +9,7 @@ use super::super::compress::interval;
 use super::choice::{ALL as EVERYTHING, CLOSED, FINE_TUNING, Run, UNLABELLED};
 
 /// What is compared, by name: methods whose settings are chosen among the labels, alone or several together.
-const SIDES: [(&str, &[&str]); 12] = [
+const SIDES: [(&str, &[&str]); 13] = [
     ("unlabelled", UNLABELLED),
     ("closed", CLOSED),
     ("fine-tuning", FINE_TUNING),
@@ -17,6 +17,7 @@ const SIDES: [(&str, &[&str]); 12] = [
     ("statistics", &["statistics"]),
     ("head", &["head"]),
     ("head-refit", &["head-refit"]),
+    ("layer-wise", &["layer-wise"]),
     ("head-fine-tune", &["head-fine-tune"]),
     ("tail", &["tail"]),
     ("l2-sp", &["l2-sp"]),
@@ -154,9 +155,10 @@ impl Row {
         }
     }
 
+    /// The mean; with its interval from three pairs on, since one of two says nothing.
     fn with_interval(&self) -> String {
         match (self.ci_low, self.ci_high) {
-            (Some(low), Some(high)) => format!("{:+.2} ({low:.2} to {high:.2})", self.mean_pp),
+            (Some(low), Some(high)) if self.pairs > 2 => format!("{:+.2} ({low:.2} to {high:.2})", self.mean_pp),
             _ => format!("{:+.2}", self.mean_pp),
         }
     }
