@@ -8,10 +8,15 @@ use fbp_models::Network;
 use serde::{Deserialize, Serialize};
 
 use super::curves::SegmentRecord;
-use super::segments::Trained;
 use super::state::{Numbers, pack, unpack};
 use crate::TrainError;
 use crate::collective::{Collective, CollectiveError};
+
+/// A trained segment, in a network whose other stages are those of the start.
+pub(super) struct Trained {
+    pub(super) network: Network,
+    pub(super) record: SegmentRecord,
+}
 
 /// What becomes of the segments of a rank.
 pub(super) enum Delivery {

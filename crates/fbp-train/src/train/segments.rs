@@ -10,7 +10,7 @@ use super::aim::Aim;
 use super::curves::{PostTrainCurves, SegmentRecord};
 use super::goal::{BatchGoal, check_stage};
 use super::losses::Loss;
-use super::parcel::{Delivery, deliver};
+use super::parcel::{Delivery, Trained, deliver};
 use super::session::{Selection, Session, add_time, is_better};
 use super::source::Source;
 use crate::TrainError;
@@ -58,12 +58,6 @@ fn segments(network: &Network, cuts: &str) -> Result<Vec<Range<usize>>, TrainErr
     }
     segments.push(first..network.stages().len());
     Ok(segments)
-}
-
-/// A trained segment, in a network whose other stages are those of the start.
-pub(super) struct Trained {
-    pub(super) network: Network,
-    pub(super) record: SegmentRecord,
 }
 
 /// Trains all segments at the same time, each from the features that the start gives it, and puts them together: from the
