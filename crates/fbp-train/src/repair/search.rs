@@ -4,11 +4,11 @@ use fbp_models::Network;
 
 use super::deadline::Deadline;
 use super::demand::{Demand, OUTPUT_ROUNDS, ROUNDS};
+use super::options::RepairOptions;
 use super::origin::Given;
 use super::problem::{Metric, column_moment, output_sensitivity};
 use super::record::{Candidate, StateMeasures};
 use super::rows::{Leads, Subjects};
-use super::run::RepairOptions;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
 use crate::cache::FeatureCache;
