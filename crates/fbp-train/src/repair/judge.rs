@@ -12,11 +12,11 @@ use crate::settings::Part;
 #[derive(Debug)]
 pub struct Judge {
     test: EvalSet,
-    /// Those of the test set that are of the kind that is repaired, where they are other images.
+    /// The images of the kind that is repaired, where they are not those of the test set themselves.
     kin: Option<EvalSet>,
     /// Accuracy before, 0 to 1, or RMSE for data with outputs.
     pub score: f64,
-    /// Whether each of the kind (of the test set) was wrong before and is of the kind that is repaired.
+    /// Whether each of these images was wrong before and is of the class that is repaired.
     of_kind: Vec<bool>,
 }
 

@@ -13,7 +13,7 @@ use crate::settings::{Preference, check};
 /// | `seed`         | 0       |          |
 /// | `limit`        | none    | 1 or more |
 /// | `time`         | none    | `(0, ∞)`, in seconds |
-/// | `neighbours`   | 0       |          |
+/// | `neighbours`   | 0       | `[0, 100]` |
 /// | `prefer`       | `Accuracy` |       |
 /// | `tolerance`    | none    | `(0, ∞)`; for data with outputs, which need it |
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +65,7 @@ impl RepairOptions {
         check("max_drawdown", self.max_drawdown, 0.0..=1.0, "[0, 1]")?;
         check("efficacy", self.efficacy, 0.0..=1.0, "[0, 1]")?;
         check("validation", self.validation, f64::MIN_POSITIVE..1.0, "(0, 1)")?;
+        check("neighbours", self.neighbours, 0..=100, "[0, 100]")?;
         check("limit", self.limit.unwrap_or(1), 1.., "1 or more samples")?;
         check("time", self.time.unwrap_or(1.0), f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")?;
         check("tolerance", self.tolerance.unwrap_or(1.0), f64::MIN_POSITIVE..f64::INFINITY, "(0, ∞)")

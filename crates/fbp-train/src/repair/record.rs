@@ -83,7 +83,8 @@ pub struct StateMeasures {
 
 impl StateMeasures {
     /// Order of states: more repaired samples first, all that reach the share `enough` as equals, then more others of their kind
-    /// where that was measured, then the smaller loss. Of outputs with fewer the smaller error of the samples to repair comes first, however many are within the tolerance.
+    /// where that was measured, then the smaller loss. Of outputs with fewer the smaller error of the samples to repair comes first,
+    /// however many are within the tolerance.
     pub(super) fn rank(&self, enough: f64) -> (f64, f64, f64) {
         match self.error {
             Some(error) if self.efficacy < enough => (0.0, -error, -self.drawdown_validation),

@@ -105,16 +105,16 @@ pub fn repair(
     let layer = AffineLayer::of(network, first)?;
     announce(network, &layer, given, (data, &split), (options, deadline), progress).or_else(unless_over)?;
     let mut baseline = None;
-    let mut step = |stage: &str| {
-        repair_layer(network, stage, given, (data, &split), (options, &mut baseline), (deadline, progress))
+    let mut step = |stage: &str, reached: Option<StateMeasures>| {
+        repair_layer(network, stage, given, (data, &split), (options, &mut baseline, reached), (deadline, progress))
     };
-    let (layer, mut measures, mut time_over) = step(first)?;
+    let (layer, mut measures, mut time_over) = step(first, None)?;
     let mut further = Vec::new();
     for stage in rest {
         if time_over || measures.efficacy >= options.efficacy {
             break;
         }
-        let (layer, reached, is_over) = step(stage)?;
+        let (layer, reached, is_over) = step(stage, Some(measures))?;
         further.push(layer);
         (measures, time_over) = (reached, is_over);
     }
@@ -126,14 +126,14 @@ fn unless_over(error: TrainError) -> Result<(), TrainError> {
     if matches!(error, TrainError::TimeOver) { Ok(()) } else { Err(error) }
 }
 
-/// Repairs one layer of a network as it is, with the measures after it and whether the time was over. The first layer sets the
-/// baseline.
+/// Repairs one layer of a network, with the measures after it and whether the time was over. `reached` are those before it, of a
+/// network that an earlier layer has changed. The first layer sets the baseline.
 fn repair_layer(
     network: &Network,
     stage: &str,
     given: Given<'_>,
     (data, split): (&DataBundle, &Split),
-    (options, baseline): (&RepairOptions, &mut Option<Baseline>),
+    (options, baseline, reached): (&RepairOptions, &mut Option<Baseline>, Option<StateMeasures>),
     (deadline, progress): (Deadline, &dyn Progress),
 ) -> Result<(RepairedLayer, StateMeasures, bool), TrainError> {
     let layer = AffineLayer::of(network, stage)?;
@@ -148,7 +148,10 @@ fn repair_layer(
         Err(TrainError::TimeOver) => Found {
             change: Mat::zeros(old.nrows(), old.ncols()),
             chosen: None,
-            measures: start_measures(network, given, data, options.tolerance)?,
+            measures: match reached {
+                Some(measures) => measures,
+                None => start_measures(network, given, data, options.tolerance)?,
+            },
             candidates: Vec::new(),
             time_over: true,
         },

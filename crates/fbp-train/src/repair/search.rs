@@ -57,8 +57,7 @@ pub(super) struct Search<'a> {
     neighbours: Subjects,
     /// Validation samples of the same kind that were wrong at the start, where states are chosen by them.
     kin: Option<FeatureCache>,
-    watched: FeatureCache,
-    /// The close ones of them.
+    /// The watched samples that are looked at in every round.
     close: FeatureCache,
     validation: FeatureCache,
     /// Second moment of the layer's input over the watched samples.
@@ -150,7 +149,6 @@ impl<'a> Search<'a> {
             moment: column_moment(&layer, &watched, deadline)?,
             layer,
             targets,
-            watched,
             close: FeatureCache::default(),
             validation,
             baseline: Baseline { close: Vec::new(), validation: 0.0, kin: Vec::new() },
@@ -166,22 +164,27 @@ impl<'a> Search<'a> {
         };
         search.baseline = match baseline {
             Some(baseline) => baseline.clone(),
-            None => search.as_it_is(kin.as_ref(), deadline)?,
+            None => search.as_it_is(&watched, kin.as_ref(), deadline)?,
         };
-        search.close = search.watched.picked(&search.baseline.close);
+        search.close = watched.picked(&search.baseline.close);
         search.kin = kin.map(|kin| kin.picked(&search.baseline.kin));
         search.start = search.measures(deadline)?;
         if tolerance.is_some() {
-            search.sensitivity = Some(output_sensitivity(network, &search.layer, &search.watched)?);
+            search.sensitivity = Some(output_sensitivity(network, &search.layer, &watched)?);
         }
         Ok(search)
     }
 
     /// The network as it is, to compare with.
-    fn as_it_is(&self, kin: Option<&FeatureCache>, deadline: Deadline) -> Result<Baseline, TrainError> {
+    fn as_it_is(
+        &self,
+        watched: &FeatureCache,
+        kin: Option<&FeatureCache>,
+        deadline: Deadline,
+    ) -> Result<Baseline, TrainError> {
         let leads = kin.map(|kin| self.leads(kin, deadline)).transpose()?.unwrap_or_default();
         Ok(Baseline {
-            close: closest(&self.leads(&self.watched, deadline)?),
+            close: closest(&self.leads(watched, deadline)?),
             validation: self.score(&self.validation, deadline)?,
             kin: (0..leads.len()).filter(|&k| leads[k] <= 0.0).collect(),
         })
