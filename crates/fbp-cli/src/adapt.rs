@@ -3,7 +3,8 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, checkpoint};
-use fbp_report::adapt::{check_page, write_page};
+use fbp_report::adapt::write_page;
+use fbp_report::check_page;
 use fbp_train::EvalSet;
 use fbp_train::adapt::{AdaptOptions, AdaptRecord, AdaptSettings, Method, TriedRecord, adapt, default_folds};
 use fbp_train::data::DataBundle;
@@ -105,7 +106,7 @@ pub(crate) fn run(args: &AdaptArgs, common: &CommonArgs, out: Out<'_>) -> Result
         common.write_json(&found)?;
         return print(&found, out);
     }
-    check_page(&page, &files.record, args.force)?;
+    check_page("adapt", &page, &files.record, args.force)?;
     signals::catch()?;
     let bundle = &input.bundle;
     let judged: Vec<usize> =

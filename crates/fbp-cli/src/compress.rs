@@ -3,7 +3,8 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
-use fbp_report::compress::{check_page, write_page};
+use fbp_report::check_page;
+use fbp_report::compress::write_page;
 use fbp_train::EvalSet;
 use fbp_train::compress::{
     Bits, CompressOptions, CompressRecord, CompressSettings, Compression, FineTuneOptions, Pattern, Recover, Scope,
@@ -158,7 +159,7 @@ pub(crate) fn run(args: &CompressArgs, common: &CommonArgs, out: Out<'_>) -> Res
         common.write_json(&found)?;
         return print(&found, out);
     }
-    check_page(&page, &files.record, args.force)?;
+    check_page("compress", &page, &files.record, args.force)?;
     let progress = Stderr::default();
     let done = compress(&network, &input.bundle, &options, &progress);
     progress.end();

@@ -2,28 +2,16 @@
 
 use std::path::Path;
 
-use fbp_train::TrainError;
 use fbp_train::adapt::{AdaptRecord, Candidate, TriedRecord};
 use fbp_train::atomic::write_atomic;
 
 use crate::ReportError;
 use crate::page::{document, duration, escape, number, percent, push, table};
 
-/// Finds out before the work whether the page may be written: where there is none, or one beside a record.
-///
-/// # Errors
-/// [`TrainError::Foreign`] for a page without a record, unless `force`.
-pub fn check_page(page: &Path, record: &Path, force: bool) -> Result<(), ReportError> {
-    if page.exists() && !record.exists() && !force {
-        return Err(TrainError::Foreign { path: page.to_owned(), command: "adapt".into() }.into());
-    }
-    Ok(())
-}
-
 /// Writes the page.
 ///
 /// # Errors
-/// [`TrainError::Write`].
+/// [`fbp_train::TrainError::Write`].
 pub fn write_page(page: &Path, record: &AdaptRecord) -> Result<(), ReportError> {
     Ok(write_atomic(page, render(record).as_bytes())?)
 }
@@ -159,15 +147,5 @@ mod tests {
         record.start = Candidate::grid(Method::Renormalise)[1];
         let html = render(&record);
         assert!(html.contains("51.00 %") && html.contains("begins with: renormalise, share 1."), "{html}");
-    }
-
-    #[test]
-    fn pages_of_others_are_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let [page, record] = ["c.html", "c.json"].map(|name| folder.path().join(name));
-        check_page(&page, &record, false).unwrap();
-        std::fs::write(&page, "mine").unwrap();
-        assert!(check_page(&page, &record, false).is_err());
-        check_page(&page, &record, true).unwrap();
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use fbp_train::TrainError;
 use fbp_train::atomic::write_atomic;
 use fbp_train::compress::{CompressRecord, LayerRecord, Recover};
 use plotters::prelude::*;
@@ -17,21 +16,10 @@ const PLOT: (u32, u32) = (760, 300);
 /// Smallest residual that is drawn, as a share.
 const FLOOR: f64 = 1e-6;
 
-/// Finds out before the work whether the page may be written: where there is none, or one beside a record.
-///
-/// # Errors
-/// [`TrainError::Foreign`] for a page without a record, unless `force`.
-pub fn check_page(page: &Path, record: &Path, force: bool) -> Result<(), ReportError> {
-    if page.exists() && !record.exists() && !force {
-        return Err(TrainError::Foreign { path: page.to_owned(), command: "compress".into() }.into());
-    }
-    Ok(())
-}
-
 /// Writes the page.
 ///
 /// # Errors
-/// [`ReportError::Plot`], [`TrainError::Write`].
+/// [`ReportError::Plot`], [`fbp_train::TrainError::Write`].
 pub fn write_page(page: &Path, record: &CompressRecord) -> Result<(), ReportError> {
     Ok(write_atomic(page, render(record)?.as_bytes())?)
 }
@@ -234,15 +222,5 @@ mod tests {
             assert!(html.contains(part), "{part}: {html}");
         }
         assert!(!html.contains("<small>"));
-    }
-
-    #[test]
-    fn pages_of_others_are_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let [page, record] = ["c.html", "c.json"].map(|name| folder.path().join(name));
-        check_page(&page, &record, false).unwrap();
-        std::fs::write(&page, "mine").unwrap();
-        assert!(check_page(&page, &record, false).is_err());
-        check_page(&page, &record, true).unwrap();
     }
 }

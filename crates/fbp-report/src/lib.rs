@@ -2,6 +2,7 @@
 
 pub mod adapt;
 pub mod analysis;
+mod beside;
 pub mod compress;
 mod difference;
 mod error;
@@ -13,5 +14,6 @@ pub mod study;
 pub mod sweep;
 mod tables;
 
+pub use beside::check_page;
 pub use difference::Difference;
 pub use error::ReportError;
