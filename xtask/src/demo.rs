@@ -3,6 +3,7 @@
 
 mod planner;
 mod shapes;
+mod story;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Fbp, fresh, out_folder, read_json, text};
+use super::story::Story;
 use crate::error::TaskError;
 
 const MODEL: &str = "mlp-planner";
@@ -37,77 +37,22 @@ const STAGE: &str = "fc2";
 
 /// Trains the planner, reconstructs targets, explains and repairs its worst paths, and writes the report.
 pub(super) fn run(out: Option<&PathBuf>) -> Result<(), TaskError> {
-    let out = out_folder(out, "demo-planner")?;
-    let fbp = Fbp::build()?;
+    let story = Story::new(out, "demo-planner", DATA)?;
     let begun = Instant::now();
-    let demo = Planner { fbp, runs: out.join("runs"), out };
-    fs::create_dir_all(&demo.runs).map_err(TaskError::at(&demo.runs))?;
-    demo.fbp(&[&["pretrain", "--model", MODEL], &PRETRAINING[..]].concat(), "pretrained.safetensors")?;
-    let targets = demo.targets()?;
-    demo.explain()?;
-    let repair = demo.repair()?;
-    demo.report(&targets, &repair)?;
+    let goal = ["--tolerance", TOLERANCE];
+    story.pretrain(MODEL, &PRETRAINING)?;
+    let targets = story.targets(&goal)?;
+    let explained = story.explain(EXPLAINED, &goal)?;
+    let repair = story.repair(CASES, STAGE, &[&goal[..], &BOUNDS].concat())?;
+    let (from, report) = (story.report()?, story.path("report.html"));
+    fs::copy(&from, &report).map_err(TaskError::at(&report))?;
+    let summary = story.write_summary(summary(&targets, &repair))?;
+    println!("\n{}", table(&summary, &repair));
     println!("\ndone in {:.0} s after the build", begun.elapsed().as_secs_f64());
-    let page = demo.out.join("explained").join("explain.html");
-    for path in [demo.out.join("report.html"), page, demo.out.join("summary.json")] {
+    for path in [report, explained, story.path("summary.json")] {
         println!("{}", path.display());
     }
     Ok(())
-}
-
-struct Planner {
-    fbp: Fbp,
-    out: PathBuf,
-    /// Everything that the report is made from.
-    runs: PathBuf,
-}
-
-impl Planner {
-    /// One command of `fbp` on the trajectories that writes `name` among the runs.
-    fn fbp(&self, arguments: &[&str], name: &str) -> Result<(), TaskError> {
-        let to = self.runs.join(name);
-        self.fbp.run(&[arguments, &["--data", DATA, "--out", text(&to)?]].concat())
-    }
-
-    fn checkpoint(&self) -> PathBuf {
-        self.runs.join("pretrained.safetensors")
-    }
-
-    fn targets(&self) -> Result<Value, TaskError> {
-        let (checkpoint, report) = (self.checkpoint(), fresh(self.out.join("targets.json"))?);
-        let arguments =
-            ["targets", "--checkpoint", text(&checkpoint)?, "--tolerance", TOLERANCE, "--json", text(&report)?];
-        self.fbp(&arguments, "targets")?;
-        read_json(&report)
-    }
-
-    fn explain(&self) -> Result<(), TaskError> {
-        let (checkpoint, page) = (self.checkpoint(), self.out.join("explained"));
-        let what = ["explain", "--checkpoint", text(&checkpoint)?, "--data", DATA, "--samples", EXPLAINED];
-        self.fbp.run(&[&what[..], &["--tolerance", TOLERANCE, "--out", text(&page)?]].concat())
-    }
-
-    fn repair(&self) -> Result<Value, TaskError> {
-        let checkpoint = self.checkpoint();
-        let what = ["repair", "--checkpoint", text(&checkpoint)?, "--samples", CASES, "--stage", STAGE];
-        self.fbp(&[&what[..], &["--tolerance", TOLERANCE], &BOUNDS].concat(), "repaired.safetensors")?;
-        read_json(&self.runs.join("repaired.json"))
-    }
-
-    /// Writes page and summary, and says what came out.
-    fn report(&self, targets: &Value, repair: &Value) -> Result<(), TaskError> {
-        let report = self.out.join("report");
-        self.fbp.run(&["report", "--runs", text(&self.runs)?, "--out", text(&report)?])?;
-        let (from, to) = (report.join("report.html"), self.out.join("report.html"));
-        fs::copy(&from, &to).map_err(TaskError::at(&to))?;
-        let summary = summary(targets, repair);
-        let path = self.out.join("summary.json");
-        let missing = || TaskError::Malformed { path: path.clone(), reason: "a figure is missing".to_owned() };
-        let summary = summary.ok_or_else(missing)?;
-        fs::write(&path, format!("{summary:#}\n")).map_err(TaskError::at(&path))?;
-        println!("\n{}", table(&summary, repair));
-        Ok(())
-    }
 }
 
 /// What the demo is judged by.

@@ -1,12 +1,11 @@
 //! `cargo xtask demo shapes`: a residual network on the colour images that ship with the repository, from pretraining to repair.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Fbp, fresh, out_folder, read_json, text};
+use super::story::Story;
 use crate::error::TaskError;
 
 const MODEL: &str = "resnet20";
@@ -23,74 +22,20 @@ const STAGE: &str = "fc";
 
 /// Trains the network, reconstructs the targets of all images, explains and repairs some, and writes the report.
 pub(super) fn run(out: Option<&PathBuf>) -> Result<(), TaskError> {
-    let out = out_folder(out, "demo-shapes")?;
-    let fbp = Fbp::build()?;
+    let story = Story::new(out, "demo-shapes", DATA)?;
     let begun = Instant::now();
-    let demo = Shapes { fbp, runs: out.join("runs"), out };
-    fs::create_dir_all(&demo.runs).map_err(TaskError::at(&demo.runs))?;
-    demo.fbp(&[&["pretrain", "--model", MODEL], &PRETRAINING[..]].concat(), "pretrained.safetensors")?;
-    let targets = demo.targets()?;
-    demo.explain()?;
-    let repair = demo.repair()?;
-    let pretraining = read_json(&demo.runs.join("pretrained.json"))?;
-    demo.report(&pretraining, &targets, &repair)?;
+    let pretraining = story.pretrain(MODEL, &PRETRAINING)?;
+    let targets = story.targets(&["--margin", MARGIN])?;
+    let explained = story.explain(EXPLAINED, &[])?;
+    let repair = story.repair(CASES, STAGE, &[])?;
+    let report = story.report()?;
+    let summary = story.write_summary(summary(&pretraining, &targets, &repair))?;
+    println!("\n{}", table(&summary));
     println!("\ndone in {:.0} s after the build", begun.elapsed().as_secs_f64());
-    let page = demo.out.join("explained").join("explain.html");
-    for path in [demo.out.join("report").join("report.html"), page, demo.out.join("summary.json")] {
+    for path in [report, explained, story.path("summary.json")] {
         println!("{}", path.display());
     }
     Ok(())
-}
-
-struct Shapes {
-    fbp: Fbp,
-    out: PathBuf,
-    /// Everything that the report is made from.
-    runs: PathBuf,
-}
-
-impl Shapes {
-    /// One command of `fbp` on the images that writes `name` among the runs.
-    fn fbp(&self, arguments: &[&str], name: &str) -> Result<(), TaskError> {
-        let to = self.runs.join(name);
-        self.fbp.run(&[arguments, &["--data", DATA, "--out", text(&to)?]].concat())
-    }
-
-    fn checkpoint(&self) -> PathBuf {
-        self.runs.join("pretrained.safetensors")
-    }
-
-    fn targets(&self) -> Result<Value, TaskError> {
-        let (checkpoint, report) = (self.checkpoint(), fresh(self.out.join("targets.json"))?);
-        let arguments = ["targets", "--checkpoint", text(&checkpoint)?, "--margin", MARGIN, "--json", text(&report)?];
-        self.fbp(&arguments, "targets")?;
-        read_json(&report)
-    }
-
-    fn explain(&self) -> Result<(), TaskError> {
-        let (checkpoint, page) = (self.checkpoint(), self.out.join("explained"));
-        let what = ["explain", "--checkpoint", text(&checkpoint)?, "--data", DATA, "--samples", EXPLAINED];
-        self.fbp.run(&[&what[..], &["--out", text(&page)?]].concat())
-    }
-
-    fn repair(&self) -> Result<Value, TaskError> {
-        let checkpoint = self.checkpoint();
-        let what = ["repair", "--checkpoint", text(&checkpoint)?, "--samples", CASES, "--stage", STAGE];
-        self.fbp(&what, "repaired.safetensors")?;
-        read_json(&self.runs.join("repaired.json"))
-    }
-
-    /// Writes page and summary, and says what came out.
-    fn report(&self, pretraining: &Value, targets: &Value, repair: &Value) -> Result<(), TaskError> {
-        let report = self.out.join("report");
-        self.fbp.run(&["report", "--runs", text(&self.runs)?, "--out", text(&report)?])?;
-        let path = self.out.join("summary.json");
-        let missing = || TaskError::Malformed { path: path.clone(), reason: "a figure is missing".to_owned() };
-        let summary = summary(pretraining, targets, repair).ok_or_else(missing)?;
-        fs::write(&path, format!("{summary:#}\n")).map_err(TaskError::at(&path))?;
-        println!("\n{}", table(&summary));
-        Ok(())
-    }
 }
 
 /// What the demo is judged by.
