@@ -137,7 +137,7 @@ fn measure(name: &'static str, data: &DataBundle, images: usize, processor: &str
     let (mut total, mut forward, mut products) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let (mut unattained, mut moved_by) = (0, Vec::new());
     for stage in 1..stages {
-        let chain = network.reverse_chain(stage, network.range_below(stage, Interval::EVERYTHING)?)?;
+        let chain = network.reverse_chain(stage, network.ranges_below(stage, Interval::EVERYTHING)?)?;
         let rest = Timed::new(chain.rest(0).ok_or("a chain without stages")?);
         let par = Par::rayon(rayon::current_num_threads());
         let mut work = JointWorkspace::new(&rest, BATCH, par);

@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use flate2::bufread::MultiGzDecoder;
+use tempfile::NamedTempFile;
 
+#[cfg(not(test))]
+use crate::command::Child;
 use crate::error::TaskError;
 use crate::manifest::{self, DataSet, Entry};
 use crate::workspace;
@@ -229,22 +231,26 @@ fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
 }
 
-/// What asks for an address.
-fn agent(url: &str) -> ureq::Agent {
-    let config = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(20)))
-        .timeout_global(Some(Duration::from_secs(900)));
-    // A proxy that the environment names does not lead back to this machine.
-    let config = if url.starts_with("http://127.0.0.1:") { config.proxy(None) } else { config };
-    config.build().into()
+/// Writes what an address serves, at most `limit` bytes, to a file.
+#[cfg(not(test))]
+fn get(url: &str, limit: u64, file: &NamedTempFile) -> Result<(), TaskError> {
+    let program = ["run", "--quiet", "--bin", "download", "--features", "xtask/download", "--", url];
+    let to = [limit.to_string().into(), file.path().as_os_str().to_owned()];
+    let child = Child::cargo().args(program).args(to);
+    child.run().map_err(|error| TaskError::Download { url: url.to_owned(), reason: error.with_sources() })
+}
+
+#[cfg(test)]
+fn get(url: &str, limit: u64, file: &NamedTempFile) -> Result<(), TaskError> {
+    let failed = |reason: String| TaskError::Download { url: url.to_owned(), reason };
+    crate::http::get(url, limit, &mut file.as_file()).map_err(failed)
 }
 
 fn download(url: &str, content_bytes: u64) -> Result<Vec<u8>, TaskError> {
     println!("{url}: downloading");
-    let response = agent(url).get(url).call();
-    response
-        .and_then(|response| response.into_body().into_with_config().limit(limit(content_bytes)).read_to_vec())
-        .map_err(|error| TaskError::Download { url: url.to_owned(), reason: error.to_string() })
+    let file = NamedTempFile::new().map_err(TaskError::at(&std::env::temp_dir()))?;
+    get(url, limit(content_bytes), &file)?;
+    fs::read(file.path()).map_err(TaskError::at(file.path()))
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ mod demo;
 mod error;
 mod fetch;
 mod fuzz;
+#[cfg(test)]
+mod http;
 mod layering;
 mod manifest;
 mod mini;

@@ -1,6 +1,6 @@
 use fbp_linalg::{Real, holds_finite_number};
 
-/// The interval `[lower, upper]` that every entry of a feature lies in: what a layer can produce.
+/// The interval `[lower, upper]` that every entry of a feature, or of one of its channels, lies in: what a layer can produce.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval<T> {
     /// Smallest value, `-∞` if there is none.

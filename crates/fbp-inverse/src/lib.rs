@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod chain;
+mod channel_ranges;
 mod error;
 mod interval;
 pub mod joint;
@@ -17,6 +18,7 @@ pub mod testkit;
 pub use chain::{
     BoundaryReport, ChainGoal, ChainReport, ChainRest, ChainStage, ChainWorkspace, ReverseChain, TargetMode,
 };
+pub use channel_ranges::ChannelRanges;
 pub use error::InverseError;
 pub use interval::Interval;
 pub use joint::{Effort, FeatureMetric, Margins};

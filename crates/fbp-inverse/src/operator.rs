@@ -3,7 +3,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, LinalgError, Real, expect_finite};
 
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, ReverseReport, TargetBox, TargetBoxMut};
+use crate::{ChannelRanges, Interval, InverseError, ReverseReport, TargetBox, TargetBoxMut};
 
 /// One layer that can be run backwards on features: the trait that a new layer inverse implements.
 ///
@@ -35,6 +35,13 @@ pub trait ReverseOperator<T: Real>: Send + Sync {
 
     /// What this layer can produce from inputs within `in_range`: ReLU `[0, ∞)`, affine layers everything.
     fn out_range(&self, in_range: Interval<T>) -> Interval<T>;
+
+    /// The same channel by channel, for layers that know it; as it stands, [`out_range`](Self::out_range) for all of them.
+    ///
+    /// Intervals have to hold what [`forward`](Self::forward) computes, its rounding included.
+    fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+        self.out_range(in_ranges.hull()).into()
+    }
 
     /// Workspace of [`forward`](Self::forward) for `batch` samples.
     fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {

@@ -7,7 +7,8 @@ use fbp_linalg::{FeatureShape, Real};
 
 use crate::tape::{Tape, TapeMut};
 use crate::{
-    DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, Structure, VjpPass, expect_batch,
+    ChannelRanges, DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, Structure, VjpPass,
+    expect_batch,
 };
 
 /// Alignment of intermediate features, in bytes: that of the widest vectors.
@@ -108,6 +109,19 @@ impl<T> Clone for Sequence<'_, T> {
 
 impl<T> Copy for Sequence<'_, T> {}
 
+impl<T: Real> ChannelRanges<T> {
+    /// What operators that run one after the other make of a feature in these ranges.
+    pub fn through<'o>(self, operators: impl IntoIterator<Item = &'o dyn ReverseOperator<T>>) -> Self {
+        let (mut ranges, mut shape) = (self, None);
+        for operator in operators {
+            let own = operator.in_shape();
+            ranges = operator.out_ranges(&ranges.reshaped(shape.unwrap_or(own), own));
+            shape = Some(operator.out_shape());
+        }
+        ranges
+    }
+}
+
 impl<'a, T: Real> Sequence<'a, T> {
     pub(crate) fn in_len(&self) -> usize {
         self.lens[0]
@@ -129,6 +143,16 @@ impl<'a, T: Real> Sequence<'a, T> {
     /// What all operators together make of inputs in a range.
     pub(crate) fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         self.operators.iter().fold(in_range, |range, operator| operator.out_range(range))
+    }
+
+    /// The same channel by channel.
+    pub(crate) fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+        in_ranges.clone().through(self.operators.iter().map(|operator| &**operator))
+    }
+
+    /// Channels of the output, where the input has this shape.
+    pub(crate) fn out_channels(&self, in_shape: FeatureShape) -> usize {
+        self.operators.last().map_or(in_shape, |last| last.out_shape()).channels
     }
 
     fn derivatives(&self) -> impl Iterator<Item = Option<&'a dyn DifferentiableOperator<T>>> + use<'a, T> {

@@ -22,7 +22,7 @@ mod shape;
 pub mod testkit;
 mod views;
 
-pub use boxed::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample, nearest_in_box};
+pub use boxed::{BOXED_LIMIT, Bounds, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample, nearest_in_box};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape, holds_finite_number};
 pub use lanes::{Lanes, dispatch};
 pub use matmul::matmul;

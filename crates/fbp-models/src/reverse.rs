@@ -1,6 +1,6 @@
 use std::ops::Range as StageRange;
 
-use fbp_inverse::{ChainStage, Interval, ReverseChain};
+use fbp_inverse::{ChainStage, ChannelRanges, ReverseChain};
 
 use crate::{ModelError, Network};
 
@@ -24,28 +24,37 @@ impl Network {
         Ok(chain)
     }
 
-    /// What the input of stage `stage` can be, if the input of the network is in `input`.
+    /// What the channels of the input of stage `stage` can be, if the input of the network is in `input`: an interval, or one
+    /// for each channel.
     ///
-    /// `stage` may be the number of stages, for the range of the logits. The reverse operators of the layers below say what
+    /// `stage` may be the number of stages, for the ranges of the logits. The reverse operators of the layers below say what
     /// they can produce, for their present parameters.
     ///
     /// # Errors
     /// As [`operators`](Self::operators).
-    pub fn range_below(&self, stage: usize, input: Interval<f32>) -> Result<Interval<f32>, ModelError> {
+    pub fn ranges_below(
+        &self,
+        stage: usize,
+        input: impl Into<ChannelRanges<f32>>,
+    ) -> Result<ChannelRanges<f32>, ModelError> {
         let below = self.operators(0..stage)?;
-        Ok(below.iter().flat_map(|stage| &stage.operators).fold(input, |range, operator| operator.out_range(range)))
+        Ok(input.into().through(below.iter().flat_map(|stage| &stage.operators).map(|operator| &**operator)))
     }
 
     /// The chain that runs the stages from `first` to the last backwards, for their present parameters.
     ///
-    /// Its boundary 0 is the input of stage `first`, and its range is what the stages below can produce from inputs
+    /// Its boundary 0 is the input of stage `first`, and its ranges are what the stages below can produce from inputs
     /// in `input`.
     ///
     /// # Errors
     /// As [`operators`](Self::operators).
-    pub fn reverse_chain(&self, first: usize, input: Interval<f32>) -> Result<ReverseChain<f32>, ModelError> {
+    pub fn reverse_chain(
+        &self,
+        first: usize,
+        input: impl Into<ChannelRanges<f32>>,
+    ) -> Result<ReverseChain<f32>, ModelError> {
         let stages = self.operators(first..self.stages().len())?;
-        Ok(ReverseChain::new(stages, self.range_below(first, input)?)?)
+        Ok(ReverseChain::new(stages, self.ranges_below(first, input)?)?)
     }
 }
 

@@ -33,9 +33,9 @@ pub fn measure(
     }
     check_labelled(source.data, "the analysis of losses and distances")?;
     let labels = source.data.labels();
-    let parts = reverse_samples(&source, options, (1, Interval::EVERYTHING), (samples, usize::MAX), |reversed| {
-        part(&reversed, labels)
-    })?;
+    let input = Interval::EVERYTHING.into();
+    let parts =
+        reverse_samples(&source, options, (1, &input), (samples, usize::MAX), |reversed| part(&reversed, labels))?;
     let found = parts.into_iter().collect::<Option<Vec<_>>>().ok_or(TrainError::NonFiniteOutput)?;
     Ok(found.into_iter().flatten().collect())
 }

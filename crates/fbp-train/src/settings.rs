@@ -251,6 +251,8 @@ choice! {
         Refined = "refined",
         /// Also searched for from other starts where it bends much.
         Thorough [default] = "thorough",
+        /// From ever new starts, and from layer-wise targets, until nothing nearer turns up: some ten times as long.
+        Exhaustive = "exhaustive",
     }
 }
 

@@ -1,14 +1,14 @@
 //! Data sets of which the archive has a published checksum, and not its files: verified as a whole, then unpacked as a whole.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 use md5::{Digest, Md5};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{agent, is_gzip};
+use super::{get, is_gzip};
 use crate::error::TaskError;
 use crate::manifest::Archive;
 
@@ -87,11 +87,8 @@ fn download_first(name: &str, urls: &[String], folder: &Path) -> Result<NamedTem
 
 fn download(url: &str, folder: &Path) -> Result<NamedTempFile, TaskError> {
     println!("{url}: downloading");
-    let failed = |reason: String| TaskError::Download { url: url.to_owned(), reason };
-    let response = agent(url).get(url).call().map_err(|error| failed(error.to_string()))?;
-    let mut body = response.into_body().into_with_config().limit(LIMIT).reader();
-    let mut file = NamedTempFile::new_in(folder).map_err(TaskError::at(folder))?;
-    io::copy(&mut body, &mut file).and_then(|_| file.flush()).map_err(|error| failed(error.to_string()))?;
+    let file = NamedTempFile::new_in(folder).map_err(TaskError::at(folder))?;
+    get(url, LIMIT, &file)?;
     Ok(file)
 }
 
@@ -164,6 +161,8 @@ fn unzip(path: &Path, folder: &TempDir) -> Result<usize, TaskError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use crate::fetch::tests::tar;
 

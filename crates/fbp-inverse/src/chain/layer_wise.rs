@@ -185,7 +185,7 @@ impl<T: Real> ReverseChain<T> {
             observed_in: observed_in.view(rows_in, chosen.len()),
             observed_out: observed_out.view(rows_out, chosen.len()),
             target_out: if by_points { TargetBox::point(above.point) } else { above },
-            in_range: if by_points { Interval::EVERYTHING } else { self.ranges[k] },
+            in_range: if by_points { Interval::EVERYTHING } else { self.ranges[k].hull() },
             target_in: below.view_mut(rows_in, chosen.len()),
         };
         self.list.operators[k].reverse(pass, how.par, stack)

@@ -5,6 +5,8 @@
 
 mod goal;
 mod layer_wise;
+#[cfg(test)]
+mod range_tests;
 mod recorded;
 mod report;
 mod rest;

@@ -1,8 +1,9 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
-use fbp_linalg::Real;
+use fbp_linalg::{Bounds, Real};
 
 use super::stages::ReverseChain;
+use crate::channel_ranges::EntryBounds;
 use crate::joint::{FrozenRest, RestForward, RestVjp};
 use crate::sequence::Sequence;
 use crate::{Interval, InverseError, VjpPass};
@@ -17,7 +18,7 @@ use crate::{Interval, InverseError, VjpPass};
 /// that gives more. A label leads by a margin only where its logit is positive, and the Jacobian is the true one there.
 pub struct ChainRest<'a, T> {
     layers: Sequence<'a, T>,
-    interval: Interval<T>,
+    ranges: &'a EntryBounds<T>,
     /// The activation of the logits.
     lifted: Option<usize>,
 }
@@ -31,7 +32,7 @@ impl<T: Real> ReverseChain<T> {
 
     pub(super) fn rest_from(&self, first: usize) -> ChainRest<'_, T> {
         let layers = self.list.from(first);
-        ChainRest { layers, interval: self.ranges[first], lifted: layers.output_relu() }
+        ChainRest { layers, ranges: &self.ranges[first], lifted: layers.output_relu() }
     }
 }
 
@@ -49,7 +50,11 @@ impl<T: Real> FrozenRest<T> for ChainRest<'_, T> {
     }
 
     fn interval(&self) -> Interval<T> {
-        self.interval
+        self.ranges.hull()
+    }
+
+    fn bounds(&self) -> Bounds<'_, T> {
+        self.ranges.bounds()
     }
 
     fn tape_lens(&self) -> &[usize] {

@@ -8,7 +8,7 @@ use super::recorded::Recorded;
 use super::report::ChainReport;
 use super::stages::ReverseChain;
 use super::workspace::ChainWorkspace;
-use crate::joint::{Among, FIRST_STARTS, JointGoal, JointMemory, LAST_STARTS, Problem, Start, Targets};
+use crate::joint::{Among, Effort, FIRST_STARTS, JointGoal, JointMemory, LAST_STARTS, Problem, Start, Targets};
 use crate::{InverseError, TargetBox, expect_batch};
 
 /// What one reverse pass is given: a joint problem at every boundary.
@@ -82,6 +82,13 @@ impl<T: Real> ReverseChain<T> {
         write_wanted(&goal, open, &mut targets[self.boundaries() - 1]);
         let layer_wise = LayerWise { goal, mode, recorded, par: *par };
         if mode == TargetMode::Attainable && (goal.margins.is_some() || given.goal.is_wide()) {
+            if self.proposes(given.goal.margin()) {
+                layers.choose(open.iter().copied());
+                let layer_wise = LayerWise { mode: TargetMode::LayerWise, ..layer_wise };
+                self.reverse_layers(layer_wise, layers, targets, &mut report, stack)?;
+                // Those are proposals; what is refused as a target is counted below.
+                report.refused = 0;
+            }
             for boundary in (0..self.boundaries()).rev() {
                 let (targets, above) = with_above(targets, boundary);
                 report.boundaries[boundary].missed =
@@ -115,6 +122,11 @@ impl<T: Real> ReverseChain<T> {
         self.starts[boundary] == self.list.operators.len()
     }
 
+    /// Whether targets found layer by layer are proposed to the searches.
+    fn proposes(&self, margin: Option<f64>) -> bool {
+        self.effort == Effort::Exhaustive && margin.is_some()
+    }
+
     /// The first search at a boundary, from the observed features; returns the number of samples that miss the goal.
     fn search(
         &self,
@@ -127,6 +139,10 @@ impl<T: Real> ReverseChain<T> {
         let mut missed = if self.is_output(boundary) {
             problem.check(Among::Open, joint, targets, stack)?
         } else {
+            if self.proposes(problem.goal.margin()) {
+                problem.check(Among::Open, joint, targets, stack)?;
+                joint.propose(problem, targets);
+            }
             problem.join((Among::Open, Start::Observed), joint, targets, stack)?
         };
         if missed > 0 {

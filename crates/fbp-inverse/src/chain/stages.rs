@@ -1,8 +1,9 @@
 use fbp_linalg::{FeatureShape, LinalgError, Real, compile_once};
 
+use crate::channel_ranges::EntryBounds;
 use crate::joint::{Effort, MOST_CUTS, conditions_of_boxes};
 use crate::sequence::OperatorList;
-use crate::{FeatureMetric, Interval, InverseError, ReverseOperator};
+use crate::{ChannelRanges, FeatureMetric, InverseError, ReverseOperator};
 
 /// One stage of a network: the layers between two transitional features.
 pub struct ChainStage<T> {
@@ -26,7 +27,7 @@ pub struct ReverseChain<T> {
     pub(super) starts: Vec<usize>,
     names: Vec<String>,
     /// `ranges[k]` holds for the input of operator `k`; the last one for the output.
-    pub(super) ranges: Vec<Interval<T>>,
+    pub(super) ranges: Vec<EntryBounds<T>>,
     /// `metrics[b]` is that of boundary `b`; none for the Euclidean one.
     pub(super) metrics: Vec<Option<FeatureMetric<T>>>,
     pub(super) effort: Effort,
@@ -35,32 +36,42 @@ pub struct ReverseChain<T> {
 }
 
 compile_once! {
-    fn joined<'a, T>(stages: Vec<ChainStage<T>>, in_range: Interval<T>) -> Result<ReverseChain<T>, InverseError> =
+    fn joined<'a, T>(stages: Vec<ChainStage<T>>, in_ranges: ChannelRanges<T>) -> Result<ReverseChain<T>, InverseError> =
         ReverseChain::<T>::join;
 }
 
 impl<T: Real> ReverseChain<T> {
-    /// Joins stages whose first input lies in `in_range` (everything, if nothing is known about it).
+    /// Joins stages whose first input lies in `in_ranges`: an [`Interval`] (of everything, if nothing is known about it), or one
+    /// for each of its channels.
+    ///
+    /// What the layers make of these ranges, channel by channel where they know it, is where the targets of
+    /// [`TargetMode::Attainable`] lie. A reversal layer by layer keeps the smallest interval around all channels.
     ///
     /// # Errors
     /// [`InverseError::Chain`] if two neighbours do not fit, [`InverseError::Layer`] if a stage has no layers,
-    /// [`InverseError::Solve`] if `in_range`, or what a layer makes of it, holds no finite number.
-    pub fn new(stages: Vec<ChainStage<T>>, in_range: Interval<T>) -> Result<Self, InverseError> {
-        joined(stages, in_range)
+    /// [`InverseError::Shape`] for another number of ranges than the input has channels, [`InverseError::Solve`] if `in_ranges`,
+    /// or what a layer makes of them, hold no finite number.
+    ///
+    /// [`Interval`]: crate::Interval
+    /// [`TargetMode::Attainable`]: crate::TargetMode::Attainable
+    pub fn new(stages: Vec<ChainStage<T>>, in_ranges: impl Into<ChannelRanges<T>>) -> Result<Self, InverseError> {
+        joined(stages, in_ranges.into())
     }
 
-    fn join(stages: Vec<ChainStage<T>>, in_range: Interval<T>) -> Result<Self, InverseError> {
+    fn join(stages: Vec<ChainStage<T>>, in_ranges: ChannelRanges<T>) -> Result<Self, InverseError> {
         let mut chain = Self {
             list: OperatorList::new(
                 stages.iter().flat_map(|stage| &stage.operators).next().map_or(0, |first| first.in_shape().len()),
             ),
             starts: vec![0],
             names: Vec::new(),
-            ranges: vec![in_range],
+            ranges: Vec::new(),
             metrics: Vec::new(),
             effort: Effort::default(),
             conditions: MOST_CUTS,
         };
+        let mut ranges = in_ranges;
+        let mut shape = None;
         for stage in stages {
             if stage.operators.is_empty() {
                 return Err(InverseError::Layer {
@@ -69,25 +80,25 @@ impl<T: Real> ReverseChain<T> {
                 });
             }
             for operator in stage.operators {
-                let below = chain.ranges[chain.list.operators.len()];
-                chain.ranges.push(operator.out_range(below));
+                let own = operator.in_shape();
+                ranges = ranges.reshaped(shape.unwrap_or(own), own);
+                check_ranges(&ranges, own, &chain)?;
+                chain.ranges.push(ranges.entries(own));
+                ranges = operator.out_ranges(&ranges);
+                shape = Some(operator.out_shape());
                 chain.list.push(operator)?;
             }
             chain.starts.push(chain.list.operators.len());
             chain.names.push(stage.name);
         }
-        if let Some(at) = chain.ranges.iter().position(Interval::is_empty) {
-            // What the layer below gives (or what the chain is fed) would be infinite.
-            let layer = at.checked_sub(1).map_or("chain", |below| chain.list.operators[below].name());
-            let source = LinalgError::EmptyBox { what: "range of a feature", row: 0, column: 0 };
-            return Err(InverseError::in_layer(layer)(source));
-        }
-        if chain.list.operators.is_empty() {
+        let Some(shape) = shape else {
             return Err(InverseError::Layer {
                 layer: "chain".into(),
                 reason: "a chain needs at least one stage".into(),
             });
-        }
+        };
+        check_ranges(&ranges, shape, &chain)?;
+        chain.ranges.push(ranges.entries(shape));
         chain.metrics.resize_with(chain.boundaries(), || None);
         Ok(chain)
     }
@@ -152,4 +163,23 @@ impl<T: Real> ReverseChain<T> {
         }
         Ok(())
     }
+}
+
+/// Checks what the last layer of a chain gives, or what the chain is fed if it has none yet.
+fn check_ranges<T: Real>(
+    ranges: &ChannelRanges<T>,
+    shape: FeatureShape,
+    chain: &ReverseChain<T>,
+) -> Result<(), InverseError> {
+    let layer = || chain.list.operators.last().map_or("chain", |below| below.name());
+    if let Some(channels) = ranges.channels().filter(|&channels| channels != shape.channels) {
+        let (expected, found) = ((shape.channels, 1), (channels, 1));
+        return Err(InverseError::Shape { layer: layer().into(), what: "ranges of the channels", expected, found });
+    }
+    if ranges.is_empty() {
+        // What the layer gives (or what the chain is fed) would be infinite.
+        let source = LinalgError::EmptyBox { what: "range of a feature", row: 0, column: 0 };
+        return Err(InverseError::in_layer(layer())(source));
+    }
+    Ok(())
 }

@@ -38,14 +38,20 @@ fn small_rest<T: Real>(rng: &mut rand_chacha::ChaCha8Rng) -> ReverseChain<T> {
     ReverseChain::new(vec![body, head], Interval::new(T::ZERO, T::INFINITY)).unwrap()
 }
 
-struct Run<T> {
-    targets: Vec<Mat<T>>,
-    observed: Vec<Mat<T>>,
-    report: ChainReport,
+pub(super) struct Run<T> {
+    pub(super) targets: Vec<Mat<T>>,
+    pub(super) observed: Vec<Mat<T>>,
+    pub(super) report: ChainReport,
     pushed: Vec<Vec<Vec<T>>>,
 }
 
-fn run<T: Real>(chain: &ReverseChain<T>, input: &Mat<T>, labels: &[usize], mode: TargetMode, par: Par) -> Run<T> {
+pub(super) fn run<T: Real>(
+    chain: &ReverseChain<T>,
+    input: &Mat<T>,
+    labels: &[usize],
+    mode: TargetMode,
+    par: Par,
+) -> Run<T> {
     let batch = input.ncols();
     let mut work = chain.workspace(batch, par);
     let logits = chain.forward(input.as_ref(), &mut work).unwrap().to_owned();

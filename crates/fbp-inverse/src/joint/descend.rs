@@ -91,7 +91,7 @@ impl<T: Real> Problem<'_, T> {
             let progress = &mut group.progress[sample];
             progress.improved = false;
             let pace = &mut descents.paces[sample];
-            let scale = if how.is_climb { pace.length } else { progress.best.sqrt() / (len as f64).sqrt() };
+            let scale = if how.is_climb { pace.length } else { progress.scale_sq().sqrt() / (len as f64).sqrt() };
             let steepness = if how.is_climb { 0.0 } else { progress.steepness };
             let length = how.length * scale;
             let shortest = SHORTEST * length;
@@ -174,7 +174,7 @@ impl<T: Real> Problem<'_, T> {
         (iterates, gradients): (&mut Iterates<T>, &Gradients<T>),
         (group, descents): (&Group, &mut Descents<T>),
     ) {
-        let (len, interval) = (self.len(), self.interval());
+        let (len, bounds) = (self.len(), self.bounds());
         let left = if how.is_climb { 1.0 } else { (1.0 - step as f64 / how.steps as f64).max(LEAST_STEP) };
         let power = |decay: f64| 1.0 / (1.0 - decay.powi(step as i32 + 1));
         let square_share = T::from_f64(power(SQUARE_DECAY));
@@ -195,8 +195,8 @@ impl<T: Real> Problem<'_, T> {
             }
             let observed = self.observed(sample);
             let scale = T::from_f64(pace.scale);
-            let best = group.progress[sample].best;
-            let pull = if how.is_climb { 0.0 } else { how.pull / best.sqrt().max(f64::MIN_POSITIVE) };
+            let far = group.progress[sample].scale_sq();
+            let pull = if how.is_climb { 0.0 } else { how.pull / far.sqrt().max(f64::MIN_POSITIVE) };
             let (pull, length) = (T::from_f64(pull), T::from_f64(pace.length * left * power(MEAN_DECAY)));
             iterates.keep_point(at, kept);
             let iterate = iterates.point_mut(kept);
@@ -206,8 +206,9 @@ impl<T: Real> Problem<'_, T> {
                 *mean += (T::ONE - mean_decay) * (slope - *mean);
                 *square += (T::ONE - square_decay) * (slope * slope - *square);
                 let root = (*square * square_share).sqrt() + T::EPSILON;
-                *v = interval.clip(*v - length * *mean / root);
+                *v -= length * *mean / root;
             }
+            bounds.clip_all(iterate);
             kept += 1;
         }
         iterates.active.truncate(kept);

@@ -27,7 +27,7 @@ impl<T: Real> Problem<'_, T> {
         targets: &mut Targets<T>,
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
-        let interval = self.interval();
+        let bounds = self.bounds();
         self.choose_landings(memory, targets);
         for round in 0..LANDINGS {
             let JointMemory { iterates, segments, group, .. } = &mut *memory;
@@ -41,8 +41,9 @@ impl<T: Real> Problem<'_, T> {
                 // A little inside, so that rounding does not end on the wrong side for ever.
                 let t = T::from_f64(*low + (*high - *low) * (part + LANDED).min(1.0));
                 let ends = self.observed(sample).iter().zip(segments.ends.column(self.len(), sample));
-                let iterate = iterates.point_mut(at).iter_mut();
-                iterate.zip(ends).for_each(|(v, (v0, v1))| *v = interval.clip(*v0 + t * (*v1 - *v0)));
+                let iterate = iterates.point_mut(at);
+                iterate.iter_mut().zip(ends).for_each(|(v, (v0, v1))| *v = *v0 + t * (*v1 - *v0));
+                bounds.clip_all(iterate);
                 *share = t.to_f64();
             }
             iterates.evaluate((self.rest, self.par), stack)?;

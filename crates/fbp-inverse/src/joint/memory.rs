@@ -4,6 +4,7 @@ use super::batch::Batch;
 use super::cuts::Cuts;
 use super::iterates::{Iterates, Sizes};
 use super::linearise::Gradients;
+use super::targets::Targets;
 
 /// What is known of the search for the target of one sample.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,10 @@ pub(super) struct Progress {
     pub(super) steepness: f64,
     /// Whether the last descent has brought the target nearer.
     pub(super) improved: bool,
+    /// Squared distance of a target that was set aside while another one is searched for.
+    aside: Option<f64>,
+    /// Searches in a row that have found nothing nearer.
+    pub(super) stale: usize,
 }
 
 impl Progress {
@@ -33,11 +38,37 @@ impl Progress {
         size: 0.0,
         steepness: 0.0,
         improved: false,
+        aside: None,
+        stale: 0,
     };
 
     /// Whether the goal was reached.
     pub(super) fn has_reached(&self) -> bool {
         self.best < f64::INFINITY
+    }
+
+    /// Squared distance that tells how far away targets are: that of the nearest one, set aside or not.
+    pub(super) fn scale_sq(&self) -> f64 {
+        self.aside.map_or(self.best, |aside| aside.min(self.best))
+    }
+
+    /// Whether a target is set aside.
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.is_some()
+    }
+
+    /// Begins a search without the target that there is.
+    pub(super) fn set_aside(&mut self) {
+        self.aside = Some(std::mem::replace(&mut self.best, f64::INFINITY));
+    }
+
+    /// Ends it; tells whether what it has found is nearer. Less than the share `nearer` of the distance counts as nothing.
+    pub(super) fn take_back(&mut self, nearer: f64) -> bool {
+        let before = self.aside.take().unwrap_or(f64::INFINITY);
+        self.stale = if self.best < (1.0 - nearer).powi(2) * before { 0 } else { self.stale + 1 };
+        let is_nearer = self.best < before;
+        self.best = self.best.min(before);
+        is_nearer
     }
 }
 
@@ -118,6 +149,17 @@ pub(super) struct Descents<T> {
     pub(super) paces: Vec<Pace>,
 }
 
+/// What searches with a target set aside are compared with.
+#[derive(Debug)]
+pub(super) struct Incumbents<T> {
+    /// The targets that were set aside.
+    pub(super) targets: Targets<T>,
+    /// What another way has found.
+    pub(super) proposals: Targets<T>,
+    /// For which samples it has.
+    pub(super) proposed: Vec<bool>,
+}
+
 /// Memory of the searches for one batch, one owner for each kind.
 #[derive(Debug)]
 pub(crate) struct JointMemory<T> {
@@ -127,6 +169,10 @@ pub(crate) struct JointMemory<T> {
     pub(super) group: Group,
     pub(super) segments: Segments<T>,
     pub(super) descents: Descents<T>,
+    /// Made by the first search that needs it.
+    pub(super) incumbents: Option<Incumbents<T>>,
+    /// Lengths of the longest feature and output.
+    pub(super) largest: [usize; 2],
 }
 
 impl<T: Real> JointMemory<T> {
@@ -144,6 +190,8 @@ impl<T: Real> JointMemory<T> {
                 landings: vec![Landing::default(); capacity],
             },
             descents: Descents { means: features(), squares: features(), paces: vec![Pace::default(); capacity] },
+            incumbents: None,
+            largest: [sizes.in_len, sizes.out_len],
         }
     }
 }

@@ -35,12 +35,13 @@
 //! Nearest points within an interval, raised cuts and the use for targets: own derivation.
 
 // From the bottom up, each module uses only those before it: batch, goal, metric, rest; cuts, iterates, problem;
-// targets, linearise; memory, step; starts, land, descend, refine; settle; search; approach; rescue; nearest.
+// targets, linearise; memory, step; starts, land, descend, refine; exhaust; settle; search; approach; rescue; nearest.
 
 mod approach;
 mod batch;
 mod cuts;
 mod descend;
+mod exhaust;
 mod goal;
 mod iterates;
 mod land;

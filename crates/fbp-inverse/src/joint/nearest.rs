@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatRef, Par};
-use fbp_linalg::{LinalgError, Real, compile_once, expect_finite};
+use fbp_linalg::{Real, compile_once, expect_finite};
 
 use super::batch::Batch;
 use super::cuts::{MOST_CUTS, conditions_of_boxes};
@@ -285,9 +285,6 @@ fn check<T: Real>(
     let (name, batch) = (rest.name(), observed.ncols());
     expect_batch(name, "observed", observed, (rest.in_len(), batch.min(capacity)))?;
     expect_finite("observed", observed).map_err(InverseError::in_layer(name))?;
-    if rest.interval().is_empty() {
-        let source = LinalgError::EmptyBox { what: "interval", row: 0, column: 0 };
-        return Err(InverseError::in_layer(name)(source));
-    }
+    rest.bounds().check("bounds", rest.in_len()).map_err(InverseError::in_layer(name))?;
     goal.check(name, (rest.out_len(), batch))
 }

@@ -1,9 +1,8 @@
 use faer::{MatRef, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Bounds, Real};
 
 use super::goal::{JointGoal, SampleGoal};
 use super::rest::FrozenRest;
-use crate::Interval;
 
 /// How much is spent on nearer targets once they are at the goal. Where the rest is linear the first ones are the nearest.
 ///
@@ -18,6 +17,9 @@ pub enum Effort {
     /// Where it bends much, also up to five descents of 60 to 150 steps, most of them from other starts.
     #[default]
     Thorough,
+    /// From ever new starts, and from what a reversal layer by layer gives, until eight searches in a row have brought nothing:
+    /// no target is farther than the layer-wise one. Takes some ten times as long.
+    Exhaustive,
 }
 
 /// What the searches for targets of one feature are given.
@@ -54,9 +56,9 @@ impl<'a, T: Real> Problem<'a, T> {
         self.goal.of(sample)
     }
 
-    /// Where targets may lie.
-    pub(super) fn interval(&self) -> Interval<T> {
-        self.rest.interval()
+    /// Where the entries of targets may lie.
+    pub(super) fn bounds(&self) -> Bounds<'a, T> {
+        self.rest.bounds()
     }
 
     /// Length of the feature.

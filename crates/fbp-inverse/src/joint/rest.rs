@@ -1,7 +1,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Bounds, Real};
 
 use crate::tape::{Tape, TapeMut};
 use crate::{Interval, InverseError};
@@ -39,6 +39,12 @@ pub trait FrozenRest<T: Real> {
     /// In which interval every entry of a target has to lie: that of the activation below.
     fn interval(&self) -> Interval<T> {
         Interval::EVERYTHING
+    }
+
+    /// The same for single entries, where more is known of them: all within [`interval`](Self::interval).
+    fn bounds(&self) -> Bounds<'_, T> {
+        let Interval { lower, upper } = self.interval();
+        Bounds::Same(lower, upper)
     }
 
     /// Length per sample of each feature on the tape; the same at every call.

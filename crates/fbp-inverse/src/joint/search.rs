@@ -75,6 +75,11 @@ impl<T: Real> Problem<'_, T> {
         stack: &mut MemStack,
     ) -> Result<usize, InverseError> {
         self.load_start((among, start), memory, targets);
+        if start == Start::Targets {
+            // A reversal layer by layer knows less of single entries.
+            let (bounds, iterates) = (self.bounds(), &mut memory.iterates);
+            (0..iterates.active.len()).for_each(|at| bounds.clip_all(iterates.point_mut(at)));
+        }
         memory.iterates.evaluate((self.rest, self.par), stack)?;
         self.join_evaluated(memory, targets, stack)
     }

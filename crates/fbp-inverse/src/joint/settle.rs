@@ -51,7 +51,7 @@ impl<T: Real> Problem<'_, T> {
             }
             memory.iterates.activate(memory.group.bent(BENT));
             self.refine(Refinement::FIRST, memory, targets, stack)?;
-            let descents = if self.effort == Effort::Thorough { &DESCENTS[..] } else { &[] };
+            let descents = if self.effort == Effort::Refined { &[] } else { &DESCENTS[..] };
             for &(bend, descent) in descents {
                 memory.iterates.activate(memory.group.bent(bend));
                 if memory.iterates.active.is_empty() {
@@ -67,6 +67,9 @@ impl<T: Real> Problem<'_, T> {
                 let Group { samples, progress } = &memory.group;
                 memory.iterates.activate(samples.iter().copied().filter(|&sample| progress[sample].improved));
                 self.refine(Refinement::SECOND, memory, targets, stack)?;
+            }
+            if self.effort == Effort::Exhaustive {
+                self.exhaust(memory, targets, stack)?;
             }
         }
         self.land(memory, targets, stack)

@@ -22,7 +22,7 @@ pub(super) enum Origin {
 impl<T: Real> Problem<'_, T> {
     /// Makes the origins of a search the iterates of the active samples.
     pub(super) fn load(&self, origin: Origin, targets: &Targets<T>, group: &Group, iterates: &mut Iterates<T>) {
-        let interval = self.interval();
+        let bounds = self.bounds();
         for at in 0..iterates.active.len() {
             let sample = iterates.active[at];
             let iterate = iterates.point_mut(at);
@@ -30,12 +30,13 @@ impl<T: Real> Problem<'_, T> {
                 Origin::Target => iterate.copy_from_slice(targets.point(sample)),
                 Origin::Observed => iterate.copy_from_slice(self.observed(sample)),
                 Origin::Around(seed) => {
-                    let spread = group.progress[sample].best.sqrt() * (6.0 / self.len().max(1) as f64).sqrt();
+                    let spread = group.progress[sample].scale_sq().sqrt() * (6.0 / self.len().max(1) as f64).sqrt();
                     let mut dice = Dice::new(seed);
                     for (to, &v0) in iterate.iter_mut().zip(self.observed(sample)) {
                         let noise = dice.uniform() + dice.uniform() - 1.0;
-                        *to = interval.clip(v0 + T::from_f64(spread * noise));
+                        *to = v0 + T::from_f64(spread * noise);
                     }
+                    bounds.clip_all(iterate);
                 }
             }
         }
@@ -45,7 +46,7 @@ impl<T: Real> Problem<'_, T> {
     ///
     /// It depends on nothing but the number and the observed feature, so that samples do not depend on their batch.
     pub(super) fn scatter(&self, start: usize, iterates: &mut Iterates<T>, paces: &mut [Pace]) {
-        let interval = self.interval();
+        let (interval, bounds) = (self.rest.interval(), self.bounds());
         for at in 0..iterates.active.len() {
             let sample = iterates.active[at];
             let observed = self.observed(sample);
@@ -54,9 +55,11 @@ impl<T: Real> Problem<'_, T> {
             let width = interval.upper.to_f64() - interval.lower.to_f64();
             paces[sample].length = if width.is_finite() { width } else { size };
             let mut dice = Dice::new(start);
-            for (to, &v0) in iterates.point_mut(at).iter_mut().zip(observed) {
-                *to = interval.clip(T::from_f64(start_entry(v0.to_f64(), size, interval, start, &mut dice)));
+            let iterate = iterates.point_mut(at);
+            for (to, &v0) in iterate.iter_mut().zip(observed) {
+                *to = T::from_f64(start_entry(v0.to_f64(), size, interval, start, &mut dice));
             }
+            bounds.clip_all(iterate);
         }
     }
 }

@@ -3,13 +3,13 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::ReborrowMut;
 use faer::{MatMut, MatRef};
-use fbp_linalg::{BoxedSample, LinalgError, MetricSample, Real, SplitBatch, column, column_mut, for_each_part};
+use fbp_linalg::{Bounds, BoxedSample, LinalgError, MetricSample, Real, SplitBatch, column, column_mut, for_each_part};
 
 use super::cuts::{Cuts, SampleCuts};
 use super::iterates::Iterates;
 use super::metric::FeatureMetric;
 use super::problem::Problem;
-use crate::{Interval, InverseError};
+use crate::InverseError;
 
 /// Workspace of the step of one sample with features of `len` entries and up to `cuts` cuts.
 pub(super) fn step_scratch<T: Real>(len: usize, with_metric: bool, cuts: usize) -> StackReq {
@@ -39,12 +39,12 @@ impl<T: Real> Problem<'_, T> {
 struct Given<'a, T> {
     name: &'a str,
     observed: MatRef<'a, T>,
-    interval: Interval<T>,
+    bounds: Bounds<'a, T>,
 }
 
 impl<'a, T: Real> Given<'a, T> {
     fn of(problem: &Problem<'a, T>) -> Self {
-        Self { name: problem.rest.name(), observed: problem.observed, interval: problem.interval() }
+        Self { name: problem.rest.name(), observed: problem.observed, bounds: problem.bounds() }
     }
 }
 
@@ -76,8 +76,7 @@ impl<T: Real> SplitBatch for StepPass<'_, T> {
 
 impl<T: Real> StepContext<'_, T> {
     fn solve(&self, mut pass: StepPass<'_, T>, stack: &mut MemStack) -> Result<(), InverseError> {
-        let Given { name, observed, interval } = self.problem;
-        let bounds = (interval.lower, interval.upper);
+        let Given { name, observed, bounds } = self.problem;
         for (at, &sample) in pass.active.iter().enumerate() {
             let SampleCuts { gradients: rows, mapped, values, lower, upper } =
                 self.cuts.of(sample, observed.nrows(), self.metric.is_some());

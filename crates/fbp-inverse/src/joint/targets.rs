@@ -28,6 +28,11 @@ impl<T: Real> Targets<T> {
         Self { lens, points, outputs, missed: vec![true; capacity] }
     }
 
+    /// Lays the memory out for features and outputs of other lengths; what was in it is lost.
+    pub(super) fn lay_out(&mut self, lens: [usize; 2]) {
+        self.lens = lens;
+    }
+
     /// Starts with the observed features and outputs as the targets; those of open samples count as missed.
     pub(crate) fn restart(&mut self, problem: &Problem<'_, T>) {
         let ([len, out], batch) = (self.lens, problem.observed.ncols());

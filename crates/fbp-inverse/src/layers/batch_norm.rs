@@ -8,7 +8,7 @@ use super::columns::{
     largest_magnitude, map_columns, reverse_columns,
 };
 use crate::layers::kernel::{LayerKernel, operator_once};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
+use crate::{ChannelRanges, Interval, InverseError, JvpPass, ReversePass, ReverseReport, VjpPass};
 
 /// Batch normalisation in evaluation mode, an affine map `y = a x + c` per channel, and its exact reverse.
 ///
@@ -236,14 +236,22 @@ impl<T: Real> LayerKernel<T> for BatchNormReverse<T> {
     }
 
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
-        let ends = self.scale.iter().zip(&self.shift).map(|(&a, &c)| {
-            // 0 · ∞ is the constant, not NaN.
-            let at = |x: T| if a == T::ZERO { c } else { a * x + c };
-            let (low, high) = (at(in_range.lower), at(in_range.upper));
-            Interval::new(low.min(high), low.max(high))
+        self.out_ranges(&in_range.into()).hull()
+    }
+
+    fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+        let ends = self.scale.iter().zip(&self.shift).enumerate().map(|(channel, (&a, &c))| {
+            let range = in_ranges.of(channel);
+            // 0 · ∞ is the constant, not NaN. The product is rounded once more here than where it is fused with the sum.
+            let at = |x: T, outwards: T| {
+                let product = if a == T::ZERO { T::ZERO } else { a * x };
+                let slack = if product.is_finite() { T::EPSILON * product.abs() } else { T::ZERO };
+                product + c + outwards * slack
+            };
+            let (low, high) = if a < T::ZERO { (range.upper, range.lower) } else { (range.lower, range.upper) };
+            Interval::new(at(low, -T::ONE), at(high, T::ONE))
         });
-        ends.reduce(|all, channel| Interval::new(all.lower.min(channel.lower), all.upper.max(channel.upper)))
-            .unwrap_or(Interval::EVERYTHING)
+        ends.collect::<Vec<_>>().into()
     }
 
     fn forward(

@@ -100,6 +100,10 @@ impl<T: Real> LayerKernel<T> for FlattenReverse<T> {
         in_range
     }
 
+    fn out_ranges(&self, in_ranges: &crate::ChannelRanges<T>) -> crate::ChannelRanges<T> {
+        in_ranges.clone().reshaped(self.in_shape, self.out_shape)
+    }
+
     fn forward(
         &self,
         input: MatRef<'_, T>,

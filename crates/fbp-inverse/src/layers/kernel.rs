@@ -5,7 +5,7 @@ use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{FeatureShape, Real};
 
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
+use crate::{ChannelRanges, Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// The methods of [`ReverseOperator`](crate::ReverseOperator) and [`DifferentiableOperator`](crate::DifferentiableOperator)
 /// in one trait, for layers that have them all.
@@ -14,6 +14,9 @@ pub(super) trait LayerKernel<T: Real> {
     fn in_shape(&self) -> FeatureShape;
     fn out_shape(&self) -> FeatureShape;
     fn out_range(&self, in_range: Interval<T>) -> Interval<T>;
+    fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+        self.out_range(in_ranges.hull()).into()
+    }
 
     fn forward_scratch(&self, _batch: usize, _par: Par) -> StackReq {
         StackReq::EMPTY
@@ -91,8 +94,8 @@ macro_rules! operator_once {
             use crate::layers::kernel::LayerKernel;
             use crate::tape::{Tape, TapeMut};
             use crate::{
-                DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport,
-                Structure, VjpPass,
+                ChannelRanges, DifferentiableOperator, Interval, InverseError, JvpPass, ReverseOperator, ReversePass,
+                ReverseReport, Structure, VjpPass,
             };
 
             fn kernel_of<T: Real>(layer: &$layer<T>) -> &dyn LayerKernel<T> {
@@ -115,6 +118,9 @@ macro_rules! operator_once {
                 }
                 fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
                     kernel(self).out_range(in_range)
+                }
+                fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+                    kernel(self).out_ranges(in_ranges)
                 }
                 fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {
                     kernel(self).forward_scratch(batch, par)
@@ -204,7 +210,9 @@ macro_rules! delegate_kernel {
 
             use crate::layers::kernel::LayerKernel;
             use crate::tape::{Tape, TapeMut};
-            use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
+            use crate::{
+                ChannelRanges, Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass,
+            };
 
             impl<T: Real> LayerKernel<T> for $layer<T> {
                 fn name(&self) -> &str {
@@ -218,6 +226,9 @@ macro_rules! delegate_kernel {
                 }
                 fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
                     LayerKernel::out_range(&self.0, in_range)
+                }
+                fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+                    LayerKernel::out_ranges(&self.0, in_ranges)
                 }
                 fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {
                     LayerKernel::forward_scratch(&self.0, batch, par)

@@ -3,8 +3,8 @@
 use faer::{Mat, Par};
 use fbp_inverse::{
     Activation, ActivationReverse, BatchNormReverse, BatchNormStatistics, ChainGoal, ChainReport, ChainStage,
-    ChainWorkspace, Conv2dReverse, EmbeddingPass, Interval, LinearReverse, Margins, MaxPoolReverse, OutputEmbedding,
-    PoolWindow, ReverseChain, ReverseOperator, TargetBox, TargetMode,
+    ChainWorkspace, Conv2dReverse, Effort, EmbeddingPass, Interval, LinearReverse, Margins, MaxPoolReverse,
+    OutputEmbedding, PoolWindow, ReverseChain, ReverseOperator, TargetBox, TargetMode,
 };
 use fbp_linalg::conv2d::Conv2dParams;
 use fbp_linalg::{FeatureShape, Real};
@@ -67,8 +67,10 @@ pub(crate) struct Reversal<T> {
 }
 
 impl<T: Real> Reversal<T> {
-    pub(crate) fn new(network: &Network, images: &[Vec<f64>], labels: &[usize], mode: TargetMode) -> Self {
-        let chain = chain_of::<T>(network);
+    pub(crate) fn new(network: &Network, images: &[Vec<f64>], labels: &[usize], how: (TargetMode, Effort)) -> Self {
+        let (mode, effort) = how;
+        let mut chain = chain_of::<T>(network);
+        chain.set_effort(effort);
         let batch = images.len();
         let mut work = chain.workspace(batch, Par::Seq);
         let input = Mat::from_fn(images[0].len(), batch, |i, j| T::from_f64(images[j][i]));

@@ -151,7 +151,7 @@ pub(super) fn rescue<T: Real, R: RowSource<f64>>(
     stack: &mut MemStack,
 ) -> Rescue {
     let (m, n) = (rows.nrows(), rows.ncols());
-    if !fits(m, n) || sample.bounds.0 == sample.bounds.1 {
+    if !fits(m, n) || sample.bounds.fix_some(n) {
         return Rescue::GaveUp;
     }
     let rank = m.min(n);
@@ -210,8 +210,8 @@ pub(super) fn rescue<T: Real, R: RowSource<f64>>(
                     break;
                 }
                 if ended == Rescue::Solved && set.attains::<T>() {
-                    let (low, high) = sample.bounds;
-                    solution.iter_mut().zip(set.point.iter()).for_each(|(to, v)| *to = v.clip(low, high));
+                    solution.copy_from_slice(set.point);
+                    sample.bounds.clip_all(solution);
                     break;
                 }
             }
@@ -223,8 +223,8 @@ pub(super) fn rescue<T: Real, R: RowSource<f64>>(
 impl<R: RowSource<f64>> ActiveSet<'_, R> {
     /// Takes over what is active at `solution`.
     fn take_active(&mut self, multipliers: &[f64], solution: &[f64]) {
-        let (low, high) = self.sample.bounds;
-        for (side, &v) in self.sides.iter_mut().zip(solution) {
+        for (entry, (side, &v)) in self.sides.iter_mut().zip(solution).enumerate() {
+            let (low, high) = self.sample.bounds.at(entry);
             *side = if v == low {
                 Side::Lower
             } else if v == high {
@@ -345,8 +345,9 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
     /// The nearest point at which everything active holds with equality, and the multipliers, afresh.
     fn settle(&mut self) {
         let n = self.sides.len();
-        let (low, high) = self.sample.bounds;
-        for ((moved, &side), &start) in self.moved.iter_mut().zip(self.sides.iter()).zip(self.sample.start) {
+        let sides = self.sides.iter().zip(self.sample.start);
+        for (entry, (moved, (&side, &start))) in self.moved.iter_mut().zip(sides).enumerate() {
+            let (low, high) = self.sample.bounds.at(entry);
             *moved = match side {
                 Side::Free => 0.0,
                 Side::Lower => low - start,
@@ -404,9 +405,9 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
     }
 
     fn update_point(&mut self) {
-        let (low, high) = self.sample.bounds;
         let entries = self.point.iter_mut().zip(self.moved.iter()).zip(self.sides.iter()).zip(self.sample.start);
-        for (((v, moved), side), start) in entries {
+        for (entry, (((v, moved), side), start)) in entries.enumerate() {
+            let (low, high) = self.sample.bounds.at(entry);
             *v = match side {
                 Side::Free => start + moved,
                 Side::Lower => low,
@@ -437,9 +438,8 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
             }
         }
         self.operations += 8.0 * (m * n) as f64;
-        let (low, high) = self.sample.bounds;
         for (entry, (&v, &start)) in self.point.iter().zip(self.sample.start).enumerate() {
-            let gap = v.clip(low, high) - v;
+            let gap = self.sample.bounds.clip(entry, v) - v;
             if gap.abs() > most && gap.abs() > 8.0 * f64::EPSILON * (v.abs() + start.abs()) {
                 (most, worst) = (gap.abs(), Some(Missed { constraint: Constraint::Entry(entry), sign: gap.signum() }));
             }
@@ -449,10 +449,12 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
 
     /// What a constraint lacks.
     fn missing(&self, missed: Missed) -> f64 {
-        let (low, high) = self.sample.bounds;
         let gap = match missed.constraint {
             Constraint::Row(row) => self.lacks(row, self.end_of(row, missed.sign)),
-            Constraint::Entry(entry) => (if missed.sign > 0.0 { low } else { high }) - self.point[entry],
+            Constraint::Entry(entry) => {
+                let (low, high) = self.sample.bounds.at(entry);
+                (if missed.sign > 0.0 { low } else { high }) - self.point[entry]
+            }
         };
         (missed.sign * gap).max(0.0)
     }

@@ -195,9 +195,12 @@ pub(super) fn is_out_of_reach<T: Real, R: RowSource<f64>>(
         }
         pull.fill(0.0);
         rows.add_weighted_rows(weights, &mut pull);
-        let (low, high) = sample.bounds;
-        let gives = |(&pull, &v): (&f64, &f64)| !(v == low && pull <= 0.0 || v == high && pull >= 0.0);
-        let rest: f64 = pull.iter().zip(v).filter(|entry| gives(*entry)).map(|(pull, _)| pull * pull).sum();
+        let gives = |entry: usize, pull: f64, v: f64| {
+            let (low, high) = sample.bounds.at(entry);
+            !(v == low && pull <= 0.0 || v == high && pull >= 0.0)
+        };
+        let pulls = pull.iter().zip(v).enumerate().filter(|&(entry, (&pull, &v))| gives(entry, pull, v));
+        let rest: f64 = pulls.map(|(_, (pull, _))| pull * pull).sum();
         needed.is_finite() && farthest * size * (rest.sqrt() + rounding) + 4.0 * slack < 0.5 * needed
     };
     proves(&weights) || m <= MOST_ROWS && sharpen(rows, sample, v, &mut weights, stack) && proves(&weights)
@@ -218,8 +221,10 @@ fn sharpen<R: RowSource<f64>>(
     let (mut gather, stack) = stack.make_with(m + 1, |_| (0, 0.0));
     let (mut position, stack) = stack.make_with(m, |_| u32::MAX);
     let (mut free, _) = stack.make_with(n, |_| false);
-    let (low, high) = sample.bounds;
-    free.iter_mut().zip(v).for_each(|(free, &v)| *free = low < v && v < high);
+    for (entry, (free, &v)) in free.iter_mut().zip(v).enumerate() {
+        let (low, high) = sample.bounds.at(entry);
+        *free = low < v && v < high;
+    }
     let mut size = 0;
     for (position, _) in position.iter_mut().zip(weights.iter()).filter(|(_, weight)| **weight != 0.0) {
         *position = size as u32;

@@ -4,8 +4,8 @@ use faer::dyn_stack::{MemStack, StackReq};
 use faer::linalg::cholesky::llt;
 use faer::{MatMut, MatRef, Par};
 
+use super::bounds::Bounds;
 use super::judge::{Verdict, row_at};
-use super::sample::expect_bounds;
 use crate::{LinalgError, Real, SolveReport, SolveSide, StopReason, compile_once, expect_finite, expect_shape};
 
 /// Most exchanges of active constraints; a few are usual.
@@ -50,7 +50,7 @@ const SHIFT: f64 = 64.0;
 ///     observed_in: &[1.0, 1.0],
 ///     observed_out: &[1.0],
 ///     lower: &[3.0],
-///     bounds: (0.0, f64::INFINITY),
+///     bounds: (0.0, f64::INFINITY).into(),
 ///     solution: &mut solution,
 /// }
 /// .solve(MemStack::new(&mut memory))?;
@@ -72,7 +72,7 @@ pub struct MetricSample<'a, T> {
     /// Lower ends of the rows: `m`.
     pub lower: &'a [T],
     /// Bounds `l` and `u` of every entry of `v`.
-    pub bounds: (T, T),
+    pub bounds: Bounds<'a, T>,
     /// The nearest point; write-only: `n`.
     pub solution: &'a mut [T],
 }
@@ -170,8 +170,7 @@ impl<'a, T: Real> MetricSample<'a, T> {
                 work.sides.copy_from_slice(work.right);
             }
         }
-        let (low, high) = self.bounds;
-        self.solution.iter_mut().for_each(|v| *v = v.clip(low, high));
+        self.bounds.clip_all(self.solution);
         let verdict = self.verdict();
         (report.violation_max, report.violation_sum) = (verdict.violation, verdict.violation);
         report.unattained = usize::from(!verdict.attained);
@@ -316,8 +315,8 @@ impl<'a, T: Real> MetricSample<'a, T> {
         let m = self.rows.ncols();
         let (end, value) = match (constraint.checked_sub(m), side) {
             (None, _) => (self.lower[constraint], self.observed_out[constraint]),
-            (Some(entry), Side::Upper) => (self.bounds.1, self.observed_in[entry]),
-            (Some(entry), _) => (self.bounds.0, self.observed_in[entry]),
+            (Some(entry), Side::Upper) => (self.bounds.at(entry).1, self.observed_in[entry]),
+            (Some(entry), _) => (self.bounds.at(entry).0, self.observed_in[entry]),
         };
         (end - value).to_f64()
     }
@@ -334,8 +333,8 @@ impl<'a, T: Real> MetricSample<'a, T> {
         }
         for &constraint in &work.active[..count] {
             if let Some(entry) = constraint.checked_sub(m) {
-                self.solution[entry] =
-                    if work.sides[constraint] == Side::Upper { self.bounds.1 } else { self.bounds.0 };
+                let (low, high) = self.bounds.at(entry);
+                self.solution[entry] = if work.sides[constraint] == Side::Upper { high } else { low };
             }
         }
     }
@@ -345,7 +344,6 @@ impl<'a, T: Real> MetricSample<'a, T> {
     #[inline(always)]
     fn judge(&self, count: usize, work: &mut Work<'_>) -> (usize, usize) {
         let m = self.rows.ncols();
-        let (low, high) = self.bounds;
         let slack = Self::rounding(self.solution, self.observed_in);
         // Multipliers by what they move the point, in the metric.
         let length = |constraint: usize| match constraint.checked_sub(m) {
@@ -363,8 +361,8 @@ impl<'a, T: Real> MetricSample<'a, T> {
                     let (image, rounding) = self.image_of_multipliers(constraint, count, work);
                     if self.lower[constraint].to_f64() - image > rounding { Side::Lower } else { Side::Free }
                 }
-                (Side::Free, Some(entry)) if self.solution[entry] < low - slack => Side::Lower,
-                (Side::Free, Some(entry)) if self.solution[entry] > high + slack => Side::Upper,
+                (Side::Free, Some(entry)) if self.solution[entry] < self.bounds.at(entry).0 - slack => Side::Lower,
+                (Side::Free, Some(entry)) if self.solution[entry] > self.bounds.at(entry).1 + slack => Side::Upper,
                 (Side::Free, Some(_)) => Side::Free,
                 (Side::Lower, _) if work.multipliers[at] < -zero(constraint) => Side::Free,
                 (Side::Upper, _) if work.multipliers[at] > zero(constraint) => Side::Free,
@@ -407,7 +405,7 @@ impl<'a, T: Real> MetricSample<'a, T> {
         ] {
             expect_finite(what, MatRef::from_column_major_slice(values, values.len(), 1))?;
         }
-        expect_bounds(self.bounds)
+        self.bounds.check("metric: bounds of v", n)
     }
 }
 

@@ -56,7 +56,7 @@ impl Problem {
             observed_in: &list(&self.start),
             observed_out: &list(&self.image),
             lower: &list(&self.lower),
-            bounds: (T::from_f64(self.bounds.0), T::from_f64(self.bounds.1)),
+            bounds: (T::from_f64(self.bounds.0), T::from_f64(self.bounds.1)).into(),
             solution: &mut solution,
         }
         .solve(MemStack::new(&mut memory))
@@ -131,7 +131,7 @@ fn rows_out_of_reach_give_a_point_within_the_bounds_and_say_so() {
 
 #[test]
 fn wrong_sizes_and_nan_are_errors() {
-    let solve = |size: usize, start: f64, bounds| {
+    let solve = |size: usize, start: f64, bounds: (f64, f64)| {
         let (covariance, rows) = (Mat::<f64>::identity(size, size), Mat::<f64>::zeros(3, 1));
         let mut memory = MemBuffer::new(MetricSample::<f64>::solve_scratch(1, 3));
         let mut solution = [0.0; 3];
@@ -142,7 +142,7 @@ fn wrong_sizes_and_nan_are_errors() {
             observed_in: &[start; 3],
             observed_out: &[0.0],
             lower: &[0.0],
-            bounds,
+            bounds: bounds.into(),
             solution: &mut solution,
         }
         .solve(MemStack::new(&mut memory))

@@ -20,6 +20,9 @@
 
 mod active_set;
 mod admm;
+mod bounds;
+#[cfg(test)]
+mod bounds_tests;
 mod judge;
 mod metric;
 #[cfg(test)]
@@ -36,6 +39,7 @@ mod scaling;
 #[cfg(test)]
 mod tests;
 
+pub use bounds::Bounds;
 pub use metric::MetricSample;
 pub use one_call::nearest_in_box;
 pub use plan::{BOXED_LIMIT, BoxedPass, BoxedPlan, BoxedRecipe};

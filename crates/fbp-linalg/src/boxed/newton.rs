@@ -25,6 +25,7 @@ use faer::linalg::cholesky::llt;
 use faer::linalg::temp_mat_scratch;
 
 pub(super) use self::primal::primal_scratch;
+use super::bounds::with_ends;
 use super::problem::{Sample, SampleOutcome, gap};
 use super::rows::{RowSource, SystemRows};
 use super::scaling::Weights;
@@ -278,13 +279,14 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     fn move_to_lambda(&self, sample: &Sample<'_, T>, solution: &mut [T], work: &mut Work<'_, T>) {
         work.free_sum.copy_from_slice(sample.start);
         self.rows.add_weighted_rows(work.lambda, work.free_sum);
-        let (lower, upper) = sample.bounds;
-        for (((v, moved), &sum), &start) in
-            solution.iter_mut().zip(work.moved.iter_mut()).zip(work.free_sum.iter()).zip(sample.start)
+        let n = work.free_sum.len();
+        with_ends!(sample.bounds, n, |ends| for (entry, (((v, moved), &sum), &start)) in
+            solution.iter_mut().zip(work.moved.iter_mut()).zip(work.free_sum.iter()).zip(sample.start).enumerate()
         {
+            let (lower, upper) = ends(entry);
             *v = sum.clip(lower, upper);
             *moved = *v - start;
-        }
+        });
         self.rows.multiply(work.moved, work.image);
         for (image, &start) in work.image.iter_mut().zip(sample.image) {
             *image += start;

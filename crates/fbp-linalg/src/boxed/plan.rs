@@ -6,11 +6,11 @@ use faer::{Mat, MatMut, MatRef, Par};
 
 use super::active_set::{MOST_OPERATIONS, Rescue, rescue, rescue_scratch};
 use super::admm::{AdmmPlan, admm_scratch};
+use super::bounds::Bounds;
 use super::judge::{Verdict, is_out_of_reach, judge, reach_scratch};
 use super::newton::{DualNewton, Found, careful_limits, fast_limits, newton_scratch, primal_scratch};
 use super::problem::Sample;
 use super::rows::RowSource;
-use super::sample::expect_bounds;
 use super::scaling::{RowScaling, RowSize, Weights, row_size};
 use crate::parallel::{SplitBatch, for_each_part, parts_scratch};
 use crate::{
@@ -204,7 +204,7 @@ impl<T: Real> BoxedPlan<T> {
         expect_finite("boxed: observed_in", pass.observed_in)?;
         expect_finite("boxed: observed_out", pass.observed_out)?;
         expect_box("boxed: row bounds", pass.lower, pass.upper)?;
-        expect_bounds(pass.bounds)?;
+        Bounds::from(pass.bounds).check("boxed: bounds of v", pass.observed_in.nrows())?;
         let run = |part: BoxedPass<'_, T>, stack: &mut MemStack| self.solve_part(part, stack);
         let merge = |left: Result<SolveReport, LinalgError>, right| Ok(left?.merge(right?));
         for_each_part(pass, Self::part_scratch(self.shape()), par, stack, &run, &merge)
@@ -247,7 +247,7 @@ impl<T: Real> BoxedPlan<T> {
             image: column("boxed: observed_out", pass.observed_out, index)?,
             lower: column("boxed: lower", pass.lower, index)?,
             upper: column("boxed: upper", pass.upper, index)?,
-            bounds: pass.bounds,
+            bounds: pass.bounds.into(),
             multipliers,
         };
         let solution = column_mut("boxed: solution", pass.solution.rb_mut(), index)?;
@@ -317,7 +317,7 @@ impl<T: Real> BoxedPlan<T> {
         let (mut gaps, stack) = stack.make_with(m, |_| 0.0);
         let (mut multipliers, stack) = stack.collect(tried.iter().map(|weight| weight.to_f64()));
         let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
-        let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
+        let bounds = sample.bounds.widen(&[], &[]);
         let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
         let mut narrow = |wide: &[f64]| {
             sample.narrow(wide, solution);

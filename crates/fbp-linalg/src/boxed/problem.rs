@@ -1,3 +1,4 @@
+use super::bounds::Bounds;
 use crate::Real;
 
 /// One sample of the problem.
@@ -12,7 +13,7 @@ pub(super) struct Sample<'a, T> {
     /// Upper ends of the rows' boxes.
     pub(super) upper: &'a [T],
     /// Bounds `l` and `u` of every entry of `v`.
-    pub(super) bounds: (T, T),
+    pub(super) bounds: Bounds<'a, T>,
     /// Multipliers to start from; zero if `None`.
     pub(super) multipliers: Option<&'a [T]>,
 }
@@ -20,18 +21,16 @@ pub(super) struct Sample<'a, T> {
 impl<T: Real> Sample<'_, T> {
     /// Whether the starting point already satisfies every constraint.
     pub(super) fn is_feasible(&self) -> bool {
-        let (low, high) = self.bounds;
-        let inside = self.start.iter().fold(true, |inside, &v| inside & (low <= v) & (v <= high));
-        inside
+        self.bounds.contain(self.start)
             && (0..self.image.len())
                 .fold(true, |inside, i| inside & (self.lower[i] <= self.image[i]) & (self.image[i] <= self.upper[i]))
     }
 
     /// Rounds a point to the scalar of the sample: within its bounds, and to a finite number whatever it is.
     pub(super) fn narrow(&self, wide: &[f64], solution: &mut [T]) {
-        let (low, high) = (self.bounds.0.max(-T::MAX), self.bounds.1.min(T::MAX));
-        for ((to, &v), &start) in solution.iter_mut().zip(wide).zip(self.start) {
-            *to = if v.is_nan() { start } else { T::from_f64(v).clip(low, high) };
+        for (entry, ((to, &v), &start)) in solution.iter_mut().zip(wide).zip(self.start).enumerate() {
+            let (low, high) = self.bounds.at(entry);
+            *to = if v.is_nan() { start } else { T::from_f64(v).clip(low.max(-T::MAX), high.min(T::MAX)) };
         }
     }
 }

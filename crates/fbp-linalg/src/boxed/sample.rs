@@ -2,6 +2,7 @@ use faer::MatRef;
 use faer::dyn_stack::{MemStack, StackReq};
 
 use super::active_set::{MOST_OPERATIONS, Rescue, rescue, rescue_scratch};
+use super::bounds::Bounds;
 use super::judge::{Verdict, is_out_of_reach, judge, reach_scratch};
 use super::newton::{DualNewton, Found, fast_limits, newton_scratch};
 use super::problem::{Sample, SampleOutcome};
@@ -38,7 +39,7 @@ const FARTHEST: f64 = 100.0;
 ///     observed_out: &[1.0],
 ///     lower: &[f64::NEG_INFINITY],
 ///     upper: &[-1.0],
-///     bounds: (0.0, f64::INFINITY),
+///     bounds: (0.0, f64::INFINITY).into(),
 ///     solution: &mut solution,
 /// }
 /// .solve(MemStack::new(&mut memory))?;
@@ -58,8 +59,8 @@ pub struct BoxedSample<'a, T> {
     pub lower: &'a [T],
     /// Upper ends: `m`.
     pub upper: &'a [T],
-    /// Bounds `l` and `u` of every entry of `v`.
-    pub bounds: (T, T),
+    /// Bounds `l` and `u` of the entries of `v`.
+    pub bounds: Bounds<'a, T>,
     /// The nearest point; write-only: `n`.
     pub solution: &'a mut [T],
 }
@@ -72,7 +73,7 @@ impl<T: Real> BoxedSample<'_, T> {
         let widened = StackReq::all_of(&[
             StackReq::new::<f64>(rows * cols),
             StackReq::new::<f64>(rows).array(5),
-            StackReq::new::<f64>(cols).array(2),
+            StackReq::new::<f64>(cols).array(4),
         ]);
         let second = widened.and(rescue_scratch(rows, cols).or(reach_scratch(rows, cols)));
         sizes.and(scaled.and(newton_scratch::<T>(rows, cols)).or(second))
@@ -142,7 +143,7 @@ impl<T: Real> BoxedSample<'_, T> {
         }
         let ends = |values| MatRef::from_column_major_slice(values, rows, 1);
         crate::expect_box("boxed: row bounds", ends(self.lower), ends(self.upper))?;
-        expect_bounds(self.bounds)
+        self.bounds.check("boxed: bounds of v", cols)
     }
 }
 
@@ -217,7 +218,9 @@ fn solve_again<T: Real>(
     let (multipliers, stack) = stack.collect(multipliers.iter().map(|weight| weight.to_f64()));
     let (start, stack) = stack.collect(sample.start.iter().map(|v| v.to_f64()));
     let (mut wide, stack) = stack.collect(solution.iter().map(|v| v.to_f64()));
-    let bounds = (sample.bounds.0.to_f64(), sample.bounds.1.to_f64());
+    let (low, stack) = stack.collect((0..sample.bounds.own()).map(|entry| sample.bounds.at(entry).0.to_f64()));
+    let (high, stack) = stack.collect((0..sample.bounds.own()).map(|entry| sample.bounds.at(entry).1.to_f64()));
+    let bounds = sample.bounds.widen(&low, &high);
     let widened = Sample { start: &start, image: &image, lower: &lower, upper: &upper, bounds, multipliers: None };
     if crate::dispatch(
         #[inline(always)]
@@ -246,12 +249,4 @@ fn judge_point<T: Real>(
         #[inline(always)]
         || judge(|i| rows.row(i), |_| 1.0, sample, v, gaps),
     )
-}
-
-/// Checks that the bounds of `v` hold a finite number.
-pub(super) fn expect_bounds<T: Real>(bounds: (T, T)) -> Result<(), LinalgError> {
-    if !crate::holds_finite_number(bounds.0, bounds.1) {
-        return Err(LinalgError::EmptyBox { what: "boxed: bounds of v", row: 0, column: 0 });
-    }
-    Ok(())
 }

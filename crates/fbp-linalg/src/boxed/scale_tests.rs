@@ -179,7 +179,7 @@ impl<T: Real> Problem<T> {
             observed_out: &self.image,
             lower: &self.lower,
             upper: &self.upper,
-            bounds: self.bounds,
+            bounds: self.bounds.into(),
             solution: &mut solution,
         };
         let report = problem.solve(MemStack::new(&mut memory)).unwrap();

@@ -142,7 +142,7 @@ fn a_sample_with_its_own_rows_meets_the_optimality_conditions() {
                     observed_out: problems.image.col_as_slice(sample),
                     lower: problems.lower.col_as_slice(sample),
                     upper: problems.upper.col_as_slice(sample),
-                    bounds: problems.bounds,
+                    bounds: problems.bounds.into(),
                     solution: &mut solution,
                 };
                 let report = problem.solve(MemStack::new(&mut memory)).unwrap();
@@ -157,8 +157,8 @@ fn a_sample_with_its_own_rows_meets_the_optimality_conditions() {
 #[test]
 fn a_sample_of_wrong_size_or_with_nan_is_an_error() {
     let rows = Mat::<f64>::zeros(3, 2);
-    let solve = |start: &[f64], image: &[f64], bounds| {
-        let mut solution = [0.0; 3];
+    let solve = |start: &[f64], image: &[f64], bounds: (f64, f64)| {
+        let (mut solution, bounds) = ([0.0; 3], bounds.into());
         let (rows, lower, upper) = (rows.as_ref(), &[0.0; 2], &[1.0; 2]);
         let mut memory = MemBuffer::new(BoxedSample::<f64>::solve_scratch(2, 3));
         BoxedSample { rows, observed_in: start, observed_out: image, lower, upper, bounds, solution: &mut solution }

@@ -2,8 +2,8 @@ use candle_core::Tensor;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, Par};
 use fbp_inverse::{
-    ChainGoal, EmbeddingPass, Margins, OutputEmbedding, ReverseOperator, ReversePass, TargetBox, TargetBoxMut,
-    TargetMode,
+    ChainGoal, EmbeddingPass, Interval, Margins, OutputEmbedding, ReverseOperator, ReversePass, TargetBox,
+    TargetBoxMut, TargetMode,
 };
 
 use super::*;
@@ -193,16 +193,18 @@ fn ranges_are_what_the_layers_below_can_produce() {
         var.set(&Tensor::new(values, &candle_core::Device::Cpu).unwrap()).unwrap();
     };
     set("a.2.bias", &[3.0, 0.5]);
-    // Both channels grow with what the ReLU gives: what it gives at least is the smaller shift.
-    let range = network.range_below(1, Interval::EVERYTHING).unwrap();
-    assert_eq!(range, Interval::new(0.5, f32::INFINITY));
+    // Both channels grow with what the ReLU gives: what they are at least is their shift.
+    let range = network.ranges_below(1, Interval::EVERYTHING).unwrap();
+    assert_eq!(range.hull(), Interval::new(0.5, f32::INFINITY));
     set("a.2.weight", &[1.0, -1.0]);
-    assert_eq!(network.range_below(1, Interval::EVERYTHING).unwrap(), Interval::EVERYTHING);
+    let ranges = network.ranges_below(1, Interval::EVERYTHING).unwrap();
+    let [first, second] = [0, 1].map(|channel| ranges.of(channel));
+    assert_eq!([first, second], [Interval::new(3.0, f32::INFINITY), Interval::new(f32::NEG_INFINITY, 0.5)]);
     // Logits of a linear layer are anything, and so shares of a softmax between 0 and 1.
-    assert_eq!(network.range_below(2, Interval::EVERYTHING).unwrap(), Interval::new(0.0, 1.0));
+    assert_eq!(network.ranges_below(2, Interval::EVERYTHING).unwrap().hull(), Interval::new(0.0, 1.0));
     let small = Network::new(&zoo::spec("simple-cnn-mnist-v2").unwrap(), 3).unwrap();
-    assert_eq!(small.range_below(1, Interval::EVERYTHING).unwrap(), Interval::new(0.0, f32::INFINITY));
-    assert!(small.range_below(4, Interval::EVERYTHING).is_err());
+    assert_eq!(small.ranges_below(1, Interval::EVERYTHING).unwrap().hull(), Interval::new(0.0, f32::INFINITY));
+    assert!(small.ranges_below(4, Interval::EVERYTHING).is_err());
 }
 
 #[test]

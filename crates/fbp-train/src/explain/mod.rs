@@ -11,12 +11,12 @@ pub use record::{
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use fbp_inverse::Interval;
+use fbp_inverse::{ChannelRanges, Interval};
 use fbp_models::Network;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::data::{Normalization, Outputs};
+use crate::data::Outputs;
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
 use crate::share::ShardFolder;
@@ -159,37 +159,38 @@ pub fn explain(
     let wanted = |stage: &String| options.stages.is_empty() || options.stages.contains(stage);
     let asked: Vec<usize> = (0..known.len()).filter(|&index| wanted(&known[index])).collect();
     // What numbers other than pixels can be is not known.
-    let range = if source.data.is_pixels() { brightness_range(source.normalization) } else { Interval::EVERYTHING };
-    let run = |first: usize, input: Interval<f32>| {
+    let ranges = if source.data.is_pixels() { brightness_ranges(source) } else { Interval::EVERYTHING.into() };
+    let run = |first: usize| {
         let take = |reversed: Reversed<'_>| explain_part(&source, &known, &asked, first, &reversed);
         // One by one, so that what is said of a sample does not depend on the others.
-        let parts = reverse_samples(&source, &options.targets, (first, input), (samples, 1), take)?;
+        let parts = reverse_samples(&source, &options.targets, (first, &ranges), (samples, 1), take)?;
         let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(parts.into_iter().flatten().collect::<Vec<_>>())
     };
     // From the input, if it is of interest; from the first stage otherwise, which always can be a start.
-    match run(if asked.contains(&0) { 0 } else { 1 }, range) {
+    match run(if asked.contains(&0) { 0 } else { 1 }) {
         Ok(samples) => Ok(Explanation { input_note: None, samples }),
         Err(error @ (TrainError::Model(_) | TrainError::Inverse(_)))
             if options.stages.is_empty() && known.len() > 1 =>
         {
             let note = format!("the first stage cannot be reversed: {}", error.one_line());
-            Ok(Explanation { input_note: Some(note), samples: run(1, range)? })
+            Ok(Explanation { input_note: Some(note), samples: run(1)? })
         }
         Err(error) => Err(error),
     }
 }
 
-/// What images can be, as the network sees them; with several channels the widest range of any of them.
-fn brightness_range(normalization: &Normalization) -> Interval<f32> {
-    let (mut lower, mut upper) = (f32::INFINITY, f32::NEG_INFINITY);
-    for (mean, std) in normalization.mean().iter().zip(normalization.std()) {
+/// What the channels of images can be, as the network sees them.
+fn brightness_ranges(source: TargetsSource<'_>) -> ChannelRanges<f32> {
+    let ends = source.normalization.mean().iter().zip(source.normalization.std()).map(|(mean, std)| {
         // With the roundings of the normalisation itself, so that black and white are within.
         let black = (-mean / std) as f32;
-        lower = lower.min(black);
-        upper = upper.max(255.0 * (1.0 / (255.0 * std)) as f32 + black);
-    }
-    Interval::new(lower, upper)
+        Interval::new(black, 255.0 * (1.0 / (255.0 * std)) as f32 + black)
+    });
+    let ranges = ChannelRanges::from(ends.collect::<Vec<_>>());
+    // Networks of linear layers read images as vectors.
+    let read = source.network.stages().first().map(|first| first.input().shape);
+    ranges.reshaped(source.data.shape(), read.unwrap_or(source.data.shape()))
 }
 
 /// Number `index` is that of a stage's output among all known ones, 0 for the input of the network.

@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use fbp_inverse::{ChainWorkspace, Interval, ReverseChain};
+use fbp_inverse::{ChainWorkspace, ChannelRanges, ReverseChain};
 use rayon::prelude::*;
 
 use super::goal::WantedOutputs;
@@ -32,12 +32,12 @@ pub(crate) struct Reversed<'a> {
 pub(crate) fn reverse_samples<R: Send>(
     source: &TargetsSource<'_>,
     options: &TargetsOptions,
-    (first, input): (usize, Interval<f32>),
+    (first, input): (usize, &ChannelRanges<f32>),
     (samples, most): (&[usize], usize),
     take: impl Fn(Reversed<'_>) -> R + Sync,
 ) -> Result<Vec<R>, TrainError> {
     let options = options.for_data(source.data)?;
-    let chain = source.network.reverse_chain(first, input)?;
+    let chain = source.network.reverse_chain(first, input.clone())?;
     let engine = TileEngine::new(chain, TargetKind::of_options(&options), source, first)?;
     let tile = engine.tile_samples().min(most.max(1));
     let (mut features, mut part) = (Vec::new(), Vec::new());

@@ -48,7 +48,7 @@ impl<'a> TargetMaker<'a> {
         let above = source.network.operators(first..source.network.stages().len())?;
         let operators = above.into_iter().flat_map(|stage| stage.operators).collect();
         let rest = vec![ChainStage { name: "frozen rest".into(), operators }];
-        let chain = ReverseChain::new(rest, source.network.range_below(first, Interval::EVERYTHING)?)?;
+        let chain = ReverseChain::new(rest, source.network.ranges_below(first, Interval::EVERYTHING)?)?;
         Self::new(source, first, chain, params)
     }
 

@@ -136,6 +136,7 @@ impl TileEngine {
             Effort::Quick => fbp_inverse::Effort::Quick,
             Effort::Refined => fbp_inverse::Effort::Refined,
             Effort::Thorough => fbp_inverse::Effort::Thorough,
+            Effort::Exhaustive => fbp_inverse::Effort::Exhaustive,
         });
         let mode = match kind.mode {
             TargetMode::Attainable => fbp_inverse::TargetMode::Attainable,

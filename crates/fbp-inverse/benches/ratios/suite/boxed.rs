@@ -52,7 +52,7 @@ pub(crate) fn sample<T: Real>(rng: &mut ChaCha8Rng) -> Finding {
         observed_out: &cast(&observed),
         lower: &cast(&problem.lower),
         upper: &cast(&problem.upper),
-        bounds: (T::from_f64(problem.range.0), T::from_f64(problem.range.1)),
+        bounds: (T::from_f64(problem.range.0), T::from_f64(problem.range.1)).into(),
         solution: &mut solution,
     }
     .solve(MemStack::new(&mut memory));

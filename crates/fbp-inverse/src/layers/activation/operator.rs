@@ -221,6 +221,10 @@ impl<T: Real> LayerKernel<T> for ActivationReverse<T> {
         self.activation.image(in_range)
     }
 
+    fn out_ranges(&self, in_ranges: &crate::ChannelRanges<T>) -> crate::ChannelRanges<T> {
+        in_ranges.map(|range| self.out_range(range))
+    }
+
     fn forward(
         &self,
         input: MatRef<'_, T>,

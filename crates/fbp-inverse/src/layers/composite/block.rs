@@ -11,7 +11,9 @@ use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::sequence::{OperatorList, Sequence};
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, Structure, VjpPass};
+use crate::{
+    ChannelRanges, Interval, InverseError, JvpPass, ReverseOperator, ReversePass, ReverseReport, Structure, VjpPass,
+};
 
 /// Operators that run one after the other, as one operator with a name.
 ///
@@ -129,6 +131,10 @@ impl<T: Real> LayerKernel<T> for Block<T> {
 
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         self.sequence().out_range(in_range)
+    }
+
+    fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+        self.sequence().out_ranges(in_ranges)
     }
 
     fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {

@@ -2,8 +2,8 @@ use faer::reborrow::Reborrow;
 use faer::{MatMut, MatRef};
 use fbp_linalg::{FeatureShape, Real};
 
-use crate::Interval;
 use crate::layers::columns::{column, column_mut};
+use crate::{ChannelRanges, Interval};
 
 /// How the outputs of parallel branches become one feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,18 @@ impl Merge {
             Self::Product => product(a, b),
         };
         ranges.reduce(merge).unwrap_or(Interval::EVERYTHING)
+    }
+
+    /// Ranges of the channels of the merged feature; those of the branches come with their numbers of channels.
+    pub(super) fn channel_ranges<T: Real>(self, branches: Vec<(ChannelRanges<T>, usize)>) -> ChannelRanges<T> {
+        let list =
+            |(ranges, channels): &(ChannelRanges<T>, usize)| (0..*channels).map(|c| ranges.of(c)).collect::<Vec<_>>();
+        if self == Self::Concat {
+            return branches.iter().flat_map(list).collect::<Vec<_>>().into();
+        }
+        let channels = branches.iter().map(|(_, channels)| *channels).max().unwrap_or(0);
+        let merged = (0..channels).map(|c| self.range(branches.iter().map(|(ranges, _)| ranges.of(c))));
+        merged.collect::<Vec<_>>().into()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::layers::newton::NewtonParams;
 use crate::layers::taped::{taped_scratch, with_tape};
 use crate::sequence::ALIGN;
 use crate::tape::{Tape, TapeMut};
-use crate::{Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
+use crate::{ChannelRanges, Interval, InverseError, JvpPass, ReversePass, ReverseReport, Structure, VjpPass};
 
 /// Branches that run on the same feature, and whose outputs are merged.
 ///
@@ -192,6 +192,14 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
 
     fn out_range(&self, in_range: Interval<T>) -> Interval<T> {
         self.merge.range(self.branches.iter().map(|branch| branch.sequence().out_range(in_range)))
+    }
+
+    fn out_ranges(&self, in_ranges: &ChannelRanges<T>) -> ChannelRanges<T> {
+        let branches = self.branches.iter().map(|branch| {
+            let sequence = branch.sequence();
+            (sequence.out_ranges(in_ranges), sequence.out_channels(self.in_shape))
+        });
+        self.merge.channel_ranges(branches.collect())
     }
 
     fn forward_scratch(&self, batch: usize, par: Par) -> StackReq {

@@ -22,6 +22,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 
 use super::{CAREFUL_OPERATIONS, DualNewton, Sample, Work};
 use crate::Real;
+use crate::boxed::bounds::Bounds;
 use crate::boxed::problem::SampleOutcome;
 use crate::boxed::rows::RowSource;
 
@@ -203,7 +204,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     /// Newton's step in the first `size` entries of `primal.free`, without those that it would push through their bound.
     fn primal_direction(
         &self,
-        (lower, upper): (T, T),
+        bounds: Bounds<'_, T>,
         v: &[T],
         epsilon: &[T],
         primal: &mut PrimalWork<'_, T>,
@@ -218,6 +219,7 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             let mut kept = 0;
             for k in 0..size {
                 let i = primal.free[k] as usize;
+                let (lower, upper) = bounds.at(i);
                 let outward = v[i] == lower && primal.step[i] < T::ZERO || v[i] == upper && primal.step[i] > T::ZERO;
                 if !outward {
                     primal.free[kept] = primal.free[k];
@@ -283,13 +285,13 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         work: &mut Work<'_, T>,
         primal: &mut PrimalWork<'_, T>,
     ) -> bool {
-        let (lower, upper) = sample.bounds;
         primal.from.copy_from_slice(solution);
         let slope = primal.step.iter().zip(primal.gradient.iter()).fold(T::ZERO, |sum, (&s, &g)| sum + s * g);
         let (mut low, mut high, mut length) = (T::ZERO, T::ONE, T::ONE);
         for _ in 0..60 {
-            for ((v, &from), &step) in solution.iter_mut().zip(primal.from.iter()).zip(primal.step.iter()) {
-                *v = (from + length * step).clip(lower, upper);
+            let steps = primal.from.iter().zip(primal.step.iter());
+            for (entry, (v, (&from, &step))) in solution.iter_mut().zip(steps).enumerate() {
+                *v = sample.bounds.clip(entry, from + length * step);
             }
             self.primal_gradient(sample, solution, work, primal);
             let ways = solution.iter().zip(primal.from.iter());
@@ -319,9 +321,10 @@ fn small_gradient<T: Real>(work: &Work<'_, T>, primal: &PrimalWork<'_, T>) -> T 
 }
 
 /// Fills `primal.free` with the entries that no bound holds against the gradient, and returns how many there are.
-fn release<T: Real>((lower, upper): (T, T), v: &[T], primal: &mut PrimalWork<'_, T>) -> usize {
+fn release<T: Real>(bounds: Bounds<'_, T>, v: &[T], primal: &mut PrimalWork<'_, T>) -> usize {
     let mut size = 0;
     for (i, (&v, &gradient)) in v.iter().zip(primal.gradient.iter()).enumerate() {
+        let (lower, upper) = bounds.at(i);
         let held = v == lower && gradient >= T::ZERO || v == upper && gradient <= T::ZERO;
         if !held {
             primal.free[size] = i as u32;

@@ -19,7 +19,6 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     #[cold]
     #[inline(never)]
     pub(super) fn nears_a_kink(&self, sample: &Sample<'_, T>, work: &mut Work<'_, T>) -> bool {
-        let (lower, upper) = sample.bounds;
         let mut size_sq = T::ZERO;
         for ((ray, &lambda), &centre) in work.step.iter_mut().zip(work.lambda.iter()).zip(work.centre.iter()) {
             *ray = lambda - centre;
@@ -30,7 +29,8 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
         self.rows.add_weighted_rows(work.step, pull);
         let least = T::from_f64(LEAST_PULL) * work.row_norm * size_sq.sqrt();
         let farthest = T::from_f64(FARTHEST);
-        let released = work.free_sum.iter().zip(pull.iter()).any(|(&sum, &pull)| {
+        let released = work.free_sum.iter().zip(pull.iter()).enumerate().any(|(entry, (&sum, &pull))| {
+            let (lower, upper) = sample.bounds.at(entry);
             sum >= upper && pull < -least && sum - upper <= farthest * -pull
                 || sum <= lower && pull > least && lower - sum <= farthest * pull
         });

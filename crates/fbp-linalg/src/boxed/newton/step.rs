@@ -6,6 +6,7 @@ use faer::{MatMut, Par};
 
 use super::{DualNewton, FREE_STEPS, Sample, Work, dual_gradient};
 use crate::Real;
+use crate::boxed::bounds::{Bounds, with_ends};
 use crate::boxed::rows::{GramSelection, RowSource};
 
 /// Multipliers that may end at zero in one guarded step; the next step sees to the others.
@@ -199,16 +200,21 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     /// Fills `work.free`, `work.position`; returns the number of selected rows.
     #[inline(always)]
     fn select(&self, sample: &Sample<'_, T>, work: &mut Work<'_, T>, first: bool) -> usize {
-        let (lower, upper) = sample.bounds;
-        for (free, &sum) in work.free.iter_mut().zip(work.free_sum.iter()) {
+        let n = work.free_sum.len();
+        with_ends!(sample.bounds, n, |ends| for (entry, (free, &sum)) in
+            work.free.iter_mut().zip(work.free_sum.iter()).enumerate()
+        {
+            let (lower, upper) = ends(entry);
             *free = lower < sum && sum < upper;
-        }
+        });
         if first {
             // Entries that start exactly at a bound are free if the gradient pulls them inside.
             let pull = &mut *work.moved;
             pull.fill(T::ZERO);
             self.rows.add_weighted_rows(work.gradient, pull);
-            for ((free, &pull), &sum) in work.free.iter_mut().zip(pull.iter()).zip(work.free_sum.iter()) {
+            let sums = work.free_sum.iter();
+            for (entry, ((free, &pull), &sum)) in work.free.iter_mut().zip(pull.iter()).zip(sums).enumerate() {
+                let (lower, upper) = sample.bounds.at(entry);
                 *free |= (sum == lower && pull > T::ZERO) || (sum == upper && pull < T::ZERO);
             }
         }
@@ -288,14 +294,18 @@ fn go<T: Real>(work: &mut Work<'_, T>, length: T) {
 
 /// `p · (clip(s + t p) - clip(s))`, in independent lanes so that it vectorises.
 #[inline(always)]
-fn fall<T: Real>(p: &[T], s: &[T], t: T, (lower, upper): (T, T)) -> T {
-    let moved = |p: T, s: T| p * ((s + t * p).clip(lower, upper) - s.clip(lower, upper));
+fn fall<T: Real>(p: &[T], s: &[T], t: T, bounds: Bounds<'_, T>) -> T {
+    let moved = |p: T, s: T, (low, high): (T, T)| p * ((s + t * p).clip(low, high) - s.clip(low, high));
     let ((p_body, p_tail), (s_body, s_tail)) = (p.as_chunks::<16>(), s.as_chunks::<16>());
-    let mut lanes = [T::ZERO; 16];
-    for (p, s) in p_body.iter().zip(s_body) {
-        for ((lane, &p), &s) in lanes.iter_mut().zip(p).zip(s) {
-            *lane += moved(p, s);
+    let (n, tail) = (p.len(), 16 * p_body.len());
+    with_ends!(bounds, n, |ends| {
+        let mut lanes = [T::ZERO; 16];
+        for (chunk, (p, s)) in p_body.iter().zip(s_body).enumerate() {
+            for (k, ((lane, &p), &s)) in lanes.iter_mut().zip(p).zip(s).enumerate() {
+                *lane += moved(p, s, ends(16 * chunk + k));
+            }
         }
-    }
-    p_tail.iter().zip(s_tail).fold(lanes.into_iter().sum::<T>(), |sum, (&p, &s)| sum + moved(p, s))
+        let rest = p_tail.iter().zip(s_tail).enumerate();
+        rest.fold(lanes.into_iter().sum::<T>(), |sum, (k, (&p, &s))| sum + moved(p, s, ends(tail + k)))
+    })
 }

@@ -173,6 +173,10 @@ impl<T: Real> LayerKernel<T> for AvgPoolReverse<T> {
         ends.into_iter().fold(ends[0], |all, end| Interval::new(all.lower.min(end.lower), all.upper.max(end.upper)))
     }
 
+    fn out_ranges(&self, in_ranges: &crate::ChannelRanges<T>) -> crate::ChannelRanges<T> {
+        in_ranges.map(|range| self.out_range(range))
+    }
+
     fn forward(
         &self,
         input: MatRef<'_, T>,

@@ -1,0 +1,152 @@
+//! Searches without end in sight: descents from ever new starts, until several in a row have brought nothing nearer.
+//!
+//! Every descent here is a search of its own: it begins without a target, what it finds is refined, and the nearer one of both
+//! targets stays. (The descents of `settle` only look for what beats the target at once, which costs less and finds less.)
+//! Targets *proposed* by a cheaper way, layer by layer, take part as searches that have found something already. So no target
+//! is farther than what that way gave.
+//!
+//! # Source
+//! Multistart with a stopping rule: Törn & Žilinskas, *Global Optimization*, LNCS 350 (1989), ch. 4. Starts and scales: own choice.
+
+use faer::dyn_stack::MemStack;
+use fbp_linalg::Real;
+
+use super::descend::Descent;
+use super::memory::{Group, Incumbents, JointMemory};
+use super::problem::{Problem, distance_sq};
+use super::refine::Refinement;
+use super::starts::Origin;
+use super::targets::Targets;
+use crate::InverseError;
+
+/// Bend above which other starts are tried: below it the rest is one linear piece from the observed feature to the target.
+const BENT: f64 = 1e-3;
+/// Most descents per sample.
+const DESCENTS: usize = 32;
+/// Descents in a row that may bring nothing.
+const STALE: usize = 8;
+/// Share of the distance that counts as something.
+const NEARER: f64 = 1e-3;
+/// Most steps of a descent.
+const STEPS: usize = 400;
+/// Lengths and pulls of the descents, by turns.
+const PACES: [[f64; 2]; 4] = [[1.0, 0.1], [0.3, 0.2], [0.1, 0.3], [2.0, 0.1]];
+/// First seed of the starts around the observed feature; those below belong to `settle`.
+const FIRST_SEED: usize = 4;
+
+/// Descent number `number`: from the observed feature at every pace first, then from around it.
+fn descent(number: usize) -> Descent {
+    let origin = if number < PACES.len() { Origin::Observed } else { Origin::Around(FIRST_SEED + number) };
+    Descent::new(origin, STEPS, PACES[number % PACES.len()])
+}
+
+impl<T: Real> JointMemory<T> {
+    /// Takes the targets that are at the goal and within the bounds as proposals for the next search, and counts all open
+    /// samples as missed again.
+    pub(crate) fn propose(&mut self, problem: &Problem<'_, T>, targets: &mut Targets<T>) {
+        let (bounds, incumbents) = (problem.bounds(), self.incumbents(problem));
+        for &sample in problem.open {
+            incumbents.proposed[sample] = !targets.is_missed(sample) && bounds.contain(targets.point(sample));
+            if incumbents.proposed[sample] {
+                incumbents.proposals.set(sample, targets.point(sample), targets.output(sample));
+            }
+        }
+        targets.restart(problem);
+    }
+
+    /// Memory for what searches are compared with, made when it is first asked for.
+    fn incumbents(&mut self, problem: &Problem<'_, T>) -> &mut Incumbents<T> {
+        let Self { incumbents, largest, group, .. } = self;
+        let capacity = group.progress.len();
+        let incumbents = incumbents.get_or_insert_with(|| Incumbents {
+            targets: Targets::new(*largest, capacity),
+            proposals: Targets::new(*largest, capacity),
+            proposed: vec![false; capacity],
+        });
+        let lens = [problem.len(), problem.rest.out_len()];
+        incumbents.targets.lay_out(lens);
+        incumbents.proposals.lay_out(lens);
+        incumbents
+    }
+}
+
+impl<T: Real> Problem<'_, T> {
+    /// Looks for nearer targets of the group: among proposals, and by descents from many starts.
+    pub(super) fn exhaust(
+        &self,
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        memory.incumbents(self);
+        self.try_proposals(memory, targets, stack)?;
+        for number in 0..DESCENTS {
+            let Group { samples, progress } = &memory.group;
+            let goes_on = |sample: &usize| {
+                let progress = &progress[*sample];
+                progress.has_reached() && progress.bend > BENT && progress.stale < STALE
+            };
+            memory.iterates.activate(samples.iter().copied().filter(goes_on));
+            if memory.iterates.active.is_empty() {
+                break;
+            }
+            let descent = descent(number);
+            self.measure_steepness(memory, targets, stack)?;
+            self.set_aside(memory, targets);
+            self.load(descent.origin, targets, &memory.group, &mut memory.iterates);
+            memory.iterates.evaluate((self.rest, self.par), stack)?;
+            self.descend(descent, memory, targets, stack)?;
+            let Group { samples, progress } = &memory.group;
+            let has_found = |sample: &usize| progress[*sample].is_aside() && progress[*sample].has_reached();
+            memory.iterates.activate(samples.iter().copied().filter(has_found));
+            self.refine(Refinement::FIRST, memory, targets, stack)?;
+            self.keep_nearer(memory, targets);
+        }
+        Ok(())
+    }
+
+    /// Refines what was proposed for samples of the group, and keeps it where it is nearer than the target.
+    fn try_proposals(
+        &self,
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = &mut *memory else { return Ok(()) };
+        iterates.activate(group.samples.iter().copied().filter(|&sample| incumbents.proposed[sample]));
+        if iterates.active.is_empty() {
+            return Ok(());
+        }
+        self.set_aside(memory, targets);
+        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = &mut *memory else { return Ok(()) };
+        for &sample in &iterates.active {
+            incumbents.proposed[sample] = false;
+            let (point, output) = (incumbents.proposals.point(sample), incumbents.proposals.output(sample));
+            targets.set(sample, point, output);
+            group.progress[sample].best = distance_sq(point, self.observed(sample));
+        }
+        self.refine(Refinement::FIRST, memory, targets, stack)?;
+        self.keep_nearer(memory, targets);
+        Ok(())
+    }
+
+    /// Sets the targets of the active samples aside, so that a search begins without them.
+    fn set_aside(&self, memory: &mut JointMemory<T>, targets: &Targets<T>) {
+        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = memory else { return };
+        for &sample in &iterates.active {
+            incumbents.targets.set(sample, targets.point(sample), targets.output(sample));
+            group.progress[sample].set_aside();
+        }
+    }
+
+    /// Ends the searches that began when targets were set aside: the nearer one of both stays.
+    fn keep_nearer(&self, memory: &mut JointMemory<T>, targets: &mut Targets<T>) {
+        let JointMemory { group, incumbents: Some(incumbents), .. } = memory else { return };
+        for &sample in &group.samples {
+            let progress = &mut group.progress[sample];
+            if progress.is_aside() && !progress.take_back(NEARER) {
+                targets.set(sample, incumbents.targets.point(sample), incumbents.targets.output(sample));
+            }
+        }
+    }
+}
