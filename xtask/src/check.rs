@@ -66,6 +66,7 @@ fn steps(fast: bool) -> Result<Vec<Step>, TaskError> {
     let doc = Child::cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     steps.push(Step { name: "documentation".to_owned(), work: Work::Run(Box::new(doc)) });
     steps.extend(single_features()?);
+    steps.push(cargo("downloads", &["check", "--package", "xtask", "--features", "download"]));
     steps.extend(examples()?);
     steps.push(cargo("tests", &["test", "--workspace"]));
     Ok(steps)
@@ -136,6 +137,7 @@ mod tests {
             "check --package fbp-linalg --no-default-features --features testkit",
             "check --package fbp-inverse --no-default-features --features testkit",
             "check --package fbp-train --no-default-features",
+            "check --package xtask --features download",
         ] {
             assert!(lines.iter().any(|line| line.contains(wanted)), "{wanted}: {lines:?}");
         }

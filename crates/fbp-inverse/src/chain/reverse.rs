@@ -1,5 +1,5 @@
 use faer::dyn_stack::MemStack;
-use faer::{MatRef, Par};
+use faer::{MatMut, MatRef, Par};
 use fbp_linalg::{Real, compile_once};
 
 use super::goal::{ChainGoal, TargetMode};
@@ -111,10 +111,37 @@ impl<T: Real> ReverseChain<T> {
                 entry.unattained =
                     given.at(boundary, |problem| self.correct(boundary, problem, joint, (targets, above), stack))?;
             }
+        }
+        if mode == TargetMode::Attainable && self.proposes(given.goal.margin()) {
+            self.hand_up(&given, joint, targets, &mut report, stack)?;
+        }
+        for (boundary, (targets, entry)) in targets.iter().zip(&mut report.boundaries).enumerate() {
             entry.corrected = entry.missed - entry.unattained;
             given.at(boundary, |problem| entry.measure(problem, targets));
         }
         Ok(report)
+    }
+
+    /// Proposes what the targets of every boundary become behind the next stage as targets there, from the input on.
+    fn hand_up(
+        &self,
+        given: &Given<'_, T>,
+        joint: &mut JointMemory<T>,
+        targets: &mut [Targets<T>],
+        report: &mut ChainReport,
+        stack: &mut MemStack,
+    ) -> Result<(), InverseError> {
+        for boundary in (1..self.boundaries()).filter(|&boundary| !self.is_output(boundary)) {
+            let (below, own) = targets.split_at_mut(boundary);
+            let (below, own) = (&below[boundary - 1], &mut own[0]);
+            let stage = self.list.range(self.starts[boundary - 1], self.starts[boundary]);
+            let points = below.points(given.recorded.batch());
+            let mut image =
+                |to: MatMut<'_, T>, stack: &mut MemStack| stage.forward("chain", points, to, given.par, stack);
+            report.boundaries[boundary].unattained =
+                given.at(boundary, |problem| problem.reconsider((below, &mut image), joint, own, stack))?;
+        }
+        Ok(())
     }
 
     /// Whether a boundary is the output: its targets are the caller's, and there is no rest to search through.
@@ -140,7 +167,11 @@ impl<T: Real> ReverseChain<T> {
             problem.check(Among::Open, joint, targets, stack)?
         } else {
             if self.proposes(problem.goal.margin()) {
-                problem.check(Among::Open, joint, targets, stack)?;
+                if problem.check(Among::Open, joint, targets, stack)? > 0 {
+                    // As a reversal layer by layer ends.
+                    let problem = Problem { effort: Effort::Thorough, ..*problem };
+                    self.correct(boundary, &problem, joint, (targets, above), stack)?;
+                }
                 joint.propose(problem, targets);
             }
             problem.join((Among::Open, Start::Observed), joint, targets, stack)?

@@ -49,6 +49,9 @@ impl<T: Real> ReverseChain<T> {
             sizes = sizes.or(Sizes::of(&rest, metric.is_some(), self.conditions));
             scratch = scratch.or(joint_scratch(&rest, (metric.is_some(), self.conditions), capacity, par));
         }
+        for ends in self.starts.windows(2) {
+            scratch = scratch.or(self.list.range(ends[0], ends[1]).forward_scratch(capacity, par));
+        }
         ChainWorkspace {
             capacity,
             par,

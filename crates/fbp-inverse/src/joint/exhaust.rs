@@ -8,6 +8,7 @@
 //! # Source
 //! Multistart with a stopping rule: Törn & Žilinskas, *Global Optimization*, LNCS 350 (1989), ch. 4. Starts and scales: own choice.
 
+use faer::MatMut;
 use faer::dyn_stack::MemStack;
 use fbp_linalg::Real;
 
@@ -20,25 +21,38 @@ use super::targets::Targets;
 use crate::InverseError;
 
 /// Bend above which other starts are tried: below it the rest is one linear piece from the observed feature to the target.
-const BENT: f64 = 1e-3;
+const BENT: f64 = 1e-6;
 /// Most descents per sample.
-const DESCENTS: usize = 32;
+const DESCENTS: usize = 96;
 /// Descents in a row that may bring nothing.
-const STALE: usize = 8;
+const STALE: usize = 20;
 /// Share of the distance that counts as something.
 const NEARER: f64 = 1e-3;
 /// Most steps of a descent.
 const STEPS: usize = 400;
 /// Lengths and pulls of the descents, by turns.
 const PACES: [[f64; 2]; 4] = [[1.0, 0.1], [0.3, 0.2], [0.1, 0.3], [2.0, 0.1]];
+/// How far from the observed feature they start, in distances of the target.
+const SPREADS: [f64; 3] = [1.0, 0.5, 2.0];
+/// Every second search climbs to the goal from far away, and descends from there.
+const CLIMBS: usize = 2;
+/// The way back from the goal.
+const BACK: Descent = Descent::new(Origin::Target, STEPS, [0.3, 0.2]);
 /// First seed of the starts around the observed feature; those below belong to `settle`.
 const FIRST_SEED: usize = 4;
 
-/// Descent number `number`: from the observed feature at every pace first, then from around it.
+/// The descent of search number `number`: from the observed feature at every pace first, then from around it.
 fn descent(number: usize) -> Descent {
-    let origin = if number < PACES.len() { Origin::Observed } else { Origin::Around(FIRST_SEED + number) };
-    Descent::new(origin, STEPS, PACES[number % PACES.len()])
+    let turn = number / CLIMBS;
+    let origin = match turn.checked_sub(PACES.len()) {
+        None => Origin::Observed,
+        Some(later) => Origin::Around(FIRST_SEED + later, SPREADS[later % SPREADS.len()]),
+    };
+    Descent::new(origin, STEPS, PACES[turn % PACES.len()])
 }
+
+/// Writes one point for every sample of the batch.
+pub(crate) type WritePoints<'a, T> = &'a mut dyn FnMut(MatMut<'_, T>, &mut MemStack) -> Result<(), InverseError>;
 
 impl<T: Real> JointMemory<T> {
     /// Takes the targets that are at the goal and within the bounds as proposals for the next search, and counts all open
@@ -52,6 +66,13 @@ impl<T: Real> JointMemory<T> {
             }
         }
         targets.restart(problem);
+    }
+
+    /// Makes those of the group active that have found a target while another one is set aside.
+    fn activate_found(&mut self) {
+        let Group { samples, progress } = &self.group;
+        let has_found = |sample: &usize| progress[*sample].is_aside() && progress[*sample].has_reached();
+        self.iterates.activate(samples.iter().copied().filter(has_found));
     }
 
     /// Memory for what searches are compared with, made when it is first asked for.
@@ -90,19 +111,64 @@ impl<T: Real> Problem<'_, T> {
             if memory.iterates.active.is_empty() {
                 break;
             }
-            let descent = descent(number);
             self.measure_steepness(memory, targets, stack)?;
             self.set_aside(memory, targets);
-            self.load(descent.origin, targets, &memory.group, &mut memory.iterates);
-            memory.iterates.evaluate((self.rest, self.par), stack)?;
-            self.descend(descent, memory, targets, stack)?;
-            let Group { samples, progress } = &memory.group;
-            let has_found = |sample: &usize| progress[*sample].is_aside() && progress[*sample].has_reached();
-            memory.iterates.activate(samples.iter().copied().filter(has_found));
+            if number % CLIMBS == CLIMBS - 1 {
+                let JointMemory { iterates, descents, .. } = &mut *memory;
+                self.scatter(FIRST_SEED + number, iterates, &mut descents.paces);
+                memory.iterates.evaluate((self.rest, self.par), stack)?;
+                self.descend(Descent::CLIMB, memory, targets, stack)?;
+                memory.activate_found();
+                self.measure_steepness(memory, targets, stack)?;
+                self.descend(BACK, memory, targets, stack)?;
+            } else {
+                let descent = descent(number);
+                self.load(descent.origin, targets, &memory.group, &mut memory.iterates);
+                memory.iterates.evaluate((self.rest, self.par), stack)?;
+                self.descend(descent, memory, targets, stack)?;
+            }
+            memory.activate_found();
             self.refine(Refinement::FIRST, memory, targets, stack)?;
             self.keep_nearer(memory, targets);
         }
         Ok(())
+    }
+
+    /// Looks for nearer targets of the open samples among points that `image` writes for all samples: what the targets `below` a
+    /// stage become behind it, which the rest turns into the goal as well. Returns the number of samples that miss the goal.
+    pub(crate) fn reconsider(
+        &self,
+        (below, image): (&Targets<T>, WritePoints<'_, T>),
+        memory: &mut JointMemory<T>,
+        targets: &mut Targets<T>,
+        stack: &mut MemStack,
+    ) -> Result<usize, InverseError> {
+        let bounds = self.bounds();
+        memory.incumbents(self);
+        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = &mut *memory else { return Ok(0) };
+        image(incumbents.proposals.points_mut(self.observed.ncols()), stack)?;
+        group.restart(self.open);
+        for &sample in self.open {
+            if !targets.is_missed(sample) {
+                group.progress[sample].best = distance_sq(targets.point(sample), self.observed(sample));
+            }
+        }
+        let is_proposed =
+            |sample: &usize| !below.is_missed(*sample) && bounds.contain(incumbents.proposals.point(*sample));
+        iterates.restart(self.rest, self.open.iter().copied().filter(is_proposed));
+        for at in 0..iterates.active.len() {
+            let point = incumbents.proposals.point(iterates.active[at]);
+            iterates.point_mut(at).copy_from_slice(point);
+        }
+        iterates.evaluate((self.rest, self.par), stack)?;
+        for (at, &sample) in iterates.active.iter().enumerate() {
+            let output = iterates.output(at);
+            incumbents.proposals.set(sample, iterates.point(at), output);
+            incumbents.proposed[sample] = self.goal_of(sample).is_reached(output);
+        }
+        self.try_proposals(memory, targets, stack)?;
+        self.land(memory, targets, stack)?;
+        Ok(targets.note(self.open, |sample| memory.group.progress[sample].has_reached()))
     }
 
     /// Refines what was proposed for samples of the group, and keeps it where it is nearer than the target.

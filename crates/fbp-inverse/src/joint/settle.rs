@@ -31,9 +31,9 @@ const FAR: f64 = 0.12;
 /// the pull: 1.012, 1.23 and 1.67); without bounds on the bend below 1.0004, 1.07 and 1.67, at many times the cost on deep networks.
 const DESCENTS: [(f64, Descent); 5] = [
     (0.2, Descent::new(Origin::Observed, 150, [1.0, 0.1])),
-    (0.3, Descent::new(Origin::Around(1), 150, [1.0, 0.1])),
-    (0.4, Descent::new(Origin::Around(2), 150, [0.6, 0.2])),
-    (0.4, Descent::new(Origin::Around(3), 150, [0.3, 0.2])),
+    (0.3, Descent::new(Origin::Around(1, 1.0), 150, [1.0, 0.1])),
+    (0.4, Descent::new(Origin::Around(2, 1.0), 150, [0.6, 0.2])),
+    (0.4, Descent::new(Origin::Around(3, 1.0), 150, [0.3, 0.2])),
     (0.2, Descent::new(Origin::Target, 60, [0.05, 0.5])),
 ];
 

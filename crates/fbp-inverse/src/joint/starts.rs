@@ -9,14 +9,14 @@ use super::targets::Targets;
 use crate::Interval;
 
 /// Where a descent starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Origin {
     /// At the targets.
     Target,
     /// At the observed features.
     Observed,
-    /// Around the observed features, about as far away as the targets; the number seeds the noise.
-    Around(usize),
+    /// Around the observed features, about as far away as the targets times a factor; the number seeds the noise.
+    Around(usize, f64),
 }
 
 impl<T: Real> Problem<'_, T> {
@@ -29,8 +29,9 @@ impl<T: Real> Problem<'_, T> {
             match origin {
                 Origin::Target => iterate.copy_from_slice(targets.point(sample)),
                 Origin::Observed => iterate.copy_from_slice(self.observed(sample)),
-                Origin::Around(seed) => {
-                    let spread = group.progress[sample].scale_sq().sqrt() * (6.0 / self.len().max(1) as f64).sqrt();
+                Origin::Around(seed, spread) => {
+                    let spread =
+                        spread * group.progress[sample].scale_sq().sqrt() * (6.0 / self.len().max(1) as f64).sqrt();
                     let mut dice = Dice::new(seed);
                     for (to, &v0) in iterate.iter_mut().zip(self.observed(sample)) {
                         let noise = dice.uniform() + dice.uniform() - 1.0;

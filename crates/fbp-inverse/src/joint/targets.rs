@@ -47,6 +47,11 @@ impl<T: Real> Targets<T> {
         self.points.view(self.lens[0], batch)
     }
 
+    /// The same, to be changed without what the rest makes of them.
+    pub(super) fn points_mut(&mut self, batch: usize) -> faer::MatMut<'_, T> {
+        self.points.view_mut(self.lens[0], batch)
+    }
+
     /// What the rest makes of all targets.
     pub(crate) fn outputs(&self, batch: usize) -> faer::MatRef<'_, T> {
         self.outputs.view(self.lens[1], batch)

@@ -18,7 +18,7 @@ fn compare<T: Real>(chain: usize, epochs: usize, rate: f64, samples: usize, effo
     network.train(&plan.images(400, &mut dice), epochs, rate);
     let (images, labels) = plan.images(samples, &mut dice);
     let joint = Reversal::<T>::new(&network, &images, &labels, (TargetMode::Attainable, effort));
-    let layers = Reversal::<T>::new(&network, &images, &labels, (TargetMode::LayerWise, effort));
+    let layers = Reversal::<T>::new(&network, &images, &labels, (TargetMode::LayerWise, Effort::Thorough));
     for (boundary, first) in network.boundaries().into_iter().enumerate() {
         let mut ratios = Vec::new();
         for sample in 0..samples {
@@ -32,6 +32,15 @@ fn compare<T: Real>(chain: usize, epochs: usize, rate: f64, samples: usize, effo
             let Some(cheaper) = cheaper.min_by(f64::total_cmp) else { continue };
             let target = joint.attained(boundary, sample).expect("attained, as a cheaper way gets there");
             ratios.push(problem.distance(&target) / cheaper);
+            if ratios[ratios.len() - 1] > FARTHER {
+                note(&format!(
+                    "  {effort:?} chain {chain} layer {first} sample {sample}: ours {:.4} layer-wise {:?} adam {:?}",
+                    problem.distance(&target),
+                    layers.attained(boundary, sample).map(|t| problem.distance(&t)),
+                    [(0.02, 1.0), (0.02, 0.1)]
+                        .map(|(rate, pull)| problem.adam(500, rate, pull).map(|t| problem.distance(&t)))
+                ));
+            }
         }
         let [median, high, worst] = [0.5, 0.9, 1.0].map(|share| quantile(&mut ratios, share));
         let farther = ratios.iter().filter(|&&ratio| ratio > FARTHER).count();
@@ -43,7 +52,10 @@ fn compare<T: Real>(chain: usize, epochs: usize, rate: f64, samples: usize, effo
         ));
         // Single samples of weakly trained networks are farther unless they are searched for exhaustively: one in seven.
         assert!(ratios.is_empty() || median <= FARTHER, "chain {chain} before layer {first}: median {median}");
-        assert!(effort != Effort::Exhaustive || farther == 0, "chain {chain} before layer {first}: {farther}, {worst}");
+        assert!(
+            std::env::var_os("FBP_CHAIN_TABLE").is_some() || effort != Effort::Exhaustive || farther == 0,
+            "chain {chain} before layer {first}: {farther}, {worst}"
+        );
     }
 }
 
