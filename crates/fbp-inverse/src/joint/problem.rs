@@ -17,8 +17,8 @@ pub enum Effort {
     /// Where it bends much, also up to five descents of 60 to 150 steps, most of them from other starts.
     #[default]
     Thorough,
-    /// From ever new starts, and from what a reversal layer by layer gives, until eight searches in a row have brought nothing:
-    /// no target is farther than the layer-wise one. Takes some ten times as long.
+    /// From ever new starts, from what a reversal layer by layer gives and from the targets one boundary below, until twenty
+    /// searches in a row have brought nothing.
     Exhaustive,
 }
 

@@ -1,4 +1,5 @@
-//! Weakly and well trained networks: the median attainable target is no farther than what a cheaper way finds.
+//! Weakly and well trained networks: the median attainable target, and with an exhaustive search every one, is no farther than
+//! what a cheaper way finds.
 
 use fbp_inverse::{Effort, TargetMode};
 use fbp_linalg::Real;
@@ -32,15 +33,6 @@ fn compare<T: Real>(chain: usize, epochs: usize, rate: f64, samples: usize, effo
             let Some(cheaper) = cheaper.min_by(f64::total_cmp) else { continue };
             let target = joint.attained(boundary, sample).expect("attained, as a cheaper way gets there");
             ratios.push(problem.distance(&target) / cheaper);
-            if ratios[ratios.len() - 1] > FARTHER {
-                note(&format!(
-                    "  {effort:?} chain {chain} layer {first} sample {sample}: ours {:.4} layer-wise {:?} adam {:?}",
-                    problem.distance(&target),
-                    layers.attained(boundary, sample).map(|t| problem.distance(&t)),
-                    [(0.02, 1.0), (0.02, 0.1)]
-                        .map(|(rate, pull)| problem.adam(500, rate, pull).map(|t| problem.distance(&t)))
-                ));
-            }
         }
         let [median, high, worst] = [0.5, 0.9, 1.0].map(|share| quantile(&mut ratios, share));
         let farther = ratios.iter().filter(|&&ratio| ratio > FARTHER).count();
@@ -52,10 +44,7 @@ fn compare<T: Real>(chain: usize, epochs: usize, rate: f64, samples: usize, effo
         ));
         // Single samples of weakly trained networks are farther unless they are searched for exhaustively: one in seven.
         assert!(ratios.is_empty() || median <= FARTHER, "chain {chain} before layer {first}: median {median}");
-        assert!(
-            std::env::var_os("FBP_CHAIN_TABLE").is_some() || effort != Effort::Exhaustive || farther == 0,
-            "chain {chain} before layer {first}: {farther}, {worst}"
-        );
+        assert!(effort != Effort::Exhaustive || farther == 0, "chain {chain} before layer {first}: {farther}, {worst}");
     }
 }
 
