@@ -237,7 +237,11 @@ fn get(url: &str, limit: u64, file: &NamedTempFile) -> Result<(), TaskError> {
     let program = ["run", "--quiet", "--bin", "download", "--features", "xtask/download", "--", url];
     let to = [limit.to_string().into(), file.path().as_os_str().to_owned()];
     let child = Child::cargo().args(program).args(to);
-    child.run().map_err(|error| TaskError::Download { url: url.to_owned(), reason: error.with_sources() })
+    child.run().map_err(|error| match error {
+        // The program has told why.
+        TaskError::Command { .. } => TaskError::Download { url: url.to_owned(), reason: "see above".to_owned() },
+        error => error,
+    })
 }
 
 #[cfg(test)]
@@ -247,7 +251,7 @@ fn get(url: &str, limit: u64, file: &NamedTempFile) -> Result<(), TaskError> {
 }
 
 fn download(url: &str, content_bytes: u64) -> Result<Vec<u8>, TaskError> {
-    println!("{url}: downloading");
+    println!("{url}: downloading (the program that does is built the first time)");
     let file = NamedTempFile::new().map_err(TaskError::at(&std::env::temp_dir()))?;
     get(url, limit(content_bytes), &file)?;
     fs::read(file.path()).map_err(TaskError::at(file.path()))

@@ -86,7 +86,7 @@ fn download_first(name: &str, urls: &[String], folder: &Path) -> Result<NamedTem
 }
 
 fn download(url: &str, folder: &Path) -> Result<NamedTempFile, TaskError> {
-    println!("{url}: downloading");
+    println!("{url}: downloading (the program that does is built the first time)");
     let file = NamedTempFile::new_in(folder).map_err(TaskError::at(folder))?;
     get(url, LIMIT, &file)?;
     Ok(file)
