@@ -16,7 +16,7 @@ use fbp_models::Network;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::data::Outputs;
+use crate::data::{Normalization, Outputs};
 use crate::images::{brightness, image_shape, one_image};
 use crate::metrics::argmax;
 use crate::share::ShardFolder;
@@ -159,7 +159,8 @@ pub fn explain(
     let wanted = |stage: &String| options.stages.is_empty() || options.stages.contains(stage);
     let asked: Vec<usize> = (0..known.len()).filter(|&index| wanted(&known[index])).collect();
     // What numbers other than pixels can be is not known.
-    let ranges = if source.data.is_pixels() { brightness_ranges(source) } else { Interval::EVERYTHING.into() };
+    let ranges =
+        if source.data.is_pixels() { brightness_ranges(source.normalization) } else { Interval::EVERYTHING.into() };
     let run = |first: usize| {
         let take = |reversed: Reversed<'_>| explain_part(&source, &known, &asked, first, &reversed);
         // One by one, so that what is said of a sample does not depend on the others.
@@ -181,16 +182,13 @@ pub fn explain(
 }
 
 /// What the channels of images can be, as the network sees them.
-fn brightness_ranges(source: TargetsSource<'_>) -> ChannelRanges<f32> {
-    let ends = source.normalization.mean().iter().zip(source.normalization.std()).map(|(mean, std)| {
+fn brightness_ranges(normalization: &Normalization) -> ChannelRanges<f32> {
+    let ends = normalization.mean().iter().zip(normalization.std()).map(|(mean, std)| {
         // With the roundings of the normalisation itself, so that black and white are within.
         let black = (-mean / std) as f32;
         Interval::new(black, 255.0 * (1.0 / (255.0 * std)) as f32 + black)
     });
-    let ranges = ChannelRanges::from(ends.collect::<Vec<_>>());
-    // Networks of linear layers read images as vectors.
-    let read = source.network.stages().first().map(|first| first.input().shape);
-    ranges.reshaped(source.data.shape(), read.unwrap_or(source.data.shape()))
+    ends.collect::<Vec<_>>().into()
 }
 
 /// Number `index` is that of a stage's output among all known ones, 0 for the input of the network.
@@ -253,4 +251,67 @@ fn rest_of_network(source: &TargetsSource<'_>, index: usize, feature: &[f32]) ->
     let feature = Tensor::from_slice(feature, (1, feature.len()), &Device::Cpu)?;
     let stages = index..source.network.stages().len();
     Ok(source.network.infer_stages(stages, &feature)?.flatten_all()?.to_vec1()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use fbp_linalg::FeatureShape;
+    use fbp_models::NetworkSpec;
+
+    use super::*;
+    use crate::data::Dataset;
+
+    const NETWORKS: [&str; 2] = [
+        r#"
+        name = "convolution"
+        input = [3, 6, 6]
+        classes = 3
+        [[stages]]
+        name = "a"
+        layers = [{ type = "conv2d", out_channels = 4, kernel = 3 }, { type = "relu" }]
+        [[stages]]
+        name = "out"
+        layers = [{ type = "flatten" }, { type = "linear", out_features = 3 }]
+    "#,
+        r#"
+        name = "perceptron"
+        input = [3, 6, 6]
+        classes = 3
+        [[stages]]
+        name = "a"
+        layers = [{ type = "flatten" }, { type = "linear", out_features = 48 }, { type = "relu" }]
+        [[stages]]
+        name = "out"
+        layers = [{ type = "linear", out_features = 3 }]
+    "#,
+    ];
+
+    #[test]
+    fn every_colour_of_an_explained_image_is_one_that_images_can_have() {
+        let images: Vec<u8> = (0..16 * 108_usize).map(|i| (i * i % 251) as u8).collect();
+        let labels = (0..16).map(|sample| sample % 3).collect();
+        let data = Dataset::new("colours", FeatureShape::image(3, 6, 6), 3, images, labels).unwrap();
+        // Ends that differ much between the colours.
+        let normalization = Normalization::new(vec![0.2, 0.5, 0.8], vec![0.1, 0.5, 1.0]).unwrap();
+        let rounding = 1e3 * f64::from(f32::EPSILON);
+        for text in NETWORKS {
+            let network = Network::new(&NetworkSpec::from_toml(text).unwrap(), 3).unwrap();
+            let source = TargetsSource { network: &network, data: &data, normalization: &normalization };
+            let targets = TargetsOptions { margin: 0.5, ..TargetsOptions::default() };
+            let options = ExplainOptions { targets, stages: vec![INPUT.to_owned()] };
+            let found = explain(source, &(0..16).collect::<Vec<_>>(), &options).unwrap();
+            let (mut moved, mut at_ends) = (0, 0);
+            for sample in &found.samples {
+                let stage = &sample.stages[0];
+                assert!(stage.attained, "sample {}", sample.sample);
+                for (&before, &after) in stage.observed.iter().zip(&stage.target) {
+                    let after = f64::from(after);
+                    assert!((-rounding..=1.0 + rounding).contains(&after), "sample {}: {after}", sample.sample);
+                    moved += usize::from(f64::from(before) != after);
+                    at_ends += usize::from(f64::from(before) != after && !(rounding..=1.0 - rounding).contains(&after));
+                }
+            }
+            assert!(moved > 500 && at_ends > 10, "{moved} entries moved, {at_ends} to an end");
+        }
+    }
 }
