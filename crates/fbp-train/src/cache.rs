@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::linalg::solvers::Llt;
+use faer::{Accum, Mat, MatRef, Par, Side};
 use fbp_models::{Network, bridge};
 use rayon::prelude::*;
 
@@ -144,6 +145,29 @@ impl FeatureCache {
         let score = if entries == 0 { right as f64 / samples } else { (squares / (samples * entries as f64)).sqrt() };
         Ok((self.samples() > 0).then_some(score))
     }
+}
+
+/// What is added at least to a moment that is not positive definite without it, as shares of its mean: sums in single precision
+/// are rounded by about the first.
+const REPAIRS: [f64; 3] = [1e-7, 1e-6, 1e-5];
+
+/// The Cholesky factors of a second moment to whose diagonal `ridge` times its mean is added, and more where its roundings need it;
+/// of features that are all zero, `ridge` itself. `what` is what it is the moment of.
+///
+/// # Errors
+/// [`TrainError::Singular`] for a moment that is not finite.
+pub(crate) fn ridge_factor(moment: &Mat<f64>, ridge: f64, what: &'static str) -> Result<Llt<f64>, TrainError> {
+    let dim = moment.nrows();
+    let mean = match (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim.max(1) as f64 {
+        0.0 => 1.0,
+        mean => mean,
+    };
+    let factor = |share: f64| {
+        let shifted = Mat::from_fn(dim, dim, |i, j| moment[(i, j)] + if i == j { share * mean } else { 0.0 });
+        shifted.llt(Side::Lower).ok()
+    };
+    let more = REPAIRS.into_iter().filter(|share| *share > ridge);
+    std::iter::once(ridge).chain(more).find_map(factor).ok_or(TrainError::Singular { what })
 }
 
 /// Mean of `x̃ x̃ᵀ`; the last entry of `x̃` is the cache's constant.

@@ -198,7 +198,8 @@ pub enum TrainError {
     },
     /// A linear system without a solution that can be computed.
     #[error(
-        "{what} cannot be solved for: a number on the way is not finite, so check the data and the weights of the network"
+        "{what} cannot be solved for: they are the same for every sample, or a number on the way is not finite, so check the data \
+         and the weights of the network"
     )]
     Singular {
         /// What it is the second moment of.

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Side};
+use faer::{Accum, Mat, MatRef};
 use fbp_inverse::{ChainGoal, ChainStage, Interval, ReverseChain, TargetBox};
 use fbp_models::Network;
 
@@ -9,7 +9,7 @@ use super::curves::PostTrainCurves;
 use super::session::{Session, add_time, check_stop, is_better};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
-use crate::cache::FeatureCache;
+use crate::cache::{FeatureCache, ridge_factor};
 use crate::data::shuffle_indices;
 use crate::evaluate::pool_par;
 use crate::store::StageTargets;
@@ -103,10 +103,7 @@ impl Moments {
     /// # Errors
     /// [`TrainError::Singular`] for inputs that are not finite.
     pub(crate) fn change(&self, damping: f64) -> Result<Mat<f64>, TrainError> {
-        let dim = self.inputs.nrows();
-        let mean = (0..dim).map(|k| self.inputs[(k, k)]).sum::<f64>() / dim as f64;
-        let system = Mat::from_fn(dim, dim, |i, j| self.inputs[(i, j)] + if i == j { damping * mean } else { 0.0 });
-        let factor = system.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the inputs of the layer" })?;
+        let factor = ridge_factor(&self.inputs, damping, "the inputs of the layer")?;
         // The system is symmetric: ΔWᵀ = (E x̃ x̃ᵀ + μ I)⁻¹ (E (ẑ - z) x̃ᵀ)ᵀ.
         let transposed = faer::linalg::solvers::Solve::solve(&factor, self.errors.transpose());
         Ok(transposed.transpose().to_owned())
