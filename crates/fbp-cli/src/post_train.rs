@@ -14,9 +14,9 @@ use fbp_train::share::Share;
 use fbp_train::store::{REPORT_FILE, TargetStore};
 use fbp_train::targets::{Example, TargetsReport, cut_as};
 use fbp_train::train::{
-    EXAMPLES_FILE, Goal, Host, LayerSums, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
-    SaveEvery, StateFiles, SumFiles, TARGETS_FILE, check_policy, check_same_origin, closed_form_sums, find_finished,
-    post_train_kept, record_name, stage_of_mode,
+    EXAMPLES_FILE, Goal, Host, LayerSums, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings,
+    PretrainRecord, SaveEvery, StateFiles, SumFiles, TARGETS_FILE, check_policy, check_same_origin, closed_form_sums,
+    find_finished, post_train_kept, record_name, stage_of_mode,
 };
 
 use crate::choices::choice;
@@ -144,7 +144,8 @@ impl PostTrainArgs {
         };
         options.check()?;
         if let Some(shard) = self.shard.filter(|_| self.mode != Objective::ClosedForm) {
-            let reason = format!("is for --mode closed-form, whose sums can be added: with --mode {} leave it out", self.mode);
+            let reason =
+                format!("is for --mode closed-form, whose sums can be added: with --mode {} leave it out", self.mode);
             return Err(TrainError::Setting { name: "shard", value: shard.to_string(), reason }.into());
         }
         if options.uses_targets() && self.targets.is_none() {
@@ -192,9 +193,8 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         own.iter().map(String::as_str).chain([PRETRAIN_FILE, TARGETS_FILE, EXAMPLES_FILE]),
     )?;
     let sums = SumFiles { folder: &args.out, name: &name };
-    let goal_of = |stage: &str| {
-        store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, stage)).transpose()
-    };
+    let goal_of =
+        |stage: &str| store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, stage)).transpose();
     if let Some(share) = args.shard {
         let sum = |progress: &Stderr| {
             let goal = goal_of(&settings.stage)?;
@@ -255,7 +255,10 @@ fn run_share(
     }
     common.write_json(&serde_json::json!({ "shard": share.to_string() }))?;
     let (folder, what) = (sums.folder.display(), if is_there { "is there already" } else { "is done" });
-    say(out, format_args!("shard {share} of {folder} {what}; the same command without --shard adds all of them and solves"))
+    say(
+        out,
+        format_args!("shard {share} of {folder} {what}; the same command without --shard adds all of them and solves"),
+    )
 }
 
 /// What belongs to a run while it is done: its files, of several ranks the first one has them, and its state.

@@ -85,12 +85,7 @@ fn weights_at_the_edge() {
             may: "not finite",
             ..Edge::default()
         },
-        Edge {
-            name: "zero",
-            weights: Some(|_, _, _| 0.0),
-            fails: &[("mahalanobis", ALL_THE_SAME)],
-            ..Edge::default()
-        },
+        Edge { name: "zero", weights: Some(|_, _, _| 0.0), fails: &[("mahalanobis", ALL_THE_SAME)], ..Edge::default() },
         Edge {
             name: "zero conv",
             weights: Some(|name, _, w| if name.starts_with("conv") { 0.0 } else { w }),
@@ -167,7 +162,10 @@ fn sizes_at_the_edge() {
             name: "10,000 classes",
             data: Data { label: |k| 150 * k as i64, ..Data::default() },
             network: Network { classes: 10_000, ..Network::default() },
-            fails: &[("* pretrain", "holds 300 for sample 2: classes are numbered from 0 to below 256, as there can be no more")],
+            fails: &[(
+                "* pretrain",
+                "holds 300 for sample 2: classes are numbered from 0 to below 256, as there can be no more",
+            )],
             ..Edge::default()
         },
         Edge {

@@ -118,6 +118,7 @@ fn a_killed_sweep_ends_with_the_same_bytes() {
 
 #[test]
 fn a_killed_repair_ends_with_the_same_bytes() {
-    let repair = "repair --checkpoint c.safetensors --data idx:data --classes 3 --samples wrong:10 --stage conv2 --threads 1";
+    let repair =
+        "repair --checkpoint c.safetensors --data idx:data --classes 3 --samples wrong:10 --stage conv2 --threads 1";
     ends_alike(&world(), &format!("{repair} --out OUT/r.safetensors"));
 }

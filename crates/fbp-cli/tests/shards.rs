@@ -181,7 +181,8 @@ fn sums_of_three_processes_solve_as_those_of_one_in_their_order() {
     let world = World::new();
     world.pretrain("c.safetensors");
     world.targets("c.safetensors", "t");
-    let solve = "post-train --checkpoint c.safetensors --data idx:data --classes 3 --targets t --mode closed-form --threads 1";
+    let solve =
+        "post-train --checkpoint c.safetensors --data idx:data --classes 3 --targets t --mode closed-form --threads 1";
     for stage in ["conv1", "conv2"] {
         let run = |out: &str| format!("{solve} --stage {stage} --out {out}");
         world.ok(&format!("{} --shard 3/3", run("s")));

@@ -185,9 +185,9 @@ impl Edge {
             }
             tensors.push((name, info.shape.clone(), part.to_vec()));
         }
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-        });
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
         fs::write(world.path("w.safetensors"), serialize(views, None).unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
@@ -195,9 +195,7 @@ impl Edge {
     /// Runs a command; what is wrong with what it did.
     fn run(&self, world: &World, (name, arguments): (&str, &str)) -> Result<(), String> {
         let takes_both = !APART.contains(&name);
-        let is_meant = |names: &str| {
-            names.split_whitespace().any(|meant| meant == name || meant == "*" && takes_both)
-        };
+        let is_meant = |names: &str| names.split_whitespace().any(|meant| meant == name || meant == "*" && takes_both);
         let expected = self.fails.iter().find(|(names, _)| is_meant(names)).map(|(_, part)| *part);
         let tolerance = if self.data.output.is_some() { "--tolerance 0.1" } else { "" };
         let data = format!("--data tensors:d.safetensors {}", self.classes());
@@ -225,7 +223,10 @@ impl Edge {
             return Err(stdout);
         }
         let new = files(&world.path("")).into_iter().filter(|file| !before.contains(file));
-        new.map(|(path, _)| path).filter(|path| !is_finite(path)).map(|path| Err(format!("{}", path.display()))).collect()
+        new.map(|(path, _)| path)
+            .filter(|path| !is_finite(path))
+            .map(|path| Err(format!("{}", path.display())))
+            .collect()
     }
 }
 
@@ -325,9 +326,9 @@ impl Data {
                 }
             });
         }
-        let views = tensors.iter().map(|(name, dtype, dims, bytes)| {
-            (name.as_str(), TensorView::new(*dtype, dims.clone(), bytes).unwrap())
-        });
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, dims, bytes)| (name.as_str(), TensorView::new(*dtype, dims.clone(), bytes).unwrap()));
         serialize(views, None).unwrap()
     }
 }

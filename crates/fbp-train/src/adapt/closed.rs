@@ -1,6 +1,6 @@
 use candle_core::Tensor;
-use faer::linalg::solvers::Solve;
 use faer::Mat;
+use faer::linalg::solvers::Solve;
 use fbp_models::Network;
 
 use super::prepared::{Labelled, Prepared};

@@ -63,7 +63,9 @@ impl TargetStats {
     /// Whether all sums are numbers: they are not where a network overflows on its targets.
     pub(super) fn is_finite(&self) -> bool {
         let sums = |stage: &StageStats| {
-            [stage.distance_sq, stage.observed_sq, stage.violation_max, stage.violation_sum].iter().all(|sum| sum.is_finite())
+            [stage.distance_sq, stage.observed_sq, stage.violation_max, stage.violation_sum]
+                .iter()
+                .all(|sum| sum.is_finite())
         };
         self.stages.iter().all(sums)
     }

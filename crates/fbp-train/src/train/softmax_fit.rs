@@ -64,8 +64,13 @@ impl SoftmaxFit {
                 factor[(k, k)] += more * (RIDGE * factor[(k, k)] + FLOOR * mean);
             }
             let stack = MemStack::new(&mut memory);
-            let done =
-                llt::factor::cholesky_in_place(factor.as_mut(), Default::default(), Par::Seq, stack, Default::default());
+            let done = llt::factor::cholesky_in_place(
+                factor.as_mut(),
+                Default::default(),
+                Par::Seq,
+                stack,
+                Default::default(),
+            );
             done.ok().map(|_| factor)
         };
         let mut factor = MORE

@@ -131,7 +131,9 @@ impl SumFiles<'_> {
         let origin = Origin { shard: share, settings: settings.clone() };
         let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(&origin).map_err(json)?)]);
         let bytes = |sums: &Mat<f64>| {
-            sums.col_iter().flat_map(|c| c.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()).collect::<Vec<u8>>()
+            sums.col_iter()
+                .flat_map(|c| c.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+                .collect::<Vec<u8>>()
         };
         let tensors = [&sums.0.inputs, &sums.0.errors].map(|sums| ([sums.ncols(), sums.nrows()].to_vec(), bytes(sums)));
         let views = SUMS.into_iter().zip(&tensors);
