@@ -1,6 +1,7 @@
 //! Numbers at the edge: every command against inputs, weights and sizes that are as odd as can be. It gives a right answer or one
 //! clear error; what it writes and says holds numbers, and never NaN.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first error")]
+#![allow(clippy::print_stdout, reason = "--nocapture shows a table")]
 
 mod common;
 #[path = "edges/world.rs"]

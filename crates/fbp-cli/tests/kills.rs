@@ -3,6 +3,7 @@
 //!
 //! Every test kills a few times; `FBP_KILLS=100` asks for that many of each command.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first error")]
+#![allow(clippy::print_stdout, reason = "--nocapture shows how often")]
 
 mod common;
 

@@ -47,4 +47,9 @@ mod tests {
         assert_eq!(argmax(&[]), 0);
         assert_eq!(count_right(&[1.0, 2.0, 4.0, 3.0, 0.0, 1.0], 2, &[1, 1, 1]), 2);
     }
+
+    #[test]
+    fn what_was_zero_changes_by_the_whole() {
+        assert_eq!([relative(0.0, 0.0), relative(3.0, 0.0), relative(3.0, 6.0)], [0.0, 1.0, 0.5]);
+    }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        let (value, label): (fn(usize, f32) -> f32, fn(usize) -> i64) = (|_, value| value, |k| k as i64 % 3);
+        let (value, label) = (|_, value| value, |k| k as i64 % 3);
         Self { samples: [60, 20], channels: 1, side: 6, value, label, output: None, classes: None }
     }
 }
@@ -223,10 +223,10 @@ impl Edge {
             return Err(stdout);
         }
         let new = files(&world.path("")).into_iter().filter(|file| !before.contains(file));
-        new.map(|(path, _)| path)
-            .filter(|path| !is_finite(path))
-            .map(|path| Err(format!("{}", path.display())))
-            .collect()
+        match new.map(|(path, _)| path).find(|path| !is_finite(path)) {
+            None => Ok(()),
+            Some(path) => Err(format!("{} holds what is no number", path.display())),
+        }
     }
 }
 
