@@ -14,7 +14,7 @@ use crate::error::TaskError;
 pub(crate) struct Arguments {
     /// One of the readers; an unknown one lists them [default: all of them, one after the other]
     name: Option<String>,
-    /// Time for each
+    /// Time of the processor for each
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Seed of the changes

@@ -96,7 +96,8 @@ pub(crate) struct ShardArgs {
     pub(crate) shard: Option<Share>,
 }
 
-fn shard(text: &str) -> Result<Share, TrainError> {
+/// A shard as it is written on the command line.
+pub(crate) fn shard(text: &str) -> Result<Share, TrainError> {
     if text == "slurm" { slurm_share(|name| std::env::var(name).ok()) } else { text.parse() }
 }
 

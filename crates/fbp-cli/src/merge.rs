@@ -7,6 +7,7 @@ use fbp_train::explain::explain_shards;
 use fbp_train::store::{EXAMPLES_FILE, MANIFEST_FILE, REPORT_FILE};
 use fbp_train::sweep::LIST_FILE;
 use fbp_train::targets::merge_targets;
+use fbp_train::train::SumFiles;
 
 use crate::common::{CommonArgs, Out};
 use crate::error::CliError;
@@ -40,6 +41,10 @@ pub(crate) fn run(args: &MergeArgs, common: &CommonArgs, out: Out<'_>) -> Result
         kinds.push("sweeps");
     }
     let wrong = |reason: String| TrainError::Shards { folder: folder.clone(), reason };
+    if kinds.is_empty() && SumFiles::are_in(folder)? {
+        let reason = "the sums of `fbp post-train --mode closed-form` are added by the same command without --shard";
+        return Err(wrong(reason.into()).into());
+    }
     match kinds[..] {
         ["targets"] => {
             common.keep_json_apart(folder, [MANIFEST_FILE, REPORT_FILE, EXAMPLES_FILE])?;

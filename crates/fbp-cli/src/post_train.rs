@@ -10,18 +10,20 @@ use fbp_train::input::Input;
 use fbp_train::json::{read_json, write_json};
 use fbp_train::outputs::{RunFiles, RunRecord, check_copy, record_path};
 use fbp_train::settings::{Keep, LossKind, Metric, Objective, Schedule, TargetPolicy};
+use fbp_train::share::Share;
 use fbp_train::store::{REPORT_FILE, TargetStore};
 use fbp_train::targets::{Example, TargetsReport, cut_as};
 use fbp_train::train::{
-    EXAMPLES_FILE, Goal, Host, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings, PretrainRecord,
-    SaveEvery, StateFiles, TARGETS_FILE, check_policy, check_same_origin, find_finished, post_train_kept, record_name,
-    stage_of_mode,
+    EXAMPLES_FILE, Goal, Host, LayerSums, PRETRAIN_FILE, PostTrainOptions, PostTrainRecord, PostTrainSettings,
+    PretrainRecord, SaveEvery, StateFiles, SumFiles, TARGETS_FILE, check_policy, check_same_origin, closed_form_sums,
+    find_finished, post_train_kept, record_name, stage_of_mode,
 };
 
 use crate::choices::choice;
-use crate::common::{CommonArgs, Out, say};
+use crate::common::{CommonArgs, Out, say, shard};
 use crate::data::TrainedDataArgs;
 use crate::error::CliError;
+use crate::progress::Stderr;
 use crate::signals;
 
 /// The command whose files these are.
@@ -102,6 +104,10 @@ pub(crate) struct PostTrainArgs {
     /// from it after a stop or a kill, to the same result. auto is every 30 s, and less often for large networks
     #[arg(long, value_name = "TIME|STEPS", default_value = "auto")]
     checkpoint_every: SaveEvery,
+    /// For --mode closed-form: sum up shard I of N of the samples, from 1, beside processes that do the others in the same folder;
+    /// the same command without --shard then adds the sums in their order and solves. slurm takes it from the task of a job array
+    #[arg(long, value_name = "I/N|slurm", value_parser = shard, conflicts_with = "force")]
+    shard: Option<Share>,
     /// Folder for records and checkpoints; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -137,6 +143,11 @@ impl PostTrainArgs {
             seed,
         };
         options.check()?;
+        if let Some(shard) = self.shard.filter(|_| self.mode != Objective::ClosedForm) {
+            let reason =
+                format!("is for --mode closed-form, whose sums can be added: with --mode {} leave it out", self.mode);
+            return Err(TrainError::Setting { name: "shard", value: shard.to_string(), reason }.into());
+        }
         if options.uses_targets() && self.targets.is_none() {
             let reason = format!(
                 "--mode {} needs targets: make them with `fbp targets` and name their folder here{}",
@@ -181,7 +192,20 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
         &args.out,
         own.iter().map(String::as_str).chain([PRETRAIN_FILE, TARGETS_FILE, EXAMPLES_FILE]),
     )?;
-    let Some(claim) = Claim::of(args, (&settings, &name), common, out)? else { return Ok(()) };
+    let sums = SumFiles { folder: &args.out, name: &name };
+    let goal_of =
+        |stage: &str| store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, stage)).transpose();
+    if let Some(share) = args.shard {
+        let sum = |progress: &Stderr| {
+            let goal = goal_of(&settings.stage)?;
+            closed_form_sums(&network, &settings.stage, &input.bundle, goal, (&options, share), progress)
+        };
+        return run_share(share, (sums, &settings), sum, common, out);
+    }
+    let Some(claim) = Claim::of(args, (&settings, &name), common, out)? else {
+        // A run may have been killed before it could.
+        return if common.is_first() { Ok(sums.remove()?) } else { Ok(()) };
+    };
     if common.is_first() {
         claim.state.check(args.force)?;
         check_same_origin(&args.out, &settings)?;
@@ -192,8 +216,9 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
 
     signals::catch()?;
     let stage = settings.stage.clone();
-    let goal = store.as_ref().map(|store| Goal::of_store(store, &network, options.objective, &stage)).transpose()?;
-    let host = Host { state: Some(&claim.state), team: common.team.clone() };
+    let goal = goal_of(&stage)?;
+    let added = if options.objective == Objective::ClosedForm { sums.all(&settings)? } else { None };
+    let host = Host { team: common.team.clone(), sums: added.as_ref(), ..Host::alone(&claim.state) };
     let curves = post_train_kept(&mut network, &stage, &input.bundle, goal, &options, host, &common.progress());
     let Some(files) = claim.files else { return Ok(curves.map(|_| ())?) };
     let curves = curves.map_err(|error| claim.state.drop_after(error))?;
@@ -209,8 +234,31 @@ pub(crate) fn run(args: &PostTrainArgs, common: &CommonArgs, out: Out<'_>) -> Re
     };
     files.write(&record, &bytes)?;
     claim.state.remove()?;
+    sums.remove()?;
     common.write_json(&record)?;
     say(out, format_args!("{}: {}", files.record.display(), accuracy_text(&record)))
+}
+
+/// Sums up the samples of a share for the closed form, and leaves the sums in the folder.
+fn run_share(
+    share: Share,
+    (sums, settings): (SumFiles<'_>, &PostTrainSettings),
+    sum: impl Fn(&Stderr) -> Result<LayerSums, TrainError>,
+    common: &CommonArgs,
+    out: Out<'_>,
+) -> Result<(), CliError> {
+    let _lock = sums.claim(share)?;
+    let is_there = sums.is_finished(share, settings)?;
+    if !is_there {
+        signals::catch()?;
+        sums.write(share, settings, &sum(&common.progress())?)?;
+    }
+    common.write_json(&serde_json::json!({ "shard": share.to_string() }))?;
+    let (folder, what) = (sums.folder.display(), if is_there { "is there already" } else { "is done" });
+    say(
+        out,
+        format_args!("shard {share} of {folder} {what}; the same command without --shard adds all of them and solves"),
+    )
 }
 
 /// What belongs to a run while it is done: its files, of several ranks the first one has them, and its state.

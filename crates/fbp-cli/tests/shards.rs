@@ -175,3 +175,53 @@ fn a_sweep_of_three_processes_is_that_of_one() {
     assert!(world.path("s/summary.md").exists());
     world.fails("merge s", &["there are none of"]);
 }
+
+#[test]
+fn sums_of_three_processes_solve_as_those_of_one_in_their_order() {
+    let world = World::new();
+    world.pretrain("c.safetensors");
+    world.targets("c.safetensors", "t");
+    let solve =
+        "post-train --checkpoint c.safetensors --data idx:data --classes 3 --targets t --mode closed-form --threads 1";
+    for stage in ["conv1", "conv2"] {
+        let run = |out: &str| format!("{solve} --stage {stage} --out {out}");
+        world.ok(&format!("{} --shard 3/3", run("s")));
+        world.fails(&run("s"), &["1 of 3 are there, 1/3 is the first that is missing", "--shard 1/3"]);
+        world.fails("merge s", &["the same command without --shard"]);
+        world.fails(&format!("{} --shard 2/4", run("s")), &["other settings", "shards: 3, now 4"]);
+        in_shards(&world, &run("s"), Duration::from_millis(25));
+        assert!(world.ok(&format!("{} --shard 2/3", run("s"))).contains("is there already"));
+        world.ok(&run("s"));
+        for shard in ["1/3", "2/3", "3/3"] {
+            world.ok(&format!("{} --shard {shard}", run("one")));
+        }
+        world.ok(&run("one"));
+        // Nothing is left of the sums.
+        assert!(contents(&world.path("s")).iter().all(|(name, _)| !name.contains("-sums-")));
+        assert_alike(&world, ["s", "one"]);
+
+        // Of one sum the roundings differ, and nothing else.
+        world.ok(&run("plain"));
+        let name = format!("post-train_closed-form_{stage}_seed0");
+        let [one, plain] = ["one", "plain"].map(|folder| world.json(&format!("{folder}/{name}.json")));
+        assert_eq!((&one["settings"], &one["chosen"]["epoch"]), (&plain["settings"], &plain["chosen"]["epoch"]));
+        let weights = |folder: &str| {
+            let bytes = std::fs::read(world.path(&format!("{folder}/{name}.safetensors"))).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let of = |name: &str| {
+                let view = tensors.tensor(name).unwrap();
+                view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>()
+            };
+            of(&format!("{stage}.0.weight"))
+        };
+        for (one, plain) in weights("one").iter().zip(weights("plain")) {
+            // Sums of 360 samples in double precision, solved with a condition of up to a thousand.
+            assert!((one - plain).abs() <= 1e-5 * (1.0 + plain.abs()), "{one} {plain}");
+        }
+        for folder in ["s", "one", "plain"] {
+            std::fs::remove_dir_all(world.path(folder)).unwrap();
+        }
+    }
+    let other = format!("{solve} --stage conv1 --out s --shard 1/3").replace("closed-form", "local");
+    world.fails(&other, &["--shard = 1/3", "closed-form"]);
+}

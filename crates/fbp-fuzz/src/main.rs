@@ -21,7 +21,7 @@ static ALLOCATOR: Counting = Counting;
 struct Arguments {
     /// One of the readers [default: all of them, one after the other]
     name: Option<String>,
-    /// Time for each
+    /// Time of the processor for each
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Seed of the changes

@@ -41,9 +41,14 @@ impl ReverseReport {
         if self.samples == 0 { 0.0 } else { self.violation_sum / self.samples as f64 }
     }
 
-    /// Distance moved relative to the observed input, `|target_in - observed_in| / |observed_in|` in Frobenius norms.
+    /// Distance moved relative to the observed input, `|target_in - observed_in| / |observed_in|` in Frobenius norms;
+    /// 1 if that was zero.
     pub fn distance_relative(&self) -> f64 {
-        if self.distance_sq == 0.0 { 0.0 } else { (self.distance_sq / self.observed_sq).sqrt() }
+        match (self.distance_sq, self.observed_sq) {
+            (0.0, _) => 0.0,
+            (_, 0.0) => 1.0,
+            (distance, observed) => (distance / observed).sqrt(),
+        }
     }
 
     /// Combines the reports of two passes of one operator over different samples.

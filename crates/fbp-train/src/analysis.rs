@@ -4,7 +4,7 @@ use fbp_inverse::Interval;
 
 use crate::TrainError;
 use crate::evaluate::check_labelled;
-use crate::metrics::{all_finite, argmax};
+use crate::metrics::{all_finite, argmax, relative};
 use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples};
 
 /// Loss of one sample, and how far its features are from their targets.
@@ -52,8 +52,7 @@ fn part(reversed: &Reversed<'_>, labels: &[u8]) -> Option<Vec<MeasuredSample>> {
                 (chain.observed(boundary, work).col(place), chain.target(boundary, work).col(place));
             let moved: f64 = observed.iter().zip(target.iter()).map(|(z, t)| f64::from(t - z).powi(2)).sum();
             let length: f64 = observed.iter().map(|z| f64::from(*z).powi(2)).sum();
-            let relative = if moved == 0.0 { 0.0 } else { moved.sqrt() / length.sqrt().max(f64::MIN_POSITIVE) };
-            [moved.sqrt(), relative]
+            [moved.sqrt(), relative(moved.sqrt(), length.sqrt())]
         });
         let right = argmax(&logits) == label;
         all_finite(&logits).then(|| MeasuredSample {
@@ -69,7 +68,7 @@ fn part(reversed: &Reversed<'_>, labels: &[u8]) -> Option<Vec<MeasuredSample>> {
 fn cross_entropy(logits: &[f32], label: usize) -> f64 {
     let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, z| largest.max(*z));
     let sum: f64 = logits.iter().map(|z| f64::from(z - largest).exp()).sum();
-    sum.ln() + f64::from(largest - logits[label])
+    sum.ln() + f64::from(largest) - f64::from(logits[label])
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::linalg::solvers::Llt;
+use faer::{Accum, Mat, MatRef, Par, Side};
 use fbp_models::{Network, bridge};
 use rayon::prelude::*;
 
@@ -146,6 +147,29 @@ impl FeatureCache {
     }
 }
 
+/// What is added at least to a moment that is not positive definite without it, as shares of its mean: sums in single precision
+/// are rounded by about the first.
+const REPAIRS: [f64; 3] = [1e-7, 1e-6, 1e-5];
+
+/// The Cholesky factors of a second moment to whose diagonal `ridge` times its mean is added, and more where its roundings need it;
+/// of features that are all zero, `ridge` itself. `what` is what it is the moment of.
+///
+/// # Errors
+/// [`TrainError::Singular`] for a moment that is not finite.
+pub(crate) fn ridge_factor(moment: &Mat<f64>, ridge: f64, what: &'static str) -> Result<Llt<f64>, TrainError> {
+    let dim = moment.nrows();
+    let mean = match (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim.max(1) as f64 {
+        0.0 => 1.0,
+        mean => mean,
+    };
+    let factor = |share: f64| {
+        let shifted = Mat::from_fn(dim, dim, |i, j| moment[(i, j)] + if i == j { share * mean } else { 0.0 });
+        shifted.llt(Side::Lower).ok()
+    };
+    let more = REPAIRS.into_iter().filter(|share| *share > ridge);
+    std::iter::once(ridge).chain(more).find_map(factor).ok_or(TrainError::Singular { what })
+}
+
 /// Mean of `x̃ x̃ᵀ`; the last entry of `x̃` is the cache's constant.
 pub(crate) fn second_moment(cache: &FeatureCache) -> Mat<f64> {
     let (n, len) = (cache.samples(), cache.len);
@@ -179,4 +203,42 @@ pub(crate) fn second_moment(cache: &FeatureCache) -> Mat<f64> {
     }
     moment[(len, len)] = f64::from(cache.constant * cache.constant);
     moment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(value: impl Fn(usize) -> f32, constant: f32) -> FeatureCache {
+        let values = (0..50 * 7).map(value).collect();
+        FeatureCache { values, labels: vec![0; 50], len: 7, constant, ..FeatureCache::default() }
+    }
+
+    /// What a moment had added to its diagonal, as the largest and the smallest part of its mean, or of 1 if that is zero.
+    fn added(cache: &FeatureCache, ridge: f64) -> [f64; 2] {
+        let moment = second_moment(cache);
+        let factor = ridge_factor(&moment, ridge, "it").unwrap();
+        let product = factor.L() * factor.L().transpose();
+        let mean = (0..8).map(|k| moment[(k, k)]).sum::<f64>() / 8.0;
+        let shares = (0..8).map(|k| (product[(k, k)] - moment[(k, k)]) / if mean == 0.0 { 1.0 } else { mean });
+        let shares: Vec<f64> = shares.collect();
+        [shares.iter().copied().fold(f64::MIN, f64::max), shares.iter().copied().fold(f64::MAX, f64::min)]
+    }
+
+    #[test]
+    fn moments_of_features_that_never_change_are_factorised() {
+        let close = |found: [f64; 2], share: f64| found.iter().all(|found| (found / share - 1.0).abs() <= 1e-3);
+        // One feature again and again: its moment has rank 1, and the roundings of the moment have not.
+        let constant = added(&cache(|k| 0.1 + (k % 7) as f32 / 3.0, 1.0), 1e-12);
+        assert!([1e-12, 1e-7, 1e-6, 1e-5].iter().any(|share| close(constant, *share)), "{constant:?}");
+        for constant in [0.0, 1.0] {
+            assert!(close(added(&cache(|_| 0.0, constant), 1e-8), 1e-8));
+            // Squares of such numbers vanish.
+            assert!(close(added(&cache(|_| 1e-40, constant), 1e-8), 1e-8));
+        }
+        // A moment that is fine gets what was asked for, and no more.
+        assert!(close(added(&cache(|k| ((k * 37) % 101) as f32 / 50.0, 1.0), 0.1), 0.1));
+        let nothing = second_moment(&cache(|_| f32::NAN, 1.0));
+        assert!(matches!(ridge_factor(&nothing, 1e-3, "it"), Err(TrainError::Singular { what: "it" })));
+    }
 }

@@ -156,10 +156,16 @@ pub enum TrainError {
         reason: String,
     },
     /// A network whose outputs overflow.
-    #[error("the outputs of the network are not finite, so it has no accuracy: its weights are too large or damaged")]
+    #[error(
+        "the outputs of the network are not finite, so nothing can be said of them: its weights, or the numbers in the data, are \
+         too large, too small or damaged"
+    )]
     NonFiniteOutput,
     /// The loss is no number any more.
-    #[error("the training diverged in epoch {epoch}: try a smaller learning rate")]
+    #[error(
+        "the training diverged in epoch {epoch}: try a smaller learning rate; if none helps, the numbers in the data, in the \
+         targets or in the weights are too large"
+    )]
     Diverged {
         /// Number of the epoch, from 1.
         epoch: usize,
@@ -192,7 +198,8 @@ pub enum TrainError {
     },
     /// A linear system without a solution that can be computed.
     #[error(
-        "{what} cannot be solved for: a number on the way is not finite, so check the data and the weights of the network"
+        "{what} cannot be solved for: they are the same for every sample, or a number on the way is not finite, so check the data \
+         and the weights of the network"
     )]
     Singular {
         /// What it is the second moment of.
@@ -211,7 +218,7 @@ pub enum TrainError {
     #[error(transparent)]
     Model(#[from] fbp_models::ModelError),
     /// A feature cannot be reversed.
-    #[error("targets cannot be computed")]
+    #[error("targets cannot be computed{}", advice(.0))]
     Inverse(#[from] fbp_inverse::InverseError),
     /// A tensor operation failed.
     #[error("tensor operation")]
@@ -225,6 +232,16 @@ pub enum TrainError {
     /// The worker threads cannot be started.
     #[error("cannot start the worker threads: try fewer of them")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+/// What to do about a feature that cannot be reversed.
+fn advice(error: &fbp_inverse::InverseError) -> &'static str {
+    match error {
+        fbp_inverse::InverseError::Solve { source: fbp_linalg::LinalgError::NonFinite { .. }, .. } => {
+            ", as a number on the way is not finite: check the data and the weights of the network"
+        }
+        _ => "",
+    }
 }
 
 impl TrainError {

@@ -88,6 +88,10 @@ impl DataRequest {
             DataSource::Folder(_) => self.image_options(network)?,
             _ => self.no_image_options()?,
         };
+        if let Some(classes) = self.classes.filter(|classes| !(1..=256).contains(classes)) {
+            let value = f64::from(classes);
+            return Err(DataError::Parameter { name: "classes", value, range: "[1, 256]" }.into());
+        }
         let size = images.size;
         let options = LoadOptions { data_dir: self.data_dir.clone(), classes: self.classes.map(usize::from), images };
         let mut bundle = source.load(&options, progress)?;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 use crate::atomic::NewFile;
+use crate::metrics::{all_finite, argmax};
 use crate::progress::Progress;
 
 /// Key of the origin in the header of the file.
@@ -79,7 +80,7 @@ struct Column {
 ///
 /// # Errors
 /// [`TrainError::Model`] for inputs that cannot be read or have another shape, and for an unknown stage;
-/// [`TrainError::Parameter`] for a batch of 0 or a file without inputs; [`TrainError::Write`].
+/// [`TrainError::Parameter`] for a batch of 0 or a file without inputs; [`TrainError::NonFiniteOutput`]; [`TrainError::Write`].
 pub fn predict(
     network: &Network,
     options: &PredictOptions,
@@ -207,9 +208,12 @@ fn write_batch(
         feature = network.infer_stages(stage..stage + 1, &feature)?;
         for column in columns.iter().filter(|column| column.stage == stage) {
             let values = feature.flatten_all()?.to_vec1::<f32>()?;
+            if !all_finite(&values) {
+                return Err(TrainError::NonFiniteOutput);
+            }
             if column.name == LOGITS {
                 for row in values.chunks_exact(network.spec().classes) {
-                    decisions[crate::metrics::argmax(row)] += 1;
+                    decisions[argmax(row)] += 1;
                 }
             }
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -48,9 +48,13 @@ impl BoundaryReport {
         self.violation_sum += measured.violation_sum;
     }
 
-    /// Distance of the targets from the observed features, relative to the latter, in Frobenius norms.
+    /// Distance of the targets from the observed features, relative to the latter, in Frobenius norms; 1 if those were zero.
     pub fn distance_relative(&self) -> f64 {
-        if self.distance_sq == 0.0 { 0.0 } else { (self.distance_sq / self.observed_sq).sqrt() }
+        match (self.distance_sq, self.observed_sq) {
+            (0.0, _) => 0.0,
+            (_, 0.0) => 1.0,
+            (distance, observed) => (distance / observed).sqrt(),
+        }
     }
 
     /// Combines reports over different samples.

@@ -1,12 +1,12 @@
 use candle_core::Tensor;
+use faer::Mat;
 use faer::linalg::solvers::Solve;
-use faer::{Mat, Side};
 use fbp_models::Network;
 
 use super::prepared::{Labelled, Prepared};
 use crate::TrainError;
 use crate::affine::AffineLayer;
-use crate::cache::{FeatureCache, second_moment};
+use crate::cache::{FeatureCache, ridge_factor, second_moment};
 use crate::settings::Embedding;
 use crate::targets::{OutputGoal, WantedOutputs};
 use crate::train::{SoftmaxFit, head_of};
@@ -51,11 +51,8 @@ pub(super) fn fit_head(
     let (dim, count) = (cache.len + 1, cache.samples());
     let input = |i: usize, j: usize| if i < cache.len { cache.values[j * cache.len + i] } else { cache.constant };
     let inputs = Mat::from_fn(dim, count, |i, j| f64::from(input(i, j)));
-    let mut gram = &inputs * inputs.transpose();
-    let mean = (0..dim).map(|k| gram[(k, k)]).sum::<f64>() / dim as f64;
-    (0..dim).for_each(|k| gram[(k, k)] += damping * mean);
-    let factor =
-        gram.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the features before the last layer" })?;
+    let gram = &inputs * inputs.transpose();
+    let factor = ridge_factor(&gram, damping, "the features before the last layer")?;
     let old = head.weights(&start.network)?;
     let before = &old * &inputs;
     let mut weights = old.clone();

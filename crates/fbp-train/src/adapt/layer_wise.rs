@@ -54,7 +54,7 @@ pub(super) fn fit_layers(
         let states = |images: &Tensor| layer.states(network, images);
         let cache = FeatureCache::new(data, normalization, samples, states)?;
         let target = |place: usize| targets.of(samples[place]).map_or(&[][..], |(target, _)| target);
-        let change = accumulate(network, stage, &layer, &cache, target)?.change(damping)?;
+        let change = accumulate(network, stage, &layer, (&cache, samples.len()), target)?.change(damping)?;
         layer.set(network, &(layer.weights(network)? + faer::Scale(share) * change))?;
     }
     fit_head(&fitted, labelled, damping, MARGIN)

@@ -265,7 +265,11 @@ pub enum DataError {
         found: usize,
     },
     /// A label of a tensor that is not a class.
-    #[error("{}: `{name}` holds {label} for sample {sample}: classes are numbered from 0 to below {classes}", path.display())]
+    #[error(
+        "{}: `{name}` holds {label} for sample {sample}: classes are numbered from 0 to below {classes}{}",
+        path.display(),
+        if *classes == 256 { ", as there can be no more than 256" } else { "" }
+    )]
     TensorLabel {
         /// The file.
         path: PathBuf,

@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::relative;
+
 /// A feature before and after a change.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
@@ -44,12 +46,9 @@ impl Change<'_> {
         length(&self.difference())
     }
 
-    /// Length of the difference, relative to that of the feature before; 0 if both are zero.
+    /// Length of the difference, relative to that of the feature before; of a feature that was zero 1, or 0 if it still is.
     pub fn distance_relative(&self) -> f64 {
-        match (self.distance(), length(self.before)) {
-            (0.0, _) => 0.0,
-            (distance, before) => distance / before.max(f64::MIN_POSITIVE),
-        }
+        relative(self.distance(), length(self.before))
     }
 
     /// Every channel, the most changed one first.

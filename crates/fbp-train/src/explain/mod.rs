@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::data::{Normalization, Outputs};
 use crate::images::{brightness, image_shape, one_image};
-use crate::metrics::argmax;
+use crate::metrics::{all_finite, argmax};
 use crate::share::ShardFolder;
 use crate::targets::{Reversed, TargetsOptions, TargetsSource, reverse_samples, transitional_names};
 
@@ -246,11 +246,12 @@ fn column(features: faer::MatRef<'_, f32>, sample: usize) -> Vec<f32> {
     features.col(sample).iter().copied().collect()
 }
 
-/// Logits for one output of stage `index - 1`, by the network's own layers.
+/// Logits for one output of stage `index - 1`, by the network's own layers; they must be numbers.
 fn rest_of_network(source: &TargetsSource<'_>, index: usize, feature: &[f32]) -> Result<Vec<f32>, TrainError> {
     let feature = Tensor::from_slice(feature, (1, feature.len()), &Device::Cpu)?;
     let stages = index..source.network.stages().len();
-    Ok(source.network.infer_stages(stages, &feature)?.flatten_all()?.to_vec1()?)
+    let logits = source.network.infer_stages(stages, &feature)?.flatten_all()?.to_vec1()?;
+    if all_finite(&logits) { Ok(logits) } else { Err(TrainError::NonFiniteOutput) }
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ pub struct StageRecord {
     pub shape: [usize; 3],
     /// Length of the change.
     pub distance: f64,
-    /// Length of the change relative to the feature.
+    /// Length of the change relative to the feature; 1 for one that was zero.
     pub distance_relative: f64,
     /// Whether the target fulfils the whole demand.
     pub attained: bool,

@@ -24,7 +24,7 @@ pub struct RepairedExample {
 }
 
 /// Lead of the label of every sample before and after, of whole passes through both networks; what the largest error leaves of the
-/// tolerance for data with outputs.
+/// tolerance for data with outputs. None where there is one class, which has no other to lead.
 ///
 /// # Errors
 /// [`TrainError::Model`] if networks and data do not fit.
@@ -34,6 +34,10 @@ pub fn repaired_leads(
     given: Given<'_>,
     tolerance: Option<f64>,
 ) -> Result<Vec<[f32; 2]>, TrainError> {
+    // One class has none to lead over.
+    if tolerance.is_none() && data.train.classes() == 1 {
+        return Ok(Vec::new());
+    }
     let own = EvalSet::new(given.origin.images(data), &data.normalization, Some(given.samples))?.within(tolerance);
     Ok(own.leads(before)?.into_iter().zip(own.leads(after)?).map(|(before, after)| [before, after]).collect())
 }

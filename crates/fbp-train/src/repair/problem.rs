@@ -1,7 +1,7 @@
 use candle_core::Var;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, Par, Side, unzip, zip};
+use faer::{Accum, Mat, Par, unzip, zip};
 use fbp_models::Network;
 use rayon::prelude::*;
 
@@ -11,7 +11,7 @@ use super::product::product;
 use super::rows::{Row, Subjects};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
-use crate::cache::{FeatureCache, second_moment};
+use crate::cache::{FeatureCache, ridge_factor, second_moment};
 use crate::evaluate::pool_par;
 
 /// Columns of a Gram matrix between two looks at the clock.
@@ -76,11 +76,8 @@ pub(super) fn output_sensitivity(
 
 /// The inverse of the lower Cholesky factor of a moment to whose diagonal `ridge` times its mean is added.
 fn inverse_factor(moment: &Mat<f64>, ridge: f64) -> Result<Mat<f64>, TrainError> {
-    let dim = moment.nrows();
-    let mean = (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim as f64;
-    let shifted = Mat::from_fn(dim, dim, |i, j| moment[(i, j)] + if i == j { ridge * mean } else { 0.0 });
-    let factor = shifted.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the inputs of the layer" })?;
-    let mut inverse = Mat::zeros(dim, dim);
+    let factor = ridge_factor(moment, ridge, "the inputs of the layer")?;
+    let mut inverse = Mat::zeros(moment.nrows(), moment.nrows());
     faer::linalg::triangular_inverse::invert_lower_triangular(inverse.as_mut(), factor.L(), Par::Seq);
     Ok(inverse)
 }

@@ -17,6 +17,7 @@ use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::EvalSet;
+use crate::metrics::relative;
 use crate::progress::Progress;
 use crate::settings::{Part, Preference};
 
@@ -166,7 +167,7 @@ fn repair_layer(
     layer.set(network, &(&old + &found.change))?;
     let layer = RepairedLayer {
         layer: layer.name().to_owned(),
-        change_relative: found.change.norm_l2() / old.norm_l2().max(f64::MIN_POSITIVE),
+        change_relative: relative(found.change.norm_l2(), old.norm_l2()),
         chosen: found.chosen,
         candidates: found.candidates,
         weights: Some(WeightChange::of(&old, &found.change)),

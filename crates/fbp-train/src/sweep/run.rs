@@ -426,5 +426,5 @@ fn stopped() -> TrainError {
 
 /// Whether an error says something about one run, so that the others can go on.
 fn concerns_one_run(error: &TrainError) -> bool {
-    matches!(error, TrainError::Diverged { .. } | TrainError::NonFiniteOutput)
+    matches!(error, TrainError::Diverged { .. } | TrainError::NonFiniteOutput | TrainError::Singular { .. })
 }

@@ -270,6 +270,7 @@ impl Pipeline<'_> {
         written: Sender<ShardBuffers>,
     ) -> Result<(), TrainError> {
         for (shard, buffers) in shards {
+            buffers.check_finite()?;
             let rows = buffers.targets.iter().zip(&buffers.attained);
             let stages: Vec<_> = rows.map(|(target, attained)| StageRows { target, attained }).collect();
             let (labels, indices, stats) = (&buffers.labels, &buffers.indices, &buffers.stats);

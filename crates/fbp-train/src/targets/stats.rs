@@ -60,6 +60,16 @@ impl TargetStats {
         Self { stages: vec![StageStats::default(); stages], ..Self::default() }
     }
 
+    /// Whether all sums are numbers: they are not where a network overflows on its targets.
+    pub(super) fn is_finite(&self) -> bool {
+        let sums = |stage: &StageStats| {
+            [stage.distance_sq, stage.observed_sq, stage.violation_max, stage.violation_sum]
+                .iter()
+                .all(|sum| sum.is_finite())
+        };
+        self.stages.iter().all(sums)
+    }
+
     /// Takes over what the chain found; the last boundary, the output, is no transitional stage.
     pub(super) fn set_chain(&mut self, report: &ChainReport) {
         (self.samples, self.satisfied) = (report.samples, report.satisfied);

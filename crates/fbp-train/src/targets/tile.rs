@@ -12,7 +12,7 @@ use super::stats::TargetStats;
 use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
 use crate::evaluate::largest_error;
-use crate::metrics::argmax;
+use crate::metrics::{all_finite, argmax};
 use crate::progress::Progress;
 use crate::settings::{Effort, Metric, TargetMode};
 use crate::store::ManifestParams;
@@ -102,6 +102,17 @@ impl ShardBuffers {
             targets: feature_lens.iter().map(|len| vec![0.0; samples * len]).collect(),
             attained: feature_lens.iter().map(|_| vec![0; samples]).collect(),
             stats: TargetStats::empty(feature_lens.len()),
+        }
+    }
+
+    /// Makes sure that what was found are numbers.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFiniteOutput`].
+    pub(super) fn check_finite(&self) -> Result<(), TrainError> {
+        match self.stats.is_finite() && self.targets.iter().all(|targets| all_finite(targets)) {
+            true => Ok(()),
+            false => Err(TrainError::NonFiniteOutput),
         }
     }
 

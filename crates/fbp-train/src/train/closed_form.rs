@@ -1,17 +1,19 @@
 use std::time::Instant;
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Side};
+use faer::{Accum, Mat, MatRef};
 use fbp_inverse::{ChainGoal, ChainStage, Interval, ReverseChain, TargetBox};
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
 use super::session::{Session, add_time, check_stop, is_better};
+use super::sums::LayerSums;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
-use crate::cache::FeatureCache;
+use crate::cache::{FeatureCache, ridge_factor};
 use crate::data::shuffle_indices;
 use crate::evaluate::pool_par;
+use crate::share::Share;
 use crate::store::StageTargets;
 
 /// Dampings, as shares of the mean second moment of the layer's inputs.
@@ -24,9 +26,10 @@ const CONV_SAMPLES: usize = 4000;
 const COLUMNS: usize = 1024;
 
 /// What one pass over the data accumulates: mean of `x̃ x̃ᵀ` and of `(ẑ - z) x̃ᵀ`.
+#[derive(Clone, Debug)]
 pub(crate) struct Moments {
-    inputs: Mat<f64>,
-    errors: Mat<f64>,
+    pub(super) inputs: Mat<f64>,
+    pub(super) errors: Mat<f64>,
 }
 
 /// Solves for the last linear or convolutional layer of a stage, from its inputs to its targets, and keeps the best step
@@ -48,28 +51,12 @@ pub(super) fn run(
 ) -> Result<PostTrainCurves, TrainError> {
     let mut curves = session.curves(network)?;
     let begun = Instant::now();
-    let layer = AffineLayer::of(network, network.stages()[stage].name())?;
-    if layer.is_beside_others() {
-        return Err(TrainError::Mismatch {
-            left: "the closed form".into(),
-            right: format!("stage {}", network.stages()[stage].name()),
-            reason: format!(
-                "its last linear or convolutional layer, {}, is one of several branches; use the mode local or joint",
-                layer.name()
-            ),
-        });
-    }
-    let data = session.data;
-    let cached = |samples: &[usize]| {
-        FeatureCache::new(&data.train, &data.normalization, samples, |images| layer.states(network, images))
+    let layer = layer_of(network, stage)?;
+    let validation = cached(network, &layer, &session, &session.split.validation)?;
+    let moments = match session.host.sums {
+        Some(LayerSums(moments)) => moments.clone(),
+        None => sums_of(network, stage, targets, &session, None)?,
     };
-    let mut samples = session.split.train.clone();
-    if layer.positions() > 1 {
-        shuffle_indices(&mut samples, session.options.seed, 0);
-        samples.truncate(CONV_SAMPLES);
-    }
-    let validation = cached(&session.split.validation)?;
-    let moments = accumulate(network, stage, &layer, &cached(&samples)?, |place| targets.row(samples[place]))?;
     let old = layer.weights(network)?;
     let (mut best, mut best_score) = (None, score_of(network, &layer, &validation)?);
     session.progress.begin("closed form", DAMPINGS.len() * STEPS.len(), "candidates");
@@ -97,23 +84,67 @@ pub(super) fn run(
     Ok(curves)
 }
 
+/// The layer of a stage that is solved for.
+fn layer_of(network: &Network, stage: usize) -> Result<AffineLayer, TrainError> {
+    let layer = AffineLayer::of(network, network.stages()[stage].name())?;
+    if layer.is_beside_others() {
+        return Err(TrainError::Mismatch {
+            left: "the closed form".into(),
+            right: format!("stage {}", network.stages()[stage].name()),
+            reason: format!(
+                "its last linear or convolutional layer, {}, is one of several branches; use the mode local or joint",
+                layer.name()
+            ),
+        });
+    }
+    Ok(layer)
+}
+
+/// States of the layer for some samples.
+fn cached(
+    network: &Network,
+    layer: &AffineLayer,
+    session: &Session<'_>,
+    samples: &[usize],
+) -> Result<FeatureCache, TrainError> {
+    let data = session.data;
+    FeatureCache::new(&data.train, &data.normalization, samples, |images| layer.states(network, images))
+}
+
+/// One pass over the samples that the layer is fitted on, or over a share of them.
+pub(super) fn sums_of(
+    network: &Network,
+    stage: usize,
+    targets: StageTargets<'_>,
+    session: &Session<'_>,
+    share: Option<Share>,
+) -> Result<Moments, TrainError> {
+    let layer = layer_of(network, stage)?;
+    let mut samples = session.split.train.clone();
+    if layer.positions() > 1 {
+        shuffle_indices(&mut samples, session.options.seed, 0);
+        samples.truncate(CONV_SAMPLES);
+    }
+    let own = &samples[share.map_or(0..samples.len(), |share| share.range(samples.len()))];
+    let states = cached(network, &layer, session, own)?;
+    accumulate(network, stage, &layer, (&states, samples.len()), |place| targets.row(own[place]))
+}
+
 impl Moments {
     /// `ΔW` for one damping.
     ///
     /// # Errors
     /// [`TrainError::Singular`] for inputs that are not finite.
     pub(crate) fn change(&self, damping: f64) -> Result<Mat<f64>, TrainError> {
-        let dim = self.inputs.nrows();
-        let mean = (0..dim).map(|k| self.inputs[(k, k)]).sum::<f64>() / dim as f64;
-        let system = Mat::from_fn(dim, dim, |i, j| self.inputs[(i, j)] + if i == j { damping * mean } else { 0.0 });
-        let factor = system.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the inputs of the layer" })?;
+        let factor = ridge_factor(&self.inputs, damping, "the inputs of the layer")?;
         // The system is symmetric: ΔWᵀ = (E x̃ x̃ᵀ + μ I)⁻¹ (E (ẑ - z) x̃ᵀ)ᵀ.
         let transposed = faer::linalg::solvers::Solve::solve(&factor, self.errors.transpose());
         Ok(transposed.transpose().to_owned())
     }
 }
 
-/// One pass over the samples, given the target of each by its place in the cache.
+/// One pass over the samples of a cache, given the target of each by its place in it; they are so many of `all` samples, of which
+/// the sum of all passes is then the mean.
 ///
 /// # Errors
 /// [`TrainError::Inverse`] if what follows the layer in its stage cannot be reversed.
@@ -121,7 +152,7 @@ pub(crate) fn accumulate<'t>(
     network: &Network,
     stage: usize,
     layer: &AffineLayer,
-    cache: &FeatureCache,
+    (cache, all): (&FeatureCache, usize),
     target: impl Fn(usize) -> &'t [f32],
 ) -> Result<Moments, TrainError> {
     let (dim, positions) = (layer.inputs + 1, layer.positions());
@@ -129,7 +160,7 @@ pub(crate) fn accumulate<'t>(
     let batch = (COLUMNS / positions).max(1);
     let mut work = chain.as_ref().map(|chain| chain.workspace(batch, pool_par()));
     let mut moments = Moments { inputs: Mat::zeros(dim, dim), errors: Mat::zeros(layer.outputs, dim) };
-    let scale = 1.0 / (cache.samples() * positions).max(1) as f64;
+    let scale = 1.0 / (all * positions).max(1) as f64;
     let places: Vec<usize> = (0..cache.samples()).collect();
     for places in places.chunks(batch) {
         let output = flat(&layer.output(network, &cache.batch(places)?.0)?)?;
@@ -276,7 +307,7 @@ layers = [{ type = "relu" }, { type = "linear", out_features = 3 }]
         let (inputs, outputs) = (hidden(&network, 0..0, &data), hidden(&network, 0..1, &data));
         let targets: Vec<f32> = (0..SAMPLES * 5).map(|k| ((k * 37) % 23) as f32 / 7.0 - 1.5).collect();
         let cache = FeatureCache { values: inputs.clone(), labels: vec![0; SAMPLES], len: 16, ..Default::default() };
-        let moments = accumulate(&network, 0, &layer, &cache, |place| &targets[place * 5..][..5]).unwrap();
+        let moments = accumulate(&network, 0, &layer, (&cache, SAMPLES), |place| &targets[place * 5..][..5]).unwrap();
         let column = |sample: usize, i: usize| if i < 16 { f64::from(inputs[sample * 16 + i]) } else { 1.0 };
         let mean = |value: &dyn Fn(usize) -> f64| (0..SAMPLES).map(value).sum::<f64>() / SAMPLES as f64;
         let gram = |i: usize, j: usize| mean(&|sample| column(sample, i) * column(sample, j));

@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, Mat, MatRef, Par};
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
@@ -10,7 +10,7 @@ use super::session::{Session, add_time, check_stop, is_better};
 use super::softmax_fit::{SoftmaxFit, linear_accuracy};
 use crate::TrainError;
 use crate::affine::AffineLayer;
-use crate::cache::{FeatureCache, second_moment};
+use crate::cache::{FeatureCache, ridge_factor, second_moment};
 
 /// Dampings tried, strongest first: each fit starts where the one before ended.
 const DAMPINGS: [f64; 6] = [1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5];
@@ -114,16 +114,14 @@ impl Fits {
     /// [`TrainError::Singular`] for features that are not finite.
     fn squares(train: &FeatureCache, old: &Mat<f64>) -> Result<Self, TrainError> {
         let (dim, outputs) = (train.len + 1, old.nrows());
-        let mut moment = second_moment(train);
-        let mean = (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim as f64;
-        (0..dim).for_each(|k| moment[(k, k)] += RIDGE * mean);
+        let moment = second_moment(train);
         let mut cross = Mat::zeros(outputs, dim);
         let scale = 1.0 / train.samples().max(1) as f64;
         for start in (0..train.samples()).step_by(TILE) {
             let (x, y) = columns(train, start);
             matmul(cross.as_mut(), Accum::Add, y.as_ref(), x.transpose(), scale, Par::Seq); // (O×T)(T×D)
         }
-        let factor = moment.llt(Side::Lower).map_err(|_| TrainError::Singular { what: "the inputs of the layer" })?;
+        let factor = ridge_factor(&moment, RIDGE, "the inputs of the layer")?;
         let solved = faer::linalg::solvers::Solve::solve(&factor, cross.transpose());
         Ok(Self::Squares(solved.transpose().to_owned()))
     }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::state::StateFiles;
+use super::sums::LayerSums;
 use crate::collective::{Alone, Collective};
 
 /// Where a training is at home: the files of its state, and those who do it together.
@@ -11,12 +12,14 @@ pub struct Host<'a> {
     pub state: Option<&'a StateFiles>,
     /// Those who do it together.
     pub team: Arc<dyn Collective>,
+    /// What several processes have summed up for the closed form, which then sums nothing itself.
+    pub sums: Option<&'a LayerSums>,
 }
 
 impl Default for Host<'_> {
     /// One process that keeps nothing.
     fn default() -> Self {
-        Self { state: None, team: Arc::new(Alone) }
+        Self { state: None, team: Arc::new(Alone), sums: None }
     }
 }
 

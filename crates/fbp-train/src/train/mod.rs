@@ -24,6 +24,7 @@ mod slices;
 mod softmax_fit;
 mod source;
 mod state;
+mod sums;
 mod tail;
 
 pub use choice::Chosen;
@@ -40,6 +41,7 @@ pub use host::Host;
 pub use options::PostTrainOptions;
 pub use pretrain::{PretrainOptions, Pretrained, pretrain, pretrain_by_team, pretrain_to_file, pretrain_watched};
 pub use record::{PostTrainRecord, PostTrainSettings, PretrainRecord, PretrainSettings};
-pub use run::{ALL_STAGES, post_train, post_train_kept, stage_of_mode};
+pub use run::{ALL_STAGES, closed_form_sums, post_train, post_train_kept, stage_of_mode};
 pub(crate) use softmax_fit::SoftmaxFit;
 pub use state::{SaveEvery, StateFiles};
+pub use sums::{LayerSums, SumFiles};

@@ -273,7 +273,7 @@ pub fn pretrain_by_team(
     progress: &dyn Progress,
 ) -> Result<PretrainRecord, TrainError> {
     let state = StateFiles::new(checkpoint_file, &settings, every)?.of_ranks(team.size());
-    let host = Host { state: Some(&state), team: team.clone() };
+    let host = Host { team: team.clone(), ..Host::alone(&state) };
     if host.is_first() {
         state.check(force)?;
     }

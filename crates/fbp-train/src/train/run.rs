@@ -6,12 +6,14 @@ use super::host::Host;
 use super::options::PostTrainOptions;
 use super::segments::cut_names;
 use super::session::Session;
+use super::sums::LayerSums;
 use super::{closed_form, head, joint, segments, tail};
 use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::progress::Progress;
 use crate::settings::{LossKind, Objective};
+use crate::share::Share;
 use crate::targets::{transitional_names, transitional_stage};
 
 /// Word for every stage, where one is chosen.
@@ -154,6 +156,32 @@ pub fn post_train_kept(
         network.freeze(0..0)?;
     }
     result
+}
+
+/// What a share of the samples adds to the closed form of a stage. The sums of all shares, added in their order, go to
+/// [`post_train_kept`] in its [`Host`], which solves for the layer.
+///
+/// # Errors
+/// Those of [`post_train`], [`TrainError::Setting`] for another mode, which adds nothing.
+pub fn closed_form_sums(
+    network: &Network,
+    stage: &str,
+    data: &DataBundle,
+    goal: Option<Goal<'_>>,
+    (options, share): (&PostTrainOptions, Share),
+    progress: &dyn Progress,
+) -> Result<LayerSums, TrainError> {
+    options.check()?;
+    if options.objective != Objective::ClosedForm {
+        let reason = "is for the mode closed-form, whose sums can be added: leave it out".into();
+        return Err(TrainError::Setting { name: "shard", value: share.to_string(), reason });
+    }
+    let split = Split::stratified(&data.train, options.validation, SPLIT_SEED)?;
+    let session = Session { data, split, options, progress, host: Host::default() };
+    let stage = transitional_stage(network, stage)?;
+    let Some(Goal::Stage(targets)) = goal else { return Err(missing_targets(options.objective)) };
+    check_stage(network, stage, data, targets)?;
+    closed_form::sums_of(network, stage, targets, &session, Some(share)).map(LayerSums)
 }
 
 /// Checks that a mode can be done by as many ranks as there are.

@@ -264,7 +264,7 @@ mod tests {
             PretrainOptions { epochs: 6, batch: 16, validation: 0.3, keep: Keep::Best, ..PretrainOptions::default() };
         let alone = pretrain(&spec(), &data, &options, &Silent).unwrap();
         let ranks = of_all(3, |team| {
-            let host = Host { state: None, team };
+            let host = Host { team, ..Host::default() };
             let result = pretrain_kept((&spec(), &options), &data, &host, &Silent, &mut |_, _| Ok(())).unwrap();
             let mut network = result.network.duplicate().unwrap();
             let full = PostTrainOptions {

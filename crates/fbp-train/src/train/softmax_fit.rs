@@ -16,6 +16,8 @@ const TILE: usize = 1024;
 const RIDGE: f64 = 1e-6;
 /// Share of the mean second moment for features that are always zero.
 const FLOOR: f64 = 1e-12;
+/// How much more of both is added in turn, until the moment is positive definite.
+const MORE: [f64; 3] = [1.0, 1e2, 1e4];
 
 /// Softmax regression on cached features, `min mean CE(W x̃, y) + μ/2 · mean |(W - W₀) x̃|²` with `x̃ = (x, 1)`; without a bias,
 /// `x̃ = (x, 0)`.
@@ -53,20 +55,28 @@ impl SoftmaxFit {
     pub(crate) fn with_moment(cache: &FeatureCache, moment: Mat<f64>, classes: usize) -> Result<Self, TrainError> {
         let (n, dim) = (cache.samples(), cache.len + 1);
         let mean = (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim as f64;
-        let mut factor = moment;
-        for k in 0..dim {
-            factor[(k, k)] += RIDGE * factor[(k, k)] + FLOOR * mean;
-        }
         let mut memory =
             MemBuffer::new(llt::factor::cholesky_in_place_scratch::<f64>(dim, Par::Seq, Default::default()));
-        llt::factor::cholesky_in_place(
-            factor.as_mut(),
-            Default::default(),
-            Par::Seq,
-            MemStack::new(&mut memory),
-            Default::default(),
-        )
-        .map_err(|_| TrainError::Singular { what: "the features before the last layer" })?;
+        // More where the roundings of the moment need it.
+        let mut attempt = |more: f64| {
+            let mut factor = moment.clone();
+            for k in 0..dim {
+                factor[(k, k)] += more * (RIDGE * factor[(k, k)] + FLOOR * mean);
+            }
+            let stack = MemStack::new(&mut memory);
+            let done = llt::factor::cholesky_in_place(
+                factor.as_mut(),
+                Default::default(),
+                Par::Seq,
+                stack,
+                Default::default(),
+            );
+            done.ok().map(|_| factor)
+        };
+        let mut factor = MORE
+            .into_iter()
+            .find_map(&mut attempt)
+            .ok_or(TrainError::Singular { what: "the features before the last layer" })?;
         for column in 1..dim {
             for row in 0..column {
                 factor[(row, column)] = 0.0;
