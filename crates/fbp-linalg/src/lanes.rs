@@ -50,6 +50,13 @@ pub trait Lanes: Copy {
     fn load_partial<S: Simd>(simd: S, slice: &[Self]) -> Self::Vector<S>;
     /// Writes to the first scalars of a slice that has at least [`lanes`](Self::lanes) of them.
     fn store<S: Simd>(simd: S, slice: &mut [Self], value: Self::Vector<S>);
+    /// A slice as registers; values that fill none are left out.
+    fn vectors<S: Simd>(simd: S, slice: &[Self]) -> &[Self::Vector<S>];
+    /// The same to write to.
+    fn vectors_mut<S: Simd>(simd: S, slice: &mut [Self]) -> &mut [Self::Vector<S>];
+    /// Transposes four rows in squares of four, for `f32` in registers of at least four lanes: lanes `4i..4i + 4` of result `j` are lane
+    /// `4i + j` of each row.
+    fn transpose_quads<S: Simd>(simd: S, rows: [Self::Vector<S>; 4]) -> [Self::Vector<S>; 4];
     /// The lanes `start..end`; bounds above the number of lanes are cut off.
     fn mask_lanes<S: Simd>(simd: S, start: usize, end: usize) -> Self::Mask<S>;
     /// The lanes of a mask, zero elsewhere, whatever was there.
@@ -68,7 +75,7 @@ pub(crate) const MAX_LANES: usize = 16;
 macro_rules! impl_lanes {
     (
         $scalar:ident, $vector:ident, $mask:ident, $lanes:ident, $split:ident, $split_mut:ident, $splat:ident,
-        $partial:ident, $between:ident, $select:ident, $add:ident, $mul_add:ident, $reduce_sum:ident
+        $partial:ident, $between:ident, $select:ident, $add:ident, $mul_add:ident, $reduce_sum:ident, $deinterleave:ident
     ) => {
         impl Lanes for $scalar {
             type Vector<S: Simd> = S::$vector;
@@ -93,6 +100,18 @@ macro_rules! impl_lanes {
             #[inline(always)]
             fn store<S: Simd>(_: S, slice: &mut [Self], value: Self::Vector<S>) {
                 S::$split_mut(&mut slice[..S::$lanes]).0[0] = value;
+            }
+            #[inline(always)]
+            fn vectors<S: Simd>(_: S, slice: &[Self]) -> &[Self::Vector<S>] {
+                S::$split(slice).0
+            }
+            #[inline(always)]
+            fn vectors_mut<S: Simd>(_: S, slice: &mut [Self]) -> &mut [Self::Vector<S>] {
+                S::$split_mut(slice).0
+            }
+            #[inline(always)]
+            fn transpose_quads<S: Simd>(simd: S, rows: [Self::Vector<S>; 4]) -> [Self::Vector<S>; 4] {
+                simd.$deinterleave(rows)
             }
             #[inline(always)]
             fn mask_lanes<S: Simd>(simd: S, start: usize, end: usize) -> Self::Mask<S> {
@@ -136,7 +155,8 @@ impl_lanes!(
     select_f32s,
     add_f32s,
     mul_add_e_f32s,
-    reduce_sum_f32s
+    reduce_sum_f32s,
+    deinterleave_shfl_f32s
 );
 impl_lanes!(
     f64,
@@ -151,5 +171,45 @@ impl_lanes!(
     select_f64s,
     add_f64s,
     mul_add_e_f64s,
-    reduce_sum_f64s
+    reduce_sum_f64s,
+    deinterleave_shfl_f64s
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulp::WithSimd;
+
+    struct Quads;
+
+    impl WithSimd for Quads {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let lanes = f32::lanes::<S>();
+            if lanes < 4 {
+                return;
+            }
+            let values: Vec<f32> = (0..4 * lanes).map(|i| i as f32).collect();
+            let rows = f32::vectors(simd, &values);
+            let found = f32::transpose_quads(simd, [rows[0], rows[1], rows[2], rows[3]]);
+            for (j, found) in found.into_iter().enumerate() {
+                let mut result = vec![0.0; lanes];
+                f32::store(simd, &mut result, found);
+                let expected: Vec<f32> =
+                    (0..lanes).map(|lane| (lane % 4 * lanes + lane / 4 * 4 + j) as f32).collect();
+                assert_eq!(result, expected, "result {j} of {lanes} lanes");
+            }
+        }
+    }
+
+    #[test]
+    fn quads_are_transposed_in_every_instruction_set() {
+        Arch::new().dispatch(Quads);
+        #[cfg(target_arch = "x86_64")]
+        for arch in pulp::x86::V3::try_new().map(Arch::V3).into_iter().chain([Arch::Scalar]) {
+            arch.dispatch(Quads);
+        }
+    }
+}

@@ -3,8 +3,9 @@ use faer::dyn_stack::{MemStack, StackReq};
 
 use super::correlate::{CorrelateArgs, Correlation, Exec};
 use super::weight_grad::WeightGrad;
+use super::winograd::{Winograd, WinogradGrad};
 use super::{Conv2dGeometry, plan};
-use crate::{LinalgError, Real, compile_once};
+use crate::{LinalgError, PerScalar, Real, compile_once};
 
 /// Arguments of [`Conv2d::forward`].
 ///
@@ -85,10 +86,22 @@ pub struct Conv2d {
     forward: Correlation,
     adjoint: Correlation,
     weight_grad: WeightGrad,
+    fast: Fast,
+}
+
+/// What fewer products have to cost at most, of what the plain ones cost, to be worth their rounding.
+const GAIN: f64 = 0.9;
+
+/// What is computed with fewer products, in `f32`.
+#[derive(Clone, Debug, Default)]
+struct Fast {
+    forward: Option<Winograd>,
+    adjoint: Option<Winograd>,
+    weight_grad: Option<WinogradGrad>,
 }
 
 impl Conv2d {
-    /// Kernel object of a geometry.
+    /// Kernel object of a geometry, every sum as exact as its terms allow.
     pub fn new(geometry: Conv2dGeometry) -> Self {
         Self {
             geometry,
@@ -96,7 +109,40 @@ impl Conv2d {
             forward: plan::forward(&geometry),
             adjoint: plan::adjoint(&geometry),
             weight_grad: plan::weight_grad(&geometry),
+            fast: Fast::default(),
         }
+    }
+
+    /// Kernel object for networks: in `f32`, 3×3 kernels of stride 1 with enough channels take fewer products, whose rounding is
+    /// up to some 1e-6 of the largest sum of absolute products. Everything else is as [`new`](Self::new) has it, `f64` as a whole.
+    ///
+    /// Which way is taken depends on the geometry alone, so that a sample has the same results in every batch.
+    pub fn for_networks(geometry: Conv2dGeometry) -> Self {
+        let plain = Self::new(geometry);
+        let [forward, adjoint, sums] = [plain.forward.cost(), plain.adjoint.cost(), plain.weight_grad.cost()];
+        let fast = Fast {
+            forward: Winograd::forward(&geometry).filter(|plan| plan.cost() < GAIN * forward),
+            adjoint: Winograd::adjoint(&geometry).filter(|plan| plan.cost() < GAIN * adjoint),
+            weight_grad: WinogradGrad::new(&geometry).filter(|plan| plan.cost() < GAIN * sums),
+        };
+        Self { fast, ..plain }
+    }
+
+    /// Takes fewer products wherever the method fits, whatever it costs, also in `f64`.
+    #[cfg(test)]
+    pub(super) fn with_few_products(geometry: Conv2dGeometry) -> Self {
+        let fast = Fast {
+            forward: Winograd::forward(&geometry),
+            adjoint: Winograd::adjoint(&geometry),
+            weight_grad: WinogradGrad::new(&geometry),
+        };
+        Self { fast, ..Self::new(geometry) }
+    }
+
+    /// Whether forward pass, adjoint and weight gradient take fewer products in `f32`.
+    #[cfg(test)]
+    pub(super) fn takes_few_products(&self) -> [bool; 3] {
+        [self.fast.forward.is_some(), self.fast.adjoint.is_some(), self.fast.weight_grad.is_some()]
     }
 
     /// The same kernel on another instruction set of this machine.
@@ -112,7 +158,8 @@ impl Conv2d {
 
     /// Scratch memory of [`forward`](Self::forward) for up to `batch` samples.
     pub fn forward_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        self.forward.scratch::<T>(batch, par)
+        let fast = single::<T, _>(&self.fast.forward).map(|plan| plan.scratch::<T>(batch, par));
+        fast.unwrap_or_else(|| self.forward.scratch::<T>(batch, par))
     }
 
     /// Applies the convolution to every sample of a batch.
@@ -137,13 +184,18 @@ impl Conv2d {
         }
         let ConvForward { input, weight, bias, output } = args;
         let args = CorrelateArgs { input, weight, bias, output };
-        correlate(&self.forward, args, Exec { arch: self.arch, par }, stack);
+        let exec = Exec { arch: self.arch, par };
+        match single::<T, _>(&self.fast.forward) {
+            Some(plan) => T::per_scalar::<FastCorrelation>((plan, args, exec, stack)),
+            None => correlate(&self.forward, args, exec, stack),
+        }
         Ok(())
     }
 
     /// Scratch memory of [`adjoint`](Self::adjoint) for up to `batch` samples.
     pub fn adjoint_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        self.adjoint.scratch::<T>(batch, par)
+        let fast = single::<T, _>(&self.fast.adjoint).map(|plan| plan.scratch::<T>(batch, par));
+        fast.unwrap_or_else(|| self.adjoint.scratch::<T>(batch, par))
     }
 
     /// Applies the transposed linear map to every sample: the gradient with respect to the input.
@@ -165,13 +217,18 @@ impl Conv2d {
         expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
         let ConvAdjoint { cotangent: input, weight, input_grad: output } = args;
         let args = CorrelateArgs { input, weight, bias: None, output };
-        correlate(&self.adjoint, args, Exec { arch: self.arch, par }, stack);
+        let exec = Exec { arch: self.arch, par };
+        match single::<T, _>(&self.fast.adjoint) {
+            Some(plan) => T::per_scalar::<FastCorrelation>((plan, args, exec, stack)),
+            None => correlate(&self.adjoint, args, exec, stack),
+        }
         Ok(())
     }
 
     /// Scratch memory of [`weight_grad`](Self::weight_grad) for up to `batch` samples.
     pub fn weight_grad_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        self.weight_grad.scratch::<T>(batch, par)
+        let fast = single::<T, _>(&self.fast.weight_grad).map(|plan| plan.scratch::<T>(batch));
+        fast.unwrap_or_else(|| self.weight_grad.scratch::<T>(batch, par))
     }
 
     /// Gradients with respect to the weights and, if wanted, the bias, summed over the batch; 0 for an empty batch.
@@ -194,7 +251,11 @@ impl Conv2d {
         if let Some(bias_grad) = &args.bias_grad {
             expect_len("conv2d: bias gradient", bias_grad.len(), g.out_shape().channels)?;
         }
-        sum_products(&self.weight_grad, args, Exec { arch: self.arch, par }, stack);
+        let exec = Exec { arch: self.arch, par };
+        match single::<T, _>(&self.fast.weight_grad) {
+            Some(plan) => T::per_scalar::<FastWeightGrad>((plan, args, exec, stack)),
+            None => sum_products(&self.weight_grad, args, exec, stack),
+        }
         Ok(())
     }
 }
@@ -204,6 +265,57 @@ compile_once! {
         Correlation::run::<T>;
     fn sum_products<'a, T>(plan: &'a WeightGrad, args: ConvWeightGrad<'a, T>, exec: Exec, stack: &'a mut MemStack) -> () =
         WeightGrad::run::<T>;
+}
+
+/// What there is of a plan for `f32` alone; tests run it in `f64` too, where rounding hides nothing.
+fn single<T: Real, P>(plan: &Option<P>) -> Option<&P> {
+    plan.as_ref().filter(|_| cfg!(test) || size_of::<T>() == size_of::<f32>())
+}
+
+/// [`Winograd::run`], which is compiled for `f32` alone.
+struct FastCorrelation;
+
+impl PerScalar for FastCorrelation {
+    type Args<'a, T: Real> = (&'a Winograd, CorrelateArgs<'a, T>, Exec, &'a mut MemStack);
+    type Output<'a, T: Real> = ();
+
+    #[inline(never)]
+    fn single<'a>((plan, args, exec, stack): Self::Args<'a, f32>) -> Self::Output<'a, f32> {
+        plan.run(args, exec, stack);
+    }
+
+    #[cfg(not(test))]
+    fn double<'a>(_: Self::Args<'a, f64>) -> Self::Output<'a, f64> {
+        debug_assert!(false, "a plan for f32");
+    }
+
+    #[cfg(test)]
+    fn double<'a>((plan, args, exec, stack): Self::Args<'a, f64>) -> Self::Output<'a, f64> {
+        plan.run(args, exec, stack);
+    }
+}
+
+/// [`WinogradGrad::run`], which is compiled for `f32` alone.
+struct FastWeightGrad;
+
+impl PerScalar for FastWeightGrad {
+    type Args<'a, T: Real> = (&'a WinogradGrad, ConvWeightGrad<'a, T>, Exec, &'a mut MemStack);
+    type Output<'a, T: Real> = ();
+
+    #[inline(never)]
+    fn single<'a>((plan, args, exec, stack): Self::Args<'a, f32>) -> Self::Output<'a, f32> {
+        plan.run(args, exec, stack);
+    }
+
+    #[cfg(not(test))]
+    fn double<'a>(_: Self::Args<'a, f64>) -> Self::Output<'a, f64> {
+        debug_assert!(false, "a plan for f32");
+    }
+
+    #[cfg(test)]
+    fn double<'a>((plan, args, exec, stack): Self::Args<'a, f64>) -> Self::Output<'a, f64> {
+        plan.run(args, exec, stack);
+    }
 }
 
 pub(super) fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), LinalgError> {

@@ -19,6 +19,7 @@ mod source;
 mod tests;
 mod tile;
 mod weight_grad;
+mod winograd;
 
 pub use geometry::{Conv2dGeometry, Conv2dParams};
 pub use kernel::{Conv2d, ConvAdjoint, ConvForward, ConvWeightGrad};

@@ -23,7 +23,7 @@ pub(super) struct MapBatch<'a, T> {
 
 impl<T: Real> ConvMap<T> {
     pub(super) fn new(geometry: Conv2dGeometry, weight: &[T], transposed: bool) -> Self {
-        Self { kernel: Conv2d::new(geometry), weight: weight.to_vec(), transposed }
+        Self { kernel: Conv2d::for_networks(geometry), weight: weight.to_vec(), transposed }
     }
 
     pub(super) fn in_shape(&self) -> FeatureShape {

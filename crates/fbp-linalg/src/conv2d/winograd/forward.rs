@@ -1,0 +1,362 @@
+use std::mem::MaybeUninit;
+
+use faer::Par;
+use faer::dyn_stack::{MemStack, StackReq};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::product::{ROWS, Rows};
+use super::transform::{input_tile, output_tile, places, weight_tile};
+use super::pixels::QUAD;
+use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, zeroed};
+use crate::conv2d::Conv2dGeometry;
+use crate::conv2d::correlate::{CACHE_LINE, CorrelateArgs, Exec, chunks};
+use crate::lanes::MAX_LANES;
+use crate::{FeatureShape, Real};
+
+/// Time for a vector of channels of one tile, in products: transposed, transformed, written and read.
+const TILE_COST: f64 = 1800.0;
+
+/// A forward pass, or an adjoint: a correlation with the kernel turned by half a turn.
+#[derive(Clone, Debug)]
+pub(in crate::conv2d) struct Winograd {
+    tiling: Tiling,
+    /// Whether it is the adjoint.
+    turned: bool,
+}
+
+impl Winograd {
+    /// The forward pass, where the method fits.
+    pub(in crate::conv2d) fn forward(g: &Conv2dGeometry) -> Option<Self> {
+        let tiling = Tiling { input: g.in_shape(), output: g.out_shape(), padding: g.padding() };
+        fits(g).then_some(Self { tiling, turned: false })
+    }
+
+    /// The adjoint, where the method fits.
+    pub(in crate::conv2d) fn adjoint(g: &Conv2dGeometry) -> Option<Self> {
+        let padding = g.padding().map(|padding| (TAPS - 1).saturating_sub(padding));
+        let tiling = Tiling { input: g.out_shape(), output: g.in_shape(), padding };
+        fits(g).then_some(Self { tiling, turned: true })
+    }
+
+    /// Rough time for one sample in the measure of [`Correlation::cost`](crate::conv2d::correlate::Correlation): an eighth more
+    /// than the products, and what transposing and transforming a vector of channels of a tile was measured to take.
+    pub(in crate::conv2d) fn cost(&self) -> f64 {
+        let inputs = self.tiling.input.channels;
+        let products = (POINTS * inputs * self.columns() / MAX_LANES) as f64;
+        let vectors = ((padded(inputs) + self.columns()) / MAX_LANES) as f64;
+        self.tiling.count() as f64 * (1.25 * products + TILE_COST * vectors)
+    }
+
+    fn columns(&self) -> usize {
+        padded(self.tiling.output.channels)
+    }
+
+    /// Rows of tiles that are transformed before the products, of one or several images.
+    fn block_strips(&self) -> usize {
+        let [_, across] = self.tiling.grid();
+        self.tiling.input.channels.clamp(64, 256).div_ceil(across)
+    }
+
+    /// Tiles of a block; as many as a register tile has rows, or more.
+    fn block_tiles(&self, samples: usize) -> usize {
+        let [down, across] = self.tiling.grid();
+        (self.block_strips().min(samples * down) * across).max(ROWS)
+    }
+
+    /// Cells of the transformed weights, `[panel][point][channel][column]`.
+    fn weights_len(&self) -> usize {
+        POINTS * self.tiling.input.channels * self.columns()
+    }
+
+    /// Lengths of what one thread needs: strip, transformed tiles, products, outputs of a row of tiles.
+    fn thread_lens(&self, samples: usize) -> [usize; 4] {
+        let tiles = self.block_tiles(samples);
+        let stage = OUT * OUT * self.tiling.grid()[1] * PANEL;
+        [self.tiling.strip_len(), POINTS * tiles * padded(self.tiling.input.channels), POINTS * tiles * PANEL, stage]
+    }
+
+    fn thread_len(&self, samples: usize) -> usize {
+        self.thread_lens(samples).iter().sum::<usize>().next_multiple_of(MAX_LANES)
+    }
+
+    pub(in crate::conv2d) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        let cut = chunks(batch, par);
+        let weights = StackReq::new_aligned::<T>(self.weights_len(), CACHE_LINE);
+        weights.and(StackReq::new_aligned::<T>(cut.most * self.thread_len(cut.size), CACHE_LINE))
+    }
+
+    /// Runs it on every sample; the lengths of the slices have been checked.
+    pub(in crate::conv2d) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
+        let (in_len, out_len) = (self.tiling.input.len(), self.tiling.output.len());
+        let cut = chunks(args.input.len() / in_len, exec.par);
+        if cut.count == 0 {
+            return;
+        }
+        let (weights, stack) = stack.make_aligned_uninit::<T>(self.weights_len(), CACHE_LINE);
+        let weights = self.transform_weights(args.weight, weights, exec);
+        let thread_len = self.thread_len(cut.size);
+        let (scratch, _) = stack.make_aligned_uninit::<T>(cut.count * thread_len, CACHE_LINE);
+        let work = |((input, output), scratch): ((_, _), &mut [MaybeUninit<T>])| {
+            let scratch = zeroed(scratch);
+            exec.arch.dispatch(Samples { plan: self, input, output, weights: &weights, bias: args.bias, scratch });
+        };
+        if cut.count == 1 {
+            work(((args.input, args.output), scratch));
+        } else {
+            let images = args.input.par_chunks(cut.size * in_len).zip(args.output.par_chunks_mut(cut.size * out_len));
+            images.zip(scratch.par_chunks_mut(thread_len)).for_each(work);
+        }
+    }
+
+    /// `G g Gᵀ` of every pair of channels, one slice for each panel.
+    fn transform_weights<'a, T: Real>(
+        &self,
+        weight: &[T],
+        into: &'a mut [MaybeUninit<T>],
+        exec: Exec,
+    ) -> Vec<&'a [T]> {
+        let len = POINTS * self.tiling.input.channels * PANEL;
+        let work = |(panel, part): (usize, &'a mut [MaybeUninit<T>])| {
+            let into = zeroed(part);
+            exec.arch.dispatch(Weights { plan: self, weight, first: panel * PANEL, into: &mut *into });
+            &*into
+        };
+        if exec.par == Par::Seq {
+            into.chunks_mut(len).enumerate().map(work).collect()
+        } else {
+            into.par_chunks_mut(len).enumerate().map(work).collect()
+        }
+    }
+
+    /// Weights between an input channel and up to a vector of output channels, tap by tap.
+    #[inline(always)]
+    fn weights_of<T: Real>(&self, weight: &[T], channel: usize, first: usize) -> [[T; MAX_LANES]; TAPS * TAPS] {
+        const KERNEL: usize = TAPS * TAPS;
+        let (inputs, outputs) = (self.tiling.input.channels, self.tiling.output.channels);
+        let (start, step) = if self.turned { (channel * outputs, 1) } else { (channel, inputs) };
+        let mut taps = [[T::ZERO; MAX_LANES]; KERNEL];
+        for lane in 0..MAX_LANES.min(outputs.saturating_sub(first)) {
+            let kernel = &weight[(start + (first + lane) * step) * KERNEL..][..KERNEL];
+            for (tap, value) in kernel.iter().enumerate() {
+                taps[if self.turned { KERNEL - 1 - tap } else { tap }][lane] = *value;
+            }
+        }
+        taps
+    }
+}
+
+/// The transformed weights of one panel.
+struct Weights<'a, T> {
+    plan: &'a Winograd,
+    weight: &'a [T],
+    /// First output channel.
+    first: usize,
+    /// `[point][channel][column]`.
+    into: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Weights<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (channels, lanes) = (self.plan.tiling.input.channels, T::lanes::<S>());
+        let width = self.into.len() / (POINTS * channels);
+        let reads = places::<TAPS, { TAPS * TAPS }>(TAPS * MAX_LANES, MAX_LANES, lanes);
+        let writes = places::<IN, POINTS>(IN * channels * width, channels * width, lanes);
+        let zero = T::splat(simd, T::ZERO);
+        let into = T::vectors_mut(simd, self.into);
+        for channel in 0..channels {
+            for block in (0..width).step_by(MAX_LANES) {
+                let taps = self.plan.weights_of(self.weight, channel, self.first + block);
+                let taps = T::vectors(simd, taps.as_flattened());
+                let to = (channel * width + block) / lanes;
+                for vector in 0..MAX_LANES / lanes {
+                    weight_tile::<T, S>(simd, (taps, vector, &reads), (&mut *into, to + vector, &writes), zero);
+                }
+            }
+        }
+    }
+}
+
+/// The samples of one thread.
+struct Samples<'a, T> {
+    plan: &'a Winograd,
+    input: &'a [T],
+    output: &'a mut [T],
+    /// One slice for each panel of output channels.
+    weights: &'a [&'a [T]],
+    bias: Option<&'a [T]>,
+    /// All zeros.
+    scratch: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Samples<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let tiling = &self.plan.tiling;
+        let [down, across] = tiling.grid();
+        let samples = self.input.len() / tiling.input.len();
+        let [strip, tiles, products, _] = self.plan.thread_lens(samples);
+        let (strip, rest) = self.scratch.split_at_mut(strip);
+        let (tiles, rest) = rest.split_at_mut(tiles);
+        let (products, stage) = rest.split_at_mut(products);
+        let (strips, pitch) = (samples * down, padded(tiling.input.channels));
+        let rows = self.plan.block_tiles(samples);
+        for first in (0..strips).step_by(self.plan.block_strips()) {
+            let block = first..strips.min(first + self.plan.block_strips());
+            for (i, at) in block.clone().enumerate() {
+                // The strip above has the first rows already.
+                let kept = if i > 0 && at % down > 0 { TAPS - 1 } else { 0 };
+                tiling.load_strip(simd, at, kept, self.input, strip);
+                simd.vectorize(Tiles { tiling, strip, first: i * across, rows, tiles });
+            }
+            let used = (block.len() * across).max(ROWS);
+            for ((column, width), weights) in panels(self.plan.columns()).zip(self.weights) {
+                let point_len = tiling.input.channels * width;
+                for (point, weights) in weights.chunks_exact(point_len).enumerate() {
+                    Rows {
+                        a: &tiles[point * rows * pitch..],
+                        pitch,
+                        depth: tiling.input.channels,
+                        b: weights,
+                        width,
+                        out: &mut products[point * rows * PANEL..][..rows * width],
+                        rows: used,
+                    }
+                    .run(simd);
+                }
+                let bias = self.bias.map_or(&[][..], |bias| &bias[column..]);
+                for (i, at) in block.clone().enumerate() {
+                    simd.vectorize(Outputs { tiling, products, rows, first: i * across, width, bias, stage });
+                    tiling.store_strip(simd, (at, column), width, stage, self.output);
+                }
+            }
+        }
+    }
+}
+
+impl Tiling {
+    /// Transposes the rows of the input that strip `at` of a batch needs; `kept` rows of the one above are moved.
+    ///
+    /// What lies left and right of the image is never written.
+    #[inline(always)]
+    pub(super) fn load_strip<T: Real, S: Simd>(
+        &self,
+        simd: S,
+        at: usize,
+        kept: usize,
+        input: &[T],
+        strip: &mut [T],
+    ) {
+        let FeatureShape { channels, height, width } = self.input;
+        let down = self.grid()[0];
+        let (sample, top) = (at / down, at % down * OUT);
+        let (pitch, image) = (padded(channels), &input[sample * self.input.len()..][..self.input.len()]);
+        let row_len = self.strip_width() * pitch;
+        strip.copy_within(OUT * row_len..(OUT + kept) * row_len, 0);
+        let pixel = |row: usize| (top + row).checked_sub(self.padding[0]).filter(|y| *y < height);
+        for row in (kept..IN).filter(|row| pixel(*row).is_none()) {
+            strip[row * row_len..][..row_len].fill(T::ZERO);
+        }
+        // All rows of some planes and then of the next: what is read lies next to each other.
+        for first in (0..channels).step_by(QUAD) {
+            for row in kept..IN {
+                let Some(y) = pixel(row) else { continue };
+                let from = (&image[first * height * width + y * width..], height * width);
+                let to = (&mut strip[row * row_len + self.padding[1] * pitch + first..], pitch);
+                pixels::transpose(simd, from, to, [QUAD.min(channels - first), width]);
+            }
+        }
+    }
+
+    /// Writes the columns `column..column + width` of strip `at` to the planes of the output.
+    #[inline(always)]
+    fn store_strip<T: Real, S: Simd>(
+        &self,
+        simd: S,
+        (at, column): (usize, usize),
+        width: usize,
+        stage: &[T],
+        output: &mut [T],
+    ) {
+        let [down, across] = self.grid();
+        let (sample, top) = (at / down, at % down * OUT);
+        let (plane, channels) = (self.output.plane(), width.min(self.output.channels - column));
+        let planes = &mut output[sample * self.output.len() + column * plane..];
+        for first in (0..channels).step_by(MAX_LANES) {
+            for row in 0..OUT.min(self.output.height - top) {
+                let from = (&stage[row * OUT * across * width + first..], width);
+                let to = (&mut planes[first * plane + (top + row) * self.output.width..], plane);
+                pixels::transpose(simd, from, to, [self.output.width, MAX_LANES.min(channels - first)]);
+            }
+        }
+    }
+}
+
+/// Transforms the tiles of a strip, whose first is number `first` of `rows`.
+pub(super) struct Tiles<'a, T> {
+    pub(super) tiling: &'a Tiling,
+    pub(super) strip: &'a [T],
+    pub(super) first: usize,
+    pub(super) rows: usize,
+    /// `[point][tile][channel]`.
+    pub(super) tiles: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Tiles<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (pitch, lanes) = (padded(self.tiling.input.channels), T::lanes::<S>());
+        let reads = places::<IN, POINTS>(self.tiling.strip_width() * pitch, pitch, lanes);
+        let writes = places::<IN, POINTS>(IN * self.rows * pitch, self.rows * pitch, lanes);
+        let (strip, tiles) = (T::vectors(simd, self.strip), T::vectors_mut(simd, self.tiles));
+        for tile in 0..self.tiling.grid()[1] {
+            let (from, to) = (tile * OUT * pitch / lanes, (self.first + tile) * pitch / lanes);
+            for vector in 0..pitch / lanes {
+                let (source, target) = ((strip, from + vector, &reads), (&mut *tiles, to + vector, &writes));
+                input_tile::<T, S>(simd, source, target, T::splat(simd, T::ZERO));
+            }
+        }
+    }
+}
+
+/// The outputs of a strip, from the products of its tiles.
+struct Outputs<'a, T> {
+    tiling: &'a Tiling,
+    /// `[point][tile][column]`.
+    products: &'a [T],
+    rows: usize,
+    first: usize,
+    width: usize,
+    /// Of the columns and those behind; empty for none.
+    bias: &'a [T],
+    /// `[row][pixel][column]`.
+    stage: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Outputs<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (across, lanes) = (self.tiling.grid()[1], T::lanes::<S>());
+        let reads = places::<IN, POINTS>(IN * self.rows * PANEL, self.rows * PANEL, lanes);
+        let writes = places::<OUT, { OUT * OUT }>(OUT * across * self.width, self.width, lanes);
+        let (products, stage) = (T::vectors(simd, self.products), T::vectors_mut(simd, self.stage));
+        for vector in 0..self.width / lanes {
+            let bias = self.bias.get(vector * lanes..).unwrap_or(&[]);
+            let bias = T::load_partial(simd, &bias[..lanes.min(bias.len())]);
+            for tile in 0..across {
+                let (from, to) = ((self.first + tile) * self.width / lanes, tile * OUT * self.width / lanes);
+                let (source, target) = ((products, from + vector, &reads), (&mut *stage, to + vector, &writes));
+                output_tile::<T, S>(simd, source, target, bias);
+            }
+        }
+    }
+}

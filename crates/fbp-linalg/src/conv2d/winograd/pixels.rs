@@ -1,0 +1,57 @@
+//! Between planes of pixels and vectors of channels.
+
+use pulp::Simd;
+
+use crate::Real;
+use crate::lanes::MAX_LANES;
+
+/// Rows that are transposed together.
+pub(super) const QUAD: usize = 4;
+
+/// `to[j · to_pitch + i] = from[i · from_pitch + j]` for `rows` rows `i` of `cols` values `j`.
+///
+/// Squares of four are transposed in registers, where there are any.
+#[inline(always)]
+pub(super) fn transpose<T: Real, S: Simd>(
+    simd: S,
+    (from, from_pitch): (&[T], usize),
+    (to, to_pitch): (&mut [T], usize),
+    [rows, cols]: [usize; 2],
+) {
+    let lanes = T::lanes::<S>();
+    let quads = size_of::<T>() == size_of::<f32>() && lanes >= QUAD && cols >= QUAD;
+    let whole = if quads { rows / QUAD * QUAD } else { 0 };
+    for first in (0..whole).step_by(QUAD) {
+        let mut sources = [from; QUAD];
+        for (i, source) in sources.iter_mut().enumerate() {
+            *source = &from[(first + i) * from_pitch..][..cols];
+        }
+        for start in (0..cols).step_by(lanes) {
+            let mut quad = [T::splat(simd, T::ZERO); QUAD];
+            let count = lanes.min(cols - start);
+            for (row, source) in quad.iter_mut().zip(&sources) {
+                *row = if count == lanes {
+                    T::load(simd, &source[start..])
+                } else {
+                    T::load_partial(simd, &source[start..][..count])
+                };
+            }
+            let quad = T::transpose_quads(simd, quad);
+            let mut cells = [[T::ZERO; MAX_LANES]; QUAD];
+            for (cells, column) in cells.iter_mut().zip(quad) {
+                T::store(simd, cells, column);
+            }
+            let columns = to[start * to_pitch + first..].chunks_mut(to_pitch).take(count);
+            for (j, column) in columns.enumerate() {
+                let square = j / QUAD * QUAD;
+                column[..QUAD].copy_from_slice(&cells[j % QUAD][square..square + QUAD]);
+            }
+        }
+    }
+    for row in whole..rows {
+        let source = &from[row * from_pitch..][..cols];
+        for (to, from) in to[row..].iter_mut().step_by(to_pitch).zip(source) {
+            *to = *from;
+        }
+    }
+}
