@@ -49,7 +49,8 @@ impl Conv2dKernel {
     }
 
     fn build(geometry: Conv2dGeometry, transposed: bool) -> Self {
-        let shared = Arc::new(Shared { conv: Conv2d::for_networks(geometry), scratch: ScratchPool::default(), transposed });
+        let shared =
+            Arc::new(Shared { conv: Conv2d::for_networks(geometry), scratch: ScratchPool::default(), transposed });
         Self { plain: Arc::new(Box::new(Op(shared.clone()))), biased: Arc::new(Box::new(Op(shared.clone()))), shared }
     }
 

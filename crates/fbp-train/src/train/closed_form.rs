@@ -6,11 +6,12 @@ use fbp_inverse::{ChainGoal, ChainStage, Interval, ReverseChain, TargetBox};
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
+use super::moments::Moments;
 use super::session::{Session, add_time, check_stop, is_better};
 use super::sums::LayerSums;
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
-use crate::cache::{FeatureCache, ridge_factor};
+use crate::cache::FeatureCache;
 use crate::data::shuffle_indices;
 use crate::evaluate::pool_par;
 use crate::share::Share;
@@ -24,13 +25,6 @@ const STEPS: [f64; 4] = [1.0, 0.5, 0.2, 0.05];
 const CONV_SAMPLES: usize = 4000;
 /// Columns that are accumulated at a time.
 const COLUMNS: usize = 1024;
-
-/// What one pass over the data accumulates: mean of `x̃ x̃ᵀ` and of `(ẑ - z) x̃ᵀ`.
-#[derive(Clone, Debug)]
-pub(crate) struct Moments {
-    pub(super) inputs: Mat<f64>,
-    pub(super) errors: Mat<f64>,
-}
 
 /// Solves for the last linear or convolutional layer of a stage, from its inputs to its targets, and keeps the best step
 /// on the validation part:
@@ -128,19 +122,6 @@ pub(super) fn sums_of(
     let own = &samples[share.map_or(0..samples.len(), |share| share.range(samples.len()))];
     let states = cached(network, &layer, session, own)?;
     accumulate(network, stage, &layer, (&states, samples.len()), |place| targets.row(own[place]))
-}
-
-impl Moments {
-    /// `ΔW` for one damping.
-    ///
-    /// # Errors
-    /// [`TrainError::Singular`] for inputs that are not finite.
-    pub(crate) fn change(&self, damping: f64) -> Result<Mat<f64>, TrainError> {
-        let factor = ridge_factor(&self.inputs, damping, "the inputs of the layer")?;
-        // The system is symmetric: ΔWᵀ = (E x̃ x̃ᵀ + μ I)⁻¹ (E (ẑ - z) x̃ᵀ)ᵀ.
-        let transposed = faer::linalg::solvers::Solve::solve(&factor, self.errors.transpose());
-        Ok(transposed.transpose().to_owned())
-    }
 }
 
 /// One pass over the samples of a cache, given the target of each by its place in it; they are so many of `all` samples, of which

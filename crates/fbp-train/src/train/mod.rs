@@ -12,6 +12,7 @@ mod host;
 mod joint;
 mod lbfgs;
 mod losses;
+mod moments;
 mod options;
 mod pace;
 mod parcel;

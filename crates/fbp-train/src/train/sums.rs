@@ -10,8 +10,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::closed_form::Moments;
 use super::files::RECORD_PREFIX;
+use super::moments::Moments;
 use super::record::PostTrainSettings;
 use crate::TrainError;
 use crate::atomic::write_atomic;

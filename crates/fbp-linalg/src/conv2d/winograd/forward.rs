@@ -5,9 +5,9 @@ use faer::dyn_stack::{MemStack, StackReq};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::pixels::QUAD;
 use super::product::{ROWS, Rows};
 use super::transform::{input_tile, output_tile, places, weight_tile};
-use super::pixels::QUAD;
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, zeroed};
 use crate::conv2d::Conv2dGeometry;
 use crate::conv2d::correlate::{CACHE_LINE, CorrelateArgs, Exec, chunks};
@@ -110,12 +110,7 @@ impl Winograd {
     }
 
     /// `G g Gᵀ` of every pair of channels, one slice for each panel.
-    fn transform_weights<'a, T: Real>(
-        &self,
-        weight: &[T],
-        into: &'a mut [MaybeUninit<T>],
-        exec: Exec,
-    ) -> Vec<&'a [T]> {
+    fn transform_weights<'a, T: Real>(&self, weight: &[T], into: &'a mut [MaybeUninit<T>], exec: Exec) -> Vec<&'a [T]> {
         let len = POINTS * self.tiling.input.channels * PANEL;
         let work = |(panel, part): (usize, &'a mut [MaybeUninit<T>])| {
             let into = zeroed(part);
@@ -244,14 +239,7 @@ impl Tiling {
     ///
     /// What lies left and right of the image is never written.
     #[inline(always)]
-    pub(super) fn load_strip<T: Real, S: Simd>(
-        &self,
-        simd: S,
-        at: usize,
-        kept: usize,
-        input: &[T],
-        strip: &mut [T],
-    ) {
+    pub(super) fn load_strip<T: Real, S: Simd>(&self, simd: S, at: usize, kept: usize, input: &[T], strip: &mut [T]) {
         let FeatureShape { channels, height, width } = self.input;
         let down = self.grid()[0];
         let (sample, top) = (at / down, at % down * OUT);
