@@ -25,19 +25,22 @@ pub enum Bounds<'a, T> {
     },
 }
 
-/// Evaluates an expression with `$ends`, which gives the bounds of an entry below `$len`: once for each kind of bounds, so
-/// that loops do not ask for the kind.
+/// A loop over the items of an iterator and the bounds of the entries: one for each kind of bounds, so that it need not ask for
+/// the kind, and no call that might not be inlined.
 macro_rules! with_ends {
-    ($bounds:expr, $len:expr, |$ends:ident| $body:expr) => {
+    ($bounds:expr, $entries:expr, $entry:pat, $ends:pat => $body:expr) => {
         match $bounds {
             $crate::boxed::bounds::Bounds::Same(low, high) => {
-                let $ends = |_: usize| (low, high);
-                $body
+                for $entry in $entries {
+                    let $ends = (low, high);
+                    $body;
+                }
             }
             $crate::boxed::bounds::Bounds::Each { lower, upper } => {
-                let (lower, upper) = (&lower[..$len], &upper[..$len]);
-                let $ends = |entry: usize| (lower[entry], upper[entry]);
-                $body
+                for ($entry, (&low, &high)) in $entries.zip(lower.iter().zip(upper)) {
+                    let $ends = (low, high);
+                    $body;
+                }
             }
         }
     };
@@ -77,24 +80,20 @@ impl<T: Real> Bounds<'_, T> {
     ///
     /// # Panics
     /// If every entry has its own, and there are fewer than the point has.
+    #[inline(always)]
     pub fn clip_all(&self, point: &mut [T]) {
-        let n = point.len();
-        with_ends!(*self, n, |ends| for (entry, v) in point.iter_mut().enumerate() {
-            let (low, high) = ends(entry);
-            *v = v.clip(low, high);
-        });
+        with_ends!(self.first(point.len()), point.iter_mut(), v, (low, high) => *v = v.clip(low, high));
     }
 
     /// Whether every entry of a point is within its bounds.
     ///
     /// # Panics
     /// If every entry has its own, and there are fewer than the point has.
+    #[inline(always)]
     pub fn contain(&self, point: &[T]) -> bool {
-        let n = point.len();
-        with_ends!(*self, n, |ends| point.iter().enumerate().fold(true, |inside, (entry, &v)| {
-            let (low, high) = ends(entry);
-            inside & (low <= v) & (v <= high)
-        }))
+        let mut inside = true;
+        with_ends!(self.first(point.len()), point.iter(), &v, (low, high) => inside &= (low <= v) & (v <= high));
+        inside
     }
 
     /// Checks that there are bounds for `len` entries, and a finite number within those of each.
@@ -113,6 +112,15 @@ impl<T: Real> Bounds<'_, T> {
         }
     }
 
+    /// Those of the first `len` entries.
+    #[inline(always)]
+    fn first(&self, len: usize) -> Self {
+        match self {
+            Self::Same(..) => *self,
+            Self::Each { lower, upper } => Self::Each { lower: &lower[..len], upper: &upper[..len] },
+        }
+    }
+
     /// Entries with bounds of their own: none if all have the same.
     pub(super) fn own(&self) -> usize {
         match self {
@@ -123,7 +131,7 @@ impl<T: Real> Bounds<'_, T> {
 
     /// Whether the bounds leave one of `len` entries no choice.
     pub(super) fn fix_some(&self, len: usize) -> bool {
-        with_ends!(*self, len, |ends| (0..len.min(self.own().max(1))).any(|entry| ends(entry).0 == ends(entry).1))
+        (0..len.min(self.own().max(1))).any(|entry| self.at(entry).0 == self.at(entry).1)
     }
 
     /// The same in `f64`, where each [own](Self::own) pair is given.

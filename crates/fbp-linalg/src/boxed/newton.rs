@@ -279,11 +279,8 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     fn move_to_lambda(&self, sample: &Sample<'_, T>, solution: &mut [T], work: &mut Work<'_, T>) {
         work.free_sum.copy_from_slice(sample.start);
         self.rows.add_weighted_rows(work.lambda, work.free_sum);
-        let n = work.free_sum.len();
-        with_ends!(sample.bounds, n, |ends| for (entry, (((v, moved), &sum), &start)) in
-            solution.iter_mut().zip(work.moved.iter_mut()).zip(work.free_sum.iter()).zip(sample.start).enumerate()
-        {
-            let (lower, upper) = ends(entry);
+        let entries = solution.iter_mut().zip(work.moved.iter_mut()).zip(work.free_sum.iter()).zip(sample.start);
+        with_ends!(sample.bounds, entries, (((v, moved), &sum), &start), (lower, upper) => {
             *v = sum.clip(lower, upper);
             *moved = *v - start;
         });

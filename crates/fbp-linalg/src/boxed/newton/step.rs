@@ -200,13 +200,8 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
     /// Fills `work.free`, `work.position`; returns the number of selected rows.
     #[inline(always)]
     fn select(&self, sample: &Sample<'_, T>, work: &mut Work<'_, T>, first: bool) -> usize {
-        let n = work.free_sum.len();
-        with_ends!(sample.bounds, n, |ends| for (entry, (free, &sum)) in
-            work.free.iter_mut().zip(work.free_sum.iter()).enumerate()
-        {
-            let (lower, upper) = ends(entry);
-            *free = lower < sum && sum < upper;
-        });
+        let entries = work.free.iter_mut().zip(work.free_sum.iter());
+        with_ends!(sample.bounds, entries, (free, &sum), (lower, upper) => *free = lower < sum && sum < upper);
         if first {
             // Entries that start exactly at a bound are free if the gradient pulls them inside.
             let pull = &mut *work.moved;
@@ -296,16 +291,25 @@ fn go<T: Real>(work: &mut Work<'_, T>, length: T) {
 #[inline(always)]
 fn fall<T: Real>(p: &[T], s: &[T], t: T, bounds: Bounds<'_, T>) -> T {
     let moved = |p: T, s: T, (low, high): (T, T)| p * ((s + t * p).clip(low, high) - s.clip(low, high));
-    let ((p_body, p_tail), (s_body, s_tail)) = (p.as_chunks::<16>(), s.as_chunks::<16>());
-    let (n, tail) = (p.len(), 16 * p_body.len());
-    with_ends!(bounds, n, |ends| {
-        let mut lanes = [T::ZERO; 16];
-        for (chunk, (p, s)) in p_body.iter().zip(s_body).enumerate() {
-            for (k, ((lane, &p), &s)) in lanes.iter_mut().zip(p).zip(s).enumerate() {
-                *lane += moved(p, s, ends(16 * chunk + k));
+    let ((p_body, _), (s_body, _)) = (p.as_chunks::<16>(), s.as_chunks::<16>());
+    let mut lanes = [T::ZERO; 16];
+    match bounds {
+        Bounds::Same(low, high) => {
+            for (p, s) in p_body.iter().zip(s_body) {
+                for ((lane, &p), &s) in lanes.iter_mut().zip(p).zip(s) {
+                    *lane += moved(p, s, (low, high));
+                }
             }
         }
-        let rest = p_tail.iter().zip(s_tail).enumerate();
-        rest.fold(lanes.into_iter().sum::<T>(), |sum, (k, (&p, &s))| sum + moved(p, s, ends(tail + k)))
-    })
+        Bounds::Each { lower, upper } => {
+            let ((low_body, _), (high_body, _)) = (lower.as_chunks::<16>(), upper.as_chunks::<16>());
+            for (((p, s), low), high) in p_body.iter().zip(s_body).zip(low_body).zip(high_body) {
+                for ((((lane, &p), &s), &low), &high) in lanes.iter_mut().zip(p).zip(s).zip(low).zip(high) {
+                    *lane += moved(p, s, (low, high));
+                }
+            }
+        }
+    }
+    let tail = 16 * p_body.len()..p.len();
+    tail.fold(lanes.into_iter().sum::<T>(), |sum, entry| sum + moved(p[entry], s[entry], bounds.at(entry)))
 }
