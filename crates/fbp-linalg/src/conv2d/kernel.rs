@@ -1,3 +1,5 @@
+use std::marker::PhantomData;
+
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
@@ -116,7 +118,8 @@ impl Conv2d {
     /// Kernel object for networks: in `f32`, 3×3 kernels of stride 1 with enough channels take fewer products, whose rounding is
     /// up to some 1e-6 of the largest sum of absolute products. Everything else is as [`new`](Self::new) has it, `f64` as a whole.
     ///
-    /// Which way is taken depends on the geometry alone, so that a sample has the same results in every batch.
+    /// Which way is taken depends on the geometry alone, so that a sample has the same results in every batch. These products
+    /// allocate short lists of the parts of their scratch memory at every call.
     pub fn for_networks(geometry: Conv2dGeometry) -> Self {
         let plain = Self::new(geometry);
         let [forward, adjoint, sums] = [plain.forward.cost(), plain.adjoint.cost(), plain.weight_grad.cost()];
@@ -186,7 +189,7 @@ impl Conv2d {
         let args = CorrelateArgs { input, weight, bias, output };
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.forward) {
-            Some(plan) => T::per_scalar::<FastCorrelation>((plan, args, exec, stack)),
+            Some(plan) => T::per_scalar::<InSingle<Winograd>>((plan, args, exec, stack)),
             None => correlate(&self.forward, args, exec, stack),
         }
         Ok(())
@@ -219,7 +222,7 @@ impl Conv2d {
         let args = CorrelateArgs { input, weight, bias: None, output };
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.adjoint) {
-            Some(plan) => T::per_scalar::<FastCorrelation>((plan, args, exec, stack)),
+            Some(plan) => T::per_scalar::<InSingle<Winograd>>((plan, args, exec, stack)),
             None => correlate(&self.adjoint, args, exec, stack),
         }
         Ok(())
@@ -253,7 +256,7 @@ impl Conv2d {
         }
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.weight_grad) {
-            Some(plan) => T::per_scalar::<FastWeightGrad>((plan, args, exec, stack)),
+            Some(plan) => T::per_scalar::<InSingle<WinogradGrad>>((plan, args, exec, stack)),
             None => sum_products(&self.weight_grad, args, exec, stack),
         }
         Ok(())
@@ -272,34 +275,35 @@ fn single<T: Real, P>(plan: &Option<P>) -> Option<&P> {
     plan.as_ref().filter(|_| cfg!(test) || size_of::<T>() == size_of::<f32>())
 }
 
-/// [`Winograd::run`], which is compiled for `f32` alone.
-struct FastCorrelation;
+/// A plan whose work is compiled for `f32` alone.
+trait SinglePlan: 'static {
+    /// What it runs on.
+    type Args<'a, T: Real>;
 
-impl PerScalar for FastCorrelation {
-    type Args<'a, T: Real> = (&'a Winograd, CorrelateArgs<'a, T>, Exec, &'a mut MemStack);
-    type Output<'a, T: Real> = ();
+    fn run<T: Real>(&self, args: Self::Args<'_, T>, exec: Exec, stack: &mut MemStack);
+}
 
-    #[inline(never)]
-    fn single<'a>((plan, args, exec, stack): Self::Args<'a, f32>) -> Self::Output<'a, f32> {
-        plan.run(args, exec, stack);
-    }
+impl SinglePlan for Winograd {
+    type Args<'a, T: Real> = CorrelateArgs<'a, T>;
 
-    #[cfg(not(test))]
-    fn double<'a>(_: Self::Args<'a, f64>) -> Self::Output<'a, f64> {
-        debug_assert!(false, "a plan for f32");
-    }
-
-    #[cfg(test)]
-    fn double<'a>((plan, args, exec, stack): Self::Args<'a, f64>) -> Self::Output<'a, f64> {
-        plan.run(args, exec, stack);
+    fn run<T: Real>(&self, args: Self::Args<'_, T>, exec: Exec, stack: &mut MemStack) {
+        Self::run(self, args, exec, stack);
     }
 }
 
-/// [`WinogradGrad::run`], which is compiled for `f32` alone.
-struct FastWeightGrad;
+impl SinglePlan for WinogradGrad {
+    type Args<'a, T: Real> = ConvWeightGrad<'a, T>;
 
-impl PerScalar for FastWeightGrad {
-    type Args<'a, T: Real> = (&'a WinogradGrad, ConvWeightGrad<'a, T>, Exec, &'a mut MemStack);
+    fn run<T: Real>(&self, args: Self::Args<'_, T>, exec: Exec, stack: &mut MemStack) {
+        Self::run(self, args, exec, stack);
+    }
+}
+
+/// [`SinglePlan::run`], once [`single`] has given the plan.
+struct InSingle<P>(PhantomData<P>);
+
+impl<P: SinglePlan> PerScalar for InSingle<P> {
+    type Args<'a, T: Real> = (&'a P, P::Args<'a, T>, Exec, &'a mut MemStack);
     type Output<'a, T: Real> = ();
 
     #[inline(never)]
@@ -309,7 +313,7 @@ impl PerScalar for FastWeightGrad {
 
     #[cfg(not(test))]
     fn double<'a>(_: Self::Args<'a, f64>) -> Self::Output<'a, f64> {
-        debug_assert!(false, "a plan for f32");
+        unreachable!("`single` gives no plan in `f64`");
     }
 
     #[cfg(test)]
