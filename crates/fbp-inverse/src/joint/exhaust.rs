@@ -41,6 +41,9 @@ const BACK: Descent = Descent::new(Origin::Target, STEPS, [0.3, 0.2]);
 /// First seed of the starts around the observed feature; those below belong to `settle`.
 const FIRST_SEED: usize = 4;
 
+/// Why there is memory for what searches are compared with.
+const MADE: &str = "made where the search begins";
+
 /// The descent of search number `number`: from the observed feature at every pace first, then from around it.
 fn descent(number: usize) -> Descent {
     let turn = number / CLIMBS;
@@ -73,6 +76,27 @@ impl<T: Real> JointMemory<T> {
         let Group { samples, progress } = &self.group;
         let has_found = |sample: &usize| progress[*sample].is_aside() && progress[*sample].has_reached();
         self.iterates.activate(samples.iter().copied().filter(has_found));
+    }
+
+    /// Sets the targets of the active samples aside, so that a search begins without them.
+    fn set_aside(&mut self, targets: &Targets<T>) {
+        let Self { iterates, group, incumbents, .. } = self;
+        let incumbents = incumbents.as_mut().expect(MADE);
+        for &sample in &iterates.active {
+            incumbents.targets.set(sample, targets.point(sample), targets.output(sample));
+            group.progress[sample].set_aside();
+        }
+    }
+
+    /// Ends the searches that began when targets were set aside: the nearer one of both stays.
+    fn keep_nearer(&mut self, targets: &mut Targets<T>) {
+        let incumbents = &self.incumbents.as_ref().expect(MADE).targets;
+        for &sample in &self.group.samples {
+            let progress = &mut self.group.progress[sample];
+            if progress.is_aside() && !progress.take_back(NEARER) {
+                targets.set(sample, incumbents.point(sample), incumbents.output(sample));
+            }
+        }
     }
 
     /// Memory for what searches are compared with, made when it is first asked for.
@@ -112,7 +136,7 @@ impl<T: Real> Problem<'_, T> {
                 break;
             }
             self.measure_steepness(memory, targets, stack)?;
-            self.set_aside(memory, targets);
+            memory.set_aside(targets);
             if number % CLIMBS == CLIMBS - 1 {
                 let JointMemory { iterates, descents, .. } = &mut *memory;
                 self.scatter(FIRST_SEED + number, iterates, &mut descents.paces);
@@ -129,7 +153,7 @@ impl<T: Real> Problem<'_, T> {
             }
             memory.activate_found();
             self.refine(Refinement::FIRST, memory, targets, stack)?;
-            self.keep_nearer(memory, targets);
+            memory.keep_nearer(targets);
         }
         Ok(())
     }
@@ -145,7 +169,8 @@ impl<T: Real> Problem<'_, T> {
     ) -> Result<usize, InverseError> {
         let bounds = self.bounds();
         memory.incumbents(self);
-        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = &mut *memory else { return Ok(0) };
+        let JointMemory { iterates, group, incumbents, .. } = &mut *memory;
+        let incumbents = incumbents.as_mut().expect(MADE);
         image(incumbents.proposals.points_mut(self.observed.ncols()), stack)?;
         group.restart(self.open);
         for &sample in self.open {
@@ -178,13 +203,15 @@ impl<T: Real> Problem<'_, T> {
         targets: &mut Targets<T>,
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
-        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = &mut *memory else { return Ok(()) };
-        iterates.activate(group.samples.iter().copied().filter(|&sample| incumbents.proposed[sample]));
+        let JointMemory { iterates, group, incumbents, .. } = &mut *memory;
+        let proposed = &incumbents.as_ref().expect(MADE).proposed;
+        iterates.activate(group.samples.iter().copied().filter(|&sample| proposed[sample]));
         if iterates.active.is_empty() {
             return Ok(());
         }
-        self.set_aside(memory, targets);
-        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = &mut *memory else { return Ok(()) };
+        memory.set_aside(targets);
+        let JointMemory { iterates, group, incumbents, .. } = &mut *memory;
+        let incumbents = incumbents.as_mut().expect(MADE);
         for &sample in &iterates.active {
             incumbents.proposed[sample] = false;
             let (point, output) = (incumbents.proposals.point(sample), incumbents.proposals.output(sample));
@@ -192,27 +219,7 @@ impl<T: Real> Problem<'_, T> {
             group.progress[sample].best = distance_sq(point, self.observed(sample));
         }
         self.refine(Refinement::FIRST, memory, targets, stack)?;
-        self.keep_nearer(memory, targets);
+        memory.keep_nearer(targets);
         Ok(())
-    }
-
-    /// Sets the targets of the active samples aside, so that a search begins without them.
-    fn set_aside(&self, memory: &mut JointMemory<T>, targets: &Targets<T>) {
-        let JointMemory { iterates, group, incumbents: Some(incumbents), .. } = memory else { return };
-        for &sample in &iterates.active {
-            incumbents.targets.set(sample, targets.point(sample), targets.output(sample));
-            group.progress[sample].set_aside();
-        }
-    }
-
-    /// Ends the searches that began when targets were set aside: the nearer one of both stays.
-    fn keep_nearer(&self, memory: &mut JointMemory<T>, targets: &mut Targets<T>) {
-        let JointMemory { group, incumbents: Some(incumbents), .. } = memory else { return };
-        for &sample in &group.samples {
-            let progress = &mut group.progress[sample];
-            if progress.is_aside() && !progress.take_back(NEARER) {
-                targets.set(sample, incumbents.targets.point(sample), incumbents.targets.output(sample));
-            }
-        }
     }
 }
