@@ -18,7 +18,7 @@ pub enum Effort {
     #[default]
     Thorough,
     /// From ever new starts, from what a reversal layer by layer gives and from the targets one boundary below, until twenty
-    /// searches in a row have brought nothing: 15 to 130 times as dear, for targets that no other search was found to beat by more
+    /// searches in a row have brought nothing: 16 to 130 times as dear, for targets that no other search was found to beat by more
     /// than a fifteenth.
     Exhaustive,
 }

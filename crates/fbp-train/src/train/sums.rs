@@ -26,7 +26,8 @@ const SUMS_OF: &str = "-sums-";
 /// Names of the sums.
 const SUMS: [&str; 2] = ["inputs", "errors"];
 
-/// What the samples of a share add to the closed form of a layer: `Σ x̃ x̃ᵀ` and `Σ (ẑ - z) x̃ᵀ` in double precision.
+/// What the samples of a share add to the closed form of a layer: `Σ x̃ x̃ᵀ` and `Σ (ẑ - z) x̃ᵀ` in double precision, divided by the
+/// number of columns of all samples, so that all shares together give the means.
 #[derive(Clone, Debug)]
 pub struct LayerSums(pub(super) Moments);
 
