@@ -111,8 +111,8 @@ impl Source {
 
     /// A block of images in the layout of this source.
     ///
-    /// `scratch` has [`packed_len`](Self::packed_len) cells per image that were zero before the first block; nothing but
-    /// zero is written to a cell that lies outside its image.
+    /// `scratch` has [`packed_len`](Self::packed_len) cells per image that were zero before the first block; nothing is
+    /// written to a cell that lies outside its image.
     #[inline(always)]
     pub(super) fn pack<'a, T: Real, S: Simd>(&self, simd: S, images: &'a [T], scratch: &'a mut [T]) -> Packed<'a, T> {
         let count = images.len() / self.image.len();
@@ -143,7 +143,7 @@ impl<T: Real> WithSimd for Pack<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, _: S) {
         let source = self.source;
         let (image_len, plane, channel_len) = (source.image.len(), source.image.plane(), source.channel_len());
         for image in 0..self.images.len() / image_len {
@@ -153,7 +153,7 @@ impl<T: Real> WithSimd for Pack<'_, T> {
                 for patch in &source.patches {
                     let (cells, pixels) = (&mut cells[patch.cell..], &pixels[patch.pixel..]);
                     match source.cols.step {
-                        1 => source.copy_rows(simd, patch, cells, pixels),
+                        1 => source.copy_rows(patch, cells, pixels),
                         2 => source.copy_rows_strided(patch, cells, pixels, copy_strided::<T, 2>),
                         step => source.copy_rows_strided(patch, cells, pixels, |cells, pixels| {
                             cells.iter_mut().zip(pixels.iter().step_by(step)).for_each(|(cell, &x)| *cell = x);
@@ -166,29 +166,11 @@ impl<T: Real> WithSimd for Pack<'_, T> {
 }
 
 impl Source {
-    /// Copies the rows of a patch with whole vectors.
-    ///
-    /// The last vector of a row ends with zeros, which fall on cells outside the image, or on pixels that are written
-    /// later: patches and rows follow each other in the order of the cells.
     #[inline(always)]
-    fn copy_rows<T: Real, S: Simd>(&self, simd: S, patch: &Patch, cells: &mut [T], pixels: &[T]) {
-        let lanes = T::lanes::<S>();
-        let whole = (patch.cols - 1) / lanes * lanes;
-        let end = T::mask_lanes(simd, 0, patch.cols - whole);
+    fn copy_rows<T: Real>(&self, patch: &Patch, cells: &mut [T], pixels: &[T]) {
         let (pitch, step) = (self.cols.cells, self.rows.step * self.image.width);
         for row in 0..patch.rows {
-            let (to, from) = (&mut cells[row * pitch..], &pixels[row * step..]);
-            if from.len() < whole + lanes {
-                to[..patch.cols].copy_from_slice(&from[..patch.cols]);
-                continue;
-            }
-            let (to, from) = (&mut to[..whole + lanes], &from[..whole + lanes]);
-            let mut i = 0;
-            while i < whole {
-                T::store(simd, &mut to[i..], T::load(simd, &from[i..]));
-                i += lanes;
-            }
-            T::store(simd, &mut to[whole..], T::keep_lanes(simd, end, T::load(simd, &from[whole..])));
+            copy_short(&mut cells[row * pitch..][..patch.cols], &pixels[row * step..][..patch.cols]);
         }
     }
 

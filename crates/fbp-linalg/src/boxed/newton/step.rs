@@ -207,11 +207,10 @@ impl<T: Real, R: RowSource<T>> DualNewton<T, R> {
             let pull = &mut *work.moved;
             pull.fill(T::ZERO);
             self.rows.add_weighted_rows(work.gradient, pull);
-            let sums = work.free_sum.iter();
-            for (entry, ((free, &pull), &sum)) in work.free.iter_mut().zip(pull.iter()).zip(sums).enumerate() {
-                let (lower, upper) = sample.bounds.at(entry);
-                *free |= (sum == lower && pull > T::ZERO) || (sum == upper && pull < T::ZERO);
-            }
+            let entries = work.free.iter_mut().zip(work.free_sum.iter()).zip(pull.iter());
+            with_ends!(sample.bounds, entries, ((free, &sum), &pull), (lower, upper) => {
+                *free |= ((sum == lower) & (pull > T::ZERO)) | ((sum == upper) & (pull < T::ZERO));
+            });
         }
         let mut size = 0;
         for (i, position) in work.position.iter_mut().enumerate() {
