@@ -1,5 +1,3 @@
-use std::marker::PhantomData;
-
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
@@ -189,7 +187,7 @@ impl Conv2d {
         let args = CorrelateArgs { input, weight, bias, output };
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.forward) {
-            Some(plan) => T::per_scalar::<InSingle<Winograd>>((plan, args, exec, stack)),
+            Some(plan) => T::per_scalar::<FewProducts>((plan, args, exec, stack)),
             None => correlate(&self.forward, args, exec, stack),
         }
         Ok(())
@@ -222,7 +220,7 @@ impl Conv2d {
         let args = CorrelateArgs { input, weight, bias: None, output };
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.adjoint) {
-            Some(plan) => T::per_scalar::<InSingle<Winograd>>((plan, args, exec, stack)),
+            Some(plan) => T::per_scalar::<FewProducts>((plan, args, exec, stack)),
             None => correlate(&self.adjoint, args, exec, stack),
         }
         Ok(())
@@ -256,7 +254,7 @@ impl Conv2d {
         }
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.weight_grad) {
-            Some(plan) => T::per_scalar::<InSingle<WinogradGrad>>((plan, args, exec, stack)),
+            Some(plan) => T::per_scalar::<FewSums>((plan, args, exec, stack)),
             None => sum_products(&self.weight_grad, args, exec, stack),
         }
         Ok(())
@@ -275,52 +273,35 @@ fn single<T: Real, P>(plan: &Option<P>) -> Option<&P> {
     plan.as_ref().filter(|_| cfg!(test) || size_of::<T>() == size_of::<f32>())
 }
 
-/// A plan whose work is compiled for `f32` alone.
-trait SinglePlan: 'static {
-    /// What it runs on.
-    type Args<'a, T: Real>;
+/// Work with a plan that [`single`] has given, compiled here and for `f32` alone.
+macro_rules! in_single {
+    ($name:ident, $plan:ty, $args:ident) => {
+        struct $name;
 
-    fn run<T: Real>(&self, args: Self::Args<'_, T>, exec: Exec, stack: &mut MemStack);
+        impl PerScalar for $name {
+            type Args<'a, T: Real> = (&'a $plan, $args<'a, T>, Exec, &'a mut MemStack);
+            type Output<'a, T: Real> = ();
+
+            #[inline(never)]
+            fn single<'a>((plan, args, exec, stack): Self::Args<'a, f32>) -> Self::Output<'a, f32> {
+                plan.run(args, exec, stack);
+            }
+
+            #[cfg(not(test))]
+            fn double<'a>(_: Self::Args<'a, f64>) -> Self::Output<'a, f64> {
+                unreachable!("`single` gives no plan in `f64`");
+            }
+
+            #[cfg(test)]
+            fn double<'a>((plan, args, exec, stack): Self::Args<'a, f64>) -> Self::Output<'a, f64> {
+                plan.run(args, exec, stack);
+            }
+        }
+    };
 }
 
-impl SinglePlan for Winograd {
-    type Args<'a, T: Real> = CorrelateArgs<'a, T>;
-
-    fn run<T: Real>(&self, args: Self::Args<'_, T>, exec: Exec, stack: &mut MemStack) {
-        Self::run(self, args, exec, stack);
-    }
-}
-
-impl SinglePlan for WinogradGrad {
-    type Args<'a, T: Real> = ConvWeightGrad<'a, T>;
-
-    fn run<T: Real>(&self, args: Self::Args<'_, T>, exec: Exec, stack: &mut MemStack) {
-        Self::run(self, args, exec, stack);
-    }
-}
-
-/// [`SinglePlan::run`], once [`single`] has given the plan.
-struct InSingle<P>(PhantomData<P>);
-
-impl<P: SinglePlan> PerScalar for InSingle<P> {
-    type Args<'a, T: Real> = (&'a P, P::Args<'a, T>, Exec, &'a mut MemStack);
-    type Output<'a, T: Real> = ();
-
-    #[inline(never)]
-    fn single<'a>((plan, args, exec, stack): Self::Args<'a, f32>) -> Self::Output<'a, f32> {
-        plan.run(args, exec, stack);
-    }
-
-    #[cfg(not(test))]
-    fn double<'a>(_: Self::Args<'a, f64>) -> Self::Output<'a, f64> {
-        unreachable!("`single` gives no plan in `f64`");
-    }
-
-    #[cfg(test)]
-    fn double<'a>((plan, args, exec, stack): Self::Args<'a, f64>) -> Self::Output<'a, f64> {
-        plan.run(args, exec, stack);
-    }
-}
+in_single!(FewProducts, Winograd, CorrelateArgs);
+in_single!(FewSums, WinogradGrad, ConvWeightGrad);
 
 pub(super) fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), LinalgError> {
     if found == expected { Ok(()) } else { Err(LinalgError::Length { what, expected, found }) }
