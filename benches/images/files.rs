@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fbp_models::Interpolation;
-use fbp_train::image_files::{Picture, Window, resize};
+use fbp_models::picture::{Picture, Window, resize};
 use jpeg_encoder::{ColorType, Encoder};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -14,6 +14,7 @@ mod network;
 pub mod ops;
 mod optim;
 mod pair;
+pub mod picture;
 mod preprocessing;
 mod reverse;
 pub mod spec;

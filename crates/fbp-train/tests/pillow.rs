@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use fbp_models::Interpolation;
-use fbp_train::image_files::{ImageError, Picture, Window, decode, read_header, resize};
+use fbp_models::picture::{Picture, Window, resize};
+use fbp_train::image_files::{ImageError, decode, read_header};
 use jpeg_encoder::Encoder;
 use sha2::{Digest, Sha256};
 

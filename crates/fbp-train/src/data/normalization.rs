@@ -1,5 +1,5 @@
 use fbp_models::Preprocessing;
-use pulp::{Arch, Simd, WithSimd};
+use fbp_models::picture::scale_and_shift;
 use serde::{Deserialize, Serialize};
 
 use super::DataError;
@@ -113,7 +113,7 @@ impl Normalization {
     /// Normalises some pixels of one channel.
     pub(super) fn apply_channel(&self, channel: usize, pixels: &[u8], out: &mut [f32]) {
         let (scale, shift) = self.affine[channel];
-        Arch::new().dispatch(Affine { pixels, scale, shift, out });
+        scale_and_shift(pixels, [scale, shift], out);
     }
 
     /// What black is in a channel.
@@ -126,26 +126,7 @@ impl Normalization {
         let plane = pixels.len() / self.affine.len();
         let planes = pixels.chunks_exact(plane).zip(out.chunks_exact_mut(plane));
         for (&(scale, shift), (pixels, out)) in self.affine.iter().zip(planes) {
-            Arch::new().dispatch(Affine { pixels, scale, shift, out });
-        }
-    }
-}
-
-struct Affine<'a> {
-    pixels: &'a [u8],
-    scale: f32,
-    shift: f32,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Affine<'_> {
-    type Output = ();
-
-    // Without a fused multiply-add, so that every processor gives the same bits.
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (out, &pixel) in self.out.iter_mut().zip(self.pixels) {
-            *out = f32::from(pixel) * self.scale + self.shift;
+            scale_and_shift(pixels, [scale, shift], out);
         }
     }
 }

@@ -1,5 +1,6 @@
-use super::picture::is_on_its_side;
-use super::{ImageError, MAX_PIXELS, Picture, jpeg, png_file};
+use fbp_models::picture::{Picture, is_on_its_side};
+
+use super::{ImageError, MAX_PIXELS, jpeg, png_file};
 
 /// First bytes of a JPEG file.
 const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];

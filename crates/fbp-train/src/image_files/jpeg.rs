@@ -1,9 +1,10 @@
+use fbp_models::picture::Picture;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{ImageError, Picture, exif};
+use super::{ImageError, exif};
 
 const FORMAT: &str = "JPEG";
 /// Most pixels of a byte: every block of 8 × 8 takes a bit at least.

@@ -4,19 +4,15 @@
 //! each; of 16 bits the upper eight count, and transparency is dropped, as torchvision's loader does. The orientation that a
 //! camera noted is applied. Images with more than [`MAX_PIXELS`] are refused before memory is taken for them.
 //!
-//! [`resize`] gives the same bytes as Pillow.
+//! [`resize`](fbp_models::picture::resize) gives the same bytes as Pillow.
 
 mod decode;
 mod error;
 mod exif;
 mod jpeg;
-mod picture;
 mod png_file;
 mod prepare;
-mod resize;
 
 pub use decode::{Decoded, Header, decode, read_header};
 pub use error::{ImageError, MAX_PIXELS};
-pub use picture::Picture;
 pub use prepare::Preparation;
-pub use resize::{Window, resize};

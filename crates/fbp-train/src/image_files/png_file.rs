@@ -1,8 +1,9 @@
 use std::io::Cursor;
 
+use fbp_models::picture::Picture;
 use png::{ColorType, DecodingError, Limits, Transformations};
 
-use super::{ImageError, MAX_PIXELS, Picture, exif};
+use super::{ImageError, MAX_PIXELS, exif};
 
 const FORMAT: &str = "PNG";
 /// What every file begins with.

@@ -1,6 +1,7 @@
+use fbp_models::picture::{Picture, Window, resize};
 use fbp_models::{Interpolation, Resizing};
 
-use super::{ImageError, MAX_PIXELS, Picture, Window, resize};
+use super::{ImageError, MAX_PIXELS};
 
 /// What makes the input of a network of an image: channels and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

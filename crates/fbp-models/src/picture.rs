@@ -1,3 +1,9 @@
+//! Pixels of one image, and how they get the size that a network takes.
+
+mod resize;
+
+pub use resize::{Window, resize};
+
 /// Pixels of one image, eight bits for each channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
@@ -75,8 +81,20 @@ impl Picture {
     }
 }
 
+/// `scale · x + shift` of every byte `x`, in two roundings, so that every processor gives the same bits.
+pub fn scale_and_shift(pixels: &[u8], [scale, shift]: [f32; 2], out: &mut [f32]) {
+    fbp_linalg::dispatch(
+        #[inline(always)]
+        || {
+            for (out, &pixel) in out.iter_mut().zip(pixels) {
+                *out = f32::from(pixel) * scale + shift;
+            }
+        },
+    );
+}
+
 /// Whether an orientation swaps width and height.
-pub(super) fn is_on_its_side(orientation: u8) -> bool {
+pub fn is_on_its_side(orientation: u8) -> bool {
     (5..=8).contains(&orientation)
 }
 

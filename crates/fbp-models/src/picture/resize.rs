@@ -1,9 +1,9 @@
 use std::ops::Range;
 
-use fbp_models::Interpolation;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::Picture;
+use crate::Interpolation;
 
 /// Bits behind the binary point of a weight: a byte and two bits for weights below 0 and sums above 1 stay in front of it.
 const PRECISION: u32 = 32 - 8 - 2;
