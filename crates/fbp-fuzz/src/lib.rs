@@ -4,12 +4,14 @@
 //! for as long as one likes; `cargo test` runs a fixed number of them, and every input that once failed (`found/`).
 //!
 //! The loop is this crate's own: what is guided by coverage needs instrumented builds of everything, which stable Rust does not
-//! have for libFuzzer; changes of real files from a seed need nothing but the readers.
+//! have for libFuzzer; changes of real files from a seed need nothing but the readers. `cargo xtask fuzz --coverage` shows what they
+//! reach.
 
 pub mod allocation;
 pub mod cases;
 mod mutate;
 mod readers;
 mod seeds;
+mod sources;
 
 pub use readers::{READERS, Reader};

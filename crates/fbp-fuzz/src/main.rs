@@ -30,6 +30,9 @@ struct Arguments {
     /// Folder for inputs that failed
     #[arg(long, default_value = "target/fuzz")]
     out: PathBuf,
+    /// List the readers, each with the files of this repository that it is made of
+    #[arg(long)]
+    list: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<usize, Box<dyn std::error::Error>> {
+    if arguments.list {
+        READERS.iter().for_each(|reader| println!("{} {}", reader.name, reader.sources.join(" ")));
+        return Ok(0);
+    }
     let chosen = READERS.iter().filter(|reader| arguments.name.as_deref().is_none_or(|name| name == reader.name));
     let mut findings = 0;
     let mut count = 0;

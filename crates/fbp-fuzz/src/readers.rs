@@ -19,7 +19,7 @@ use fbp_train::targets::TargetsReport;
 use fbp_train::train::{PostTrainRecord, PretrainRecord};
 use tempfile::TempDir;
 
-use crate::seeds;
+use crate::{seeds, sources};
 
 /// One reader.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Reader {
     pub(crate) read: fn(&[u8], &Place) -> bool,
     /// How many bytes may be in use for each byte of input, besides a fixed number: what is compressed grows by up to 1,032.
     pub bytes_per_byte: f64,
+    /// The files of this repository that read it, for `cargo xtask fuzz --coverage`.
+    pub sources: &'static [&'static str],
 }
 
 /// Where a case has its files.
@@ -75,21 +77,31 @@ const TREE: f64 = 512.0;
 
 /// All of them.
 pub const READERS: [Reader; 14] = [
-    Reader { name: "idx-images", seeds: seeds::idx_images, read: idx_images, bytes_per_byte: COMPRESSED },
-    Reader { name: "idx-labels", seeds: seeds::idx_labels, read: idx_labels, bytes_per_byte: COMPRESSED },
-    Reader { name: "cifar", seeds: seeds::cifar, read: cifar, bytes_per_byte: COMPRESSED },
-    Reader { name: "data-safetensors", seeds: seeds::data_tensors, read: data_tensors, bytes_per_byte: PLAIN },
-    Reader { name: "pytorch", seeds: seeds::pytorch, read: weights, bytes_per_byte: COMPRESSED },
-    Reader { name: "safetensors", seeds: seeds::safetensors, read: weights, bytes_per_byte: PLAIN },
-    Reader { name: "checkpoint", seeds: seeds::checkpoints, read: checkpoint, bytes_per_byte: TREE },
-    Reader { name: "network", seeds: seeds::networks, read: network, bytes_per_byte: TREE },
-    Reader { name: "sweep", seeds: seeds::sweeps, read: sweep, bytes_per_byte: TREE },
-    Reader { name: "manifest", seeds: seeds::manifests, read: manifest, bytes_per_byte: TREE },
-    Reader { name: "target-shard", seeds: seeds::target_shards, read: target_shard, bytes_per_byte: PLAIN },
-    Reader { name: "records", seeds: seeds::records, read: records, bytes_per_byte: TREE },
-    Reader { name: "png", seeds: seeds::png, read: picture, bytes_per_byte: COMPRESSED },
-    Reader { name: "jpeg", seeds: seeds::jpeg, read: picture, bytes_per_byte: CODED },
+    reader("idx-images", seeds::idx_images, idx_images, COMPRESSED, sources::IDX_IMAGES),
+    reader("idx-labels", seeds::idx_labels, idx_labels, COMPRESSED, sources::IDX_LABELS),
+    reader("cifar", seeds::cifar, cifar, COMPRESSED, sources::CIFAR),
+    reader("data-safetensors", seeds::data_tensors, data_tensors, PLAIN, sources::DATA_SAFETENSORS),
+    reader("pytorch", seeds::pytorch, weights, COMPRESSED, sources::PYTORCH),
+    reader("safetensors", seeds::safetensors, weights, PLAIN, sources::SAFETENSORS),
+    reader("checkpoint", seeds::checkpoints, checkpoint, TREE, sources::CHECKPOINT),
+    reader("network", seeds::networks, network, TREE, sources::NETWORK),
+    reader("sweep", seeds::sweeps, sweep, TREE, sources::SWEEP),
+    reader("manifest", seeds::manifests, manifest, TREE, sources::MANIFEST),
+    reader("target-shard", seeds::target_shards, target_shard, PLAIN, sources::TARGET_SHARD),
+    reader("records", seeds::records, records, TREE, sources::RECORDS),
+    reader("png", seeds::png, picture, COMPRESSED, sources::PNG),
+    reader("jpeg", seeds::jpeg, picture, CODED, sources::JPEG),
 ];
+
+const fn reader(
+    name: &'static str,
+    seeds: fn() -> Vec<Vec<u8>>,
+    read: fn(&[u8], &Place) -> bool,
+    bytes_per_byte: f64,
+    sources: &'static [&'static str],
+) -> Reader {
+    Reader { name, seeds, read, bytes_per_byte, sources }
+}
 
 fn idx_images(bytes: &[u8], place: &Place) -> bool {
     idx::read_images(&place.file("images", bytes)).is_ok()
