@@ -2,6 +2,7 @@
 
 pub mod attained;
 mod boxed;
+mod cholesky;
 mod compile_once;
 pub mod conv2d;
 pub mod conv_solve;
@@ -23,6 +24,9 @@ pub mod testkit;
 mod views;
 
 pub use boxed::{BOXED_LIMIT, Bounds, BoxedPass, BoxedPlan, BoxedRecipe, BoxedSample, MetricSample, nearest_in_box};
+pub use cholesky::{
+    Cholesky, cholesky_in_place, invert_lower, matmul_lower, solve_cholesky_in_place, solve_lower_in_place,
+};
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape, holds_finite_number};
 pub use lanes::{Lanes, dispatch};
 pub use matmul::matmul;

@@ -1,9 +1,8 @@
 //! Features computed once, and their second moment.
 
 use candle_core::{Device, Tensor};
-use faer::linalg::matmul::matmul;
-use faer::linalg::solvers::Llt;
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, Mat, MatRef, Par};
+use fbp_linalg::{Cholesky, matmul};
 use fbp_models::{Network, bridge};
 use rayon::prelude::*;
 
@@ -156,7 +155,7 @@ const REPAIRS: [f64; 3] = [1e-7, 1e-6, 1e-5];
 ///
 /// # Errors
 /// [`TrainError::Singular`] for a moment that is not finite.
-pub(crate) fn ridge_factor(moment: &Mat<f64>, ridge: f64, what: &'static str) -> Result<Llt<f64>, TrainError> {
+pub(crate) fn ridge_factor(moment: &Mat<f64>, ridge: f64, what: &'static str) -> Result<Cholesky, TrainError> {
     let dim = moment.nrows();
     let mean = match (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim.max(1) as f64 {
         0.0 => 1.0,
@@ -164,7 +163,7 @@ pub(crate) fn ridge_factor(moment: &Mat<f64>, ridge: f64, what: &'static str) ->
     };
     let factor = |share: f64| {
         let shifted = Mat::from_fn(dim, dim, |i, j| moment[(i, j)] + if i == j { share * mean } else { 0.0 });
-        shifted.llt(Side::Lower).ok()
+        Cholesky::new(shifted.as_ref())
     };
     let more = REPAIRS.into_iter().filter(|share| *share > ridge);
     std::iter::once(ridge).chain(more).find_map(factor).ok_or(TrainError::Singular { what })
@@ -218,7 +217,7 @@ mod tests {
     fn added(cache: &FeatureCache, ridge: f64) -> [f64; 2] {
         let moment = second_moment(cache);
         let factor = ridge_factor(&moment, ridge, "it").unwrap();
-        let product = factor.L() * factor.L().transpose();
+        let product = factor.lower() * factor.lower().transpose();
         let mean = (0..8).map(|k| moment[(k, k)]).sum::<f64>() / 8.0;
         let shares = (0..8).map(|k| (product[(k, k)] - moment[(k, k)]) / if mean == 0.0 { 1.0 } else { mean });
         let shares: Vec<f64> = shares.collect();

@@ -2,8 +2,7 @@
 
 use faer::Accum;
 use faer::dyn_stack::MemStack;
-use faer::linalg::matmul::matmul;
-use fbp_linalg::Real;
+use fbp_linalg::{Real, matmul};
 
 use super::batch::Batch;
 use super::cuts::Cuts;

@@ -1,6 +1,5 @@
-use faer::linalg::solvers::DenseSolveCore;
-use faer::{Mat, MatRef, Side};
-use fbp_linalg::{LinalgError, Real, expect_finite, expect_shape};
+use faer::{Mat, MatRef};
+use fbp_linalg::{Cholesky, LinalgError, Real, expect_finite, expect_shape};
 
 /// A metric for features: `(v - z)ᵀ C⁻¹ (v - z)` with a covariance `C`, so that changes along which features vary much are
 /// short.
@@ -35,7 +34,7 @@ impl<T: Real> FeatureMetric<T> {
         }
         let entry = |i: usize, j: usize| covariance[(i, j)] / mean + if i == j { ridge } else { 0.0 };
         let scaled = Mat::from_fn(n, n, entry);
-        let precision = scaled.llt(Side::Lower).map_err(|_| singular())?.inverse();
+        let precision = Cholesky::new(scaled.as_ref()).ok_or_else(singular)?.inverse();
         let cast = |mat: &Mat<f64>| Mat::from_fn(n, n, |i, j| T::from_f64(mat[(i, j)]));
         Ok(Self { covariance: cast(&scaled), precision: cast(&precision) })
     }

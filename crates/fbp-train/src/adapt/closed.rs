@@ -1,6 +1,5 @@
 use candle_core::Tensor;
 use faer::Mat;
-use faer::linalg::solvers::Solve;
 use fbp_models::Network;
 
 use super::prepared::{Labelled, Prepared};
@@ -66,7 +65,7 @@ pub(super) fn fit_head(
         let entry = |i: usize, j: usize| step(j * old.nrows() + i) + (outputs[(i, j)] - before[(i, j)]);
         let missing = Mat::from_fn(old.nrows(), count, entry);
         let cross = &inputs * missing.transpose(); // (D×N)(N×C)
-        weights = &old + factor.solve(&cross).transpose();
+        weights = &old + factor.solve(cross.as_ref()).transpose();
     }
     with_head(&start.network, &head, &weights)
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use faer::linalg::solvers::Solve;
-use faer::{Mat, Side};
+use faer::Mat;
+use fbp_linalg::Cholesky;
 use rayon::prelude::*;
 
 use super::statistics::Sums;
@@ -42,8 +42,8 @@ impl Ridge {
             if right.norm_max() == 0.0 {
                 return Some(right);
             }
-            let factor = block(&sums.gram, support, lambda).llt(Side::Lower).ok()?;
-            let found = factor.solve(&right);
+            let factor = Cholesky::new(block(&sums.gram, support, lambda).as_ref())?;
+            let found = factor.solve(right.as_ref());
             found.is_all_finite().then_some(found)
         };
         let found: Option<Vec<Mat<f64>>> = self.groups.par_iter().map(solve).collect();

@@ -1,4 +1,5 @@
-use faer::{Mat, Par, Side};
+use faer::Mat;
+use fbp_linalg::Cholesky;
 
 use super::options::Bits;
 use super::ridge::block;
@@ -52,10 +53,8 @@ impl Compensation {
     /// None if the matrix is not positive definite with this damping.
     pub(super) fn new(gram: &Mat<f64>, order: &[usize], lambda: f64) -> Option<Self> {
         let reversed: Vec<usize> = order.iter().rev().copied().collect();
-        let factor = block(gram, &reversed, lambda).llt(Side::Lower).ok()?;
+        let inverse = Cholesky::new(block(gram, &reversed, lambda).as_ref())?.inverse_lower();
         let n = order.len();
-        let mut inverse = Mat::zeros(n, n);
-        faer::linalg::triangular_inverse::invert_lower_triangular(inverse.as_mut(), factor.L(), Par::Seq);
         // Rows of U as columns, so that each lies together.
         Some(Self { upper: Mat::from_fn(n, n, |j, i| inverse[(n - 1 - i, n - 1 - j)]) })
     }

@@ -1,8 +1,7 @@
 use std::sync::Arc;
 
-use faer::linalg::matmul::matmul;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
+use fbp_linalg::{matmul, matmul_lower};
 use rayon::prelude::*;
 
 use super::columns::{ColumnBuffer, Samples};
@@ -128,9 +127,7 @@ fn add(
     missing: MatRef<'_, f32>,
     par: Par,
 ) {
-    let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-    let (own, other) = (columns, columns.transpose());
-    triangular::matmul(tile.as_mut(), lower, Accum::Replace, own, full, other, full, 1.0, par); // (D×T)(T×D)
+    matmul_lower(tile.as_mut(), Accum::Replace, columns, columns.transpose(), 1.0, par); // (D×T)(T×D)
     matmul(cross.as_mut(), Accum::Replace, columns, missing.transpose(), 1.0, par); // (D×T)(T×O)
     let gram = Arc::make_mut(&mut sums.gram);
     for (j, column) in tile.col_iter().enumerate() {

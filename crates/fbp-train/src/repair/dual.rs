@@ -1,11 +1,8 @@
 //! `min ½ λᵀKλ - rᵀλ` subject to `λ >= 0`: the dual of the margin-constrained change.
 
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::prelude::{Reborrow, ReborrowMut};
 use faer::{Accum, Mat, MatMut};
+use fbp_linalg::{cholesky_in_place, matmul_lower, solve_cholesky_in_place, solve_lower_in_place};
 
 use super::deadline::Deadline;
 use crate::TrainError;
@@ -120,8 +117,7 @@ fn solve_on(k: &Mat<f64>, r: &[f64], active: &[usize], deadline: Deadline) -> Re
     let mut solution = Mat::from_fn(n, 1, |i, _| r[active[i]]);
     // In place: with many conditions this matrix and the whole one are most of the memory.
     factorise(part.as_mut(), deadline)?;
-    let mut memory = MemBuffer::new(llt::solve::solve_in_place_scratch::<f64>(n, 1, pool_par()));
-    llt::solve::solve_in_place(part.as_ref(), solution.as_mut(), pool_par(), MemStack::new(&mut memory));
+    solve_cholesky_in_place(part.as_ref(), solution.as_mut(), pool_par());
     for (place, &i) in active.iter().enumerate() {
         lambda[i] = solution[(place, 0)];
     }
@@ -138,20 +134,17 @@ fn solve_on(k: &Mat<f64>, r: &[f64], active: &[usize], deadline: Deadline) -> Re
 /// Golub & Van Loan, *Matrix Computations*, 4th ed., §4.2.6 (block outer product form).
 pub(super) fn factorise(mut a: MatMut<'_, f64>, deadline: Deadline) -> Result<(), TrainError> {
     let (n, par) = (a.nrows(), pool_par());
-    let size = BLOCK.min(n);
-    let mut memory = MemBuffer::new(llt::factor::cholesky_in_place_scratch::<f64>(size, par, Default::default()));
     for start in (0..n).step_by(BLOCK) {
         deadline.check()?;
         let size = BLOCK.min(n - start);
         let rest = a.rb_mut().submatrix_mut(start, start, n - start, n - start);
         let (mut head, _, mut below, tail) = rest.split_at_mut(size, size);
-        let stack = MemStack::new(&mut memory);
-        llt::factor::cholesky_in_place(head.rb_mut(), Default::default(), par, stack, Default::default())
-            .map_err(|_| TrainError::Singular { what: "the conditions of the repair" })?;
+        if !cholesky_in_place(head.rb_mut(), par) {
+            return Err(TrainError::Singular { what: "the conditions of the repair" });
+        }
         // L₂₁ = A₂₁ L₁₁⁻ᵀ, then A₂₂ - L₂₁ L₂₁ᵀ.
-        solve_lower_triangular_in_place(head.rb(), below.rb_mut().transpose_mut(), par);
-        let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-        triangular::matmul(tail, lower, Accum::Add, below.rb(), full, below.rb().transpose(), full, -1.0, par);
+        solve_lower_in_place(head.rb(), below.rb_mut().transpose_mut(), par);
+        matmul_lower(tail, Accum::Add, below.rb(), below.rb().transpose(), -1.0, par);
     }
     Ok(())
 }

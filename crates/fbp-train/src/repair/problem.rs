@@ -1,7 +1,6 @@
 use candle_core::Var;
-use faer::linalg::matmul::matmul;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, Par, unzip, zip};
+use fbp_linalg::{matmul, matmul_lower};
 use fbp_models::Network;
 use rayon::prelude::*;
 
@@ -76,10 +75,7 @@ pub(super) fn output_sensitivity(
 
 /// The inverse of the lower Cholesky factor of a moment to whose diagonal `ridge` times its mean is added.
 fn inverse_factor(moment: &Mat<f64>, ridge: f64) -> Result<Mat<f64>, TrainError> {
-    let factor = ridge_factor(moment, ridge, "the inputs of the layer")?;
-    let mut inverse = Mat::zeros(moment.nrows(), moment.nrows());
-    faer::linalg::triangular_inverse::invert_lower_triangular(inverse.as_mut(), factor.L(), Par::Seq);
-    Ok(inverse)
+    Ok(ridge_factor(moment, ridge, "the inputs of the layer")?.inverse_lower())
 }
 
 /// Second moment of the columns of a layer's input.
@@ -215,14 +211,13 @@ fn dense_gram(rows: &[(&Mat<f64>, &Mat<f64>)], deadline: Deadline) -> Result<Mat
 fn gram(a: &Mat<f64>, deadline: Deadline) -> Result<Mat<f64>, TrainError> {
     let (n, par) = (a.ncols(), pool_par());
     let mut gram = Mat::zeros(n, n);
-    let (lower, full) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
     for start in (0..n).step_by(BLOCK) {
         deadline.check()?;
         let size = BLOCK.min(n - start);
         let block = gram.as_mut().submatrix_mut(start, start, n - start, size);
         let (head, below) = block.split_at_row_mut(size);
         let (own, others) = (a.subcols(start, size), a.subcols(start + size, n - start - size));
-        triangular::matmul(head, lower, Accum::Replace, own.transpose(), full, own, full, 1.0, par); // (B×D)(D×B)
+        matmul_lower(head, Accum::Replace, own.transpose(), own, 1.0, par); // (B×D)(D×B)
         matmul(below, Accum::Replace, others.transpose(), own, 1.0, par); // (R×D)(D×B)
     }
     for j in 0..n {

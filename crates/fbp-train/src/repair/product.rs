@@ -1,5 +1,5 @@
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
+use fbp_linalg::matmul;
 
 /// A product that is one of many: on the thread at hand.
 pub(super) fn product(left: &Mat<f64>, right: MatRef<'_, f64>) -> Mat<f64> {

@@ -1,8 +1,8 @@
 use std::time::Instant;
 
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef};
 use fbp_inverse::{ChainGoal, ChainStage, Interval, ReverseChain, TargetBox};
+use fbp_linalg::matmul;
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;

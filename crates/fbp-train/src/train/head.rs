@@ -1,8 +1,8 @@
 use std::time::Instant;
 
 use candle_core::Tensor;
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
+use fbp_linalg::matmul;
 use fbp_models::Network;
 
 use super::curves::PostTrainCurves;
@@ -122,7 +122,7 @@ impl Fits {
             matmul(cross.as_mut(), Accum::Add, y.as_ref(), x.transpose(), scale, Par::Seq); // (O×T)(T×D)
         }
         let factor = ridge_factor(&moment, RIDGE, "the inputs of the layer")?;
-        let solved = faer::linalg::solvers::Solve::solve(&factor, cross.transpose());
+        let solved = factor.solve(cross.transpose());
         Ok(Self::Squares(solved.transpose().to_owned()))
     }
 

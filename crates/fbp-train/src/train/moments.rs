@@ -20,7 +20,7 @@ impl Moments {
     pub(crate) fn change(&self, damping: f64) -> Result<Mat<f64>, TrainError> {
         let factor = ridge_factor(&self.inputs, damping, "the inputs of the layer")?;
         // The system is symmetric: ΔWᵀ = (E x̃ x̃ᵀ + μ I)⁻¹ (E (ẑ - z) x̃ᵀ)ᵀ.
-        let transposed = faer::linalg::solvers::Solve::solve(&factor, self.errors.transpose());
+        let transposed = factor.solve(self.errors.transpose());
         Ok(transposed.transpose().to_owned())
     }
 }

@@ -1,8 +1,5 @@
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt;
-use faer::linalg::matmul::matmul;
-use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
+use fbp_linalg::{cholesky_in_place, invert_lower, matmul};
 use rayon::prelude::*;
 
 use super::lbfgs::{Limits, minimise};
@@ -55,27 +52,17 @@ impl SoftmaxFit {
     pub(crate) fn with_moment(cache: &FeatureCache, moment: Mat<f64>, classes: usize) -> Result<Self, TrainError> {
         let (n, dim) = (cache.samples(), cache.len + 1);
         let mean = (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim as f64;
-        let mut memory =
-            MemBuffer::new(llt::factor::cholesky_in_place_scratch::<f64>(dim, Par::Seq, Default::default()));
         // More where the roundings of the moment need it.
-        let mut attempt = |more: f64| {
+        let attempt = |more: f64| {
             let mut factor = moment.clone();
             for k in 0..dim {
                 factor[(k, k)] += more * (RIDGE * factor[(k, k)] + FLOOR * mean);
             }
-            let stack = MemStack::new(&mut memory);
-            let done = llt::factor::cholesky_in_place(
-                factor.as_mut(),
-                Default::default(),
-                Par::Seq,
-                stack,
-                Default::default(),
-            );
-            done.ok().map(|_| factor)
+            cholesky_in_place(factor.as_mut(), Par::Seq).then_some(factor)
         };
         let mut factor = MORE
             .into_iter()
-            .find_map(&mut attempt)
+            .find_map(attempt)
             .ok_or(TrainError::Singular { what: "the features before the last layer" })?;
         for column in 1..dim {
             for row in 0..column {
@@ -83,7 +70,7 @@ impl SoftmaxFit {
             }
         }
         let mut inverse = Mat::zeros(dim, dim);
-        invert_lower_triangular(inverse.as_mut(), factor.as_ref(), Par::Seq);
+        invert_lower(factor.as_ref(), inverse.as_mut());
         let narrow = Mat::from_fn(dim, dim, |i, j| inverse[(i, j)] as f32);
         let mut white = Mat::zeros(dim, n);
         whiten(&mut white, &narrow, cache);
