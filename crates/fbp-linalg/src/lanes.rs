@@ -197,8 +197,7 @@ mod tests {
             for (j, found) in found.into_iter().enumerate() {
                 let mut result = vec![0.0; lanes];
                 f32::store(simd, &mut result, found);
-                let expected: Vec<f32> =
-                    (0..lanes).map(|lane| (lane % 4 * lanes + lane / 4 * 4 + j) as f32).collect();
+                let expected: Vec<f32> = (0..lanes).map(|lane| (lane % 4 * lanes + lane / 4 * 4 + j) as f32).collect();
                 assert_eq!(result, expected, "result {j} of {lanes} lanes");
             }
         }

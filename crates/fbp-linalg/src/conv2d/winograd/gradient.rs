@@ -5,9 +5,9 @@ use faer::dyn_stack::{MemStack, StackReq};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::pixels::QUAD;
 use super::product::Outer;
 use super::transform::{cotangent_tile, input_tile, places, weight_gradient_tile};
-use super::pixels::QUAD;
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, zeroed};
 use crate::Real;
 use crate::conv2d::correlate::{CACHE_LINE, Exec};
@@ -143,9 +143,9 @@ impl WinogradGrad {
         for (i, plane) in cotangent.chunks_exact(self.tiling.output.plane()).enumerate() {
             let mut lanes = [T::ZERO; MAX_LANES];
             for block in plane.chunks(MAX_LANES) {
-                lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane = *lane + *value);
+                lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane += *value);
             }
-            bias_grad[i % channels] = bias_grad[i % channels] + lanes.into_iter().sum::<T>();
+            bias_grad[i % channels] += lanes.into_iter().sum::<T>();
         }
     }
 }
@@ -319,7 +319,12 @@ impl<T: Real> WithSimd for Finish<'_, T> {
                 }
                 let mut taps = [T::splat(simd, T::ZERO); KERNEL];
                 let (reads, writes) = (places::<IN, POINTS>(IN, 1, 1), places::<TAPS, KERNEL>(TAPS, 1, 1));
-                weight_gradient_tile::<T, S>(simd, (&sums, 0, &reads), (&mut taps, 0, &writes), T::splat(simd, T::ZERO));
+                weight_gradient_tile::<T, S>(
+                    simd,
+                    (&sums, 0, &reads),
+                    (&mut taps, 0, &writes),
+                    T::splat(simd, T::ZERO),
+                );
                 let mut values = [[T::ZERO; MAX_LANES]; KERNEL];
                 for (values, tap) in values.iter_mut().zip(taps) {
                     T::store(simd, values, tap);

@@ -16,8 +16,8 @@ mod transform;
 use std::mem::MaybeUninit;
 
 use super::Conv2dGeometry;
-use crate::{FeatureShape, Real};
 use crate::lanes::MAX_LANES;
+use crate::{FeatureShape, Real};
 
 pub(super) use forward::Winograd;
 pub(super) use gradient::WinogradGrad;
@@ -80,7 +80,10 @@ fn panels(columns: usize) -> impl Iterator<Item = (usize, usize)> {
 /// Fresh scratch memory, filled with zeros where it is used: by every thread its own, and only as much as stays in the cache.
 fn zeroed<T: Real>(cells: &mut [MaybeUninit<T>]) -> &mut [T] {
     cells.fill(MaybeUninit::new(T::ZERO));
-    #[expect(unsafe_code, reason = "filling in a safe way is not stable, and scratch of a whole call is too large to fill at once")]
+    #[expect(
+        unsafe_code,
+        reason = "filling in a safe way is not stable, and scratch of a whole call is too large to fill at once"
+    )]
     // SAFETY: every cell has a value, just written.
     unsafe {
         cells.assume_init_mut()
