@@ -9,7 +9,7 @@ use candle_core::{Tensor, Var};
 use fbp_inverse::ReverseOperator;
 use fbp_linalg::FeatureShape;
 
-use crate::ops::{Call, Clip, Window};
+use crate::ops::{Call, Clip, FusedTail, Window};
 use crate::tape::Tape;
 use crate::{BatchGroup, ModelError};
 
@@ -37,6 +37,11 @@ impl LayerPass<'_> {
     /// A pass whose gradients candle computes.
     pub const fn new(trainable: bool, training: bool) -> Self {
         Self { trainable, training, tape: None, group: None }
+    }
+
+    /// Whether nothing of the layer is remembered or trained, so that layers may run as one.
+    pub(crate) fn is_fixed(self) -> bool {
+        !self.trainable && !self.training && self.tape.is_none()
     }
 
     /// A parameter as this pass sees it: with its gradient, or as a constant that shares its memory.
@@ -164,6 +169,29 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// As [`forward`](Self::forward).
     fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         let _ = (x, clip, pass);
+        Ok(None)
+    }
+
+    /// Scale and shift of every channel, if with constant parameters and running statistics the layer is nothing else: batch
+    /// normalisation.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if parameters do not fit.
+    fn channel_affine(&self) -> Result<Option<[Tensor; 2]>, ModelError> {
+        Ok(None)
+    }
+
+    /// Whether [`forward_fused`](Self::forward_fused) runs the layer with what follows it: a convolution.
+    fn takes_tail(&self) -> bool {
+        false
+    }
+
+    /// Runs the layer, with constant parameters, and then what follows it as one operation; `None` if there is no such operation.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_fused(&self, x: &Tensor, tail: &FusedTail<'_>) -> Result<Option<Tensor>, ModelError> {
+        let _ = (x, tail);
         Ok(None)
     }
 

@@ -3,6 +3,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::epilogue::Epilogue;
 use super::sample_wise::{Blocks, SampleWise};
 use super::source::{Packed, Source, copy_short};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
@@ -120,6 +121,7 @@ pub(super) struct CorrelateArgs<'a, T> {
     pub(super) weight: &'a [T],
     pub(super) bias: Option<&'a [T]>,
     pub(super) output: &'a mut [T],
+    pub(super) epilogue: Option<Epilogue<'a, T>>,
 }
 
 impl Correlation {
@@ -187,16 +189,19 @@ impl Correlation {
         let weights = &*weights;
         let thread_len = sample_wise.map_or(self.thread_len::<T>(chunks.size), SampleWise::thread_len);
         let (mut scratch, _) = stack.make_aligned_with::<T>(chunks.count * thread_len, CACHE_LINE, |_| T::ZERO);
-        let work = |((input, output), scratch): ((_, _), _)| match sample_wise {
-            Some(plan) => exec.arch.dispatch(Blocks { plan, input, output, weights, bias: args.bias, scratch }),
-            None => exec.arch.dispatch(Samples { plan: self, input, output, weights, bias: args.bias, scratch }),
-        };
         let (input, output) = (chunks.size * in_len, chunks.size * out_len);
+        let work = |(i, ((input, to), scratch)): (usize, ((_, _), _))| {
+            let (output, bias, epilogue) = (to, args.bias, args.epilogue.map(|epilogue| epilogue.from(i * output)));
+            match sample_wise {
+                Some(plan) => exec.arch.dispatch(Blocks { plan, input, output, weights, bias, epilogue, scratch }),
+                None => exec.arch.dispatch(Samples { plan: self, input, output, weights, bias, epilogue, scratch }),
+            }
+        };
         if chunks.count == 1 {
-            work(((args.input, args.output), &mut scratch));
+            work((0, ((args.input, args.output), &mut scratch)));
         } else {
             let images = args.input.par_chunks(input).zip(args.output.par_chunks_mut(output));
-            images.zip(scratch.par_chunks_mut(thread_len)).for_each(work);
+            images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);
         }
     }
 
@@ -255,6 +260,7 @@ struct Samples<'a, T> {
     output: &'a mut [T],
     weights: &'a [T],
     bias: Option<&'a [T]>,
+    epilogue: Option<Epilogue<'a, T>>,
     scratch: &'a mut [T],
 }
 
@@ -268,7 +274,8 @@ impl<T: Real> WithSimd for Samples<'_, T> {
         let images = plan.block_images::<T>(self.input.len() / in_len);
         let (packed, stage) = self.scratch.split_at_mut(images * plan.source.packed_len());
         let group_len = plan.input.channels / plan.groups * plan.source.channel_len();
-        for (input, output) in self.input.chunks(images * in_len).zip(self.output.chunks_mut(images * out_len)) {
+        let blocks = self.input.chunks(images * in_len).zip(self.output.chunks_mut(images * out_len));
+        for (i, (input, output)) in blocks.enumerate() {
             let src = plan.source.pack(simd, input, packed);
             let mut weights = self.weights;
             for group in 0..plan.groups {
@@ -284,6 +291,9 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                         block.run(simd, &mut output[first * plan.output.plane()..], stage);
                     }
                 }
+            }
+            if let Some(epilogue) = self.epilogue {
+                epilogue.from(i * images * out_len).apply(simd, output);
             }
         }
     }

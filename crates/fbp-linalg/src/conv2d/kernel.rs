@@ -4,7 +4,7 @@ use faer::dyn_stack::{MemStack, StackReq};
 use super::correlate::{CorrelateArgs, Correlation, Exec};
 use super::weight_grad::WeightGrad;
 use super::winograd::{Winograd, WinogradGrad};
-use super::{Conv2dGeometry, plan};
+use super::{Conv2dGeometry, Epilogue, plan};
 use crate::{LinalgError, PerScalar, Real, compile_once};
 
 /// Arguments of [`Conv2d::forward`].
@@ -176,6 +176,36 @@ impl Conv2d {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
+        self.run_forward(args, None, par, stack)
+    }
+
+    /// [`forward`](Self::forward), and then an epilogue on every output.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), also of an addend that is not as long as the output.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_then<T: Real>(
+        &self,
+        args: ConvForward<'_, T>,
+        epilogue: Epilogue<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        if let Some(addend) = epilogue.addend {
+            expect_len("conv2d: addend", addend.len(), args.output.len())?;
+        }
+        self.run_forward(args, Some(epilogue), par, stack)
+    }
+
+    fn run_forward<T: Real>(
+        &self,
+        args: ConvForward<'_, T>,
+        epilogue: Option<Epilogue<'_, T>>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
         let g = &self.geometry;
         let batch = batch_of("conv2d: input", args.input.len(), g.in_len())?;
         expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
@@ -184,7 +214,7 @@ impl Conv2d {
             expect_len("conv2d: bias", bias.len(), g.out_shape().channels)?;
         }
         let ConvForward { input, weight, bias, output } = args;
-        let args = CorrelateArgs { input, weight, bias, output };
+        let args = CorrelateArgs { input, weight, bias, output, epilogue };
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.forward) {
             Some(plan) => T::per_scalar::<FewProducts>((plan, args, exec, stack)),
@@ -217,7 +247,7 @@ impl Conv2d {
         expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
         expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
         let ConvAdjoint { cotangent: input, weight, input_grad: output } = args;
-        let args = CorrelateArgs { input, weight, bias: None, output };
+        let args = CorrelateArgs { input, weight, bias: None, output, epilogue: None };
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.adjoint) {
             Some(plan) => T::per_scalar::<FewProducts>((plan, args, exec, stack)),

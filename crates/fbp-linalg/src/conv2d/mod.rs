@@ -7,6 +7,7 @@
 
 mod correlate;
 mod dense;
+mod epilogue;
 mod geometry;
 mod gram_tile;
 mod kernel;
@@ -21,5 +22,6 @@ mod tile;
 mod weight_grad;
 mod winograd;
 
+pub use epilogue::Epilogue;
 pub use geometry::{Conv2dGeometry, Conv2dParams};
 pub use kernel::{Conv2d, ConvAdjoint, ConvForward, ConvWeightGrad};

@@ -6,6 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::epilogue::Epilogue;
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
@@ -157,6 +158,7 @@ pub(super) struct Blocks<'a, T> {
     pub(super) output: &'a mut [T],
     pub(super) weights: &'a [T],
     pub(super) bias: Option<&'a [T]>,
+    pub(super) epilogue: Option<Epilogue<'a, T>>,
     pub(super) scratch: &'a mut [T],
 }
 
@@ -169,7 +171,7 @@ impl<T: Real> WithSimd for Blocks<'_, T> {
         let (in_len, out_len) = (plan.input.len(), plan.output.len());
         let (cells, results) = self.scratch[..plan.thread_len()].split_at_mut(in_len * PITCH);
         let blocks = self.input.chunks(SAMPLES * in_len).zip(self.output.chunks_mut(SAMPLES * out_len));
-        for (input, output) in blocks {
+        for (i, (input, output)) in blocks.enumerate() {
             spread(input, cells, in_len);
             let vectors = (input.len() / in_len).div_ceil(T::lanes::<S>());
             let mut weights = self.weights;
@@ -188,6 +190,9 @@ impl<T: Real> WithSimd for Blocks<'_, T> {
                 }
             }
             collect(results, output, out_len);
+            if let Some(epilogue) = self.epilogue {
+                epilogue.from(i * SAMPLES * out_len).apply(simd, output);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 
 use super::naive::NaiveConv2d;
-use super::{Conv2d, Conv2dGeometry, Conv2dParams, ConvAdjoint, ConvForward, ConvWeightGrad};
+use super::{Conv2d, Conv2dGeometry, Conv2dParams, ConvAdjoint, ConvForward, ConvWeightGrad, Epilogue};
 use crate::testkit::{AdjointPair, Tol, adjoint_test, normal_vec, rng};
 use crate::{FeatureShape, LinalgError, Real, assert_close};
 
@@ -73,6 +73,16 @@ impl<T: Real> Calls<T> {
         let mut memory = self.memory(self.conv.forward_scratch::<T>(batch, self.par));
         let args = ConvForward { input, weight, bias, output: &mut output };
         self.conv.forward(args, self.par, MemStack::new(&mut memory)).unwrap();
+        output
+    }
+
+    fn forward_then(&self, input: &[T], weight: &[T], epilogue: Epilogue<'_, T>) -> Vec<T> {
+        let g = self.conv.geometry();
+        let batch = input.len() / g.in_len();
+        let mut output = vec![self.dirt; batch * g.out_len()];
+        let mut memory = self.memory(self.conv.forward_scratch::<T>(batch, self.par));
+        let args = ConvForward { input, weight, bias: None, output: &mut output };
+        self.conv.forward_then(args, epilogue, self.par, MemStack::new(&mut memory)).unwrap();
         output
     }
 
@@ -228,6 +238,43 @@ fn layers_of_real_networks_agree_with_the_oracle() {
         }
         check_against_oracle(&Calls::<f64>::new(g, Par::Seq), batch, &mut rng(1));
     }
+}
+
+#[test]
+fn an_epilogue_is_one_more_pass_over_the_outputs() {
+    let image = FeatureShape::image;
+    for (params, batch) in [
+        (Conv2dParams::new(image(3, 12, 12), 8, [5, 5]), 40),
+        (Conv2dParams::new(image(64, 9, 9), 64, [3, 3]).padding([1, 1]), 5),
+        (Conv2dParams::new(image(64, 17, 9), 40, [3, 3]).padding([1, 1]), 7),
+        (Conv2dParams::new(image(60, 1, 1), 60, [3, 3]).padding([1, 1]).groups(60), 33),
+        (Conv2dParams::new(image(48, 1, 1), 192, [3, 3]).padding([1, 1]), 20),
+        (Conv2dParams::new(image(16, 20, 20), 40, [3, 3]).padding([1, 1]).stride([2, 2]), 3),
+    ] {
+        let g = params.check().unwrap();
+        let fast =
+            (g.stride() == [1, 1] && g.groups() == 1 && g.kernel() == [3, 3]).then(|| Conv2d::with_few_products(g));
+        for conv in [Conv2d::new(g)].into_iter().chain(fast) {
+            for par in [Par::Seq, Par::rayon(3)] {
+                let (calls, d) = (Calls::<f32>::of(conv.clone(), par), data::<f32>(&g, batch, &mut rng(2)));
+                let plain = calls.forward(&d.input, &d.weight, None);
+                let (lower, upper) = (-0.5, f32::INFINITY);
+                for addend in [None, Some(&d.cotangent[..])] {
+                    let expected: Vec<f32> = plain
+                        .iter()
+                        .enumerate()
+                        .map(|(i, y)| (y + addend.map_or(0.0, |addend| addend[i])).clamp(lower, upper))
+                        .collect();
+                    assert_eq!(calls.forward_then(&d.input, &d.weight, Epilogue { addend, lower, upper }), expected);
+                }
+            }
+        }
+    }
+    let conv = Conv2d::new(Conv2dParams::new(image(1, 2, 2), 1, [1, 1]).check().unwrap());
+    let args = ConvForward { input: &[0.0; 4], weight: &[1.0], bias: None, output: &mut [0.0; 4] };
+    let epilogue = Epilogue { addend: Some(&[0.0; 3]), lower: 0.0, upper: 1.0 };
+    let mut memory = MemBuffer::new(conv.forward_scratch::<f64>(1, Par::Seq));
+    assert!(conv.forward_then(args, epilogue, Par::Seq, MemStack::new(&mut memory)).is_err());
 }
 
 #[test]

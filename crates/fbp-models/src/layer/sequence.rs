@@ -8,6 +8,7 @@ use fbp_inverse::{Block, ReverseOperator};
 
 use super::{Layer, LayerPass};
 use crate::ModelError;
+use crate::ops::{Clip, FusedTail};
 use crate::spec::{FeatureDims, join};
 
 /// Layers that run one after the other.
@@ -107,16 +108,61 @@ impl Sequence {
     /// # Errors
     /// As [`Layer::forward`].
     pub fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
-        self.run(0..self.steps.len(), x.clone(), pass)
+        self.run(0..self.steps.len(), x.clone(), None, pass)
+    }
+
+    /// Whether the layers end with a convolution, or one and a normalisation, so that a sum can be joined to it.
+    pub(crate) fn takes_tail(&self) -> bool {
+        let layer = |back: usize| {
+            let step = self.steps.len().checked_sub(back).map(|at| self.steps[at]);
+            step.map(|step| &*self.layers[step.layer].layer)
+        };
+        let normalised = layer(1).is_some_and(|last| last.kind() == "batch_norm");
+        layer(if normalised { 2 } else { 1 }).is_some_and(Layer::takes_tail)
+    }
+
+    /// Runs all layers with constant parameters, adds a tensor to what comes out, and cuts it off.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub(crate) fn forward_with_tail(
+        &self,
+        x: &Tensor,
+        tail: (&Tensor, Clip),
+        pass: LayerPass<'_>,
+    ) -> Result<Tensor, ModelError> {
+        self.run(0..self.steps.len(), x.clone(), Some(tail), pass)
     }
 
     /// Runs some of the layers in the order of execution.
-    fn run(&self, steps: Range<usize>, mut x: Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+    fn run(
+        &self,
+        steps: Range<usize>,
+        mut x: Tensor,
+        tail: Option<(&Tensor, Clip)>,
+        pass: LayerPass<'_>,
+    ) -> Result<Tensor, ModelError> {
         let mut steps = self.steps[steps].iter().map(|step| &self.layers[step.layer].layer).peekable();
         while let Some(layer) = steps.next() {
             if pass.tape.is_some() && !layer.keeps_tape(pass) {
                 x = pass.compose(&[x], |inputs, pass| layer.forward(&inputs[0], pass))?;
                 continue;
+            }
+            if pass.is_fixed() && layer.takes_tail() && !x.track_op() {
+                let affine = steps.peek().map_or(Ok(None), |next| next.channel_affine())?;
+                steps.next_if(|_| affine.is_some());
+                let (addend, clip) = match (steps.peek(), tail) {
+                    (None, Some((addend, clip))) => (Some(addend), clip),
+                    (next, _) => (None, next.and_then(|next| next.clip()).unwrap_or(Clip::NONE)),
+                };
+                let fused = affine.is_some() || addend.is_some() || clip != Clip::NONE;
+                let affine = affine.as_ref().map(|[scale, shift]| [scale, shift]);
+                let tail = FusedTail { affine, addend, clip };
+                if fused && let Some(y) = layer.forward_fused(&x, &tail)? {
+                    steps.next_if(|next| addend.is_none() && next.clip().is_some());
+                    x = y;
+                    continue;
+                }
             }
             let joined = match steps.peek().map(|next| (next.max_pool_window(), next.clip())) {
                 Some((Some(window), _)) => layer.forward_pooled(&x, window, pass)?,
@@ -177,7 +223,7 @@ impl Sequence {
         x: &Tensor,
         saved: &mut Vec<Tensor>,
     ) -> Result<Tensor, ModelError> {
-        let below = self.run(0..self.place(route.layer), x.clone(), LayerPass::FIXED)?;
+        let below = self.run(0..self.place(route.layer), x.clone(), None, LayerPass::FIXED)?;
         let Some((chosen, inner)) = &route.inner else { return Ok(below) };
         let branches = self.layers[route.layer].layer.branches();
         for (_, branch) in branches.iter().enumerate().filter(|(index, _)| index != chosen) {
@@ -208,7 +254,7 @@ impl Sequence {
                 layer.merge(&outputs)?
             }
         };
-        self.run(self.place(route.layer) + 1..self.steps.len(), x, LayerPass::FIXED)
+        self.run(self.place(route.layer) + 1..self.steps.len(), x, None, LayerPass::FIXED)
     }
 
     /// Reverse operators in the order in which the layers run; layers under one name stand for themselves.

@@ -81,6 +81,10 @@ impl Layer for BatchNormLayer {
         self.run(x, Clip::NONE, pass)
     }
 
+    fn channel_affine(&self) -> Result<Option<[Tensor; 2]>, ModelError> {
+        self.affine(LayerPass::FIXED).map(|(scale, shift)| Some([scale, shift]))
+    }
+
     fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         self.run(x, clip, pass).map(Some)
     }

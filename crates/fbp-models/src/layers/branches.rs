@@ -19,6 +19,17 @@ impl BranchesLayer {
         Self { kind, branches, merge }
     }
 
+    /// The clipped sum of two branches, the second added where the first ends; `None` if the pass may not join operations, or the
+    /// first branch does not end in a way that allows it.
+    fn fused_sum(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
+        let [body, beside] = self.branches.as_slice() else { return Ok(None) };
+        if self.merge != Merge::Sum || !pass.is_fixed() || x.track_op() || !body.takes_tail() {
+            return Ok(None);
+        }
+        let beside = beside.forward(x, pass)?.contiguous()?;
+        body.forward_with_tail(x, (&beside, clip), pass).map(Some)
+    }
+
     fn outputs(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Vec<Tensor>, ModelError> {
         self.branches.iter().map(|branch| branch.forward(x, pass)).collect()
     }
@@ -34,6 +45,9 @@ impl Layer for BranchesLayer {
     }
 
     fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        if let Some(sum) = self.fused_sum(x, Clip::NONE, pass)? {
+            return Ok(sum);
+        }
         let outputs = self.outputs(x, pass)?;
         match (outputs.as_slice(), self.merge) {
             ([only], _) => Ok(only.clone()),
@@ -51,6 +65,9 @@ impl Layer for BranchesLayer {
     fn forward_clipped(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         if self.merge != Merge::Sum || self.branches.len() != 2 {
             return Ok(None);
+        }
+        if let Some(sum) = self.fused_sum(x, clip, pass)? {
+            return Ok(Some(sum));
         }
         let outputs = self.outputs(x, pass)?;
         let call = ops::add_clipped_call(&pass.contiguous(&outputs[0])?, &pass.contiguous(&outputs[1])?, clip);

@@ -3,7 +3,7 @@ use fbp_inverse::{Conv2dReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
 
 use super::{LayerVars, bias_values};
-use crate::ops::{Conv2dKernel, Window, with_values};
+use crate::ops::{Conv2dKernel, FusedTail, Window, with_values};
 use crate::spec::LayerPlan;
 use crate::{Layer, LayerPass, ModelError};
 
@@ -50,6 +50,16 @@ impl Layer for ConvLayer {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
         let (x, weight) = (pass.contiguous(x)?, self.kernel_weight(pass)?);
         self.kernel.pooled_call(&x, &weight, bias.as_ref(), window)?.map(|call| pass.run(call)).transpose()
+    }
+
+    fn takes_tail(&self) -> bool {
+        !self.kernel.is_transposed()
+    }
+
+    fn forward_fused(&self, x: &Tensor, tail: &FusedTail<'_>) -> Result<Option<Tensor>, ModelError> {
+        let bias = self.bias.as_ref().map(Var::as_detached_tensor);
+        let (x, weight) = (x.contiguous()?, self.kernel_weight(LayerPass::FIXED)?);
+        Ok(Some(self.kernel.apply_fused([&x, &weight], bias.as_ref(), tail)?))
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {

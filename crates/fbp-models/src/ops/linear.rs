@@ -1,8 +1,9 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use faer::{Accum, MatMut, MatRef};
+use faer::{Accum, MatMut, MatRef, Par};
 use fbp_linalg::matmul;
+use rayon::prelude::*;
 
-use super::{Call, par_for, values, with_values};
+use super::{Call, fill_each, par_for, values, with_values};
 
 /// `y = xWᵀ + b` for every row of `x`, with the gradients.
 ///
@@ -20,6 +21,12 @@ pub(crate) fn linear_call(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) ->
 }
 
 const NAME: &str = "linear";
+
+/// Samples of a thread below which the weights are shared out instead: each thread reads all of them once more.
+const THREAD_SAMPLES: usize = 32;
+
+/// Outputs whose gradients are summed at a time.
+const OUTPUTS: usize = 64;
 
 struct Linear;
 
@@ -56,37 +63,59 @@ impl Sizes {
     }
 
     fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let mut y = vec![0.0; self.outputs * self.batch];
-        if let Some(bias) = bias {
-            for column in y.chunks_exact_mut(self.outputs.max(1)) {
-                column.copy_from_slice(bias);
-            }
-        }
-        let out = MatMut::from_column_major_slice_mut(&mut y, self.outputs, self.batch);
+        let mut y = bias.map_or_else(|| vec![0.0; self.outputs * self.batch], |bias| bias.repeat(self.batch));
         let beta = if bias.is_some() { Accum::Add } else { Accum::Replace };
-        matmul(out, beta, self.weight(weight), self.x(x), 1.0, par_for(self.work())); // (out×in)(in×N)
+        self.for_samples(x, self.inputs, &mut y, self.outputs, |part, x, y, par| {
+            let out = MatMut::from_column_major_slice_mut(y, part.outputs, part.batch);
+            matmul(out, beta, part.weight(weight), part.x(x), 1.0, par); // (out×in)(in×N)
+        });
         y
+    }
+
+    /// Runs `f` on the samples of every thread, `from` values of each in `source` and `to` in `target`: unlike the pieces of one
+    /// product, which wait for each other, products that share nothing wait for nobody.
+    fn for_samples(
+        self,
+        source: &[f32],
+        from: usize,
+        target: &mut [f32],
+        to: usize,
+        f: impl Fn(Self, &[f32], &mut [f32], Par) + Sync,
+    ) {
+        let par = par_for(self.work());
+        let size = self.batch.div_ceil(par.degree().max(1));
+        if par == Par::Seq || size < THREAD_SAMPLES || from == 0 || to == 0 {
+            return f(self, source, target, par);
+        }
+        let parts = source.par_chunks(size * from).zip(target.par_chunks_mut(size * to));
+        parts.for_each(|(source, target)| f(Self { batch: source.len() / from, ..self }, source, target, Par::Seq));
     }
 }
 
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let sizes = Sizes::of(x.dims(), weight.dims())?;
-    let par = par_for(sizes.work());
     let mut x_grad = x.track_op().then(|| vec![0.0; sizes.inputs * sizes.batch]);
     let mut weight_grad = weight.track_op().then(|| vec![0.0; sizes.inputs * sizes.outputs]);
     with_values(NAME, grad, |g| {
-        let g = sizes.y(g);
         if let Some(out) = &mut x_grad {
             with_values(NAME, weight, |w| {
-                let out = MatMut::from_column_major_slice_mut(out, sizes.inputs, sizes.batch);
-                matmul(out, Accum::Replace, sizes.weight(w).transpose(), g, 1.0, par); // (in×out)(out×N)
+                sizes.for_samples(g, sizes.outputs, out, sizes.inputs, |part, g, out, par| {
+                    let out = MatMut::from_column_major_slice_mut(out, part.inputs, part.batch);
+                    matmul(out, Accum::Replace, part.weight(w).transpose(), part.y(g), 1.0, par); // (in×out)(out×N)
+                });
                 Ok(())
             })?;
         }
         if let Some(out) = &mut weight_grad {
             with_values(NAME, x, |x| {
-                let out = MatMut::from_row_major_slice_mut(out, sizes.outputs, sizes.inputs);
-                matmul(out, Accum::Replace, g, sizes.x(x).transpose(), 1.0, par); // (out×N)(N×in)
+                // Outputs instead of samples: every thread has its own rows.
+                let rows = sizes.outputs.div_ceil(par_for(sizes.work()).degree().max(1)).max(1);
+                out.par_chunks_mut((rows * sizes.inputs).max(1)).enumerate().for_each(|(part, out)| {
+                    let count = out.len() / sizes.inputs;
+                    let g = sizes.y(g).subrows(part * rows, count);
+                    let out = MatMut::from_row_major_slice_mut(out, count, sizes.inputs);
+                    matmul(out, Accum::Replace, g, sizes.x(x).transpose(), 1.0, Par::Seq); // (out×N)(N×in)
+                });
                 Ok(())
             })?;
         }
@@ -102,13 +131,20 @@ fn bias_gradient(bias: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
     if !bias.track_op() {
         return Ok(None);
     }
-    let mut sum = vec![0.0; bias.elem_count()];
+    let outputs = bias.elem_count();
+    let mut sum = vec![0.0_f32; outputs];
     with_values(NAME, grad, |g| {
-        for column in g.chunks_exact(sum.len().max(1)) {
-            for (sum, &g) in sum.iter_mut().zip(column) {
-                *sum += g;
-            }
-        }
+        fill_each(
+            &mut sum,
+            OUTPUTS,
+            g.len(),
+            #[inline(always)]
+            |part, sum| {
+                for column in g.chunks_exact(outputs.max(1)) {
+                    sum.iter_mut().zip(&column[part * OUTPUTS..]).for_each(|(sum, g)| *sum += g);
+                }
+            },
+        );
         Ok(())
     })?;
     Tensor::from_vec(sum, bias.shape(), bias.device()).map(Some)

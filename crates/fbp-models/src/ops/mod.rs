@@ -33,7 +33,7 @@ pub use avg_pool2d::{adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d};
 pub use batch_norm::{BatchStatistics, batch_norm_evaluation, batch_norm_training};
 pub use clip::{Clip, add_clipped};
 pub use concat::concat;
-pub use conv2d::Conv2dKernel;
+pub use conv2d::{Conv2dKernel, FusedTail};
 pub use cross_entropy::cross_entropy;
 pub use feature_norm::{NormGroups, feature_norm};
 pub use linear::linear;

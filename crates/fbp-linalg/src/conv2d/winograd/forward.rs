@@ -9,8 +9,8 @@ use super::pixels::QUAD;
 use super::product::{ROWS, Rows};
 use super::transform::{input_tile, output_tile, places, weight_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, zeroed};
-use crate::conv2d::Conv2dGeometry;
 use crate::conv2d::correlate::{CACHE_LINE, CorrelateArgs, Exec, chunks};
+use crate::conv2d::{Conv2dGeometry, Epilogue};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
@@ -97,15 +97,16 @@ impl Winograd {
         let weights = self.transform_weights(args.weight, weights, exec);
         let thread_len = self.thread_len(cut.size);
         let (scratch, _) = stack.make_aligned_uninit::<T>(cut.count * thread_len, CACHE_LINE);
-        let work = |((input, output), scratch): ((_, _), &mut [MaybeUninit<T>])| {
-            let scratch = zeroed(scratch);
-            exec.arch.dispatch(Samples { plan: self, input, output, weights: &weights, bias: args.bias, scratch });
+        let work = |(i, ((input, output), scratch)): (usize, ((_, _), &mut [MaybeUninit<T>]))| {
+            let epilogue = args.epilogue.map(|epilogue| epilogue.from(i * cut.size * out_len));
+            let (plan, weights, bias, scratch) = (self, &weights[..], args.bias, zeroed(scratch));
+            exec.arch.dispatch(Samples { plan, input, output, weights, bias, epilogue, scratch });
         };
         if cut.count == 1 {
-            work(((args.input, args.output), scratch));
+            work((0, ((args.input, args.output), scratch)));
         } else {
             let images = args.input.par_chunks(cut.size * in_len).zip(args.output.par_chunks_mut(cut.size * out_len));
-            images.zip(scratch.par_chunks_mut(thread_len)).for_each(work);
+            images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);
         }
     }
 
@@ -183,6 +184,7 @@ struct Samples<'a, T> {
     /// One slice for each panel of output channels.
     weights: &'a [&'a [T]],
     bias: Option<&'a [T]>,
+    epilogue: Option<Epilogue<'a, T>>,
     /// All zeros.
     scratch: &'a mut [T],
 }
@@ -228,6 +230,13 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                 for (i, at) in block.clone().enumerate() {
                     simd.vectorize(Outputs { tiling, products, rows, first: i * across, width, bias, stage });
                     tiling.store_strip(simd, (at, column), width, stage, self.output);
+                }
+            }
+            // Images that are complete.
+            let len = tiling.output.len();
+            for sample in first / down..block.end / down {
+                if let Some(epilogue) = self.epilogue {
+                    epilogue.from(sample * len).apply(simd, &mut self.output[sample * len..][..len]);
                 }
             }
         }
