@@ -42,6 +42,9 @@ const MARGIN: f64 = 0.0625;
 const FEW_ROUNDINGS: f64 = 64.0;
 /// Rounds of dropping what the Newton method has wrongly left active.
 const ROUNDS: usize = 20;
+/// Smallest pivot of the active rows, over the largest, below which one of them may be active for the rounding of the point alone,
+/// whose worth grows with the multipliers.
+const TOUCHY: f64 = 1e-7;
 
 /// How the method ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +214,9 @@ pub(super) fn rescue<T: Real, R: RowSource<f64>>(
                 }
                 if ended == Rescue::Solved && set.attains::<T>() {
                     solution.copy_from_slice(set.point);
+                    if set.is_touchy() && set.is_nearer_from_the_start::<T>(solution) {
+                        solution.copy_from_slice(set.point);
+                    }
                     sample.bounds.clip_all(solution);
                     break;
                 }
@@ -251,8 +257,32 @@ impl<R: RowSource<f64>> ActiveSet<'_, R> {
                 return;
             }
         }
+        self.drop_all();
+    }
+
+    /// Goes back to the start, which is the nearest point without constraints.
+    fn drop_all(&mut self) {
         self.count = 0;
         self.sides.fill(Side::Free);
+        self.settle();
+    }
+
+    /// Whether the active rows nearly depend on each other.
+    fn is_touchy(&self) -> bool {
+        let rank = self.active.len();
+        let pivots = (0..self.count).map(|k| self.triangle[k * (rank + 1)]);
+        let (least, most) = pivots.fold((f64::INFINITY, 0.0_f64), |(least, most), p| (least.min(p), most.max(p)));
+        least < TOUCHY * most
+    }
+
+    /// Begins anew without anything active, with more room for rounding; whether that ends at a point that attains the box nearer
+    /// than `found`.
+    fn is_nearer_from_the_start<T: Real>(&mut self, found: &[f64]) -> bool {
+        self.widen::<T>(SHARES[SHARES.len() - 1]);
+        let start = self.sample.start;
+        let way = |v: &[f64]| v.iter().zip(start).map(|(v, start)| (v - start).powi(2)).sum::<f64>();
+        self.drop_all();
+        self.run::<T>() == Rescue::Solved && self.attains::<T>() && way(self.point) < way(found)
     }
 
     /// Widens the box of every row by a share of what counts as attained at the present point.

@@ -90,7 +90,7 @@ pub(crate) fn judge<T: Real>(problem: &Affine, known: Option<&[f64]>, solved: So
 
 /// Shares of what counts as attained by which the boxes are widened for the exact oracle, one after the other: data that
 /// were rounded may describe a problem that is feasible but for their rounding.
-const WIDTHS: [f64; 3] = [0.125, 0.5, 1.0];
+const WIDTHS: [f64; 4] = [0.0, 0.125, 0.5, 0.9];
 
 /// How far the objective lies above what an oracle proves, over what is allowed; `None` if no oracle proves enough for its
 /// verdict to count.
@@ -106,8 +106,9 @@ pub(crate) fn excess<T: Real>(problem: &Affine, point: &[f64], unit: f64) -> Opt
         if excess <= 1.0 {
             return Some(excess);
         }
-        // An oracle's own point must be in the box and pass by the same measure; else its multipliers prove too little.
-        let is_sound = problem.ratios::<T>(&oracle.point).definition <= 2.0
+        // An oracle's own point must attain the box, by the definition that holds for ours, and pass by the same measure: multipliers of
+        // a wider box prove too little for this one.
+        let is_sound = problem.ratios::<T>(&oracle.point).definition <= 1.0
             && problem.excess::<T>(&oracle.point, &oracle.proof) <= 0.5;
         if is_sound && least.is_none_or(|least| excess < least) {
             least = Some(excess);
