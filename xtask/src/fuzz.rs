@@ -10,7 +10,8 @@ use crate::error::TaskError;
 /// Give readers real files that were changed at random, and keep what they stumble over in target/fuzz
 ///
 /// A case fails if a reader panics, takes more memory than its input accounts for, or takes seconds. What failed goes to
-/// crates/fbp-fuzz/found/READER/, where `cargo test` tries it again for ever.
+/// crates/fbp-fuzz/found/READER/, where `cargo test` tries it again for ever. An input that ends the whole process is left as
+/// fbp-fuzz-READER-PID in /dev/shm, or else in the folder for temporary files.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  cargo xtask fuzz pytorch --seconds 600 --seed 3\n  cargo xtask fuzz --coverage")]
 pub(crate) struct Arguments {

@@ -14,4 +14,4 @@ mod readers;
 mod seeds;
 mod sources;
 
-pub use readers::{READERS, Reader};
+pub use readers::{READERS, Reader, folder_in_memory};

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use fbp_fuzz::READERS;
 use fbp_fuzz::allocation::Counting;
 use fbp_fuzz::cases::{Campaign, Tally, Until};
+use fbp_fuzz::{READERS, folder_in_memory};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -67,7 +67,8 @@ fn run(arguments: &Arguments) -> Result<usize, Box<dyn std::error::Error>> {
     for reader in chosen {
         count += 1;
         let campaign = Campaign::new(reader)?;
-        let current = arguments.out.join(format!("{}-current", reader.name));
+        // What ends the process is found there.
+        let current = folder_in_memory().join(format!("fbp-fuzz-{}-{}", reader.name, std::process::id()));
         let until = Until::Time(Duration::from_secs(arguments.seconds));
         let tally = campaign.run_many(arguments.seed, until, Some(&current))?;
         fs::remove_file(&current)?;

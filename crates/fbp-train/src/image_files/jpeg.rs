@@ -7,8 +7,10 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use super::{ImageError, exif};
 
 const FORMAT: &str = "JPEG";
-/// Most pixels of a byte: every block of 8 × 8 takes a bit at least.
-const PIXELS_PER_BYTE: usize = 512;
+/// Pixels along both sides of a block.
+const BLOCK: usize = 8;
+/// Most blocks of a byte: each takes a bit at least.
+const BLOCKS_PER_BYTE: usize = 8;
 
 /// What stands before the pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +85,8 @@ pub(super) fn pixels(bytes: &[u8], header: &JpegHeader) -> Result<Picture, Image
     }
     // Memory for pixels that the file cannot hold would be asked for in vain.
     let coded = bytes.len().saturating_sub(header.data);
-    if header.width.saturating_mul(header.height) > PIXELS_PER_BYTE.saturating_mul(coded) {
+    let blocks = header.width.div_ceil(BLOCK).saturating_mul(header.height.div_ceil(BLOCK));
+    if blocks > BLOCKS_PER_BYTE.saturating_mul(coded) {
         return Err(ImageError::CutOff { format: FORMAT });
     }
     let damaged = |reason: String| ImageError::Damaged { format: FORMAT, reason };
