@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use fbp_models::{Network, NetworkSpec, checkpoint, zoo};
+use fbp_models::catalogue::{self, LayerEntry};
+use fbp_models::{Network, checkpoint, zoo};
 use fbp_train::data::{DataBundle, DataSource, LoadOptions, Normalization, idx, to_tensors};
 use fbp_train::progress::Silent;
 use fbp_train::settings::TargetMode;
@@ -129,7 +130,27 @@ pub(crate) fn pytorch() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn safetensors() -> Vec<Vec<u8>> {
-    files("crates/fbp-models/tests/data/torch", ".safetensors")
+    let mut all = files("crates/fbp-models/tests/data/torch", ".safetensors");
+    all.push(every_element());
+    all
+}
+
+/// A tensor of two elements of every type.
+fn every_element() -> Vec<u8> {
+    let types = [("64", 8), ("32", 4), ("16", 2), ("8", 1)];
+    let whole = types.iter().flat_map(|(bits, bytes)| [(format!("I{bits}"), *bytes), (format!("U{bits}"), *bytes)]);
+    let floats = types[..3].iter().map(|(bits, bytes)| (format!("F{bits}"), *bytes));
+    let others = [("BF16".to_owned(), 2), ("BOOL".to_owned(), 1)];
+    let (mut tensors, mut end) = (serde_json::Map::new(), 0);
+    for (name, bytes) in whole.chain(floats).chain(others) {
+        let data_offsets = [end, end + 2 * bytes];
+        end = data_offsets[1];
+        let tensor = serde_json::json!({ "dtype": name, "shape": [2], "data_offsets": data_offsets });
+        tensors.insert(name.to_lowercase(), tensor);
+    }
+    let header = serde_json::Value::Object(tensors).to_string();
+    let values = (0..end).map(|place| (place % 2) as u8);
+    (header.len() as u64).to_le_bytes().into_iter().chain(header.bytes()).chain(values).collect()
 }
 
 pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
@@ -143,9 +164,9 @@ pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn networks() -> Vec<Vec<u8>> {
-    let names = ["simple-cnn-mnist-v2", "simple-cnn-cifar-v1", "resnet20", "se-resnet20", "simple-vit", "mlp"];
-    let specs = names.iter().filter_map(|name| zoo::spec(name).ok());
-    specs.filter_map(|spec: NetworkSpec| Some(spec.to_toml().ok()?.into_bytes())).collect()
+    let zoo = zoo::names().iter().map(|name| zoo::spec(name));
+    let layers = catalogue::layers().iter().map(LayerEntry::network);
+    zoo.chain(layers).filter_map(|spec| Some(spec.and_then(|spec| spec.to_toml()).ok()?.into_bytes())).collect()
 }
 
 /// The example of the documentation.
