@@ -18,17 +18,19 @@ pub(super) fn run(name: Option<&str>, arguments: &[&str]) -> Result<(), TaskErro
     let folder = workspace::root().join("target/fuzz");
     fs::create_dir_all(&folder).map_err(TaskError::at(&folder))?;
     let program = build(&folder)?;
-    let list = Child::new(&program).args(["--list"]).output()?;
+    let fuzzer = |counted: &Path| Child::new(&program).env("LLVM_PROFILE_FILE", &counted.display().to_string());
+    // Without a place it would write its counters into the working folder.
+    let unused = folder.join("unused.profraw");
+    let list = fuzzer(&unused).args(["--list"]).output()?;
     let readers = list.lines().filter_map(|line| line.split_once(' '));
     let mut chosen = readers.filter(|(reader, _)| name.is_none_or(|name| name == *reader)).peekable();
     if chosen.peek().is_none() {
         // Which there are, it says itself.
-        return Child::new(&program).args(name).run();
+        return fuzzer(&unused).args(name).run();
     }
     for (reader, sources) in chosen {
         let counted = folder.join(format!("{reader}.profraw"));
-        let counted_name = counted.display().to_string();
-        Child::new(&program).args(arguments).args([reader]).env("LLVM_PROFILE_FILE", &counted_name).run()?;
+        fuzzer(&counted).args(arguments).args([reader]).run()?;
         let summary = tools.summary(&program, &counted, sources)?;
         fs::remove_file(&counted).map_err(TaskError::at(&counted))?;
         println!("{summary}");
