@@ -31,6 +31,19 @@ pub struct FusedTail<'a> {
     pub clip: Clip,
 }
 
+/// The weights with the scale of their output channel; scales and shifts `bias`.
+fn fold([scale, shift]: [&Tensor; 2], weight: &Tensor, bias: &mut [f32]) -> Result<Vec<f32>> {
+    let (scale, shift) = (scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?);
+    let mut weight = weight.flatten_all()?.to_vec1::<f32>()?;
+    let kernel_len = weight.len() / bias.len();
+    let kernels = weight.chunks_exact_mut(kernel_len);
+    for (((kernel, bias), scale), shift) in kernels.zip(bias).zip(scale).zip(shift) {
+        kernel.iter_mut().for_each(|w| *w *= scale);
+        *bias = scale * *bias + shift;
+    }
+    Ok(weight)
+}
+
 /// What all calls of one layer share.
 pub(super) struct Shared {
     pub(super) conv: Conv2d,
@@ -113,19 +126,15 @@ impl Conv2dKernel {
         if self.shared.transposed || tail.affine.is_some_and(|affine| affine.iter().any(|t| t.dims() != [channels])) {
             bail!("{NAME}: no normalisation of {channels} channels to fuse with");
         }
-        let mut weight = weight.flatten_all()?.to_vec1::<f32>()?;
         let mut bias = bias.map_or_else(|| Ok(vec![0.0; channels]), Tensor::to_vec1::<f32>)?;
-        if let Some([scale, shift]) = tail.affine {
-            let (scale, shift) = (scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?);
-            let kernels = weight.chunks_exact_mut(geometry.weight_len() / channels);
-            for (((kernel, bias), scale), shift) in kernels.zip(&mut bias).zip(scale).zip(shift) {
-                kernel.iter_mut().for_each(|w| *w *= scale);
-                *bias = scale * *bias + shift;
-            }
-        }
-        let finish = |addend: Option<&[f32]>| {
+        let folded = tail.affine.map(|affine| fold(affine, weight, &mut bias)).transpose()?;
+        let run = |weight: &[f32], addend: Option<&[f32]>| {
             let epilogue = Epilogue { addend, lower: tail.clip.lower, upper: tail.clip.upper };
-            with_values(NAME, x, |input| self.shared.correlate(batch, &weight, input, Some(&bias), Some(epilogue)))
+            with_values(NAME, x, |input| self.shared.correlate(batch, weight, input, Some(&bias), Some(epilogue)))
+        };
+        let finish = |addend: Option<&[f32]>| match &folded {
+            Some(weight) => run(weight, addend),
+            None => with_values(NAME, weight, |weight| run(weight, addend)),
         };
         let output = match tail.addend {
             Some(addend) => with_values(NAME, addend, |addend| finish(Some(addend)))?,
