@@ -85,8 +85,8 @@ const TREE: f64 = 512.0;
 
 /// All of them.
 pub const READERS: [Reader; 14] = [
-    reader("idx-images", seeds::idx_images, idx_images, COMPRESSED, sources::IDX_IMAGES),
-    reader("idx-labels", seeds::idx_labels, idx_labels, COMPRESSED, sources::IDX_LABELS),
+    reader("idx-images", seeds::idx_images, idx_images, COMPRESSED, sources::IDX),
+    reader("idx-labels", seeds::idx_labels, idx_labels, COMPRESSED, sources::IDX),
     reader("cifar", seeds::cifar, cifar, COMPRESSED, sources::CIFAR),
     reader("data-safetensors", seeds::data_tensors, data_tensors, PLAIN, sources::DATA_SAFETENSORS),
     reader("pytorch", seeds::pytorch, weights, COMPRESSED, sources::PYTORCH),

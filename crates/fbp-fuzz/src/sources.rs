@@ -1,7 +1,6 @@
 //! Which files of this repository read what.
 
-pub(crate) const IDX_IMAGES: &[&str] = &["crates/fbp-train/src/data/idx.rs"];
-pub(crate) const IDX_LABELS: &[&str] = &["crates/fbp-train/src/data/idx.rs"];
+pub(crate) const IDX: &[&str] = &["crates/fbp-train/src/data/idx.rs"];
 pub(crate) const CIFAR: &[&str] = &["crates/fbp-train/src/data/cifar.rs"];
 pub(crate) const DATA_SAFETENSORS: &[&str] = &["crates/fbp-train/src/data/tensors.rs"];
 pub(crate) const PYTORCH: &[&str] =
