@@ -1,8 +1,16 @@
-//! Splits the samples of a batch over threads, each with its own part of the caller's scratch memory.
+//! Splits the samples of a batch over threads, each with its own part of the caller's scratch memory; and fresh memory that the
+//! threads write where they use it.
+
+use std::mem::MaybeUninit;
 
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
-use std::mem::MaybeUninit;
+use rayon::prelude::*;
+
+use crate::Real;
+
+/// Entries that a thread takes at a time when it writes fresh memory: as many as its cache holds for the next look at them.
+const RUN: usize = 1 << 15;
 
 /// The views of one batched call, divisible by samples.
 pub trait SplitBatch: Sized + Send {
@@ -68,4 +76,88 @@ fn recurse<P: SplitBatch, R: Send>(
         || recurse(right, count - first, bytes, right_memory, run, merge),
     );
     merge(left, right)
+}
+
+/// Fresh memory, filled with zeros by the thread that uses it, just before.
+pub(crate) fn zeroed<T: Real>(cells: &mut [MaybeUninit<T>]) -> &mut [T] {
+    cells.fill(MaybeUninit::new(T::ZERO));
+    #[expect(unsafe_code, reason = "filling in a safe way is not stable")]
+    // SAFETY: every cell has a value, just written.
+    unsafe {
+        cells.assume_init_mut()
+    }
+}
+
+/// `len` zeros from the front of `stack`, on a boundary of cache lines and written by all threads of `par`; and the rest of it.
+pub fn zeroed_scratch<T: Real>(len: usize, par: Par, stack: &mut MemStack) -> (&mut [T], &mut MemStack) {
+    let (cells, rest) = stack.make_aligned_uninit::<T>(len, 64);
+    if par != Par::Seq && len > RUN {
+        cells.par_chunks_mut(RUN).for_each(|run| {
+            zeroed(run);
+        });
+        #[expect(unsafe_code, reason = "filling in a safe way is not stable")]
+        // SAFETY: the runs cover all cells, and each has been filled with zeros.
+        return (unsafe { cells.assume_init_mut() }, rest);
+    }
+    (zeroed(cells), rest)
+}
+
+/// A vector of `len` entries made of pieces of `piece` entries, by all threads of `par`.
+///
+/// `fill(i, run)` gets one or more whole pieces from number `i` on, all zeros; how many does depend on `piece` only. `vec![0.0; len]`
+/// would have one thread write all of it first, and the others wait for memory that has left the caches by the time they need it.
+///
+/// ```
+/// use faer::Par;
+///
+/// let squares = fbp_linalg::filled(4, 1, Par::Seq, |first, run: &mut [f64]| {
+///     run.iter_mut().enumerate().for_each(|(i, v)| *v = ((first + i) * (first + i)) as f64);
+/// });
+/// assert_eq!(squares, [0.0, 1.0, 4.0, 9.0]);
+/// ```
+pub fn filled<T: Real>(len: usize, piece: usize, par: Par, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+    let piece = piece.max(1);
+    let pieces = (RUN / piece).max(1);
+    let mut values = Vec::with_capacity(len);
+    let cells = &mut values.spare_capacity_mut()[..len];
+    let work = |(i, run): (usize, &mut [MaybeUninit<T>])| fill(i * pieces, zeroed(run));
+    match par {
+        Par::Seq => cells.chunks_mut(pieces * piece).enumerate().for_each(work),
+        Par::Rayon(_) => cells.par_chunks_mut(pieces * piece).enumerate().for_each(work),
+    }
+    #[expect(
+        unsafe_code,
+        reason = "there is no safe way to write a vector on several threads without writing it twice"
+    )]
+    // SAFETY: the runs cover all `len` cells, and each has been filled with zeros.
+    unsafe {
+        values.set_len(len);
+    }
+    values
+}
+
+/// A vector of zeros, written by all threads of `par`.
+pub fn zeros<T: Real>(len: usize, par: Par) -> Vec<T> {
+    filled(len, 1, par, |_, _| {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_piece_is_filled_once() {
+        for (len, piece) in [(0, 3), (1, 5), (7, 0), (100_003, 7), (3 * RUN, RUN + 1), (2 * RUN, RUN)] {
+            for par in [Par::Seq, Par::rayon(2)] {
+                let values = filled(len, piece, par, |first, run: &mut [f32]| {
+                    assert!(run.iter().all(|v| *v == 0.0));
+                    for (i, part) in run.chunks_mut(piece.max(1)).enumerate() {
+                        part.fill((first + i) as f32);
+                    }
+                });
+                assert!((0..len).all(|i| values[i] == (i / piece.max(1)) as f32), "{len} {piece}");
+            }
+        }
+        assert_eq!(zeros::<f64>(70_000, Par::rayon(2)), vec![0.0; 70_000]);
+    }
 }

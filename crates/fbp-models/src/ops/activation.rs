@@ -2,7 +2,7 @@ use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use faer::dyn_stack::MemStack;
 use faer::{MatMut, MatRef};
 use fbp_inverse::{Activation, ActivationReverse, DifferentiableOperator, ReverseOperator, VjpPass};
-use fbp_linalg::FeatureShape;
+use fbp_linalg::{FeatureShape, zeros};
 
 use super::{Call, par_for, values, with_values};
 
@@ -53,20 +53,21 @@ impl CustomOp1 for Elementwise {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(NAME, storage, layout)?;
-        let mut y = vec![0.0; x.len()];
         let (par, stack) = (par_for(x.len() * WEIGHT), MemStack::new(&mut []));
+        let mut y = zeros(x.len(), par);
         self.operator.forward(self.view(x), self.view_mut(&mut y), par, stack).map_err(Error::wrap)?;
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let mut out = vec![0.0; arg.elem_count()];
+        let par = par_for(arg.elem_count() * WEIGHT);
+        let mut out = zeros(arg.elem_count(), par);
         with_values(NAME, arg, |x| {
             with_values(NAME, &grad, |g| {
                 let (at, cotangent_out, cotangent_in) = (self.view(x), self.view(g), self.view_mut(&mut out));
                 let pass = VjpPass { at, cotangent_out, cotangent_in };
-                self.operator.vjp(pass, par_for(x.len() * WEIGHT), MemStack::new(&mut [])).map_err(Error::wrap)
+                self.operator.vjp(pass, par, MemStack::new(&mut [])).map_err(Error::wrap)
             })
         })?;
         Tensor::from_vec(out, arg.shape(), arg.device()).map(Some)

@@ -3,7 +3,7 @@ use fbp_inverse::{AverageAxes, AvgDivisor};
 use fbp_linalg::{FeatureShape, dispatch};
 
 use super::window::Planes;
-use super::{Call, Window, fill_pieces, values, with_values};
+use super::{Call, Window, make_pieces, values, with_values};
 use crate::pair::Pair;
 
 /// Mean of every window of `x`, `[N, C, H, W]` to `[N, C, H', W']`, with the gradient.
@@ -64,8 +64,7 @@ impl CustomOp1 for AvgPool2d {
         let x = values(NAME, storage, layout)?;
         let dims = layout.dims();
         let size = self.planes(dims)?;
-        let mut y = vec![0.0; size.planes * size.out_len()];
-        fill_pieces(&mut y, size.out_len(), x.len(), |first, y| {
+        let y = make_pieces(size.planes * size.out_len(), size.out_len(), x.len(), |first, y| {
             dispatch(
                 #[inline(always)]
                 || {
@@ -83,10 +82,9 @@ impl CustomOp1 for AvgPool2d {
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let size = self.planes(arg.dims())?;
-        let mut out = vec![0.0; arg.elem_count()];
-        let work = out.len();
-        with_values(NAME, &grad, |g| {
-            fill_pieces(&mut out, size.in_len(), work, |first, out| {
+        let len = arg.elem_count();
+        let out = with_values(NAME, &grad, |g| {
+            Ok(make_pieces(len, size.in_len(), len, |first, out| {
                 dispatch(
                     #[inline(always)]
                     || {
@@ -97,8 +95,7 @@ impl CustomOp1 for AvgPool2d {
                         }
                     },
                 );
-            });
-            Ok(())
+            }))
         })?;
         Tensor::from_vec(out, arg.shape(), arg.device()).map(Some)
     }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, bail};
 
 use super::lane_sums::{Sums, lane_sums};
-use super::{Call, Clip, fill_each, values, with_values};
+use super::{Call, Clip, fill_each, make_each, values, with_values};
 use crate::BatchGroup;
 
 /// Mean and biased variance per channel.
@@ -215,9 +215,8 @@ struct InputGradient {
 impl ClippedAffine<'_> {
     fn apply(&self, x: &[f32]) -> Vec<f32> {
         let (sizes, clip) = (self.sizes, self.clip);
-        let mut y = vec![0.0; x.len()];
-        fill_each(
-            &mut y,
+        make_each(
+            x.len(),
             sizes.plane,
             x.len(),
             #[inline(always)]
@@ -228,8 +227,7 @@ impl ClippedAffine<'_> {
                     *y = clip.value(a * x + b);
                 }
             },
-        );
-        y
+        )
     }
 
     /// `Σ g` and `Σ g (x - centre)` per channel.
@@ -256,9 +254,8 @@ impl ClippedAffine<'_> {
 
     fn input_gradient(&self, x: &[f32], g: &[f32], channel: impl Fn(usize) -> InputGradient + Sync) -> Vec<f32> {
         let (sizes, clip) = (self.sizes, self.clip);
-        let mut out = vec![0.0; g.len()];
-        fill_each(
-            &mut out,
+        make_each(
+            g.len(),
             sizes.plane,
             x.len(),
             #[inline(always)]
@@ -271,8 +268,7 @@ impl ClippedAffine<'_> {
                     *out = k.cotangent * g + k.deviation * (x - k.centre) + k.constant;
                 }
             },
-        );
-        out
+        )
     }
 }
 

@@ -1,6 +1,6 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{Call, fill_each, values, with_values};
+use super::{Call, make_each, values, with_values};
 
 /// An activation that cuts values off: `min(max(x, lower), upper)`, with NaN kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,9 +49,8 @@ struct AddClipped(Clip);
 
 /// `f(a_i, b_i)` for all entries.
 fn zip_map(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; a.len()];
-    fill_each(
-        &mut out,
+    make_each(
+        a.len(),
         PIECE,
         a.len(),
         #[inline(always)]
@@ -61,8 +60,7 @@ fn zip_map(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32>
                 *out = f(a, b);
             }
         },
-    );
-    out
+    )
 }
 
 impl CustomOp2 for AddClipped {

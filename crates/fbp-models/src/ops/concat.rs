@@ -1,6 +1,6 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{Call, fill_pieces, values, with_values};
+use super::{Call, make_pieces, values, with_values};
 
 /// Two features one after the other, `[N, a, ..]` and `[N, b, ..]` to `[N, a + b, ..]`, with the gradients.
 ///
@@ -20,13 +20,11 @@ struct Concat;
 
 /// Copies entries `start..start + len` of every sample of `x`, of which each has `sample` entries.
 fn cut(x: &[f32], sample: usize, start: usize, len: usize) -> Vec<f32> {
-    let mut out = vec![0.0; x.len() / sample.max(1) * len];
-    fill_pieces(&mut out, len, x.len(), |first, out| {
+    make_pieces(x.len() / sample.max(1) * len, len, x.len(), |first, out| {
         for (i, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
             out.copy_from_slice(&x[(first + i) * sample + start..][..len]);
         }
-    });
-    out
+    })
 }
 
 impl CustomOp2 for Concat {
@@ -44,8 +42,8 @@ impl CustomOp2 for Concat {
         let (a, b) = (values(NAME, a, la)?, values(NAME, b, lb)?);
         let plane: usize = rest.iter().product();
         let (first, second) = (own * plane, other * plane);
-        let mut out = vec![0.0; a.len() + b.len()];
-        fill_pieces(&mut out, first + second, a.len() + b.len(), |start, out| {
+        let len = a.len() + b.len();
+        let out = make_pieces(len, first + second, len, |start, out| {
             for (i, out) in out.chunks_exact_mut((first + second).max(1)).enumerate() {
                 let sample = start + i;
                 out[..first].copy_from_slice(&a[sample * first..][..first]);

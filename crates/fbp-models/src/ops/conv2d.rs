@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor, bail};
 use faer::dyn_stack::MemStack;
-use fbp_linalg::FeatureShape;
 use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward, ConvWeightGrad, Epilogue};
+use fbp_linalg::{FeatureShape, zeros};
 
 use super::scratch::ScratchPool;
 use super::{Call, Clip, par_for, values, with_values};
@@ -215,8 +215,8 @@ impl Shared {
         bias: Option<&[f32]>,
         epilogue: Option<Epilogue<'_, f32>>,
     ) -> Result<Vec<f32>> {
-        let mut output = vec![0.0; batch * self.conv.geometry().out_len()];
         let par = par_for(self.work(batch));
+        let mut output = zeros(batch * self.conv.geometry().out_len(), par);
         let args = ConvForward { input, weight, bias, output: &mut output };
         let req = self.conv.forward_scratch::<f32>(batch, par);
         let run = |stack: &mut MemStack| match epilogue {
@@ -229,8 +229,8 @@ impl Shared {
 
     /// The adjoint of the convolution.
     fn spread(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {
-        let mut input_grad = vec![0.0; batch * self.conv.geometry().in_len()];
         let par = par_for(self.work(batch));
+        let mut input_grad = zeros(batch * self.conv.geometry().in_len(), par);
         let args = ConvAdjoint { cotangent, weight, input_grad: &mut input_grad };
         let req = self.conv.adjoint_scratch::<f32>(batch, par);
         self.scratch.with(req, |stack| self.conv.adjoint(args, par, stack)).map_err(Error::wrap)?;
@@ -276,7 +276,7 @@ impl Shared {
         let grad = grad.contiguous()?;
         let bias = bias.filter(|bias| bias.track_op());
         let wants_weights = weight.track_op() || bias.is_some();
-        let mut weight_grad = vec![0.0; if wants_weights { weight.elem_count() } else { 0 }];
+        let mut weight_grad = zeros(if wants_weights { weight.elem_count() } else { 0 }, par_for(weight.elem_count()));
         let mut bias_grad = bias.map(|bias| vec![0.0; bias.elem_count()]);
         let mut input_grad = None;
         with_values(NAME, &grad, |cotangent| {

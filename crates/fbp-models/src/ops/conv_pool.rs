@@ -5,12 +5,12 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape
 use faer::Par;
 use faer::dyn_stack::StackReq;
 use fbp_linalg::conv2d::{ConvAdjoint, ConvForward, ConvWeightGrad};
-use fbp_linalg::dispatch;
+use fbp_linalg::{dispatch, zeros};
 use rayon::prelude::*;
 
 use super::conv2d::{Conv2dKernel, Shared};
 use super::window::Planes;
-use super::{Call, PARALLEL_WORK, Window, values, with_values};
+use super::{Call, PARALLEL_WORK, Window, par_for, values, with_values};
 
 impl Conv2dKernel {
     /// Convolution followed by max-pooling of disjoint windows, without ever storing the convolution's whole output.
@@ -117,7 +117,7 @@ impl ConvPool {
     fn forward(&self, input: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
         let (in_len, out_len, pooled_len) = self.lens();
         let (batch, group, block) = (self.batch(), self.group(), self.block());
-        let mut pooled = vec![0.0; batch * pooled_len];
+        let mut pooled = zeros(batch * pooled_len, par_for(batch * pooled_len));
         let mut winners = vec![0; batch * pooled_len];
         let chunks = pooled.chunks_mut(group * pooled_len).zip(winners.chunks_mut(group * pooled_len));
         let inputs = input.chunks(group * in_len);
@@ -195,7 +195,8 @@ impl ConvPool {
         let grad = grad.contiguous()?;
         let bias = bias.filter(|bias| bias.track_op());
         let wants_weights = weight.track_op() || bias.is_some();
-        let mut input_grad = vec![0.0; if x.track_op() { x.elem_count() } else { 0 }];
+        let input_len = if x.track_op() { x.elem_count() } else { 0 };
+        let mut input_grad = zeros(input_len, par_for(input_len));
         let winners = self.winners.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sums = [vec![0.0; weight.elem_count()], vec![0.0; bias.map_or(0, |bias| bias.elem_count())]];
         with_values(NAME, x, |x| {

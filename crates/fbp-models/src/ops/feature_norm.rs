@@ -1,7 +1,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::lane_sums::{lane_sums, lane_sums_of_three};
-use super::{Call, fill_each, values, with_values};
+use super::{Call, fill_each, make_each, values, with_values};
 
 /// Which entries of a sample are normalised together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -258,9 +258,8 @@ impl CustomOp3 for FeatureNorm {
         self.check(lx.dims(), lw.shape(), lb.shape())?;
         let (x, weight, bias) = (values(NAME, x, lx)?, values(NAME, weight, lw)?, values(NAME, bias, lb)?);
         let (len, weight, bias) = (self.groups.len, self.parameters(weight), self.parameters(bias));
-        let mut y = vec![0.0; x.len()];
-        fill_each(
-            &mut y,
+        let y = make_each(
+            x.len(),
             len,
             x.len(),
             #[inline(always)]
@@ -284,9 +283,8 @@ impl CustomOp3 for FeatureNorm {
                 with_values(NAME, weight, |w| {
                     let (len, parameters) = (self.groups.len, self.parameters(w));
                     if x.track_op() {
-                        let mut out = vec![0.0; g.len()];
-                        fill_each(
-                            &mut out,
+                        let out = make_each(
+                            g.len(),
                             len,
                             g.len(),
                             #[inline(always)]

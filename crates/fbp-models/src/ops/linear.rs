@@ -1,6 +1,6 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use faer::{Accum, MatMut, MatRef, Par};
-use fbp_linalg::matmul;
+use fbp_linalg::{filled, matmul, zeros};
 use rayon::prelude::*;
 
 use super::{Call, fill_each, par_for, values, with_values};
@@ -63,7 +63,11 @@ impl Sizes {
     }
 
     fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let mut y = bias.map_or_else(|| vec![0.0; self.outputs * self.batch], |bias| bias.repeat(self.batch));
+        let mut y = filled(self.outputs * self.batch, self.outputs, par_for(self.work()), |_, y| {
+            if let Some(bias) = bias {
+                y.chunks_exact_mut(bias.len().max(1)).for_each(|y| y.copy_from_slice(bias));
+            }
+        });
         let beta = if bias.is_some() { Accum::Add } else { Accum::Replace };
         self.for_samples(x, self.inputs, &mut y, self.outputs, |part, x, y, par| {
             let out = MatMut::from_column_major_slice_mut(y, part.outputs, part.batch);
@@ -94,8 +98,9 @@ impl Sizes {
 
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let sizes = Sizes::of(x.dims(), weight.dims())?;
-    let mut x_grad = x.track_op().then(|| vec![0.0; sizes.inputs * sizes.batch]);
-    let mut weight_grad = weight.track_op().then(|| vec![0.0; sizes.inputs * sizes.outputs]);
+    let par = par_for(sizes.work());
+    let mut x_grad = x.track_op().then(|| zeros(sizes.inputs * sizes.batch, par));
+    let mut weight_grad = weight.track_op().then(|| zeros(sizes.inputs * sizes.outputs, par));
     with_values(NAME, grad, |g| {
         if let Some(out) = &mut x_grad {
             with_values(NAME, weight, |w| {

@@ -2,7 +2,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use fbp_linalg::dispatch;
 
 use super::window::Planes;
-use super::{Call, Window, fill_pieces, values, with_values};
+use super::{Call, Window, make_pieces, values, with_values};
 use crate::pair::Pair;
 
 /// Largest value of every window of `x`, `[N, C, H, W]` to `[N, C, H', W']`, with the gradient.
@@ -41,8 +41,7 @@ impl CustomOp1 for MaxPool2d {
         let x = values(NAME, storage, layout)?;
         let dims = layout.dims();
         let size = self.window.planes(NAME, dims)?;
-        let mut y = vec![0.0; size.planes * size.out_len()];
-        fill_pieces(&mut y, size.out_len(), x.len(), |first, y| {
+        let y = make_pieces(size.planes * size.out_len(), size.out_len(), x.len(), |first, y| {
             dispatch(
                 #[inline(always)]
                 || {
@@ -60,17 +59,15 @@ impl CustomOp1 for MaxPool2d {
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let size = self.window.planes(NAME, arg.dims())?;
-        let mut out = vec![0.0; arg.elem_count()];
-        with_values(NAME, arg, |x| {
+        let out = with_values(NAME, arg, |x| {
             with_values(NAME, res, |y| {
                 with_values(NAME, &grad, |g| {
-                    fill_pieces(&mut out, size.in_len(), x.len(), |first, out| {
+                    Ok(make_pieces(x.len(), size.in_len(), x.len(), |first, out| {
                         dispatch(
                             #[inline(always)]
                             || self.scatter_planes(size, Pooled { x, y, g }, first, out),
                         );
-                    });
-                    Ok(())
+                    }))
                 })
             })
         })?;

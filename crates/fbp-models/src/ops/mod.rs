@@ -25,7 +25,7 @@ mod window;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 use faer::Par;
-use fbp_linalg::dispatch;
+use fbp_linalg::{dispatch, filled};
 use rayon::prelude::*;
 
 pub use activation::activate;
@@ -95,18 +95,32 @@ fn fill_pieces<T: Send>(out: &mut [T], piece: usize, work: usize, f: impl Fn(usi
     out.par_chunks_mut(per_chunk * piece).enumerate().for_each(|(i, chunk)| f(i * per_chunk, chunk));
 }
 
+/// A vector of `len` values in pieces of `piece`, made as [`fill_pieces`] fills: `f` gets zeros.
+fn make_pieces(len: usize, piece: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    filled(len, piece, par_for(work), f)
+}
+
+/// A vector of `len` values in pieces of `piece`, made as [`fill_each`] fills: `f` gets zeros.
+fn make_each(len: usize, piece: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    make_pieces(len, piece, work, |first, out| each(piece, first, out, &f))
+}
+
 /// Fills every piece of `piece` values by itself, on the widest registers: `f(i, out)` writes piece number `i`.
 ///
 /// For loops over the values of a piece; `f` is `#[inline(always)]`, see [`dispatch`].
 fn fill_each<T: Send>(out: &mut [T], piece: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-    fill_pieces(out, piece, work, |first, out| {
-        dispatch(
-            #[inline(always)]
-            || {
-                for (i, out) in out.chunks_mut(piece).enumerate() {
-                    f(first + i, out);
-                }
-            },
-        );
-    });
+    fill_pieces(out, piece, work, |first, out| each(piece, first, out, &f));
+}
+
+/// Runs `f` on every piece, on the widest registers.
+#[inline(always)]
+fn each<T>(piece: usize, first: usize, out: &mut [T], f: &impl Fn(usize, &mut [T])) {
+    dispatch(
+        #[inline(always)]
+        || {
+            for (i, out) in out.chunks_mut(piece.max(1)).enumerate() {
+                f(first + i, out);
+            }
+        },
+    );
 }

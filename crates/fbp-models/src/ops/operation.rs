@@ -5,6 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use faer::{MatMut, MatRef};
 use fbp_inverse::{DifferentiableOperator, VjpPass};
 
+use fbp_linalg::zeros;
+
 use super::scratch::ScratchPool;
 use super::{Call, par_for, values, with_values};
 
@@ -75,9 +77,9 @@ impl CustomOp1 for Op {
         let x = values(name, storage, layout)?;
         let batch = self.0.batch(x.len())?;
         let (rows, out) = (operator.in_shape().len(), operator.out_shape().len());
-        let mut y = vec![0.0; out * batch];
         let input = MatRef::from_column_major_slice(x, rows, batch);
         let par = par_for(x.len() * WEIGHT);
+        let mut y = zeros(out * batch, par);
         scratch.with(operator.forward_scratch(batch, par), |stack| {
             let output = MatMut::from_column_major_slice_mut(&mut y, out, batch);
             operator.forward(input, output, par, stack).map_err(Error::wrap)
@@ -90,10 +92,10 @@ impl CustomOp1 for Op {
         let (rows, out) = (operator.in_shape().len(), operator.out_shape().len());
         let (arg, grad) = (arg.contiguous()?, grad.contiguous()?);
         let batch = self.0.batch(arg.elem_count())?;
-        let mut result = vec![0.0; arg.elem_count()];
+        let par = par_for(arg.elem_count() * WEIGHT);
+        let mut result = zeros(arg.elem_count(), par);
         with_values(name, &arg, |x| {
             with_values(name, &grad, |g| {
-                let par = par_for(x.len() * WEIGHT);
                 scratch.with(operator.derivative_scratch(batch, par), |stack| {
                     let pass = VjpPass {
                         at: MatRef::from_column_major_slice(x, rows, batch),

@@ -13,11 +13,9 @@ mod product;
 mod tests;
 mod transform;
 
-use std::mem::MaybeUninit;
-
 use super::Conv2dGeometry;
+use crate::FeatureShape;
 use crate::lanes::MAX_LANES;
-use crate::{FeatureShape, Real};
 
 pub(super) use forward::Winograd;
 pub(super) use gradient::WinogradGrad;
@@ -75,17 +73,4 @@ fn padded(channels: usize) -> usize {
 /// First columns and widths of the panels of so many padded columns.
 fn panels(columns: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..columns).step_by(PANEL).map(move |first| (first, PANEL.min(columns - first)))
-}
-
-/// Fresh scratch memory, filled with zeros where it is used: by every thread its own, and only as much as stays in the cache.
-fn zeroed<T: Real>(cells: &mut [MaybeUninit<T>]) -> &mut [T] {
-    cells.fill(MaybeUninit::new(T::ZERO));
-    #[expect(
-        unsafe_code,
-        reason = "filling in a safe way is not stable, and scratch of a whole call is too large to fill at once"
-    )]
-    // SAFETY: every cell has a value, just written.
-    unsafe {
-        cells.assume_init_mut()
-    }
 }
