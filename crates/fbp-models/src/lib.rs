@@ -34,3 +34,4 @@ pub use network::{ForwardTrace, LayerInput, LayerPlace, Network, Stage};
 pub use optim::{AdamW, AdamWParams, Moments};
 pub use preprocessing::{Interpolation, PREPROCESSING_KEY, Preprocessing, Resizing};
 pub use spec::{LayerSpec, NamedLayer, NetworkSpec, StageSpec};
+pub use tape::backward;

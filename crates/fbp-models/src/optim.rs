@@ -6,9 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, Var, bail};
+use faer::Par;
 
-use crate::ModelError;
-use crate::ops::with_values;
+use fbp_linalg::dispatch;
+use rayon::prelude::*;
+
+use crate::ops::{par_for, with_values};
+use crate::{ModelError, backward};
 
 /// Settings of [`AdamW`].
 ///
@@ -127,7 +131,7 @@ impl AdamW {
     /// # Errors
     /// [`ModelError::Tensor`] if an operation has no gradient.
     pub fn backward_step(&mut self, loss: &Tensor) -> std::result::Result<(), ModelError> {
-        self.step(&loss.backward()?)
+        self.step(&backward(loss)?)
     }
 
     /// Takes one step.
@@ -204,6 +208,9 @@ impl AdamW {
 
 const NAME: &str = "adamw";
 
+/// Weights that a thread takes at a time.
+const RUN: usize = 1 << 14;
+
 struct Update<'a> {
     slot: &'a Slot,
     grad: &'a [f32],
@@ -228,13 +235,29 @@ impl InplaceOp1 for Update<'_> {
 
 impl Update<'_> {
     fn apply(&self, weights: &mut [f32], grad: &[f32], averages: &mut Averages) {
+        let Averages { first, second } = averages;
+        let run = |((weights, grad), (first, second)): ((&mut [f32], &[f32]), (&mut [f32], &mut [f32]))| {
+            dispatch(
+                #[inline(always)]
+                || self.apply_run(weights, grad, [first, second]),
+            );
+        };
+        if par_for(weights.len()) == Par::Seq {
+            return run(((weights, grad), (first, second)));
+        }
+        let moments = first.par_chunks_mut(RUN).zip(second.par_chunks_mut(RUN));
+        weights.par_chunks_mut(RUN).zip(grad.par_chunks(RUN)).zip(moments).for_each(run);
+    }
+
+    #[inline(always)]
+    fn apply_run(&self, weights: &mut [f32], grad: &[f32], [first, second]: [&mut [f32]; 2]) {
         let p = self.params;
         let keep = (1.0 - p.learning_rate * p.weight_decay) as f32;
         let step = (p.learning_rate / (1.0 - p.beta1.powi(self.steps))) as f32;
         let root = (1.0 / (1.0 - p.beta2.powi(self.steps)).sqrt()) as f32;
         let (beta1, beta2, eps) = (p.beta1 as f32, p.beta2 as f32, p.eps as f32);
         let (rest1, rest2) = ((1.0 - p.beta1) as f32, (1.0 - p.beta2) as f32);
-        let moments = averages.first.iter_mut().zip(&mut averages.second);
+        let moments = first.iter_mut().zip(second);
         for ((weight, &g), (m, v)) in weights.iter_mut().zip(grad).zip(moments) {
             *m = beta1 * *m + rest1 * g;
             *v = beta2 * *v + rest2 * (g * g);

@@ -3,13 +3,15 @@
 //! candle's own backward sweep fills a tensor with zeros and adds to it for every gradient, also where nothing else adds: two
 //! passes over every feature, a quarter of a training step of a small residual network. Here a run of layers is *one* node of
 //! candle's graph. Its forward pass leaves its operations on a [`Tape`], its backward pass goes through them once and adds only
-//! where a feature has several uses. Losses, optimisers and whatever else holds a tensor see nothing of this.
+//! where a feature has several uses. Losses, optimisers and whatever else holds a tensor see nothing of this. With [`backward`]
+//! in place of candle's own method the gradients of the parameters too pass its sweep by.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::backprop::GradStore;
 use candle_core::shape::ShapeWithOneHole;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, TensorId, Var};
 
@@ -201,6 +203,7 @@ impl CustomOp2 for Run {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut direct = DIRECT.take();
         let mut gradients = Gradients::from([(self.output.1, grad.contiguous()?)]);
         for record in self.records.iter().rev() {
             if let Some(gradient) = gradients.remove(&record.output.id()) {
@@ -208,9 +211,48 @@ impl CustomOp2 for Run {
             }
         }
         let input = gradients.remove(&self.input.id());
-        *self.parameters.lock().unwrap_or_else(PoisonError::into_inner) = gradients;
+        match &mut direct {
+            Some(direct) => gradients.into_iter().try_for_each(|(id, gradient)| add(direct, id, gradient))?,
+            None => *self.parameters.lock().unwrap_or_else(PoisonError::into_inner) = gradients,
+        }
+        DIRECT.set(direct);
         Ok((input, requests.track_op().then(|| requests.zeros_like()).transpose()?))
     }
+}
+
+thread_local! {
+    /// Where runs leave the gradients of their parameters while [`backward`] is at work; a run takes it away while it works itself,
+    /// as its thread may then do other work that has waited.
+    static DIRECT: Cell<Option<Gradients>> = const { Cell::new(None) };
+}
+
+/// Puts back what was there before.
+struct Restored(Option<Gradients>);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        DIRECT.set(self.0.take());
+    }
+}
+
+/// Gradients of a scalar loss, as [`Tensor::backward`] gives them, without its two passes over every parameter: candle adds what
+/// it gets to zeros.
+///
+/// # Errors
+/// [`ModelError::Tensor`] if an operation has no gradient.
+pub fn backward(loss: &Tensor) -> std::result::Result<GradStore, ModelError> {
+    let restored = Restored(DIRECT.replace(Some(Gradients::new())));
+    let mut store = loss.backward()?;
+    let direct = DIRECT.take().unwrap_or_default();
+    drop(restored);
+    for (id, gradient) in direct {
+        let sum = match store.get_id(id) {
+            Some(other) => (other + &gradient)?,
+            None => gradient,
+        };
+        store.insert_id(id, sum);
+    }
+    Ok(store)
 }
 
 /// Stands for the gradient of a parameter: candle's sweep comes here after the run that computes it.
@@ -227,5 +269,39 @@ impl CustomOp1 for Request {
 
     fn bwd(&self, parameter: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&parameter.id()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::random;
+    use crate::{Network, zoo};
+
+    #[test]
+    fn gradients_past_candle_are_those_of_candle() {
+        let spec = zoo::spec("resnet20").unwrap().adapted([1, 8, 8], 10).unwrap();
+        let mut network = Network::new(&spec, 1).unwrap();
+        network.set_training(true);
+        let vars = network.vars_of(0..network.stages().len()).unwrap();
+        let (images, others) = (random(&[3, 1, 8, 8], 2), random(&[2, 1, 8, 8], 3));
+        // Two runs of the same layers, and a parameter that the loss also reaches without them.
+        let loss = || {
+            let [first, second] =
+                [&images, &others].map(|x| network.forward(x).unwrap().sqr().unwrap().sum_all().unwrap());
+            let direct = vars[0].as_tensor().sqr().unwrap().sum_all().unwrap();
+            ((first + second).unwrap() + direct).unwrap()
+        };
+        let (ours, theirs) = (backward(&loss()).unwrap(), loss().backward().unwrap());
+        for var in &vars {
+            let of = |store: &GradStore| store.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let (ours, theirs) = (of(&ours), of(&theirs));
+            let largest = theirs.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+            // Sums of three gradients in another order.
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 4.0 * f32::EPSILON * largest;
+            assert!(ours.iter().zip(&theirs).all(close));
+        }
+        // Nothing is left behind for the next sweep of candle's own.
+        assert!(DIRECT.take().is_none());
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Tensor;
-use fbp_models::{AdamW, BatchGroup, BatchSlice, Network};
+use fbp_models::{AdamW, BatchGroup, BatchSlice, Network, backward};
 
 use super::aim::Aim;
 use super::losses::{Loss, Losses};
@@ -99,7 +99,7 @@ impl Slices {
             true => batch.len() as f64 / whole as f64,
             false => f64::from(u8::from(self.team.rank() == 0)),
         };
-        optimiser.list_gradients(&(total * weight)?.backward()?, &mut self.list)?;
+        optimiser.list_gradients(&backward(&(total * weight)?)?, &mut self.list)?;
         let losses = [parts.data, parts.distance, parts.weight];
         self.list.extend(losses.map(|loss| (loss.unwrap_or(0.0) * weight) as f32));
         self.list.push(f32::from(u8::from(stop)));
