@@ -3,7 +3,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::{FeatureShape, Real};
+use fbp_linalg::{FeatureShape, Real, zeroed_scratch};
 
 use crate::tape::{Tape, TapeMut};
 use crate::{
@@ -212,8 +212,7 @@ impl<'a, T: Real> Sequence<'a, T> {
                 None => copy(name, ("output", input), output),
             };
         }
-        let (mut below, mut above, stack) = two_features(self.longest() * batch, stack);
-        let (mut below, mut above): (&mut [T], &mut [T]) = (&mut below, &mut above);
+        let (mut below, mut above, stack) = two_features(self.longest() * batch, par, stack);
         for (k, operator) in self.operators.iter().enumerate() {
             let input = if k == 0 { input } else { view(below, self.lens[k], batch) };
             let is_last = k + 1 == count;
@@ -270,8 +269,7 @@ impl<'a, T: Real> Sequence<'a, T> {
         if count == 0 {
             return copy(name, ("tangent_out", tangent_in), tangent_out);
         }
-        let (mut below, mut above, stack) = two_features(self.longest() * batch, stack);
-        let (mut below, mut above): (&mut [T], &mut [T]) = (&mut below, &mut above);
+        let (mut below, mut above, stack) = two_features(self.longest() * batch, par, stack);
         for k in 0..count {
             let (at, own) = self.point(k, at, tape);
             let tangent_in = if k == 0 { tangent_in } else { view(below, self.lens[k], batch) };
@@ -327,8 +325,7 @@ impl<'a, T: Real> Sequence<'a, T> {
         if count == 0 {
             return copy(name, ("cotangent_in", cotangent_out), cotangent_in);
         }
-        let (mut below, mut above, stack) = two_features(self.longest() * batch, stack);
-        let (mut below, mut above): (&mut [T], &mut [T]) = (&mut below, &mut above);
+        let (mut below, mut above, stack) = two_features(self.longest() * batch, par, stack);
         for k in (0..count).rev() {
             let (at, own) = self.point(k, at, tape);
             let is_last = k + 1 == count;
@@ -358,12 +355,9 @@ fn lift<T: Real>(at: MatRef<'_, T>, cotangent_out: MatRef<'_, T>, mut cotangent_
 }
 
 /// Memory of two features between operators.
-fn two_features<T: Real>(
-    len: usize,
-    stack: &mut MemStack,
-) -> (impl std::ops::DerefMut<Target = [T]>, impl std::ops::DerefMut<Target = [T]>, &mut MemStack) {
-    let (first, stack) = stack.make_aligned_with(len, ALIGN, |_| T::ZERO);
-    let (second, stack) = stack.make_aligned_with(len, ALIGN, |_| T::ZERO);
+fn two_features<T: Real>(len: usize, par: Par, stack: &mut MemStack) -> (&mut [T], &mut [T], &mut MemStack) {
+    let (first, stack) = zeroed_scratch(len, par, stack);
+    let (second, stack) = zeroed_scratch(len, par, stack);
     (first, second, stack)
 }
 

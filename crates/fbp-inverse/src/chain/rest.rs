@@ -1,6 +1,6 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
-use fbp_linalg::{Bounds, Real};
+use fbp_linalg::{Bounds, Real, compile_once};
 
 use super::stages::ReverseChain;
 use crate::channel_ranges::EntryBounds;
@@ -70,15 +70,32 @@ impl<T: Real> FrozenRest<T> for ChainRest<'_, T> {
     }
 
     fn forward(&self, pass: RestForward<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
-        let RestForward { at, output, tape } = pass;
-        self.layers.forward_on_tape(self.name(), (at, output), tape, par, stack)
+        forward(self, pass, par, stack)
     }
 
     fn vjp_scratch(&self, batch: usize, _count: usize, par: Par) -> StackReq {
         self.layers.product_scratch(batch, par)
     }
 
-    fn vjp(&self, mut pass: RestVjp<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+    fn vjp(&self, pass: RestVjp<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+        products(self, pass, par, stack)
+    }
+}
+
+compile_once! {
+    fn forward<'a, T>(rest: &'a ChainRest<'a, T>, pass: RestForward<'a, T>, par: Par, stack: &'a mut MemStack)
+        -> Result<(), InverseError> = ChainRest::<T>::run_forward;
+    fn products<'a, T>(rest: &'a ChainRest<'a, T>, pass: RestVjp<'a, T>, par: Par, stack: &'a mut MemStack)
+        -> Result<(), InverseError> = ChainRest::<T>::run_vjp;
+}
+
+impl<T: Real> ChainRest<'_, T> {
+    fn run_forward(&self, pass: RestForward<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+        let RestForward { at, output, tape } = pass;
+        self.layers.forward_on_tape(self.name(), (at, output), tape, par, stack)
+    }
+
+    fn run_vjp(&self, mut pass: RestVjp<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
         let (at, tape) = (pass.at, pass.tape);
         for index in 0..pass.count() {
             let (cotangent_out, cotangent_in) = pass.cotangent(index);

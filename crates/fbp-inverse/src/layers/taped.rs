@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, zeroed_scratch};
 
 use super::kernel::LayerKernel;
 use crate::InverseError;
@@ -30,11 +30,11 @@ pub(super) fn with_tape<T: Real>(
     products: impl FnOnce(Tape<'_, T>, &mut MemStack) -> Result<(), InverseError>,
 ) -> Result<(), InverseError> {
     let (lens, batch, outputs) = (layer.tape_lens(), at.ncols(), layer.out_shape().len());
-    let (mut values, stack) = stack.make_aligned_with(lens.iter().sum::<usize>() * batch, ALIGN, |_| T::ZERO);
-    let mut tape = TapeMut::from_slice(&mut values, lens, batch);
+    let (values, stack) = zeroed_scratch(lens.iter().sum::<usize>() * batch, par, stack);
+    let mut tape = TapeMut::from_slice(values, lens, batch);
     {
-        let (mut output, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
-        let output = MatMut::from_column_major_slice_mut(&mut output, outputs, batch);
+        let (output, stack) = zeroed_scratch(outputs * batch, par, stack);
+        let output = MatMut::from_column_major_slice_mut(output, outputs, batch);
         layer.forward_on_tape(at, output, tape.rb_mut(), par, stack)?;
     }
     products(tape.rb(), stack)

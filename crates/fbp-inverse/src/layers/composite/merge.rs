@@ -1,6 +1,6 @@
 use faer::reborrow::Reborrow;
-use faer::{MatMut, MatRef};
-use fbp_linalg::{FeatureShape, Real};
+use faer::{MatMut, MatRef, Par};
+use fbp_linalg::{FeatureShape, Real, dispatch};
 
 use crate::layers::columns::{column, column_mut};
 use crate::{ChannelRanges, Interval};
@@ -69,31 +69,64 @@ fn product<T: Real>(a: Interval<T>, b: Interval<T>) -> Interval<T> {
     Interval { lower, upper }
 }
 
-/// `to += from`.
-pub(super) fn add<T: Real>(mut to: MatMut<'_, T>, from: MatRef<'_, T>) {
-    for j in 0..from.ncols() {
-        column_mut(&mut to, j).iter_mut().zip(column(from, j)).for_each(|(to, &from)| *to += from);
+/// Entries below which a thread takes all columns that are left.
+const GRAIN: usize = 1 << 14;
+
+/// Runs `f` on every column of `to` and that of `from`, on all threads of `par` and the widest registers.
+fn each_column<T: Real>(
+    mut to: MatMut<'_, T>,
+    from: MatRef<'_, T>,
+    par: Par,
+    f: impl Fn(&mut [T], &[T]) + Copy + Send + Sync,
+) {
+    let (batch, middle) = (to.ncols(), to.ncols() / 2);
+    if par == Par::Seq || batch < 2 || batch * to.nrows() <= GRAIN {
+        return dispatch(
+            #[inline(always)]
+            || (0..batch).for_each(|j| f(column_mut(&mut to, j), column(from, j))),
+        );
     }
+    let (to, to_right) = to.split_at_col_mut(middle);
+    let (from, from_right) = from.split_at_col(middle);
+    rayon::join(|| each_column(to, from, par, f), || each_column(to_right, from_right, par, f));
+}
+
+/// `to = from`.
+pub(super) fn copy<T: Real>(to: MatMut<'_, T>, from: MatRef<'_, T>, par: Par) {
+    each_column(to, from, par, |to, from| to.copy_from_slice(from));
+}
+
+/// `to += from`.
+pub(super) fn add<T: Real>(to: MatMut<'_, T>, from: MatRef<'_, T>, par: Par) {
+    each_column(
+        to,
+        from,
+        par,
+        #[inline(always)]
+        |to, from| to.iter_mut().zip(from).for_each(|(to, &from)| *to += from),
+    );
 }
 
 /// `to *= from`, with every entry of a shorter factor for a whole channel.
-pub(super) fn multiply<T: Real>(mut to: MatMut<'_, T>, from: MatRef<'_, T>) {
-    let plane = to.nrows() / from.nrows().max(1);
-    for j in 0..from.ncols() {
-        let (to, from) = (column_mut(&mut to, j), column(from, j));
-        for (to, &from) in to.chunks_mut(plane.max(1)).zip(from) {
-            to.iter_mut().for_each(|to| *to *= from);
-        }
-    }
+pub(super) fn multiply<T: Real>(to: MatMut<'_, T>, from: MatRef<'_, T>, par: Par) {
+    let plane = (to.nrows() / from.nrows().max(1)).max(1);
+    each_column(
+        to,
+        from,
+        par,
+        #[inline(always)]
+        |to, from| {
+            for (to, &from) in to.chunks_mut(plane).zip(from) {
+                to.iter_mut().for_each(|to| *to *= from);
+            }
+        },
+    );
 }
 
 /// `to = from`, spread.
-pub(super) fn spread<T: Real>(mut to: MatMut<'_, T>, from: MatRef<'_, T>) {
-    let plane = to.nrows() / from.nrows().max(1);
-    for j in 0..from.ncols() {
-        let (to, from) = (column_mut(&mut to, j), column(from, j));
-        to.chunks_mut(plane.max(1)).zip(from).for_each(|(to, &from)| to.fill(from));
-    }
+pub(super) fn spread<T: Real>(to: MatMut<'_, T>, from: MatRef<'_, T>, par: Par) {
+    let plane = (to.nrows() / from.nrows().max(1)).max(1);
+    each_column(to, from, par, |to, from| to.chunks_mut(plane).zip(from).for_each(|(to, &from)| to.fill(from)));
 }
 
 /// The adjoint of [`spread`], in the first rows of every column: sums over what one entry was spread to.

@@ -1,11 +1,11 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::{FeatureShape, Real};
+use fbp_linalg::{FeatureShape, Real, zeroed_scratch};
 
 use super::affine::AffineWhole;
 use super::block::Block;
-use super::merge::{Merge, add, gather, multiply, spread};
+use super::merge::{Merge, add, copy, gather, multiply, spread};
 use super::whole::WholeReverse;
 use crate::layers::columns::{check_forward, check_jvp, check_vjp};
 use crate::layers::kernel::{LayerKernel, operator_once};
@@ -116,25 +116,26 @@ impl<T: Real> Parallel<T> {
         &self,
         identity: MatRef<'_, T>,
         mut output: MatMut<'_, T>,
+        par: Par,
         stack: &mut MemStack,
         run: &mut RunBranch<'_, T>,
     ) -> Result<(), InverseError> {
         let batch = output.ncols();
-        let (mut room, stack) = stack.make_aligned_with(self.out_shape.len() * batch, ALIGN, |_| T::ZERO);
+        let (room, stack) = zeroed_scratch(self.out_shape.len() * batch, par, stack);
         for (index, branch) in self.branches.iter().enumerate() {
             let (start, len) = self.rows(index);
             if index == 0 && len == self.out_shape.len() {
                 run(index, output.rb_mut(), stack)?;
             } else if self.merge == Merge::Sum && branch.is_identity() {
-                add(output.rb_mut(), identity);
+                add(output.rb_mut(), identity, par);
             } else {
                 let mut part = MatMut::from_column_major_slice_mut(&mut room[..len * batch], len, batch);
                 run(index, part.rb_mut(), stack)?;
                 match (self.merge, index) {
-                    (Merge::Concat, _) => output.rb_mut().subrows_mut(start, len).copy_from(part.rb()),
-                    (Merge::Product, 0) => spread(output.rb_mut(), part.rb()),
-                    (Merge::Product, _) => multiply(output.rb_mut(), part.rb()),
-                    _ => add(output.rb_mut(), part.rb()),
+                    (Merge::Concat, _) => copy(output.rb_mut().subrows_mut(start, len), part.rb(), par),
+                    (Merge::Product, 0) => spread(output.rb_mut(), part.rb(), par),
+                    (Merge::Product, _) => multiply(output.rb_mut(), part.rb(), par),
+                    _ => add(output.rb_mut(), part.rb(), par),
                 }
             }
         }
@@ -151,26 +152,26 @@ impl<T: Real> Parallel<T> {
     ) -> Result<(), InverseError> {
         let JvpPass { at, tangent_in, mut tangent_out } = pass;
         let (batch, outputs) = (at.ncols(), self.out_shape.len());
-        let (mut own, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
-        let (mut term, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
+        let (own, stack) = zeroed_scratch(outputs * batch, par, stack);
+        let (term, stack) = zeroed_scratch(outputs * batch, par, stack);
         tangent_out.fill(T::ZERO);
         for (index, branch) in self.branches.iter().enumerate() {
             let len = branch.sequence().out_len();
             let mut own = MatMut::from_column_major_slice_mut(&mut own[..len * batch], len, batch);
             let pass = JvpPass { at, tangent_in, tangent_out: own.rb_mut() };
             branch.jvp_on_tape(pass, self.tape_of(index, tape), par, stack)?;
-            let mut term = MatMut::from_column_major_slice_mut(&mut term, outputs, batch);
-            spread(term.rb_mut(), own.rb());
-            self.multiply_others(index, tape, term.rb_mut());
-            add(tangent_out.rb_mut(), term.rb());
+            let mut term = MatMut::from_column_major_slice_mut(term, outputs, batch);
+            spread(term.rb_mut(), own.rb(), par);
+            self.multiply_others(index, tape, term.rb_mut(), par);
+            add(tangent_out.rb_mut(), term.rb(), par);
         }
         Ok(())
     }
 
     /// Multiplies `to` with what all branches but one gave.
-    fn multiply_others(&self, index: usize, tape: Tape<'_, T>, mut to: MatMut<'_, T>) {
+    fn multiply_others(&self, index: usize, tape: Tape<'_, T>, mut to: MatMut<'_, T>, par: Par) {
         for other in (0..self.branches.len()).filter(|&other| other != index) {
-            multiply(to.rb_mut(), tape.feature(self.tape_starts[other + 1] - 1));
+            multiply(to.rb_mut(), tape.feature(self.tape_starts[other + 1] - 1), par);
         }
     }
 }
@@ -215,7 +216,7 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
         check_forward(self, input, output.as_ref())?;
-        self.merged(input, output, stack, &mut |index, output, stack| {
+        self.merged(input, output, par, stack, &mut |index, output, stack| {
             self.branches[index].forward(input, output, par, stack)
         })
     }
@@ -273,7 +274,7 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
-        self.merged(input, output, stack, &mut |index, mut output, stack| {
+        self.merged(input, output, par, stack, &mut |index, mut output, stack| {
             let branch = &self.branches[index];
             let (_, mut from) = tape.split_at_mut(self.tape_starts[index]);
             let (mut own, _) = from.split_at_mut(self.tape_starts[index + 1] - self.tape_starts[index]);
@@ -298,7 +299,7 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
             return self.product_jvp(pass, tape, par, stack);
         }
         let JvpPass { at, tangent_in, tangent_out } = pass;
-        self.merged(tangent_in, tangent_out, stack, &mut |index, tangent_out, stack| {
+        self.merged(tangent_in, tangent_out, par, stack, &mut |index, tangent_out, stack| {
             let pass = JvpPass { at, tangent_in, tangent_out };
             self.branches[index].jvp_on_tape(pass, self.tape_of(index, tape), par, stack)
         })
@@ -313,8 +314,8 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
     ) -> Result<(), InverseError> {
         let VjpPass { at, cotangent_out, mut cotangent_in } = pass;
         let (batch, inputs, outputs) = (at.ncols(), self.in_shape.len(), self.out_shape.len());
-        let (mut room, stack) = stack.make_aligned_with(inputs * batch, ALIGN, |_| T::ZERO);
-        let (mut weights, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
+        let (room, stack) = zeroed_scratch(inputs * batch, par, stack);
+        let (weights, stack) = zeroed_scratch(outputs * batch, par, stack);
         for (index, branch) in self.branches.iter().enumerate() {
             let (start, len) = self.rows(index);
             let rows = if self.merge == Merge::Concat { len } else { outputs };
@@ -322,28 +323,28 @@ impl<T: Real> LayerKernel<T> for Parallel<T> {
             let cotangent_out = match self.merge {
                 Merge::Sum => cotangent_out,
                 Merge::Concat => {
-                    weights.copy_from(cotangent_out.subrows(start, len));
+                    copy(weights.rb_mut(), cotangent_out.subrows(start, len), par);
                     weights.rb()
                 }
                 Merge::Product => {
-                    weights.copy_from(cotangent_out);
-                    self.multiply_others(index, tape, weights.rb_mut());
+                    copy(weights.rb_mut(), cotangent_out, par);
+                    self.multiply_others(index, tape, weights.rb_mut(), par);
                     gather(weights.rb_mut(), len);
                     weights.rb().subrows(0, len)
                 }
             };
             if index > 0 && branch.is_identity() {
-                add(cotangent_in.rb_mut(), cotangent_out);
+                add(cotangent_in.rb_mut(), cotangent_out, par);
                 continue;
             }
             let mut part = match index {
                 0 => cotangent_in.rb_mut(),
-                _ => MatMut::from_column_major_slice_mut(&mut room, inputs, batch),
+                _ => MatMut::from_column_major_slice_mut(room, inputs, batch),
             };
             let pass = VjpPass { at, cotangent_out, cotangent_in: part.rb_mut() };
             branch.vjp_on_tape(pass, self.tape_of(index, tape), par, stack)?;
             if index > 0 {
-                add(cotangent_in.rb_mut(), MatRef::from_column_major_slice(&room, inputs, batch));
+                add(cotangent_in.rb_mut(), MatRef::from_column_major_slice(room, inputs, batch), par);
             }
         }
         Ok(())
