@@ -55,6 +55,9 @@ pub(crate) struct Arguments {
     /// networks, attainable: one network only
     #[arg(long)]
     network: Option<String>,
+    /// attainable: how much is spent on nearer targets: quick, refined or thorough
+    #[arg(long)]
+    effort: Option<String>,
     /// networks: one kind of work only: step, inference or product
     #[arg(long)]
     work: Option<String>,
@@ -89,7 +92,7 @@ const OWN_RESULTS: [OwnResults; 4] = [
         partial: &["--sizes", "--seeds"],
     },
     OwnResults { name: "images", flags: &["--peer"], partial: &[] },
-    OwnResults { name: "attainable", flags: &["--network"], partial: &["--network"] },
+    OwnResults { name: "attainable", flags: &["--network", "--effort"], partial: &["--network", "--effort"] },
     OwnResults { name: "networks", flags: &["--network", "--work", "--peer"], partial: &["--network", "--work"] },
 ];
 
@@ -103,6 +106,7 @@ impl Arguments {
             ("--seeds", &self.seeds),
             ("--peer", &self.peer),
             ("--network", &self.network),
+            ("--effort", &self.effort),
             ("--work", &self.work),
         ];
         let values = values.into_iter().filter_map(|(name, value)| Some(vec![name, value.as_deref()?]));

@@ -128,6 +128,7 @@ impl<T: Real> Iterates<T> {
         if batch == 0 {
             return Ok(());
         }
+        let _span = tracing::trace_span!("forward").entered();
         let pass = RestForward {
             at: self.points.view(self.lens[0], batch),
             output: self.outputs.view_mut(self.lens[1], batch),
@@ -143,6 +144,7 @@ impl<T: Real> Iterates<T> {
         (count, cotangents, gradients): (usize, &Batch<T>, &mut Batch<T>),
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
+        let _span = tracing::trace_span!("products").entered();
         let batch = self.active.len();
         let pass = RestVjp {
             at: self.points(),

@@ -29,6 +29,10 @@
 //! once, and crosses more kinks. So the Euclidean target comes first, and stays where nothing nearer in the metric is
 //! found.
 //!
+//! # Where the time goes
+//! Spans of level TRACE tell, for a subscriber of `tracing`: `forward` and `products` are passes of the rest, `nearest` the problems
+//! with a handful of rows.
+//!
 //! # Source
 //! Repeated linearisation: Moosavi-Dezfooli, Fawzi & Frossard, "DeepFool", CVPR 2016, there for the nearest point of
 //! *another* class. Keeping cuts: Kelley, "The cutting-plane method for solving convex programs", J. SIAM 8 (1960).

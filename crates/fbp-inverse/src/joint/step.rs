@@ -26,6 +26,7 @@ impl<T: Real> Problem<'_, T> {
         cuts: &Cuts<T>,
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
+        let _span = tracing::trace_span!("nearest").entered();
         let context = StepContext { problem: Given::of(self), cuts, metric };
         let part = step_scratch::<T>(self.len(), metric.is_some(), cuts.most());
         let run = |pass: StepPass<'_, T>, stack: &mut MemStack| context.solve(pass, stack);
