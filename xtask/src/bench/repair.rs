@@ -55,7 +55,7 @@ const fn way(name: &'static str, stage: &'static str, options: &'static [&'stati
 /// The first way runs fine-tuning on the same samples besides.
 const RIVALS: &[&str] = &["--rival"];
 /// Fine-tuning with other training images mixed in has records of its own: the repair beside it is cut short and does not count.
-const MIXING: &[&str] = &["--rival-mixed", "--time", "1ms"];
+const MIXING: &[&str] = &["--rival-mixed", "--time", "0.001s"];
 const TRAINING: &[&str] = &["--epochs", "10", "--batch", "128", "--learning-rate", "1e-3", "--schedule", "cosine"];
 const FOG: &[&str] = &["--samples", "wrong:100", "--samples-corrupt", "fog:3"];
 
