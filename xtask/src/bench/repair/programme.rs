@@ -1,6 +1,6 @@
 //! The linear programme of provable repair, beside the repairs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -12,30 +12,42 @@ use crate::error::TaskError;
 
 /// Time of the processor for each programme, in seconds.
 const LIMIT: &str = "300";
+/// The network that a change is put into, as records and as rows call it.
+pub(super) const NAMES: [(&str, &str); 2] = [("decoupled", ""), ("coupled", ", not decoupled")];
+
+/// What a row is called.
+pub(super) fn method(task: &str, (_, name): &(&str, &str)) -> String {
+    format!("linear programme of {}{name}", task.replace(':', ", "))
+}
+
 impl Study {
-    /// What the programmes come to with the samples of a seed, by name; none without an answer.
-    pub(super) fn programmes(&self, subject: &Subject, seed: u64) -> Result<Vec<(String, Option<Outcome>)>, TaskError> {
-        let mut found = Vec::new();
-        for task in subject.programmes {
-            let record = self.record_path(subject, &subject.ways[0], seed);
-            let name = format!("{}_programme-{}_{seed}.json", subject.network.name(), task.replace(':', "-"));
-            let out = self.work.join("runs").join(name);
-            if !out.exists() {
-                let child =
-                    Child::cargo().args(["bench", "--workspace", "--profile", "dev", "--bench", super::NAME, "--"]);
-                let files = [("--checkpoint", &self.checkpoint(subject)), ("--record", &record), ("--out", &out)];
-                let child =
-                    files.iter().fold(child, |child, (flag, path)| child.args([Path::new(flag), path.as_path()]));
-                let child = child.args(&self.data_dir).args(["--task", task, "--limit", LIMIT]);
-                child.env("RAYON_NUM_THREADS", "1").run()?;
-            }
-            let entries = study::read(&out)?;
-            for (name, network) in [("", "decoupled"), (", not decoupled", "coupled")] {
-                let method = format!("linear programme of {}{name}", task.replace(':', ", "));
-                found.push((method, answer(&entries[0], network)?));
-            }
+    fn answer_path(&self, subject: &Subject, task: &str, seed: u64) -> PathBuf {
+        let name = format!("{}_programme-{}_{seed}.json", subject.network.name(), task.replace(':', "-"));
+        self.work.join("runs").join(name)
+    }
+
+    /// Solves a programme for the samples of a seed, unless that is done.
+    pub(super) fn solve(&self, subject: &Subject, task: &str, seed: u64) -> Result<(), TaskError> {
+        let (record, out) = (self.record_path(subject, &subject.ways[0], seed), self.answer_path(subject, task, seed));
+        if out.exists() {
+            return Ok(());
         }
-        Ok(found)
+        let child = Child::cargo().args(["bench", "--workspace", "--profile", "dev", "--bench", super::NAME, "--"]);
+        let files = [("--checkpoint", &self.checkpoint(subject)), ("--record", &record), ("--out", &out)];
+        let child = files.iter().fold(child, |child, (flag, path)| child.args([Path::new(flag), path.as_path()]));
+        let child = child.args(&self.data_dir).args(["--task", task, "--limit", LIMIT]);
+        child.env("RAYON_NUM_THREADS", "1").run()
+    }
+
+    /// What a programme came to with the samples of a seed, in both networks; none without an answer.
+    pub(super) fn answers(&self, subject: &Subject, task: &str, seed: u64) -> Result<[Option<Outcome>; 2], TaskError> {
+        let path = self.answer_path(subject, task, seed);
+        if !path.exists() {
+            return Ok([None; 2]);
+        }
+        let entries = study::read(&path)?;
+        let of = |(network, _): (&str, &str)| answer(&entries[0], network);
+        Ok([of(NAMES[0])?, of(NAMES[1])?])
     }
 }
 

@@ -54,15 +54,18 @@ impl Outcome {
 /// The rivals of every seed.
 #[derive(Default)]
 pub(super) struct Rivals {
-    alone: Vec<Outcome>,
-    mixed: Vec<Outcome>,
+    alone: Vec<Option<Outcome>>,
+    mixed: Vec<Option<Outcome>>,
 }
 
 impl Rivals {
-    /// Adds those of the records of a seed.
-    pub(super) fn push(&mut self, alone: &Value, mixed: &Value) -> Result<(), TaskError> {
-        self.alone.push(Outcome::from(&alone["rival"], "processor_seconds")?);
-        self.mixed.push(Outcome::from(&mixed["mixed"], "processor_seconds")?);
+    /// Adds those of the records of a seed, as far as they are there.
+    pub(super) fn push(&mut self, alone: Option<&Value>, mixed: Option<&Value>) -> Result<(), TaskError> {
+        let of = |record: Option<&Value>, name: &str| {
+            record.map(|record| Outcome::from(&record[name], "processor_seconds")).transpose()
+        };
+        self.alone.push(of(alone, "rival")?);
+        self.mixed.push(of(mixed, "mixed")?);
         Ok(())
     }
 }
@@ -121,10 +124,9 @@ impl Ahead {
 
 /// A row for every way, and the rivals behind them.
 pub(super) fn rows(cell: &Cell, own: &[(String, Vec<Option<Outcome>>)], rivals: &Rivals) -> Vec<Row> {
-    let known = |outcomes: &[Outcome]| outcomes.iter().copied().map(Some).collect::<Vec<_>>();
     let mut rows: Vec<Row> = own.iter().map(|(method, outcomes)| row(cell, method, outcomes, Some(rivals))).collect();
-    rows.push(Row { mixing: None, ..row(cell, MIXING, &known(&rivals.mixed), Some(rivals)) });
-    rows.push(row(cell, FINE_TUNING, &known(&rivals.alone), None));
+    rows.push(Row { mixing: None, ..row(cell, MIXING, &rivals.mixed, Some(rivals)) });
+    rows.push(row(cell, FINE_TUNING, &rivals.alone, None));
     type Pick = fn(&mut Row) -> Option<&mut Option<f64>>;
     let families: [Pick; 4] = [
         |row| Some(&mut row.fine_tuning.as_mut()?.generalisation_p_holm),
@@ -144,8 +146,8 @@ fn row(cell: &Cell, method: &str, outcomes: &[Option<Outcome>], rivals: Option<&
     let own: Vec<Outcome> = outcomes.iter().flatten().copied().collect();
     let mean = |of: fn(&Outcome) -> f64| own.iter().map(of).sum::<f64>() / own.len().max(1) as f64;
     let times: Vec<f64> = own.iter().filter_map(|outcome| outcome.seconds).collect();
-    let ahead = |rivals: &[Outcome]| {
-        let pairs: Vec<_> = outcomes.iter().zip(rivals).filter_map(|(own, rival)| Some(((*own)?, *rival))).collect();
+    let ahead = |rivals: &[Option<Outcome>]| {
+        let pairs: Vec<_> = outcomes.iter().zip(rivals).filter_map(|(own, rival)| Some(((*own)?, (*rival)?))).collect();
         (!pairs.is_empty()).then(|| Ahead::of(&pairs))
     };
     Row {
@@ -216,8 +218,8 @@ mod tests {
         let records = [record(0.5, 0.0, 1.0), record(0.75, 0.0625, 3.0)];
         let own: Vec<Option<Outcome>> = records.iter().map(|record| Some(Outcome::of(record).unwrap())).collect();
         let mut rivals = Rivals::default();
-        records.iter().for_each(|record| rivals.push(record, record).unwrap());
-        assert_eq!(rivals.alone[0].seconds, Some(2.0));
+        records.iter().for_each(|record| rivals.push(Some(record), Some(record)).unwrap());
+        assert_eq!(rivals.alone[0].unwrap().seconds, Some(2.0));
         let cell = Cell { network: "n".into(), data: "d".into(), samples: "s".into() };
         let found = rows(&cell, &[("repair".into(), own), ("none".into(), vec![None, None])], &rivals);
         let [repair, none, mixing, alone] = &found[..] else { panic!("{found:?}") };
