@@ -140,6 +140,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     Ok(())
 }
 
+/// A record without pictures and all other states, which would be most of it.
+fn line(mut record: Value) -> String {
+    if let Some(record) = record.as_object_mut() {
+        record.retain(|key, _| !matches!(key.as_str(), "examples" | "weights" | "candidates"));
+    }
+    format!("{record}\n")
+}
+
 /// Where fine-tuning with other training images mixed in is run.
 fn mixing(subject: &Subject) -> Way {
     way("mixing", subject.ways[0].stage, MIXING)
@@ -257,20 +265,25 @@ impl Study {
             for (place, way) in subject.ways.iter().enumerate() {
                 let mut outcomes = Vec::new();
                 for &seed in &seeds {
-                    let mut record = self.known(subject, way, seed)?;
+                    let record = self.known(subject, way, seed)?;
                     outcomes.push(record.as_ref().map(Outcome::of).transpose()?);
                     if place == 0 {
-                        rivals.push(record.as_ref(), self.known(subject, &mixing(subject), seed)?.as_ref())?;
+                        let mixed = self.known(subject, &mixing(subject), seed)?;
+                        rivals.push(record.as_ref(), mixed.as_ref())?;
+                        lines.extend(mixed.map(line));
                     }
-                    // Pictures and all other states would be most of it.
-                    if let Some(Value::Object(record)) = &mut record {
-                        record.retain(|key, _| !matches!(key.as_str(), "examples" | "weights" | "candidates"));
-                    }
-                    lines.extend(record.map(|record| format!("{record}\n")));
+                    lines.extend(record.map(line));
                 }
                 own.push((way.name.to_owned(), outcomes));
             }
             for task in subject.programmes {
+                for &seed in seeds.iter().filter(|&&seed| self.answer_path(subject, task, seed).exists()) {
+                    let answer = study::read(&self.answer_path(subject, task, seed))?;
+                    let name = subject.network.name();
+                    lines.extend([line(
+                        serde_json::json!({ "programme": task, "network": name, "seed": seed, "answers": answer }),
+                    )]);
+                }
                 let answers: Vec<_> =
                     seeds.iter().map(|&seed| self.answers(subject, task, seed)).collect::<Result<_, TaskError>>()?;
                 // Of the last layer both networks are one.

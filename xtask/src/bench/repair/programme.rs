@@ -21,7 +21,7 @@ pub(super) fn method(task: &str, (_, name): &(&str, &str)) -> String {
 }
 
 impl Study {
-    fn answer_path(&self, subject: &Subject, task: &str, seed: u64) -> PathBuf {
+    pub(super) fn answer_path(&self, subject: &Subject, task: &str, seed: u64) -> PathBuf {
         let name = format!("{}_programme-{}_{seed}.json", subject.network.name(), task.replace(':', "-"));
         self.work.join("runs").join(name)
     }
