@@ -6,6 +6,7 @@ mod few_labels;
 mod ratios;
 mod repair;
 mod results;
+mod statistics;
 mod study;
 
 use std::fs;
@@ -40,13 +41,22 @@ pub(crate) struct Arguments {
     /// reverse: sizes of the images, such as 16,32
     #[arg(long)]
     sizes: Option<String>,
-    /// reverse, compress, few-labels: number of seeds
+    /// compress: some of the ways, such as "prune 0.7,2:4"
+    #[arg(long)]
+    ways: Option<String>,
+    /// compress: some of the numbers of calibration images, such as 100,500
+    #[arg(long)]
+    images: Option<String>,
+    /// compress: leave out the rival in five times the time
+    #[arg(long)]
+    equal_time: bool,
+    /// reverse, compress, few-labels, repair: number of seeds
     #[arg(long)]
     seeds: Option<String>,
-    /// compress, few-labels: some of the networks, such as resnet20,cnn-mnist-large
+    /// compress, few-labels, repair: some of the networks, such as resnet20,cnn-mnist-large
     #[arg(long)]
     networks: Option<String>,
-    /// compress, few-labels: folder with the data sets
+    /// compress, few-labels, repair: folder with the data sets
     #[arg(long)]
     data_dir: Option<String>,
     /// reverse, networks: also time another program, torch; images: pillow
@@ -142,6 +152,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.filter.as_deref() == Some(compress::NAME) {
         return compress::run(arguments);
     }
+    if arguments.ways.is_some() || arguments.images.is_some() || arguments.equal_time {
+        let takers = compress::NAME;
+        return Err(TaskError::Refused(format!("--ways, --images and --equal-time belong to `bench {takers}`")));
+    }
     if arguments.filter.as_deref() == Some(repair::NAME) {
         return repair::run(arguments);
     }
@@ -162,7 +176,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
         return Err(TaskError::Refused(format!("{} belongs to {}", flag[0], takers.join(" and "))));
     }
     let mut names = benchmarks()?;
-    names.retain(|name| OWN_RESULTS.iter().all(|benchmark| benchmark.name != name));
+    // That of repairs is run by the study, for each of its seeds.
+    names.retain(|name| name != repair::NAME && OWN_RESULTS.iter().all(|benchmark| benchmark.name != name));
     let (names, filter) = match &arguments.filter {
         Some(one) if names.contains(one) => (vec![one.clone()], None),
         other => (names, other.as_deref()),

@@ -35,7 +35,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    Bench(bench::Arguments),
+    Bench(Box<bench::Arguments>),
     Check(check::Arguments),
     Demo(demo::Arguments),
     Fetch(fetch::Arguments),

@@ -15,6 +15,7 @@ use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
+use fbp_train::processor::Clock;
 use fbp_train::progress::Progress;
 
 use crate::choices::choice;
@@ -69,6 +70,10 @@ pub(crate) struct CompressArgs {
     /// Time of each training, for example 30s [default: 10s]; for --recover fine-tune
     #[arg(long, value_name = "DURATION")]
     time: Option<String>,
+    /// What that time is measured by: processor is that of all threads together, so that other work on the machine takes nothing from it;
+    /// for --recover fine-tune [default: wall]
+    #[arg(long, value_parser = choice::<Clock>())]
+    clock: Option<Clock>,
     /// Learning rate; may be given several times, the best one on a fifth of the calibration images is kept [default: 1e-4, 3e-4,
     /// 1e-3, 3e-3, 1e-2]; for --recover fine-tune
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
@@ -88,7 +93,8 @@ impl CompressArgs {
     fn options(&self, seed: u64) -> Result<CompressOptions, CliError> {
         let defaults = FineTuneOptions::default();
         let is_tuned = self.recover == Recover::FineTune;
-        let unused = [("time", self.time.clone()), ("rate", self.rate.first().map(f64::to_string))];
+        let clock = self.clock.map(|clock| clock.to_string());
+        let unused = [("time", self.time.clone()), ("clock", clock), ("rate", self.rate.first().map(f64::to_string))];
         for (name, value) in unused {
             if let (Some(value), false) = (value, is_tuned) {
                 let reason = format!("is for recover = fine-tune, and here it is {}", self.recover);
@@ -110,6 +116,7 @@ impl CompressArgs {
                 .map(|time| parse_duration("time", time))
                 .transpose()?
                 .unwrap_or(defaults.seconds),
+            clock: self.clock.unwrap_or(defaults.clock),
             ..defaults
         };
         let options = CompressOptions { compression, images: self.calibrate, recover: self.recover, seed, fine_tune };
@@ -134,6 +141,7 @@ impl CompressArgs {
             seed: options.seed,
             test_size: self.test_size.map(|size| size as usize),
             time: is_tuned.then_some(options.fine_tune.seconds),
+            clock: Some(options.fine_tune.clock).filter(|clock| is_tuned && *clock != Clock::default()),
             learning_rates: if is_tuned { options.fine_tune.learning_rates.clone() } else { Vec::new() },
         })
     }
@@ -182,6 +190,7 @@ pub(crate) fn run(args: &CompressArgs, common: &CommonArgs, out: Out<'_>) -> Res
         left_alone: done.left_alone,
         tuned: done.tuned,
         compress_seconds: done.seconds,
+        compress_processor_seconds: done.processor_seconds,
         checkpoint: args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         checkpoint_sha256_after: bytes_sha256(&bytes),
         seconds: begun.elapsed().as_secs_f64(),

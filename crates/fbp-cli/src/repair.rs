@@ -11,9 +11,9 @@ use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::repair::{
-    Asked, Given, Judge, RepairErrors, RepairOptions, RepairRecord, RepairSettings, RepairedLayer, RivalOptions,
-    RivalRecord, SampleChoice, SampleOrigin, Shortfall, StateMeasures, check_repairable, repair, repaired_examples,
-    repaired_leads,
+    Asked, Given, Judge, MixingOptions, RepairErrors, RepairOptions, RepairRecord, RepairSettings, RepairedLayer,
+    Rival, RivalOptions, RivalRecord, SampleChoice, SampleOrigin, Shortfall, StateMeasures, check_repairable, repair,
+    repaired_examples, repaired_leads,
 };
 use fbp_train::scores::RepairScores;
 use fbp_train::settings::{Measure, Preference};
@@ -99,6 +99,9 @@ pub(crate) struct RepairArgs {
     /// Also fine-tune the whole network on the same samples, for comparison
     #[arg(long)]
     rival: bool,
+    /// Also fine-tune it on the same samples with clean training images mixed in, chosen on the validation part as the repair is
+    #[arg(long, conflicts_with = "tolerance")]
+    rival_mixed: bool,
     /// Checkpoint to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -153,6 +156,7 @@ impl RepairArgs {
             validation: options.validation,
             seed: options.seed,
             rival: self.rival,
+            rival_mixed: self.rival_mixed,
             limit: options.limit,
             time: options.time,
             tolerance: options.tolerance,
@@ -240,7 +244,14 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     let test = judge.measure(&network)?;
     let rival = match args.rival {
         false => None,
-        true => Some(run_rival(&before, given, &input, &options, &judge)?),
+        true => {
+            let rival = RivalOptions { tolerance: options.tolerance, ..RivalOptions::default() };
+            Some(rival_record(rival.run(&before, given, &input.bundle, options.validation)?, &judge)?)
+        }
+    };
+    let mixed = match args.rival_mixed {
+        false => None,
+        true => Some(rival_record(MixingOptions::beside(options).run(&before, given, &input.bundle)?, &judge)?),
     };
     let count = if options.tolerance.is_some() { PATHS } else { EXAMPLES };
     let pair = [&before, &network];
@@ -263,7 +274,9 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
         further: repaired.further,
         time_over: repaired.time_over,
         rival,
+        mixed,
         repair_seconds: repaired.seconds,
+        repair_processor_seconds: repaired.processor_seconds,
         checkpoint: args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         checkpoint_sha256_after: bytes_sha256(&bytes),
         leads,
@@ -276,23 +289,17 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     args.conclude(&record, out)
 }
 
-fn run_rival(
-    before: &Network,
-    given: Given<'_>,
-    input: &Input,
-    options: &RepairOptions,
-    judge: &Judge,
-) -> Result<RivalRecord, CliError> {
-    let rival = RivalOptions { tolerance: options.tolerance, ..RivalOptions::default() };
-    let rival = rival.run(before, given, &input.bundle, options.validation)?;
+fn rival_record(rival: Rival, judge: &Judge) -> Result<RivalRecord, CliError> {
     let test = judge.measure(&rival.network)?;
     Ok(RivalRecord {
         learning_rate: rival.learning_rate,
         steps: rival.steps,
+        mixed: rival.mixed,
         measures: rival.measures,
         generalisation: test.generalisation,
         drawdown_test: test.drawdown,
         seconds: rival.seconds,
+        processor_seconds: rival.processor_seconds,
         curve: rival.curve,
     })
 }
@@ -333,11 +340,10 @@ fn print(record: &RepairRecord, out: Out<'_>) -> Result<(), CliError> {
             say(out, format_args!("{name}: {} before, {} after", errors_text(before), errors_text(after)))?;
         }
     }
-    match &record.rival {
-        Some(rival) => {
-            let text = line(rival.measures.efficacy, rival.generalisation, rival.drawdown_test, rival.seconds);
-            say(out, format_args!("fine-tuning on the same samples: {text}"))
-        }
-        None => Ok(()),
+    let rivals = [(&record.rival, ""), (&record.mixed, " and other training images")];
+    for (rival, more) in rivals.into_iter().filter_map(|(rival, more)| Some((rival.as_ref()?, more))) {
+        let text = line(rival.measures.efficacy, rival.generalisation, rival.drawdown_test, rival.seconds);
+        say(out, format_args!("fine-tuning on the same samples{more}: {text}"))?;
     }
+    Ok(())
 }

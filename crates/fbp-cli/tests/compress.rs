@@ -20,7 +20,7 @@ fn the_record_tells_what_the_checkpoint_does() {
         ("slim", "--channels 0.4 --quantise int8"),
         ("pattern", "--pattern 2:4"),
         ("plain", "--prune 0.6 --recover none"),
-        ("tuned", "--prune 0.6 --recover fine-tune --time 0.2s --rate 1e-3 --rate 1e-2"),
+        ("tuned", "--prune 0.6 --recover fine-tune --time 0.2s --clock processor --rate 1e-3 --rate 1e-2"),
     ] {
         let text = world.ok(&format!("{COMMON} {options} --out {name}.safetensors --json r.json"));
         assert!(text.contains("packed") && text.contains("compressed"), "{text}");
@@ -80,6 +80,7 @@ fn what_makes_no_sense_is_one_clear_error_and_writes_nothing() {
         ("--prune 0.5 --calibrate 0 --out x.safetensors", vec!["--calibrate = 0"]),
         ("--prune 0.5 --calibrate 401 --out x.safetensors", vec!["--calibrate = 401", "400 images"]),
         ("--prune 0.5 --time 3s --out x.safetensors", vec!["--time = 3s", "fine-tune"]),
+        ("--prune 0.5 --clock processor --out x.safetensors", vec!["--clock = processor", "fine-tune"]),
         ("--prune 0.5 --rate 1e-3 --out x.safetensors", vec!["--rate = 0.001", "fine-tune"]),
         ("--prune 0.5 --recover fine-tune --rate 0 --out x.safetensors", vec!["--rate = 0"]),
         ("--prune 0.5 --recover fine-tune --time 0s --out x.safetensors", vec!["--time"]),

@@ -16,7 +16,7 @@ fn every_kind_of_layer_can_be_repaired() {
     // A tenth of the labels of these data is wrong on purpose, and conv1 has 30 weights: not everything can be had.
     for (stage, least) in [("conv1", 0.15), ("conv2", 0.5), ("out", 0.5)] {
         let text = world.ok(&format!(
-            "{COMMON} --samples wrong:6 --max-drawdown 20 --stage {stage} --rival --out {stage}.safetensors"
+            "{COMMON} --samples wrong:6 --max-drawdown 20 --stage {stage} --rival --rival-mixed --out {stage}.safetensors"
         ));
         assert!(text.contains("of 6 samples right") && text.contains("fine-tuning"), "{text}");
         let record = world.json(&format!("{stage}.json"));
@@ -31,6 +31,11 @@ fn every_kind_of_layer_can_be_repaired() {
         let difference = number(&record["test_accuracy_before"]) - number(&record["test_accuracy_after"]);
         assert!((difference - number(&record["drawdown_test"])).abs() < 1e-12);
         assert!(number(&record["rival"]["efficacy"]) > 0.0 && record["rival"]["curve"].as_array().unwrap().len() > 1);
+        // It sees other images too, and keeps to the bound.
+        assert!(text.contains("fine-tuning on the same samples and other training images"), "{text}");
+        let mixed = &record["mixed"];
+        assert!(number(&mixed["drawdown_validation"]) <= 0.2 && number(&mixed["mixed"]) >= 1.0, "{mixed}");
+        assert!(number(&mixed["efficacy"]) > 0.0 && mixed["curve"].as_array().unwrap().len() >= 6, "{mixed}");
         // Only that layer has changed.
         let tensors = |name: &str| {
             let bytes = fs::read(world.path(name)).unwrap();

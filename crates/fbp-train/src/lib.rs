@@ -23,6 +23,7 @@ mod objective;
 pub mod outputs;
 mod patches;
 pub mod predict;
+pub mod processor;
 pub mod progress;
 pub mod repair;
 pub mod scores;

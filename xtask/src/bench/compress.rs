@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::statistics::{holm, interval, p_value};
 use super::{Arguments, study, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
@@ -21,25 +22,24 @@ const RATES: [f64; 5] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2];
 const LONGER: f64 = 5.0;
 /// Test images that judge.
 const TEST: &str = "2000";
-/// Upper 97.5 % points of Student's t with 1, 2, .. degrees of freedom.
-const T: [f64; 20] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086,
-];
 
 /// What the closed form is compared with, and its accuracy in per cent.
-type Rival = (&'static str, fn(&Outcome) -> f64);
+type Rival = (&'static str, fn(&Outcome) -> Option<f64>);
 
 /// A way to make a network small, as options of `fbp compress`.
 type Way = (&'static str, &'static [&'static str]);
 
-const WAYS: [Way; 6] = [
+/// The other sides of the comparisons.
+const AGAINST: [&str; 4] = ["statistics", "tuned-equal-time", "tuned-five-times", "intact"];
+
+const WAYS: [Way; 7] = [
     ("prune 0.7", &["--prune", "0.7"]),
     ("prune 0.9", &["--prune", "0.9"]),
     ("2:4", &["--pattern", "2:4"]),
     ("int4", &["--quantise", "int4"]),
     ("prune 0.8", &["--prune", "0.8"]),
     ("prune 0.5", &["--prune", "0.5"]),
+    ("prune 0.7 of every layer", &["--prune", "0.7", "--scope", "layer"]),
 ];
 
 /// What is run.
@@ -55,6 +55,8 @@ struct Study {
     ways: Vec<Way>,
     images: Vec<usize>,
     seeds: u64,
+    /// Whether the rival also gets more time.
+    is_longer: bool,
 }
 
 /// One comparison of one cell, as the summary has it.
@@ -76,6 +78,12 @@ struct Row {
     seconds: f64,
     /// Of the other side.
     against_accuracy_pct: f64,
+    /// Two-sided, of Student's t for paired samples.
+    #[serde(default)]
+    p: Option<f64>,
+    /// The same after Holm over all cells with the same other side.
+    #[serde(default)]
+    p_holm: Option<f64>,
 }
 
 impl Row {
@@ -90,7 +98,8 @@ struct Outcome {
     closed: f64,
     statistics: f64,
     equal: f64,
-    longer: f64,
+    /// If that was asked for.
+    longer: Option<f64>,
     intact: f64,
     seconds: f64,
 }
@@ -113,6 +122,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
                 let text: Vec<String> = cell.iter().map(brief).collect();
                 rows.retain(|row| !row.is_of(&cell[0]));
                 rows.extend(cell);
+                adjust(&mut rows);
                 study.write(&rows)?;
                 println!("{network}, {}, {images} images: {}", way.0, text.join("; "));
             }
@@ -134,11 +144,20 @@ impl Study {
         let (mut ways, mut images) = (vec![WAYS[0], WAYS[2], WAYS[3]], vec![100]);
         if !arguments.quick {
             data = "fashion-mnist";
-            networks.push(("resnet20".to_owned(), training("12")));
-            networks.push(("simple-vit-v2".to_owned(), training("20")));
+            networks.push(("resnet20".to_owned(), training("5")));
+            networks.push((
+                "simple-vit-v2".to_owned(),
+                vec!["--epochs", "10", "--batch", "128", "--learning-rate", "2e-3", "--schedule", "cosine"],
+            ));
             (ways, images) = (WAYS.to_vec(), vec![500, 100, 2000]);
         }
         networks.retain(|(name, _)| chosen(name));
+        if let Some(list) = &arguments.ways {
+            ways = study::picked("ways", list, &WAYS, |way| way.0.to_owned())?;
+        }
+        if let Some(list) = &arguments.images {
+            images = study::picked("images", list, &[100, 500, 2000], usize::to_string)?;
+        }
         if networks.is_empty() {
             return Err(TaskError::Refused("none of the networks of this study is called so".to_owned()));
         }
@@ -156,11 +175,13 @@ impl Study {
             ways,
             images,
             seeds,
+            is_longer: !arguments.equal_time,
         })
     }
 
     fn child(&self, command: &str) -> Child {
-        Child::new(&self.fbp).args([command]).args(&self.data)
+        // On one thread the time of the processor is that of the clock of an idle machine.
+        Child::new(&self.fbp).args([command]).args(&self.data).env("RAYON_NUM_THREADS", "1")
     }
 
     fn checkpoint(&self, network: &str) -> PathBuf {
@@ -205,10 +226,11 @@ impl Study {
         };
         let closed = run("closed-form", &["--recover", "closed-form"])?;
         let statistics = run("statistics", &["--recover", "statistics"])?;
-        let seconds = number(&closed, "compress_seconds")?;
+        // The time of the processor: what else the machine does takes nothing from either side.
+        let seconds = number(&closed, "compress_processor_seconds").or_else(|_| number(&closed, "compress_seconds"))?;
         let tune = |name: &str, time: f64, rate: f64| {
             let (time, rate) = (format!("{time}s"), rate.to_string());
-            let options = ["--recover", "fine-tune", "--time", &time, "--rate", &rate];
+            let options = ["--recover", "fine-tune", "--time", &time, "--clock", "processor", "--rate", &rate];
             // A rate that diverges has lost.
             match run(&format!("{name}_{rate}"), &options) {
                 Ok(record) => accuracy(&record, "test_recovered"),
@@ -218,13 +240,13 @@ impl Study {
         };
         let equal: Vec<f64> = RATES.iter().map(|&rate| tune("equal", seconds, rate)).collect::<Result<_, _>>()?;
         let best = (0..RATES.len()).max_by(|&a, &b| equal[a].total_cmp(&equal[b])).unwrap_or(0);
-        let near = RATES[best.saturating_sub(1)..(best + 2).min(RATES.len())].iter();
+        let near = RATES[best.saturating_sub(1)..(best + 2).min(RATES.len())].iter().filter(|_| self.is_longer);
         let longer: Vec<f64> = near.map(|&rate| tune("longer", LONGER * seconds, rate)).collect::<Result<_, _>>()?;
         Ok(Outcome {
             closed: accuracy(&closed, "test_recovered")?,
             statistics: accuracy(&statistics, "test_recovered")?,
             equal: equal[best],
-            longer: longer.into_iter().fold(0.0, f64::max),
+            longer: longer.into_iter().reduce(f64::max),
             intact: accuracy(&closed, "test_before")?,
             seconds,
         })
@@ -233,15 +255,16 @@ impl Study {
     fn compare(&self, network: &str, compression: &'static str, images: usize, outcomes: &[Outcome]) -> Vec<Row> {
         let mean = |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len().max(1) as f64;
         let rivals: [Rival; 4] = [
-            ("statistics", |outcome| outcome.statistics),
-            ("tuned-equal-time", |outcome| outcome.equal),
+            ("statistics", |outcome| Some(outcome.statistics)),
+            ("tuned-equal-time", |outcome| Some(outcome.equal)),
             ("tuned-five-times", |outcome| outcome.longer),
-            ("intact", |outcome| outcome.intact),
+            ("intact", |outcome| Some(outcome.intact)),
         ];
         let row = |(against, of): Rival| {
-            let differences: Vec<f64> = outcomes.iter().map(|outcome| outcome.closed - of(outcome)).collect();
+            let others: Vec<f64> = outcomes.iter().map(of).collect::<Option<_>>()?;
+            let differences: Vec<f64> = outcomes.iter().zip(&others).map(|(own, other)| own.closed - other).collect();
             let (mean_pp, half) = interval(&differences);
-            Row {
+            Some(Row {
                 network: network.to_owned(),
                 data: self.data_name.to_owned(),
                 compression: compression.to_owned(),
@@ -254,10 +277,12 @@ impl Study {
                 ci_high: half.map(|half| mean_pp + half),
                 accuracy_pct: mean(&|outcome| outcome.closed),
                 seconds: mean(&|outcome| outcome.seconds),
-                against_accuracy_pct: mean(&of),
-            }
+                against_accuracy_pct: others.iter().sum::<f64>() / others.len().max(1) as f64,
+                p: p_value(&differences),
+                p_holm: None,
+            })
         };
-        rivals.into_iter().map(row).collect()
+        rivals.into_iter().filter_map(row).collect()
     }
 
     fn summary(&self) -> PathBuf {
@@ -293,22 +318,6 @@ fn accuracy(record: &Value, name: &str) -> Result<f64, TaskError> {
     Ok(100.0 * number(record, name)?)
 }
 
-/// Mean of paired differences, and half the width of its 95 % interval; none for a single one.
-///
-/// # Source
-/// Student's t for paired samples.
-pub(super) fn interval(differences: &[f64]) -> (f64, Option<f64>) {
-    let n = differences.len();
-    let mean = differences.iter().sum::<f64>() / n.max(1) as f64;
-    if n < 2 {
-        return (mean, None);
-    }
-    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
-    // Beyond the table the last entry is a little too wide.
-    let quantile = T[(n - 2).min(T.len() - 1)];
-    (mean, Some(quantile * (variance / n as f64).sqrt()))
-}
-
 /// `+6.10 (5.02 to 7.18) against tuned-equal-time`.
 fn brief(row: &Row) -> String {
     format!("{} against {}", with_interval(row), row.against)
@@ -321,15 +330,26 @@ fn with_interval(row: &Row) -> String {
     }
 }
 
+/// Holm's adjustment, over all cells with the same other side.
+fn adjust(rows: &mut [Row]) {
+    for against in AGAINST {
+        let mut family: Vec<&mut Row> =
+            rows.iter_mut().filter(|row| row.against == against && row.p.is_some()).collect();
+        let adjusted = holm(&family.iter().map(|row| row.p.unwrap_or(1.0)).collect::<Vec<_>>());
+        family.iter_mut().zip(adjusted).for_each(|(row, p)| row.p_holm = Some(p));
+    }
+}
+
 /// All cells, a line each.
 fn table(rows: &[Row]) -> String {
     let mut text = String::from(
         "| network | compression | images | seeds | closed form, % | time, s | against statistics, pp | tuned, equal time | tuned, \
          five times | intact |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for cell in rows.chunks_exact(4) {
+    for cell in rows.chunk_by(Row::is_of) {
         let Row { network, compression, images, seeds, accuracy_pct, seconds, .. } = &cell[0];
-        let gains: Vec<String> = cell.iter().map(with_interval).collect();
+        let gain = |against: &str| cell.iter().find(|row| row.against == against).map_or("–".to_owned(), with_interval);
+        let gains = AGAINST.map(gain);
         text.push_str(&format!(
             "| {network} | {compression} | {images} | {seeds} | {accuracy_pct:.2} | {seconds:.1} | {} |\n",
             gains.join(" | ")
@@ -341,15 +361,6 @@ fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn intervals_are_those_of_student() {
-        assert_eq!(interval(&[1.5]), (1.5, None));
-        let (mean, half) = interval(&[1.0, 2.0, 3.0]);
-        // A deviation of 1 over the root of 3, times the quantile of 2 degrees of freedom.
-        assert_eq!(mean, 2.0);
-        assert!((half.unwrap() - 4.303 / 3.0_f64.sqrt()).abs() < 1e-12);
-    }
 
     #[test]
     fn cells_are_lines_of_the_table() {
@@ -367,9 +378,20 @@ mod tests {
             accuracy_pct: 90.0,
             seconds: 2.0,
             against_accuracy_pct: 89.0,
+            p: Some(0.02),
+            p_holm: None,
         };
-        let text = table(&["statistics", "tuned-equal-time", "tuned-five-times", "intact"].map(row));
+        let text = table(&AGAINST.map(row));
         assert_eq!(text.lines().count(), 3);
+        // Without the longer time, and with another cell behind it.
+        let other = Row { images: 500, ..row("intact") };
+        let mut rows = vec![row("statistics"), row("intact"), other];
+        let text = table(&rows);
+        assert!(text.contains("+1.00 (0.50 to 1.50) | – | – | +1.00"), "{text}");
+        assert_eq!(text.lines().count(), 4);
+        adjust(&mut rows);
+        assert_eq!([rows[0].p_holm, rows[1].p_holm, rows[2].p_holm], [Some(0.02), Some(0.04), Some(0.04)]);
+        let text = table(&AGAINST.map(row));
         assert!(text.contains("| n | int4 | 100 | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"), "{text}");
     }
 }

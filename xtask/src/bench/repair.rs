@@ -1,21 +1,26 @@
 //! `cargo xtask bench repair`: repairs of given samples beside their rivals, for several choices of samples.
 
+mod programme;
+mod summary;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde_json::Value;
 
-use super::compress::interval;
 use super::{Arguments, study, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
 use crate::fetch::write_whole;
 use crate::workspace;
 
+use summary::{Cell, Outcome, Rivals};
+
 /// The study that runs `fbp repair` and compares records.
 pub(super) const NAME: &str = "repair";
 
+/// Seeds that are looked for.
+const MOST_SEEDS: u64 = 100;
 /// Loss of accuracy that is allowed, in percentage points.
 const BOUND: &str = "1";
 
@@ -26,6 +31,8 @@ struct Subject {
     /// Options that choose the samples.
     samples: &'static [&'static str],
     ways: &'static [Way],
+    /// Layers and norms of the linear programme.
+    programmes: &'static [&'static str],
 }
 
 #[derive(Clone, Copy)]
@@ -47,8 +54,10 @@ const fn way(name: &'static str, stage: &'static str, options: &'static [&'stati
     Way { name, stage, options }
 }
 
-/// Fine-tuning on the same samples, which the first way runs besides.
-const RIVAL: &str = "fine-tuning";
+/// The first way runs fine-tuning on the same samples besides.
+const RIVALS: &[&str] = &["--rival"];
+/// Fine-tuning with other training images mixed in has records of its own: the repair beside it is cut short and does not count.
+const MIXING: &[&str] = &["--rival-mixed", "--time", "0.001s"];
 const TRAINING: &[&str] = &["--epochs", "10", "--batch", "128", "--learning-rate", "1e-3", "--schedule", "cosine"];
 const FOG: &[&str] = &["--samples", "wrong:100", "--samples-corrupt", "fog:3"];
 
@@ -58,65 +67,40 @@ const SUBJECTS: [Subject; 3] = [
         training: TRAINING,
         samples: FOG,
         ways: &[
-            way("repair of fc1", "fc1", &["--rival"]),
+            way("repair of fc1", "fc1", RIVALS),
             way("repair of fc1, 4 neighbours", "fc1", &["--neighbours", "4"]),
             way("repair of fc1, least loss", "fc1", &["--prefer", "accuracy"]),
             way("repair of fc3", "fc3", &[]),
             way("repair of the head", "out", &[]),
         ],
+        programmes: &["fc3:l1", "out:l1"],
     },
     Subject {
         network: Network::Mlp(9, 200),
         training: TRAINING,
         samples: FOG,
         ways: &[
-            way("repair of fc1, then fc2", "fc1,fc2", &["--rival"]),
+            way("repair of fc1, then fc2", "fc1,fc2", RIVALS),
             way("repair of fc2", "fc2", &[]),
             way("repair of the head", "out", &[]),
         ],
+        programmes: &["out:l1"],
     },
     Subject {
         network: Network::Zoo("resnet20"),
         training: &["--epochs", "12", "--batch", "128", "--learning-rate", "3e-3", "--schedule", "cosine"],
-        samples: &["--samples", "wrong:100"],
-        ways: &[way("repair of layer3.2.conv2", "layer3.2.conv2", &["--rival"]), way("repair of the head", "fc", &[])],
+        samples: FOG,
+        ways: &[way("repair of layer3.2.conv2", "layer3.2.conv2", RIVALS), way("repair of the head", "fc", &[])],
+        programmes: &[],
     },
 ];
 const QUICK: Subject = Subject {
     network: Network::Mlp(3, 100),
     training: TRAINING,
     samples: &["--samples", "wrong:50", "--samples-corrupt", "fog:3"],
-    ways: &[way("repair of fc3", "fc3", &["--rival"]), way("repair of the head", "out", &[])],
+    ways: &[way("repair of fc3", "fc3", RIVALS), way("repair of the head", "out", &[])],
+    programmes: &["out:l1"],
 };
-
-/// What a way came to, in per cent and percentage points.
-#[derive(Clone, Copy, Debug, Default)]
-struct Outcome {
-    efficacy: f64,
-    generalisation: f64,
-    drawdown: f64,
-    seconds: f64,
-}
-
-/// Means of a way over the seeds, and what it is ahead of fine-tuning.
-#[derive(Clone, Debug, Serialize)]
-struct Row {
-    network: String,
-    data: String,
-    samples: String,
-    method: String,
-    seeds: usize,
-    efficacy_pct: f64,
-    generalisation_pct: f64,
-    drawdown_pp: f64,
-    seconds: f64,
-    /// Others of their kind that come right more than with fine-tuning, with the 95 % interval.
-    generalisation_ahead_pp: f64,
-    generalisation_ci: Option<[f64; 2]>,
-    /// Accuracy on the test set that is kept over fine-tuning.
-    kept_ahead_pp: f64,
-    kept_ci: Option<[f64; 2]>,
-}
 
 struct Study {
     fbp: PathBuf,
@@ -141,22 +125,32 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     for seed in 0..study.seeds {
         for subject in &study.subjects {
             for way in subject.ways {
-                let outcome = outcome(&study.record(subject, way, seed)?)?;
-                println!(
-                    "{}, {}, seed {seed}: {:.1} % right, {:.1} % of the others, {:+.2} pp, {:.1} s",
-                    subject.network.name(),
-                    way.name,
-                    outcome.efficacy,
-                    outcome.generalisation,
-                    -outcome.drawdown,
-                    outcome.seconds
-                );
+                let outcome = Outcome::of(&study.record(subject, way, seed)?)?;
+                println!("{}, {}, seed {seed}: {outcome}", subject.network.name(), way.name);
+            }
+            study.record(subject, &mixing(subject), seed)?;
+            for task in subject.programmes {
+                study.solve(subject, task, seed)?;
             }
         }
-        study.write(seed + 1)?;
+        study.write()?;
     }
+    study.write()?;
     println!("kept in {}", study.results.display());
     Ok(())
+}
+
+/// A record without pictures and all other states, which would be most of it.
+fn line(mut record: Value) -> String {
+    if let Some(record) = record.as_object_mut() {
+        record.retain(|key, _| !matches!(key.as_str(), "examples" | "weights" | "candidates"));
+    }
+    format!("{record}\n")
+}
+
+/// Where fine-tuning with other training images mixed in is run.
+fn mixing(subject: &Subject) -> Way {
+    way("mixing", subject.ways[0].stage, MIXING)
 }
 
 impl Network {
@@ -207,7 +201,9 @@ impl Study {
     }
 
     fn child(&self, command: &str) -> Child {
-        Child::new(&self.fbp).args([command, "--data", self.data]).args(&self.data_dir)
+        let child = Child::new(&self.fbp).args([command, "--data", self.data]).args(&self.data_dir);
+        // On one thread the time of the processor is that of the clock of an idle machine.
+        child.env("RAYON_NUM_THREADS", "1")
     }
 
     fn checkpoint(&self, subject: &Subject) -> PathBuf {
@@ -252,32 +248,54 @@ impl Study {
         study::read(&record)
     }
 
-    /// All rows over the first seeds.
-    fn write(&self, seeds: u64) -> Result<(), TaskError> {
+    /// The record of a repair, if it is there.
+    fn known(&self, subject: &Subject, way: &Way, seed: u64) -> Result<Option<Value>, TaskError> {
+        let record = self.record_path(subject, way, seed);
+        record.exists().then(|| study::read(&record)).transpose()
+    }
+
+    /// Everything that was run so far, by this and earlier runs.
+    fn write(&self) -> Result<(), TaskError> {
         let (mut rows, mut lines) = (Vec::new(), String::new());
         for subject in &self.subjects {
-            let mut rivals = Vec::new();
-            let mut own = Vec::new();
+            let is_there = |seed: &u64| self.record_path(subject, &subject.ways[0], *seed).exists();
+            let seeds: Vec<u64> = (0..MOST_SEEDS).filter(is_there).collect();
+            let mut rivals = Rivals::default();
+            let mut own: Vec<(String, Vec<Option<Outcome>>)> = Vec::new();
             for (place, way) in subject.ways.iter().enumerate() {
                 let mut outcomes = Vec::new();
-                for seed in 0..seeds {
-                    let mut record = self.record(subject, way, seed)?;
-                    outcomes.push(outcome(&record)?);
+                for &seed in &seeds {
+                    let record = self.known(subject, way, seed)?;
+                    outcomes.push(record.as_ref().map(Outcome::of).transpose()?);
                     if place == 0 {
-                        rivals.push(rival_outcome(&record)?);
+                        let mixed = self.known(subject, &mixing(subject), seed)?;
+                        rivals.push(record.as_ref(), mixed.as_ref())?;
+                        lines.extend(mixed.map(line));
                     }
-                    // Pictures and all other states would be most of it.
-                    if let Some(record) = record.as_object_mut() {
-                        record.retain(|key, _| !matches!(key.as_str(), "examples" | "weights" | "candidates"));
-                    }
-                    lines.push_str(&format!("{record}\n"));
+                    lines.extend(record.map(line));
                 }
-                own.push((way.name, outcomes));
+                own.push((way.name.to_owned(), outcomes));
             }
-            own.push((RIVAL, rivals.clone()));
+            for task in subject.programmes {
+                for &seed in seeds.iter().filter(|&&seed| self.answer_path(subject, task, seed).exists()) {
+                    let answer = study::read(&self.answer_path(subject, task, seed))?;
+                    let name = subject.network.name();
+                    lines.extend([line(
+                        serde_json::json!({ "programme": task, "network": name, "seed": seed, "answers": answer }),
+                    )]);
+                }
+                let answers: Vec<_> =
+                    seeds.iter().map(|&seed| self.answers(subject, task, seed)).collect::<Result<_, TaskError>>()?;
+                // Of the last layer both networks are one.
+                let is_one = answers.iter().all(|[decoupled, coupled]| decoupled == coupled);
+                for (place, name) in programme::NAMES[..if is_one { 1 } else { 2 }].iter().enumerate() {
+                    let outcomes = answers.iter().map(|answers| answers[place]).collect();
+                    own.push((programme::method(task, name), outcomes));
+                }
+            }
             let samples = subject.samples.join(" ").replace("--samples ", "").replace("--samples-corrupt ", "");
-            let cell = [subject.network.name(), self.data.to_owned(), samples];
-            rows.extend(own.iter().map(|(method, outcomes)| row(&cell, method, outcomes, &rivals)));
+            let cell = Cell { network: subject.network.name(), data: self.data.to_owned(), samples };
+            rows.extend(summary::rows(&cell, &own, &rivals));
         }
         let text = serde_json::to_string_pretty(&rows).map_err(|error| TaskError::Malformed {
             path: self.results.join("summary.json"),
@@ -285,114 +303,13 @@ impl Study {
         })?;
         write_whole(&self.results.join("records.jsonl"), lines.as_bytes())?;
         write_whole(&self.results.join("summary.json"), format!("{text}\n").as_bytes())?;
-        write_whole(&self.results.join("table.md"), table(&rows).as_bytes())
+        write_whole(&self.results.join("table.md"), summary::table(&rows).as_bytes())
     }
-}
-
-fn outcome_of(record: &Value, seconds: &str) -> Result<Outcome, TaskError> {
-    let number = |name: &str| {
-        let missing = || TaskError::Refused(format!("a record of a repair has no {name}"));
-        record.get(name).and_then(Value::as_f64).ok_or_else(missing)
-    };
-    Ok(Outcome {
-        efficacy: 100.0 * number("efficacy")?,
-        generalisation: 100.0 * number("generalisation")?,
-        drawdown: 100.0 * number("drawdown_test")?,
-        seconds: number(seconds)?,
-    })
-}
-
-fn outcome(record: &Value) -> Result<Outcome, TaskError> {
-    outcome_of(record, "repair_seconds")
-}
-
-fn rival_outcome(record: &Value) -> Result<Outcome, TaskError> {
-    outcome_of(&record["rival"], "seconds")
-}
-
-fn row([network, data, samples]: &[String; 3], method: &str, own: &[Outcome], rivals: &[Outcome]) -> Row {
-    let mean = |of: fn(&Outcome) -> f64| own.iter().map(of).sum::<f64>() / own.len().max(1) as f64;
-    let ahead = |of: fn(&Outcome) -> f64| {
-        let differences: Vec<f64> = own.iter().zip(rivals).map(|(own, rival)| of(own) - of(rival)).collect();
-        let (mean, half) = interval(&differences);
-        (mean, half.map(|half| [mean - half, mean + half]))
-    };
-    let (generalisation_ahead_pp, generalisation_ci) = ahead(|outcome| outcome.generalisation);
-    let (kept_ahead_pp, kept_ci) = ahead(|outcome| -outcome.drawdown);
-    Row {
-        network: network.clone(),
-        data: data.clone(),
-        samples: samples.clone(),
-        method: method.to_owned(),
-        seeds: own.len(),
-        efficacy_pct: mean(|outcome| outcome.efficacy),
-        generalisation_pct: mean(|outcome| outcome.generalisation),
-        drawdown_pp: mean(|outcome| outcome.drawdown),
-        seconds: mean(|outcome| outcome.seconds),
-        generalisation_ahead_pp,
-        generalisation_ci,
-        kept_ahead_pp,
-        kept_ci,
-    }
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "| network | samples | method | seeds | right, % | others right, % | loss, pp | s | others ahead of fine-tuning, pp | \
-         accuracy kept ahead of it, pp |\n|---|---|---|---|---|---|---|---|---|---|\n",
-    );
-    let with = |mean: f64, ci: &Option<[f64; 2]>| match ci {
-        Some([low, high]) => format!("{mean:+.2} ({low:.2} to {high:.2})"),
-        None => format!("{mean:+.2}"),
-    };
-    for row in rows {
-        let (ahead, kept) = match row.method.as_str() {
-            RIVAL => ("–".to_owned(), "–".to_owned()),
-            _ => (with(row.generalisation_ahead_pp, &row.generalisation_ci), with(row.kept_ahead_pp, &row.kept_ci)),
-        };
-        text.push_str(&format!(
-            "| {} | {} | {} | {} | {:.1} | {:.1} | {:.2} | {:.1} | {ahead} | {kept} |\n",
-            row.network,
-            row.samples,
-            row.method,
-            row.seeds,
-            row.efficacy_pct,
-            row.generalisation_pct,
-            row.drawdown_pp,
-            row.seconds
-        ));
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn rows_compare_seed_by_seed() {
-        let record = |generalisation: f64, drawdown: f64, seconds: f64| {
-            let rival = json!({ "efficacy": 0.5, "generalisation": 0.25, "drawdown_test": 0.125, "seconds": 2.0 });
-            json!({
-                "efficacy": 1.0, "generalisation": generalisation, "drawdown_test": drawdown, "repair_seconds": seconds,
-                "rival": rival,
-            })
-        };
-        let records = [record(0.5, 0.0, 1.0), record(0.75, 0.0625, 3.0)];
-        let own: Vec<Outcome> = records.iter().map(|record| outcome(record).unwrap()).collect();
-        let rivals: Vec<Outcome> = records.iter().map(|record| rival_outcome(record).unwrap()).collect();
-        let cell = ["n", "d", "s"].map(str::to_owned);
-        let found = row(&cell, "repair", &own, &rivals);
-        assert_eq!((found.efficacy_pct, found.generalisation_pct, found.drawdown_pp), (100.0, 62.5, 3.125));
-        assert_eq!((found.generalisation_ahead_pp, found.kept_ahead_pp, found.seconds), (37.5, 9.375, 2.0));
-        // Two differences, 25 and 50: 12.706 · 12.5 to both sides.
-        let [low, high] = found.generalisation_ci.unwrap();
-        assert!((low + 121.325).abs() < 1e-9 && (high - 196.325).abs() < 1e-9);
-        assert!(table(&[found]).contains("| n | s | repair | 2 | 100.0 | 62.5 | 3.12 | 2.0 | +37.50"));
-        assert!(outcome(&json!({})).is_err());
-    }
 
     #[test]
     fn descriptions_have_as_many_layers_as_their_names_say() {

@@ -24,6 +24,21 @@ pub(super) fn seeds(arguments: &Arguments, usual: u64) -> Result<u64, TaskError>
     arguments.seeds.as_ref().map_or(Ok(usual), parse)
 }
 
+/// Those of some values that a list names.
+pub(super) fn picked<T: Clone>(
+    what: &str,
+    list: &str,
+    all: &[T],
+    name: impl Fn(&T) -> String,
+) -> Result<Vec<T>, TaskError> {
+    let find = |word: &str| {
+        let known = || all.iter().map(&name).collect::<Vec<_>>().join(", ");
+        let unknown = || TaskError::Refused(format!("--{what}: {word:?} is none of {}", known()));
+        all.iter().find(|value| name(value) == word).cloned().ok_or_else(unknown)
+    };
+    list.split(',').map(|word| find(word.trim())).collect()
+}
+
 /// A record.
 pub(super) fn read(path: &Path) -> Result<Value, TaskError> {
     let text = fs::read_to_string(path).map_err(TaskError::at(path))?;

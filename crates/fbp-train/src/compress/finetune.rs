@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use candle_core::{Device, Tensor};
 use fbp_models::{AdamW, AdamWParams, Network};
 
@@ -11,6 +9,7 @@ use crate::TrainError;
 use crate::data::{Batcher, DataBundle, shuffle_indices};
 use crate::evaluate::{EvalSet, pool_par};
 use crate::objective::supervised;
+use crate::processor::Stopwatch;
 use crate::settings::LossKind;
 
 /// Every so many calibration images one is held back to choose the rate with.
@@ -76,14 +75,14 @@ impl Subject<'_> {
         let mut latent = Latent::of(&network, self.layers, self.constraints)?;
         let size = options.batch_size.min(samples.len());
         let mut batcher = Batcher::new(&self.data.train, samples.to_vec(), &self.data.normalization, size)?;
-        let (begun, mut steps, mut epoch) = (Instant::now(), 0, 0);
+        let (begun, mut steps, mut epoch) = (Stopwatch::start(), 0, 0);
         loop {
             let mut order: Vec<usize> = samples.to_vec();
             shuffle_indices(&mut order, self.seed, epoch);
             batcher.shuffle(self.seed, epoch);
             epoch += 1;
             while let Some(batch) = batcher.next_batch(pool_par()) {
-                let done = begun.elapsed().as_secs_f64() / options.seconds;
+                let done = begun.seconds(options.clock) / options.seconds;
                 if done >= 1.0 && steps > 0 {
                     network.set_training(false);
                     return Ok(Some((network, steps)));

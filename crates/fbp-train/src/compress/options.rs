@@ -4,6 +4,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::processor::Clock;
 use crate::settings::{Choice, check, choice};
 
 choice! {
@@ -152,6 +153,7 @@ impl Compression {
 /// |------------------|------------------------------|----------|
 /// | `learning_rates` | 1e-4, 3e-4, 1e-3, 3e-3, 1e-2 | `(0, 1]` |
 /// | `seconds`        | 10                           | `(0, ∞)` |
+/// | `clock`          | `wall`                       |          |
 /// | `batch_size`     | 50                           | 2 or more |
 #[derive(Clone, Debug, PartialEq)]
 pub struct FineTuneOptions {
@@ -159,13 +161,15 @@ pub struct FineTuneOptions {
     pub learning_rates: Vec<f64>,
     /// Time of each training, in seconds.
     pub seconds: f64,
+    /// What that time is measured by.
+    pub clock: Clock,
     /// Images of a step.
     pub batch_size: usize,
 }
 
 impl Default for FineTuneOptions {
     fn default() -> Self {
-        Self { learning_rates: vec![1e-4, 3e-4, 1e-3, 3e-3, 1e-2], seconds: 10.0, batch_size: 50 }
+        Self { learning_rates: vec![1e-4, 3e-4, 1e-3, 3e-3, 1e-2], seconds: 10.0, clock: Clock::Wall, batch_size: 50 }
     }
 }
 

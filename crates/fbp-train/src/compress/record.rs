@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::options::{Compression, Recover};
 use crate::identity::DataIdentity;
 use crate::outputs::RunRecord;
+use crate::processor::Clock;
 
 /// What a compression was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct CompressSettings {
     /// Time of each training, in seconds; for fine-tuning only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<f64>,
+    /// What it is measured by, if not by the time that passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Clock>,
     /// Learning rates that are tried; for fine-tuning only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub learning_rates: Vec<f64>,
@@ -118,6 +122,9 @@ pub struct CompressRecord {
     pub tuned: Option<TunedRecord>,
     /// Time of compressing and putting right, without reading data and the test set.
     pub compress_seconds: f64,
+    /// The same as time of the processor on all threads, if the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compress_processor_seconds: Option<f64>,
     /// File name of the compressed checkpoint.
     pub checkpoint: String,
     /// SHA-256 of the compressed checkpoint.

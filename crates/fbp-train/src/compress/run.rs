@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use fbp_models::Network;
@@ -16,6 +15,7 @@ use super::walk::{Aim, Walk};
 use crate::TrainError;
 use crate::data::{Batcher, DataBundle, shuffle_indices};
 use crate::evaluate::pool_par;
+use crate::processor::{Clock, Stopwatch};
 use crate::progress::Progress;
 
 /// Chunks of the calibration images: every fifth one is held back to choose the damping with.
@@ -44,6 +44,8 @@ pub struct Compressed {
     pub tuned: Option<TunedRecord>,
     /// Time of everything, in seconds.
     pub seconds: f64,
+    /// Time of the processor on all threads, if the system tells.
+    pub processor_seconds: Option<f64>,
 }
 
 /// A network that was only made small, and what it must keep to.
@@ -91,7 +93,7 @@ pub fn compress(
 ) -> Result<Compressed, TrainError> {
     options.check()?;
     let samples = calibration(data, options)?;
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let Small { slim, layers, mut constraints, fours, left } = make_small(network, &options.compression)?;
     announce(&left, progress);
     let small = &slim.network;
@@ -142,7 +144,6 @@ pub fn compress(
         let (found, record) = subject.run(&options.fine_tune)?;
         (result, tuned) = (found, Some(record));
     }
-    let seconds = begun.elapsed().as_secs_f64();
     let bits = options.compression.quantise;
     let (all, _) = matrix_layers(&network.spec().plan()?);
     Ok(Compressed {
@@ -153,7 +154,8 @@ pub fn compress(
         layers: records,
         left_alone: left,
         tuned,
-        seconds,
+        seconds: begun.seconds(Clock::Wall),
+        processor_seconds: begun.processor_seconds(),
     })
 }
 

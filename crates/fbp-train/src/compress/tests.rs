@@ -274,7 +274,8 @@ fn data([channels, height, width]: [usize; 3], samples: usize, classes: usize) -
 }
 
 fn options(compression: Compression, recover: Recover) -> CompressOptions {
-    let fine_tune = FineTuneOptions { learning_rates: vec![1e-3], seconds: 0.05, batch_size: 8 };
+    let fine_tune =
+        FineTuneOptions { learning_rates: vec![1e-3], seconds: 0.05, batch_size: 8, ..FineTuneOptions::default() };
     CompressOptions { compression, images: 20, recover, seed: 1, fine_tune }
 }
 
@@ -515,7 +516,8 @@ fn settings_that_make_no_sense_are_refused() {
         }
     }
     for (seconds, batch_size, rate) in [(0.0, 8, 1e-3), (1.0, 1, 1e-3), (1.0, 8, 0.0)] {
-        let fine_tune = FineTuneOptions { learning_rates: vec![rate], seconds, batch_size };
+        let fine_tune =
+            FineTuneOptions { learning_rates: vec![rate], seconds, batch_size, ..FineTuneOptions::default() };
         assert!(matches!(fine_tune.check().unwrap_err(), TrainError::Parameter { .. }));
     }
     let none = FineTuneOptions { learning_rates: Vec::new(), ..FineTuneOptions::default() };

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use candle_core::{Device, Tensor};
 use fbp_models::{AdamW, AdamWParams, Network};
 
@@ -10,6 +8,7 @@ use crate::TrainError;
 use crate::data::{Batch, Batcher, DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::pool_par;
 use crate::objective::supervised;
+use crate::processor::{Clock, Stopwatch};
 use crate::settings::LossKind;
 
 /// The rival of a repair: fine-tuning of the whole network on the same samples, with early stopping.
@@ -42,12 +41,16 @@ pub struct Rival {
     pub learning_rate: f64,
     /// Number of its steps.
     pub steps: usize,
+    /// Other training images per sample to repair in each of them.
+    pub mixed: usize,
     /// What it came to.
     pub measures: StateMeasures,
     /// Learning rate, number of steps and measures of every state that was looked at.
     pub curve: Vec<(f64, usize, StateMeasures)>,
     /// Time of all runs.
     pub seconds: f64,
+    /// The same as time of the processor on all threads, if the system tells.
+    pub processor_seconds: Option<f64>,
 }
 
 impl RivalOptions {
@@ -63,19 +66,11 @@ impl RivalOptions {
         data: &DataBundle,
         validation: f64,
     ) -> Result<Rival, TrainError> {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let split = Split::stratified(&data.train, validation, SPLIT_SEED)?;
         let gauge = Gauge::new(start, given, data, &split, self.tolerance)?;
         let tuning = FineTuning::new(start, given, data)?;
-        let first = Rival {
-            network: start.duplicate()?,
-            learning_rate: 0.0,
-            steps: 0,
-            measures: gauge.measure(start)?,
-            curve: Vec::new(),
-            seconds: 0.0,
-        };
-        let (mut best, mut curve) = (first, Vec::new());
+        let (mut best, mut curve) = (Rival::none(start, gauge.measure(start)?)?, Vec::new());
         for &learning_rate in &self.learning_rates {
             let (mut steps, mut measures) = (0, best.measures);
             let looks = (0..self.steps).step_by(self.every).map(|taken| taken + self.every);
@@ -88,7 +83,28 @@ impl RivalOptions {
                 best = Rival { network, learning_rate, steps, measures, ..best };
             }
         }
-        Ok(Rival { curve, seconds: begun.elapsed().as_secs_f64(), ..best })
+        Ok(best.finished(curve, &begun))
+    }
+}
+
+impl Rival {
+    /// No step at all.
+    pub(super) fn none(start: &Network, measures: StateMeasures) -> Result<Self, TrainError> {
+        let network = start.duplicate()?;
+        Ok(Self {
+            network,
+            learning_rate: 0.0,
+            steps: 0,
+            mixed: 0,
+            measures,
+            curve: Vec::new(),
+            seconds: 0.0,
+            processor_seconds: None,
+        })
+    }
+
+    pub(super) fn finished(self, curve: Vec<(f64, usize, StateMeasures)>, begun: &Stopwatch) -> Self {
+        Self { curve, seconds: begun.seconds(Clock::Wall), processor_seconds: begun.processor_seconds(), ..self }
     }
 }
 

@@ -2,11 +2,11 @@ use fbp_models::Network;
 
 use super::origin::{Given, SampleOrigin};
 use super::record::StateMeasures;
-use super::samples::SampleChoice;
+use super::samples::{SampleChoice, wrong_samples};
 use crate::TrainError;
 use crate::data::{DataBundle, Dataset, Split};
 use crate::evaluate::EvalSet;
-use crate::settings::Part;
+use crate::settings::{Part, Preference};
 
 /// The test set, and what the network made of it before.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ impl Judge {
 pub(super) struct Gauge {
     own: EvalSet,
     validation: EvalSet,
+    /// Validation samples of the same kind that were wrong at the start, where states are chosen by them.
+    kin: Option<EvalSet>,
     before: f64,
 }
 
@@ -96,7 +98,28 @@ impl Gauge {
             own: set(given.origin.images(data), given.samples)?.within(tolerance),
             before: validation.score(start)?,
             validation,
+            kin: None,
         })
+    }
+
+    /// The same with what else states are chosen by.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] if the images do not fit the network.
+    pub(super) fn preferring(
+        self,
+        prefer: Preference,
+        start: &Network,
+        given: Given<'_>,
+        data: &DataBundle,
+        split: &Split,
+    ) -> Result<Self, TrainError> {
+        if prefer == Preference::Accuracy {
+            return Ok(self);
+        }
+        let images = given.origin.kin(Part::Train, data);
+        let wrong = wrong_samples(start, images, &data.normalization, &split.validation, None)?;
+        Ok(Self { kin: Some(EvalSet::new(images, &data.normalization, Some(&wrong))?), ..self })
     }
 
     pub(super) fn measure(&self, network: &Network) -> Result<StateMeasures, TrainError> {
@@ -105,7 +128,7 @@ impl Gauge {
         Ok(StateMeasures {
             efficacy: self.own.accuracy(network)?,
             drawdown_validation,
-            generalisation_validation: None,
+            generalisation_validation: self.kin.as_ref().map(|kin| kin.accuracy(network)).transpose()?,
             error,
         })
     }

@@ -51,6 +51,9 @@ pub struct RepairSettings {
     pub seed: u64,
     /// Whether the rival was run as well.
     pub rival: bool,
+    /// Whether the rival that sees other training images too was run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rival_mixed: bool,
     /// Most samples that are repaired; all that the choice names if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -113,13 +116,16 @@ pub struct Candidate {
     pub measures: StateMeasures,
 }
 
-/// Fine-tuning on the same samples, with early stopping.
+/// Fine-tuning on the same samples, with early stopping, or with other training images mixed in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RivalRecord {
     /// Learning rate of the run that was chosen.
     pub learning_rate: f64,
     /// Steps until it stopped.
     pub steps: usize,
+    /// Other training images per sample in each of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mixed: usize,
     /// How good it is.
     #[serde(flatten)]
     pub measures: StateMeasures,
@@ -129,6 +135,9 @@ pub struct RivalRecord {
     pub drawdown_test: f64,
     /// Time of all learning rates.
     pub seconds: f64,
+    /// The same as time of the processor on all threads, if the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor_seconds: Option<f64>,
     /// Every state looked at: learning rate, steps, measures.
     pub curve: Vec<(f64, usize, StateMeasures)>,
 }
@@ -219,12 +228,18 @@ pub struct RepairRecord {
     pub further: Vec<RepairedLayer>,
     /// The rival, if it was run.
     pub rival: Option<RivalRecord>,
+    /// The rival with other training images mixed in, if it was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<RivalRecord>,
     /// Whether the time was over before the search was.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub time_over: bool,
     /// Time of the estimate, of caching, solving and choosing among states, without reading data, choosing samples, the test set and the
     /// rival.
     pub repair_seconds: f64,
+    /// The same as time of the processor on all threads, if the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_processor_seconds: Option<f64>,
     /// File name of the repaired checkpoint.
     pub checkpoint: String,
     /// SHA-256 of the repaired checkpoint.

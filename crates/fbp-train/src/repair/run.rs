@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use faer::Mat;
 use fbp_models::Network;
 
@@ -18,6 +16,7 @@ use crate::affine::AffineLayer;
 use crate::data::{DataBundle, SPLIT_SEED, Split};
 use crate::evaluate::EvalSet;
 use crate::metrics::relative;
+use crate::processor::{Clock, Stopwatch};
 use crate::progress::Progress;
 use crate::settings::{Part, Preference};
 
@@ -51,6 +50,8 @@ pub struct Repaired {
     pub time_over: bool,
     /// Time of the estimate, of caching, solving and choosing among states.
     pub seconds: f64,
+    /// The same as time of the processor on all threads, if the system tells.
+    pub processor_seconds: Option<f64>,
 }
 
 /// Makes samples right in place, with the smallest change of the last linear or convolutional layer of a stage. Of several stages
@@ -100,7 +101,7 @@ pub fn repair(
     };
     let rule = ChoiceRule { seed: options.seed, tolerance: options.tolerance };
     let samples = asked.choice.resolve_some(network, (asked.origin, data), &candidates, (rule, options.limit))?;
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let deadline = Deadline::after(options.time).or_asked(progress);
     let given = Given { origin: asked.origin, samples: &samples };
     let layer = AffineLayer::of(network, first)?;
@@ -119,7 +120,15 @@ pub fn repair(
         further.push(layer);
         (measures, time_over) = (reached, is_over);
     }
-    Ok(Repaired { measures, layer, further, time_over, seconds: begun.elapsed().as_secs_f64(), samples })
+    Ok(Repaired {
+        measures,
+        layer,
+        further,
+        time_over,
+        seconds: begun.seconds(Clock::Wall),
+        processor_seconds: begun.processor_seconds(),
+        samples,
+    })
 }
 
 /// An estimate that the time was over for is none.

@@ -1,11 +1,10 @@
 //! Paired comparisons of the runs, cell by cell and over all cells of a network.
 
 use std::collections::BTreeMap;
-use std::f64::consts::PI;
 
 use serde::Serialize;
 
-use super::super::compress::interval;
+use super::super::statistics::{holm, interval, p_value};
 use super::choice::{ALL as EVERYTHING, CLOSED, FINE_TUNING, Run, UNLABELLED};
 
 /// What is compared, by name: methods whose settings are chosen among the labels, alone or several together.
@@ -201,51 +200,10 @@ fn adjust(rows: &mut [Row]) {
     for (place, row) in rows.iter().enumerate().filter(|(_, row)| row.p.is_some()) {
         families.entry((row.method.clone(), row.against.clone())).or_default().push(place);
     }
-    for mut places in families.into_values() {
-        let p = |place: &usize| rows[*place].p.unwrap_or(1.0);
-        places.sort_by(|a, b| p(a).total_cmp(&p(b)));
-        let mut least: f64 = 0.0;
-        let count = places.len();
-        for (rank, place) in places.into_iter().enumerate() {
-            least = least.max((count - rank) as f64 * rows[place].p.unwrap_or(1.0)).min(1.0);
-            rows[place].p_holm = Some(least);
-        }
+    for places in families.into_values() {
+        let adjusted = holm(&places.iter().map(|&place| rows[place].p.unwrap_or(1.0)).collect::<Vec<_>>());
+        places.into_iter().zip(adjusted).for_each(|(place, p)| rows[place].p_holm = Some(p));
     }
-}
-
-/// Two-sided p-value of Student's t for paired samples; none for a single pair.
-///
-/// # Source
-/// Abramowitz & Stegun, 26.7.3 and 26.7.4: sums for whole degrees of freedom.
-fn p_value(differences: &[f64]) -> Option<f64> {
-    let n = differences.len();
-    if n < 2 {
-        return None;
-    }
-    let mean = differences.iter().sum::<f64>() / n as f64;
-    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
-    if variance == 0.0 {
-        return Some(if mean == 0.0 { 1.0 } else { 0.0 });
-    }
-    let (freedom, t) = (n - 1, mean.abs() / (variance / n as f64).sqrt());
-    let angle = (t / (freedom as f64).sqrt()).atan();
-    let (sine, cosine) = angle.sin_cos();
-    // 1 + (a/b) cos² + (a/b)((a+2)/(b+2)) cos⁴ + ..
-    let sum = |first: f64, terms: usize| {
-        let (mut term, mut sum) = (1.0, 1.0);
-        for k in 1..terms {
-            let top = first + 2.0 * (k - 1) as f64;
-            term *= top / (top + 1.0) * cosine * cosine;
-            sum += term;
-        }
-        sum
-    };
-    let inside = match freedom {
-        1 => 2.0 * angle / PI,
-        odd if odd % 2 == 1 => 2.0 / PI * (angle + sine * cosine * sum(2.0, (odd - 1) / 2)),
-        even => sine * sum(1.0, even / 2),
-    };
-    Some((1.0 - inside).clamp(0.0, 1.0))
 }
 
 /// All rows, a line each.
@@ -318,22 +276,6 @@ pub(super) fn table(rows: &[Row]) -> String {
 mod tests {
     use super::super::choice::tests::run;
     use super::*;
-
-    #[test]
-    fn p_values_are_those_of_student() {
-        // Tables of Student's t: the two-sided 5 % points of 1, 2, 3, 4, 5 and 10 degrees of freedom.
-        for (freedom, t) in [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (10, 2.228)] {
-            // Differences with mean m and the deviation that makes t of them.
-            let n = freedom + 1;
-            let spread: Vec<f64> = (0..n).map(|k| k as f64 - 0.5 * freedom as f64).collect();
-            let variance = spread.iter().map(|d| d * d).sum::<f64>() / freedom as f64;
-            let mean = t * (variance / n as f64).sqrt();
-            let p = p_value(&spread.iter().map(|d| d + mean).collect::<Vec<_>>()).unwrap();
-            assert!((p - 0.05).abs() < 1e-4, "{freedom}: {p}");
-        }
-        assert_eq!(p_value(&[1.0]), None);
-        assert_eq!((p_value(&[0.0, 0.0]), p_value(&[1.0, 1.0])), (Some(1.0), Some(0.0)));
-    }
 
     #[test]
     fn cells_are_compared_and_put_together() {

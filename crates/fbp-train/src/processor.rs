@@ -1,0 +1,79 @@
+//! Time of the processor, which does not grow while other programs are at work.
+
+use std::fmt;
+use std::fs;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::settings::{Choice, choice};
+
+choice! {
+    /// What a time is measured by.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Clock ("clock") {
+        /// The time that passes.
+        Wall [default] = "wall",
+        /// The time that the threads of this process have had of the processor; where the system does not tell, the time that passes.
+        Processor = "processor",
+    }
+}
+
+/// Time that all living threads of this process have had of the processor; none where the system does not tell.
+pub fn processor_time() -> Option<Duration> {
+    let threads = fs::read_dir("/proc/self/task").ok()?;
+    // A thread may have ended in between.
+    let of = |path: std::path::PathBuf| {
+        fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let times: Vec<u64> = threads.flatten().filter_map(|thread| of(thread.path())).collect();
+    (!times.is_empty()).then(|| Duration::from_nanos(times.iter().sum()))
+}
+
+/// Measures from when it was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch {
+    wall: Instant,
+    processor: Option<Duration>,
+}
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self { wall: Instant::now(), processor: processor_time() }
+    }
+
+    /// Seconds since the start.
+    pub(crate) fn seconds(&self, clock: Clock) -> f64 {
+        let processor = match clock {
+            Clock::Wall => None,
+            Clock::Processor => self.processor_seconds(),
+        };
+        processor.unwrap_or_else(|| self.wall.elapsed().as_secs_f64())
+    }
+
+    /// Seconds of the processor, if the system tells.
+    pub(crate) fn processor_seconds(&self) -> Option<f64> {
+        Some(processor_time()?.saturating_sub(self.processor?).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_sleep_takes_time_but_no_processor_and_work_takes_both() {
+        // Other tests of this process are at work too, so only a thread's own share is sure: work is seen.
+        let watch = Stopwatch::start();
+        let mut sum = 0.0_f64;
+        while watch.processor_seconds().unwrap() < 0.05 {
+            sum += (0..1000).map(|k| f64::from(k).sqrt()).sum::<f64>();
+        }
+        assert!(sum > 0.0 && watch.seconds(Clock::Wall) > 0.0);
+        assert!(watch.seconds(Clock::Processor) >= 0.05);
+    }
+}
