@@ -236,20 +236,14 @@ impl InplaceOp1 for Update<'_> {
 impl Update<'_> {
     fn apply(&self, weights: &mut [f32], grad: &[f32], averages: &mut Averages) {
         let Averages { first, second } = averages;
-        let run = |((weights, grad), (first, second)): ((&mut [f32], &[f32]), (&mut [f32], &mut [f32]))| {
-            dispatch(
-                #[inline(always)]
-                || self.apply_run(weights, grad, [first, second]),
-            );
-        };
         if par_for(weights.len()) == Par::Seq {
-            return run(((weights, grad), (first, second)));
+            return self.apply_run(weights, grad, [first, second]);
         }
         let moments = first.par_chunks_mut(RUN).zip(second.par_chunks_mut(RUN));
-        weights.par_chunks_mut(RUN).zip(grad.par_chunks(RUN)).zip(moments).for_each(run);
+        let runs = weights.par_chunks_mut(RUN).zip(grad.par_chunks(RUN)).zip(moments);
+        runs.for_each(|((weights, grad), (first, second))| self.apply_run(weights, grad, [first, second]));
     }
 
-    #[inline(always)]
     fn apply_run(&self, weights: &mut [f32], grad: &[f32], [first, second]: [&mut [f32]; 2]) {
         let p = self.params;
         let keep = (1.0 - p.learning_rate * p.weight_decay) as f32;
@@ -257,12 +251,17 @@ impl Update<'_> {
         let root = (1.0 / (1.0 - p.beta2.powi(self.steps)).sqrt()) as f32;
         let (beta1, beta2, eps) = (p.beta1 as f32, p.beta2 as f32, p.eps as f32);
         let (rest1, rest2) = ((1.0 - p.beta1) as f32, (1.0 - p.beta2) as f32);
-        let moments = first.iter_mut().zip(second);
-        for ((weight, &g), (m, v)) in weights.iter_mut().zip(grad).zip(moments) {
-            *m = beta1 * *m + rest1 * g;
-            *v = beta2 * *v + rest2 * (g * g);
-            *weight = *weight * keep - step * *m / (v.sqrt() * root + eps);
-        }
+        dispatch(
+            #[inline(always)]
+            || {
+                let moments = first.iter_mut().zip(second.iter_mut());
+                for ((weight, &g), (m, v)) in weights.iter_mut().zip(grad).zip(moments) {
+                    *m = beta1 * *m + rest1 * g;
+                    *v = beta2 * *v + rest2 * (g * g);
+                    *weight = *weight * keep - step * *m / (v.sqrt() * root + eps);
+                }
+            },
+        );
     }
 }
 
