@@ -59,11 +59,11 @@ pub(crate) fn build(
             Box::new(branches::BranchesLayer::new(plan.spec.kind(), branches, Merge::Sum))
         }
         LayerSpec::Parallel { merge, .. } => Box::new(branches::BranchesLayer::new(plan.spec.kind(), branches, merge)),
-        LayerSpec::Tokens {} => Box::new(tokens::TokensLayer),
+        LayerSpec::Tokens {} => Box::new(tokens::TokensLayer::new(plan.input)),
         LayerSpec::ClassToken {} => Box::new(tokens::ClassTokenLayer::new(&mut vars)?),
         LayerSpec::PositionEmbedding {} => Box::new(tokens::PositionEmbeddingLayer::new(&mut vars)?),
-        LayerSpec::SelectToken { index } => Box::new(tokens::SelectTokenLayer::new(index)),
-        LayerSpec::MeanTokens { first } => Box::new(tokens::MeanTokensLayer::new(first)),
+        LayerSpec::SelectToken { index } => Box::new(tokens::SelectTokenLayer::new(index, plan.input)?),
+        LayerSpec::MeanTokens { first } => Box::new(tokens::MeanTokensLayer::new(first, plan.input)?),
         LayerSpec::Attention { heads, .. } => Box::new(attention::AttentionLayer::new(heads, plan.input, &mut vars)?),
         LayerSpec::Dropout { p } => Box::new(dropout::DropoutLayer::new("dropout", p, false, &plan.path)),
         LayerSpec::DropPath { p } => Box::new(dropout::DropoutLayer::new("drop_path", p, true, &plan.path)),

@@ -5,19 +5,35 @@ use fbp_inverse::{ClassToken, ImageToTokens, MeanTokens, PositionEmbedding, Reve
 use fbp_linalg::FeatureShape;
 
 use super::LayerVars;
+use crate::ops::{Clip, Operation, add_clipped_call, concat_call, repeat_call};
+use crate::spec::FeatureDims;
 use crate::{Layer, LayerPass, ModelError};
 
 /// `[N, C, H, W]` to `[N, H·W, C]`.
 #[derive(Debug)]
-pub(crate) struct TokensLayer;
+pub(crate) struct TokensLayer {
+    operation: Operation,
+}
+
+impl TokensLayer {
+    pub(super) fn new(input: FeatureDims) -> Self {
+        let shape = input.shape;
+        let output = vec![shape.plane(), shape.channels];
+        Self { operation: Operation::new("tokens", ImageToTokens::new("tokens", shape), output) }
+    }
+}
 
 impl Layer for TokensLayer {
     fn kind(&self) -> &'static str {
         "tokens"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass<'_>) -> Result<Tensor, ModelError> {
-        Ok(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(self.operation.call(&pass.contiguous(x)?))
     }
 
     fn reverse_operator(
@@ -46,10 +62,13 @@ impl Layer for ClassTokenLayer {
         "class_token"
     }
 
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
     fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
-        let (n, _, width) = x.dims3()?;
-        let token = pass.tensor(&self.token).broadcast_as((n, 1, width))?.contiguous()?;
-        Ok(Tensor::cat(&[&token, x], 1)?)
+        let token = pass.run(repeat_call(&pass.tensor(&self.token), x.dim(0)?))?;
+        pass.run(concat_call(&token, &pass.contiguous(x)?))
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {
@@ -83,8 +102,13 @@ impl Layer for PositionEmbeddingLayer {
         "position_embedding"
     }
 
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
     fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
-        Ok(x.broadcast_add(&pass.tensor(&self.embedding))?)
+        let embedding = pass.run(repeat_call(&pass.tensor(&self.embedding), x.dim(0)?))?;
+        pass.run(add_clipped_call(&pass.contiguous(x)?, &embedding, Clip::NONE))
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Var)> {
@@ -105,11 +129,14 @@ impl Layer for PositionEmbeddingLayer {
 #[derive(Debug)]
 pub(crate) struct SelectTokenLayer {
     index: usize,
+    operation: Operation,
 }
 
 impl SelectTokenLayer {
-    pub(super) fn new(index: usize) -> Self {
-        Self { index }
+    pub(super) fn new(index: usize, input: FeatureDims) -> Result<Self, ModelError> {
+        let (tokens, width) = (input.shape.channels, input.shape.width);
+        let select = SelectToken::new("select_token", (tokens, width), index)?;
+        Ok(Self { index, operation: Operation::new("select_token", select, vec![width]) })
     }
 }
 
@@ -118,8 +145,12 @@ impl Layer for SelectTokenLayer {
         "select_token"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass<'_>) -> Result<Tensor, ModelError> {
-        Ok(x.narrow(1, self.index, 1)?.squeeze(1)?.contiguous()?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(self.operation.call(&pass.contiguous(x)?))
     }
 
     fn reverse_operator(
@@ -135,11 +166,14 @@ impl Layer for SelectTokenLayer {
 #[derive(Debug)]
 pub(crate) struct MeanTokensLayer {
     first: usize,
+    operation: Operation,
 }
 
 impl MeanTokensLayer {
-    pub(super) fn new(first: usize) -> Self {
-        Self { first }
+    pub(super) fn new(first: usize, input: FeatureDims) -> Result<Self, ModelError> {
+        let (tokens, width) = (input.shape.channels, input.shape.width);
+        let mean = MeanTokens::new("mean_tokens", (tokens, width), first)?;
+        Ok(Self { first, operation: Operation::new("mean_tokens", mean, vec![width]) })
     }
 }
 
@@ -148,9 +182,12 @@ impl Layer for MeanTokensLayer {
         "mean_tokens"
     }
 
-    fn forward(&self, x: &Tensor, _: LayerPass<'_>) -> Result<Tensor, ModelError> {
-        let count = x.dim(1)?.saturating_sub(self.first);
-        Ok(x.narrow(1, self.first, count)?.contiguous()?.mean(1)?)
+    fn keeps_tape(&self, _: LayerPass<'_>) -> bool {
+        true
+    }
+
+    fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        pass.run(self.operation.call(&pass.contiguous(x)?))
     }
 
     fn reverse_operator(

@@ -16,6 +16,7 @@ mod lane_sums;
 mod linear;
 mod max_pool2d;
 mod operation;
+mod repeat;
 mod scratch;
 mod softmax;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use feature_norm::{NormGroups, feature_norm};
 pub use linear::linear;
 pub use max_pool2d::max_pool2d;
 pub use operation::Operation;
+pub use repeat::repeat;
 pub use softmax::softmax;
 pub use window::Window;
 
@@ -51,6 +53,7 @@ pub(crate) use concat::concat_call;
 pub(crate) use feature_norm::feature_norm_call;
 pub(crate) use linear::linear_call;
 pub(crate) use max_pool2d::max_pool2d_call;
+pub(crate) use repeat::repeat_call;
 pub(crate) use softmax::softmax_call;
 
 /// Below this many elementary operations, starting threads costs more than it saves.
