@@ -38,7 +38,7 @@
 //! 1996, §7.4; two-loop recursion: Nocedal, Math. Comp. 35 (1980); its projection on the free inputs: Bertsekas, SIAM J. Control
 //! Optim. 20 (1982); active ends, and what of it is asked of which sample: own derivation.
 
-// From the bottom up, each module uses only those before it: params, function, vectors; rotations; memory, pairs (which know each other);
+// From the bottom up, each module uses only those before it: params, function, vectors; rotations; memory; pairs;
 // problem; linear, krylov; search; quasi; solve; judge.
 
 mod function;

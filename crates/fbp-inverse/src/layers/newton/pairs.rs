@@ -2,13 +2,10 @@
 
 use fbp_linalg::{Real, SplitBatch};
 
-use super::memory::{Memory, Slot};
+use super::memory::{Memory, PAIRS, Slot};
 use super::vectors::{dot, of, of_mut};
 use crate::Interval;
 
-/// Pairs of a step and a change of the gradient that are remembered. Twelve save a tenth of the steps of a residual block, and
-/// end half a percent farther away.
-pub(super) const PAIRS: usize = 3;
 /// Smallest cosine of a step and the change of the gradient that says something about the curvature.
 const COSINE: f64 = 1e-4;
 /// Sums that run side by side.

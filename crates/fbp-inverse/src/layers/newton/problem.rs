@@ -3,8 +3,7 @@ use faer::{MatRef, Par};
 use fbp_linalg::Real;
 
 use super::function::Function;
-use super::memory::{Memory, Slot};
-use super::pairs::PAIRS;
+use super::memory::{Memory, PAIRS, Slot};
 use super::params::NewtonParams;
 use super::vectors::{distance, of, of_mut, view, view_mut};
 use crate::layers::columns::column;
