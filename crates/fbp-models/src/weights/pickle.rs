@@ -20,6 +20,10 @@ const MAX_NAMES: u64 = 64 << 20;
 /// Bytes that an index in a list may take in a name.
 const INDEX: u64 = 20;
 
+/// What is said about storages that are named by a text.
+const PROTOCOL_0: &str = "its pickle has protocol 0, in which PyTorch writes files that it cannot load itself: save them again \
+                          from where the tensors are, with the protocol that torch.save takes if it is not told";
+
 /// What stands for an object.
 #[derive(Clone, Copy, Default)]
 struct Summary {
@@ -376,6 +380,8 @@ impl<R: BufRead> Scanner<'_, R> {
                 self.sequence_of(2)?;
                 self.change(|class| *class = Summary::default())
             }
+            // A storage is named by a tuple; as text it is lost, also for PyTorch.
+            b'P' if !self.budget.names_are_tensors => Err(WeightsFault::Unknown(PROTOCOL_0.to_owned())),
             b'P' => {
                 self.line()?;
                 self.persistent()

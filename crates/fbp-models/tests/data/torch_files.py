@@ -41,6 +41,11 @@ def main():
     state = net.state_dict()
     torch.save(state, OUT / "zip.pth")
     torch.save(state, OUT / "legacy.pth", _use_new_zipfile_serialization=False)
+    # With protocol 0, PyTorch writes files that it cannot load.
+    torch.save(state, OUT / "protocol0.pth", pickle_protocol=0)
+    torch.save(state, OUT / "legacy_protocol0.pth", pickle_protocol=0, _use_new_zipfile_serialization=False)
+    torch.save(state, OUT / "protocol1.pth", pickle_protocol=1)
+    torch.save(state, OUT / "legacy_protocol1.pth", pickle_protocol=1, _use_new_zipfile_serialization=False)
     torch.save(state, OUT / "protocol4.pth", pickle_protocol=4)
     torch.save(state, OUT / "legacy_protocol5.pth", pickle_protocol=5, _use_new_zipfile_serialization=False)
     torch.save(net, OUT / "module.pth")

@@ -5,7 +5,7 @@ use fbp_models::weights::StateDict;
 use zip::CompressionMethod;
 
 use super::torch_file::{Node, TorchFile, zip_of};
-use super::{Folder, fault, opened, tiny_file};
+use super::{Folder, fault, kept, opened, tiny_file};
 
 fn damaged(result: Result<StateDict, WeightsFault>, part: &str) {
     match result.unwrap_err() {
@@ -34,6 +34,16 @@ fn what_is_no_file_of_weights_is_told() {
     }
     let error = opened(&zip_of(&[("readme.txt".into(), b"hello".to_vec())], CompressionMethod::Stored)).unwrap_err();
     assert!(matches!(&error, WeightsFault::Unknown(text) if text.contains("data.pkl")), "{error}");
+}
+
+/// PyTorch writes such files and cannot load them: it names storages by tuples, and the protocol holds their text only.
+#[test]
+fn pickle_protocol_0_is_told_with_what_to_do() {
+    for file in ["protocol0.pth", "legacy_protocol0.pth"] {
+        let error = fault(StateDict::open(&kept(file)).unwrap_err());
+        let is_told = |text: &str| text.contains("protocol 0") && text.contains("save them again");
+        assert!(matches!(&error, WeightsFault::Unknown(text) if is_told(text)), "{file}: {error}");
+    }
 }
 
 #[test]

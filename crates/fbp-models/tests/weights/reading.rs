@@ -21,6 +21,8 @@ fn files_of_pytorch_give_the_same_numbers_whatever_their_form() {
     for (file, format) in [
         ("zip.pth", Format::Zip),
         ("legacy.pth", Format::Legacy),
+        ("protocol1.pth", Format::Zip),
+        ("legacy_protocol1.pth", Format::Legacy),
         ("protocol4.pth", Format::Zip),
         ("legacy_protocol5.pth", Format::Legacy),
         ("module.pth", Format::Zip),

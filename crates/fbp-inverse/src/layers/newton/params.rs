@@ -5,7 +5,7 @@ use crate::InverseError;
 /// | field | default | range | meaning |
 /// |---|---|---|---|
 /// | `tolerance` | 1e-3 | `[1e-12, 0.1]` | distance of an output to its target box that counts as attained, as a share of the observed one |
-/// | `max_steps` | 40 | `1 ..= 1000` | most linearisations of a sample |
+/// | `max_steps` | 40 | `1 ..= 1000` | most linearisations of a sample; 25 quasi-Newton steps, which an input range asks for, count as one |
 /// | `nearer_steps` | 0 | `0 ..= 100` | steps along the outputs that are reached towards the observed input |
 ///
 /// A step towards the observed input costs about as much as reaching the target. Where the function is smooth, some steps lead

@@ -3,7 +3,7 @@ use faer::{MatRef, Par};
 use fbp_linalg::Real;
 
 use super::function::Function;
-use super::memory::{Memory, Slot};
+use super::memory::{Memory, PAIRS, Slot};
 use super::params::NewtonParams;
 use super::vectors::{distance, of, of_mut, view, view_mut};
 use crate::layers::columns::column;
@@ -135,6 +135,9 @@ impl<T: Real> Memory<'_, T> {
         self.slots[to] = self.slots[from];
         self.point.copy_within(inputs * from..inputs * (from + 1), inputs * to);
         self.output.copy_within(outputs * from..outputs * (from + 1), outputs * to);
+        self.gradient.copy_within(inputs * from..inputs * (from + 1), inputs * to);
+        let history = 2 * PAIRS * inputs;
+        self.basis.copy_within(history * from..history * (from + 1), history * to);
         self.tape.move_sample(from, to);
     }
 

@@ -14,8 +14,10 @@ use crate::InverseError;
 const SHARES: [f64; 3] = [0.1, 0.3, 0.5];
 /// What a solve leaves, relative to the goal, if no more is needed.
 const ENOUGH: f64 = 0.5;
-/// Share of the predicted decrease that a step has to give.
-const DECREASE: f64 = 1e-2;
+/// Share of the predicted decrease that a step has to give, and a quasi-Newton step, of which there are many.
+const DECREASE: [f64; 2] = [1e-2, 1e-4];
+/// Residual of the function, as a share of the goal, that leaves nothing to do.
+const MET: f64 = 1e-2;
 /// Times that a step is halved.
 const HALVINGS: usize = 4;
 
@@ -23,6 +25,7 @@ const HALVINGS: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Solver {
     Square,
+    Quasi,
     LeastSquares,
 }
 
@@ -75,7 +78,9 @@ impl<T: Real> Newton<'_, T> {
             }
             match solver {
                 Solver::Square => self.solve_square(wanted, memory, count, stack)?,
-                Solver::LeastSquares => self.solve_linear(Start::Point, wanted, memory, count, stack)?,
+                Solver::Quasi | Solver::LeastSquares => {
+                    self.solve_linear(Start::Point, wanted, memory, count, stack)?;
+                }
             }
             self.shorten(solver, wanted, memory, count, stack)?;
             self.measure(wanted, memory, count, stack)?;
@@ -84,7 +89,7 @@ impl<T: Real> Newton<'_, T> {
     }
 
     /// Tries the steps, and shorter ones where the residual does not fall; moves the samples there.
-    fn shorten(
+    pub(super) fn shorten(
         &self,
         solver: Solver,
         wanted: &Wanted<'_, T>,
@@ -93,6 +98,7 @@ impl<T: Real> Newton<'_, T> {
         stack: &mut MemStack,
     ) -> Result<(), InverseError> {
         let (inputs, outputs) = (memory.sizes.inputs, memory.sizes.outputs);
+        let decrease = DECREASE[usize::from(solver == Solver::Quasi)];
         for slot in &mut memory.slots[..count] {
             (slot.length, slot.open) = (1.0, !slot.stalled);
         }
@@ -105,7 +111,7 @@ impl<T: Real> Newton<'_, T> {
             for (at, slot) in slots[..count].iter_mut().enumerate().filter(|(_, slot)| slot.open) {
                 let (lower, upper) = wanted.ends(places[slot.place].sample);
                 let reached = distance(of(product, outputs, at), lower, upper);
-                let falls = reached <= (1.0 - DECREASE * slot.length) * slot.norm && reached.is_finite();
+                let falls = reached <= (1.0 - decrease * slot.length) * slot.norm && reached.is_finite();
                 slot.open = !falls;
                 if !falls && halving < HALVINGS {
                     slot.length *= 0.5;
@@ -172,12 +178,14 @@ fn accept_all<T: Real>(memory: &mut Memory<'_, T>, count: usize) {
 }
 
 /// Writes the results of samples that are finished and lets them leave; returns the number of the others.
-fn leave<T: Real>(memory: &mut Memory<'_, T>, count: usize, last: bool) -> usize {
+pub(super) fn leave<T: Real>(memory: &mut Memory<'_, T>, count: usize, last: bool) -> usize {
     let mut kept = 0;
     for at in 0..count {
         let slot = memory.slots[at];
         let place = &mut memory.places[slot.place];
-        place.state = if slot.distance <= place.goal {
+        place.reached = slot.distance;
+        // What follows may miss its box by more than it does at its own best point; no step changes that.
+        place.state = if slot.distance <= place.goal || slot.norm <= MET * place.goal {
             State::Reached
         } else if slot.stalled || !slot.norm.is_finite() {
             State::Stalled

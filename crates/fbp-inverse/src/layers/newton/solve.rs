@@ -16,6 +16,13 @@ use crate::{InverseError, ReversePass, TargetBox};
 /// Share of the residual that may be left when the nearest point is looked for: the tolerance, but within these ends.
 const SHARP: [f64; 2] = [1e-8, 1e-2];
 
+/// Share of the tolerance that is used by quasi-Newton steps, whose last one is short: the block as a whole may round otherwise,
+/// and the report has to agree.
+const SAFE: f64 = 0.99;
+
+/// Multiple of the goal within which others go on where quasi-Newton steps end.
+const CLOSE: f64 = 10.0;
+
 /// Share of the tolerance that single outputs may miss their intervals by before they ask for anything.
 const IGNORED: f64 = 1e-2;
 
@@ -118,8 +125,20 @@ impl<T: Real> Newton<'_, T> {
             };
             self.search(Solver::Square, wanted, memory, count, stack)?;
         }
+        let held = !wanted.range.is_everything();
+        if held {
+            self.descend(wanted, memory, all, stack)?;
+            // What is out of reach is missed by the least from the observed input, whatever these steps came to; what they came
+            // close to is not.
+            for at in 0..memory.used {
+                let place = memory.places[at];
+                if place.state != State::Reached && place.reached > CLOSE * place.goal {
+                    wanted.write_anchor(place.sample, of_mut(memory.result, inputs, at));
+                }
+            }
+        }
         let count = match squares {
-            0 => all,
+            0 if !held => all,
             _ => self.load(wanted, memory, stack, |place| place.state != State::Reached)?,
         };
         self.search(Solver::LeastSquares, wanted, memory, count, stack)?;
@@ -136,13 +155,14 @@ impl<T: Real> Newton<'_, T> {
     ) -> Result<usize, InverseError> {
         let above_len = self.above_len();
         let count = self.load(wanted, memory, stack, |_| true)?;
+        let safe = if wanted.range.is_everything() { 1.0 } else { SAFE };
         for at in 0..count {
             let slot = memory.slots[at];
             let output = of(memory.output, memory.sizes.outputs, at);
             let largest = output.iter().fold(0.0_f64, |largest, y| largest.max(y.to_f64().abs()));
             let rounding = attained_slack::<T>(1, largest);
             // A distance that overflows is no scale.
-            let share = if slot.distance.is_finite() { self.params.tolerance * slot.distance } else { 0.0 };
+            let share = if slot.distance.is_finite() { safe * self.params.tolerance * slot.distance } else { 0.0 };
             let place = &mut memory.places[slot.place];
             place.goal = share.max(rounding);
             let ignored = IGNORED * self.params.tolerance * slot.norm / (output.len() as f64).sqrt();

@@ -26,6 +26,7 @@ pub(super) fn view_mut<T: Real>(values: &mut [T], rows: usize, cols: usize) -> M
 }
 
 /// `Σ a b`.
+#[inline(always)]
 pub(super) fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     let mut sums = [0.0_f64; WIDTH];
     let (a_whole, a_rest) = a.as_chunks::<WIDTH>();
