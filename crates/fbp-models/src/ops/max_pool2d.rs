@@ -1,8 +1,11 @@
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use fbp_linalg::dispatch;
+use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor, bail};
+use faer::dyn_stack::MemStack;
+use faer::{MatMut, MatRef};
+use fbp_inverse::{DifferentiableOperator, MaxPoolReverse, ReverseOperator, VjpPass};
+use fbp_linalg::{FeatureShape, dispatch, zeros};
 
 use super::window::Planes;
-use super::{Call, Window, make_pieces, values, with_values};
+use super::{Call, Window, make_pieces, par_for, values, with_values};
 use crate::pair::Pair;
 
 /// Largest value of every window of `x`, `[N, C, H, W]` to `[N, C, H', W']`, with the gradient.
@@ -62,10 +65,13 @@ impl CustomOp1 for MaxPool2d {
         let out = with_values(NAME, arg, |x| {
             with_values(NAME, res, |y| {
                 with_values(NAME, &grad, |g| {
+                    if !self.is_two_by_two() {
+                        return scatter(self.window, arg.dims(), x, g);
+                    }
                     Ok(make_pieces(x.len(), size.in_len(), x.len(), |first, out| {
                         dispatch(
                             #[inline(always)]
-                            || self.scatter_planes(size, Pooled { x, y, g }, first, out),
+                            || scatter_planes(size, Pooled { x, y, g }, first, out),
                         );
                     }))
                 })
@@ -119,38 +125,35 @@ impl MaxPool2d {
             }
         }
     }
+}
 
-    #[inline(always)]
-    fn scatter_planes(&self, size: Planes, all: Pooled<'_>, first: usize, out: &mut [f32]) {
-        for (i, out) in out.chunks_exact_mut(size.in_len()).enumerate() {
-            let (start, out_start) = ((first + i) * size.in_len(), (first + i) * size.out_len());
-            let plane = Pooled {
-                x: &all.x[start..start + size.in_len()],
-                y: &all.y[out_start..out_start + size.out_len()],
-                g: &all.g[out_start..out_start + size.out_len()],
-            };
-            if self.is_two_by_two() {
-                scatter_two_by_two(size, plane, out);
-            } else {
-                self.scatter(size, plane, out);
-            }
-        }
+/// Gradients of whole planes of disjoint 2 × 2 windows, from plane number `first` on.
+#[inline(always)]
+fn scatter_planes(size: Planes, all: Pooled<'_>, first: usize, out: &mut [f32]) {
+    for (i, out) in out.chunks_exact_mut(size.in_len()).enumerate() {
+        let (start, out_start) = ((first + i) * size.in_len(), (first + i) * size.out_len());
+        let plane = Pooled {
+            x: &all.x[start..start + size.in_len()],
+            y: &all.y[out_start..out_start + size.out_len()],
+            g: &all.g[out_start..out_start + size.out_len()],
+        };
+        scatter_two_by_two(size, plane, out);
     }
+}
 
-    #[inline(always)]
-    fn scatter(&self, size: Planes, plane: Pooled<'_>, out: &mut [f32]) {
-        for oy in 0..size.out_h {
-            let rows = self.window.rows(oy, size.h);
-            for ox in 0..size.out_w {
-                let cols = self.window.cols(ox, size.w);
-                let at = oy * size.out_w + ox;
-                let mut sites = rows.clone().flat_map(|iy| cols.clone().map(move |ix| iy * size.w + ix));
-                if let Some(site) = sites.find(|&site| is_max(plane.x[site], plane.y[at])) {
-                    out[site] += plane.g[at];
-                }
-            }
-        }
-    }
+/// Gradient of any windows: that of their reverse operator.
+fn scatter(window: Window, dims: &[usize], x: &[f32], g: &[f32]) -> Result<Vec<f32>> {
+    let &[n, c, h, w] = dims else { bail!("{NAME}: expected [N, C, H, W], found {dims:?}") };
+    let pool = MaxPoolReverse::<f32>::new(NAME, FeatureShape::image(c, h, w), window.into()).map_err(Error::wrap)?;
+    let par = par_for(x.len());
+    let mut out = zeros(x.len(), par);
+    let pass = VjpPass {
+        at: MatRef::from_column_major_slice(x, c * h * w, n),
+        cotangent_out: MatRef::from_column_major_slice(g, pool.out_shape().len(), n),
+        cotangent_in: MatMut::from_column_major_slice_mut(&mut out, c * h * w, n),
+    };
+    pool.vjp(pass, par, MemStack::new(&mut [])).map_err(Error::wrap)?;
+    Ok(out)
 }
 
 /// Gradient of disjoint 2 × 2 windows: every input has at most one window, so this is a selection.
