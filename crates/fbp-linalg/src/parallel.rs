@@ -104,7 +104,7 @@ pub fn zeroed_scratch<T: Real>(len: usize, par: Par, stack: &mut MemStack) -> (&
 
 /// A vector of `len` entries made of pieces of `piece` entries, by all threads of `par`.
 ///
-/// `fill(i, run)` gets one or more whole pieces from number `i` on, all zeros; how many does depend on `piece` only. `vec![0.0; len]`
+/// `fill(i, run)` gets one or more whole pieces from number `i` on, all zeros; how many depends on `piece` alone. `vec![0.0; len]`
 /// would have one thread write all of it first, and the others wait for memory that has left the caches by the time they need it.
 ///
 /// ```
