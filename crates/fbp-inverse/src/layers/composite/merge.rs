@@ -1,8 +1,8 @@
 use faer::reborrow::Reborrow;
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::{FeatureShape, Real, dispatch};
+use fbp_linalg::{FeatureShape, Real};
 
-use crate::layers::columns::{column, column_mut};
+use crate::layers::columns::{MapPass, SampleMap, column_mut, map_columns};
 use crate::{ChannelRanges, Interval};
 
 /// How the outputs of parallel branches become one feature.
@@ -69,26 +69,19 @@ fn product<T: Real>(a: Interval<T>, b: Interval<T>) -> Interval<T> {
     Interval { lower, upper }
 }
 
-/// Entries below which a thread takes all columns that are left.
-const GRAIN: usize = 1 << 14;
+/// A function of every column and the one that it is merged with.
+struct Each<F>(F);
 
-/// Runs `f` on every column of `to` and that of `from`, on all threads of `par` and the widest registers.
-fn each_column<T: Real>(
-    mut to: MatMut<'_, T>,
-    from: MatRef<'_, T>,
-    par: Par,
-    f: impl Fn(&mut [T], &[T]) + Copy + Send + Sync,
-) {
-    let (batch, middle) = (to.ncols(), to.ncols() / 2);
-    if par == Par::Seq || batch < 2 || batch * to.nrows() <= GRAIN {
-        return dispatch(
-            #[inline(always)]
-            || (0..batch).for_each(|j| f(column_mut(&mut to, j), column(from, j))),
-        );
+impl<T: Real, F: Fn(&mut [T], &[T]) + Sync> SampleMap<T> for Each<F> {
+    #[inline(always)]
+    fn map_sample(&self, from: &[T], _second: &[T], to: &mut [T]) {
+        (self.0)(to, from);
     }
-    let (to, to_right) = to.split_at_col_mut(middle);
-    let (from, from_right) = from.split_at_col(middle);
-    rayon::join(|| each_column(to, from, par, f), || each_column(to_right, from_right, par, f));
+}
+
+/// Runs `f` on every column of `to` and that of `from`.
+fn each_column<T: Real>(to: MatMut<'_, T>, from: MatRef<'_, T>, par: Par, f: impl Fn(&mut [T], &[T]) + Sync) {
+    map_columns(&Each(f), MapPass { first: from, second: from, out: to }, par);
 }
 
 /// `to = from`.
