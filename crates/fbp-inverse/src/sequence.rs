@@ -3,7 +3,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::{FeatureShape, Real, zeroed_scratch};
+use fbp_linalg::{CACHE_LINE, FeatureShape, Real, zeroed_scratch};
 
 use crate::tape::{Tape, TapeMut};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Alignment of intermediate features, in bytes: that of the widest vectors.
-pub(crate) const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = CACHE_LINE;
 
 /// Operators in forward order, with the lengths of the features between them and what they keep on a tape.
 pub(crate) struct OperatorList<T> {

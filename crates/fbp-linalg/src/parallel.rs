@@ -9,6 +9,9 @@ use rayon::prelude::*;
 
 use crate::Real;
 
+/// Alignment of scratch memory in bytes: loads that cross cache lines take twice as long.
+pub const CACHE_LINE: usize = 64;
+
 /// Entries that a thread takes at a time when it writes fresh memory: as many as its cache holds for the next look at them.
 const RUN: usize = 1 << 15;
 
@@ -28,13 +31,13 @@ fn parts(batch: usize, par: Par) -> usize {
 
 /// Bytes of one part's scratch memory, rounded so that every part starts equally aligned.
 fn part_bytes(part: StackReq) -> usize {
-    let align = part.align_bytes().max(64);
+    let align = part.align_bytes().max(CACHE_LINE);
     part.size_bytes().next_multiple_of(align)
 }
 
 /// Workspace of [`for_each_part`] when every part needs `part`.
 pub fn parts_scratch(part: StackReq, batch: usize, par: Par) -> StackReq {
-    StackReq::new_aligned::<u8>(part_bytes(part) * parts(batch, par), part.align_bytes().max(64))
+    StackReq::new_aligned::<u8>(part_bytes(part) * parts(batch, par), part.align_bytes().max(CACHE_LINE))
 }
 
 /// Runs `run` on contiguous parts of the batch, one per thread of `par`, and combines the results in order.
@@ -50,7 +53,7 @@ pub fn for_each_part<P: SplitBatch, R: Send>(
 ) -> R {
     let count = parts(pass.batch(), par);
     let bytes = part_bytes(part);
-    let (memory, _) = stack.make_aligned_uninit::<u8>(bytes * count, part.align_bytes().max(64));
+    let (memory, _) = stack.make_aligned_uninit::<u8>(bytes * count, part.align_bytes().max(CACHE_LINE));
     recurse(pass, count, bytes, memory, run, merge)
 }
 
@@ -88,9 +91,17 @@ pub(crate) fn zeroed<T: Real>(cells: &mut [MaybeUninit<T>]) -> &mut [T] {
     }
 }
 
+/// Chunks of fresh memory, filled with zeros by all threads of `par`.
+pub(crate) fn zeroed_chunks<T: Real>(cells: &mut [MaybeUninit<T>], len: usize, par: Par) -> Vec<&mut [T]> {
+    match par {
+        Par::Seq => cells.chunks_mut(len).map(zeroed).collect(),
+        Par::Rayon(_) => cells.par_chunks_mut(len).map(zeroed).collect(),
+    }
+}
+
 /// `len` zeros from the front of `stack`, on a boundary of cache lines and written by all threads of `par`; and the rest of it.
 pub fn zeroed_scratch<T: Real>(len: usize, par: Par, stack: &mut MemStack) -> (&mut [T], &mut MemStack) {
-    let (cells, rest) = stack.make_aligned_uninit::<T>(len, 64);
+    let (cells, rest) = stack.make_aligned_uninit::<T>(len, CACHE_LINE);
     if par != Par::Seq && len > RUN {
         cells.par_chunks_mut(RUN).for_each(|run| {
             zeroed(run);

@@ -8,12 +8,11 @@ use super::sample_wise::{Blocks, SampleWise};
 use super::source::{Packed, Source, copy_short};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
+use crate::parallel::{CACHE_LINE, zeroed_scratch};
 use crate::{FeatureShape, Real};
 
 /// Bytes of packed images that go through the register tiles together: half of the second-level cache of a small core.
 const BLOCK_BYTES: usize = 256 << 10;
-/// Alignment of scratch memory in bytes: loads that cross cache lines take twice as long.
-pub(super) const CACHE_LINE: usize = 64;
 /// Vectors of pixels that amortise what a register tile costs beside its products.
 const TILE_VECTORS: usize = 24;
 
@@ -188,7 +187,7 @@ impl Correlation {
         }
         let weights = &*weights;
         let thread_len = sample_wise.map_or(self.thread_len::<T>(chunks.size), SampleWise::thread_len);
-        let (mut scratch, _) = stack.make_aligned_with::<T>(chunks.count * thread_len, CACHE_LINE, |_| T::ZERO);
+        let (scratch, _) = zeroed_scratch(chunks.count * thread_len, exec.par, stack);
         let (input, output) = (chunks.size * in_len, chunks.size * out_len);
         let work = |(i, ((input, to), scratch)): (usize, ((_, _), _))| {
             let (output, bias, epilogue) = (to, args.bias, args.epilogue.map(|epilogue| epilogue.from(i * output)));
@@ -198,7 +197,7 @@ impl Correlation {
             }
         };
         if chunks.count == 1 {
-            work((0, ((args.input, args.output), &mut scratch)));
+            work((0, ((args.input, args.output), scratch)));
         } else {
             let images = args.input.par_chunks(input).zip(args.output.par_chunks_mut(output));
             images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);

@@ -4,11 +4,12 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::correlate::{CACHE_LINE, Exec};
+use super::correlate::Exec;
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
 use super::source::{Packed, Source};
 use super::tile::tile_ranges;
 use crate::lanes::MAX_LANES;
+use crate::parallel::{CACHE_LINE, zeroed_scratch};
 use crate::{FeatureShape, Real};
 
 /// Cached bytes that the images of one block may take: half of the second-level cache of a small core.
@@ -133,7 +134,7 @@ impl WeightGrad {
         let groups = Groups::of(batch, self.output.plane(), self.output.channels * self.offsets.len());
         let Groups { count, size } = groups;
         let (sums_len, packing_len) = (self.sums_len(), self.packing_len::<T>(size));
-        let (mut scratch, _) = stack.make_aligned_with::<T>(self.cells::<T>(groups, exec.par), CACHE_LINE, |_| T::ZERO);
+        let (scratch, _) = zeroed_scratch(self.cells::<T>(groups, exec.par), exec.par, stack);
         let (sums, packing) = scratch.split_at_mut(count * sums_len);
         // The same for every group, the last and smallest too: the zeros between packed images stay where they are.
         let images = self.block_images::<T>(size);

@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, zeroed_scratch};
 
 use super::affine::AffineWhole;
 use super::block::Block;
@@ -85,18 +85,18 @@ impl<T: Real> Block<T> {
         let (list, batch) = (&self.list, pass.batch());
         let (count, together) = (list.operators.len(), self.split.together);
         let lens = list.all().tape_lens();
-        let (mut tape, stack) = stack.make_aligned_with(lens.iter().sum::<usize>() * batch, ALIGN, |_| T::ZERO);
-        let mut tape = TapeMut::from_slice(&mut tape, lens, batch);
+        let (tape, stack) = zeroed_scratch(lens.iter().sum::<usize>() * batch, par, stack);
+        let mut tape = TapeMut::from_slice(tape, lens, batch);
         if together < count {
             let outputs = list.lens[count];
-            let (mut output, stack) = stack.make_aligned_with(outputs * batch, ALIGN, |_| T::ZERO);
-            let output = MatMut::from_column_major_slice_mut(&mut output, outputs, batch);
+            let (output, stack) = zeroed_scratch(outputs * batch, par, stack);
+            let output = MatMut::from_column_major_slice_mut(output, outputs, batch);
             list.all().forward_on_tape(&self.name, (pass.observed_in, output), tape.rb_mut(), par, stack)?;
         }
         let (tape, len) = (tape.rb(), self.longest_box() * batch);
-        let (mut a, stack) = stack.make_aligned_with(3 * len, ALIGN, |_| T::ZERO);
-        let (mut b, stack) = stack.make_aligned_with(3 * len, ALIGN, |_| T::ZERO);
-        let (mut above, mut below) = (boxes(&mut a, len), boxes(&mut b, len));
+        let (a, stack) = zeroed_scratch(3 * len, par, stack);
+        let (b, stack) = zeroed_scratch(3 * len, par, stack);
+        let (mut above, mut below) = (boxes(a, len), boxes(b, len));
         let mut report = ReverseReport::default();
         for k in (together..count).rev() {
             let is_top = k + 1 == count;

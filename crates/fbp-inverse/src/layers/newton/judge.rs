@@ -1,7 +1,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, Par};
-use fbp_linalg::Real;
 use fbp_linalg::attained::attained_slack;
+use fbp_linalg::{Real, zeroed_scratch};
 
 use super::vectors::{distance, of};
 use crate::layers::columns::{Outcome, account, distance_to, sample_of};
@@ -37,13 +37,13 @@ impl<T: Real> Judge<'_, T> {
         stack: &mut MemStack,
     ) -> Result<ReverseReport, InverseError> {
         let (rows, batch) = (self.layer.out_shape().len(), pass.batch());
-        let (mut output, stack) = stack.make_aligned_with(rows * batch, ALIGN, |_| T::ZERO);
+        let (output, stack) = zeroed_scratch(rows * batch, par, stack);
         let points = pass.target_in.point.as_ref();
-        let out = MatMut::from_column_major_slice_mut(&mut output, rows, batch);
+        let out = MatMut::from_column_major_slice_mut(output, rows, batch);
         self.layer.forward(points, out, par, stack)?;
         let mut report = ReverseReport::of_samples(batch);
         for index in 0..batch {
-            let output = of(&output, rows, index);
+            let output = of(output, rows, index);
             let (sample, mut target) = sample_of(&mut pass, index);
             let before = distance(sample.observed_out, sample.lower, sample.upper);
             let left = distance(output, sample.lower, sample.upper);

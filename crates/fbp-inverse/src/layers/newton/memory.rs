@@ -1,5 +1,6 @@
+use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, zeroed_scratch};
 
 use super::function::Function;
 use super::rotations::{BASIS, Rotations};
@@ -165,26 +166,26 @@ pub(super) struct Memory<'m, T> {
 pub(super) fn with_memory<T: Real, R>(
     sizes: Sizes,
     lens: &[usize],
+    par: Par,
     stack: &mut MemStack,
     run: impl FnOnce(Memory<'_, T>, &mut MemStack) -> R,
 ) -> R {
     let Sizes { inputs, outputs, above, tape, group } = sizes;
-    let zero = |_: usize| T::ZERO;
-    let (mut point, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut trial, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut step, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut direction, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut gradient, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut free, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut result, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut saved, stack) = stack.make_aligned_with(inputs * group, ALIGN, zero);
-    let (mut output, stack) = stack.make_aligned_with(outputs * group, ALIGN, zero);
-    let (mut residual, stack) = stack.make_aligned_with(outputs * group, ALIGN, zero);
-    let (mut product, stack) = stack.make_aligned_with(outputs * group, ALIGN, zero);
-    let (mut asking, stack) = stack.make_aligned_with(outputs * group, ALIGN, zero);
-    let (mut above, stack) = stack.make_aligned_with(above * group, ALIGN, zero);
-    let (mut tape, stack) = stack.make_aligned_with(tape * group, ALIGN, zero);
-    let (mut basis, stack) = stack.make_aligned_with(sizes.basis() * inputs * group, ALIGN, zero);
+    let (point, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (trial, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (step, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (direction, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (gradient, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (free, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (result, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (saved, stack) = zeroed_scratch(inputs * group, par, stack);
+    let (output, stack) = zeroed_scratch(outputs * group, par, stack);
+    let (residual, stack) = zeroed_scratch(outputs * group, par, stack);
+    let (product, stack) = zeroed_scratch(outputs * group, par, stack);
+    let (asking, stack) = zeroed_scratch(outputs * group, par, stack);
+    let (above, stack) = zeroed_scratch(above * group, par, stack);
+    let (tape, stack) = zeroed_scratch(tape * group, par, stack);
+    let (basis, stack) = zeroed_scratch(sizes.basis() * inputs * group, par, stack);
     let (mut slots, stack) = stack.make_with(group, |_| Slot::default());
     let (mut places, stack) = stack.make_with(group, |_| Place::default());
     let (mut rotations, stack) = stack.make_with(if sizes.is_square() { group } else { 0 }, |_| Rotations::new());
@@ -193,22 +194,22 @@ pub(super) fn with_memory<T: Real, R>(
         places: &mut places,
         used: 0,
         slots: &mut slots,
-        point: &mut point,
-        trial: &mut trial,
-        step: &mut step,
-        direction: &mut direction,
-        gradient: &mut gradient,
-        free: &mut free,
-        result: &mut result,
-        saved: &mut saved,
-        output: &mut output,
-        residual: &mut residual,
-        product: &mut product,
-        asking: &mut asking,
-        above: &mut above,
-        basis: &mut basis,
+        point,
+        trial,
+        step,
+        direction,
+        gradient,
+        free,
+        result,
+        saved,
+        output,
+        residual,
+        product,
+        asking,
+        above,
+        basis,
         rotations: &mut rotations,
-        tape: TapeMut::from_slice(&mut tape, lens, group),
+        tape: TapeMut::from_slice(tape, lens, group),
     };
     run(memory, stack)
 }

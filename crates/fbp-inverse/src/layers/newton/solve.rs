@@ -77,7 +77,7 @@ impl<T: Real> Newton<'_, T> {
             !is_within(column(pass.observed_out, sample), lower, upper)
         };
         let point = &mut pass.target_in.point;
-        with_memory(sizes, self.function.tape_lens(), stack, |mut memory: Memory<'_, T>, stack| {
+        with_memory(sizes, self.function.tape_lens(), self.par, stack, |mut memory: Memory<'_, T>, stack| {
             let (mut effort, mut next) = (Effort::default(), 0);
             while next < batch {
                 memory.used = 0;

@@ -9,10 +9,10 @@ use super::pixels::QUAD;
 use super::product::{ROWS, Rows};
 use super::transform::{input_tile, output_tile, places, weight_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels};
-use crate::conv2d::correlate::{CACHE_LINE, CorrelateArgs, Exec, chunks};
+use crate::conv2d::correlate::{CorrelateArgs, Exec, chunks};
 use crate::conv2d::{Conv2dGeometry, Epilogue};
 use crate::lanes::MAX_LANES;
-use crate::parallel::zeroed;
+use crate::parallel::{CACHE_LINE, zeroed};
 use crate::{FeatureShape, Real};
 
 /// Time for a vector of channels of one tile, in products: transposed, transformed, written and read.

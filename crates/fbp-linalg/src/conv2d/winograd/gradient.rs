@@ -10,10 +10,10 @@ use super::product::Outer;
 use super::transform::{cotangent_tile, input_tile, places, weight_gradient_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels};
 use crate::Real;
-use crate::conv2d::correlate::{CACHE_LINE, Exec};
+use crate::conv2d::correlate::Exec;
 use crate::conv2d::{Conv2dGeometry, ConvWeightGrad};
 use crate::lanes::MAX_LANES;
-use crate::parallel::zeroed;
+use crate::parallel::{CACHE_LINE, zeroed_chunks};
 
 /// Time for a vector of channels of one tile, in products: transposed, transformed, written and read once for each panel.
 const TILE_COST: f64 = 4500.0;
@@ -94,17 +94,11 @@ impl WinogradGrad {
         }
         let [inputs, outputs] = self.channels();
         let (sums, stack) = stack.make_aligned_uninit::<T>(self.sums_len(), CACHE_LINE);
-        let mut sums: Vec<&mut [T]> = match exec.par {
-            Par::Seq => sums.chunks_mut(inputs * outputs).map(zeroed).collect(),
-            _ => sums.par_chunks_mut(inputs * outputs).map(zeroed).collect(),
-        };
+        let mut sums = zeroed_chunks(sums, inputs * outputs, exec.par);
         let part_len = self.part_len();
         let count = self.parts(args.input.len() / tiling.input.len());
         let (parts, _) = stack.make_aligned_uninit::<T>(count * part_len, CACHE_LINE);
-        let mut parts: Vec<&mut [T]> = match exec.par {
-            Par::Seq => parts.chunks_mut(part_len).map(zeroed).collect(),
-            _ => parts.par_chunks_mut(part_len).map(zeroed).collect(),
-        };
+        let mut parts = zeroed_chunks(parts, part_len, exec.par);
         for first in (0..strips).step_by(count * self.part_strips()) {
             let range = |part: usize| {
                 let start = (first + part * self.part_strips()).min(strips);

@@ -1,6 +1,6 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
-use fbp_linalg::{FeatureShape, Real, SplitBatch, for_each_part, parts_scratch};
+use fbp_linalg::{FeatureShape, Real, SplitBatch, for_each_part, parts_scratch, zeroed_scratch};
 
 use super::kernels::{Heads, Point};
 use crate::layers::columns::{check_forward, check_jvp, check_vjp, column, column_mut};
@@ -104,9 +104,9 @@ impl<T: Real> Attention<T> {
         kernel: impl Fn(&mut AttentionPass<'_, T>, usize, &mut [T]) + Sync,
     ) {
         let run = |mut pass: AttentionPass<'_, T>, stack: &mut MemStack| {
-            let (mut room, _) = stack.make_aligned_with(self.heads.square(), ALIGN, |_| T::ZERO);
+            let (room, _) = zeroed_scratch(self.heads.square(), Par::Seq, stack);
             for sample in 0..pass.out.ncols() {
-                kernel(&mut pass, sample, &mut room);
+                kernel(&mut pass, sample, room);
             }
         };
         for_each_part(pass, self.room(), par, stack, &run, &|(), ()| ());
