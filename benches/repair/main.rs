@@ -16,14 +16,13 @@ mod programme;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 use std::{env, fs};
 
 use faer::Mat;
 use fbp_models::Checkpoint;
 use fbp_train::data::{Dataset, SPLIT_SEED, Split};
 use fbp_train::input::{DataRequest, Input};
-use fbp_train::processor::processor_time;
+use fbp_train::processor::Stopwatch;
 use fbp_train::repair::{Corrupted, RepairRecord, SampleOrigin};
 use fbp_train::settings::Part;
 use serde::Serialize;
@@ -188,14 +187,14 @@ fn entry(
     (name, layer): (&str, usize),
     norm: Norm,
     sets: &Sets,
-    limit: Duration,
+    limit: f64,
 ) -> Result<Entry, Box<dyn Error>> {
-    let begun = processor_time();
+    let begun = Stopwatch::start();
     let conditions = conditions(mlp, &sets.samples, MARGIN);
     let x = &sets.samples.pass.x;
     let outputs = mlp.len_of(layer) / x.nrows();
     let answer = Programme { x, conditions: &conditions, outputs, norm }.solve(limit)?;
-    let seconds = processor_time().zip(begun).map(|(now, then)| now.saturating_sub(then).as_secs_f64());
+    let seconds = begun.processor_seconds();
     let decoupled = sets.measure(|pass| mlp.decoupled(pass, &answer.change));
     if answer.end == End::Solved && decoupled.efficacy < 1.0 {
         return Err(
@@ -248,7 +247,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             test: set(&input.bundle.test, &test)?,
             kin_test: set(kin(Part::Test), &test)?,
         };
-        let entry = entry(&mlp, (name, layer), *norm, &sets, Duration::from_secs_f64(options.limit))?;
+        let entry = entry(&mlp, (name, layer), *norm, &sets, options.limit)?;
         println!("{}", serde_json::to_string(&entry)?);
         entries.push(entry);
     }
@@ -257,11 +256,5 @@ fn run() -> Result<(), Box<dyn Error>> {
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    fbp_benches::status(run())
 }

@@ -1,11 +1,10 @@
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::time::{Duration, Instant};
 
 use clarabel::algebra::CscMatrix;
 use clarabel::solver::{DefaultSettings, DefaultSolver, IPSolver, SolverStatus, SupportedConeT};
 use faer::Mat;
-use fbp_train::processor::processor_time;
+use fbp_train::processor::{Clock, Stopwatch};
 
 /// Changes that are looked for at once; more only where none of them satisfies the conditions, or others would be cheaper.
 const COLUMNS: usize = 3000;
@@ -78,14 +77,12 @@ impl Programme<'_> {
     /// Solves with few conditions and, for the sum of sizes, few weights, and adds what is violated or would be cheaper until there is
     /// nothing to add: the answer is that of the whole programme.
     ///
-    /// No round begins once `limit` of the processor is spent.
+    /// No round begins once `limit` seconds of the processor are spent.
     ///
     /// # Errors
     /// If the solver refuses a programme.
-    pub(crate) fn solve(&self, limit: Duration) -> Result<Answer, Box<dyn Error>> {
-        let (wall, begun, inputs) = (Instant::now(), processor_time(), self.x.nrows());
-        let spent =
-            || processor_time().zip(begun).map_or_else(|| wall.elapsed(), |(now, then)| now.saturating_sub(then));
+    pub(crate) fn solve(&self, limit: f64) -> Result<Answer, Box<dyn Error>> {
+        let (begun, inputs) = (Stopwatch::start(), self.x.nrows());
         let n = self.outputs * inputs;
         let mut rows = self.tightest();
         let all = self.norm == Norm::Max || n <= COLUMNS;
@@ -104,7 +101,7 @@ impl Programme<'_> {
             iterations: 0,
         };
         loop {
-            if spent() > limit {
+            if begun.seconds(Clock::Processor) > limit {
                 return Ok(answer);
             }
             let chosen: Vec<usize> = columns.iter().copied().collect();

@@ -23,7 +23,7 @@ choice! {
 }
 
 /// Time that all living threads of this process have had of the processor; none where the system does not tell.
-pub fn processor_time() -> Option<Duration> {
+fn processor_time() -> Option<Duration> {
     let threads = fs::read_dir("/proc/self/task").ok()?;
     // A thread may have ended in between.
     let of = |path: std::path::PathBuf| {
@@ -35,18 +35,19 @@ pub fn processor_time() -> Option<Duration> {
 
 /// Measures from when it was made.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stopwatch {
+pub struct Stopwatch {
     wall: Instant,
     processor: Option<Duration>,
 }
 
 impl Stopwatch {
-    pub(crate) fn start() -> Self {
+    /// Starts now.
+    pub fn start() -> Self {
         Self { wall: Instant::now(), processor: processor_time() }
     }
 
     /// Seconds since the start.
-    pub(crate) fn seconds(&self, clock: Clock) -> f64 {
+    pub fn seconds(&self, clock: Clock) -> f64 {
         let processor = match clock {
             Clock::Wall => None,
             Clock::Processor => self.processor_seconds(),
@@ -55,7 +56,7 @@ impl Stopwatch {
     }
 
     /// Seconds of the processor, if the system tells.
-    pub(crate) fn processor_seconds(&self) -> Option<f64> {
+    pub fn processor_seconds(&self) -> Option<f64> {
         Some(processor_time()?.saturating_sub(self.processor?).as_secs_f64())
     }
 }

@@ -39,6 +39,12 @@ fn the_mixture_keeps_what_is_right_and_no_state_loses_more_than_is_allowed() {
     assert!(found.measures.drawdown_validation <= 0.0, "{:?}", found.measures);
     // A gain is demanded that no state has: nothing changes.
     let repair = RepairOptions { max_drawdown: -1.0, ..options.repair };
-    let nothing = MixingOptions { repair, ..options }.run(&network, given, &data).unwrap();
+    let options = MixingOptions { repair, ..options };
+    let nothing = options.run(&network, given, &data).unwrap();
     assert_eq!((nothing.steps, nothing.mixed), (0, 0));
+    // Every other image is one to repair.
+    let all = Given { samples: &split.train, ..given };
+    let options = MixingOptions { repair: RepairOptions::default(), ..options };
+    let error = options.run(&network, all, &data).unwrap_err();
+    assert!(error.to_string().contains("no other training images"), "{error}");
 }

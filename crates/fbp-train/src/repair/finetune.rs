@@ -108,30 +108,73 @@ impl Rival {
     }
 }
 
+/// All samples to repair, normalised.
+pub(super) struct Samples {
+    pub(super) values: Vec<f32>,
+    pub(super) labels: Vec<u32>,
+    pub(super) outputs: Vec<f32>,
+}
+
+impl Samples {
+    /// # Errors
+    /// [`TrainError::Samples`] if there are none.
+    pub(super) fn new(given: Given<'_>, data: &DataBundle) -> Result<Self, TrainError> {
+        let (images, samples) = (given.origin.images(data), given.samples);
+        let mut batcher = Batcher::new(images, samples.to_vec(), &data.normalization, samples.len())?;
+        let Some(batch) = batcher.next_batch(pool_par()) else {
+            return Err(TrainError::Samples { choice: "rival".into(), reason: "there is nothing to repair".into() });
+        };
+        Ok(Self { values: batch.images.to_vec(), labels: batch.labels.to_vec(), outputs: batch.outputs.to_vec() })
+    }
+}
+
+/// Fine-tuning of all stages with one rate. Looks at the network after the numbers of steps in `looks`, which ascend, until `look`
+/// says that it is enough; `loss` gives that of every step.
+///
+/// # Errors
+/// [`TrainError::Model`] if an operation has no gradient, and those of `loss` and `look`.
+pub(super) fn fine_tune(
+    start: &Network,
+    learning_rate: f64,
+    looks: impl IntoIterator<Item = usize>,
+    mut loss: impl FnMut(&Network) -> Result<Tensor, TrainError>,
+    mut look: impl FnMut(usize, &Network) -> Result<bool, TrainError>,
+) -> Result<Network, TrainError> {
+    let network = start.duplicate()?;
+    let params = AdamWParams { learning_rate, weight_decay: 0.0, ..AdamWParams::default() };
+    let mut optimiser = AdamW::new(network.vars_of(0..network.stages().len())?, params)?;
+    let mut taken = 0;
+    for steps in looks {
+        while taken < steps {
+            optimiser.backward_step(&loss(&network)?)?;
+            taken += 1;
+        }
+        if !look(steps, &network)? {
+            break;
+        }
+    }
+    Ok(network)
+}
+
 /// Fine-tuning of all stages on all samples to repair at once.
 pub(super) struct FineTuning<'a> {
     start: &'a Network,
     images: Tensor,
-    labels: Vec<u32>,
-    outputs: Vec<f32>,
+    samples: Samples,
     loss: LossKind,
 }
 
 impl<'a> FineTuning<'a> {
     /// # Errors
-    /// [`TrainError::Samples`] if there are none.
+    /// As [`Samples::new`].
     pub(super) fn new(start: &'a Network, given: Given<'_>, data: &DataBundle) -> Result<Self, TrainError> {
-        let (images, samples) = (given.origin.images(data), given.samples);
-        let loss = LossKind::of(None, images)?;
-        let mut batcher = Batcher::new(images, samples.to_vec(), &data.normalization, samples.len())?;
-        let Some(batch) = batcher.next_batch(pool_par()) else {
-            return Err(TrainError::Samples { choice: "rival".into(), reason: "there is nothing to repair".into() });
-        };
-        let images = Tensor::from_slice(batch.images, (batch.len(), images.shape().len()), &Device::Cpu)?;
-        Ok(Self { start, images, labels: batch.labels.to_vec(), outputs: batch.outputs.to_vec(), loss })
+        let images = given.origin.images(data);
+        let (loss, samples) = (LossKind::of(None, images)?, Samples::new(given, data)?);
+        let images = Tensor::from_slice(&samples.values, (given.samples.len(), images.shape().len()), &Device::Cpu)?;
+        Ok(Self { start, images, samples, loss })
     }
 
-    /// Looks at the network after the numbers of steps in `looks`, which ascend, until `look` says that it is enough.
+    /// As [`fine_tune`].
     ///
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network, and those of `look`.
@@ -139,22 +182,13 @@ impl<'a> FineTuning<'a> {
         &self,
         learning_rate: f64,
         looks: impl IntoIterator<Item = usize>,
-        mut look: impl FnMut(usize, &Network) -> Result<bool, TrainError>,
+        look: impl FnMut(usize, &Network) -> Result<bool, TrainError>,
     ) -> Result<Network, TrainError> {
-        let network = self.start.duplicate()?;
-        let params = AdamWParams { learning_rate, weight_decay: 0.0, ..AdamWParams::default() };
-        let mut optimiser = AdamW::new(network.vars_of(0..network.stages().len())?, params)?;
-        let mut taken = 0;
-        for steps in looks {
-            while taken < steps {
-                let batch = Batch { indices: &[], images: &[], labels: &self.labels, outputs: &self.outputs };
-                optimiser.backward_step(&supervised(self.loss, &network.forward(&self.images)?, batch)?)?;
-                taken += 1;
-            }
-            if !look(steps, &network)? {
-                break;
-            }
-        }
-        Ok(network)
+        let Samples { labels, outputs, .. } = &self.samples;
+        let loss = |network: &Network| {
+            let batch = Batch { indices: &[], images: &[], labels, outputs };
+            supervised(self.loss, &network.forward(&self.images)?, batch)
+        };
+        fine_tune(self.start, learning_rate, looks, loss, look)
     }
 }

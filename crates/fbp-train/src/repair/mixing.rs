@@ -1,7 +1,7 @@
 use candle_core::{Device, Tensor};
-use fbp_models::{AdamW, AdamWParams, Network};
+use fbp_models::Network;
 
-use super::finetune::Rival;
+use super::finetune::{Rival, Samples, fine_tune};
 use super::judge::Gauge;
 use super::options::RepairOptions;
 use super::origin::Given;
@@ -45,7 +45,8 @@ impl MixingOptions {
     /// that a repair would have kept; the network as it is, is one of them.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] for data without labels, [`TrainError::Model`] if the images do not fit the network.
+    /// [`TrainError::Setting`] for data without labels, [`TrainError::Samples`] if there is nothing to repair or no other training
+    /// image, [`TrainError::Model`] if the images do not fit the network.
     pub fn run(&self, start: &Network, given: Given<'_>, data: &DataBundle) -> Result<Rival, TrainError> {
         check_labelled(&data.train, "fine-tuning with other images mixed in")?;
         let begun = Stopwatch::start();
@@ -54,6 +55,10 @@ impl MixingOptions {
             Gauge::new(start, given, data, &split, None)?.preferring(self.repair.prefer, start, given, data, &split)?;
         let kept = |i: &usize| given.in_training().binary_search(i).is_err();
         let others: Vec<usize> = split.train.iter().copied().filter(kept).collect();
+        if others.is_empty() {
+            let reason = "there are no other training images to mix in".into();
+            return Err(TrainError::Samples { choice: "rival".into(), reason });
+        }
         let samples = Samples::new(given, data)?;
         let mut best = Rival::none(start, gauge.measure(start)?)?;
         let mut curve = Vec::new();
@@ -65,9 +70,9 @@ impl MixingOptions {
                     let measures = gauge.measure(network)?;
                     curve.push((learning_rate, steps, measures));
                     if self.is_better(measures, best.measures) {
-                        let network = network.duplicate()?;
-                        best =
-                            Rival { network, learning_rate, steps, measures, mixed, ..Rival::none(start, measures)? };
+                        best.network = network.duplicate()?;
+                        (best.learning_rate, best.steps, best.measures, best.mixed) =
+                            (learning_rate, steps, measures, mixed);
                         since = Some(0);
                     } else {
                         since = since.or_else(|| self.is_enough(measures).then_some(0)).map(|looks| looks + 1);
@@ -92,22 +97,6 @@ impl MixingOptions {
     }
 }
 
-/// All samples to repair, normalised.
-struct Samples {
-    values: Vec<f32>,
-    labels: Vec<u32>,
-}
-
-impl Samples {
-    fn new(given: Given<'_>, data: &DataBundle) -> Result<Self, TrainError> {
-        let images = given.origin.images(data);
-        let mut batcher = Batcher::new(images, given.samples.to_vec(), &data.normalization, given.samples.len())?;
-        let batch = batcher.next_batch(pool_par());
-        let (values, labels) = batch.map(|batch| (batch.images.to_vec(), batch.labels.to_vec())).unwrap_or_default();
-        Ok(Self { values, labels })
-    }
-}
-
 /// What a step sees: all samples to repair, and `mixed` other images for each.
 struct Mixture<'a> {
     samples: &'a Samples,
@@ -123,19 +112,15 @@ impl Mixture<'_> {
         start: &Network,
         learning_rate: f64,
         (looks, seed): (&[usize], u64),
-        mut look: impl FnMut(usize, &Network) -> Result<bool, TrainError>,
+        look: impl FnMut(usize, &Network) -> Result<bool, TrainError>,
     ) -> Result<(), TrainError> {
-        let network = start.duplicate()?;
-        let params = AdamWParams { learning_rate, weight_decay: 0.0, ..AdamWParams::default() };
-        let mut optimiser = AdamW::new(network.vars_of(0..network.stages().len())?, params)?;
-        let size = (self.mixed * self.samples.labels.len()).clamp(1, self.others.len().max(1));
+        let size = (self.mixed * self.samples.labels.len()).clamp(1, self.others.len());
         let DataBundle { train, normalization, .. } = self.data;
         let mut batcher = Batcher::new(train, self.others.to_vec(), normalization, size)?;
-        let loss = LossKind::of(None, train)?;
-        let (mut taken, mut pass) = (0, 0);
+        let (kind, mut pass) = (LossKind::of(None, train)?, 0);
         batcher.shuffle(seed, pass);
-        for &steps in looks {
-            while taken < steps {
+        let loss = |network: &Network| {
+            loop {
                 let Some(batch) = batcher.next_batch(pool_par()) else {
                     pass += 1;
                     batcher.shuffle(seed, pass);
@@ -145,13 +130,9 @@ impl Mixture<'_> {
                 let labels = [&self.samples.labels, batch.labels].concat();
                 let images = Tensor::from_vec(images, (labels.len(), train.shape().len()), &Device::Cpu)?;
                 let both = Batch { indices: &[], images: &[], labels: &labels, outputs: &[] };
-                optimiser.backward_step(&supervised(loss, &network.forward(&images)?, both)?)?;
-                taken += 1;
+                return supervised(kind, &network.forward(&images)?, both);
             }
-            if !look(steps, &network)? {
-                break;
-            }
-        }
-        Ok(())
+        };
+        fine_tune(start, learning_rate, looks.iter().copied(), loss, look).map(drop)
     }
 }
