@@ -12,6 +12,7 @@ struct Readme;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{env, fs, io};
 
@@ -74,6 +75,18 @@ pub fn results_folder() -> io::Result<PathBuf> {
     let folder = env::var_os("FBP_RESULTS").map_or_else(own, PathBuf::from);
     fs::create_dir_all(&folder)?;
     Ok(folder)
+}
+
+/// Status of a benchmark; what ended it early is printed.
+#[expect(clippy::print_stdout, reason = "a benchmark talks to the person who started it")]
+pub fn status(end: Result<(), Box<dyn Error>>) -> ExitCode {
+    match end {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Model of the processor, where the system says it.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use faer::{MatMut, MatRef};
 use fbp_inverse::{DifferentiableOperator, VjpPass};
-
 use fbp_linalg::zeros;
 
 use super::scratch::ScratchPool;
