@@ -47,6 +47,9 @@ pub(crate) struct Arguments {
     /// compress: some of the numbers of calibration images, such as 100,500
     #[arg(long)]
     images: Option<String>,
+    /// compress: fashion-mnist, shapes-mini, or idx:FOLDER with the four IDX files of MNIST
+    #[arg(long)]
+    data: Option<String>,
     /// compress: leave out the rival in five times the time
     #[arg(long)]
     equal_time: bool,
@@ -152,9 +155,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.filter.as_deref() == Some(compress::NAME) {
         return compress::run(arguments);
     }
-    if arguments.ways.is_some() || arguments.images.is_some() || arguments.equal_time {
+    if arguments.ways.is_some() || arguments.images.is_some() || arguments.data.is_some() || arguments.equal_time {
         let takers = compress::NAME;
-        return Err(TaskError::Refused(format!("--ways, --images and --equal-time belong to `bench {takers}`")));
+        return Err(TaskError::Refused(format!(
+            "--ways, --images, --data and --equal-time belong to `bench {takers}`"
+        )));
     }
     if arguments.filter.as_deref() == Some(repair::NAME) {
         return repair::run(arguments);

@@ -42,6 +42,25 @@ const WAYS: [Way; 7] = [
     ("prune 0.7 of every layer", &["--prune", "0.7", "--scope", "layer"]),
 ];
 
+/// The data set that is meant where none is named.
+const LARGE_DATA: &str = "fashion-mnist";
+
+/// Networks that suit data, with the options of their training.
+fn networks_for(data: &str) -> Vec<(&'static str, Vec<&'static str>)> {
+    let training =
+        |epochs, rate| vec!["--epochs", epochs, "--batch", "128", "--learning-rate", rate, "--schedule", "cosine"];
+    match data {
+        "shapes-mini" => vec![("resnet20", training("15", "3e-3"))],
+        LARGE_DATA | "fashion-mnist-mini" => vec![
+            ("cnn-mnist-large", training("10", "3e-3")),
+            ("resnet20", training("5", "3e-3")),
+            ("simple-vit-v2", training("10", "2e-3")),
+        ],
+        // Small sets of grey images.
+        _ => vec![("cnn-mnist-large", training("30", "1e-3"))],
+    }
+}
+
 /// What is run.
 struct Study {
     fbp: PathBuf,
@@ -49,9 +68,9 @@ struct Study {
     work: PathBuf,
     results: PathBuf,
     data: Vec<String>,
-    data_name: &'static str,
+    data_name: String,
     /// Networks with the options of their training.
-    networks: Vec<(String, Vec<&'static str>)>,
+    networks: Vec<(&'static str, Vec<&'static str>)>,
     ways: Vec<Way>,
     images: Vec<usize>,
     seeds: u64,
@@ -136,21 +155,19 @@ impl Study {
     fn new(arguments: &Arguments) -> Result<Self, TaskError> {
         let (seeds, fbp) = (study::seeds(arguments, if arguments.quick { 3 } else { 10 })?, study::program()?);
         let target = target_folder()?;
-        let large = ["--batch", "128", "--learning-rate", "3e-3", "--schedule", "cosine"];
-        let training = |epochs: &'static str| [&["--epochs", epochs][..], &large].concat();
-        let chosen = |name: &str| arguments.networks.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
-        let mut networks = vec![("cnn-mnist-large".to_owned(), training("10"))];
-        let mut data = "fashion-mnist-mini";
+        let data = match (&arguments.data, arguments.quick) {
+            (Some(data), _) => data.as_str(),
+            (None, true) => "fashion-mnist-mini",
+            (None, false) => LARGE_DATA,
+        };
         let (mut ways, mut images) = (vec![WAYS[0], WAYS[2], WAYS[3]], vec![100]);
-        if !arguments.quick {
-            data = "fashion-mnist";
-            networks.push(("resnet20".to_owned(), training("5")));
-            networks.push((
-                "simple-vit-v2".to_owned(),
-                vec!["--epochs", "10", "--batch", "128", "--learning-rate", "2e-3", "--schedule", "cosine"],
-            ));
+        let mut networks = networks_for(data);
+        if arguments.quick {
+            networks.truncate(1);
+        } else {
             (ways, images) = (WAYS.to_vec(), vec![500, 100, 2000]);
         }
+        let chosen = |name: &str| arguments.networks.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
         networks.retain(|(name, _)| chosen(name));
         if let Some(list) = &arguments.ways {
             ways = study::picked("ways", list, &WAYS, |way| way.0.to_owned())?;
@@ -170,7 +187,7 @@ impl Study {
                 false => workspace::root().join("benches/results/compress"),
             },
             data: ["--data".to_owned(), data.to_owned()].into_iter().chain(folder).collect(),
-            data_name: data,
+            data_name: data.rsplit(['/', ':']).next().unwrap_or(data).to_owned(),
             networks,
             ways,
             images,
@@ -184,8 +201,16 @@ impl Study {
         Child::new(&self.fbp).args([command]).args(&self.data).env("RAYON_NUM_THREADS", "1")
     }
 
+    /// A network on these data, as names of files have it.
+    fn called(&self, network: &str) -> String {
+        match self.data_name.as_str() {
+            LARGE_DATA => network.to_owned(),
+            data => format!("{network}_{data}"),
+        }
+    }
+
     fn checkpoint(&self, network: &str) -> PathBuf {
-        self.work.join(format!("{network}.safetensors"))
+        self.work.join(format!("{}.safetensors", self.called(network)))
     }
 
     /// Trains a network, unless it is there.
@@ -216,7 +241,7 @@ impl Study {
     }
 
     fn outcome(&self, network: &str, way: Way, images: usize, seed: u64) -> Result<Outcome, TaskError> {
-        let start = format!("{network}_{}_{images}_{seed}", way.0.replace([' ', ':'], "-"));
+        let start = format!("{}_{}_{images}_{seed}", self.called(network), way.0.replace([' ', ':'], "-"));
         let run = |name: &str, more: &[&str]| {
             let images = images.to_string();
             let seed = seed.to_string();
@@ -266,7 +291,7 @@ impl Study {
             let (mean_pp, half) = interval(&differences);
             Some(Row {
                 network: network.to_owned(),
-                data: self.data_name.to_owned(),
+                data: self.data_name.clone(),
                 compression: compression.to_owned(),
                 images,
                 method: "closed-form".to_owned(),
@@ -343,15 +368,15 @@ fn adjust(rows: &mut [Row]) {
 /// All cells, a line each.
 fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| network | compression | images | seeds | closed form, % | time, s | against statistics, pp | tuned, equal time | tuned, \
-         five times | intact |\n|---|---|---|---|---|---|---|---|---|---|\n",
+        "| network | data | compression | images | seeds | closed form, % | time, s | against statistics, pp | tuned, equal time | \
+         tuned, five times | intact |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for cell in rows.chunk_by(Row::is_of) {
-        let Row { network, compression, images, seeds, accuracy_pct, seconds, .. } = &cell[0];
+        let Row { network, data, compression, images, seeds, accuracy_pct, seconds, .. } = &cell[0];
         let gain = |against: &str| cell.iter().find(|row| row.against == against).map_or("–".to_owned(), with_interval);
         let gains = AGAINST.map(gain);
         text.push_str(&format!(
-            "| {network} | {compression} | {images} | {seeds} | {accuracy_pct:.2} | {seconds:.1} | {} |\n",
+            "| {network} | {data} | {compression} | {images} | {seeds} | {accuracy_pct:.2} | {seconds:.1} | {} |\n",
             gains.join(" | ")
         ));
     }
@@ -392,6 +417,6 @@ mod tests {
         adjust(&mut rows);
         assert_eq!([rows[0].p_holm, rows[1].p_holm, rows[2].p_holm], [Some(0.02), Some(0.04), Some(0.04)]);
         let text = table(&AGAINST.map(row));
-        assert!(text.contains("| n | int4 | 100 | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"), "{text}");
+        assert!(text.contains("| n | d | int4 | 100 | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"), "{text}");
     }
 }
