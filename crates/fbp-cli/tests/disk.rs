@@ -189,7 +189,8 @@ fn a_folder_that_vanishes_is_told() {
         assert_eq!(code, Some(1), "fbp {arguments}: {said}");
         let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
         // A sweep also lists what is in the folder before it writes there.
-        let has_path = errors.iter().any(|error| ["cannot write v", "cannot read v"].iter().any(|text| error.contains(text)));
+        let has_path =
+            errors.iter().any(|error| ["cannot write v", "cannot read v"].iter().any(|text| error.contains(text)));
         let is_told = errors.len() == 1 && has_path && errors[0].contains("No such file");
         assert!(is_told, "fbp {arguments}: {said}");
         // A file that was being written may have come with a new folder.
