@@ -19,6 +19,7 @@ pub mod qp_oracle;
 mod report;
 mod scalar;
 mod shape;
+mod sums;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 mod views;
@@ -36,4 +37,5 @@ pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::{PerScalar, Real};
 pub use shape::FeatureShape;
+pub use sums::{distance_sq, norm_sq, slope_along};
 pub use views::{batch_slice, batch_slice_mut, column, column_mut};

@@ -62,6 +62,22 @@ impl<T: Real> ReverseChain<T> {
         reverse(self, goal, mode, work)
     }
 
+    /// The samples of the batch that [`forward`](Self::forward) has recorded whose output misses the target box, in order: those that
+    /// [`reverse`](Self::reverse) searches for. The targets of the others are their observed features.
+    ///
+    /// # Errors
+    /// [`InverseError::Shape`] or [`InverseError::Label`] for a goal of another size, [`InverseError::Solve`] for NaN.
+    pub fn open_samples<'w>(
+        &self,
+        goal: ChainGoal<'_, T>,
+        work: &'w mut ChainWorkspace<T>,
+    ) -> Result<&'w [usize], InverseError> {
+        self.check_goal(&goal, work)?;
+        let ChainWorkspace { recorded, open, .. } = work;
+        list_open(&goal, recorded.output(), open);
+        Ok(open)
+    }
+
     fn reverse_batch(
         &self,
         goal: ChainGoal<'_, T>,

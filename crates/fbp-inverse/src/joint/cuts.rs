@@ -1,5 +1,5 @@
 use faer::MatRef;
-use fbp_linalg::Real;
+use fbp_linalg::{Real, norm_sq, slope_along};
 
 use super::batch::Batch;
 use super::goal::Condition;
@@ -116,16 +116,12 @@ impl<T: Real> Cuts<T> {
         let start = sample * self.most;
         for at in start..start + self.added[sample].min(self.most) {
             let gradient = self.gradients.column(point.len(), at);
-            let (mut value, mut norm_sq) = (self.values[at], T::ZERO);
-            for ((&g, &v), &v0) in gradient.iter().zip(point).zip(observed) {
-                value += g * (v - v0);
-                norm_sq += g * g;
-            }
+            let value = self.values[at] + T::from_f64(slope_along(gradient, point, observed));
             let short = self.lower[at] - value;
             if self.upper[at] != T::INFINITY || short <= T::ZERO {
                 continue;
             }
-            if short.to_f64() <= MOVED * norm_sq.to_f64().sqrt() * reach {
+            if short.to_f64() <= MOVED * norm_sq(gradient).sqrt() * reach {
                 self.values[at] += short;
             } else {
                 self.lower[at] = T::NEG_INFINITY;

@@ -9,12 +9,12 @@
 //! Optimization*, 2nd ed., §17.2. Scales of the steps and of the penalty: own choice, measured on random chains.
 
 use faer::dyn_stack::MemStack;
-use fbp_linalg::Real;
+use fbp_linalg::{Real, dispatch, norm_sq};
 
 use super::iterates::Iterates;
 use super::linearise::Gradients;
 use super::memory::{Descents, Group, JointMemory, Pace};
-use super::problem::{Problem, norm_sq};
+use super::problem::Problem;
 use super::starts::Origin;
 use super::targets::Targets;
 use crate::InverseError;
@@ -200,15 +200,22 @@ impl<T: Real> Problem<'_, T> {
             let (pull, length) = (T::from_f64(pull), T::from_f64(pace.length * left * power(MEAN_DECAY)));
             iterates.keep_point(at, kept);
             let iterate = iterates.point_mut(kept);
-            let moments = means.column_mut(len, sample).iter_mut().zip(squares.column_mut(len, sample));
-            for (((v, &v0), &g), (mean, square)) in iterate.iter_mut().zip(observed).zip(gradient).zip(moments) {
-                let slope = pull * (*v - v0) - scale * g;
-                *mean += (T::ONE - mean_decay) * (slope - *mean);
-                *square += (T::ONE - square_decay) * (slope * slope - *square);
-                let root = (*square * square_share).sqrt() + T::EPSILON;
-                *v -= length * *mean / root;
-            }
-            bounds.clip_all(iterate);
+            let (means, squares) = (means.column_mut(len, sample), squares.column_mut(len, sample));
+            dispatch(
+                #[inline(always)]
+                || {
+                    let moments = means.iter_mut().zip(&mut *squares);
+                    for (((v, &v0), &g), (mean, square)) in iterate.iter_mut().zip(observed).zip(gradient).zip(moments)
+                    {
+                        let slope = pull * (*v - v0) - scale * g;
+                        *mean += (T::ONE - mean_decay) * (slope - *mean);
+                        *square += (T::ONE - square_decay) * (slope * slope - *square);
+                        let root = (*square * square_share).sqrt() + T::EPSILON;
+                        *v -= length * *mean / root;
+                    }
+                    bounds.clip_all(iterate);
+                },
+            );
             kept += 1;
         }
         iterates.active.truncate(kept);

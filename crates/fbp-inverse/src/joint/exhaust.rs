@@ -10,11 +10,11 @@
 
 use faer::MatMut;
 use faer::dyn_stack::MemStack;
-use fbp_linalg::Real;
+use fbp_linalg::{Real, distance_sq};
 
 use super::descend::Descent;
 use super::memory::{Group, Incumbents, JointMemory};
-use super::problem::{Problem, distance_sq};
+use super::problem::Problem;
 use super::refine::Refinement;
 use super::starts::Origin;
 use super::targets::Targets;

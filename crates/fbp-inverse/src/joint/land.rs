@@ -1,11 +1,11 @@
 //! Targets with exactly the margin.
 
 use faer::dyn_stack::MemStack;
-use fbp_linalg::Real;
+use fbp_linalg::{Real, distance_sq};
 
 use super::goal::SampleGoal;
 use super::memory::{JointMemory, Landing};
-use super::problem::{Problem, distance_sq};
+use super::problem::Problem;
 use super::targets::Targets;
 use crate::InverseError;
 

@@ -2,14 +2,14 @@
 
 use faer::Accum;
 use faer::dyn_stack::MemStack;
-use fbp_linalg::{Real, matmul};
+use fbp_linalg::{Real, distance_sq, matmul, slope_along};
 
 use super::batch::Batch;
 use super::cuts::Cuts;
 use super::goal::Condition;
 use super::iterates::{Iterates, Sizes};
 use super::metric::FeatureMetric;
-use super::problem::{Problem, distance_sq};
+use super::problem::Problem;
 use crate::InverseError;
 
 /// Most cotangents of one sample that are pulled back at once; enough for every step towards a margin.
@@ -120,9 +120,8 @@ impl<T: Real> Problem<'_, T> {
             let gradient = gradients.column(len, round * active + at);
             let condition = &conditions[at * *most + number];
             let value = condition.value(iterates.output(at));
-            let steps = gradient.iter().zip(self.observed(sample)).zip(iterates.point(at));
-            let back = steps.map(|((g, v0), v)| *g * (*v0 - *v));
-            cuts.add(sample, gradient, value + back.sum::<T>(), condition);
+            let back = slope_along(gradient, self.observed(sample), iterates.point(at));
+            cuts.add(sample, gradient, value + T::from_f64(back), condition);
             if metric.is_some() {
                 cuts.set_mapped(sample, mapped.column(len, at));
             }

@@ -2,14 +2,14 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatRef, Par};
-use fbp_linalg::{Real, compile_once, expect_finite};
+use fbp_linalg::{Real, compile_once, expect_finite, norm_sq};
 
 use super::batch::Batch;
 use super::cuts::{MOST_CUTS, conditions_of_boxes};
 use super::goal::JointGoal;
 use super::iterates::Sizes;
 use super::memory::JointMemory;
-use super::problem::{Effort, Problem, norm_sq};
+use super::problem::{Effort, Problem};
 use super::rescue::{FIRST_STARTS, LAST_STARTS};
 use super::rest::FrozenRest;
 use super::search::joint_scratch;

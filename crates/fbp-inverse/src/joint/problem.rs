@@ -67,14 +67,3 @@ impl<'a, T: Real> Problem<'a, T> {
         self.rest.in_len()
     }
 }
-
-/// Squared norm.
-pub(super) fn norm_sq<T: Real>(values: &[T]) -> f64 {
-    values.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>()
-}
-
-/// Squared distance.
-pub(super) fn distance_sq<T: Real>(a: &[T], b: &[T]) -> f64 {
-    let steps = a.iter().zip(b).map(|(a, b)| (*a - *b).to_f64());
-    steps.map(|step| step * step).sum::<f64>()
-}

@@ -8,11 +8,11 @@
 //! is spent on. On random chains most bends are above 0.4; there and where targets are far, descents find nearer ones.
 
 use faer::dyn_stack::MemStack;
-use fbp_linalg::Real;
+use fbp_linalg::{Real, norm_sq};
 
 use super::descend::Descent;
 use super::memory::{Group, JointMemory, Progress};
-use super::problem::{Effort, Problem, norm_sq};
+use super::problem::{Effort, Problem};
 use super::refine::Refinement;
 use super::starts::Origin;
 use super::targets::Targets;
@@ -34,7 +34,7 @@ const DESCENTS: [(f64, Descent); 5] = [
     (0.3, Descent::new(Origin::Around(1, 1.0), 150, [1.0, 0.1])),
     (0.4, Descent::new(Origin::Around(2, 1.0), 150, [0.6, 0.2])),
     (0.4, Descent::new(Origin::Around(3, 1.0), 150, [0.3, 0.2])),
-    (0.2, Descent::new(Origin::Target, 60, [0.05, 0.5])),
+    (0.4, Descent::new(Origin::Target, 60, [0.05, 0.5])),
 ];
 
 impl<T: Real> Problem<'_, T> {
@@ -55,7 +55,7 @@ impl<T: Real> Problem<'_, T> {
             for &(bend, descent) in descents {
                 memory.iterates.activate(memory.group.bent(bend));
                 if memory.iterates.active.is_empty() {
-                    break;
+                    continue;
                 }
                 // Leaves the targets as the iterates.
                 self.measure_steepness(memory, targets, stack)?;

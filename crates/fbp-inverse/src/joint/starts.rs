@@ -1,10 +1,10 @@
 //! Points at which searches start.
 
-use fbp_linalg::Real;
+use fbp_linalg::{Real, norm_sq};
 
 use super::iterates::Iterates;
 use super::memory::{Group, Pace};
-use super::problem::{Problem, norm_sq};
+use super::problem::Problem;
 use super::targets::Targets;
 use crate::Interval;
 

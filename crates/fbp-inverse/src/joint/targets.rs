@@ -1,7 +1,7 @@
-use fbp_linalg::Real;
+use fbp_linalg::{Real, distance_sq};
 
 use super::batch::Batch;
-use super::problem::{Problem, distance_sq};
+use super::problem::Problem;
 
 /// The targets of one feature: what the searches find, by sample.
 #[derive(Debug)]

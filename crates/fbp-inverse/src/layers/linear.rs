@@ -1,7 +1,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
+use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
-use fbp_linalg::matmul;
-use fbp_linalg::{FeatureShape, Real, column_mut, expect_finite};
+use fbp_linalg::{CACHE_LINE, FeatureShape, Real, column_mut, expect_finite, matmul, zeroed_scratch};
 
 use super::affine::AffineReverse;
 use crate::layers::kernel::{LayerKernel, operator_once};
@@ -67,6 +67,35 @@ impl<T: Real> LinearReverse<T> {
 
 operator_once!(LinearReverse);
 
+/// Workspace of [`product`].
+fn product_scratch<T>(rows: usize, columns: usize) -> StackReq {
+    let cells = |len: usize| StackReq::new_aligned::<T>(len, CACHE_LINE);
+    cells(2 * rows).and(cells(2 * columns))
+}
+
+/// `to = a·from`, or `to += a·from`. A column gives the same bits whatever others there are: what is alone goes through with a copy of
+/// itself, as products with a vector are rounded in another order than products with a matrix.
+fn product<T: Real>(
+    (to, accum): (MatMut<'_, T>, Accum),
+    (a, from): (MatRef<'_, T>, MatRef<'_, T>),
+    par: Par,
+    stack: &mut MemStack,
+) {
+    if from.ncols() != 1 {
+        return matmul(to, accum, a, from, T::ONE, par);
+    }
+    let (twins, stack) = zeroed_scratch(2 * a.ncols(), Par::Seq, stack);
+    let (products, _) = zeroed_scratch(2 * a.nrows(), Par::Seq, stack);
+    let mut twins = MatMut::from_column_major_slice_mut(twins, a.ncols(), 2);
+    let mut products = MatMut::from_column_major_slice_mut(products, a.nrows(), 2);
+    for twin in 0..2 {
+        twins.rb_mut().col_mut(twin).copy_from(from.col(0));
+        products.rb_mut().col_mut(twin).copy_from(to.rb().col(0));
+    }
+    matmul(products.rb_mut(), accum, a, twins.rb(), T::ONE, par); // (m×n)(n×2)
+    to.col_mut(0).copy_from(products.rb().col(0));
+}
+
 impl<T: Real> LayerKernel<T> for LinearReverse<T> {
     fn name(&self) -> &str {
         &self.name
@@ -93,7 +122,7 @@ impl<T: Real> LayerKernel<T> for LinearReverse<T> {
         input: MatRef<'_, T>,
         mut output: MatMut<'_, T>,
         par: Par,
-        _stack: &mut MemStack,
+        stack: &mut MemStack,
     ) -> Result<(), InverseError> {
         expect_batch(&self.name, "input", input, (self.weight.ncols(), input.ncols()))?;
         expect_batch(&self.name, "output", output.as_ref(), (self.weight.nrows(), input.ncols()))?;
@@ -101,33 +130,67 @@ impl<T: Real> LayerKernel<T> for LinearReverse<T> {
             let out = column_mut("output", output.as_mut(), sample).map_err(InverseError::in_layer(&self.name))?;
             out.copy_from_slice(&self.bias);
         }
-        matmul(output, Accum::Add, self.weight.as_ref(), input, T::ONE, par); // (out×in)(in×N)
+        product((output, Accum::Add), (self.weight.as_ref(), input), par, stack); // (out×in)(in×N)
         Ok(())
     }
 
+    fn forward_scratch(&self, _batch: usize, _par: Par) -> StackReq {
+        product_scratch::<T>(self.weight.nrows(), self.weight.ncols())
+    }
+
+    fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {
+        LayerKernel::forward_scratch(self, batch, par)
+    }
+
     fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
-        self.affine.reverse_scratch(batch, par)
+        self.affine.reverse_scratch(batch, par).and(LayerKernel::forward_scratch(self, batch, par))
     }
 
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         self.affine.reverse(self, pass, par, stack)
     }
 
-    fn jvp(&self, pass: JvpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
+    fn jvp(&self, pass: JvpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
         let batch = pass.at.ncols();
         expect_batch(&self.name, "at", pass.at, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "tangent_in", pass.tangent_in, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "tangent_out", pass.tangent_out.as_ref(), (self.weight.nrows(), batch))?;
-        matmul(pass.tangent_out, Accum::Replace, self.weight.as_ref(), pass.tangent_in, T::ONE, par);
+        product((pass.tangent_out, Accum::Replace), (self.weight.as_ref(), pass.tangent_in), par, stack);
         Ok(())
     }
 
-    fn vjp(&self, pass: VjpPass<'_, T>, par: Par, _stack: &mut MemStack) -> Result<(), InverseError> {
+    fn vjp(&self, pass: VjpPass<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
         let batch = pass.at.ncols();
         expect_batch(&self.name, "at", pass.at, (self.weight.ncols(), batch))?;
         expect_batch(&self.name, "cotangent_out", pass.cotangent_out, (self.weight.nrows(), batch))?;
         expect_batch(&self.name, "cotangent_in", pass.cotangent_in.as_ref(), (self.weight.ncols(), batch))?;
-        matmul(pass.cotangent_in, Accum::Replace, self.weight.transpose(), pass.cotangent_out, T::ONE, par);
+        product((pass.cotangent_in, Accum::Replace), (self.weight.transpose(), pass.cotangent_out), par, stack);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use faer::dyn_stack::MemBuffer;
+
+    use super::*;
+
+    #[test]
+    fn a_sample_alone_gives_the_bits_that_it_gives_beside_others() {
+        for (out_len, in_len) in [(10, 64), (40, 700)] {
+            let entry = |i: usize, j: usize| ((31 * i + 17 * j) as f32).sin();
+            let layer = LinearReverse::new("fc", Mat::from_fn(out_len, in_len, entry).as_ref(), &vec![0.5; out_len]);
+            let (layer, input) = (layer.unwrap(), Mat::from_fn(in_len, 5, |i, j| entry(j, i)));
+            let mut memory = MemBuffer::new(LayerKernel::forward_scratch(&layer, 5, Par::Seq));
+            let mut forward = |input: MatRef<'_, f32>| {
+                let mut output = Mat::zeros(out_len, input.ncols());
+                LayerKernel::forward(&layer, input, output.as_mut(), Par::Seq, MemStack::new(&mut memory)).unwrap();
+                output
+            };
+            let together = forward(input.as_ref());
+            for sample in 0..5 {
+                assert_eq!(forward(input.subcols(sample, 1)).col(0), together.col(sample));
+            }
+        }
     }
 }
