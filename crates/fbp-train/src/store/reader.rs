@@ -152,20 +152,44 @@ impl TargetStore {
     /// # Errors
     /// [`TrainError::UnknownStage`] with the list of stages, [`TrainError::Store`] for a value that is not finite.
     pub fn stage(&self, name: &str) -> Result<StageTargets<'_>, TrainError> {
+        let targets = self.unchecked_stage(name)?;
+        for shard in &self.shards {
+            self.check_finite(shard, shard.target(targets.index))?;
+        }
+        Ok(targets)
+    }
+
+    /// The target of one sample at a stage, checked to be finite; no other one is read.
+    ///
+    /// # Errors
+    /// As [`stage`](Self::stage).
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    pub fn target(&self, stage: &str, sample: usize) -> Result<&[f32], TrainError> {
+        let targets = self.unchecked_stage(stage)?;
+        let (shard, _) = targets.place(sample);
+        let target = targets.row(sample);
+        self.check_finite(shard, target)?;
+        Ok(target)
+    }
+
+    fn unchecked_stage(&self, name: &str) -> Result<StageTargets<'_>, TrainError> {
         let stages = &self.manifest.params.stages;
         let index = stages.iter().position(|stage| stage.name == name).ok_or_else(|| TrainError::UnknownStage {
             stage: name.to_owned(),
             known: stages.iter().map(|stage| stage.name.as_str()).collect::<Vec<_>>().join(", "),
         })?;
-        for shard in &self.shards {
-            if !all_finite(shard.target(index)) {
-                let file = shard.path.display();
-                let reason =
-                    format!("{file} holds a target that is not finite; delete the file and run `fbp targets` again");
-                return Err(TrainError::Store { folder: self.folder.clone(), reason });
-            }
-        }
         Ok(StageTargets { store: self, index, feature_len: stages[index].feature_len() })
+    }
+
+    fn check_finite(&self, shard: &Shard, targets: &[f32]) -> Result<(), TrainError> {
+        if all_finite(targets) {
+            return Ok(());
+        }
+        let file = shard.path.display();
+        let reason = format!("{file} holds a target that is not finite; delete the file and run `fbp targets` again");
+        Err(TrainError::Store { folder: self.folder.clone(), reason })
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn fill_examples(examples: &mut [Example], store: &TargetStore) -> Re
             return Err(TrainError::Shards { folder: store.folder().to_owned(), reason });
         }
         for feature in &mut example.features {
-            feature.target = store.stage(&feature.stage)?.row(example.sample).to_vec();
+            feature.target = store.target(&feature.stage, example.sample)?.to_vec();
         }
     }
     Ok(())

@@ -6,7 +6,8 @@ use fbp_inverse::{ChainStage, Interval, ReverseChain};
 use fbp_models::bridge;
 
 use super::TargetsSource;
-use super::tile::{ShardBuffers, TargetKind, TileEngine, Worker};
+use super::shard::{ShardBuffers, ShardWorker};
+use super::tile::{TargetKind, TileEngine};
 use crate::TrainError;
 use crate::evaluate::pool_par;
 use crate::progress::Progress;
@@ -23,7 +24,7 @@ pub(super) struct TargetMaker<'a> {
     engine: TileEngine,
     /// Length of the feature of each stage that gets targets.
     pub(super) feature_lens: Vec<usize>,
-    workers: Vec<Mutex<Worker>>,
+    workers: Vec<Mutex<ShardWorker>>,
 }
 
 impl<'a> TargetMaker<'a> {
@@ -60,7 +61,7 @@ impl<'a> TargetMaker<'a> {
     ) -> Result<Self, TrainError> {
         let engine = TileEngine::new(chain, TargetKind::of_params(params), &source, first)?;
         let feature_lens = (0..engine.stages()).map(|boundary| engine.boundary_len(boundary)).collect();
-        let workers = engine.workers();
+        let workers = engine.shard_workers();
         Ok(Self { source, below: 0..first, engine, feature_lens, workers })
     }
 

@@ -1,6 +1,6 @@
 use super::TargetsSource;
 use super::maker::TargetMaker;
-use super::tile::ShardBuffers;
+use super::shard::ShardBuffers;
 use crate::TrainError;
 use crate::metrics::all_finite;
 use crate::progress::Silent;

@@ -7,6 +7,7 @@ mod maker;
 mod memory;
 mod metric;
 mod record;
+mod shard;
 mod shared;
 mod stages;
 mod stats;
@@ -30,8 +31,8 @@ use fbp_models::Network;
 use serde::Serialize;
 
 use self::maker::TargetMaker;
+use self::shard::ShardBuffers;
 use self::stats::TargetStats;
-use self::tile::ShardBuffers;
 use crate::TrainError;
 use crate::data::{Dataset, Normalization};
 use crate::evaluate::check_tolerance;
@@ -270,7 +271,9 @@ impl Pipeline<'_> {
         written: Sender<ShardBuffers>,
     ) -> Result<(), TrainError> {
         for (shard, buffers) in shards {
-            buffers.check_finite()?;
+            if !buffers.stats.is_finite() {
+                return Err(TrainError::NonFiniteOutput);
+            }
             let rows = buffers.targets.iter().zip(&buffers.attained);
             let stages: Vec<_> = rows.map(|(target, attained)| StageRows { target, attained }).collect();
             let (labels, indices, stats) = (&buffers.labels, &buffers.indices, &buffers.stats);

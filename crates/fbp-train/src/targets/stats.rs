@@ -22,9 +22,9 @@ pub(super) struct TargetStats {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct StageStats {
     /// Samples for which the frozen rest gives the label on the target.
-    pub(super) right: usize,
+    right: usize,
     /// Those of them that were wrong before.
-    pub(super) right_of_wrong: usize,
+    right_of_wrong: usize,
     distance_sq: f64,
     observed_sq: f64,
     missed: usize,
@@ -45,6 +45,18 @@ impl StageStats {
             violation_max: self.violation_max,
             violation_sum: self.violation_sum,
         }
+    }
+
+    /// Counts a sample whose target the frozen rest is right about, or not.
+    pub(super) fn count_right(&mut self, right: bool, was_right: bool) {
+        self.right += usize::from(right);
+        self.right_of_wrong += usize::from(right && !was_right);
+    }
+
+    /// Counts a sample whose target is the observed feature.
+    pub(super) fn add_satisfied(&mut self, right: bool, was_right: bool, observed_sq: f64) {
+        self.count_right(right, was_right);
+        self.observed_sq += observed_sq;
     }
 
     fn set_boundary(&mut self, report: BoundaryReport) {
@@ -68,6 +80,13 @@ impl TargetStats {
                 .all(|sum| sum.is_finite())
         };
         self.stages.iter().all(sums)
+    }
+
+    /// Counts a sample whose output already met the demand.
+    pub(super) fn add_satisfied(&mut self, was_right: bool) {
+        self.samples += 1;
+        self.satisfied += 1;
+        self.right_before += usize::from(was_right);
     }
 
     /// Takes over what the chain found; the last boundary, the output, is no transitional stage.
