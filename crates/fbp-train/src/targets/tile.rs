@@ -213,7 +213,7 @@ impl TileEngine {
                             return;
                         }
                         let Ok(mut tile) = tile.lock() else { return };
-                        if let Err(error) = self.tile(&mut worker, &mut tile) {
+                        if let Err(error) = self.tile(&mut worker, &mut tile, progress) {
                             tile.error = Some(error);
                         }
                     }
@@ -271,12 +271,14 @@ impl TileEngine {
         tiles.into_iter().map(Mutex::new).collect()
     }
 
-    /// Reverses up to [`tile_samples`](Self::tile_samples) samples; features and targets stay in the worker.
+    /// Reverses up to [`tile_samples`](Self::tile_samples) samples; features and targets stay in the worker. Searches that take
+    /// long end with an error between two of their steps when `progress` asks for it.
     pub(super) fn reverse(
         &self,
         worker: &mut Worker,
         input: &[f32],
         wanted: WantedOutputs<'_>,
+        progress: &dyn Progress,
     ) -> Result<ChainReport, TrainError> {
         let samples = wanted.labels.len();
         worker.labels.clear();
@@ -284,12 +286,17 @@ impl TileEngine {
         let input = MatRef::from_column_major_slice(input, self.boundary_len(0), samples);
         self.chain.forward(input, &mut worker.work)?;
         match self.goal.embedding() {
-            Some(embedding) => self.reverse_to_labels(worker, embedding),
-            None => self.reverse_to_outputs(worker, wanted.outputs),
+            Some(embedding) => self.reverse_to_labels(worker, embedding, progress),
+            None => self.reverse_to_outputs(worker, wanted.outputs, progress),
         }
     }
 
-    fn reverse_to_labels(&self, worker: &mut Worker, embedding: OutputEmbedding) -> Result<ChainReport, TrainError> {
+    fn reverse_to_labels(
+        &self,
+        worker: &mut Worker,
+        embedding: OutputEmbedding,
+        progress: &dyn Progress,
+    ) -> Result<ChainReport, TrainError> {
         let Worker { work, labels, was_right, embedded, satisfied, .. } = worker;
         let logits = self.chain.observed(self.stages(), work);
         let (classes, samples) = logits.shape();
@@ -311,10 +318,15 @@ impl TileEngine {
             _ => None,
         };
         let goal = ChainGoal { target_out: TargetBox::point(target), margins };
-        Ok(self.chain.reverse(goal, self.mode, work)?)
+        Ok(self.chain.reverse_unless(goal, self.mode, work, &|| progress.stop_asked())?)
     }
 
-    fn reverse_to_outputs(&self, worker: &mut Worker, wanted: &[f32]) -> Result<ChainReport, TrainError> {
+    fn reverse_to_outputs(
+        &self,
+        worker: &mut Worker,
+        wanted: &[f32],
+        progress: &dyn Progress,
+    ) -> Result<ChainReport, TrainError> {
         let Worker { work, was_right, embedded, ends: [lower, upper], .. } = worker;
         let found = self.chain.observed(self.stages(), work);
         let (len, samples) = found.shape();
@@ -338,12 +350,12 @@ impl TileEngine {
         let view = |values| MatRef::from_column_major_slice(values, len, samples);
         let [point, lower, upper] = [&embedded, &lower, &upper].map(|values| view(&values[..samples * len]));
         let goal = ChainGoal { target_out: TargetBox { point, lower, upper }, margins: None };
-        Ok(self.chain.reverse(goal, self.mode, work)?)
+        Ok(self.chain.reverse_unless(goal, self.mode, work, &|| progress.stop_asked())?)
     }
 
-    fn tile(&self, worker: &mut Worker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
+    fn tile(&self, worker: &mut Worker, tile: &mut Tile<'_>, progress: &dyn Progress) -> Result<(), TrainError> {
         let wanted = WantedOutputs { labels: tile.labels, outputs: tile.wanted };
-        let report = self.reverse(worker, tile.input, wanted)?;
+        let report = self.reverse(worker, tile.input, wanted, progress)?;
         let Worker { work, labels, was_right, .. } = worker;
         tile.stats.set_chain(&report);
         tile.stats.right_before = was_right.iter().filter(|&&right| right).count();
