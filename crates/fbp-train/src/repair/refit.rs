@@ -17,7 +17,6 @@
 //! of the watched samples in place of `p₀`, or a margin of 0.5, 97 right cost half as much again (same layer, L-BFGS in PyTorch).
 
 use faer::{Mat, MatRef};
-use fbp_models::Network;
 
 use super::deadline::Deadline;
 use super::demand::Demand;
@@ -25,9 +24,8 @@ use super::options::RepairOptions;
 use super::record::{Candidate, Refit};
 use super::search::{Rounds, Search};
 use crate::TrainError;
-use crate::affine::AffineLayer;
 use crate::cache::FeatureCache;
-use crate::train::{SoftmaxFit, head_of};
+use crate::train::SoftmaxFit;
 
 /// Margins that are asked for, with the weight of what is missed; the last one only where the others have nowhere enough right.
 const DEMANDS: [[f64; 2]; 3] = [[0.1, 0.01], [0.1, 0.02], [0.1, 0.1]];
@@ -39,16 +37,6 @@ const DROPS: [f64; 2] = [0.05, 0.01];
 const FAR: f64 = 2.0;
 /// Most refits for each demand.
 const STEPS: usize = 40;
-
-/// Whether a layer is refitted as well: nothing follows it but the decision, and the samples are all that is asked for.
-pub(super) fn is_refitted(network: &Network, layer: &AffineLayer, options: &RepairOptions) -> bool {
-    let is_last = head_of(network).is_ok_and(|head| head.name() == layer.name());
-    is_last
-        && layer.positions() == 1
-        && !layer.is_beside_others()
-        && options.tolerance.is_none()
-        && options.neighbours == 0
-}
 
 impl Search<'_> {
     /// Refits of the last layer for fewer and fewer samples, until they are fewer than enough and cost no more than is allowed; none

@@ -8,7 +8,6 @@ use super::options::RepairOptions;
 use super::origin::Given;
 use super::problem::{Metric, column_moment, output_sensitivity};
 use super::record::{Candidate, StateMeasures};
-use super::refit::is_refitted;
 use super::rows::{Leads, Subjects};
 use crate::TrainError;
 use crate::affine::{AffineLayer, flat};
@@ -18,6 +17,7 @@ use crate::evaluate::largest_error;
 use crate::metrics::lead;
 use crate::progress::Progress;
 use crate::settings::{Measure, Part, Preference};
+use crate::train::head_of;
 
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
 const RIVALS: usize = 4;
@@ -79,6 +79,16 @@ pub(super) struct Search<'a> {
 /// Most conditions of a sample, in a network with so many outputs.
 pub(super) fn rivals(data: &Dataset, outputs: usize) -> usize {
     if data.outputs().is_some() { OUTPUTS.min(outputs) } else { RIVALS.min(outputs.saturating_sub(1)).max(1) }
+}
+
+/// Whether a layer is refitted as well: nothing follows it but the decision, and the samples are all that is asked for.
+pub(super) fn is_refitted(network: &Network, layer: &AffineLayer, options: &RepairOptions) -> bool {
+    let is_last = head_of(network).is_ok_and(|head| head.name() == layer.name());
+    is_last
+        && layer.positions() == 1
+        && !layer.is_beside_others()
+        && options.tolerance.is_none()
+        && options.neighbours == 0
 }
 
 /// What a network that changes layer after layer is compared with: itself before the first change.
