@@ -62,6 +62,9 @@ pub enum InverseError {
         /// The error of the solver.
         source: LinalgError,
     },
+    /// Whoever asked for the work asked it to end before it was done.
+    #[error("stopped as it was asked to, before it was done")]
+    Stopped,
 }
 
 impl InverseError {

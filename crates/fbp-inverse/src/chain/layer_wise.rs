@@ -7,6 +7,7 @@ use fbp_linalg::{LinalgError, Real, column};
 use super::goal::{ChainGoal, TargetMode};
 use super::recorded::Recorded;
 use super::report::ChainReport;
+use super::rest::{Stop, check};
 use super::stages::ReverseChain;
 use crate::joint::{Batch, Margins, Targets};
 use crate::{Interval, InverseError, ReversePass, ReverseReport, TargetBox, TargetBoxMut};
@@ -78,6 +79,7 @@ pub(super) struct LayerWise<'a, T> {
     pub(super) mode: TargetMode,
     pub(super) recorded: &'a Recorded<T>,
     pub(super) par: Par,
+    pub(super) stop: Option<Stop<'a>>,
 }
 
 impl<T: Real> ReverseChain<T> {
@@ -95,6 +97,7 @@ impl<T: Real> ReverseChain<T> {
         }
         self.gather_goal(how, memory);
         for k in (0..self.list.operators.len()).rev() {
+            check(how.stop)?;
             if let Some(reason) = self.unfit(k, how.mode) {
                 tracing::info!(layer = self.list.operators[k].name(), samples = memory.chosen.len(), reason);
                 report.refused += memory.chosen.len();

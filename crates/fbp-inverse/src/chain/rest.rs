@@ -21,7 +21,12 @@ pub struct ChainRest<'a, T> {
     ranges: &'a EntryBounds<T>,
     /// The activation of the logits.
     lifted: Option<usize>,
+    /// Asked before every pass whether the work shall end.
+    stop: Option<Stop<'a>>,
 }
+
+/// Tells whether work shall end before it is done.
+pub(super) type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
 impl<T: Real> ReverseChain<T> {
     /// The frozen rest above a boundary; `None` beyond the last one. That of the output is empty: it gives what it takes, and
@@ -32,7 +37,7 @@ impl<T: Real> ReverseChain<T> {
 
     pub(super) fn rest_from(&self, first: usize) -> ChainRest<'_, T> {
         let layers = self.list.from(first);
-        ChainRest { layers, ranges: &self.ranges[first], lifted: layers.output_relu() }
+        ChainRest { layers, ranges: &self.ranges[first], lifted: layers.output_relu(), stop: None }
     }
 }
 
@@ -89,13 +94,22 @@ compile_once! {
         -> Result<(), InverseError> = ChainRest::<T>::run_vjp;
 }
 
+impl<'a, T> ChainRest<'a, T> {
+    /// The same, whose passes end with [`InverseError::Stopped`] once `stop` says so: every search on it then ends with its step.
+    pub(super) fn stopped_by(self, stop: Option<Stop<'a>>) -> Self {
+        Self { stop, ..self }
+    }
+}
+
 impl<T: Real> ChainRest<'_, T> {
     fn run_forward(&self, pass: RestForward<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+        check(self.stop)?;
         let RestForward { at, output, tape } = pass;
         self.layers.forward_on_tape(self.name(), (at, output), tape, par, stack)
     }
 
     fn run_vjp(&self, mut pass: RestVjp<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), InverseError> {
+        check(self.stop)?;
         let (at, tape) = (pass.at, pass.tape);
         for index in 0..pass.count() {
             let (cotangent_out, cotangent_in) = pass.cotangent(index);
@@ -104,4 +118,10 @@ impl<T: Real> ChainRest<'_, T> {
         }
         Ok(())
     }
+}
+
+/// # Errors
+/// [`InverseError::Stopped`] if the work shall end.
+pub(super) fn check(stop: Option<Stop<'_>>) -> Result<(), InverseError> {
+    if stop.is_some_and(|stop| stop()) { Err(InverseError::Stopped) } else { Ok(()) }
 }

@@ -6,6 +6,7 @@ use super::goal::{ChainGoal, TargetMode};
 use super::layer_wise::LayerWise;
 use super::recorded::Recorded;
 use super::report::ChainReport;
+use super::rest::Stop;
 use super::stages::ReverseChain;
 use super::workspace::ChainWorkspace;
 use crate::joint::{Among, Effort, FIRST_STARTS, JointGoal, JointMemory, LAST_STARTS, Problem, Start, Targets};
@@ -18,6 +19,7 @@ struct Given<'a, T> {
     goal: JointGoal<'a, T>,
     open: &'a [usize],
     par: Par,
+    stop: Option<Stop<'a>>,
 }
 
 impl<T: Real> Given<'_, T> {
@@ -25,7 +27,7 @@ impl<T: Real> Given<'_, T> {
     fn at<R>(&self, boundary: usize, run: impl FnOnce(&Problem<'_, T>) -> R) -> R {
         let first = self.chain.starts[boundary];
         run(&Problem {
-            rest: &self.chain.rest_from(first),
+            rest: &self.chain.rest_from(first).stopped_by(self.stop),
             observed: self.recorded.feature(first),
             observed_out: self.recorded.output(),
             goal: self.goal,
@@ -38,7 +40,7 @@ impl<T: Real> Given<'_, T> {
 
 compile_once! {
     fn reverse<'a, T>(
-        chain: &'a ReverseChain<T>, goal: ChainGoal<'a, T>, mode: TargetMode, work: &'a mut ChainWorkspace<T>,
+        chain: &'a ReverseChain<T>, goal: ChainGoal<'a, T>, how: (TargetMode, Option<Stop<'a>>), work: &'a mut ChainWorkspace<T>,
     ) -> Result<ChainReport, InverseError> = ReverseChain::<T>::reverse_batch;
 }
 
@@ -59,7 +61,22 @@ impl<T: Real> ReverseChain<T> {
         mode: TargetMode,
         work: &mut ChainWorkspace<T>,
     ) -> Result<ChainReport, InverseError> {
-        reverse(self, goal, mode, work)
+        reverse(self, goal, (mode, None), work)
+    }
+
+    /// The same, unless `stop` says that the work shall end: it is asked before every pass through the frozen rest and before every
+    /// layer, so that the call returns within the time of one of them.
+    ///
+    /// # Errors
+    /// As [`reverse`](Self::reverse), and [`InverseError::Stopped`]; what the workspace holds then is of no use.
+    pub fn reverse_unless(
+        &self,
+        goal: ChainGoal<'_, T>,
+        mode: TargetMode,
+        work: &mut ChainWorkspace<T>,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<ChainReport, InverseError> {
+        reverse(self, goal, (mode, Some(stop)), work)
     }
 
     /// The samples of the batch that [`forward`](Self::forward) has recorded whose output misses the target box, in order: those that
@@ -81,7 +98,7 @@ impl<T: Real> ReverseChain<T> {
     fn reverse_batch(
         &self,
         goal: ChainGoal<'_, T>,
-        mode: TargetMode,
+        (mode, stop): (TargetMode, Option<Stop<'_>>),
         work: &mut ChainWorkspace<T>,
     ) -> Result<ChainReport, InverseError> {
         self.check_goal(&goal, work)?;
@@ -91,12 +108,12 @@ impl<T: Real> ReverseChain<T> {
         let mut report = ChainReport::empty(self.boundaries(), self.list.operators.len());
         report.samples = recorded.batch();
         report.satisfied = recorded.batch() - open.len();
-        let given = Given { chain: self, recorded, goal: goal.joint(), open, par: *par };
+        let given = Given { chain: self, recorded, goal: goal.joint(), open, par: *par, stop };
         for (boundary, targets) in targets.iter_mut().enumerate() {
             given.at(boundary, |problem| targets.restart(problem));
         }
         write_wanted(&goal, open, &mut targets[self.boundaries() - 1]);
-        let layer_wise = LayerWise { goal, mode, recorded, par: *par };
+        let layer_wise = LayerWise { goal, mode, recorded, par: *par, stop };
         if mode == TargetMode::Attainable && (goal.margins.is_some() || given.goal.is_wide()) {
             if self.proposes(given.goal.margin()) {
                 layers.choose(open.iter().copied());

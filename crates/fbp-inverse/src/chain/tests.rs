@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use faer::dyn_stack::MemStack;
 use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, MatMut, MatRef, Par};
@@ -7,9 +9,9 @@ use fbp_linalg::{FeatureShape, LinalgError, Real};
 
 use super::*;
 use crate::{
-    Activation, ActivationReverse, AvgPoolReverse, BatchNormReverse, BatchNormStatistics, Conv2dReverse, EmbeddingPass,
-    FeatureMetric, FlattenReverse, Interval, InverseError, LinearReverse, Margins, MaxPoolReverse, OutputEmbedding,
-    PoolWindow, ReverseOperator, TargetBox,
+    Activation, ActivationReverse, AvgPoolReverse, BatchNormReverse, BatchNormStatistics, Conv2dReverse, Effort,
+    EmbeddingPass, FeatureMetric, FlattenReverse, Interval, InverseError, LinearReverse, Margins, MaxPoolReverse,
+    OutputEmbedding, PoolWindow, ReverseOperator, TargetBox,
 };
 
 const BATCH: usize = 24;
@@ -498,4 +500,62 @@ fn labels_whose_logit_is_a_dead_relu_have_targets() {
             assert!(distance <= 2.0 * cheapest, "sample {sample}: {distance}, {cheapest}");
         }
     });
+}
+
+#[test]
+fn a_search_ends_within_a_pass_when_it_is_asked_to() {
+    let mut rng = fbp_linalg::testkit::rng(5);
+    let (chain, input, labels) = problem::<f64>(&mut rng);
+    for mode in [TargetMode::Attainable, TargetMode::LayerWise] {
+        let whole = run(&chain, &input, &labels, mode, Par::Seq);
+        let mut work = chain.workspace(BATCH, Par::Seq);
+        let logits = chain.forward(input.as_ref(), &mut work).unwrap().to_owned();
+        let mut wanted = Mat::zeros(logits.nrows(), BATCH);
+        let mut satisfied = vec![false; BATCH];
+        let (logits, target) = (logits.as_ref(), wanted.as_mut());
+        let pass = EmbeddingPass { logits, labels: &labels, target, satisfied: &mut satisfied };
+        OutputEmbedding::Margin(1.0).embed(pass, Par::Seq).unwrap();
+        let margins = Some(Margins { labels: &labels, margin: 1.0 });
+        let goal = ChainGoal { target_out: TargetBox::point(wanted.as_ref()), margins };
+        let asked = AtomicUsize::new(0);
+        // Never asked to end, it gives what it gives without the question, and asks often.
+        let never = || asked.fetch_add(1, Ordering::Relaxed) == usize::MAX;
+        let report = chain.reverse_unless(goal, mode, &mut work, &never).unwrap();
+        assert_eq!(report, whole.report);
+        (0..chain.boundaries()).for_each(|b| assert_eq!(chain.target(b, &work).to_owned(), whole.targets[b]));
+        let passes = asked.swap(0, Ordering::Relaxed);
+        assert!(passes > 2 * chain.boundaries(), "{passes}");
+        // Asked to end half way, it does nothing after that question.
+        let then = || asked.fetch_add(1, Ordering::Relaxed) + 1 >= passes / 2;
+        assert_eq!(chain.reverse_unless(goal, mode, &mut work, &then).err(), Some(InverseError::Stopped));
+        assert_eq!(asked.load(Ordering::Relaxed), passes / 2);
+    }
+}
+
+/// Refining is all that is done for targets that lie many norms away, and other starts are tried where they are near.
+#[test]
+fn targets_out_of_all_proportion_are_not_searched_for_from_other_starts() {
+    let mut rng = fbp_linalg::testkit::rng(11);
+    let (mut chain, input, labels) = problem::<f64>(&mut rng);
+    // Of features that are nearly zero whatever turns the rest right is far away, and of large ones it is not.
+    let [far, near] = [1e-3, 4.0].map(|scale| &input * faer::Scale(scale));
+    let mut passes = |input: &Mat<f64>, effort: Effort| {
+        chain.set_effort(effort);
+        let mut work = chain.workspace(BATCH, Par::Seq);
+        chain.forward(input.as_ref(), &mut work).unwrap();
+        let margins = Some(Margins { labels: &labels, margin: 4.0 });
+        let target = Mat::from_fn(5, BATCH, |i, j| if i == labels[j] { 9.0 } else { 0.0 });
+        let goal = ChainGoal { target_out: TargetBox::point(target.as_ref()), margins };
+        let asked = AtomicUsize::new(0);
+        let count = || asked.fetch_add(1, Ordering::Relaxed) == usize::MAX;
+        let report = chain.reverse_unless(goal, TargetMode::Attainable, &mut work, &count).unwrap();
+        let moved = (report.boundaries[0].distance_sq / report.boundaries[0].observed_sq).sqrt();
+        (asked.into_inner(), moved)
+    };
+    let (refined, distance) = passes(&far, Effort::Refined);
+    assert!(distance > 4.0, "{distance}");
+    assert_eq!(passes(&far, Effort::Thorough), (refined, distance));
+    let (refined, distance) = passes(&near, Effort::Refined);
+    assert!(distance < 1.0, "{distance}");
+    assert!(passes(&near, Effort::Thorough).0 > 2 * refined);
 }

@@ -14,7 +14,8 @@ pub enum Effort {
     Quick,
     /// Where the rest bends, targets are refined by what is found around them: up to 20 steps.
     Refined,
-    /// Where it bends much, also up to five descents of 60 to 150 steps, most of them from other starts.
+    /// Where it bends much, also up to five descents of 60 to 150 steps, most of them from other starts; not for targets more than two
+    /// norms of the observed feature away.
     #[default]
     Thorough,
     /// From ever new starts, from what a reversal layer by layer gives and from the targets one boundary below, until twenty

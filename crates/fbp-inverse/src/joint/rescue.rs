@@ -44,6 +44,13 @@ impl<T: Real> Problem<'_, T> {
             if iterates.active.is_empty() {
                 break;
             }
+            tracing::debug!(
+                start,
+                lost = iterates.active.len(),
+                of = group.samples.len(),
+                entries = self.len(),
+                "climb"
+            );
             self.scatter(start, iterates, &mut descents.paces);
             iterates.evaluate((self.rest, self.par), stack)?;
             self.descend(Descent::CLIMB, memory, targets, stack)?;

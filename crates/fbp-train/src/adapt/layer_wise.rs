@@ -7,6 +7,7 @@ use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::cache::FeatureCache;
 use crate::identity::DataIdentity;
+use crate::progress::Silent;
 use crate::settings::Effort;
 use crate::targets::{MemoryTargets, TargetsOptions, TargetsSource};
 use crate::train::{accumulate, head_of};
@@ -50,7 +51,8 @@ pub(super) fn fit_layers(
     let identity = DataIdentity { name: data.name().to_owned(), sha256: String::new(), samples: samples.len() };
     let params = options.manifest(network, String::new(), identity)?.params;
     for (stage, layer) in layers(network).unwrap_or_default().into_iter().enumerate() {
-        let targets = MemoryTargets::compute(TargetsSource { network, data, normalization }, stage, &params, samples)?;
+        let targets =
+            MemoryTargets::compute(TargetsSource { network, data, normalization }, stage, &params, samples, &Silent)?;
         let states = |images: &Tensor| layer.states(network, images);
         let cache = FeatureCache::new(data, normalization, samples, states)?;
         let target = |place: usize| targets.of(samples[place]).map_or(&[][..], |(target, _)| target);

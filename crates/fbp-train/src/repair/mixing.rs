@@ -85,7 +85,7 @@ impl MixingOptions {
     }
 
     fn is_allowed(&self, measures: StateMeasures) -> bool {
-        measures.drawdown_validation <= self.repair.max_drawdown
+        measures.loses_at_most(self.repair.max_drawdown)
     }
 
     fn is_enough(&self, measures: StateMeasures) -> bool {

@@ -84,7 +84,15 @@ pub struct StateMeasures {
     pub error: Option<f64>,
 }
 
+/// What counts as no difference of two shares of samples.
+const ROUNDING: f64 = 1e-9;
+
 impl StateMeasures {
+    /// Whether the loss on the validation part is allowed; one that is exactly as large is, however it is rounded.
+    pub(super) fn loses_at_most(&self, most: f64) -> bool {
+        self.drawdown_validation <= most + ROUNDING
+    }
+
     /// Order of states: more repaired samples first, all that reach the share `enough` as equals, then more others of their kind
     /// where that was measured, then the smaller loss. Of outputs with fewer the smaller error of the samples to repair comes first,
     /// however many are within the tolerance.
@@ -99,6 +107,15 @@ impl StateMeasures {
     }
 }
 
+/// What a refit of the last layer was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refit {
+    /// Weight of the missed margins of the samples against what the network says of others.
+    pub weight: f64,
+    /// Samples that it was asked for; those that cost the most are left out.
+    pub asked: usize,
+}
+
 /// One state that could have been chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
@@ -111,6 +128,12 @@ pub struct Candidate {
     pub step: f64,
     /// Samples to be left alone that were added as conditions, because an earlier round broke them.
     pub guards: usize,
+    /// How it was found, if it is a refit of the last layer and no solution of linear conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<Refit>,
+    /// Whether it is a further step from a state that had nearly all samples right.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub polish: bool,
     /// How good it is.
     #[serde(flatten)]
     pub measures: StateMeasures,
@@ -298,7 +321,10 @@ impl RepairRecord {
 
     /// Number of solves that were looked at, and of those in a search that tries everything.
     pub fn solves(&self) -> [usize; 2] {
-        let done = self.candidates().filter(|candidate| candidate.step == 1.0).count();
+        let done = self
+            .candidates()
+            .filter(|candidate| candidate.step == 1.0 && candidate.refit.is_none() && !candidate.polish)
+            .count();
         [done, MOST_SOLVES * (1 + self.further.len())]
     }
 }

@@ -17,6 +17,7 @@ use crate::evaluate::largest_error;
 use crate::metrics::lead;
 use crate::progress::Progress;
 use crate::settings::{Measure, Part, Preference};
+use crate::train::head_of;
 
 /// Strongest rivals of a sample whose leads are conditions; others become so when they are stronger in a later round.
 const RIVALS: usize = 4;
@@ -27,7 +28,7 @@ const LEAD: f64 = 0.9;
 /// Largest share that is asked for.
 const MOST: f64 = 0.98;
 /// Shares of a step, tried in turn until the loss on the validation part is within its bound.
-const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
+pub(super) const STEPS: [f64; 3] = [1.0, 0.5, 0.25];
 /// Share of the margin by which more is asked for a sample that a state has not repaired.
 const RAISE: f64 = 0.5;
 /// Training samples that are watched: their features are the data to be left alone.
@@ -47,18 +48,20 @@ const STREAM: u64 = u64::MAX - 2;
 ///
 /// Every change that is looked at is left in the network.
 pub(super) struct Search<'a> {
-    network: &'a Network,
+    pub(super) network: &'a Network,
     pub(super) layer: AffineLayer,
     /// Weights of the layer at the start.
     pub(super) old: Mat<f64>,
     pub(super) targets: FeatureCache,
-    subjects: Subjects,
+    /// The watched samples, where the layer is the last one and can be refitted.
+    pub(super) refitted: Option<FeatureCache>,
+    pub(super) subjects: Subjects,
     /// Images beside the samples that are asked to come right as well.
     neighbours: Subjects,
     /// Validation samples of the same kind that were wrong at the start, where states are chosen by them.
     kin: Option<FeatureCache>,
     /// The watched samples that are looked at in every round.
-    close: FeatureCache,
+    pub(super) close: FeatureCache,
     validation: FeatureCache,
     /// Second moment of the layer's input over the watched samples.
     pub(super) moment: Mat<f64>,
@@ -68,7 +71,7 @@ pub(super) struct Search<'a> {
     /// How far outputs may be from those wanted; none for labels.
     tolerance: Option<f64>,
     /// Most conditions of a sample.
-    rivals: usize,
+    pub(super) rivals: usize,
     /// How the outputs of the network depend on those of the layer, over the watched samples; for outputs only.
     sensitivity: Option<Mat<f64>>,
 }
@@ -76,6 +79,16 @@ pub(super) struct Search<'a> {
 /// Most conditions of a sample, in a network with so many outputs.
 pub(super) fn rivals(data: &Dataset, outputs: usize) -> usize {
     if data.outputs().is_some() { OUTPUTS.min(outputs) } else { RIVALS.min(outputs.saturating_sub(1)).max(1) }
+}
+
+/// Whether a layer is refitted as well: nothing follows it but the decision, and the samples are all that is asked for.
+pub(super) fn is_refitted(network: &Network, layer: &AffineLayer, options: &RepairOptions) -> bool {
+    let is_last = head_of(network).is_ok_and(|head| head.name() == layer.name());
+    is_last
+        && layer.positions() == 1
+        && !layer.is_beside_others()
+        && options.tolerance.is_none()
+        && options.neighbours == 0
 }
 
 /// What a network that changes layer after layer is compared with: itself before the first change.
@@ -149,6 +162,7 @@ impl<'a> Search<'a> {
             moment: column_moment(&layer, &watched, deadline)?,
             layer,
             targets,
+            refitted: None,
             close: FeatureCache::default(),
             validation,
             baseline: Baseline { close: Vec::new(), validation: 0.0, kin: Vec::new() },
@@ -166,12 +180,13 @@ impl<'a> Search<'a> {
             Some(baseline) => baseline.clone(),
             None => search.as_it_is(&watched, kin.as_ref(), deadline)?,
         };
-        search.close = watched.picked(&search.baseline.close);
-        search.kin = kin.map(|kin| kin.picked(&search.baseline.kin));
-        search.start = search.measures(deadline)?;
         if tolerance.is_some() {
             search.sensitivity = Some(output_sensitivity(network, &search.layer, &watched)?);
         }
+        search.close = watched.picked(&search.baseline.close);
+        search.refitted = is_refitted(network, &search.layer, options).then_some(watched);
+        search.kin = kin.map(|kin| kin.picked(&search.baseline.kin));
+        search.start = search.measures(deadline)?;
         Ok(search)
     }
 
@@ -192,7 +207,7 @@ impl<'a> Search<'a> {
 
     /// Lead of the label over the strongest rival, or what the largest error leaves of the tolerance, for every cached sample, at
     /// the present weights.
-    fn leads(&self, cache: &FeatureCache, deadline: Deadline) -> Result<Vec<f32>, TrainError> {
+    pub(super) fn leads(&self, cache: &FeatureCache, deadline: Deadline) -> Result<Vec<f32>, TrainError> {
         let mut leads = Vec::with_capacity(cache.samples());
         let entries = cache.entries();
         for (values, labels) in cache.values.chunks((BATCH * cache.len).max(1)).zip(cache.labels.chunks(BATCH)) {
@@ -229,6 +244,11 @@ impl<'a> Search<'a> {
             self.layer.logits(self.network, states, &self.layer.output(self.network, states)?)
         };
         Ok(cache.score_of(outputs)?.unwrap_or(0.0))
+    }
+
+    /// Whether states may be polished: samples have labels, no others are asked for beside them, and there are no refits, which do more.
+    pub(super) fn is_polished(&self) -> bool {
+        self.tolerance.is_none() && self.neighbours.labels.is_empty() && self.refitted.is_none()
     }
 
     /// What is measured.
@@ -315,10 +335,11 @@ impl<'a> Search<'a> {
                 change = &from + faer::Scale(step) * (&wanted - &from);
                 // Also of a solve that ended with the deadline.
                 let measures = self.look(&change, deadline.with_grace())?;
-                let candidate = Candidate { demand, round, step, guards: guarded.len(), measures };
+                let candidate =
+                    Candidate { demand, round, step, guards: guarded.len(), refit: None, polish: false, measures };
                 tracing::info!(?candidate, "state");
                 states.push((change.clone(), candidate));
-                let is_allowed = measures.drawdown_validation <= max_drawdown;
+                let is_allowed = measures.loses_at_most(max_drawdown);
                 match measures.error {
                     // Of outputs the step with the smallest error goes on: a whole one may have gone too far.
                     Some(error) if is_allowed && best.as_ref().is_none_or(|(least, _)| error < *least) => {
@@ -347,7 +368,7 @@ impl<'a> Search<'a> {
     }
 
     /// Adds the watched samples that the present weights broke, the worst ones first.
-    fn watch(&self, guarded: &mut Vec<usize>, deadline: Deadline) -> Result<(), TrainError> {
+    pub(super) fn watch(&self, guarded: &mut Vec<usize>, deadline: Deadline) -> Result<(), TrainError> {
         let leads = self.leads(&self.close, deadline)?;
         let mut broken: Vec<usize> = (0..leads.len()).filter(|&k| leads[k] <= 0.0 && !guarded.contains(&k)).collect();
         broken.sort_by(|&a, &b| leads[a].total_cmp(&leads[b]));

@@ -8,6 +8,7 @@ use super::maker::features_of;
 use super::tile::{TargetKind, TileEngine};
 use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
+use crate::progress::Silent;
 
 /// A few samples that were reversed: features, targets and outputs at every boundary of the chain.
 ///
@@ -63,7 +64,7 @@ pub(crate) fn reverse_samples<R: Send>(
             let pooled = workers.lock().ok().and_then(|mut free| free.pop());
             let mut worker = pooled.unwrap_or_else(|| engine.worker());
             let outputs = wanted(part * tile, labels.len());
-            engine.reverse(&mut worker, features, WantedOutputs { labels, outputs })?;
+            engine.reverse(&mut worker, features, WantedOutputs { labels, outputs }, &Silent)?;
             let result = take(Reversed { chain: &engine.chain, work: &worker.work, samples });
             if let Ok(mut free) = workers.lock() {
                 free.push(worker);

@@ -3,7 +3,7 @@ use super::maker::TargetMaker;
 use super::shard::ShardBuffers;
 use crate::TrainError;
 use crate::metrics::all_finite;
-use crate::progress::Silent;
+use crate::progress::{Progress, Quiet};
 use crate::store::ManifestParams;
 
 /// Samples whose targets are computed at a time.
@@ -25,12 +25,14 @@ impl MemoryTargets {
     ///
     /// # Errors
     /// [`TrainError::Data`] for a sample that is not there, [`TrainError::NonFiniteOutput`] if a target is no number,
-    /// [`TrainError::Model`] or [`TrainError::Inverse`] if a layer cannot be reversed.
+    /// [`TrainError::Model`] or [`TrainError::Inverse`] if a layer cannot be reversed, [`TrainError::Stopped`] if `progress` asks
+    /// for it.
     pub(crate) fn compute(
         source: TargetsSource<'_>,
         stage: usize,
         params: &ManifestParams,
         samples: &[usize],
+        progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let maker = TargetMaker::of_stage(source, stage, params)?;
         let feature_len = maker.feature_lens[0];
@@ -43,7 +45,7 @@ impl MemoryTargets {
             feature_len,
         };
         for part in samples.chunks(PART) {
-            maker.make(part, &mut input, &mut buffers, &Silent)?;
+            maker.make(part, &mut input, &mut buffers, &Quiet(progress))?;
             targets.values.extend_from_slice(&buffers.targets[0]);
             targets.attained.extend_from_slice(&buffers.attained[0]);
         }

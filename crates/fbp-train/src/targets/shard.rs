@@ -209,7 +209,7 @@ impl TileEngine {
                         given.gather(tile.places, &mut worker);
                         let done = match pass {
                             Pass::Observe => self.observe_tile(&mut worker, &mut tile),
-                            Pass::Reverse => self.reverse_tile(&mut worker, &mut tile),
+                            Pass::Reverse => self.reverse_tile(&mut worker, &mut tile, progress),
                         };
                         tile.error = done.err();
                     }
@@ -257,9 +257,14 @@ impl TileEngine {
         Ok(())
     }
 
-    fn reverse_tile(&self, worker: &mut ShardWorker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
+    fn reverse_tile(
+        &self,
+        worker: &mut ShardWorker,
+        tile: &mut Tile<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), TrainError> {
         let ShardWorker { worker, input, labels, outputs } = worker;
-        let report = self.reverse(worker, input, WantedOutputs { labels, outputs })?;
+        let report = self.reverse(worker, input, WantedOutputs { labels, outputs }, progress)?;
         let Worker { work, labels, was_right, .. } = worker;
         tile.stats.set_chain(&report);
         tile.stats.right_before = was_right.iter().filter(|&&right| right).count();

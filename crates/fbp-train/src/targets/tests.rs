@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use fbp_linalg::FeatureShape;
 use fbp_models::{Network, zoo};
 
@@ -41,7 +43,7 @@ fn targets_in_memory_are_those_of_the_store_while_the_network_stays_what_it_is()
         let samples: Vec<usize> = (0..SAMPLES).filter(|sample| sample % 3 != 1).collect();
         for (stage, name) in ["conv1", "conv2"].into_iter().enumerate() {
             let stored = store.stage(name).unwrap();
-            let targets = MemoryTargets::compute(source, stage, stored.params(), &samples).unwrap();
+            let targets = MemoryTargets::compute(source, stage, stored.params(), &samples, &Silent).unwrap();
             assert!(targets.of(1).is_none() && targets.of(SAMPLES).is_none());
             for &sample in &samples {
                 let (row, attained) = targets.of(sample).unwrap();
@@ -55,5 +57,45 @@ fn targets_in_memory_are_those_of_the_store_while_the_network_stays_what_it_is()
                 assert!(difference <= 1e-4 * scale, "{mode} {name} {sample}: {difference} of {scale}");
             }
         }
+    }
+}
+
+/// Asks for the end of the work once it has been asked so often.
+struct EndsAfter(AtomicUsize);
+
+impl Progress for EndsAfter {
+    fn begin(&self, _: &str, _: usize, _: &str) {}
+    fn advance(&self, _: usize) {}
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+
+    fn stop_asked(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(1))) == Ok(0)
+    }
+}
+
+#[test]
+fn targets_end_within_a_part_of_the_samples_and_are_made_again_to_the_same_bits() {
+    let (network, data, normalization) = (network(), toy_data(), Normalization::fashion_mnist());
+    let source = TargetsSource { network: &network, data: &data, normalization: &normalization };
+    let (whole_folder, whole) = store_of(source, TargetsOptions::default());
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = whole.manifest().clone();
+    {
+        let writer = StoreWriter::open(folder.path(), manifest.clone(), false).unwrap();
+        // All samples are one part, at whose beginning and end alone fewer than five questions are asked.
+        let ends = EndsAfter(AtomicUsize::new(5));
+        let stopped = compute_targets(source, &writer, &ends);
+        assert!(matches!(stopped, Err(TrainError::Stopped { .. })), "{stopped:?}");
+        assert_eq!(writer.missing().unwrap().len(), manifest.shards.len());
+    }
+    let ends = EndsAfter(AtomicUsize::new(5));
+    let stopped = MemoryTargets::compute(source, 0, &manifest.params, &[1, 2, 3, 4], &ends);
+    assert!(matches!(stopped, Err(TrainError::Stopped { .. })));
+    let writer = StoreWriter::open(folder.path(), manifest.clone(), false).unwrap();
+    compute_targets(source, &writer, &Silent).unwrap();
+    for shard in &manifest.shards {
+        let bytes = |folder: &tempfile::TempDir| std::fs::read(folder.path().join(&shard.file)).unwrap();
+        assert!(bytes(&whole_folder) == bytes(&folder), "{}", shard.file);
     }
 }

@@ -9,6 +9,7 @@ use super::{TargetsOptions, TargetsSource};
 use crate::TrainError;
 use crate::evaluate::largest_error;
 use crate::metrics::argmax;
+use crate::progress::Progress;
 use crate::settings::{Effort, Metric, TargetMode};
 use crate::store::ManifestParams;
 
@@ -119,16 +120,19 @@ impl TileEngine {
         self.chain.boundary_shape(boundary).map_or(0, |shape| shape.len())
     }
 
-    /// Reverses up to [`tile_samples`](Self::tile_samples) samples; features and targets stay in the worker.
+    /// Reverses up to [`tile_samples`](Self::tile_samples) samples; features and targets stay in the worker. Searches that take
+    /// long end with an error between two of their steps when `progress` asks for it.
     pub(super) fn reverse(
         &self,
         worker: &mut Worker,
         input: &[f32],
         wanted: WantedOutputs<'_>,
+        progress: &dyn Progress,
     ) -> Result<ChainReport, TrainError> {
         self.observe(worker, input, wanted)?;
         let Worker { work, labels, embedded, ends, .. } = worker;
-        Ok(self.chain.reverse(self.chain_goal((labels, embedded, ends)), self.mode, work)?)
+        let goal = self.chain_goal((labels, embedded, ends));
+        Ok(self.chain.reverse_unless(goal, self.mode, work, &|| progress.stop_asked())?)
     }
 
     /// Runs up to [`tile_samples`](Self::tile_samples) samples forwards; lists those whose output misses what is wanted, whose

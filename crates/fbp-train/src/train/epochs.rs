@@ -106,7 +106,14 @@ impl Course<'_> {
         while place.epoch <= epochs {
             let (number, begun, earlier) = (place.epoch, Instant::now(), place.seconds);
             if place.batches == 0 {
-                aim.begin(network, number)?;
+                match aim.begin(network, number) {
+                    Err(TrainError::Stopped { .. }) if state.is_some() => {
+                        // What the epochs before came to is not lost.
+                        state.as_mut().map_or(Ok(()), |part| keep(moment!(), part, (true, *progress)))?;
+                        return Err(stopped(&place, epochs, true));
+                    }
+                    begun => begun?,
+                }
                 let keeps = state.is_some() && aim.begins_with_weights();
                 beginning = keeps.then(|| network.duplicate()).transpose()?;
             }

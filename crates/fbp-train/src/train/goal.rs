@@ -7,6 +7,7 @@ use crate::cache::FeatureCache;
 use crate::data::{Batch, DataBundle};
 use crate::metrics::all_finite;
 use crate::objective::BatchTargets;
+use crate::progress::Progress;
 use crate::settings::{Objective, TargetMode, TargetPolicy};
 use crate::store::{StageTargets, TargetStore};
 use crate::targets::{MemoryTargets, OutputGoal, TargetsSource, WantedOutputs};
@@ -111,19 +112,19 @@ impl<'a> BatchGoal<'a> {
     ///
     /// # Errors
     /// [`TrainError::NonFiniteOutput`] if the network has diverged, [`TrainError::Model`] or [`TrainError::Inverse`] if a
-    /// layer cannot be reversed.
+    /// layer cannot be reversed, [`TrainError::Stopped`].
     pub(super) fn refreshed(
         network: &Network,
         stage: usize,
         data: &DataBundle,
         goal: Goal<'_>,
-        samples: &[usize],
+        (samples, progress): (&[usize], &dyn Progress),
     ) -> Result<Option<Self>, TrainError> {
         match goal {
             Goal::Output(goal) => Self::of_output(network, data, goal).map(Some),
             Goal::Stage(stored) => {
                 let source = TargetsSource { network, data: &data.train, normalization: &data.normalization };
-                let targets = MemoryTargets::compute(source, stage, stored.params(), samples)?;
+                let targets = MemoryTargets::compute(source, stage, stored.params(), samples, progress)?;
                 Ok(Some(Self::Refreshed { targets, mode: stored.params().mode }))
             }
             Goal::Stages(_) => Ok(None),

@@ -93,7 +93,7 @@ const TILE: usize = 4096;
 /// The fits of one layer, with one damping after the other.
 enum Fits {
     Softmax {
-        fit: SoftmaxFit,
+        fit: Box<SoftmaxFit>,
         start: Vec<f64>,
         v: Vec<f64>,
     },
@@ -105,7 +105,7 @@ impl Fits {
     fn softmax(train: &FeatureCache, old: &Mat<f64>) -> Result<Self, TrainError> {
         let fit = SoftmaxFit::new(train, old.nrows())?;
         let start = fit.to_white(old.as_ref());
-        Ok(Self::Softmax { v: start.clone(), start, fit })
+        Ok(Self::Softmax { v: start.clone(), start, fit: Box::new(fit) })
     }
 
     /// `W = E y x̃ᵀ (E x̃ x̃ᵀ)⁻¹`.

@@ -65,8 +65,8 @@ impl Aim for TowardsTargets<'_> {
         if let Some(goal) = self.refreshed.filter(|_| epoch > 1) {
             // The memory of the old ones first.
             self.targets = None;
-            let Session { data, split, .. } = self.session;
-            self.targets = BatchGoal::refreshed(network, self.stage, data, goal, &split.train)?;
+            let Session { data, split, progress, .. } = self.session;
+            self.targets = BatchGoal::refreshed(network, self.stage, data, goal, (&split.train, *progress))?;
         }
         Ok(())
     }

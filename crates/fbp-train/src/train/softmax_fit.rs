@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::lbfgs::{Limits, minimise};
 use crate::TrainError;
 use crate::cache::{FeatureCache, second_moment};
+use crate::evaluate::pool_par;
 use crate::metrics::argmax;
 
 /// Samples of one task: the sums of the tasks are added in their order, so the number of threads changes nothing.
@@ -30,6 +31,8 @@ pub(crate) struct SoftmaxFit {
     /// Whitened features of the training samples, a column each.
     white: Mat<f32>,
     labels: Vec<u32>,
+    /// Probabilities that are wanted in place of those of the labels, one sample after the other.
+    wanted: Option<Vec<f32>>,
     /// `L` and `L⁻¹`.
     factor: Mat<f64>,
     inverse: Mat<f64>,
@@ -74,7 +77,46 @@ impl SoftmaxFit {
         let narrow = Mat::from_fn(dim, dim, |i, j| inverse[(i, j)] as f32);
         let mut white = Mat::zeros(dim, n);
         whiten(&mut white, &narrow, cache);
-        Ok(Self { white, labels: cache.labels.clone(), factor, inverse, classes })
+        Ok(Self { white, labels: cache.labels.clone(), wanted: None, factor, inverse, classes })
+    }
+
+    /// Fits that are to keep what a layer says of the samples, whether that is right or not: the cross-entropy is that against its own
+    /// probabilities, which is the Kullback–Leibler divergence but for a constant, and is least at its weights.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Source
+    /// Hinton, Vinyals & Dean, "Distilling the knowledge in a neural network", 2015, at temperature 1.
+    pub(crate) fn keeping(
+        cache: &FeatureCache,
+        moment: Mat<f64>,
+        weights: MatRef<'_, f64>,
+    ) -> Result<Self, TrainError> {
+        let (classes, n) = (weights.nrows(), cache.samples());
+        let fit = Self::with_moment(cache, moment, classes)?;
+        let narrow: Vec<f32> = fit.to_white(weights).into_iter().map(|v| v as f32).collect();
+        let narrow = MatRef::from_column_major_slice(&narrow, classes, fit.factor.nrows());
+        let mut wanted = vec![0.0_f32; classes * n];
+        let out = MatMut::from_column_major_slice_mut(&mut wanted, classes, n);
+        matmul(out, Accum::Replace, narrow, fit.white.as_ref(), 1.0, pool_par()); // (C×D)(D×N)
+        wanted.chunks_exact_mut(classes).for_each(|row| {
+            softmax(row);
+        });
+        Ok(Self { wanted: Some(wanted), ..fit })
+    }
+
+    /// Features of other samples in whitened coordinates, a column each.
+    pub(crate) fn whitened(&self, cache: &FeatureCache) -> Mat<f64> {
+        let dim = self.factor.nrows();
+        let entry = |i: usize, j: usize| if i < cache.len { cache.values[j * cache.len + i] } else { cache.constant };
+        &self.inverse * Mat::from_fn(dim, cache.samples(), |i, j| f64::from(entry(i, j))) // (D×D)(D×N)
+    }
+
+    /// Improves `v` in the sum of the cross-entropy and of what `beside` adds, which gives a value and adds its gradient.
+    pub(crate) fn fit_beside(&self, v: &mut [f64], mut beside: impl FnMut(&[f64], &mut [f64]) -> f64) {
+        let limits = Limits { max_iters: 40, gradient: 2e-5 };
+        minimise(v, limits, |v, gradient| self.evaluate(v, gradient) + beside(v, gradient));
     }
 
     /// Weights `(W, b)` in whitened coordinates, `classes × (F + 1)` column-major.
@@ -114,7 +156,10 @@ impl SoftmaxFit {
             let mut logits = vec![0.0_f32; classes * range.len()];
             let out = MatMut::from_column_major_slice_mut(&mut logits, classes, range.len());
             matmul(out, Accum::Replace, weights, features, 1.0, Par::Seq); // (C×D)(D×T)
-            let loss = residuals(&mut logits, &self.labels[range.clone()], classes);
+            let loss = match &self.wanted {
+                None => residuals(&mut logits, &self.labels[range.clone()], classes),
+                Some(wanted) => residuals_to(&mut logits, &wanted[range.start * classes..range.end * classes], classes),
+            };
             let mut part = Mat::<f32>::zeros(classes, dim);
             let residuals = MatRef::from_column_major_slice(&logits, classes, range.len());
             matmul(part.as_mut(), Accum::Replace, residuals, features.transpose(), 1.0, Par::Seq); // (C×T)(T×D)
@@ -141,18 +186,34 @@ impl SoftmaxFit {
 fn residuals(logits: &mut [f32], labels: &[u32], classes: usize) -> f64 {
     let mut loss = 0.0;
     for (row, &label) in logits.chunks_exact_mut(classes).zip(labels) {
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let own = row[label as usize] - largest;
-        let mut sum = 0.0;
-        for value in row.iter_mut() {
-            *value = (*value - largest).exp();
-            sum += *value;
-        }
-        loss += f64::from(sum.ln() - own);
-        row.iter_mut().for_each(|value| *value /= sum);
+        let own = row[label as usize];
+        loss += f64::from(softmax(row) - own);
         row[label as usize] -= 1.0;
     }
     loss
+}
+
+/// Turns logits into `softmax - wanted`; returns the sum of the cross-entropies `-Σ wanted · ln softmax`.
+fn residuals_to(logits: &mut [f32], wanted: &[f32], classes: usize) -> f64 {
+    let mut loss = 0.0;
+    for (row, wanted) in logits.chunks_exact_mut(classes).zip(wanted.chunks_exact(classes)) {
+        let mean: f32 = row.iter().zip(wanted).map(|(z, share)| z * share).sum();
+        loss += f64::from(softmax(row) - mean);
+        row.iter_mut().zip(wanted).for_each(|(value, share)| *value -= share);
+    }
+    loss
+}
+
+/// Turns the logits of a sample into probabilities; returns `ln Σ exp z`.
+fn softmax(row: &mut [f32]) -> f32 {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for value in row.iter_mut() {
+        *value = (*value - largest).exp();
+        sum += *value;
+    }
+    row.iter_mut().for_each(|value| *value /= sum);
+    largest + sum.ln()
 }
 
 /// `white = L⁻¹ (x, 1)` for every sample.
@@ -228,6 +289,41 @@ mod tests {
             // Third derivatives are below 1; the forward pass is in f32.
             assert!((difference - gradient[k]).abs() < step * step + 1e-4, "{k}: {difference} {}", gradient[k]);
         }
+    }
+
+    #[test]
+    fn what_is_to_be_kept_is_kept_and_its_gradient_is_that_of_central_differences() {
+        let cache = cache(200, 5);
+        let weights = Mat::from_fn(3, 5, |i, j| 0.01 * ((3 * i + 2 * j) % 7) as f64 - 0.02);
+        let fit = SoftmaxFit::keeping(&cache, second_moment(&cache), weights.as_ref()).unwrap();
+        let at = fit.to_white(weights.as_ref());
+        let (mut gradient, mut v) = (vec![0.0; 15], at.clone());
+        fit.evaluate(&at, &mut gradient);
+        // In single precision.
+        assert!(gradient.iter().all(|g| g.abs() < 1e-5), "{gradient:?}");
+        fit.fit_beside(&mut v, |_, _| 0.0);
+        assert_eq!(v, at);
+        v.iter_mut().enumerate().for_each(|(k, v)| *v += 0.2 * (k % 3) as f64);
+        fit.evaluate(&v, &mut gradient);
+        for k in 0..15 {
+            let at = |step: f64| {
+                let mut moved = v.clone();
+                moved[k] += step;
+                fit.evaluate(&moved, &mut [0.0; 15])
+            };
+            let difference = (at(1e-2) - at(-1e-2)) / 2e-2;
+            assert!((difference - gradient[k]).abs() < 2e-4, "{k}: {difference} {}", gradient[k]);
+        }
+        // And what stands beside pulls away from there: here every weight towards 1.
+        let pulled = |weight: f64| {
+            let mut v = at.clone();
+            fit.fit_beside(&mut v, |v, gradient| {
+                gradient.iter_mut().zip(v).for_each(|(g, v)| *g += weight * (v - 1.0));
+                0.5 * weight * v.iter().map(|v| (v - 1.0).powi(2)).sum::<f64>()
+            });
+            v.iter().map(|v| (v - 1.0).powi(2)).sum::<f64>()
+        };
+        assert!(pulled(10.0) < 0.1 * pulled(0.1), "{} {}", pulled(10.0), pulled(0.1));
     }
 
     #[test]
