@@ -1,6 +1,7 @@
-"""Writes scikit-learn's 1,797 handwritten digits as the four IDX files of MNIST, for studies with `--data idx:FOLDER`.
+"""Writes scikit-learn's 1,797 handwritten digits as the four IDX files of MNIST, for studies of other data.
 
     python3 benches/peer/digits.py FOLDER
+    cargo xtask bench compress --data idx:FOLDER
 
 The 8 x 8 pictures are enlarged to 24 x 24 and framed to 28 x 28. The last 497 are the test set.
 """
@@ -28,6 +29,8 @@ def enlarged(picture):
 
 
 def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()

@@ -5,42 +5,52 @@ use crate::{Real, dispatch};
 /// Sums that are kept at a time.
 const PARTS: usize = 16;
 
-/// Sum of a term per entry of two slices of the same length.
+/// Sum of a term per entry of three slices, as far as all of them go.
 #[inline(always)]
-fn sum<T: Real>(a: &[T], b: &[T], term: impl Fn(T, T) -> f64) -> f64 {
-    let (a, a_rest) = a.as_chunks::<PARTS>();
-    let (b, b_rest) = b.as_chunks::<PARTS>();
+fn sum<T: Real>([a, b, c]: [&[T]; 3], term: impl Fn(T, T, T) -> f64) -> f64 {
+    let len = a.len().min(b.len()).min(c.len());
+    let ([a, a_rest], [b, b_rest], [c, c_rest]) = (parts(&a[..len]), parts(&b[..len]), parts(&c[..len]));
     let mut sums = [0.0; PARTS];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..PARTS {
-            sums[i] += term(a[i], b[i]);
+    for ((a, b), c) in a.chunks_exact(PARTS).zip(b.chunks_exact(PARTS)).zip(c.chunks_exact(PARTS)) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum += term(a[i], b[i], c[i]);
         }
     }
-    for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
-        *sum += term(a, b);
+    for (((sum, &a), &b), &c) in sums.iter_mut().zip(a_rest).zip(b_rest).zip(c_rest) {
+        *sum += term(a, b, c);
     }
     sums.iter().sum()
 }
 
-/// Squared Euclidean norm.
+/// What fills whole parts of a slice, and the rest.
+#[inline(always)]
+fn parts<T>(values: &[T]) -> [&[T]; 2] {
+    let (whole, rest) = values.split_at(values.len() / PARTS * PARTS);
+    [whole, rest]
+}
+
+/// Squared Euclidean norm `|v|²`.
 ///
 /// ```
 /// assert_eq!(fbp_linalg::norm_sq(&[3.0_f32, 4.0]), 25.0);
 /// ```
-pub fn norm_sq<T: Real>(values: &[T]) -> f64 {
+pub fn norm_sq<T: Real>(v: &[T]) -> f64 {
     dispatch(
         #[inline(always)]
-        || sum(values, values, |v, _| v.to_f64() * v.to_f64()),
+        || sum([v; 3], |v, _, _| v.to_f64() * v.to_f64()),
     )
 }
 
-/// Squared Euclidean distance of two vectors; entries that only one of them has count for nothing. Differences are rounded to the
-/// scalar.
+/// Squared Euclidean distance `|a - b|²` of two vectors, as far as both go. Differences are rounded to the scalar.
+///
+/// ```
+/// assert_eq!(fbp_linalg::distance_sq(&[4.0_f32, 1.0], &[1.0, 5.0]), 25.0);
+/// ```
 pub fn distance_sq<T: Real>(a: &[T], b: &[T]) -> f64 {
     dispatch(
         #[inline(always)]
         || {
-            sum(a, b, |a, b| {
+            sum([a, b, b], |a, b, _| {
                 let step = (a - b).to_f64();
                 step * step
             })
@@ -48,25 +58,16 @@ pub fn distance_sq<T: Real>(a: &[T], b: &[T]) -> f64 {
     )
 }
 
-/// `gᵀ(a - b)`; entries that not all of them have count for nothing. Differences are rounded to the scalar.
+/// What a linear function with the gradient `g` changes by from `b` to `a`: `gᵀ(a - b)`, as far as all three go. Differences are
+/// rounded to the scalar.
+///
+/// ```
+/// assert_eq!(fbp_linalg::slope_along(&[2.0_f32, -1.0], &[4.0, 1.0], &[1.0, 5.0]), 10.0);
+/// ```
 pub fn slope_along<T: Real>(g: &[T], a: &[T], b: &[T]) -> f64 {
     dispatch(
         #[inline(always)]
-        || {
-            let (g, g_rest) = g.as_chunks::<PARTS>();
-            let (a, a_rest) = a.as_chunks::<PARTS>();
-            let (b, b_rest) = b.as_chunks::<PARTS>();
-            let mut sums = [0.0; PARTS];
-            for ((g, a), b) in g.iter().zip(a).zip(b) {
-                for i in 0..PARTS {
-                    sums[i] += g[i].to_f64() * (a[i] - b[i]).to_f64();
-                }
-            }
-            for (((sum, &g), &a), &b) in sums.iter_mut().zip(g_rest).zip(a_rest).zip(b_rest) {
-                *sum += g.to_f64() * (a - b).to_f64();
-            }
-            sums.iter().sum()
-        },
+        || sum([g, a, b], |g, a, b| g.to_f64() * (a - b).to_f64()),
     )
 }
 
@@ -74,17 +75,33 @@ pub fn slope_along<T: Real>(g: &[T], a: &[T], b: &[T]) -> f64 {
 mod tests {
     use super::*;
 
+    fn values<T: Real>(len: usize, step: f64) -> Vec<T> {
+        (0..len).map(|i| T::from_f64((step * i as f64).sin())).collect()
+    }
+
+    fn check<T: Real>(lens: [usize; 3]) {
+        let [g, a, b] = [(lens[0], 0.3), (lens[1], 0.7), (lens[2], 1.1)].map(|(len, step)| values::<T>(len, step));
+        let (ga, gb) = (g.iter().zip(&a), a.iter().zip(&b));
+        let difference = |a: T, b: T| (a - b).to_f64();
+        let slope: f64 = ga.zip(&b).map(|((g, a), b)| g.to_f64() * difference(*a, *b)).sum();
+        let distance: f64 = gb.map(|(a, b)| difference(*a, *b).powi(2)).sum();
+        let norm: f64 = a.iter().map(|v| v.to_f64().powi(2)).sum();
+        // Each sum in another order: the terms are below 4.
+        let tolerance = 4.0 * (lens[1] * lens[1]) as f64 * f64::EPSILON;
+        for (found, plain) in [(norm_sq(&a), norm), (distance_sq(&a, &b), distance), (slope_along(&g, &a, &b), slope)] {
+            assert!((found - plain).abs() <= tolerance, "{lens:?}: {found} {plain}");
+        }
+    }
+
     #[test]
-    fn sums_are_those_of_plain_loops() {
+    fn sums_are_those_of_plain_loops_as_far_as_all_slices_go() {
         for len in [0, 1, 15, 16, 17, 100] {
-            let values = |step: f64| (0..len).map(move |i| (step * i as f64).sin()).collect::<Vec<f64>>();
-            let [g, a, b] = [0.3, 0.7, 1.1].map(values);
-            let plain = |term: &dyn Fn(usize) -> f64| (0..len).map(term).sum::<f64>();
-            let tolerance = 4.0 * len as f64 * f64::EPSILON * len.max(1) as f64;
-            let is_near = |found: f64, wanted: f64| assert!((found - wanted).abs() <= tolerance, "{found} {wanted}");
-            is_near(norm_sq(&a), plain(&|i| a[i] * a[i]));
-            is_near(distance_sq(&a, &b), plain(&|i| (a[i] - b[i]) * (a[i] - b[i])));
-            is_near(slope_along(&g, &a, &b), plain(&|i| g[i] * (a[i] - b[i])));
+            check::<f64>([len; 3]);
+            check::<f32>([len; 3]);
+        }
+        for lens in [[36, 36, 20], [20, 36, 36], [32, 32, 20], [40, 20, 36]] {
+            check::<f64>(lens);
+            check::<f32>(lens);
         }
     }
 }

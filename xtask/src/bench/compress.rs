@@ -68,6 +68,7 @@ struct Study {
     work: PathBuf,
     results: PathBuf,
     data: Vec<String>,
+    /// As results call them, folders with their whole path.
     data_name: String,
     /// Networks with the options of their training.
     networks: Vec<(&'static str, Vec<&'static str>)>,
@@ -165,7 +166,9 @@ impl Study {
         if arguments.quick {
             networks.truncate(1);
         } else {
-            (ways, images) = (WAYS.to_vec(), vec![500, 100, 2000]);
+            // Other sets may have no more training images.
+            images = if data == LARGE_DATA { vec![500, 100, 2000] } else { vec![500, 100] };
+            ways = WAYS.to_vec();
         }
         let chosen = |name: &str| arguments.networks.as_ref().is_none_or(|list| list.split(',').any(|one| one == name));
         networks.retain(|(name, _)| chosen(name));
@@ -187,7 +190,7 @@ impl Study {
                 false => workspace::root().join("benches/results/compress"),
             },
             data: ["--data".to_owned(), data.to_owned()].into_iter().chain(folder).collect(),
-            data_name: data.rsplit(['/', ':']).next().unwrap_or(data).to_owned(),
+            data_name: data.trim_end_matches('/').to_owned(),
             networks,
             ways,
             images,
@@ -205,7 +208,7 @@ impl Study {
     fn called(&self, network: &str) -> String {
         match self.data_name.as_str() {
             LARGE_DATA => network.to_owned(),
-            data => format!("{network}_{data}"),
+            data => format!("{network}_{}", data.replace(['/', ':'], "-")),
         }
     }
 

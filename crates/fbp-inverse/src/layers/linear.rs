@@ -90,7 +90,9 @@ fn product<T: Real>(
     let mut products = MatMut::from_column_major_slice_mut(products, a.nrows(), 2);
     for twin in 0..2 {
         twins.rb_mut().col_mut(twin).copy_from(from.col(0));
-        products.rb_mut().col_mut(twin).copy_from(to.rb().col(0));
+        if matches!(accum, Accum::Add) {
+            products.rb_mut().col_mut(twin).copy_from(to.rb().col(0));
+        }
     }
     matmul(products.rb_mut(), accum, a, twins.rb(), T::ONE, par); // (m×n)(n×2)
     to.col_mut(0).copy_from(products.rb().col(0));
@@ -175,22 +177,45 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_sample_alone_gives_the_bits_that_it_gives_beside_others() {
-        for (out_len, in_len) in [(10, 64), (40, 700)] {
-            let entry = |i: usize, j: usize| ((31 * i + 17 * j) as f32).sin();
-            let layer = LinearReverse::new("fc", Mat::from_fn(out_len, in_len, entry).as_ref(), &vec![0.5; out_len]);
-            let (layer, input) = (layer.unwrap(), Mat::from_fn(in_len, 5, |i, j| entry(j, i)));
-            let mut memory = MemBuffer::new(LayerKernel::forward_scratch(&layer, 5, Par::Seq));
-            let mut forward = |input: MatRef<'_, f32>| {
-                let mut output = Mat::zeros(out_len, input.ncols());
-                LayerKernel::forward(&layer, input, output.as_mut(), Par::Seq, MemStack::new(&mut memory)).unwrap();
-                output
-            };
-            let together = forward(input.as_ref());
-            for sample in 0..5 {
-                assert_eq!(forward(input.subcols(sample, 1)).col(0), together.col(sample));
+    /// Forwards and both products for the first samples of one batch.
+    fn passes<T: Real>(layer: &LinearReverse<T>, input: &Mat<T>, output: &Mat<T>, batch: usize) -> [Mat<T>; 3] {
+        let mut memory = MemBuffer::new(LayerKernel::forward_scratch(layer, batch, Par::Seq));
+        let stack = MemStack::new(&mut memory);
+        let (at, tangent_in, cotangent_out) =
+            (input.subcols(0, batch), input.subcols(0, batch), output.subcols(0, batch));
+        let (mut image, mut pushed) = (Mat::zeros(output.nrows(), batch), Mat::zeros(output.nrows(), batch));
+        let mut pulled = Mat::zeros(input.nrows(), batch);
+        LayerKernel::forward(layer, at, image.as_mut(), Par::Seq, stack).unwrap();
+        let pass = JvpPass { at, tangent_in, tangent_out: pushed.as_mut() };
+        LayerKernel::jvp(layer, pass, Par::Seq, stack).unwrap();
+        let pass = VjpPass { at, cotangent_out, cotangent_in: pulled.as_mut() };
+        LayerKernel::vjp(layer, pass, Par::Seq, stack).unwrap();
+        [image, pushed, pulled]
+    }
+
+    fn check<T: Real>() {
+        // Small products have kernels of their own.
+        for (out_len, in_len) in [(1, 30), (10, 64), (40, 700)] {
+            let entry = |i: usize, j: usize| T::from_f64(((31 * i + 17 * j) as f64).sin());
+            let bias = vec![T::from_f64(0.5); out_len];
+            let layer = LinearReverse::new("fc", Mat::from_fn(out_len, in_len, entry).as_ref(), &bias).unwrap();
+            let (input, output) = (Mat::from_fn(in_len, 64, entry), Mat::from_fn(out_len, 64, |i, j| entry(j, i)));
+            let all = passes(&layer, &input, &output, 64);
+            for batch in [1, 2, 3, 5, 7, 33] {
+                for (pass, (some, all)) in passes(&layer, &input, &output, batch).iter().zip(&all).enumerate() {
+                    assert_eq!(
+                        some.as_ref(),
+                        all.subcols(0, batch),
+                        "{out_len} × {in_len}, {batch} samples, pass {pass}"
+                    );
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_sample_alone_gives_the_bits_that_it_gives_beside_others() {
+        check::<f32>();
+        check::<f64>();
     }
 }

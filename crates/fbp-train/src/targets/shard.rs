@@ -101,8 +101,8 @@ impl ShardBuffers {
     }
 
     /// Cuts the results where the places of tiles begin; samples between the tiles belong to none.
-    fn cut<'b>(&'b mut self, places: &'b [usize], tile: usize) -> Vec<Tile<'b>> {
-        let samples = self.labels.len().max(1);
+    fn cut<'b>(&'b mut self, samples: usize, places: &'b [usize], tile: usize) -> Vec<Tile<'b>> {
+        let samples = samples.max(1);
         let mut targets: Vec<_> = self.targets.iter_mut().map(|all| (all.len() / samples, &mut all[..])).collect();
         let mut attained: Vec<_> = self.attained.iter_mut().map(|all| (1, &mut all[..])).collect();
         let (mut tiles, mut begun) = (Vec::with_capacity(places.len().div_ceil(tile)), 0);
@@ -169,7 +169,6 @@ impl TileEngine {
         progress: &dyn Progress,
     ) -> Result<(), TrainError> {
         let (labels, outputs) = (mem::take(&mut out.labels), mem::take(&mut out.wanted));
-        out.labels.resize(labels.len(), 0);
         let given = Given { input, labels: &labels, outputs: &outputs };
         let places: Vec<usize> = (0..labels.len()).collect();
         let observed = self.pass(Pass::Observe, given, (&places, self.tile_samples()), out, workers, progress);
@@ -194,7 +193,7 @@ impl TileEngine {
         workers: &[Mutex<ShardWorker>],
         progress: &dyn Progress,
     ) -> Result<(TargetStats, Vec<usize>), TrainError> {
-        let tiles: Vec<_> = out.cut(places, tile).into_iter().map(Mutex::new).collect();
+        let tiles: Vec<_> = out.cut(given.labels.len(), places, tile).into_iter().map(Mutex::new).collect();
         let next = AtomicUsize::new(0);
         rayon::scope(|scope| {
             for worker in workers {
@@ -306,7 +305,7 @@ mod tests {
     #[test]
     fn results_are_cut_at_the_places_of_tiles() {
         let mut buffers = ShardBuffers::new(7, &[2, 1]);
-        for (tile, value) in buffers.cut(&[1, 2, 4, 6], 2).iter_mut().zip([1.0, 2.0]) {
+        for (tile, value) in buffers.cut(7, &[1, 2, 4, 6], 2).iter_mut().zip([1.0, 2.0]) {
             for &place in tile.places {
                 tile.write(0, place, (&[value, value], true)).unwrap();
             }
