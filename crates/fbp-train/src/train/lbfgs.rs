@@ -186,7 +186,7 @@ mod tests {
             (x[0] - 3.0).powi(4)
         };
         let asked_for = |most: usize| {
-            let (asked, mut values, mut x) = (Cell::new(0), Vec::new(), vec![5.0]);
+            let (asked, mut values, mut x) = (Cell::new(0), Vec::new(), vec![5.3]);
             let stop = || asked.replace(asked.get() + 1) >= most;
             let outcome = minimise_until(&mut x, LIMITS, &stop, |x, g| {
                 values.push(quartic(x, g));
@@ -197,7 +197,8 @@ mod tests {
             assert_eq!(outcome.value, values.into_iter().fold(f64::INFINITY, f64::min));
             outcome
         };
-        assert_eq!(asked_for(0), Outcome { value: 16.0, iters: 0 });
+        let first = asked_for(0);
+        assert!(first.value > 27.0 && first.iters == 0, "{first:?}");
         assert!(asked_for(12).value < 1.0);
     }
 }
