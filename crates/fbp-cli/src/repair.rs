@@ -206,7 +206,11 @@ fn time_text(record: &RepairRecord) -> String {
         false => "no state so far is better than the network as it was, which is kept",
     };
     let time = record.settings.time.unwrap_or_default();
-    format!("--time ended the search after {time} s and {done} of up to {most} solves: {kept}")
+    let beside = match record.beside() {
+        0 => String::new(),
+        count => format!(" and {count} refits or further steps"),
+    };
+    format!("--time ended the search after {time} s, {done} of up to {most} solves{beside}: {kept}")
 }
 
 pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Result<ExitCode, CliError> {

@@ -51,7 +51,7 @@ impl Effort {
         Self { samples, conditions, bytes: 8.0 * numbers, rivals, guards }
     }
 
-    /// Time of `demands` searches on this machine, in seconds, without what comes before the first.
+    /// Time of `demands` searches on this machine, in seconds, without what comes before the first, refits and polish.
     pub(super) fn seconds(&self, trial: &Trial, passes: Passes, demands: usize) -> f64 {
         let samples = self.samples as f64;
         let round = |guarded: &f64| {

@@ -1,4 +1,4 @@
-//! A last step from a state that has nearly all samples right.
+//! Last steps from a state that has at least half of the samples right.
 //!
 //! A round of a search looks for the smallest change from the *start* again, and where units switch in between it loses some samples
 //! while it wins others. Here the change of a state stays, and the smallest *further* one is looked for: conditions are linearised at
@@ -25,8 +25,8 @@ use crate::TrainError;
 /// Most steps.
 const MOST: usize = 6;
 /// Share of the samples that may be wrong.
-const FEW: f64 = 0.5;
-/// Lead that those who are right have to keep, as far as they have it.
+const MOST_WRONG: f64 = 0.5;
+/// Lead that those who are right have to keep, or theirs where it is smaller.
 const HELD: f64 = 0.05;
 /// Lead that is asked of the others, and more by this each time they stay wrong.
 const ASKED: f64 = 0.3;
@@ -44,14 +44,12 @@ impl Search<'_> {
         options: &RepairOptions,
         deadline: Deadline,
     ) -> Result<Rounds, TrainError> {
-        let mut rounds = Rounds { states: Vec::new(), time_over: false };
-        if 1.0 - from.measures.efficacy <= FEW && self.is_polished() {
-            rounds.time_over = match self.polish_steps((change, from), options, deadline, &mut rounds) {
-                Err(TrainError::TimeOver) => true,
-                done => done.map(|()| false)?,
-            };
-        }
-        Ok(rounds)
+        let mut rounds = Rounds::new();
+        let end = match 1.0 - from.measures.efficacy <= MOST_WRONG && self.is_polished() {
+            true => self.polish_steps((change, from), options, deadline, &mut rounds),
+            false => Ok(()),
+        };
+        rounds.ended(end)
     }
 
     fn polish_steps(
@@ -74,13 +72,13 @@ impl Search<'_> {
             deadline.check()?;
             layer.set(network, &(old + &base))?;
             let found = self.leads(&self.targets, deadline)?;
-            let margins: Vec<f64> =
-                found.iter().zip(&asked).map(|(&lead, &asked)| if lead > 0.0 { HELD } else { asked }).collect();
+            let margins: Vec<f64> = found.iter().zip(&asked).map(|(&lead, &asked)| to_keep(lead, asked)).collect();
             // Nothing of the change is taken back: conditions are on what is added.
             let leads = Leads { margins: &margins, rivals: self.rivals, tolerance: None };
             let rows = self.subjects.rows(network, layer, &still, leads, deadline)?;
             let guards = Subjects::new(layer, &self.close, &guarded)?;
-            let keep = vec![HELD; guarded.len()];
+            let kept = self.leads(&self.close.picked(&guarded), deadline)?;
+            let keep: Vec<f64> = kept.into_iter().map(|lead| to_keep(lead, HELD)).collect();
             let leads = Leads { margins: &keep, rivals: 2, tolerance: None };
             let guard_rows = guards.rows(network, layer, &still, leads, deadline)?;
             let groups = [(&self.subjects, &rows[..]), (&guards, &guard_rows[..])];
@@ -94,7 +92,7 @@ impl Search<'_> {
                 let guards = guarded.len();
                 let candidate = Candidate { demand, round, step: share, guards, refit: None, polish: true, measures };
                 tracing::info!(?candidate, "polish");
-                rounds.states.push((change.clone(), candidate));
+                rounds.push(&change, candidate, options);
                 let is_allowed = measures.loses_at_most(options.max_drawdown);
                 if is_allowed && measures.rank(options.efficacy) > best.rank(options.efficacy) {
                     best = measures;
@@ -115,4 +113,9 @@ impl Search<'_> {
         }
         Ok(())
     }
+}
+
+/// What is asked of a sample with this lead; `asked` if it is wrong.
+fn to_keep(lead: f32, asked: f64) -> f64 {
+    if lead > 0.0 { HELD.min(lead.into()) } else { asked }
 }

@@ -131,12 +131,19 @@ pub struct Candidate {
     /// How it was found, if it is a refit of the last layer and no solution of linear conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refit: Option<Refit>,
-    /// Whether it is a further step from a state that had nearly all samples right.
+    /// Whether it is a further step from a state that had at least half of the samples right.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub polish: bool,
     /// How good it is.
     #[serde(flatten)]
     pub measures: StateMeasures,
+}
+
+impl Candidate {
+    /// Whether it is of a refit or a polish, which come beside the solves for the demands.
+    fn is_beside(&self) -> bool {
+        self.refit.is_some() || self.polish
+    }
 }
 
 /// Fine-tuning on the same samples, with early stopping, or with other training images mixed in.
@@ -214,6 +221,9 @@ pub struct RepairedLayer {
     pub chosen: Option<Candidate>,
     /// Every state looked at.
     pub candidates: Vec<Candidate>,
+    /// Solves of a search that tries everything, without refits and polish; left out in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_solves: Option<usize>,
     /// Which of its weights changed.
     #[serde(default)]
     pub weights: Option<WeightChange>,
@@ -319,13 +329,16 @@ impl RepairRecord {
         self.layers().flat_map(|layer| &layer.candidates)
     }
 
-    /// Number of solves that were looked at, and of those in a search that tries everything.
+    /// Number of solves that were looked at, and of those in a search of these layers that tries everything.
     pub fn solves(&self) -> [usize; 2] {
-        let done = self
-            .candidates()
-            .filter(|candidate| candidate.step == 1.0 && candidate.refit.is_none() && !candidate.polish)
-            .count();
-        [done, MOST_SOLVES * (1 + self.further.len())]
+        let is_whole = |candidate: &&Candidate| candidate.step == 1.0 && !candidate.is_beside();
+        let most = self.layers().map(|layer| layer.most_solves.unwrap_or(MOST_SOLVES)).sum();
+        [self.candidates().filter(is_whole).count(), most]
+    }
+
+    /// Number of refits and states of a polish that were looked at beside them.
+    pub fn beside(&self) -> usize {
+        self.candidates().filter(|candidate| candidate.is_beside()).count()
     }
 }
 

@@ -5,9 +5,10 @@
 //! ```
 //!
 //! The mean is over the watched samples, `p₀` what the network says of them, `lead_i = z_y - max z_j`. Where nothing follows the layer,
-//! this is smooth and nearly convex, and needs no linear conditions that later rounds have to mend. All samples are asked for first;
-//! then those are left out one after the other that cost the most, for which `2 w (m - lead_i)` is the price: what the sum would fall by
-//! for a little less of the margin.
+//! both terms are convex in `W`: `lead_i` is a least of linear functions, and the penalty falls with it. It has kinks where two rivals
+//! tie. No linear conditions are needed that later rounds would have to mend. All samples are asked for first; then those are left out
+//! one after the other that cost the most, for which `2 w (m - lead_i)` is the price: what the sum would fall by for a little less of
+//! the margin.
 //!
 //! # Source
 //! Own derivation; the penalty: Nocedal & Wright, *Numerical Optimization*, 2nd ed., §17.1, whose multipliers are those prices.
@@ -16,7 +17,8 @@
 //! points there and 100 for 1.25, where linear conditions come to 73 within 1.3; on `cnn-mnist-large` at `out` 88 and 45. With the labels
 //! of the watched samples in place of `p₀`, or a margin of 0.5, 97 right cost half as much again (same layer, L-BFGS in PyTorch).
 
-use faer::{Mat, MatRef};
+use faer::{Accum, Mat, MatRef};
+use fbp_linalg::matmul;
 
 use super::deadline::Deadline;
 use super::demand::Demand;
@@ -25,6 +27,8 @@ use super::record::{Candidate, Refit};
 use super::search::{Rounds, Search};
 use crate::TrainError;
 use crate::cache::FeatureCache;
+use crate::evaluate::pool_par;
+use crate::progress::Progress;
 use crate::train::SoftmaxFit;
 
 /// Margins that are asked for, with the weight of what is missed; the last one only where the others have nowhere enough right.
@@ -44,39 +48,46 @@ impl Search<'_> {
     ///
     /// # Errors
     /// [`TrainError::Singular`] for data that are not finite.
-    pub(super) fn refits(&self, options: &RepairOptions, deadline: Deadline) -> Result<Rounds, TrainError> {
-        let mut rounds = Rounds { states: Vec::new(), time_over: false };
+    pub(super) fn refits(
+        &self,
+        options: &RepairOptions,
+        deadline: Deadline,
+        progress: &dyn Progress,
+    ) -> Result<Rounds, TrainError> {
+        let mut rounds = Rounds::new();
         let Some(watched) = &self.refitted else { return Ok(rounds) };
-        rounds.time_over = match self.refit_all(watched, options, deadline, &mut rounds) {
-            Err(TrainError::TimeOver) => true,
-            done => done.map(|()| false)?,
-        };
-        Ok(rounds)
+        progress.begin("refits", DEMANDS.len() * STEPS, "fits");
+        let end = self.refit_all(watched, options, (deadline, progress), &mut rounds);
+        progress.end();
+        rounds.ended(end)
     }
 
     fn refit_all(
         &self,
         watched: &FeatureCache,
         options: &RepairOptions,
-        deadline: Deadline,
+        (deadline, progress): (Deadline, &dyn Progress),
         rounds: &mut Rounds,
     ) -> Result<(), TrainError> {
         deadline.check()?;
-        let fit = SoftmaxFit::keeping(watched, self.moment.clone(), self.old.as_ref())?;
+        let stop = || deadline.is_over();
+        let fit = SoftmaxFit::keeping(watched, self.moment.clone(), self.old.as_ref(), &|| deadline.check())?;
         let samples = Samples::new(&fit, &self.targets, self.old.nrows());
-        let all: Vec<usize> = (0..samples.labels.len()).collect();
+        let count = samples.labels.len() as f64;
         let mut soft = fit.to_white(self.old.as_ref());
-        fit.fit_beside(&mut soft, |v, gradient| samples.penalty(v, gradient, &all, SOFT));
+        let mut whole = samples.clone();
+        fit.fit_beside(&mut soft, &stop, |v, gradient| whole.penalty(v, gradient, SOFT));
         for (index, demand) in DEMANDS.into_iter().enumerate() {
-            let is_enough = |state: &(Mat<f64>, Candidate)| state.1.measures.efficacy >= options.efficacy;
+            let is_enough = |state: &Candidate| state.measures.efficacy >= options.efficacy;
             let is_last = index + 1 == DEMANDS.len();
-            if is_last && rounds.states.iter().any(is_enough) {
+            if is_last && rounds.candidates.iter().any(is_enough) {
                 break;
             }
-            let (mut v, mut asked) = (soft.clone(), all.clone());
+            let (mut v, mut asked) = (soft.clone(), whole.clone());
             for step in 1..=STEPS {
                 deadline.check()?;
-                fit.fit_beside(&mut v, |v, gradient| samples.penalty(v, gradient, &asked, demand));
+                fit.fit_beside(&mut v, &stop, |v, gradient| asked.penalty(v, gradient, demand));
+                progress.advance(1);
                 let change = fit.unwhitened(&v) - &self.old;
                 let measures = self.look(&change, deadline.with_grace())?;
                 let [margin, weight] = demand;
@@ -85,25 +96,19 @@ impl Search<'_> {
                     round: step,
                     step: 1.0,
                     guards: 0,
-                    refit: Some(Refit { weight, asked: asked.len() }),
+                    refit: Some(Refit { weight, asked: asked.labels.len() }),
                     polish: false,
                     measures,
                 };
                 tracing::info!(?candidate, "refit");
-                rounds.states.push((change, candidate));
+                rounds.push(&change, candidate, options);
                 let most = options.max_drawdown;
-                if (is_last || measures.loses_at_most(most))
-                    && (asked.len() as f64) < options.efficacy * all.len() as f64
-                {
+                if (is_last || measures.loses_at_most(most)) && (asked.labels.len() as f64) < options.efficacy * count {
                     break;
                 }
                 let share = if measures.loses_at_most(FAR * most) { DROPS[1] } else { DROPS[0] };
-                let drop = (share * all.len() as f64).ceil() as usize;
-                // The dearest are those that miss the most of their margin.
-                let leads = samples.leads(&v);
-                asked.sort_by(|&a, &b| leads[b].0.total_cmp(&leads[a].0));
-                asked.truncate(asked.len() - drop.min(asked.len()));
-                if asked.is_empty() {
+                asked = asked.without_dearest(&v, (share * count).ceil() as usize);
+                if asked.labels.is_empty() {
                     break;
                 }
             }
@@ -112,46 +117,70 @@ impl Search<'_> {
     }
 }
 
-/// The samples to repair, as the refit sees them.
+/// Samples to repair, as the refit sees them.
+#[derive(Clone)]
 struct Samples {
     /// Whitened features, a column each.
     white: Mat<f64>,
     labels: Vec<usize>,
-    classes: usize,
+    /// What the weights looked at last make of them, a column each.
+    logits: Mat<f64>,
 }
 
 impl Samples {
     fn new(fit: &SoftmaxFit, cache: &FeatureCache, classes: usize) -> Self {
-        let labels = cache.labels.iter().map(|&label| label as usize).collect();
-        Self { white: fit.whitened(cache), labels, classes }
+        let labels: Vec<usize> = cache.labels.iter().map(|&label| label as usize).collect();
+        let logits = Mat::zeros(classes, labels.len());
+        Self { white: fit.whitened(cache), labels, logits }
     }
 
-    /// Lead of the label of every sample, and its strongest rival.
-    fn leads(&self, v: &[f64]) -> Vec<(f64, usize)> {
-        let logits = MatRef::from_column_major_slice(v, self.classes, self.white.nrows()) * &self.white; // (C×D)(D×N)
-        let lead = |(sample, &label): (usize, &usize)| {
-            let own = logits[(label, sample)];
-            let rivals = (0..self.classes).filter(|&class| class != label);
-            let leads = rivals.map(|class| (own - logits[(class, sample)], class));
-            leads.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, label))
-        };
-        self.labels.iter().enumerate().map(lead).collect()
+    /// Some of them, in this order.
+    fn picked(&self, samples: &[usize]) -> Self {
+        Self {
+            white: Mat::from_fn(self.white.nrows(), samples.len(), |i, k| self.white[(i, samples[k])]),
+            labels: samples.iter().map(|&sample| self.labels[sample]).collect(),
+            logits: Mat::zeros(self.logits.nrows(), samples.len()),
+        }
     }
 
-    /// `w Σ max(0, m - lead)²` over the samples asked for; adds its gradient.
-    fn penalty(&self, v: &[f64], gradient: &mut [f64], asked: &[usize], [margin, weight]: [f64; 2]) -> f64 {
-        let leads = self.leads(v);
+    /// Those without the dearest ones, which are those that miss the most of their margin.
+    fn without_dearest(&mut self, v: &[f64], count: usize) -> Self {
+        self.look(v);
+        let mut order: Vec<(f64, usize)> = (0..self.labels.len()).map(|sample| (self.lead(sample).0, sample)).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let kept: Vec<usize> =
+            order.iter().map(|&(_, sample)| sample).take(order.len().saturating_sub(count)).collect();
+        self.picked(&kept)
+    }
+
+    /// Logits at these weights.
+    fn look(&mut self, v: &[f64]) {
+        let weights = MatRef::from_column_major_slice(v, self.logits.nrows(), self.white.nrows());
+        matmul(self.logits.as_mut(), Accum::Replace, weights, self.white.as_ref(), 1.0, pool_par()); // (C×D)(D×N)
+    }
+
+    /// Lead of the label of a sample, and its strongest rival.
+    fn lead(&self, sample: usize) -> (f64, usize) {
+        let (logits, label) = (self.logits.col(sample), self.labels[sample]);
+        let rivals = (0..logits.nrows()).filter(|&class| class != label);
+        let leads = rivals.map(|class| (logits[label] - logits[class], class));
+        leads.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, label))
+    }
+
+    /// `w Σ max(0, m - lead)²`; adds its gradient.
+    fn penalty(&mut self, v: &[f64], gradient: &mut [f64], [margin, weight]: [f64; 2]) -> f64 {
+        self.look(v);
         let mut sum = 0.0;
-        for &sample in asked {
-            let (lead, rival) = leads[sample];
+        for (sample, &label) in self.labels.iter().enumerate() {
+            let (lead, rival) = self.lead(sample);
             let missed = margin - lead;
             if missed <= 0.0 {
                 continue;
             }
             sum += weight * missed * missed;
             let slope = 2.0 * weight * missed;
-            for (x, gradient) in self.white.col(sample).iter().zip(gradient.chunks_exact_mut(self.classes)) {
-                gradient[self.labels[sample]] -= slope * x;
+            for (x, gradient) in self.white.col(sample).iter().zip(gradient.chunks_exact_mut(self.logits.nrows())) {
+                gradient[label] -= slope * x;
                 gradient[rival] += slope * x;
             }
         }
@@ -177,18 +206,20 @@ mod tests {
     #[test]
     fn the_penalty_has_the_gradient_of_central_differences_and_leaves_out_what_is_not_asked_for() {
         let white = Mat::from_fn(4, 5, |i, j| ((3 * i + 5 * j) % 7) as f64 / 7.0 - 0.4);
-        let samples = Samples { white, labels: vec![0, 1, 2, 0, 1], classes: 3 };
+        let samples = Samples { white, labels: vec![0, 1, 2, 0, 1], logits: Mat::zeros(3, 5) };
         let v: Vec<f64> = (0..12).map(|k| ((7 * k) % 12) as f64 / 12.0 - 0.5).collect();
         let asked = [0, 2, 3];
-        let at = |v: &[f64], gradient: &mut [f64]| samples.penalty(v, gradient, &asked, [0.7, 0.3]);
+        let mut some = samples.picked(&asked);
+        let mut at = |v: &[f64], gradient: &mut [f64]| some.penalty(v, gradient, [0.7, 0.3]);
         let mut gradient = vec![0.0; 12];
         let value = at(&v, &mut gradient);
         // By the definition.
-        let leads = samples.leads(&v);
-        let by_hand: f64 = asked.iter().map(|&s| 0.3 * (0.7 - leads[s].0).max(0.0).powi(2)).sum();
+        let mut all = samples.clone();
+        all.look(&v);
+        let by_hand: f64 = asked.iter().map(|&s| 0.3 * (0.7 - all.lead(s).0).max(0.0).powi(2)).sum();
         assert!((value - by_hand).abs() < 1e-12 && value > 0.01, "{value} {by_hand}");
         for k in 0..12 {
-            let moved = |step: f64| {
+            let mut moved = |step: f64| {
                 let mut v = v.clone();
                 v[k] += step;
                 at(&v, &mut [0.0; 12])
@@ -196,6 +227,12 @@ mod tests {
             let difference = (moved(1e-5) - moved(-1e-5)) / 2e-5;
             assert!((difference - gradient[k]).abs() < 1e-8, "{k}: {difference} {}", gradient[k]);
         }
+        // The dearest one goes first.
+        let dearest = asked.into_iter().min_by(|&a, &b| all.lead(a).0.total_cmp(&all.lead(b).0)).unwrap();
+        let mut rest = samples.picked(&asked).without_dearest(&v, 1);
+        rest.look(&v);
+        assert!(rest.labels.len() == 2 && (0..2).all(|k| rest.lead(k).0 > all.lead(dearest).0));
+        assert!(rest.without_dearest(&v, 3).labels.is_empty());
     }
 
     const SPEC: &str = r#"

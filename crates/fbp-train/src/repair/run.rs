@@ -23,7 +23,7 @@ use crate::settings::{Part, Preference};
 /// Demands that are tried even if an earlier one has made enough samples right: another may cost less.
 const ALWAYS: usize = 4;
 /// The same for a layer with several positions, whose solves are dear: after a polish the others are hardly cheaper
-/// (`cnn-mnist-large` at `conv2`: 0.52 and 0.48 points, and 0.58 for the fourth).
+/// (`cnn-mnist-large` at `conv2`: 0.50 points, then 0.48).
 const ALWAYS_DEAR: usize = 2;
 
 /// Slack of demands that may be missed.
@@ -74,11 +74,11 @@ pub struct Repaired {
 /// `C` is the second moment of the layer's inputs over training samples to be left alone, `J_i` the derivative of the
 /// logits by the outputs of the layer. The conditions are linearised again at every new state, and watched samples that
 /// a state broke become conditions of the next one. A step that loses too much on the validation part is halved,
-/// and more is asked for samples that are still wrong. The best state of the rounds for a demand is polished if few samples are still
-/// wrong (see the module `polish`). Several margins, ridges and slacks are tried, further ones until
-/// enough samples are repaired or the time is over: it ends a solve as well, between two steps of it. Of the states that lose no more than `max_drawdown` on the validation part, the one with
-/// the most repaired samples is kept; of those with enough, the one that loses least. No change is one of the states. Refits of the
-/// last layer take part where nothing follows it (see the module `refit`).
+/// and more is asked for samples that are still wrong. The best state of the rounds for a demand is polished if at least half of the
+/// samples are right (see the module `polish`). Several margins, ridges and slacks are tried, further ones until enough samples are
+/// repaired or the time is over: it ends a solve as well, between two steps of it. Of the states that lose no more than `max_drawdown`
+/// on the validation part, the one with the most repaired samples is kept; of those with enough, the one that loses least. No change is
+/// one of the states. Refits of the last layer take part where nothing follows it (see the module `refit`).
 ///
 /// # Errors
 /// [`TrainError::Parameter`], [`TrainError::Samples`], [`TrainError::Setting`] for a stage without such a layer,
@@ -156,6 +156,7 @@ fn repair_layer(
 ) -> Result<(RepairedLayer, StateMeasures, bool), TrainError> {
     let layer = AffineLayer::of(network, stage)?;
     let old = layer.weights(network)?;
+    let most_solves = solves(options, is_refitted(network, &layer, options));
     let started = Search::new(network, stage, given, data, split, (options, baseline.as_ref()), deadline);
     let found = match started {
         Ok(search) => {
@@ -187,6 +188,7 @@ fn repair_layer(
         change_relative: relative(found.change.norm_l2(), old.norm_l2()),
         chosen: found.chosen,
         candidates: found.candidates,
+        most_solves: Some(most_solves),
         weights: Some(WeightChange::of(&old, &found.change)),
     };
     Ok((layer, found.measures, found.time_over))
@@ -201,25 +203,15 @@ struct Found {
     time_over: bool,
 }
 
-impl Rounds {
-    /// The best state that is allowed, the first one of equals.
-    fn best(&self, options: &RepairOptions) -> Option<&(Mat<f64>, Candidate)> {
-        let rank = |state: &(Mat<f64>, Candidate)| state.1.measures.rank(options.efficacy);
-        let allowed =
-            self.states.iter().filter(|(_, candidate)| candidate.measures.loses_at_most(options.max_drawdown));
-        allowed.reduce(|best, state| if rank(state) > rank(best) { state } else { best })
-    }
-}
-
 impl Found {
     /// Keeps the best of these states, if it is better than what there is.
     fn take(&mut self, rounds: Rounds, options: &RepairOptions) {
-        if let Some((change, candidate)) = rounds.best(options)
+        if let Some((change, candidate)) = rounds.best
             && candidate.measures.rank(options.efficacy) > self.measures.rank(options.efficacy)
         {
-            (self.change, self.chosen, self.measures) = (change.clone(), Some(*candidate), candidate.measures);
+            (self.change, self.chosen, self.measures) = (change, Some(candidate), candidate.measures);
         }
-        self.candidates.extend(rounds.states.into_iter().map(|(_, candidate)| candidate));
+        self.candidates.extend(rounds.candidates);
         self.time_over = rounds.time_over;
     }
 }
@@ -239,10 +231,8 @@ fn search_states(
         time_over: false,
     };
     let grid = demands(options, search.refitted.is_some());
-    let rounds = if options.tolerance.is_some() { OUTPUT_ROUNDS } else { ROUNDS };
-    progress.begin("repair", grid.len() * rounds, "solves");
-    let refits = search.refits(options, deadline)?;
-    found.take(refits, options);
+    found.take(search.refits(options, deadline, progress)?, options);
+    progress.begin("repair", solves(options, search.refitted.is_some()), "solves");
     for (index, &demand) in grid.iter().enumerate() {
         if found.time_over {
             break;
@@ -256,10 +246,10 @@ fn search_states(
         if index >= always && found.measures.efficacy >= options.efficacy {
             break;
         }
-        let rounds = search.run(demand, options.max_drawdown, deadline, progress)?;
-        let nearly = rounds.best(options).map(|(change, candidate)| (change.clone(), *candidate));
+        let rounds = search.run(demand, options, deadline, progress)?;
+        let best = rounds.best.clone();
         found.take(rounds, options);
-        if let Some((change, candidate)) = nearly.filter(|_| !found.time_over) {
+        if let Some((change, candidate)) = best.filter(|_| !found.time_over) {
             let rounds = search.polish((&change, candidate), options, deadline)?;
             found.take(rounds, options);
         }
@@ -279,6 +269,11 @@ fn demands(options: &RepairOptions, is_refitted: bool) -> Vec<Demand> {
     let mut demands = all_demands(options);
     demands.retain(|demand| !is_refitted || demand.slack >= SOFT);
     demands
+}
+
+/// Linearisations for all of them.
+fn solves(options: &RepairOptions, is_refitted: bool) -> usize {
+    demands(options, is_refitted).len() * if options.tolerance.is_some() { OUTPUT_ROUNDS } else { ROUNDS }
 }
 
 fn all_demands(options: &RepairOptions) -> Vec<Demand> {
@@ -325,7 +320,8 @@ fn announce(
     let watched = (split.train.len() - given.in_training().len()).min(WATCHED);
     let passes = Passes { watched, validation: split.validation.len(), test: data.test.len() };
     let setup = effort.setup_seconds(&trial, passes);
-    let most = demands(options, is_refitted(network, layer, options)).len();
+    let is_refitted = is_refitted(network, layer, options);
+    let most = demands(options, is_refitted).len();
     let [low, high] = [always(layer).min(most), most].map(|demands| setup + effort.seconds(&trial, passes, demands));
     tracing::info!(?effort, ?trial, low, high, "estimate");
     if high > options.time.unwrap_or(f64::INFINITY).min(LONG) {
@@ -337,7 +333,13 @@ fn announce(
             seconds if seconds < LONG => String::new(),
             seconds => format!(", {} for the test set after it", about(seconds, seconds)),
         };
-        progress.note(&format!("repair of {effort}: {} for a whole search{judge}; {bound}", about(low, high)));
+        let beside = match (options.tolerance, options.neighbours) {
+            (None, 0) if is_refitted => ", refits of the layer on top of it",
+            (None, 0) => ", further steps from its best states on top of it",
+            _ => "",
+        };
+        let time = about(low, high);
+        progress.note(&format!("repair of {effort}: {time} for a whole search{beside}{judge}; {bound}"));
     }
     Ok(())
 }

@@ -101,12 +101,39 @@ pub(super) struct Baseline {
     kin: Vec<usize>,
 }
 
-/// The states that the rounds for one demand came through.
+/// The states that the rounds for one demand came through. Of their changes only the best one is kept: there may be more than a hundred.
 pub(super) struct Rounds {
-    /// Changes and what they came to.
-    pub(super) states: Vec<(Mat<f64>, Candidate)>,
+    /// What the states came to.
+    pub(super) candidates: Vec<Candidate>,
+    /// The best state that is allowed, the first one of equals.
+    pub(super) best: Option<(Mat<f64>, Candidate)>,
     /// Whether the deadline came before the last round was done.
     pub(super) time_over: bool,
+}
+
+impl Rounds {
+    pub(super) fn new() -> Self {
+        Self { candidates: Vec::new(), best: None, time_over: false }
+    }
+
+    pub(super) fn push(&mut self, change: &Mat<f64>, candidate: Candidate, options: &RepairOptions) {
+        let rank = |candidate: &Candidate| candidate.measures.rank(options.efficacy);
+        if candidate.measures.loses_at_most(options.max_drawdown)
+            && self.best.as_ref().is_none_or(|(_, best)| rank(&candidate) > rank(best))
+        {
+            self.best = Some((change.clone(), candidate));
+        }
+        self.candidates.push(candidate);
+    }
+
+    /// What the work that has filled it ended with: a deadline is no failure.
+    pub(super) fn ended(mut self, end: Result<(), TrainError>) -> Result<Self, TrainError> {
+        self.time_over = match end {
+            Err(TrainError::TimeOver) => true,
+            end => end.map(|()| false)?,
+        };
+        Ok(self)
+    }
 }
 
 impl<'a> Search<'a> {
@@ -288,25 +315,22 @@ impl<'a> Search<'a> {
     pub(super) fn run(
         &self,
         demand: Demand,
-        max_drawdown: f64,
+        options: &RepairOptions,
         deadline: Deadline,
         progress: &dyn Progress,
     ) -> Result<Rounds, TrainError> {
-        let mut states = Vec::new();
-        let time_over = match self.rounds(demand, max_drawdown, deadline, progress, &mut states) {
-            Err(TrainError::TimeOver) => true,
-            done => done.map(|()| false)?,
-        };
-        Ok(Rounds { states, time_over })
+        let mut rounds = Rounds::new();
+        let end = self.rounds(demand, options, deadline, progress, &mut rounds);
+        rounds.ended(end)
     }
 
     fn rounds(
         &self,
         demand: Demand,
-        max_drawdown: f64,
+        options: &RepairOptions,
         deadline: Deadline,
         progress: &dyn Progress,
-        states: &mut Vec<(Mat<f64>, Candidate)>,
+        rounds: &mut Rounds,
     ) -> Result<(), TrainError> {
         let Self { network, layer, old, subjects, .. } = self;
         deadline.check()?;
@@ -338,8 +362,8 @@ impl<'a> Search<'a> {
                 let candidate =
                     Candidate { demand, round, step, guards: guarded.len(), refit: None, polish: false, measures };
                 tracing::info!(?candidate, "state");
-                states.push((change.clone(), candidate));
-                let is_allowed = measures.loses_at_most(max_drawdown);
+                rounds.push(&change, candidate, options);
+                let is_allowed = measures.loses_at_most(options.max_drawdown);
                 match measures.error {
                     // Of outputs the step with the smallest error goes on: a whole one may have gone too far.
                     Some(error) if is_allowed && best.as_ref().is_none_or(|(least, _)| error < *least) => {

@@ -107,10 +107,10 @@ impl Course<'_> {
             let (number, begun, earlier) = (place.epoch, Instant::now(), place.seconds);
             if place.batches == 0 {
                 match aim.begin(network, number) {
-                    Err(TrainError::Stopped { .. }) if state.is_some() => {
-                        // What the epochs before came to is not lost.
+                    Err(TrainError::Stopped { .. }) => {
+                        // What the epochs before came to is not lost, if a state is kept; of what was begun nothing is.
                         state.as_mut().map_or(Ok(()), |part| keep(moment!(), part, (true, *progress)))?;
-                        return Err(stopped(&place, epochs, true));
+                        return Err(stopped(&place, epochs, state.is_some() || share.is_some()));
                     }
                     begun => begun?,
                 }

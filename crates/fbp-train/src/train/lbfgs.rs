@@ -33,7 +33,17 @@ pub(super) struct Outcome {
 ///
 /// # Source
 /// Nocedal & Wright, *Numerical Optimization*, 2nd ed., algorithm 7.4 (two-loop recursion) and equation 7.20 (scaling).
-pub(super) fn minimise(x: &mut [f64], limits: Limits, mut f: impl FnMut(&[f64], &mut [f64]) -> f64) -> Outcome {
+pub(super) fn minimise(x: &mut [f64], limits: Limits, f: impl FnMut(&[f64], &mut [f64]) -> f64) -> Outcome {
+    minimise_until(x, limits, &|| false, f)
+}
+
+/// As [`minimise`], and ends with the best point so far if `stop`, which is asked before every value but the first, says so.
+pub(super) fn minimise_until(
+    x: &mut [f64],
+    limits: Limits,
+    stop: &dyn Fn() -> bool,
+    mut f: impl FnMut(&[f64], &mut [f64]) -> f64,
+) -> Outcome {
     let n = x.len();
     let (mut gradient, mut next_gradient, mut next) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
     let mut value = f(x, &mut gradient);
@@ -52,6 +62,9 @@ pub(super) fn minimise(x: &mut [f64], limits: Limits, mut f: impl FnMut(&[f64], 
         let mut step = 1.0;
         let mut accepted = None;
         for _ in 0..HALVINGS {
+            if stop() {
+                break;
+            }
             for ((next, x), d) in next.iter_mut().zip(&*x).zip(&direction) {
                 *next = x + step * d;
             }
@@ -119,6 +132,8 @@ fn add(to: &mut [f64], factor: f64, what: &[f64]) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const LIMITS: Limits = Limits { max_iters: 200, gradient: 1e-7 };
@@ -162,5 +177,28 @@ mod tests {
         let mut x = vec![100.0];
         let outcome = minimise(&mut x, Limits { max_iters: 1, ..LIMITS }, square);
         assert!(outcome.value < 97.0 * 97.0 && outcome.iters == 1);
+    }
+
+    #[test]
+    fn who_asks_for_the_end_gets_the_best_point_so_far() {
+        let quartic = |x: &[f64], g: &mut [f64]| {
+            g[0] = 4.0 * (x[0] - 3.0).powi(3);
+            (x[0] - 3.0).powi(4)
+        };
+        let asked_for = |most: usize| {
+            let (asked, mut values, mut x) = (Cell::new(0), Vec::new(), vec![5.3]);
+            let stop = || asked.replace(asked.get() + 1) >= most;
+            let outcome = minimise_until(&mut x, LIMITS, &stop, |x, g| {
+                values.push(quartic(x, g));
+                values[values.len() - 1]
+            });
+            assert_eq!(values.len(), most + 1);
+            assert_eq!(outcome.value, quartic(&x, &mut [0.0]));
+            assert_eq!(outcome.value, values.into_iter().fold(f64::INFINITY, f64::min));
+            outcome
+        };
+        let first = asked_for(0);
+        assert!(first.value > 27.0 && first.iters == 0, "{first:?}");
+        assert!(asked_for(12).value < 1.0);
     }
 }

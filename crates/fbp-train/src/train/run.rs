@@ -200,12 +200,18 @@ fn missing_targets(mode: Objective) -> TrainError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use fbp_linalg::FeatureShape;
     use fbp_models::zoo;
 
+    use super::super::{SaveEvery, StateFiles};
     use super::*;
     use crate::data::{Dataset, Normalization};
     use crate::progress::Silent;
+    use crate::settings::TargetPolicy;
+    use crate::store::{StoreWriter, TargetStore};
+    use crate::targets::{TargetsOptions, TargetsSource, compute_targets};
 
     #[test]
     fn no_stage_is_frozen_after_an_error() {
@@ -227,6 +233,63 @@ mod tests {
         let result = post_train(&mut network, "conv1", &data, None, &options, &Silent);
         assert!(matches!(result, Err(TrainError::Diverged { .. } | TrainError::NonFiniteOutput)), "{result:?}");
         assert!(network.stages().iter().all(|stage| !stage.is_frozen()));
+    }
+
+    /// Asks for the end after half of the images that were announced: where the second of two epochs begins.
+    #[derive(Default)]
+    struct EndsHalfWay {
+        total: AtomicUsize,
+        done: AtomicUsize,
+    }
+
+    impl Progress for EndsHalfWay {
+        fn begin(&self, _: &str, total: usize, _: &str) {
+            self.total.store(total, Ordering::Relaxed);
+        }
+
+        fn advance(&self, units: usize) {
+            self.done.fetch_add(units, Ordering::Relaxed);
+        }
+
+        fn note(&self, _: &str) {}
+
+        fn end(&self) {}
+
+        fn stop_asked(&self) -> bool {
+            let total = self.total.load(Ordering::Relaxed);
+            total > 0 && 2 * self.done.load(Ordering::Relaxed) >= total
+        }
+    }
+
+    #[test]
+    fn a_stop_while_targets_are_refreshed_says_what_is_kept_of_the_training() {
+        const SAMPLES: usize = 40;
+        let images = (0..SAMPLES * 784).map(|k| (k * k % 251) as u8).collect();
+        let labels = (0..SAMPLES).map(|sample| (sample % 10) as u8).collect();
+        let train = Dataset::new("toy", FeatureShape::image(1, 28, 28), 10, images, labels).unwrap();
+        let data = DataBundle::new(train.clone(), train, Normalization::fashion_mnist(), "toy");
+        let network = Network::new(&zoo::spec("simple-cnn-mnist-v1").unwrap(), 2).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let source = TargetsSource { network: &network, data: &data.train, normalization: &data.normalization };
+        let identity = crate::DataIdentity { name: "toy".into(), sha256: String::new(), samples: SAMPLES };
+        let manifest = TargetsOptions::default().manifest(&network, String::new(), identity).unwrap();
+        let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
+        compute_targets(source, &writer, &Silent).unwrap();
+        let store = TargetStore::open(folder.path()).unwrap();
+        let targets = store.stage("conv1").unwrap();
+        let options =
+            PostTrainOptions { policy: TargetPolicy::Refresh, epochs: 2, batch: 8, ..PostTrainOptions::default() };
+        let files = StateFiles::new(&folder.path().join("p.safetensors"), &1, SaveEvery::Auto).unwrap();
+        let wanted =
+            ["no state was kept after step 0 of epoch 2 of 2", "its state after step 0 of epoch 2 of 2 is kept"];
+        for (state, wanted) in [None, Some(&files)].into_iter().zip(wanted) {
+            let (mut network, goal) = (network.duplicate().unwrap(), Some(Goal::Stage(&targets)));
+            let host = Host { state, ..Host::default() };
+            let stopped = post_train_kept(&mut network, "conv1", &data, goal, &options, host, &EndsHalfWay::default());
+            let Err(TrainError::Stopped { left }) = stopped else { panic!("{stopped:?}") };
+            assert!(left.starts_with(wanted), "{left}");
+        }
+        assert!(folder.path().join("p.safetensors.state-0").exists());
     }
 
     #[test]

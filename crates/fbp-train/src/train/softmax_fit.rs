@@ -2,7 +2,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use fbp_linalg::{cholesky_in_place, invert_lower, matmul};
 use rayon::prelude::*;
 
-use super::lbfgs::{Limits, minimise};
+use super::lbfgs::{Limits, minimise, minimise_until};
 use crate::TrainError;
 use crate::cache::{FeatureCache, second_moment};
 use crate::evaluate::pool_par;
@@ -53,6 +53,16 @@ impl SoftmaxFit {
     /// # Errors
     /// As [`new`](Self::new).
     pub(crate) fn with_moment(cache: &FeatureCache, moment: Mat<f64>, classes: usize) -> Result<Self, TrainError> {
+        Self::with_checks(cache, moment, classes, &|| Ok(()))
+    }
+
+    /// `check` is asked between the steps.
+    fn with_checks(
+        cache: &FeatureCache,
+        moment: Mat<f64>,
+        classes: usize,
+        check: &dyn Fn() -> Result<(), TrainError>,
+    ) -> Result<Self, TrainError> {
         let (n, dim) = (cache.samples(), cache.len + 1);
         let mean = (0..dim).map(|k| moment[(k, k)]).sum::<f64>() / dim as f64;
         // More where the roundings of the moment need it.
@@ -72,8 +82,10 @@ impl SoftmaxFit {
                 factor[(row, column)] = 0.0;
             }
         }
+        check()?;
         let mut inverse = Mat::zeros(dim, dim);
         invert_lower(factor.as_ref(), inverse.as_mut());
+        check()?;
         let narrow = Mat::from_fn(dim, dim, |i, j| inverse[(i, j)] as f32);
         let mut white = Mat::zeros(dim, n);
         whiten(&mut white, &narrow, cache);
@@ -84,7 +96,7 @@ impl SoftmaxFit {
     /// probabilities, which is the Kullback–Leibler divergence but for a constant, and is least at its weights.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// As [`new`](Self::new), and those of `check`, which is asked between factor, inverse, whitening and probabilities.
     ///
     /// # Source
     /// Hinton, Vinyals & Dean, "Distilling the knowledge in a neural network", 2015, at temperature 1.
@@ -92,9 +104,11 @@ impl SoftmaxFit {
         cache: &FeatureCache,
         moment: Mat<f64>,
         weights: MatRef<'_, f64>,
+        check: &dyn Fn() -> Result<(), TrainError>,
     ) -> Result<Self, TrainError> {
         let (classes, n) = (weights.nrows(), cache.samples());
-        let fit = Self::with_moment(cache, moment, classes)?;
+        let fit = Self::with_checks(cache, moment, classes, check)?;
+        check()?;
         let narrow: Vec<f32> = fit.to_white(weights).into_iter().map(|v| v as f32).collect();
         let narrow = MatRef::from_column_major_slice(&narrow, classes, fit.factor.nrows());
         let mut wanted = vec![0.0_f32; classes * n];
@@ -110,13 +124,22 @@ impl SoftmaxFit {
     pub(crate) fn whitened(&self, cache: &FeatureCache) -> Mat<f64> {
         let dim = self.factor.nrows();
         let entry = |i: usize, j: usize| if i < cache.len { cache.values[j * cache.len + i] } else { cache.constant };
-        &self.inverse * Mat::from_fn(dim, cache.samples(), |i, j| f64::from(entry(i, j))) // (D×D)(D×N)
+        let features = Mat::from_fn(dim, cache.samples(), |i, j| f64::from(entry(i, j)));
+        let mut white = Mat::zeros(dim, cache.samples());
+        matmul(white.as_mut(), Accum::Replace, self.inverse.as_ref(), features.as_ref(), 1.0, pool_par()); // (D×D)(D×N)
+        white
     }
 
-    /// Improves `v` in the sum of the cross-entropy and of what `beside` adds, which gives a value and adds its gradient.
-    pub(crate) fn fit_beside(&self, v: &mut [f64], mut beside: impl FnMut(&[f64], &mut [f64]) -> f64) {
+    /// Improves `v` in the sum of the cross-entropy and of what `beside` adds, which gives a value and adds its gradient, until `stop`
+    /// says so: then `v` is the best so far.
+    pub(crate) fn fit_beside(
+        &self,
+        v: &mut [f64],
+        stop: &dyn Fn() -> bool,
+        mut beside: impl FnMut(&[f64], &mut [f64]) -> f64,
+    ) {
         let limits = Limits { max_iters: 40, gradient: 2e-5 };
-        minimise(v, limits, |v, gradient| self.evaluate(v, gradient) + beside(v, gradient));
+        minimise_until(v, limits, stop, |v, gradient| self.evaluate(v, gradient) + beside(v, gradient));
     }
 
     /// Weights `(W, b)` in whitened coordinates, `classes × (F + 1)` column-major.
@@ -295,13 +318,13 @@ mod tests {
     fn what_is_to_be_kept_is_kept_and_its_gradient_is_that_of_central_differences() {
         let cache = cache(200, 5);
         let weights = Mat::from_fn(3, 5, |i, j| 0.01 * ((3 * i + 2 * j) % 7) as f64 - 0.02);
-        let fit = SoftmaxFit::keeping(&cache, second_moment(&cache), weights.as_ref()).unwrap();
+        let fit = SoftmaxFit::keeping(&cache, second_moment(&cache), weights.as_ref(), &|| Ok(())).unwrap();
         let at = fit.to_white(weights.as_ref());
         let (mut gradient, mut v) = (vec![0.0; 15], at.clone());
         fit.evaluate(&at, &mut gradient);
         // In single precision.
         assert!(gradient.iter().all(|g| g.abs() < 1e-5), "{gradient:?}");
-        fit.fit_beside(&mut v, |_, _| 0.0);
+        fit.fit_beside(&mut v, &|| false, |_, _| 0.0);
         assert_eq!(v, at);
         v.iter_mut().enumerate().for_each(|(k, v)| *v += 0.2 * (k % 3) as f64);
         fit.evaluate(&v, &mut gradient);
@@ -317,7 +340,7 @@ mod tests {
         // And what stands beside pulls away from there: here every weight towards 1.
         let pulled = |weight: f64| {
             let mut v = at.clone();
-            fit.fit_beside(&mut v, |v, gradient| {
+            fit.fit_beside(&mut v, &|| false, |v, gradient| {
                 gradient.iter_mut().zip(v).for_each(|(g, v)| *g += weight * (v - 1.0));
                 0.5 * weight * v.iter().map(|v| (v - 1.0).powi(2)).sum::<f64>()
             });

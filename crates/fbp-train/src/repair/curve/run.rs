@@ -182,11 +182,12 @@ impl<'a> Curves<'a> {
         let setup = begun.elapsed().as_secs_f64();
         self.progress.begin(&format!("repairs of {stage}"), demands.len() * ROUNDS, "solves");
         let mut points = Vec::with_capacity(demands.len());
+        let options = RepairOptions { max_drawdown: f64::INFINITY, ..self.options };
         for &demand in demands {
             let begun = Instant::now();
-            let rounds = search.run(demand, f64::INFINITY, never, self.progress)?;
+            let rounds = search.run(demand, &options, never, self.progress)?;
             let seconds = setup + begun.elapsed().as_secs_f64();
-            if let Some((_, last)) = rounds.states.last() {
+            if let Some(last) = rounds.candidates.last() {
                 let method = RepairMethod::Repair { demand: Some(demand), round: last.round };
                 points.push(self.point((method, stage), &network, last.measures, seconds)?);
             }
