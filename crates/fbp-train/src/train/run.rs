@@ -276,14 +276,13 @@ mod tests {
         let writer = StoreWriter::open(folder.path(), manifest, false).unwrap();
         compute_targets(source, &writer, &Silent).unwrap();
         let store = TargetStore::open(folder.path()).unwrap();
-        let targets = store.stage("conv1").unwrap();
         let options =
             PostTrainOptions { policy: TargetPolicy::Refresh, epochs: 2, batch: 8, ..PostTrainOptions::default() };
         let files = StateFiles::new(&folder.path().join("p.safetensors"), &1, SaveEvery::Auto).unwrap();
         let wanted =
             ["no state was kept after step 0 of epoch 2 of 2", "its state after step 0 of epoch 2 of 2 is kept"];
         for (state, wanted) in [None, Some(&files)].into_iter().zip(wanted) {
-            let (mut network, goal) = (network.duplicate().unwrap(), Some(Goal::Stage(&targets)));
+            let (mut network, goal) = (network.duplicate().unwrap(), Some(Goal::Stage(store.stage("conv1").unwrap())));
             let host = Host { state, ..Host::default() };
             let stopped = post_train_kept(&mut network, "conv1", &data, goal, &options, host, &EndsHalfWay::default());
             let Err(TrainError::Stopped { left }) = stopped else { panic!("{stopped:?}") };
