@@ -67,6 +67,10 @@ pub trait Lanes: Copy {
     fn mul_add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
     /// Sum of all lanes.
     fn sum_lanes<S: Simd>(simd: S, value: Self::Vector<S>) -> Self;
+    /// The larger of two values, lane by lane; which one if one is NaN is not said.
+    fn max_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// The largest of all lanes; which one if one is NaN is not said.
+    fn largest_lane<S: Simd>(simd: S, value: Self::Vector<S>) -> Self;
 }
 
 /// Most scalars that a register of any supported instruction set holds (sixteen `f32` in AVX-512).
@@ -75,7 +79,8 @@ pub(crate) const MAX_LANES: usize = 16;
 macro_rules! impl_lanes {
     (
         $scalar:ident, $vector:ident, $mask:ident, $lanes:ident, $split:ident, $split_mut:ident, $splat:ident,
-        $partial:ident, $between:ident, $select:ident, $add:ident, $mul_add:ident, $reduce_sum:ident, $deinterleave:ident
+        $partial:ident, $between:ident, $select:ident, $add:ident, $mul_add:ident, $reduce_sum:ident, $max:ident,
+        $reduce_max:ident, $deinterleave:ident
     ) => {
         impl Lanes for $scalar {
             type Vector<S: Simd> = S::$vector;
@@ -138,6 +143,14 @@ macro_rules! impl_lanes {
             fn sum_lanes<S: Simd>(simd: S, value: Self::Vector<S>) -> Self {
                 simd.$reduce_sum(value)
             }
+            #[inline(always)]
+            fn max_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+                simd.$max(a, b)
+            }
+            #[inline(always)]
+            fn largest_lane<S: Simd>(simd: S, value: Self::Vector<S>) -> Self {
+                simd.$reduce_max(value)
+            }
         }
     };
 }
@@ -156,6 +169,8 @@ impl_lanes!(
     add_f32s,
     mul_add_e_f32s,
     reduce_sum_f32s,
+    max_f32s,
+    reduce_max_f32s,
     deinterleave_shfl_f32s
 );
 impl_lanes!(
@@ -172,6 +187,8 @@ impl_lanes!(
     add_f64s,
     mul_add_e_f64s,
     reduce_sum_f64s,
+    max_f64s,
+    reduce_max_f64s,
     deinterleave_shfl_f64s
 );
 

@@ -2,7 +2,7 @@
 
 use faer::{Accum, MatMut, MatRef, Par};
 use fbp_linalg::{Real, matmul};
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::layers::activation::elementary::decay;
 use crate::layers::columns::LANES;
@@ -134,21 +134,53 @@ struct Softmax<'a, T> {
     count: usize,
 }
 
-impl<T: Real> NullaryFnOnce for Softmax<'_, T> {
+impl<T: Real> WithSimd for Softmax<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         for column in self.columns.chunks_exact_mut(self.count) {
-            let larger = |m: T, x: T| if x > m { x } else { m };
-            let largest = reduce(column.len(), T::NEG_INFINITY, |i| column[i], larger);
-            for x in column.iter_mut() {
-                *x = decay(*x - largest);
+            if self.count < LANES {
+                short_softmax(column);
+            } else {
+                long_softmax(simd, column);
             }
-            let share = T::ONE / reduce(column.len(), T::ZERO, |i| column[i], |sum, x| sum + x);
-            column.iter_mut().for_each(|x| *x *= share);
         }
     }
+}
+
+#[inline(always)]
+fn short_softmax<T: Real>(column: &mut [T]) {
+    let largest = column.iter().fold(T::NEG_INFINITY, |largest, &x| if x > largest { x } else { largest });
+    column.iter_mut().for_each(|x| *x = decay(*x - largest));
+    let share = T::ONE / column.iter().fold(T::ZERO, |sum, &x| sum + x);
+    column.iter_mut().for_each(|x| *x *= share);
+}
+
+/// Softmax of at least [`LANES`] values: of whole runs of them, and of the last ones, which may have been in a run.
+#[inline(always)]
+fn long_softmax<T: Real, S: Simd>(simd: S, column: &mut [T]) {
+    let start = column.len() - LANES;
+    let mut last = [T::ZERO; LANES];
+    last.copy_from_slice(&column[start..]);
+    let (runs, unseen) = split_runs(column);
+    let mut largest = T::splat(simd, T::NEG_INFINITY);
+    for &x in T::vectors(simd, runs).iter().chain(T::vectors(simd, &last)) {
+        largest = T::max_lanes(simd, largest, x);
+    }
+    let largest = T::largest_lane(simd, largest);
+    runs.iter_mut().for_each(|x| *x = decay(*x - largest));
+    last.iter_mut().for_each(|x| *x = decay(*x - largest));
+    let mut sum = sum_from(simd, &last, LANES - unseen);
+    for &x in T::vectors(simd, runs) {
+        sum = T::add_lanes(simd, sum, x);
+    }
+    let share = T::ONE / T::sum_lanes(simd, sum);
+    runs.iter_mut().for_each(|x| *x *= share);
+    for x in T::vectors_mut(simd, &mut last) {
+        *x = T::mul_add_lanes(simd, *x, T::splat(simd, share), T::splat(simd, T::ZERO));
+    }
+    column[start..].copy_from_slice(&last);
 }
 
 /// Makes every column `g` the product `p (g - Σ p g)`, entry by entry: that with the Jacobian of softmax, which is symmetric.
@@ -158,31 +190,47 @@ struct Slope<'a, T> {
     count: usize,
 }
 
-impl<T: Real> NullaryFnOnce for Slope<'_, T> {
+impl<T: Real> WithSimd for Slope<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let columns = self.columns.chunks_exact_mut(self.count);
         for (column, probabilities) in columns.zip(self.probabilities.chunks_exact(self.count)) {
-            let mean = reduce(column.len(), T::ZERO, |i| probabilities[i] * column[i], |sum, x| sum + x);
+            let mean = dot(simd, probabilities, column);
             column.iter_mut().zip(probabilities).for_each(|(g, &p)| *g = p * (*g - mean));
         }
     }
 }
 
-/// Reduces `len` values lane by lane.
+/// `Σ aᵢ bᵢ`.
 #[inline(always)]
-fn reduce<T: Real>(len: usize, start: T, value: impl Fn(usize) -> T, join: impl Fn(T, T) -> T) -> T {
-    let mut lanes = [start; LANES];
-    let whole = len - len % LANES;
-    for first in (0..whole).step_by(LANES) {
-        for (lane, at) in lanes.iter_mut().zip(first..first + LANES) {
-            *lane = join(*lane, value(at));
-        }
+fn dot<T: Real, S: Simd>(simd: S, a: &[T], b: &[T]) -> T {
+    let whole = a.len() - a.len() % LANES;
+    let mut sum = T::splat(simd, T::ZERO);
+    for (&a, &b) in T::vectors(simd, &a[..whole]).iter().zip(T::vectors(simd, &b[..whole])) {
+        sum = T::mul_add_lanes(simd, a, b, sum);
     }
-    for at in whole..len {
-        lanes[at - whole] = join(lanes[at - whole], value(at));
+    let rest = a[whole..].iter().zip(&b[whole..]);
+    rest.fold(T::sum_lanes(simd, sum), |sum, (&a, &b)| a.mul_add(b, sum))
+}
+
+/// The whole runs of [`LANES`] values, and how many values follow.
+#[inline(always)]
+fn split_runs<T>(column: &mut [T]) -> (&mut [T], usize) {
+    let unseen = column.len() % LANES;
+    let whole = column.len() - unseen;
+    (&mut column[..whole], unseen)
+}
+
+/// Sums of the values from number `first` on, lane by lane.
+#[inline(always)]
+fn sum_from<T: Real, S: Simd>(simd: S, values: &[T; LANES], first: usize) -> T::Vector<S> {
+    let width = T::lanes::<S>();
+    let mut sum = T::splat(simd, T::ZERO);
+    for (part, &x) in T::vectors(simd, values).iter().enumerate() {
+        let kept = T::mask_lanes(simd, first.saturating_sub(part * width), width);
+        sum = T::add_lanes(simd, sum, T::keep_lanes(simd, kept, x));
     }
-    lanes.iter().fold(start, |all, &lane| join(all, lane))
+    sum
 }
