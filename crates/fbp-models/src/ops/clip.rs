@@ -48,14 +48,15 @@ const PIECE: usize = 1 << 10;
 struct AddClipped(Clip);
 
 /// `f(a_i, b_i)` for all entries.
-fn zip_map(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+fn zip_map(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Copy + Sync) -> Vec<f32> {
     make_each(
         a.len(),
         PIECE,
         a.len(),
         #[inline(always)]
         |piece, out| {
-            let start = piece * PIECE;
+            // A copy: what lies behind a reference is read again for every entry, as the output might lie there too.
+            let (start, f) = (piece * PIECE, f);
             for ((out, &a), &b) in out.iter_mut().zip(&a[start..]).zip(&b[start..]) {
                 *out = f(a, b);
             }
@@ -72,17 +73,18 @@ impl CustomOp2 for AddClipped {
         if la.dims() != lb.dims() {
             bail!("{NAME}: shapes {:?} and {:?} differ", la.dims(), lb.dims());
         }
+        let clip = self.0;
         let sum = zip_map(
             values(NAME, a, la)?,
             values(NAME, b, lb)?,
             #[inline(always)]
-            |a, b| self.0.value(a + b),
+            move |a, b| clip.value(a + b),
         );
         Ok((CpuStorage::F32(sum), la.shape().clone()))
     }
 
     fn bwd(&self, a: &Tensor, b: &Tensor, res: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let (grad, clip) = (grad.contiguous()?, self.0);
         let passed = with_values(NAME, res, |y| {
             with_values(NAME, &grad, |g| {
                 // A value that was not cut off lies between the ends, as its clipped value does.
@@ -90,7 +92,7 @@ impl CustomOp2 for AddClipped {
                     y,
                     g,
                     #[inline(always)]
-                    |y, g| self.0.gradient(y, g),
+                    move |y, g| clip.gradient(y, g),
                 );
                 Tensor::from_vec(passed, grad.shape(), grad.device())
             })

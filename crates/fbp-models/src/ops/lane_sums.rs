@@ -27,5 +27,12 @@ pub(super) fn lane_sums_of_three(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32
         lanes[0][i] += first;
         lanes[1][i] += second;
     }
-    lanes.map(|lanes| lanes.iter().map(|&lane| f64::from(lane)).sum())
+    // A loop, as sums of iterators are not always inlined, and then compiled for narrow registers.
+    let mut sums = [0.0; 2];
+    for (sum, lanes) in sums.iter_mut().zip(lanes) {
+        for lane in lanes {
+            *sum += f64::from(lane);
+        }
+    }
+    sums
 }
