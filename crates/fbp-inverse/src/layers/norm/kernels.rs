@@ -6,7 +6,7 @@ use pulp::{Arch, NullaryFnOnce};
 use super::NormReverse;
 use super::group::{Group, GroupMemory};
 use super::sphere::{Piece, Sphere};
-use super::statistics::{Statistics, unit_for};
+use super::statistics::{Statistics, sums, unit_for};
 use crate::Interval;
 use crate::layers::columns::{Outcome, Sample, SampleBox, SampleMap, distance_to, is_within, largest_magnitude};
 use crate::layers::parts::ScratchReverse;
@@ -42,18 +42,18 @@ impl<T: Real> SampleMap<T> for Jacobian<'_, T> {
         let groups = at.chunks_exact(len).zip(direction.chunks_exact(len)).zip(out.chunks_exact_mut(len));
         for (((at, direction), out), gain) in groups.zip(layer.gain.chunks_exact(len)) {
             let statistics = Statistics::of(at, layer.centred, layer.epsilon);
-            let weight = |g: T| if self.adjoint { g.to_f64() } else { 1.0 };
-            let (mut total, mut along) = (0.0, 0.0);
-            for ((&x, &d), &g) in at.iter().zip(direction).zip(gain) {
-                let d = d.to_f64() * weight(g);
-                total += d;
-                along += d * statistics.normal(x);
-            }
+            // A copy: what lies behind a reference is read again for every entry, as the output might lie there too.
+            let adjoint = self.adjoint;
+            let weight = |g: f64| if adjoint { g } else { 1.0 };
+            let [total, along] = sums([at, direction, gain], |x, d, g| {
+                let d = d * weight(g);
+                [d, d * statistics.normal_of(x)]
+            });
             let total = if layer.centred { total / len as f64 } else { 0.0 };
-            along /= len as f64;
+            let along = along / len as f64;
             for ((out, (&x, &d)), &g) in out.iter_mut().zip(at.iter().zip(direction)).zip(gain) {
-                let rest = d.to_f64() * weight(g) - total - statistics.normal(x) * along;
-                *out = T::from_f64(rest * statistics.slope() * if self.adjoint { 1.0 } else { g.to_f64() });
+                let rest = d.to_f64() * weight(g.to_f64()) - total - statistics.normal(x) * along;
+                *out = T::from_f64(rest * statistics.slope() * if adjoint { 1.0 } else { g.to_f64() });
             }
         }
     }

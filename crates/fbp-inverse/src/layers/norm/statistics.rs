@@ -40,16 +40,36 @@ pub(super) fn unit_for(largest: f64, epsilon: f64) -> f64 {
     2.0_f64.powi(power.clamp(-1000, 1000))
 }
 
-/// Sum in double precision; lanes, so that it vectorises and rounds less.
+/// Entries whose terms are added up side by side.
+const LANES: usize = 16;
+
+/// `N` sums of terms of the entries of three slices, in double precision; by lanes, so that it vectorises and rounds less.
+#[inline(always)]
+pub(super) fn sums<T: Real, const N: usize>(
+    [a, b, c]: [&[T]; 3],
+    terms: impl Fn(f64, f64, f64) -> [f64; N],
+) -> [f64; N] {
+    let mut lanes = [[0.0_f64; LANES]; N];
+    let (a, b, c) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+    for ((a, b), c) in a.0.iter().zip(b.0).zip(c.0) {
+        for i in 0..LANES {
+            let terms = terms(a[i].to_f64(), b[i].to_f64(), c[i].to_f64());
+            lanes.iter_mut().zip(terms).for_each(|(lanes, term)| lanes[i] += term);
+        }
+    }
+    // To lanes again and not behind their sum: lanes with a place that is not known keep together, in registers.
+    for (i, ((a, b), c)) in a.1.iter().zip(b.1).zip(c.1).enumerate() {
+        let terms = terms(a.to_f64(), b.to_f64(), c.to_f64());
+        lanes.iter_mut().zip(terms).for_each(|(lanes, term)| lanes[i] += term);
+    }
+    lanes.map(|lanes| lanes.iter().sum())
+}
+
+/// Sum of a term per entry.
 #[inline(always)]
 fn sum<T: Real>(values: &[T], map: impl Fn(f64) -> f64) -> f64 {
-    const WIDTH: usize = 8;
-    let mut lanes = [0.0_f64; WIDTH];
-    let (chunks, rest) = values.as_chunks::<WIDTH>();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += map(x.to_f64()));
-    }
-    rest.iter().fold(lanes.iter().sum(), |sum, x| sum + map(x.to_f64()))
+    let [sum] = sums([values; 3], |x, _, _| [map(x)]);
+    sum
 }
 
 impl Statistics {
@@ -73,7 +93,13 @@ impl Statistics {
     /// The normalised entry of an input.
     #[inline(always)]
     pub(super) fn normal<T: Real>(&self, x: T) -> f64 {
-        ((x.to_f64() * self.unit - self.mean) - self.rest) * self.scale
+        self.normal_of(x.to_f64())
+    }
+
+    /// The same in double precision.
+    #[inline(always)]
+    pub(super) fn normal_of(&self, x: f64) -> f64 {
+        ((x * self.unit - self.mean) - self.rest) * self.scale
     }
 
     /// `1/√(variance + ε)`.
