@@ -1,7 +1,10 @@
+use std::mem::MaybeUninit;
+
 use faer::linalg::matmul::matmul as faer_matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
 
-use crate::compile_once;
+use crate::{Real, compile_once};
 
 compile_once! {
     /// `dst = alpha · lhs · rhs`, or `dst += alpha · lhs · rhs`: [`faer::linalg::matmul::matmul`] on column-major views,
@@ -15,4 +18,71 @@ compile_once! {
     pub fn matmul<'a, T>(
         dst: MatMut<'a, T>, accum: Accum, lhs: MatRef<'a, T>, rhs: MatRef<'a, T>, alpha: T, par: Par,
     ) -> () = faer_matmul;
+}
+
+/// Columns of a thread below which the rows are shared out instead: each thread reads all of the left side once more.
+const THREAD_COLUMNS: usize = 32;
+
+/// `lhs · rhs` as a vector of its columns, whose memory is written but once, by all threads of `par`.
+///
+/// # Shapes
+/// `lhs`: `m × k`, `rhs`: `k × n`; the result has `m·n` values.
+///
+/// # Panics
+/// If the shapes do not fit.
+///
+/// ```
+/// use faer::{Par, mat};
+///
+/// let (a, b) = (mat![[1.0_f32, 2.0]], mat![[3.0_f32, 5.0], [4.0, 6.0]]);
+/// assert_eq!(fbp_linalg::product(a.as_ref(), b.as_ref(), Par::Seq), [11.0, 17.0]);
+/// ```
+pub fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Vec<T> {
+    let (rows, columns) = (lhs.nrows(), rhs.ncols());
+    let mut values = Vec::<T>::with_capacity(rows * columns);
+    let cells = &mut values.spare_capacity_mut()[..rows * columns];
+    let work = |cells: &mut [MaybeUninit<T>], rhs: MatRef<'_, T>, par: Par| {
+        let stride = rows as isize;
+        #[expect(unsafe_code, reason = "there is no safe view of memory that has no values yet")]
+        // SAFETY: the view covers the cells, one column behind the other, and a product that replaces reads none of them.
+        let out = unsafe { MatMut::from_raw_parts_mut(cells.as_mut_ptr().cast::<T>(), rows, rhs.ncols(), 1, stride) };
+        matmul(out, Accum::Replace, lhs, rhs, T::ONE, par);
+    };
+    // Products that share nothing wait for nobody, unlike the pieces of one product.
+    let each = columns.div_ceil(par.degree().max(1));
+    if par == Par::Seq || each < THREAD_COLUMNS || rows == 0 {
+        work(cells, rhs, par);
+    } else {
+        let parts = cells.par_chunks_mut(each * rows).enumerate();
+        parts.for_each(|(i, cells)| work(cells, rhs.subcols(i * each, cells.len() / rows), Par::Seq));
+    }
+    #[expect(
+        unsafe_code,
+        reason = "there is no safe way to write a vector on several threads without writing it twice"
+    )]
+    // SAFETY: the parts cover all cells, and each product has written its own.
+    unsafe {
+        values.set_len(rows * columns);
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use faer::Mat;
+
+    use super::*;
+
+    #[test]
+    fn products_are_those_into_memory_with_values() {
+        for [m, k, n] in [[0, 2, 3], [3, 0, 200], [3, 2, 0], [5, 7, 1], [5, 7, 63], [40, 9, 301]] {
+            let (a, b) =
+                (Mat::from_fn(m, k, |i, j| (i + 2 * j) as f64), Mat::from_fn(k, n, |i, j| (3 * i) as f64 - j as f64));
+            let plain = &a * &b;
+            for par in [Par::Seq, Par::rayon(2)] {
+                let values = product(a.as_ref(), b.as_ref(), par);
+                assert_eq!(MatRef::from_column_major_slice(&values, m, n), plain.as_ref(), "{m}×{k}×{n}");
+            }
+        }
+    }
 }

@@ -147,6 +147,31 @@ pub fn filled<T: Real>(len: usize, piece: usize, par: Par, fill: impl Fn(usize, 
     values
 }
 
+/// `row` written `count` times one after the other, by all threads of `par`.
+pub fn repeated<T: Real>(row: &[T], count: usize, par: Par) -> Vec<T> {
+    let rows = (RUN / row.len().max(1)).max(1);
+    let mut values = Vec::with_capacity(row.len() * count);
+    let cells = &mut values.spare_capacity_mut()[..row.len() * count];
+    let work = |cells: &mut [MaybeUninit<T>]| {
+        cells.chunks_exact_mut(row.len().max(1)).for_each(|cells| {
+            cells.write_copy_of_slice(row);
+        });
+    };
+    match par {
+        Par::Seq => work(cells),
+        Par::Rayon(_) => cells.par_chunks_mut(rows * row.len().max(1)).for_each(work),
+    }
+    #[expect(
+        unsafe_code,
+        reason = "there is no safe way to write a vector on several threads without writing it twice"
+    )]
+    // SAFETY: the runs cover all cells, of which there are whole rows, and each has got a value.
+    unsafe {
+        values.set_len(row.len() * count);
+    }
+    values
+}
+
 /// A vector of zeros, written by all threads of `par`.
 pub fn zeros<T: Real>(len: usize, par: Par) -> Vec<T> {
     filled(len, 1, par, |_, _| {})
@@ -170,5 +195,11 @@ mod tests {
             }
         }
         assert_eq!(zeros::<f64>(70_000, Par::rayon(2)), vec![0.0; 70_000]);
+        for (len, count) in [(0, 4), (3, 0), (3, 50_000), (RUN + 1, 3)] {
+            let row: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            for par in [Par::Seq, Par::rayon(2)] {
+                assert_eq!(repeated(&row, count, par), row.repeat(count), "{len} {count}");
+            }
+        }
     }
 }

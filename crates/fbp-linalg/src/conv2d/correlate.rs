@@ -4,6 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
+use super::output::Output;
 use super::sample_wise::{Blocks, SampleWise};
 use super::source::{Packed, Source, copy_short};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
@@ -115,11 +116,11 @@ pub(super) struct Correlation {
 }
 
 /// Slices of one call.
-pub(super) struct CorrelateArgs<'a, T> {
+pub(super) struct CorrelateArgs<'a, T: Real> {
     pub(super) input: &'a [T],
     pub(super) weight: &'a [T],
     pub(super) bias: Option<&'a [T]>,
-    pub(super) output: &'a mut [T],
+    pub(super) output: Output<'a, T>,
     pub(super) epilogue: Option<Epilogue<'a, T>>,
 }
 
@@ -199,7 +200,7 @@ impl Correlation {
         if chunks.count == 1 {
             work((0, ((args.input, args.output), scratch)));
         } else {
-            let images = args.input.par_chunks(input).zip(args.output.par_chunks_mut(output));
+            let images = args.input.par_chunks(input).zip(args.output.par_chunks(output));
             images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);
         }
     }
@@ -212,9 +213,11 @@ impl Correlation {
                     let first = group * self.group_stride + block.start * self.channel_stride;
                     let part;
                     (part, packed) = packed.split_at_mut(job.weights.len() * block.len());
-                    for (tap, part) in job.weights.iter().zip(part.chunks_exact_mut(block.len())) {
-                        let column = weight[first + tap..].iter().step_by(self.channel_stride);
-                        part.iter_mut().zip(column).for_each(|(to, from)| *to = *from);
+                    // Row by row, so that weights are read in their order.
+                    for channel in 0..block.len() {
+                        let row = &weight[first + channel * self.channel_stride..];
+                        let column = part.iter_mut().skip(channel).step_by(block.len());
+                        column.zip(&job.weights).for_each(|(to, tap)| *to = row[*tap]);
                     }
                 }
             }
@@ -253,10 +256,10 @@ pub(super) fn chunks(batch: usize, par: Par) -> Chunks {
 }
 
 /// The samples of one thread.
-struct Samples<'a, T> {
+struct Samples<'a, T: Real> {
     plan: &'a Correlation,
     input: &'a [T],
-    output: &'a mut [T],
+    output: Output<'a, T>,
     weights: &'a [T],
     bias: Option<&'a [T]>,
     epilogue: Option<Epilogue<'a, T>>,
@@ -267,14 +270,15 @@ impl<T: Real> WithSimd for Samples<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         let plan = self.plan;
         let (in_len, out_len) = (plan.input.len(), plan.output.len());
         let images = plan.block_images::<T>(self.input.len() / in_len);
         let (packed, stage) = self.scratch.split_at_mut(images * plan.source.packed_len());
         let group_len = plan.input.channels / plan.groups * plan.source.channel_len();
-        let blocks = self.input.chunks(images * in_len).zip(self.output.chunks_mut(images * out_len));
-        for (i, (input, output)) in blocks.enumerate() {
+        for (i, input) in self.input.chunks(images * in_len).enumerate() {
+            let first = i * images * out_len;
+            let output = &mut self.output.first(first + input.len() / in_len * out_len)[first..];
             let src = plan.source.pack(simd, input, packed);
             let mut weights = self.weights;
             for group in 0..plan.groups {
@@ -282,17 +286,17 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                 for job in &plan.jobs {
                     let sweep = job.sweep(plan.source.pitch(), T::lanes::<S>());
                     for block in tile_ranges(plan.out_per_group(), MAX_CHANNELS) {
-                        let first = group * plan.out_per_group() + block.start;
+                        let channel = group * plan.out_per_group() + block.start;
                         let part;
                         (part, weights) = weights.split_at(job.offsets.len() * block.len());
-                        let init = self.bias.map_or(&[][..], |bias| &bias[first..]);
+                        let init = self.bias.map_or(&[][..], |bias| &bias[channel..]);
                         let block = Block { plan, job, sweep, src, weights: part, init, channels: block.len() };
-                        block.run(simd, &mut output[first * plan.output.plane()..], stage);
+                        block.run(simd, &mut output[channel * plan.output.plane()..], stage);
                     }
                 }
             }
             if let Some(epilogue) = self.epilogue {
-                epilogue.from(i * images * out_len).apply(simd, output);
+                epilogue.from(first).apply(simd, output);
             }
         }
     }

@@ -2,6 +2,7 @@ use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
 use super::correlate::{CorrelateArgs, Correlation, Exec};
+use super::output::{Output, fresh};
 use super::weight_grad::WeightGrad;
 use super::winograd::{Winograd, WinogradGrad};
 use super::{Conv2dGeometry, Epilogue, plan};
@@ -179,6 +180,30 @@ impl Conv2d {
         self.run_forward(args, None, par, stack)
     }
 
+    /// [`forward`](Self::forward) of input and weights into a vector of its own, whose memory is written but once, and then an
+    /// epilogue on every output if there is one.
+    ///
+    /// # Errors
+    /// As [`forward_then`](Self::forward_then).
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_to_vec<T: Real>(
+        &self,
+        [input, weight]: [&[T]; 2],
+        bias: Option<&[T]>,
+        epilogue: Option<Epilogue<'_, T>>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<Vec<T>, LinalgError> {
+        let batch = self.check_forward(input, weight, bias)?;
+        let len = batch * self.geometry.out_len();
+        if let Some(addend) = epilogue.and_then(|epilogue| epilogue.addend) {
+            expect_len("conv2d: addend", addend.len(), len)?;
+        }
+        Ok(fresh(len, |output| self.correlate(CorrelateArgs { input, weight, bias, output, epilogue }, par, stack)))
+    }
+
     /// [`forward`](Self::forward), and then an epilogue on every output.
     ///
     /// # Errors
@@ -206,21 +231,31 @@ impl Conv2d {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
+        let ConvForward { input, weight, bias, output } = args;
+        let batch = self.check_forward(input, weight, bias)?;
+        expect_len("conv2d: output", output.len(), batch * self.geometry.out_len())?;
+        let output = Output::of(output);
+        self.correlate(CorrelateArgs { input, weight, bias, output, epilogue }, par, stack);
+        Ok(())
+    }
+
+    /// Checks all lengths but that of the output, and gives the number of samples.
+    fn check_forward<T: Real>(&self, input: &[T], weight: &[T], bias: Option<&[T]>) -> Result<usize, LinalgError> {
         let g = &self.geometry;
-        let batch = batch_of("conv2d: input", args.input.len(), g.in_len())?;
-        expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
-        expect_len("conv2d: output", args.output.len(), batch * g.out_len())?;
-        if let Some(bias) = args.bias {
+        let batch = batch_of("conv2d: input", input.len(), g.in_len())?;
+        expect_len("conv2d: weight", weight.len(), g.weight_len())?;
+        if let Some(bias) = bias {
             expect_len("conv2d: bias", bias.len(), g.out_shape().channels)?;
         }
-        let ConvForward { input, weight, bias, output } = args;
-        let args = CorrelateArgs { input, weight, bias, output, epilogue };
+        Ok(batch)
+    }
+
+    fn correlate<T: Real>(&self, args: CorrelateArgs<'_, T>, par: Par, stack: &mut MemStack) {
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.forward) {
             Some(plan) => T::per_scalar::<FewProducts>((plan, args, exec, stack)),
             None => correlate(&self.forward, args, exec, stack),
         }
-        Ok(())
     }
 
     /// Scratch memory of [`adjoint`](Self::adjoint) for up to `batch` samples.
@@ -242,18 +277,51 @@ impl Conv2d {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        let g = &self.geometry;
-        let batch = batch_of("conv2d: cotangent", args.cotangent.len(), g.out_len())?;
-        expect_len("conv2d: weight", args.weight.len(), g.weight_len())?;
-        expect_len("conv2d: input gradient", args.input_grad.len(), batch * g.in_len())?;
-        let ConvAdjoint { cotangent: input, weight, input_grad: output } = args;
+        let ConvAdjoint { cotangent, weight, input_grad } = args;
+        let batch = self.check_adjoint(cotangent, weight)?;
+        expect_len("conv2d: input gradient", input_grad.len(), batch * self.geometry.in_len())?;
+        self.correlate_back([cotangent, weight], Output::of(input_grad), par, stack);
+        Ok(())
+    }
+
+    /// [`adjoint`](Self::adjoint) of cotangent and weights into a vector of its own, whose memory is written but once.
+    ///
+    /// # Errors
+    /// As [`adjoint`](Self::adjoint).
+    ///
+    /// # Panics
+    /// As [`adjoint`](Self::adjoint).
+    pub fn adjoint_to_vec<T: Real>(
+        &self,
+        [cotangent, weight]: [&[T]; 2],
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<Vec<T>, LinalgError> {
+        let batch = self.check_adjoint(cotangent, weight)?;
+        let len = batch * self.geometry.in_len();
+        Ok(fresh(len, |output| self.correlate_back([cotangent, weight], output, par, stack)))
+    }
+
+    /// Checks all lengths but that of the result, and gives the number of samples.
+    fn check_adjoint<T: Real>(&self, cotangent: &[T], weight: &[T]) -> Result<usize, LinalgError> {
+        let batch = batch_of("conv2d: cotangent", cotangent.len(), self.geometry.out_len())?;
+        expect_len("conv2d: weight", weight.len(), self.geometry.weight_len())?;
+        Ok(batch)
+    }
+
+    fn correlate_back<T: Real>(
+        &self,
+        [input, weight]: [&[T]; 2],
+        output: Output<'_, T>,
+        par: Par,
+        stack: &mut MemStack,
+    ) {
         let args = CorrelateArgs { input, weight, bias: None, output, epilogue: None };
         let exec = Exec { arch: self.arch, par };
         match single::<T, _>(&self.fast.adjoint) {
             Some(plan) => T::per_scalar::<FewProducts>((plan, args, exec, stack)),
             None => correlate(&self.adjoint, args, exec, stack),
         }
-        Ok(())
     }
 
     /// Scratch memory of [`weight_grad`](Self::weight_grad) for up to `batch` samples.

@@ -13,6 +13,7 @@ mod gram_tile;
 mod kernel;
 #[cfg(any(test, feature = "testkit"))]
 pub mod naive;
+mod output;
 mod plan;
 mod sample_wise;
 mod source;

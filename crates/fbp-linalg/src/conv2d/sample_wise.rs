@@ -7,6 +7,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::epilogue::Epilogue;
+use super::output::Output;
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
@@ -152,10 +153,10 @@ impl SampleWise {
 }
 
 /// The samples of one thread; `scratch` is of [`SampleWise::thread_len`].
-pub(super) struct Blocks<'a, T> {
+pub(super) struct Blocks<'a, T: Real> {
     pub(super) plan: &'a SampleWise,
     pub(super) input: &'a [T],
-    pub(super) output: &'a mut [T],
+    pub(super) output: Output<'a, T>,
     pub(super) weights: &'a [T],
     pub(super) bias: Option<&'a [T]>,
     pub(super) epilogue: Option<Epilogue<'a, T>>,
@@ -166,12 +167,11 @@ impl<T: Real> WithSimd for Blocks<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         let plan = self.plan;
         let (in_len, out_len) = (plan.input.len(), plan.output.len());
         let (cells, results) = self.scratch[..plan.thread_len()].split_at_mut(in_len * PITCH);
-        let blocks = self.input.chunks(SAMPLES * in_len).zip(self.output.chunks_mut(SAMPLES * out_len));
-        for (i, (input, output)) in blocks.enumerate() {
+        for (i, input) in self.input.chunks(SAMPLES * in_len).enumerate() {
             spread(input, cells, in_len);
             let vectors = (input.len() / in_len).div_ceil(T::lanes::<S>());
             let mut weights = self.weights;
@@ -189,9 +189,11 @@ impl<T: Real> WithSimd for Blocks<'_, T> {
                     }
                 }
             }
+            let first = i * SAMPLES * out_len;
+            let output = &mut self.output.first(first + input.len() / in_len * out_len)[first..];
             collect(results, output, out_len);
             if let Some(epilogue) = self.epilogue {
-                epilogue.from(i * SAMPLES * out_len).apply(simd, output);
+                epilogue.from(first).apply(simd, output);
             }
         }
     }

@@ -1,10 +1,10 @@
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 use faer::dyn_stack::MemStack;
-use faer::{MatMut, MatRef};
+use faer::{MatMut, MatRef, Par};
 use fbp_inverse::{Activation, ActivationReverse, DifferentiableOperator, ReverseOperator, VjpPass};
-use fbp_linalg::{FeatureShape, zeros};
+use fbp_linalg::FeatureShape;
 
-use super::{Call, par_for, values, with_values};
+use super::{Call, by_samples, par_for, values, with_values};
 
 /// `f(x)` for every entry of a batch `[N, ..]`, with the gradient.
 ///
@@ -17,12 +17,9 @@ pub fn activate(x: &Tensor, function: Activation) -> Result<Tensor> {
 }
 
 pub(crate) fn activation_call(x: &Tensor, function: Activation) -> Result<Call> {
-    let (batch, len) = match x.dims().split_first() {
-        Some((&batch, rest)) => (batch, rest.iter().product()),
-        None => (1, 1),
-    };
+    let len = x.dims().split_first().map_or(1, |(_, rest)| rest.iter().product());
     let operator = ActivationReverse::new(NAME, function, FeatureShape::vector(len)).map_err(Error::wrap)?;
-    Ok(Call::one(x, Elementwise { operator, len, batch }))
+    Ok(Call::one(x, Elementwise { operator, len }))
 }
 
 const NAME: &str = "activation";
@@ -33,16 +30,21 @@ const WEIGHT: usize = 4;
 struct Elementwise {
     operator: ActivationReverse<f32>,
     len: usize,
-    batch: usize,
 }
 
 impl Elementwise {
     fn view<'a>(&self, values: &'a [f32]) -> MatRef<'a, f32> {
-        MatRef::from_column_major_slice(values, self.len, self.batch)
+        MatRef::from_column_major_slice(values, self.len, values.len() / self.len.max(1))
     }
 
     fn view_mut<'a>(&self, values: &'a mut [f32]) -> MatMut<'a, f32> {
-        MatMut::from_column_major_slice_mut(values, self.len, self.batch)
+        let batch = values.len() / self.len.max(1);
+        MatMut::from_column_major_slice_mut(values, self.len, batch)
+    }
+
+    /// The values of a batch that belong to `out`, which starts at sample `first`.
+    fn beside<'a>(&self, values: &'a [f32], first: usize, out: &[f32]) -> MatRef<'a, f32> {
+        self.view(&values[first * self.len..][..out.len()])
     }
 }
 
@@ -53,21 +55,22 @@ impl CustomOp1 for Elementwise {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(NAME, storage, layout)?;
-        let (par, stack) = (par_for(x.len() * WEIGHT), MemStack::new(&mut []));
-        let mut y = zeros(x.len(), par);
-        self.operator.forward(self.view(x), self.view_mut(&mut y), par, stack).map_err(Error::wrap)?;
+        let y = by_samples(x.len(), self.len, par_for(x.len() * WEIGHT), |first, y| {
+            let input = self.beside(x, first, y);
+            self.operator.forward(input, self.view_mut(y), Par::Seq, MemStack::new(&mut [])).map_err(Error::wrap)
+        })?;
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let par = par_for(arg.elem_count() * WEIGHT);
-        let mut out = zeros(arg.elem_count(), par);
-        with_values(NAME, arg, |x| {
+        let out = with_values(NAME, arg, |x| {
             with_values(NAME, &grad, |g| {
-                let (at, cotangent_out, cotangent_in) = (self.view(x), self.view(g), self.view_mut(&mut out));
-                let pass = VjpPass { at, cotangent_out, cotangent_in };
-                self.operator.vjp(pass, par, MemStack::new(&mut [])).map_err(Error::wrap)
+                by_samples(x.len(), self.len, par_for(x.len() * WEIGHT), |first, out| {
+                    let (at, cotangent_out) = (self.beside(x, first, out), self.beside(g, first, out));
+                    let pass = VjpPass { at, cotangent_out, cotangent_in: self.view_mut(out) };
+                    self.operator.vjp(pass, Par::Seq, MemStack::new(&mut [])).map_err(Error::wrap)
+                })
             })
         })?;
         Tensor::from_vec(out, arg.shape(), arg.device()).map(Some)

@@ -2,8 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Tensor, bail};
-use faer::dyn_stack::MemStack;
-use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward, ConvWeightGrad, Epilogue};
+use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvWeightGrad, Epilogue};
 use fbp_linalg::{FeatureShape, zeros};
 
 use super::scratch::ScratchPool;
@@ -216,25 +215,21 @@ impl Shared {
         epilogue: Option<Epilogue<'_, f32>>,
     ) -> Result<Vec<f32>> {
         let par = par_for(self.work(batch));
-        let mut output = zeros(batch * self.conv.geometry().out_len(), par);
-        let args = ConvForward { input, weight, bias, output: &mut output };
-        let req = self.conv.forward_scratch::<f32>(batch, par);
-        let run = |stack: &mut MemStack| match epilogue {
-            Some(epilogue) => self.conv.forward_then(args, epilogue, par, stack),
-            None => self.conv.forward(args, par, stack),
-        };
-        self.scratch.with(req, run).map_err(Error::wrap)?;
-        Ok(output)
+        self.scratch
+            .with(self.conv.forward_scratch::<f32>(batch, par), |stack| {
+                self.conv.forward_to_vec([input, weight], bias, epilogue, par, stack)
+            })
+            .map_err(Error::wrap)
     }
 
     /// The adjoint of the convolution.
     fn spread(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {
         let par = par_for(self.work(batch));
-        let mut input_grad = zeros(batch * self.conv.geometry().in_len(), par);
-        let args = ConvAdjoint { cotangent, weight, input_grad: &mut input_grad };
-        let req = self.conv.adjoint_scratch::<f32>(batch, par);
-        self.scratch.with(req, |stack| self.conv.adjoint(args, par, stack)).map_err(Error::wrap)?;
-        Ok(input_grad)
+        self.scratch
+            .with(self.conv.adjoint_scratch::<f32>(batch, par), |stack| {
+                self.conv.adjoint_to_vec([cotangent, weight], par, stack)
+            })
+            .map_err(Error::wrap)
     }
 
     fn input_gradient(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {

@@ -1,6 +1,9 @@
+use std::array;
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use faer::{Accum, MatMut, MatRef, Par};
-use fbp_linalg::{filled, matmul, zeros};
+use fbp_linalg::{dispatch, matmul, product, repeated, zeros};
 use rayon::prelude::*;
 
 use super::{Call, fill_each, par_for, values, with_values};
@@ -24,6 +27,9 @@ const NAME: &str = "linear";
 
 /// Samples of a thread below which the weights are shared out instead: each thread reads all of them once more.
 const THREAD_SAMPLES: usize = 32;
+
+/// Samples whose gradients are turned at a time.
+const TURNED: usize = 256;
 
 /// Outputs whose gradients are summed at a time.
 const OUTPUTS: usize = 64;
@@ -63,63 +69,102 @@ impl Sizes {
     }
 
     fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let mut y = filled(self.outputs * self.batch, self.outputs, par_for(self.work()), |_, y| {
-            if let Some(bias) = bias {
-                y.chunks_exact_mut(bias.len().max(1)).for_each(|y| y.copy_from_slice(bias));
-            }
-        });
-        let beta = if bias.is_some() { Accum::Add } else { Accum::Replace };
-        self.for_samples(x, self.inputs, &mut y, self.outputs, |part, x, y, par| {
+        let par = par_for(self.work());
+        let Some(bias) = bias else {
+            return product(self.weight(weight), self.x(x), par); // (out×in)(in×N)
+        };
+        let mut y = repeated(bias, self.batch, par);
+        self.for_samples(x, &mut y, |part, x, y, par| {
             let out = MatMut::from_column_major_slice_mut(y, part.outputs, part.batch);
-            matmul(out, beta, part.weight(weight), part.x(x), 1.0, par); // (out×in)(in×N)
+            matmul(out, Accum::Add, part.weight(weight), part.x(x), 1.0, par); // (out×in)(in×N)
         });
         y
     }
 
-    /// Runs `f` on the samples of every thread, `from` values of each in `source` and `to` in `target`: unlike the pieces of one
-    /// product, which wait for each other, products that share nothing wait for nobody.
-    fn for_samples(
-        self,
-        source: &[f32],
-        from: usize,
-        target: &mut [f32],
-        to: usize,
-        f: impl Fn(Self, &[f32], &mut [f32], Par) + Sync,
-    ) {
+    /// Runs `f` on the samples of every thread: unlike the pieces of one product, which wait for each other, products that share
+    /// nothing wait for nobody.
+    fn for_samples(self, x: &[f32], y: &mut [f32], f: impl Fn(Self, &[f32], &mut [f32], Par) + Sync) {
         let par = par_for(self.work());
         let size = self.batch.div_ceil(par.degree().max(1));
-        if par == Par::Seq || size < THREAD_SAMPLES || from == 0 || to == 0 {
-            return f(self, source, target, par);
+        if par == Par::Seq || size < THREAD_SAMPLES || self.inputs == 0 || self.outputs == 0 {
+            return f(self, x, y, par);
         }
-        let parts = source.par_chunks(size * from).zip(target.par_chunks_mut(size * to));
-        parts.for_each(|(source, target)| f(Self { batch: source.len() / from, ..self }, source, target, Par::Seq));
+        let parts = x.par_chunks(size * self.inputs).zip(y.par_chunks_mut(size * self.outputs));
+        parts.for_each(|(x, y)| f(Self { batch: x.len() / self.inputs, ..self }, x, y, Par::Seq));
+    }
+}
+
+impl Sizes {
+    /// The gradients of the weights of some outputs, `G Xᵀ`.
+    fn weight_gradient(self, x: &[f32], grad: &[f32], outputs: Range<usize>, out: &mut [f32]) {
+        let (count, x, grad) = (outputs.len(), self.x(x), self.y(grad).subrows(outputs.start, outputs.len()));
+        let mut out = MatMut::from_row_major_slice_mut(out, count, self.inputs);
+        if self.inputs < self.outputs {
+            return matmul(out, Accum::Replace, grad, x.transpose(), 1.0, Par::Seq); // (out×N)(N×in)
+        }
+        // Products read their right side along the samples: it is turned first, as the smaller of the two.
+        let mut turned = vec![0.0_f32; TURNED * count];
+        for start in (0..self.batch).step_by(TURNED) {
+            let samples = TURNED.min(self.batch - start);
+            let turned = &mut turned[..samples * count];
+            turn(grad.subcols(start, samples), turned);
+            let accum = if start == 0 { Accum::Replace } else { Accum::Add };
+            let grad = MatRef::from_row_major_slice(turned, count, samples);
+            matmul(out.as_mut(), accum, grad, x.subcols(start, samples).transpose(), 1.0, Par::Seq); // (out×K)(K×in)
+        }
+    }
+}
+
+/// Writes a matrix row by row, in squares that stay in registers.
+fn turn(matrix: MatRef<'_, f32>, rows: &mut [f32]) {
+    const SIDE: usize = 8;
+    let columns = matrix.ncols();
+    let whole = (matrix.nrows() / SIDE * SIDE, columns / SIDE * SIDE);
+    let column = |j: usize| matrix.col(j).try_as_col_major().map_or(&[][..], |column| column.as_slice());
+    dispatch(
+        #[inline(always)]
+        || {
+            for j in (0..whole.1).step_by(SIDE) {
+                let from: [&[f32]; SIDE] = array::from_fn(|k| &column(j + k)[..whole.0]);
+                for i in (0..whole.0).step_by(SIDE) {
+                    let square = from.map(|column| {
+                        let mut values = [0.0; SIDE];
+                        values.copy_from_slice(&column[i..i + SIDE]);
+                        values
+                    });
+                    for k in 0..SIDE {
+                        rows[(i + k) * columns + j..][..SIDE].copy_from_slice(&square.map(|column| column[k]));
+                    }
+                }
+            }
+        },
+    );
+    for j in 0..columns {
+        let done = if j < whole.1 { whole.0 } else { 0 };
+        for (i, &value) in column(j).iter().enumerate().skip(done) {
+            rows[i * columns + j] = value;
+        }
     }
 }
 
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let sizes = Sizes::of(x.dims(), weight.dims())?;
     let par = par_for(sizes.work());
-    let mut x_grad = x.track_op().then(|| zeros(sizes.inputs * sizes.batch, par));
+    let mut x_grad = None;
     let mut weight_grad = weight.track_op().then(|| zeros(sizes.inputs * sizes.outputs, par));
     with_values(NAME, grad, |g| {
-        if let Some(out) = &mut x_grad {
-            with_values(NAME, weight, |w| {
-                sizes.for_samples(g, sizes.outputs, out, sizes.inputs, |part, g, out, par| {
-                    let out = MatMut::from_column_major_slice_mut(out, part.inputs, part.batch);
-                    matmul(out, Accum::Replace, part.weight(w).transpose(), part.y(g), 1.0, par); // (in×out)(out×N)
-                });
-                Ok(())
-            })?;
+        if x.track_op() {
+            // (in×out)(out×N)
+            let product = |w: &[f32]| Ok(product(sizes.weight(w).transpose(), sizes.y(g), par));
+            x_grad = Some(with_values(NAME, weight, product)?);
         }
         if let Some(out) = &mut weight_grad {
             with_values(NAME, x, |x| {
                 // Outputs instead of samples: every thread has its own rows.
                 let rows = sizes.outputs.div_ceil(par_for(sizes.work()).degree().max(1)).max(1);
                 out.par_chunks_mut((rows * sizes.inputs).max(1)).enumerate().for_each(|(part, out)| {
-                    let count = out.len() / sizes.inputs;
-                    let g = sizes.y(g).subrows(part * rows, count);
-                    let out = MatMut::from_row_major_slice_mut(out, count, sizes.inputs);
-                    matmul(out, Accum::Replace, g, sizes.x(x).transpose(), 1.0, Par::Seq); // (out×N)(N×in)
+                    let first = part * rows;
+                    sizes.weight_gradient(x, g, first..first + out.len() / sizes.inputs, out);
                 });
                 Ok(())
             })?;

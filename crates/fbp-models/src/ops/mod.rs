@@ -23,6 +23,8 @@ mod softmax;
 pub(crate) mod testing;
 mod window;
 
+use std::sync::OnceLock;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 use faer::Par;
@@ -106,6 +108,26 @@ fn make_pieces(len: usize, piece: usize, work: usize, f: impl Fn(usize, &mut [f3
 /// A vector of `len` values in pieces of `piece`, made as [`fill_each`] fills: `f` gets zeros.
 fn make_each(len: usize, piece: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     make_pieces(len, piece, work, |first, out| each(piece, first, out, &f))
+}
+
+/// The outputs of a batch, `len` values, `piece` per sample: `f` runs a layer on some samples from number `first` on, into zeros that
+/// have not left the caches. What fails first ends it.
+fn by_samples(
+    len: usize,
+    piece: usize,
+    par: Par,
+    f: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+) -> Result<Vec<f32>> {
+    let failed = OnceLock::new();
+    let values = filled(len, piece, par, |first, out| {
+        if failed.get().is_none()
+            && let Err(error) = f(first, out)
+        {
+            // Of several errors one is enough.
+            let _ = failed.set(error);
+        }
+    });
+    failed.into_inner().map_or(Ok(values), Err)
 }
 
 /// Fills every piece of `piece` values by itself, on the widest registers: `f(i, out)` writes piece number `i`.

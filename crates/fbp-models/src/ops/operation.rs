@@ -2,12 +2,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
-use faer::{MatMut, MatRef};
+use faer::{MatMut, MatRef, Par};
 use fbp_inverse::{DifferentiableOperator, VjpPass};
-use fbp_linalg::zeros;
 
 use super::scratch::ScratchPool;
-use super::{Call, par_for, values, with_values};
+use super::{Call, by_samples, par_for, values, with_values};
 
 /// A layer without parameters as a differentiable tensor operation: its values and gradients are those of its reverse operator, so
 /// that a network and its reverse agree bit for bit.
@@ -76,12 +75,13 @@ impl CustomOp1 for Op {
         let x = values(name, storage, layout)?;
         let batch = self.0.batch(x.len())?;
         let (rows, out) = (operator.in_shape().len(), operator.out_shape().len());
-        let input = MatRef::from_column_major_slice(x, rows, batch);
-        let par = par_for(x.len() * WEIGHT);
-        let mut y = zeros(out * batch, par);
-        scratch.with(operator.forward_scratch(batch, par), |stack| {
-            let output = MatMut::from_column_major_slice_mut(&mut y, out, batch);
-            operator.forward(input, output, par, stack).map_err(Error::wrap)
+        let y = by_samples(out * batch, out, par_for(x.len() * WEIGHT), |first, y| {
+            let samples = y.len() / out;
+            let input = MatRef::from_column_major_slice(&x[first * rows..][..samples * rows], rows, samples);
+            scratch.with(operator.forward_scratch(samples, Par::Seq), |stack| {
+                let output = MatMut::from_column_major_slice_mut(y, out, samples);
+                operator.forward(input, output, Par::Seq, stack).map_err(Error::wrap)
+            })
         })?;
         Ok((CpuStorage::F32(y), Shape::from([&[batch], output.as_slice()].concat())))
     }
@@ -90,18 +90,18 @@ impl CustomOp1 for Op {
         let Shared { name, operator, scratch, .. } = &*self.0;
         let (rows, out) = (operator.in_shape().len(), operator.out_shape().len());
         let (arg, grad) = (arg.contiguous()?, grad.contiguous()?);
-        let batch = self.0.batch(arg.elem_count())?;
-        let par = par_for(arg.elem_count() * WEIGHT);
-        let mut result = zeros(arg.elem_count(), par);
-        with_values(name, &arg, |x| {
+        self.0.batch(arg.elem_count())?;
+        let result = with_values(name, &arg, |x| {
             with_values(name, &grad, |g| {
-                scratch.with(operator.derivative_scratch(batch, par), |stack| {
-                    let pass = VjpPass {
-                        at: MatRef::from_column_major_slice(x, rows, batch),
-                        cotangent_out: MatRef::from_column_major_slice(g, out, batch),
-                        cotangent_in: MatMut::from_column_major_slice_mut(&mut result, rows, batch),
-                    };
-                    operator.vjp(pass, par, stack).map_err(Error::wrap)
+                by_samples(x.len(), rows, par_for(x.len() * WEIGHT), |first, cotangent| {
+                    let samples = cotangent.len() / rows;
+                    let at = MatRef::from_column_major_slice(&x[first * rows..][..samples * rows], rows, samples);
+                    let g = MatRef::from_column_major_slice(&g[first * out..][..samples * out], out, samples);
+                    scratch.with(operator.derivative_scratch(samples, Par::Seq), |stack| {
+                        let cotangent_in = MatMut::from_column_major_slice_mut(cotangent, rows, samples);
+                        let pass = VjpPass { at, cotangent_out: g, cotangent_in };
+                        operator.vjp(pass, Par::Seq, stack).map_err(Error::wrap)
+                    })
                 })
             })
         })?;

@@ -10,6 +10,7 @@ use super::product::{ROWS, Rows};
 use super::transform::{input_tile, output_tile, places, weight_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels};
 use crate::conv2d::correlate::{CorrelateArgs, Exec, chunks};
+use crate::conv2d::output::Output;
 use crate::conv2d::{Conv2dGeometry, Epilogue};
 use crate::lanes::MAX_LANES;
 use crate::parallel::{CACHE_LINE, zeroed};
@@ -106,7 +107,7 @@ impl Winograd {
         if cut.count == 1 {
             work((0, ((args.input, args.output), scratch)));
         } else {
-            let images = args.input.par_chunks(cut.size * in_len).zip(args.output.par_chunks_mut(cut.size * out_len));
+            let images = args.input.par_chunks(cut.size * in_len).zip(args.output.par_chunks(cut.size * out_len));
             images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);
         }
     }
@@ -178,10 +179,10 @@ impl<T: Real> WithSimd for Weights<'_, T> {
 }
 
 /// The samples of one thread.
-struct Samples<'a, T> {
+struct Samples<'a, T: Real> {
     plan: &'a Winograd,
     input: &'a [T],
-    output: &'a mut [T],
+    output: Output<'a, T>,
     /// One slice for each panel of output channels.
     weights: &'a [&'a [T]],
     bias: Option<&'a [T]>,
@@ -194,7 +195,7 @@ impl<T: Real> WithSimd for Samples<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         let tiling = &self.plan.tiling;
         let [down, across] = tiling.grid();
         let samples = self.input.len() / tiling.input.len();
@@ -206,6 +207,8 @@ impl<T: Real> WithSimd for Samples<'_, T> {
         let rows = self.plan.block_tiles(samples);
         for first in (0..strips).step_by(self.plan.block_strips()) {
             let block = first..strips.min(first + self.plan.block_strips());
+            // Images that are complete, or only begun.
+            let output = self.output.first(block.end.div_ceil(down) * tiling.output.len());
             for (i, at) in block.clone().enumerate() {
                 // The strip above has the first rows already.
                 let kept = if i > 0 && at % down > 0 { TAPS - 1 } else { 0 };
@@ -230,14 +233,14 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                 let bias = self.bias.map_or(&[][..], |bias| &bias[column..]);
                 for (i, at) in block.clone().enumerate() {
                     simd.vectorize(Outputs { tiling, products, rows, first: i * across, width, bias, stage });
-                    tiling.store_strip(simd, (at, column), width, stage, self.output);
+                    tiling.store_strip(simd, (at, column), width, stage, output);
                 }
             }
             // Images that are complete.
             let len = tiling.output.len();
             for sample in first / down..block.end / down {
                 if let Some(epilogue) = self.epilogue {
-                    epilogue.from(sample * len).apply(simd, &mut self.output[sample * len..][..len]);
+                    epilogue.from(sample * len).apply(simd, &mut output[sample * len..][..len]);
                 }
             }
         }
