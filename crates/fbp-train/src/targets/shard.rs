@@ -235,12 +235,13 @@ impl TileEngine {
 
     fn observe_tile(&self, worker: &mut ShardWorker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
         let ShardWorker { worker, input, labels, outputs } = worker;
-        let open = self.open_samples(worker, input, WantedOutputs { labels, outputs })?.to_vec();
+        let open = self.open_samples(worker, input, WantedOutputs { labels, outputs })?;
+        tile.open.extend(open.iter().map(|&sample| tile.places[sample]));
         let Worker { work, was_right, .. } = worker;
-        let mut next_open = open.iter().peekable();
+        let mut passed = 0;
         for (sample, &place) in tile.places.iter().enumerate() {
-            if next_open.next_if_eq(&&sample).is_some() {
-                tile.open.push(place);
+            if tile.open.get(passed) == Some(&place) {
+                passed += 1;
                 continue;
             }
             // What is attained misses a tolerance by rounding at most.
