@@ -8,6 +8,7 @@ mod repair;
 mod results;
 mod statistics;
 mod study;
+mod training;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ pub(crate) struct Arguments {
     /// compress: some of the ways, such as "prune 0.7,2:4"
     #[arg(long)]
     ways: Option<String>,
-    /// compress: some of the numbers of calibration images, such as 100,500
+    /// compress: some of the numbers of calibration images, such as 100,500; training: the first so many images only
     #[arg(long)]
     images: Option<String>,
     /// compress: fashion-mnist, shapes-mini, or idx:FOLDER with the four IDX files of MNIST
@@ -53,19 +54,19 @@ pub(crate) struct Arguments {
     /// compress: leave out the rival in five times the time
     #[arg(long)]
     equal_time: bool,
-    /// reverse, compress, few-labels, repair: number of seeds
+    /// reverse, compress, few-labels, repair, training: number of seeds
     #[arg(long)]
     seeds: Option<String>,
     /// compress, few-labels, repair: some of the networks, such as resnet20,cnn-mnist-large
     #[arg(long)]
     networks: Option<String>,
-    /// compress, few-labels, repair: folder with the data sets
+    /// compress, few-labels, repair, training: folder with the data sets
     #[arg(long)]
     data_dir: Option<String>,
     /// reverse, networks: also time another program, torch; images: pillow
     #[arg(long)]
     peer: Option<String>,
-    /// networks, attainable: one network only
+    /// networks, attainable, training: one network only
     #[arg(long)]
     network: Option<String>,
     /// attainable: how much is spent on nearer targets: quick, refined or thorough
@@ -154,6 +155,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     }
     if arguments.filter.as_deref() == Some(compress::NAME) {
         return compress::run(arguments);
+    }
+    if arguments.filter.as_deref() == Some(training::NAME) {
+        return training::run(arguments);
     }
     if arguments.ways.is_some() || arguments.images.is_some() || arguments.data.is_some() || arguments.equal_time {
         let takers = compress::NAME;

@@ -55,6 +55,10 @@ pub(crate) struct PretrainArgs {
     /// What is made small [default: cross-entropy for labels, mse for outputs]
     #[arg(long, value_parser = choice::<LossKind>())]
     loss: Option<LossKind>,
+    /// Run every layer as an operation of its own, with direct convolutions and candle's gradients: slower, and the same but for
+    /// rounding. Tells whether what is odd about a training comes from running layers as one
+    #[arg(long)]
+    no_fusion: bool,
     /// Keep the state of the training beside --out so often, as a time (30s, 5m) or a number of steps: the same command goes on
     /// from it after a stop or a kill, to the same result. auto is every 30 s, and less often for large networks
     #[arg(long, value_name = "TIME|STEPS", default_value = "auto")]
@@ -78,6 +82,7 @@ pub(crate) fn run(args: &PretrainArgs, common: &CommonArgs, out: Out<'_>) -> Res
         augment: args.augment,
         keep: args.keep,
         loss: args.loss,
+        fused: !args.no_fusion,
         seed: common.seed,
     };
     options.check()?;

@@ -28,6 +28,8 @@ pub struct LayerPass<'t> {
     pub(crate) tape: Option<&'t Tape>,
     /// With whom it is trained, if batches are sliced.
     pub(crate) group: Option<&'t Arc<dyn BatchGroup>>,
+    /// Whether layers may run as one operation, see [`Network::set_fused`](crate::Network::set_fused).
+    pub(crate) fused: bool,
 }
 
 impl LayerPass<'_> {
@@ -36,12 +38,17 @@ impl LayerPass<'_> {
 
     /// A pass whose gradients candle computes.
     pub const fn new(trainable: bool, training: bool) -> Self {
-        Self { trainable, training, tape: None, group: None }
+        Self { trainable, training, tape: None, group: None, fused: true }
     }
 
-    /// Whether nothing of the layer is remembered or trained, so that layers may run as one.
-    pub(crate) fn is_fixed(self) -> bool {
-        !self.trainable && !self.training && self.tape.is_none()
+    /// The same pass, in which layers may run as one or may not.
+    pub(crate) const fn fused(self, fused: bool) -> Self {
+        Self { fused, ..self }
+    }
+
+    /// Whether nothing of the layer is remembered or trained, so that constants may be folded into its parameters.
+    pub(crate) fn folds(self) -> bool {
+        self.fused && !self.trainable && !self.training && self.tape.is_none()
     }
 
     /// A parameter as this pass sees it: with its gradient, or as a constant that shares its memory.

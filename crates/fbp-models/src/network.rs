@@ -40,6 +40,7 @@ pub struct Network {
     stages: Vec<Stage>,
     training: bool,
     group: Option<Arc<dyn BatchGroup>>,
+    fused: bool,
 }
 
 /// One stage of a network.
@@ -136,7 +137,7 @@ impl Network {
             input = stage.output();
             stages.push(stage);
         }
-        Ok(Self { spec: spec.clone(), stages, training: false, group: None })
+        Ok(Self { spec: spec.clone(), stages, training: false, group: None, fused: true })
     }
 
     /// A network of its own with the same weights, state of freezing and mode.
@@ -163,10 +164,12 @@ impl Network {
     /// A copy with another description of the same parameters.
     fn rebuilt(&self, spec: &NetworkSpec) -> Result<Self, ModelError> {
         let state: HashMap<String, Var> = self.state().collect();
-        Self::build(spec, &mut |name, _| match state.get(name) {
+        let mut copy = Self::build(spec, &mut |name, _| match state.get(name) {
             Some(var) => Ok(var.as_detached_tensor().copy()?),
             None => Err(ModelError::MissingParameter { layer: name.to_owned(), parameter: "value".to_owned() }),
-        })
+        })?;
+        copy.fused = self.fused;
+        Ok(copy)
     }
 
     /// Takes the weights and statistics of some stages from a network of the same description.
@@ -294,6 +297,27 @@ impl Network {
         self.group = group;
     }
 
+    /// Chooses whether layers that follow each other may run as one operation, as they do in a new network and its copies:
+    /// convolution with max-pooling, normalisation with activation, sums of residual blocks with what follows, and without
+    /// gradients all of these with the convolution before them, the normalisation folded into its weights.
+    ///
+    /// Otherwise every layer is an operation of its own, convolutions are computed directly instead of with fewer products, and
+    /// candle runs back through its own graph of these operations. Results differ by rounding alone; all is slower. It answers,
+    /// when a layer of one's own or a training goes wrong, whether that comes from running layers as one.
+    pub fn set_fused(&mut self, fused: bool) {
+        self.fused = fused;
+    }
+
+    /// Whether layers may run as one operation.
+    pub fn is_fused(&self) -> bool {
+        self.fused
+    }
+
+    /// Constant parameters and running statistics.
+    fn fixed(&self) -> LayerPass<'static> {
+        LayerPass::FIXED.fused(self.fused)
+    }
+
     /// Logits of a batch, with gradients for the parameters of all stages that are not frozen.
     ///
     /// # Shapes
@@ -378,9 +402,9 @@ impl Network {
     /// [`ModelError::StageRange`] for the place of another network, [`ModelError::InputShape`] for a batch of another shape.
     pub fn infer_before(&self, place: &LayerPlace, x: &Tensor) -> Result<LayerInput, ModelError> {
         let own = self.stage_of(place)?;
-        let below = own.accept(&self.infer_stages(0..place.stage, x)?, LayerPass::FIXED)?;
+        let below = own.accept(&self.infer_stages(0..place.stage, x)?, self.fixed())?;
         let mut beside = Vec::new();
-        let input = own.layers.forward_before(&place.route, &below, &mut beside)?;
+        let input = own.layers.forward_before(&place.route, &below, &mut beside, self.fixed())?;
         Ok(LayerInput { input, beside })
     }
 
@@ -390,7 +414,7 @@ impl Network {
     /// # Errors
     /// As [`infer_before`](Self::infer_before).
     pub fn infer_after(&self, place: &LayerPlace, output: &Tensor, beside: &[Tensor]) -> Result<Tensor, ModelError> {
-        let feature = self.stage_of(place)?.layers.forward_after(&place.route, output, beside)?;
+        let feature = self.stage_of(place)?.layers.forward_after(&place.route, output, beside, self.fixed())?;
         self.infer_stages(place.stage + 1..self.stages.len(), &feature)
     }
 
@@ -413,9 +437,9 @@ impl Network {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_recorded(&self, x: &Tensor) -> Result<ForwardTrace, ModelError> {
-        let mut features = vec![self.stages[0].accept(&x.detach(), LayerPass::FIXED)?];
+        let mut features = vec![self.stages[0].accept(&x.detach(), self.fixed())?];
         for stage in &self.stages {
-            let next = stage.forward(&features[features.len() - 1], LayerPass::FIXED)?;
+            let next = stage.forward(&features[features.len() - 1], self.fixed())?;
             features.push(next);
         }
         Ok(ForwardTrace { features })
@@ -431,10 +455,11 @@ impl Network {
         let trained = stages.iter().filter(|stage| pass(stage).trainable).flat_map(Stage::vars);
         let parameters: Vec<Var> = trained.map(|(_, var)| var).collect();
         let run = |tape: Option<&Tape>| {
-            let pass = |stage| LayerPass { tape, group: self.group.as_ref(), ..pass(stage) };
+            let pass = |stage| LayerPass { tape, group: self.group.as_ref(), fused: self.fused, ..pass(stage) };
             stages.iter().try_fold(feature.clone(), |x, stage| stage.forward(&x, pass(stage)))
         };
-        if parameters.is_empty() && !feature.track_op() {
+        // Without a tape candle knows every operation.
+        if !self.fused || (parameters.is_empty() && !feature.track_op()) {
             return run(None);
         }
         run_with_tape(feature, &parameters, |tape| run(Some(tape)))

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::statistics::{holm, interval, p_value};
+use super::study::number;
 use super::{Arguments, study, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
@@ -335,11 +336,6 @@ impl Study {
         write_whole(&path, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())?;
         write_whole(&self.results.join("table.md"), table(rows).as_bytes())
     }
-}
-
-fn number(record: &Value, name: &str) -> Result<f64, TaskError> {
-    let missing = || TaskError::Refused(format!("a record of fbp compress has no number {name}"));
-    record.get(name).and_then(Value::as_f64).ok_or_else(missing)
 }
 
 fn accuracy(record: &Value, name: &str) -> Result<f64, TaskError> {

@@ -45,3 +45,9 @@ pub(super) fn read(path: &Path) -> Result<Value, TaskError> {
     serde_json::from_str(&text)
         .map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
 }
+
+/// A number of a record.
+pub(super) fn number(record: &Value, name: &str) -> Result<f64, TaskError> {
+    let missing = || TaskError::Refused(format!("a record of fbp has no number {name}"));
+    record.get(name).and_then(Value::as_f64).ok_or_else(missing)
+}

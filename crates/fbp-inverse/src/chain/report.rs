@@ -39,9 +39,7 @@ pub struct BoundaryReport {
 impl BoundaryReport {
     /// Distances moved and violations left, recomputed from the data.
     pub(super) fn measure<T: Real>(&mut self, problem: &Problem<'_, T>, targets: &Targets<T>) {
-        for column in problem.observed.col_iter() {
-            self.observed_sq += column.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>();
-        }
+        self.observed_sq += problem.observed_sq();
         let measured = targets.measure(problem);
         self.distance_sq += measured.distance_sq;
         self.violation_max = self.violation_max.max(measured.violation_max);

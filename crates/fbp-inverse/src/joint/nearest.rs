@@ -2,7 +2,7 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::{Mat, MatRef, Par};
-use fbp_linalg::{Real, compile_once, expect_finite, norm_sq};
+use fbp_linalg::{Real, compile_once, expect_finite};
 
 use super::batch::Batch;
 use super::cuts::{MOST_CUTS, conditions_of_boxes};
@@ -270,7 +270,7 @@ impl<T: Real> Memory<T> {
             satisfied: batch - open.len(),
             unattained,
             distance_sq: measured.distance_sq,
-            observed_sq: (0..batch).map(|sample| norm_sq(problem.observed(sample))).sum(),
+            observed_sq: problem.observed_sq(),
             violation_max: measured.violation_max,
         })
     }

@@ -1,5 +1,5 @@
 use faer::{MatRef, Par};
-use fbp_linalg::{Bounds, Real};
+use fbp_linalg::{Bounds, Real, norm_sq};
 
 use super::goal::{JointGoal, SampleGoal};
 use super::rest::FrozenRest;
@@ -46,6 +46,11 @@ impl<'a, T: Real> Problem<'a, T> {
     /// The observed feature of a sample.
     pub(super) fn observed(&self, sample: usize) -> &'a [T] {
         fbp_linalg::column("observed", self.observed, sample).expect("columns are contiguous")
+    }
+
+    /// `Σ |observed|²` over all samples.
+    pub(crate) fn observed_sq(&self) -> f64 {
+        (0..self.observed.ncols()).map(|sample| norm_sq(self.observed(sample))).sum()
     }
 
     /// The observed output of a sample.

@@ -148,7 +148,7 @@ impl Sequence {
                 x = pass.compose(&[x], |inputs, pass| layer.forward(&inputs[0], pass))?;
                 continue;
             }
-            if pass.is_fixed() && layer.takes_tail() && !x.track_op() {
+            if pass.folds() && layer.takes_tail() && !x.track_op() {
                 let affine = steps.peek().map_or(Ok(None), |next| next.channel_affine())?;
                 steps.next_if(|_| affine.is_some());
                 let (addend, clip) = match (steps.peek(), tail) {
@@ -164,7 +164,7 @@ impl Sequence {
                     continue;
                 }
             }
-            let joined = match steps.peek().map(|next| (next.max_pool_window(), next.clip())) {
+            let joined = match steps.peek().filter(|_| pass.fused).map(|next| (next.max_pool_window(), next.clip())) {
                 Some((Some(window), _)) => layer.forward_pooled(&x, window, pass)?,
                 Some((None, Some(clip))) => layer.forward_clipped(&x, clip, pass)?,
                 _ => None,
@@ -222,14 +222,15 @@ impl Sequence {
         route: &Route,
         x: &Tensor,
         saved: &mut Vec<Tensor>,
+        pass: LayerPass<'_>,
     ) -> Result<Tensor, ModelError> {
-        let below = self.run(0..self.place(route.layer), x.clone(), None, LayerPass::FIXED)?;
+        let below = self.run(0..self.place(route.layer), x.clone(), None, pass)?;
         let Some((chosen, inner)) = &route.inner else { return Ok(below) };
         let branches = self.layers[route.layer].layer.branches();
         for (_, branch) in branches.iter().enumerate().filter(|(index, _)| index != chosen) {
-            saved.push(branch.forward(&below, LayerPass::FIXED)?);
+            saved.push(branch.forward(&below, pass)?);
         }
-        branches[*chosen].forward_before(inner, &below, saved)
+        branches[*chosen].forward_before(inner, &below, saved, pass)
     }
 
     /// Shapes, without the batch, of what [`forward_before`](Self::forward_before) saves.
@@ -242,19 +243,27 @@ impl Sequence {
     }
 
     /// What the layers above the end of a way make of its output, with what [`forward_before`](Self::forward_before) saved.
-    pub(crate) fn forward_after(&self, route: &Route, output: &Tensor, saved: &[Tensor]) -> Result<Tensor, ModelError> {
+    pub(crate) fn forward_after(
+        &self,
+        route: &Route,
+        output: &Tensor,
+        saved: &[Tensor],
+        pass: LayerPass<'_>,
+    ) -> Result<Tensor, ModelError> {
         let layer = &self.layers[route.layer].layer;
         let x = match &route.inner {
             None => output.clone(),
             Some((chosen, inner)) => {
                 let (own, deeper) = saved.split_at((layer.branches().len() - 1).min(saved.len()));
                 let mut outputs = own.to_vec();
-                outputs
-                    .insert((*chosen).min(own.len()), layer.branches()[*chosen].forward_after(inner, output, deeper)?);
+                outputs.insert(
+                    (*chosen).min(own.len()),
+                    layer.branches()[*chosen].forward_after(inner, output, deeper, pass)?,
+                );
                 layer.merge(&outputs)?
             }
         };
-        self.run(self.place(route.layer) + 1..self.steps.len(), x, None, LayerPass::FIXED)
+        self.run(self.place(route.layer) + 1..self.steps.len(), x, None, pass)
     }
 
     /// Reverse operators in the order in which the layers run; layers under one name stand for themselves.

@@ -23,7 +23,7 @@ impl BranchesLayer {
     /// first branch does not end in a way that allows it.
     fn fused_sum(&self, x: &Tensor, clip: Clip, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {
         let [body, beside] = self.branches.as_slice() else { return Ok(None) };
-        if self.merge != Merge::Sum || !pass.is_fixed() || x.track_op() || !body.takes_tail() {
+        if self.merge != Merge::Sum || !pass.folds() || x.track_op() || !body.takes_tail() {
             return Ok(None);
         }
         let beside = beside.forward(x, pass)?.contiguous()?;

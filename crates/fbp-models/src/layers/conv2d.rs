@@ -1,3 +1,5 @@
+use std::sync::OnceLock;
+
 use candle_core::{Tensor, Var};
 use fbp_inverse::{Conv2dReverse, ReverseOperator};
 use fbp_linalg::FeatureShape;
@@ -12,6 +14,8 @@ use crate::{Layer, LayerPass, ModelError};
 pub(crate) struct ConvLayer {
     kind: &'static str,
     kernel: Conv2dKernel,
+    /// The same without the methods that take fewer products; made when it is first asked for.
+    direct: OnceLock<Conv2dKernel>,
     weight: Var,
     bias: Option<Var>,
 }
@@ -21,7 +25,13 @@ impl ConvLayer {
         let kind = plan.spec.kind();
         let (geometry, transposed) = plan.spec.conv_geometry(plan.input.shape).map_err(ModelError::in_kernel(kind))?;
         let kernel = if transposed { Conv2dKernel::transposed(geometry) } else { Conv2dKernel::new(geometry) };
-        Ok(Self { kind, kernel, weight: vars.take("weight")?, bias: vars.take_optional("bias") })
+        Ok(Self {
+            kind,
+            kernel,
+            direct: OnceLock::new(),
+            weight: vars.take("weight")?,
+            bias: vars.take_optional("bias"),
+        })
     }
 
     /// The weight as the kernel takes it, also that of a layer in one dimension.
@@ -43,7 +53,11 @@ impl Layer for ConvLayer {
 
     fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
-        pass.run(self.kernel.call(&pass.contiguous(x)?, &self.kernel_weight(pass)?, bias.as_ref()))
+        let kernel = match pass.fused {
+            true => &self.kernel,
+            false => self.direct.get_or_init(|| self.kernel.direct()),
+        };
+        pass.run(kernel.call(&pass.contiguous(x)?, &self.kernel_weight(pass)?, bias.as_ref()))
     }
 
     fn forward_pooled(&self, x: &Tensor, window: Window, pass: LayerPass<'_>) -> Result<Option<Tensor>, ModelError> {

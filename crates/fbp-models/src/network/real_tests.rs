@@ -7,7 +7,7 @@ use fbp_inverse::{Interval, TargetMode};
 use crate::bridge::{tensor_from_matrix, with_matrix};
 use crate::ops::cross_entropy;
 use crate::ops::testing::{assert_close, assert_near, random};
-use crate::{LayerInput, LayerPass, Network, NetworkSpec, zoo};
+use crate::{LayerInput, LayerPass, Network, NetworkSpec, Sequence, zoo};
 
 /// Small networks of every kind of block, with statistics and weights that are not those of fresh ones.
 fn networks() -> Vec<Network> {
@@ -85,6 +85,74 @@ fn joined_layers_differ_from_layers_one_by_one_by_rounding_alone() {
         assert!(single.track_op());
         assert_close(&network.spec().name, &joined, &single, 2e-5);
         assert_close("recorded", network.forward_recorded(&x).unwrap().logits(), &joined, 0.0);
+    }
+}
+
+/// What layers that run one after the other give, each as an operation of its own.
+fn one_by_one(layers: &Sequence, x: &Tensor, pass: LayerPass<'_>) -> Tensor {
+    let all: Vec<_> = layers.layers().collect();
+    layers.order().fold(x.clone(), |x, (index, _)| match all[index].branches() {
+        [] => all[index].forward(&x, pass).unwrap(),
+        branches => {
+            let outputs: Vec<_> = branches.iter().map(|branch| one_by_one(branch, &x, pass)).collect();
+            all[index].merge(&outputs).unwrap()
+        }
+    })
+}
+
+#[test]
+fn a_network_that_is_not_fused_runs_each_layer_as_an_operation_of_its_own() {
+    let pass = LayerPass::FIXED.fused(false);
+    for mut network in networks() {
+        let name = network.spec().name.clone();
+        let x = random(&network.spec().input_dims().tensor_dims(5), 1);
+        let fused = network.infer(&x).unwrap();
+        network.set_fused(false);
+        let separate = network.infer(&x).unwrap();
+        let expected = network.stages().iter().fold(x.clone(), |x, stage| one_by_one(stage.layers(), &x, pass));
+        assert_close(&name, &separate, &expected, 0.0);
+        assert_close(&name, &separate, &fused, 2e-5);
+        assert_close(&name, &network.duplicate().unwrap().infer(&x).unwrap(), &separate, 0.0);
+        if name == "resnet20" {
+            let bits = |logits: &Tensor| logits.to_vec2::<f32>().unwrap();
+            assert_ne!(bits(&fused), bits(&separate), "both took the same way");
+        }
+        // The same where a network is left and entered again at a layer.
+        for path in network.layer_paths() {
+            let place = network.place(&path).unwrap();
+            let LayerInput { input, beside } = network.infer_before(&place, &x).unwrap();
+            let output = network.layer(&place).unwrap().forward(&input, pass).unwrap();
+            let logits = network.infer_after(&place, &output, &beside).unwrap();
+            assert_close(&path, &logits, &separate, 0.0);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_training_are_the_same_with_and_without_fusion() {
+    for network in networks() {
+        let gradients = |fused: bool| {
+            let mut own = network.duplicate().unwrap();
+            own.set_training(true);
+            own.set_fused(fused);
+            let x = random(&own.spec().input_dims().tensor_dims(5), 2);
+            let loss = cross_entropy(&own.forward(&x).unwrap(), &[1, 3, 0, 2, 1]).unwrap();
+            let store = crate::backward(&loss).unwrap();
+            let vars = own.named_vars_of(0..own.stages().len()).unwrap();
+            let flat = |var: &Var| store.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let all: Vec<f32> = vars.iter().flat_map(|(_, var)| flat(var)).collect();
+            // Statistics of the batch went into the running ones.
+            let state: Vec<f32> = own.state().flat_map(|(_, v)| v.flatten_all().unwrap().to_vec1().unwrap()).collect();
+            (all, state)
+        };
+        let ((fused, statistics), (separate, expected)) = (gradients(true), gradients(false));
+        let apart = |a: &[f32], b: &[f32]| {
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+        };
+        let (gradient, state) = (apart(&fused, &separate), apart(&statistics, &expected));
+        assert!(gradient <= 2e-5, "{}: {gradient:e}", network.spec().name);
+        assert!(state <= 1e-7, "{}: {state:e}", network.spec().name);
     }
 }
 

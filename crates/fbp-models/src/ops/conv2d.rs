@@ -64,17 +64,21 @@ impl fmt::Debug for Conv2dKernel {
 impl Conv2dKernel {
     /// Kernel of a checked geometry.
     pub fn new(geometry: Conv2dGeometry) -> Self {
-        Self::build(geometry, false)
+        Self::build(Conv2d::for_networks(geometry), false)
     }
 
     /// Kernel of the transpose of a convolution: it takes what the convolution of this geometry gives.
     pub fn transposed(geometry: Conv2dGeometry) -> Self {
-        Self::build(geometry, true)
+        Self::build(Conv2d::for_networks(geometry), true)
     }
 
-    fn build(geometry: Conv2dGeometry, transposed: bool) -> Self {
-        let shared =
-            Arc::new(Shared { conv: Conv2d::for_networks(geometry), scratch: ScratchPool::default(), transposed });
+    /// The same operation with every product taken, which rounds less and takes longer where the kernel has a way with fewer.
+    pub fn direct(&self) -> Self {
+        Self::build(Conv2d::new(*self.geometry()), self.shared.transposed)
+    }
+
+    fn build(conv: Conv2d, transposed: bool) -> Self {
+        let shared = Arc::new(Shared { conv, scratch: ScratchPool::default(), transposed });
         Self { plain: Arc::new(Box::new(Op(shared.clone()))), biased: Arc::new(Box::new(Op(shared.clone()))), shared }
     }
 

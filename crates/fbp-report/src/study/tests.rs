@@ -31,6 +31,7 @@ fn pretrain() -> PretrainRecord {
             augment: Default::default(),
             keep: fbp_train::Keep::Last,
             loss: None,
+            fused: true,
             seed: 0,
         },
         threads: 2,
@@ -45,6 +46,7 @@ fn pretrain() -> PretrainRecord {
         epoch: None,
         seconds_per_epoch: 0.25,
         seconds: 0.6,
+        processor_seconds: None,
     }
 }
 

@@ -9,6 +9,7 @@ use super::statistics::{estimate_statistics, has_statistics, renormalised};
 use super::steps::Steps;
 use crate::TrainError;
 use crate::data::Dataset;
+use crate::progress::Progress;
 use crate::train::head_of;
 
 /// Damping and lead of the label where a candidate names none.
@@ -32,8 +33,13 @@ impl Candidate {
     /// training that diverged, or images without any contrast.
     ///
     /// # Errors
-    /// [`TrainError::Model`] if the samples do not fit the network.
-    pub(super) fn fit(&self, start: &Prepared, labelled: Labelled<'_>) -> Result<Option<Prepared>, TrainError> {
+    /// [`TrainError::Model`] if the samples do not fit the network, [`TrainError::Stopped`] if `progress` says so.
+    pub(super) fn fit(
+        &self,
+        start: &Prepared,
+        labelled: Labelled<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Option<Prepared>, TrainError> {
         let Prepared { network, normalization } = start;
         let share = self.share.unwrap_or(1.0);
         let keep = |network: Network| Prepared { network, normalization: normalization.clone() };
@@ -54,7 +60,7 @@ impl Candidate {
             }
             Method::LayerWise => {
                 let damping = self.damping.unwrap_or(DAMPING);
-                fit_layers(start, labelled, (damping, share)).map(|network| Some(keep(network)))
+                fit_layers(start, labelled, (damping, share), progress).map(|network| Some(keep(network)))
             }
             Method::HeadFineTune | Method::Tail | Method::L2Sp | Method::Joint | Method::Full => {
                 Ok(Steps::of(self, network)?.run(start, labelled)?.map(keep))

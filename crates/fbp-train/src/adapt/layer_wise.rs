@@ -7,7 +7,7 @@ use crate::TrainError;
 use crate::affine::AffineLayer;
 use crate::cache::FeatureCache;
 use crate::identity::DataIdentity;
-use crate::progress::Silent;
+use crate::progress::Progress;
 use crate::settings::Effort;
 use crate::targets::{MemoryTargets, TargetsOptions, TargetsSource};
 use crate::train::{accumulate, head_of};
@@ -38,11 +38,12 @@ pub(super) fn are_solvable(network: &Network) -> bool {
 ///
 /// # Errors
 /// [`TrainError::Inverse`] or [`TrainError::Model`] if a layer cannot be reversed, [`TrainError::Singular`] for features that are not
-/// finite.
+/// finite, [`TrainError::Stopped`] if `progress` says so.
 pub(super) fn fit_layers(
     start: &Prepared,
     labelled: Labelled<'_>,
     (damping, share): (f64, f64),
+    progress: &dyn Progress,
 ) -> Result<Network, TrainError> {
     let Labelled { data, samples, .. } = labelled;
     let fitted = start.duplicate()?;
@@ -52,7 +53,7 @@ pub(super) fn fit_layers(
     let params = options.manifest(network, String::new(), identity)?.params;
     for (stage, layer) in layers(network).unwrap_or_default().into_iter().enumerate() {
         let targets =
-            MemoryTargets::compute(TargetsSource { network, data, normalization }, stage, &params, samples, &Silent)?;
+            MemoryTargets::compute(TargetsSource { network, data, normalization }, stage, &params, samples, progress)?;
         let states = |images: &Tensor| layer.states(network, images);
         let cache = FeatureCache::new(data, normalization, samples, states)?;
         let target = |place: usize| targets.of(samples[place]).map_or(&[][..], |(target, _)| target);

@@ -173,10 +173,10 @@ impl Course<'_> {
         let whole = Labelled { data: &self.data, samples: &all, seed: self.seed };
         let started = |candidate: &Candidate| match candidate.method.needs_no_labels() {
             true => begin.duplicate().map(Some),
-            false => start.fit(begin, whole),
+            false => self.fit(&start, begin, whole),
         };
         let fitted = |candidate: &Candidate| match started(candidate)? {
-            Some(from) => candidate.fit(&from, whole),
+            Some(from) => self.fit(candidate, &from, whole),
             None => Ok(None),
         };
         let chosen = trials[chosen].candidate;
@@ -214,12 +214,12 @@ impl Course<'_> {
             let samples: Vec<usize> =
                 (0..self.data.len()).filter(|sample| fold.binary_search(sample).is_err()).collect();
             let labelled = Labelled { data: &self.data, samples: &samples, seed: self.seed };
-            let from = start.fit(begin, labelled)?;
+            let from = self.fit(start, begin, labelled)?;
             for trial in &mut *trials {
                 self.check_stop()?;
                 let begun = Instant::now();
                 let fitted = match &from {
-                    Some(from) => trial.candidate.fit(from, labelled)?,
+                    Some(from) => self.fit(&trial.candidate, from, labelled)?,
                     None => None,
                 };
                 trial.score.take(&self.data, fold, fitted.as_ref())?;
@@ -230,10 +230,27 @@ impl Course<'_> {
         Ok(())
     }
 
-    fn check_stop(&self) -> Result<(), TrainError> {
-        let left = "nothing is kept of an adaptation that is not finished; the same command starts it again".to_owned();
-        if self.progress.stop_asked() { Err(TrainError::Stopped { left }) } else { Ok(()) }
+    /// Fits a candidate, which may be told to stop on its way.
+    fn fit(
+        &self,
+        candidate: &Candidate,
+        from: &Prepared,
+        labelled: Labelled<'_>,
+    ) -> Result<Option<Prepared>, TrainError> {
+        candidate.fit(from, labelled, self.progress).map_err(|error| match error {
+            TrainError::Stopped { .. } => stopped(),
+            other => other,
+        })
     }
+
+    fn check_stop(&self) -> Result<(), TrainError> {
+        if self.progress.stop_asked() { Err(stopped()) } else { Ok(()) }
+    }
+}
+
+fn stopped() -> TrainError {
+    let left = "nothing is kept of an adaptation that is not finished; the same command starts it again";
+    TrainError::Stopped { left: left.to_owned() }
 }
 
 /// The place of the best trial, which takes the place of the network as it is only if it is better, and if `surely`, by more than noise.

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Tensor;
 use fbp_linalg::FeatureShape;
@@ -9,7 +10,7 @@ use super::*;
 use crate::TrainError;
 use crate::data::{DataBundle, Dataset, Normalization};
 use crate::evaluate::EvalSet;
-use crate::progress::Silent;
+use crate::progress::{Progress, Silent};
 use crate::train::{PretrainOptions, pretrain};
 
 const SPEC: &str = r#"
@@ -141,6 +142,43 @@ fn what_is_chosen_helps_and_is_chosen_again() {
     assert_eq!(methods, all);
 }
 
+/// Asks to stop from a certain question on, and counts the fits.
+struct Stopping {
+    questions: AtomicUsize,
+    patience: usize,
+    fits: AtomicUsize,
+}
+
+impl Stopping {
+    fn after(patience: usize) -> Self {
+        Self { questions: AtomicUsize::new(0), patience, fits: AtomicUsize::new(0) }
+    }
+}
+
+impl Progress for Stopping {
+    fn begin(&self, _: &str, _: usize, _: &str) {}
+    fn advance(&self, units: usize) {
+        self.fits.fetch_add(units, Ordering::Relaxed);
+    }
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+    fn stop_asked(&self) -> bool {
+        self.questions.fetch_add(1, Ordering::Relaxed) >= self.patience
+    }
+}
+
+#[test]
+fn a_stop_is_heard_within_a_fit_that_computes_targets() {
+    let (network, data) = (trained(), bundle(0.4));
+    let options =
+        AdaptOptions { labels: Some(30), method: Method::LayerWise, folds: Some(3), ..AdaptOptions::default() };
+    // One question before each of the three fits of the network as it is and one before the first that computes targets.
+    let stopping = Stopping::after(4);
+    let error = adapt(&network, &data, &options, &[], &stopping).unwrap_err();
+    assert!(matches!(&error, TrainError::Stopped { left } if left.contains("adaptation")), "{error}");
+    assert_eq!(stopping.fits.into_inner(), 3, "the fit went on to its end");
+}
+
 #[test]
 fn a_network_that_needs_nothing_stays_to_the_last_bit() {
     let (network, data) = (trained(), bundle(1.0));
@@ -165,7 +203,7 @@ fn a_strong_anchor_stays_at_the_start_and_a_weak_one_does_not() {
     let start = start(&network, &data);
     let moved = |anchor: f64| {
         let candidate = Candidate { anchor: Some(anchor), rate: Some(1e-3), ..Candidate::of(Method::L2Sp) };
-        let fitted = candidate.fit(&start, labelled).unwrap().unwrap().network;
+        let fitted = candidate.fit(&start, labelled, &Silent).unwrap().unwrap().network;
         let vars = [&network, &fitted].map(|network| network.vars_of(0..3).unwrap());
         let of = |(a, b): (&candle_core::Var, &candle_core::Var)| {
             (a.as_tensor() - b.as_tensor()).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
@@ -187,7 +225,7 @@ fn statistics_are_those_of_the_samples_and_shares_lie_between() {
         let fitted = match share {
             Some(share) => {
                 let candidate = Candidate { share: Some(share), ..Candidate::of(Method::Statistics) };
-                candidate.fit(&start, labelled).unwrap().unwrap().network
+                candidate.fit(&start, labelled, &Silent).unwrap().unwrap().network
             }
             None => network.duplicate().unwrap(),
         };
@@ -238,7 +276,7 @@ fn a_ridge_without_labels_to_mend_changes_nothing_and_a_weak_one_mends_them() {
     let of = |samples: &[usize], damping: f64, margin: f64| {
         let candidate = Candidate { damping: Some(damping), margin: Some(margin), ..Candidate::of(Method::Head) };
         let labelled = Labelled { data: &data.train, samples, seed: 0 };
-        candidate.fit(&start, labelled).unwrap().unwrap().network
+        candidate.fit(&start, labelled, &Silent).unwrap().unwrap().network
     };
     let good: Vec<usize> = (0..300).filter(|&sample| right[sample]).take(20).collect();
     let bad: Vec<usize> = (0..300).filter(|&sample| !right[sample]).take(5).collect();

@@ -37,6 +37,8 @@ pub(super) struct ShardBuffers {
     pub(super) attained: Vec<Vec<u8>>,
     /// Statistics.
     pub(super) stats: TargetStats,
+    /// The place of every sample.
+    places: Vec<usize>,
 }
 
 /// Memory of one thread: of the chain, and of the samples that are given to it.
@@ -87,6 +89,7 @@ impl ShardBuffers {
             targets: feature_lens.iter().map(|len| vec![0.0; samples * len]).collect(),
             attained: feature_lens.iter().map(|_| vec![0; samples]).collect(),
             stats: TargetStats::empty(feature_lens.len()),
+            places: Vec::with_capacity(samples),
         }
     }
 
@@ -170,7 +173,9 @@ impl TileEngine {
     ) -> Result<(), TrainError> {
         let (labels, outputs) = (mem::take(&mut out.labels), mem::take(&mut out.wanted));
         let given = Given { input, labels: &labels, outputs: &outputs };
-        let places: Vec<usize> = (0..labels.len()).collect();
+        let mut places = mem::take(&mut out.places);
+        places.clear();
+        places.extend(0..labels.len());
         let observed = self.pass(Pass::Observe, given, (&places, self.tile_samples()), out, workers, progress);
         let found = observed.and_then(|(mut stats, open)| {
             let pool = open.len().div_ceil(POOLS).max(LEAST_POOL).min(self.tile_samples());
@@ -178,7 +183,7 @@ impl TileEngine {
             stats.add(&found);
             Ok(stats)
         });
-        (out.labels, out.wanted) = (labels, outputs);
+        (out.labels, out.wanted, out.places) = (labels, outputs, places);
         out.stats = found?;
         Ok(())
     }
@@ -235,12 +240,13 @@ impl TileEngine {
 
     fn observe_tile(&self, worker: &mut ShardWorker, tile: &mut Tile<'_>) -> Result<(), TrainError> {
         let ShardWorker { worker, input, labels, outputs } = worker;
-        let open = self.open_samples(worker, input, WantedOutputs { labels, outputs })?.to_vec();
+        let open = self.open_samples(worker, input, WantedOutputs { labels, outputs })?;
+        tile.open.extend(open.iter().map(|&sample| tile.places[sample]));
         let Worker { work, was_right, .. } = worker;
-        let mut next_open = open.iter().peekable();
+        let mut passed = 0;
         for (sample, &place) in tile.places.iter().enumerate() {
-            if next_open.next_if_eq(&&sample).is_some() {
-                tile.open.push(place);
+            if tile.open.get(passed) == Some(&place) {
+                passed += 1;
                 continue;
             }
             // What is attained misses a tolerance by rounding at most.

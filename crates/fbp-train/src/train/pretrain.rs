@@ -19,6 +19,7 @@ use crate::evaluate::{ErrorMeasures, EvalSet};
 use crate::hash::bytes_sha256;
 use crate::identity::DataIdentity;
 use crate::outputs::write_run;
+use crate::processor::Stopwatch;
 use crate::progress::Progress;
 use crate::scores::PretrainScores;
 use crate::settings::{Keep, LossKind, Measure, Schedule, check};
@@ -36,6 +37,7 @@ use crate::settings::{Keep, LossKind, Measure, Schedule, check};
 /// | `augment`       | none     |          |
 /// | `keep`          | last     | best needs a validation part |
 /// | `loss`          | that of the data | cross-entropy for labels, mse and smooth-l1 for outputs |
+/// | `fused`         | true     |          |
 /// | `seed`          | 0        |          |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PretrainOptions {
@@ -57,6 +59,9 @@ pub struct PretrainOptions {
     pub keep: Keep,
     /// What is made small; that of the data by default, cross-entropy for labels and mse for outputs.
     pub loss: Option<LossKind>,
+    /// Whether layers may run as one operation, see [`Network::set_fused`]: without it the same training, but for rounding, takes
+    /// longer.
+    pub fused: bool,
     /// Seed of the starting weights and the order of the samples.
     pub seed: u64,
 }
@@ -73,6 +78,7 @@ impl Default for PretrainOptions {
             augment: Augmentation::default(),
             keep: Keep::Last,
             loss: None,
+            fused: true,
             seed: 0,
         }
     }
@@ -113,6 +119,7 @@ impl PretrainOptions {
             augment: self.augment,
             keep: self.keep,
             loss: self.loss,
+            fused: self.fused,
             seed: self.seed,
         }
     }
@@ -128,6 +135,7 @@ impl PretrainOptions {
             augment: settings.augment,
             keep: settings.keep,
             loss: settings.loss,
+            fused: settings.fused,
             seed: settings.seed,
         }
     }
@@ -197,6 +205,7 @@ pub(super) fn pretrain_kept(
     let params = AdamWParams { learning_rate, weight_decay, ..AdamWParams::default() };
     let stages = 0..network.stages().len();
     network.set_training(true);
+    network.set_fused(options.fused);
     progress.begin("pretraining", epochs * source.samples(), "images");
     let mut course = Course {
         optimiser: AdamW::new(network.vars_of(stages.clone())?, params)?,
@@ -272,6 +281,7 @@ pub fn pretrain_by_team(
     team: &Arc<dyn Collective>,
     progress: &dyn Progress,
 ) -> Result<PretrainRecord, TrainError> {
+    let watch = Stopwatch::start();
     let state = StateFiles::new(checkpoint_file, &settings, every)?.of_ranks(team.size());
     let host = Host { team: team.clone(), ..Host::alone(&state) };
     if host.is_first() {
@@ -296,6 +306,7 @@ pub fn pretrain_by_team(
         epoch: (options.keep == Keep::Best).then_some(result.epoch),
         seconds_per_epoch: result.seconds_per_epoch,
         seconds: state.seconds(),
+        processor_seconds: watch.processor_seconds(),
     };
     if host.is_first() {
         write_run(&record, (record_file, checkpoint_file), &bytes)?;
@@ -312,7 +323,64 @@ fn epoch_line(epoch: usize, epochs: usize, loss: Option<f64>, validation: Option
 
 #[cfg(test)]
 mod tests {
+    use fbp_linalg::FeatureShape;
+
     use super::*;
+    use crate::data::{Dataset, Normalization};
+    use crate::progress::Silent;
+
+    const SPEC: &str = r#"
+        name = "toy"
+        input = [1, 6, 6]
+        classes = 2
+        [[stages]]
+        name = "conv"
+        layers = [{ type = "conv2d", out_channels = 4, kernel = 3 }, { type = "batch_norm" }, { type = "relu" }]
+        [[stages]]
+        name = "out"
+        layers = [{ type = "flatten" }, { type = "linear", out_features = 2 }]
+    "#;
+
+    /// Images that are bright above or below.
+    fn patterns() -> Dataset {
+        let value = |k: usize| {
+            let (sample, y) = (k / 36, k % 36 / 6);
+            let bright = if (y < 3) == (sample % 2 == 0) { 120 } else { 0 };
+            bright + ((k * 7919) % 101) as u8
+        };
+        let labels = (0..40).map(|k| k % 2).collect();
+        Dataset::new("patterns", FeatureShape::image(1, 6, 6), 2, (0..40 * 36).map(value).collect(), labels).unwrap()
+    }
+
+    #[test]
+    fn training_without_fusion_is_the_same_but_for_rounding() {
+        let spec = NetworkSpec::from_toml(SPEC).unwrap();
+        let data = DataBundle::new(patterns(), patterns(), Normalization::new(vec![0.4], vec![0.2]).unwrap(), "");
+        let run = |fused: bool| {
+            let options = PretrainOptions { epochs: 2, batch: 8, fused, ..PretrainOptions::default() };
+            pretrain(&spec, &data, &options, &Silent).unwrap()
+        };
+        let (fused, separate) = (run(true), run(false));
+        assert!(fused.network.is_fused() && !separate.network.is_fused());
+        for (a, b) in fused.train_loss.iter().zip(&separate.train_loss) {
+            // Ten steps of some units in the last place.
+            assert!((a - b).abs() <= 1e-4 * b, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_record_tells_of_fusion_where_there_is_none() {
+        let identity = DataIdentity { name: "patterns".into(), sha256: String::new(), samples: 40 };
+        let settings = |fused: bool| {
+            let spec = NetworkSpec::from_toml(SPEC).unwrap();
+            PretrainOptions { fused, ..PretrainOptions::default() }.settings(spec, identity.clone())
+        };
+        let text = |fused: bool| serde_json::to_string(&settings(fused)).unwrap();
+        assert!(!text(true).contains("fused") && text(false).contains(r#""fused":false"#));
+        for fused in [true, false] {
+            assert_eq!(serde_json::from_str::<PretrainSettings>(&text(fused)).unwrap(), settings(fused));
+        }
+    }
 
     #[test]
     fn every_bound_of_the_options_holds() {

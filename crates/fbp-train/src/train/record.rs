@@ -40,6 +40,9 @@ pub struct PretrainSettings {
     /// What was made small; left out for the default of the data, cross-entropy for labels and mse for outputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<LossKind>,
+    /// Whether layers could run as one operation; left out if so.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub fused: bool,
     /// Seed of weights and order.
     pub seed: u64,
 }
@@ -79,6 +82,9 @@ pub struct PretrainRecord {
     pub seconds_per_epoch: f64,
     /// Time of everything.
     pub seconds: f64,
+    /// Time of the processor of the run that ended it, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor_seconds: Option<f64>,
 }
 
 impl RunRecord for PretrainRecord {
@@ -178,6 +184,14 @@ fn constant() -> Schedule {
 /// What records had before they said so.
 fn last() -> Keep {
     Keep::Last
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Record of a post-training run.

@@ -144,12 +144,12 @@ impl SoftmaxFit {
 
     /// Weights `(W, b)` in whitened coordinates, `classes × (F + 1)` column-major.
     pub(crate) fn to_white(&self, weights: MatRef<'_, f64>) -> Vec<f64> {
-        to_vec(&(weights * &self.factor))
+        to_vec(&product(weights, self.factor.as_ref()))
     }
 
     /// Whitened coordinates as weights.
     pub(crate) fn unwhitened(&self, v: &[f64]) -> Mat<f64> {
-        MatRef::from_column_major_slice(v, self.classes, self.factor.nrows()) * &self.inverse
+        product(MatRef::from_column_major_slice(v, self.classes, self.factor.nrows()), self.inverse.as_ref())
     }
 
     /// Improves `v` for one damping; returns the cross-entropy.
@@ -253,6 +253,13 @@ fn whiten(white: &mut Mat<f32>, inverse: &Mat<f32>, cache: &FeatureCache) {
         let part = features.subcols(index * TILE, out.ncols());
         matmul(out, Accum::Add, inverse.as_ref().subcols(0, dim - 1), part, 1.0, Par::Seq); // (D×F)(F×T)
     });
+}
+
+/// `A B` on the threads of the current pool.
+fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), b.ncols());
+    matmul(out.as_mut(), Accum::Replace, a, b, 1.0, pool_par());
+    out
 }
 
 fn to_vec(matrix: &Mat<f64>) -> Vec<f64> {
