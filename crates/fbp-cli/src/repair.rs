@@ -4,16 +4,16 @@ use std::time::Instant;
 
 use clap::Args;
 use fbp_models::{Checkpoint, Network, checkpoint};
-use fbp_train::data::Corruption;
+use fbp_train::data::{Corruption, DataBundle};
 use fbp_train::duration::parse_duration;
 use fbp_train::hash::bytes_sha256;
 use fbp_train::identity::file_sha256;
 use fbp_train::input::Input;
 use fbp_train::outputs::{RunFiles, record_path};
 use fbp_train::repair::{
-    Asked, Given, Judge, MixingOptions, RepairErrors, RepairOptions, RepairRecord, RepairSettings, RepairedLayer,
-    Rival, RivalOptions, RivalRecord, SampleChoice, SampleOrigin, Shortfall, StateMeasures, check_repairable, repair,
-    repaired_examples, repaired_leads,
+    Asked, Given, Judge, MixingOptions, RepairErrors, RepairOptions, RepairRecord, RepairSettings, Repaired,
+    RepairedLayer, Rival, RivalOptions, RivalRecord, SampleChoice, SampleOrigin, Shortfall, StateMeasures,
+    check_repairable, repair, repaired_examples, repaired_leads,
 };
 use fbp_train::scores::RepairScores;
 use fbp_train::settings::{Measure, Preference};
@@ -176,6 +176,23 @@ impl RepairArgs {
     }
 }
 
+impl RepairArgs {
+    /// Where one layer changed alone, and no rival changes others, what lies below it is looked at once.
+    fn judge(
+        &self,
+        before: &Network,
+        repaired: &Repaired,
+        data: &DataBundle,
+        (choice, given): (&SampleChoice, Given<'_>),
+        tolerance: Option<f64>,
+    ) -> Result<Judge, CliError> {
+        Ok(match repaired.further.is_empty() && !self.rival && !self.rival_mixed {
+            true => Judge::of_layer(before, &repaired.layer.layer, data, choice, given, tolerance)?,
+            false => Judge::new(before, data, choice, given, tolerance)?,
+        })
+    }
+}
+
 fn shortfall_text(record: &RepairRecord, shortfall: Shortfall) -> String {
     let percent = |share: f64| 100.0 * share;
     let unit = record.scores.measure.unit();
@@ -244,7 +261,7 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     let before = network.duplicate()?;
     let repaired = repair(&network, &stages, asked, &input.bundle, &options, &Stderr::default())?;
     let given = Given { origin: asked.origin, samples: &repaired.samples };
-    let judge = Judge::new(&before, &input.bundle, &choice, given, options.tolerance)?;
+    let judge = args.judge(&before, &repaired, &input.bundle, (&choice, given), options.tolerance)?;
     let test = judge.measure(&network)?;
     let rival = match args.rival {
         false => None,

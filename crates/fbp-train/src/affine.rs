@@ -136,6 +136,11 @@ impl AffineLayer {
         !self.beside.is_empty()
     }
 
+    /// Length of the state of a sample.
+    pub(crate) fn state_len(&self) -> usize {
+        self.input_len + self.beside.iter().map(|dims| dims.iter().product::<usize>()).sum::<usize>()
+    }
+
     /// The stage that the layer belongs to.
     pub(crate) fn stage(&self) -> usize {
         self.place.stage

@@ -9,10 +9,12 @@ use rayon::prelude::*;
 use crate::TrainError;
 use crate::data::{Batcher, Dataset, Normalization};
 use crate::evaluate::{pool_par, rmse};
-use crate::metrics::count_right;
+use crate::metrics::{count_right, lead};
 
-/// Samples that are pushed through the frozen layers at a time.
-const BATCH: usize = 1000;
+/// Samples that are pushed through the frozen layers at a time: the features between the layers of a convolutional network should fit a
+/// cache, and not be asked of the system again and again. On one thread 12,000 images of 28×28 take `resnet20` 6 s of the system with
+/// 1000 at a time, and none with 100 or 32; the computation itself is as fast, and slower again with 32.
+const BATCH: usize = 100;
 /// Samples of one task: the sums of the tasks are added in their order, so the number of threads changes nothing.
 const TILE: usize = 1024;
 
@@ -116,6 +118,23 @@ impl FeatureCache {
     /// [`TrainError::Model`] if the features are not inputs of stage `first`.
     pub(crate) fn score(&self, network: &Network, first: usize) -> Result<Option<f64>, TrainError> {
         self.score_of(|features| Ok(network.infer_stages(first..network.stages().len(), features)?))
+    }
+
+    /// Lead of the label over the strongest other class in what `outputs` gives for the features, of every sample.
+    ///
+    /// # Errors
+    /// Those of `outputs`.
+    pub(crate) fn leads(
+        &self,
+        outputs: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
+    ) -> Result<Vec<f32>, TrainError> {
+        let mut leads = Vec::with_capacity(self.samples());
+        for (values, labels) in self.values.chunks((BATCH * self.len).max(1)).zip(self.labels.chunks(BATCH)) {
+            let found = outputs(&Tensor::from_slice(values, (labels.len(), self.len), &Device::Cpu)?)?;
+            let (len, found) = (found.dim(1)?, found.flatten_all()?.to_vec1::<f32>()?);
+            leads.extend(found.chunks_exact(len).zip(labels).map(|(row, &label)| lead(row, label as usize)));
+        }
+        Ok(leads)
     }
 
     /// Accuracy of what `outputs` gives for the features, or its RMSE; none without samples.

@@ -191,8 +191,9 @@ fn cloud(side: usize, decay: f32, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let (mut step, mut wibble) = (side, WIBBLE);
     while step >= 2 {
         let half = step / 2;
-        let near = |a: usize| (a + side - half) % side;
-        let far = |a: usize| (a + half) % side;
+        // The side is a power of two.
+        let near = |a: usize| (a + side - half) & (side - 1);
+        let far = |a: usize| (a + half) & (side - 1);
         let mut fill = |map: &mut [f32], y: usize, x: usize, around: [(usize, usize); 4]| {
             let mean = around.iter().map(|(y, x)| map[y * side + x]).sum::<f32>() / 4.0;
             map[y * side + x] = mean + wibble * rng.random_range(-wibble..=wibble);

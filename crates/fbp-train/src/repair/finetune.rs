@@ -45,7 +45,7 @@ pub struct Rival {
     pub mixed: usize,
     /// What it came to.
     pub measures: StateMeasures,
-    /// Learning rate, number of steps and measures of every state that was looked at.
+    /// Learning rate, number of steps and measures of every state that was judged.
     pub curve: Vec<(f64, usize, StateMeasures)>,
     /// Time of all runs.
     pub seconds: f64,
@@ -75,7 +75,12 @@ impl RivalOptions {
             let (mut steps, mut measures) = (0, best.measures);
             let looks = (0..self.steps).step_by(self.every).map(|taken| taken + self.every);
             let network = tuning.run(learning_rate, looks, |taken, network| {
-                (steps, measures) = (taken, gauge.measure(network)?);
+                steps = taken;
+                // The validation part judges where a run ends, and nothing before.
+                if taken + self.every <= self.steps && gauge.efficacy(network)? < self.efficacy {
+                    return Ok(true);
+                }
+                measures = gauge.measure(network)?;
                 curve.push((learning_rate, steps, measures));
                 Ok(measures.efficacy < self.efficacy)
             })?;

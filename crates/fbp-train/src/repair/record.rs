@@ -168,7 +168,7 @@ pub struct RivalRecord {
     /// The same as time of the processor on all threads, if the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processor_seconds: Option<f64>,
-    /// Every state looked at: learning rate, steps, measures.
+    /// Every state that was judged: learning rate, steps, measures.
     pub curve: Vec<(f64, usize, StateMeasures)>,
 }
 
@@ -191,6 +191,9 @@ impl RepairErrors {
     /// # Errors
     /// [`TrainError::Model`] if the data do not fit the networks.
     pub fn of([before, after]: [&Network; 2], data: &DataBundle, given: Given<'_>) -> Result<Option<Self>, TrainError> {
+        if data.train.outputs().is_none() {
+            return Ok(None);
+        }
         let but = |all: &Dataset, cases: &[usize]| {
             let others: Vec<usize> = (0..all.len()).filter(|sample| cases.binary_search(sample).is_err()).collect();
             EvalSet::new(all, &data.normalization, Some(&others))

@@ -9,7 +9,7 @@ use super::options::RepairOptions;
 use super::origin::{Given, SampleOrigin};
 use super::record::{Candidate, RepairedLayer, StateMeasures};
 use super::samples::{Asked, ChoiceRule};
-use super::search::{Baseline, Rounds, Search, WATCHED, is_refitted, rivals};
+use super::search::{Baseline, Rounds, Search, is_refitted, rivals, watched};
 use super::trial::Trial;
 use crate::TrainError;
 use crate::affine::AffineLayer;
@@ -240,6 +240,8 @@ fn search_states(
         let always = match options.prefer {
             // Of outputs the first one that is enough will do: the next differs by little.
             _ if options.tolerance.is_some() => 1,
+            // Refits that are enough are better than any.
+            _ if search.refitted.is_some() => 0,
             Preference::Accuracy => always(&search.layer),
             Preference::Generalisation => GENERAL_GRID.len(),
         };
@@ -317,12 +319,14 @@ fn announce(
     let trial = Trial::run(network, layer, given, data, (rivals, options.tolerance), deadline)?;
     let counts = [rivals, split.train.len()];
     let effort = Effort::of(layer, given.samples.len() * (1 + options.neighbours), counts);
-    let watched = (split.train.len() - given.in_training().len()).min(WATCHED);
+    let watched = watched(layer, options.prefer, split.train.len() - given.in_training().len());
     let passes = Passes { watched, validation: split.validation.len(), test: data.test.len() };
     let setup = effort.setup_seconds(&trial, passes);
     let is_refitted = is_refitted(network, layer, options);
     let most = demands(options, is_refitted).len();
-    let [low, high] = [always(layer).min(most), most].map(|demands| setup + effort.seconds(&trial, passes, demands));
+    // Refits may be enough.
+    let fewest = if is_refitted { 0 } else { always(layer).min(most) };
+    let [low, high] = [fewest, most].map(|demands| setup + effort.seconds(&trial, passes, demands));
     tracing::info!(?effort, ?trial, low, high, "estimate");
     if high > options.time.unwrap_or(f64::INFINITY).min(LONG) {
         let bound = match options.time {

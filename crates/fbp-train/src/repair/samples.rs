@@ -15,6 +15,9 @@ const STREAM: u64 = u64::MAX - 1;
 /// Random stream for the choice among those.
 const LIMIT_STREAM: u64 = u64::MAX - 4;
 
+/// Images that are looked at together at least in the search for wrong ones.
+const FEWEST: usize = 100;
+
 /// Which samples to repair or to explain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SampleChoice {
@@ -110,6 +113,27 @@ pub fn wrong_samples(
     Ok(indices.iter().zip(right).filter(|(_, right)| !right).map(|(&index, _)| index).collect())
 }
 
+/// The first `count` of [`wrong_samples`], fewer if there are no more: no more images than that takes run through the network.
+fn first_wrong(
+    network: &Network,
+    (images, normalization): (&Dataset, &Normalization),
+    indices: &[usize],
+    tolerance: Option<f64>,
+    count: usize,
+) -> Result<Vec<usize>, TrainError> {
+    let (mut wrong, mut seen) = (Vec::with_capacity(count), 0);
+    while wrong.len() < count && seen < indices.len() {
+        // As many as the rest would take at the share of wrong ones so far.
+        let each = (seen as f64 + 1.0) / (wrong.len() as f64 + 1.0);
+        let next = ((count - wrong.len()) as f64 * each) as usize;
+        let part = &indices[seen..][..next.max(FEWEST).min(indices.len() - seen)];
+        wrong.extend(wrong_samples(network, images, normalization, part, tolerance)?);
+        seen += part.len();
+    }
+    wrong.truncate(count);
+    Ok(wrong)
+}
+
 impl SampleChoice {
     /// At most `limit` of the samples, drawn at random, ascending.
     ///
@@ -175,15 +199,15 @@ impl SampleChoice {
                 lines.map(parse).collect::<Result<Vec<_>, _>>()?
             }
             Self::Wrong(count) => {
-                let mut wrong = wrong_samples(network, images, normalization, candidates, tolerance)?;
+                let mut order = candidates.to_vec();
+                shuffle_indices(&mut order, seed, STREAM);
+                let wrong = first_wrong(network, (images, normalization), &order, tolerance, *count)?;
                 if wrong.len() < *count {
                     return Err(fault(match tolerance {
                         None => format!("the network classifies only {} samples wrongly", wrong.len()),
                         Some(_) => format!("only {} samples are beyond the tolerance", wrong.len()),
                     }));
                 }
-                shuffle_indices(&mut wrong, seed, STREAM);
-                wrong.truncate(*count);
                 wrong
             }
             Self::Worst(count) => {
@@ -219,7 +243,39 @@ impl SampleChoice {
 
 #[cfg(test)]
 mod tests {
+    use fbp_linalg::FeatureShape;
+    use fbp_models::NetworkSpec;
+
     use super::*;
+
+    #[test]
+    fn wrong_samples_are_the_first_ones_of_a_random_order_and_the_rest_is_not_needed() {
+        let pixels: Vec<u8> = (0..1000 * 4).map(|k| (k * 37 % 251) as u8).collect();
+        let labels: Vec<u8> = (0..1000).map(|k| (k % 3) as u8).collect();
+        let data = Dataset::new("own", FeatureShape::image(1, 2, 2), 3, pixels, labels).unwrap();
+        let normalization = Normalization::from_images(&data).unwrap();
+        let layers = r#"{ type = "flatten" }, { type = "linear", out_features = 3 }"#;
+        let spec =
+            format!("name = 'toy'\ninput = [1, 2, 2]\nclasses = 3\n[[stages]]\nname = 'out'\nlayers = [{layers}]");
+        let network = Network::new(&NetworkSpec::from_toml(&spec).unwrap(), 0).unwrap();
+        let candidates: Vec<usize> = (0..1000).filter(|k| k % 7 != 0).collect();
+        let all = wrong_samples(&network, &data, &normalization, &candidates, None).unwrap();
+        let choose = |count, seed| {
+            let rule = ChoiceRule { seed, tolerance: None };
+            SampleChoice::Wrong(count).choose(&network, (&data, "images"), &normalization, &candidates, rule)
+        };
+        for count in [1, 40, all.len()] {
+            let found = choose(count, 3).unwrap();
+            let mut order = candidates.clone();
+            shuffle_indices(&mut order, 3, STREAM);
+            let mut by_hand: Vec<usize> = order.into_iter().filter(|k| all.contains(k)).take(count).collect();
+            by_hand.sort_unstable();
+            assert_eq!(found, by_hand);
+        }
+        assert_ne!(choose(40, 3).unwrap(), choose(40, 4).unwrap());
+        let text = choose(all.len() + 1, 3).unwrap_err().to_string();
+        assert!(text.contains(&format!("only {} samples wrongly", all.len())), "{text}");
+    }
 
     #[test]
     fn choices_are_read_as_they_are_written() {

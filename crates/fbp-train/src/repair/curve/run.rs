@@ -22,6 +22,8 @@ use crate::train::{SoftmaxFit, head_of};
 const RATES: [f64; 4] = [1e-4, 3e-4, 1e-3, 3e-3];
 /// Numbers of steps after which fine-tuning is looked at.
 const STEPS: [usize; 7] = [5, 10, 20, 40, 80, 160, 320];
+/// A run ends after so many looks with all samples right: further steps only lose more of the rest.
+const ALL_RIGHT: usize = 2;
 /// Dampings of head refits, strongest first: each fit starts where the one before ended.
 const DAMPINGS: [f64; 8] = [1.0, 0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-5];
 
@@ -115,12 +117,17 @@ impl<'a> Curves<'a> {
                 !self.known(points, stage, |point| !point.chosen && point.method == method)
             };
             let missing: Vec<Demand> = demands.all().into_iter().filter(is_new).collect();
+            let is_chosen = self.known(points, stage, |point| point.chosen && point.method.name() == "repair");
+            if missing.is_empty() && is_chosen {
+                continue;
+            }
+            let judge = self.judge_of(stage)?;
             if !missing.is_empty() {
-                points.extend(self.repairs(stage, &missing)?);
+                points.extend(self.repairs(stage, &missing, &judge)?);
                 save(points)?;
             }
-            if !self.known(points, stage, |point| point.chosen && point.method.name() == "repair") {
-                points.push(self.chosen_repair(stage)?);
+            if !is_chosen {
+                points.push(self.chosen_repair(stage, &judge)?);
                 save(points)?;
             }
         }
@@ -150,10 +157,11 @@ impl<'a> Curves<'a> {
         &self,
         (method, stage): (RepairMethod, &str),
         network: &Network,
+        judge: &Judge,
         measures: StateMeasures,
         seconds: f64,
     ) -> Result<RepairPoint, TrainError> {
-        let test = self.judge.measure(network)?;
+        let test = judge.measure(network)?;
         Ok(RepairPoint {
             method,
             stage: stage.to_owned(),
@@ -168,6 +176,11 @@ impl<'a> Curves<'a> {
         })
     }
 
+    /// A judge of networks in which one stage alone has changed.
+    fn judge_of(&self, stage: &str) -> Result<Judge, TrainError> {
+        Judge::of_layer(self.start, stage, self.data, self.choice, given_of(&self.samples), None)
+    }
+
     /// The search for the given samples, without an end.
     fn search<'n>(&self, network: &'n Network, stage: &str) -> Result<Search<'n>, TrainError> {
         let (given, options) = (given_of(&self.samples), &self.options);
@@ -175,7 +188,7 @@ impl<'a> Curves<'a> {
     }
 
     /// The state after the last round for each demand, whatever it loses.
-    fn repairs(&self, stage: &str, demands: &[Demand]) -> Result<Vec<RepairPoint>, TrainError> {
+    fn repairs(&self, stage: &str, demands: &[Demand], judge: &Judge) -> Result<Vec<RepairPoint>, TrainError> {
         let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
         let search = self.search(&network, stage)?;
@@ -189,45 +202,47 @@ impl<'a> Curves<'a> {
             let seconds = setup + begun.elapsed().as_secs_f64();
             if let Some(last) = rounds.candidates.last() {
                 let method = RepairMethod::Repair { demand: Some(demand), round: last.round };
-                points.push(self.point((method, stage), &network, last.measures, seconds)?);
+                points.push(self.point((method, stage), &network, judge, last.measures, seconds)?);
             }
         }
         self.progress.end();
         Ok(points)
     }
 
-    fn chosen_repair(&self, stage: &str) -> Result<RepairPoint, TrainError> {
+    fn chosen_repair(&self, stage: &str, judge: &Judge) -> Result<RepairPoint, TrainError> {
         let network = self.start.duplicate()?;
         let asked = Asked { choice: self.choice, origin: SampleOrigin::default() };
         let repaired = repair(&network, &[stage], asked, self.data, &self.options, self.progress)?;
         let round = repaired.layer.chosen.map_or(0, |candidate| candidate.round);
         let method = RepairMethod::Repair { demand: repaired.layer.chosen.map(|candidate| candidate.demand), round };
-        let point = self.point((method, stage), &network, repaired.measures, repaired.seconds)?;
+        let point = self.point((method, stage), &network, judge, repaired.measures, repaired.seconds)?;
         Ok(RepairPoint { chosen: true, ..point })
     }
 
-    /// All rates and numbers of steps, and the state that early stopping chooses.
+    /// All rates and numbers of steps, of which each run passes through several, and the state that early stopping chooses.
     fn fine_tuning(&self) -> Result<Vec<RepairPoint>, TrainError> {
         let mut points = Vec::new();
         let gauge = Gauge::new(self.start, given_of(&self.samples), self.data, &self.split, None)?;
         let tuning = FineTuning::new(self.start, given_of(&self.samples), self.data)?;
         self.progress.begin("fine-tuning", RATES.len() * STEPS.len(), "looks");
         for learning_rate in RATES {
-            let (mut seconds, mut begun) = (0.0, Instant::now());
+            let (mut seconds, mut begun, mut right) = (0.0, Instant::now(), 0);
             tuning.run(learning_rate, STEPS, |steps, network| {
                 seconds += begun.elapsed().as_secs_f64();
                 let method = RepairMethod::FineTuning { learning_rate, steps };
-                points.push(self.point((method, ALL_STAGES), network, gauge.measure(network)?, seconds)?);
+                let measures = gauge.measure(network)?;
+                points.push(self.point((method, ALL_STAGES), network, &self.judge, measures, seconds)?);
                 self.progress.advance(1);
+                right += usize::from(measures.efficacy >= 1.0);
                 begun = Instant::now();
-                Ok(true)
+                Ok(right < ALL_RIGHT)
             })?;
         }
         self.progress.end();
         let rival =
             RivalOptions::default().run(self.start, given_of(&self.samples), self.data, self.options.validation)?;
         let method = RepairMethod::FineTuning { learning_rate: rival.learning_rate, steps: rival.steps };
-        let point = self.point((method, ALL_STAGES), &rival.network, rival.measures, rival.seconds)?;
+        let point = self.point((method, ALL_STAGES), &rival.network, &self.judge, rival.measures, rival.seconds)?;
         points.push(RepairPoint { chosen: true, ..point });
         Ok(points)
     }
@@ -237,6 +252,7 @@ impl<'a> Curves<'a> {
         let (network, never) = (self.start.duplicate()?, Deadline::default());
         let begun = Instant::now();
         let search = self.search(&network, stage)?;
+        let judge = self.judge_of(stage)?;
         let fit = SoftmaxFit::with_moment(&search.targets, search.moment.clone(), search.layer.outputs)?;
         let start = fit.to_white(search.old.as_ref());
         let (mut v, mut seconds) = (start.clone(), begun.elapsed().as_secs_f64());
@@ -247,7 +263,8 @@ impl<'a> Curves<'a> {
             fit.fit(&mut v, &start, damping);
             let measures = search.look(&(fit.unwhitened(&v) - &search.old), never)?;
             seconds += begun.elapsed().as_secs_f64();
-            let point = self.point((RepairMethod::HeadRefit { damping }, stage), &network, measures, seconds)?;
+            let point =
+                self.point((RepairMethod::HeadRefit { damping }, stage), &network, &judge, measures, seconds)?;
             if measures.rank(self.options.efficacy) > best.rank(self.options.efficacy) {
                 (best, chosen) = (measures, Some(point.clone()));
             }
