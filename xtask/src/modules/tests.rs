@@ -94,3 +94,11 @@ fn the_table_lists_every_module_once_and_says_what_it_is_for() {
     silent.modules[0].1 = " ".into();
     assert!(found(&silent, &[])[0].contains("what low is for"));
 }
+
+#[test]
+fn everything_of_another_crate_may_be_brought_in() {
+    // What `crate::other` is, is looked for in what the other crate may bring in, where its own name is looked for as well.
+    let low = "use other::prelude::*;\npub struct Low;\n";
+    let high = "use crate::low::missing;\npub struct High;\n";
+    assert_eq!(found(&order(), &[("low.rs", low), ("high.rs", high)]), [""; 0]);
+}

@@ -133,7 +133,7 @@ impl Tree {
             "super" => self.modules[id].parent?,
             name => match self.modules[id].children.get(name) {
                 Some(child) => *child,
-                None if depth > 0 => return self.find(id, name, rest, depth),
+                None if (1..DEPTH).contains(&depth) => return self.find(id, name, rest, depth),
                 None => return None,
             },
         };
