@@ -160,9 +160,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
         return training::run(arguments);
     }
     if arguments.ways.is_some() || arguments.images.is_some() || arguments.data.is_some() || arguments.equal_time {
-        let takers = compress::NAME;
         return Err(TaskError::Refused(format!(
-            "--ways, --images, --data and --equal-time belong to `bench {takers}`"
+            "--ways, --images, --data and --equal-time belong to `bench {}`, --images also to `bench {}`",
+            compress::NAME,
+            training::NAME
         )));
     }
     if arguments.filter.as_deref() == Some(repair::NAME) {
@@ -173,7 +174,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     }
     if arguments.networks.is_some() || arguments.data_dir.is_some() {
         let takers = [compress::NAME, few_labels::NAME, repair::NAME].map(|name| format!("`bench {name}`")).join(", ");
-        return Err(TaskError::Refused(format!("--networks and --data-dir belong to {takers}")));
+        return Err(TaskError::Refused(format!(
+            "--networks and --data-dir belong to {takers}, --data-dir also to `bench {}`",
+            training::NAME
+        )));
     }
     let named = |benchmark: &&OwnResults| arguments.filter.as_deref() == Some(benchmark.name);
     if let Some(benchmark) = OWN_RESULTS.iter().find(named) {

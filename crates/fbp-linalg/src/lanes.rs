@@ -57,7 +57,7 @@ pub trait Lanes: Copy {
     /// Transposes four rows in squares of four, for `f32` in registers of at least four lanes: lanes `4i..4i + 4` of result `j` are lane
     /// `4i + j` of each row.
     fn transpose_quads<S: Simd>(simd: S, rows: [Self::Vector<S>; 4]) -> [Self::Vector<S>; 4];
-    /// The lanes `start..end`; bounds above the number of lanes are cut off.
+    /// The lanes `start..end`, none if `start` is not below `end`; bounds above the number of lanes are cut off.
     fn mask_lanes<S: Simd>(simd: S, start: usize, end: usize) -> Self::Mask<S>;
     /// The lanes of a mask, zero elsewhere, whatever was there.
     fn keep_lanes<S: Simd>(simd: S, mask: Self::Mask<S>, value: Self::Vector<S>) -> Self::Vector<S>;
@@ -120,7 +120,10 @@ macro_rules! impl_lanes {
             }
             #[inline(always)]
             fn mask_lanes<S: Simd>(simd: S, start: usize, end: usize) -> Self::Mask<S> {
-                simd.$between(start.min(S::$lanes) as _, end.min(S::$lanes) as _).mask()
+                let end = end.min(S::$lanes);
+                // That from the last lane to the last lane is not in pulp's table.
+                let (start, end) = if start < end { (start, end) } else { (0, 0) };
+                simd.$between(start as _, end as _).mask()
             }
             #[inline(always)]
             fn keep_lanes<S: Simd>(simd: S, mask: Self::Mask<S>, value: Self::Vector<S>) -> Self::Vector<S> {
@@ -194,6 +197,8 @@ impl_lanes!(
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
     use super::*;
     use pulp::WithSimd;
 
@@ -220,12 +225,45 @@ mod tests {
         }
     }
 
+    /// All masks of a scalar.
+    struct Masks<T>(PhantomData<T>);
+
+    impl<T: Lanes + From<u8> + PartialEq + std::fmt::Debug> WithSimd for Masks<T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let lanes = T::lanes::<S>();
+            let ones = T::splat(simd, T::from(1));
+            for start in 0..=lanes + 1 {
+                for end in 0..=lanes + 1 {
+                    let mut kept = vec![T::from(0); lanes];
+                    T::store(simd, &mut kept, T::keep_lanes(simd, T::mask_lanes(simd, start, end), ones));
+                    let wanted: Vec<T> = (0..lanes).map(|i| T::from((start..end).contains(&i).into())).collect();
+                    assert_eq!(kept, wanted, "{start}..{end} of {lanes}");
+                }
+            }
+        }
+    }
+
+    fn archs() -> impl Iterator<Item = Arch> {
+        #[cfg(target_arch = "x86_64")]
+        let narrower = pulp::x86::V3::try_new().map(Arch::V3);
+        #[cfg(not(target_arch = "x86_64"))]
+        let narrower = None;
+        [Arch::new(), Arch::Scalar].into_iter().chain(narrower)
+    }
+
     #[test]
     fn quads_are_transposed_in_every_instruction_set() {
-        Arch::new().dispatch(Quads);
-        #[cfg(target_arch = "x86_64")]
-        for arch in pulp::x86::V3::try_new().map(Arch::V3).into_iter().chain([Arch::Scalar]) {
-            arch.dispatch(Quads);
+        archs().for_each(|arch| arch.dispatch(Quads));
+    }
+
+    #[test]
+    fn masks_keep_what_they_say_in_every_instruction_set() {
+        for arch in archs() {
+            arch.dispatch(Masks(PhantomData::<f32>));
+            arch.dispatch(Masks(PhantomData::<f64>));
         }
     }
 }

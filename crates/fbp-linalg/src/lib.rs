@@ -32,7 +32,9 @@ pub use error::{LinalgError, expect_box, expect_finite, expect_shape, holds_fini
 pub use lanes::{Lanes, dispatch};
 pub use matmul::{matmul, product};
 pub use once::get_or_make;
-pub use parallel::{CACHE_LINE, SplitBatch, filled, for_each_part, parts_scratch, repeated, zeroed_scratch, zeros};
+pub use parallel::{
+    CACHE_LINE, SplitBatch, filled, filled_runs, for_each_part, parts_scratch, repeated, zeroed_scratch, zeros,
+};
 pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::{PerScalar, Real};

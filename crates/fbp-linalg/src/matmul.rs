@@ -2,7 +2,6 @@ use std::mem::MaybeUninit;
 
 use faer::linalg::matmul::matmul as faer_matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use rayon::prelude::*;
 
 use crate::{Real, compile_once};
 
@@ -41,20 +40,11 @@ pub fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Vec
     let (rows, columns) = (lhs.nrows(), rhs.ncols());
     let mut values = Vec::<T>::with_capacity(rows * columns);
     let cells = &mut values.spare_capacity_mut()[..rows * columns];
-    let work = |cells: &mut [MaybeUninit<T>], rhs: MatRef<'_, T>, par: Par| {
-        let stride = rows as isize;
-        #[expect(unsafe_code, reason = "there is no safe view of memory that has no values yet")]
-        // SAFETY: the view covers the cells, one column behind the other, and a product that replaces reads none of them.
-        let out = unsafe { MatMut::from_raw_parts_mut(cells.as_mut_ptr().cast::<T>(), rows, rhs.ncols(), 1, stride) };
-        matmul(out, Accum::Replace, lhs, rhs, T::ONE, par);
-    };
-    // Products that share nothing wait for nobody, unlike the pieces of one product.
-    let each = columns.div_ceil(par.degree().max(1));
-    if par == Par::Seq || each < THREAD_COLUMNS || rows == 0 {
-        work(cells, rhs, par);
+    let threads = par.degree();
+    if columns >= threads * THREAD_COLUMNS {
+        product_parts((lhs, rhs), cells, threads);
     } else {
-        let parts = cells.par_chunks_mut(each * rows).enumerate();
-        parts.for_each(|(i, cells)| work(cells, rhs.subcols(i * each, cells.len() / rows), Par::Seq));
+        product_into((lhs, rhs), cells, par);
     }
     #[expect(
         unsafe_code,
@@ -65,6 +55,31 @@ pub fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Vec
         values.set_len(rows * columns);
     }
     values
+}
+
+/// [`product`] on so many threads, each with columns of its own: products that share nothing wait for nobody, unlike the pieces of one
+/// product.
+fn product_parts<T: Real>((lhs, rhs): (MatRef<'_, T>, MatRef<'_, T>), cells: &mut [MaybeUninit<T>], parts: usize) {
+    if parts < 2 {
+        return product_into((lhs, rhs), cells, Par::Seq);
+    }
+    let first = parts / 2;
+    let (left, right) = rhs.split_at_col(rhs.ncols() * first / parts);
+    let (left_cells, right_cells) = cells.split_at_mut(lhs.nrows() * left.ncols());
+    rayon::join(
+        || product_parts((lhs, left), left_cells, first),
+        || product_parts((lhs, right), right_cells, parts - first),
+    );
+}
+
+/// Writes all cells, which are as many as the product has entries.
+fn product_into<T: Real>((lhs, rhs): (MatRef<'_, T>, MatRef<'_, T>), cells: &mut [MaybeUninit<T>], par: Par) {
+    let (rows, columns) = (lhs.nrows(), rhs.ncols());
+    assert_eq!(cells.len(), rows * columns, "a product of another size");
+    #[expect(unsafe_code, reason = "there is no safe view of memory that has no values yet")]
+    // SAFETY: the view covers the cells, one column behind the other, and a product that replaces reads none of them.
+    let out = unsafe { MatMut::from_raw_parts_mut(cells.as_mut_ptr().cast::<T>(), rows, columns, 1, rows as isize) };
+    matmul(out, Accum::Replace, lhs, rhs, T::ONE, par);
 }
 
 #[cfg(test)]

@@ -129,12 +129,19 @@ pub fn zeroed_scratch<T: Real>(len: usize, par: Par, stack: &mut MemStack) -> (&
 pub fn filled<T: Real>(len: usize, piece: usize, par: Par, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let piece = piece.max(1);
     let pieces = (RUN / piece).max(1);
+    filled_runs(len, pieces * piece, par, |i, run| fill(i * pieces, run))
+}
+
+/// A vector of `len` entries made of runs of `run` entries, of which the last may be shorter, as [`filled`] makes one: `fill(i, run)` gets
+/// run number `i`, all zeros.
+pub fn filled_runs<T: Real>(len: usize, run: usize, par: Par, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+    let run = run.max(1);
     let mut values = Vec::with_capacity(len);
     let cells = &mut values.spare_capacity_mut()[..len];
-    let work = |(i, run): (usize, &mut [MaybeUninit<T>])| fill(i * pieces, zeroed(run));
+    let work = |(i, run): (usize, &mut [MaybeUninit<T>])| fill(i, zeroed(run));
     match par {
-        Par::Seq => cells.chunks_mut(pieces * piece).enumerate().for_each(work),
-        Par::Rayon(_) => cells.par_chunks_mut(pieces * piece).enumerate().for_each(work),
+        Par::Seq => cells.chunks_mut(run).enumerate().for_each(work),
+        Par::Rayon(_) => cells.par_chunks_mut(run).enumerate().for_each(work),
     }
     #[expect(
         unsafe_code,

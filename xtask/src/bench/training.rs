@@ -106,6 +106,12 @@ const LOSS: Of = |outcome| outcome.last_loss;
 const SECONDS: Of = |outcome| outcome.processor_seconds;
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    if arguments.ways.is_some() || arguments.data.is_some() || arguments.equal_time || arguments.networks.is_some() {
+        return Err(TaskError::Refused(format!(
+            "`bench {NAME}` takes --network, --images, --seeds, --data-dir and --quick, and none of --ways, --data, --equal-time, \
+             --networks"
+        )));
+    }
     let study = Study::new(arguments)?;
     for folder in [&study.work, &study.results] {
         fs::create_dir_all(folder).map_err(TaskError::at(folder))?;
@@ -140,7 +146,8 @@ impl Study {
         Ok(Self {
             fbp,
             work: target.join(if arguments.quick { "training-quick" } else { NAME }),
-            results: match arguments.quick {
+            // What is kept is of one network.
+            results: match arguments.quick || arguments.network.is_some() {
                 true => target.join("bench-results").join(NAME),
                 false => workspace::root().join("benches/results").join(NAME),
             },

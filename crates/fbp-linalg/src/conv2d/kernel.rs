@@ -201,7 +201,12 @@ impl Conv2d {
         if let Some(addend) = epilogue.and_then(|epilogue| epilogue.addend) {
             expect_len("conv2d: addend", addend.len(), len)?;
         }
-        Ok(fresh(len, |output| self.correlate(CorrelateArgs { input, weight, bias, output, epilogue }, par, stack)))
+        let write =
+            |output: Output<'_, T>| self.correlate(CorrelateArgs { input, weight, bias, output, epilogue }, par, stack);
+        #[expect(unsafe_code, reason = "fresh memory has no values before it is written")]
+        // SAFETY: every kernel cuts its output as its input, and runs through all parts of both.
+        let output = unsafe { fresh(len, write) };
+        Ok(output)
     }
 
     /// [`forward`](Self::forward), and then an epilogue on every output.
@@ -299,7 +304,11 @@ impl Conv2d {
     ) -> Result<Vec<T>, LinalgError> {
         let batch = self.check_adjoint(cotangent, weight)?;
         let len = batch * self.geometry.in_len();
-        Ok(fresh(len, |output| self.correlate_back([cotangent, weight], output, par, stack)))
+        let write = |output: Output<'_, T>| self.correlate_back([cotangent, weight], output, par, stack);
+        #[expect(unsafe_code, reason = "fresh memory has no values before it is written")]
+        // SAFETY: as in `forward_to_vec`.
+        let output = unsafe { fresh(len, write) };
+        Ok(output)
     }
 
     /// Checks all lengths but that of the result, and gives the number of samples.

@@ -42,10 +42,12 @@ impl<'a, T: Real> Output<'a, T> {
 
     /// Parts of `size` values, one per thread.
     pub(super) fn par_chunks(mut self, size: usize) -> impl IndexedParallelIterator<Item = Self> {
-        let has_values = self.written > 0;
-        let part =
-            move |cells: &'a mut [MaybeUninit<T>]| Self { written: if has_values { cells.len() } else { 0 }, cells };
-        std::mem::take(&mut self.cells).par_chunks_mut(size).map(part)
+        let written = self.written;
+        let part = move |(i, cells): (usize, &'a mut [MaybeUninit<T>])| Self {
+            written: written.saturating_sub(i * size).min(cells.len()),
+            cells,
+        };
+        std::mem::take(&mut self.cells).par_chunks_mut(size).enumerate().map(part)
     }
 }
 
@@ -56,14 +58,14 @@ impl<T: Real> Drop for Output<'_, T> {
 }
 
 /// A vector of `len` values that `write` makes.
-pub(super) fn fresh<T: Real>(len: usize, write: impl FnOnce(Output<'_, T>)) -> Vec<T> {
+///
+/// # Safety
+/// `write` drops the output, or all parts of it.
+#[expect(unsafe_code, reason = "there is no safe way to write a vector on several threads without writing it twice")]
+pub(super) unsafe fn fresh<T: Real>(len: usize, write: impl FnOnce(Output<'_, T>)) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     write(Output { cells: &mut values.spare_capacity_mut()[..len], written: 0 });
-    #[expect(
-        unsafe_code,
-        reason = "there is no safe way to write a vector on several threads without writing it twice"
-    )]
-    // SAFETY: all outputs have been dropped, and those cover all cells: kernels run through all parts, as those of the input.
+    // SAFETY: all outputs have been dropped, and those cover all cells.
     unsafe {
         values.set_len(len);
     }
@@ -71,8 +73,14 @@ pub(super) fn fresh<T: Real>(len: usize, write: impl FnOnce(Output<'_, T>)) -> V
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "fresh memory is tested")]
 mod tests {
     use super::*;
+
+    fn fresh<T: Real>(len: usize, write: impl FnOnce(Output<'_, T>)) -> Vec<T> {
+        // SAFETY: all that is written here is dropped.
+        unsafe { super::fresh(len, write) }
+    }
 
     #[test]
     fn what_nobody_writes_is_zero() {

@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use candle_core::{Tensor, Var};
 use fbp_inverse::{Conv2dReverse, ReverseOperator};
-use fbp_linalg::FeatureShape;
+use fbp_linalg::{FeatureShape, get_or_make};
 
 use super::{LayerVars, bias_values};
 use crate::ops::{Conv2dKernel, FusedTail, Window, with_values};
@@ -55,7 +55,7 @@ impl Layer for ConvLayer {
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
         let kernel = match pass.fused {
             true => &self.kernel,
-            false => self.direct.get_or_init(|| self.kernel.direct()),
+            false => get_or_make(&self.direct, || self.kernel.direct()),
         };
         pass.run(kernel.call(&pass.contiguous(x)?, &self.kernel_weight(pass)?, bias.as_ref()))
     }

@@ -103,7 +103,7 @@ impl Sizes {
             return matmul(out, Accum::Replace, grad, x.transpose(), 1.0, Par::Seq); // (out×N)(N×in)
         }
         // Products read their right side along the samples: it is turned first, as the smaller of the two.
-        let mut turned = vec![0.0_f32; TURNED * count];
+        let mut turned = vec![0.0_f32; TURNED.min(self.batch) * count];
         for start in (0..self.batch).step_by(TURNED) {
             let samples = TURNED.min(self.batch - start);
             let turned = &mut turned[..samples * count];
@@ -259,7 +259,9 @@ mod tests {
 
     #[test]
     fn agrees_with_candle() {
-        for (n, inputs, outputs) in [(1, 1, 1), (7, 5, 3), (64, 48, 10), (33, 200, 70)] {
+        // Narrow and wide layers, and batches that are divided among threads and into runs.
+        let sizes = [(1, 1, 1), (7, 5, 3), (9, 3, 8), (64, 48, 10), (33, 200, 70), (130, 40, 90), (300, 80, 12)];
+        for (n, inputs, outputs) in sizes {
             let (x, w) = (random_var(&[n, inputs], 1), random_var(&[outputs, inputs], 2));
             let b = random_var(&[outputs], 3);
             let weights = random(&[n, outputs], 4);

@@ -28,7 +28,7 @@ use std::sync::OnceLock;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 use faer::Par;
-use fbp_linalg::{dispatch, filled};
+use fbp_linalg::{dispatch, filled, filled_runs};
 use rayon::prelude::*;
 
 pub use activation::activate;
@@ -100,6 +100,9 @@ fn fill_pieces<T: Send>(out: &mut [T], piece: usize, work: usize, f: impl Fn(usi
     out.par_chunks_mut(per_chunk * piece).enumerate().for_each(|(i, chunk)| f(i * per_chunk, chunk));
 }
 
+/// Values that a thread computes at a time at most, if a sample has no more.
+const RUN: usize = 1 << 15;
+
 /// A vector of `len` values in pieces of `piece`, made as [`fill_pieces`] fills: `f` gets zeros.
 fn make_pieces(len: usize, piece: usize, work: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     filled(len, piece, par_for(work), f)
@@ -112,6 +115,8 @@ fn make_each(len: usize, piece: usize, work: usize, f: impl Fn(usize, &mut [f32]
 
 /// The outputs of a batch, `len` values, `piece` per sample: `f` runs a layer on some samples from number `first` on, into zeros that
 /// have not left the caches. What fails first ends it.
+///
+/// Runs are of some ten thousand values, and never so long that a thread has none.
 fn by_samples(
     len: usize,
     piece: usize,
@@ -119,7 +124,10 @@ fn by_samples(
     f: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
 ) -> Result<Vec<f32>> {
     let failed = OnceLock::new();
-    let values = filled(len, piece, par, |first, out| {
+    let samples = len.checked_div(piece).unwrap_or(0);
+    let run = (RUN / piece.max(1)).min(samples.div_ceil(par.degree().max(1))).max(1);
+    let values = filled_runs(len, run * piece, par, |part, out| {
+        let first = part * run;
         if failed.get().is_none()
             && let Err(error) = f(first, out)
         {

@@ -73,11 +73,11 @@ impl RivalOptions {
         let (mut best, mut curve) = (Rival::none(start, gauge.measure(start)?)?, Vec::new());
         for &learning_rate in &self.learning_rates {
             let (mut steps, mut measures) = (0, best.measures);
-            let looks = (0..self.steps).step_by(self.every).map(|taken| taken + self.every);
+            let looks = (0..self.steps).step_by(self.every).map(|taken| (taken + self.every).min(self.steps));
             let network = tuning.run(learning_rate, looks, |taken, network| {
                 steps = taken;
                 // The validation part judges where a run ends, and nothing before.
-                if taken + self.every <= self.steps && gauge.efficacy(network)? < self.efficacy {
+                if taken < self.steps && gauge.efficacy(network)? < self.efficacy {
                     return Ok(true);
                 }
                 measures = gauge.measure(network)?;

@@ -24,33 +24,30 @@ pub struct Judge {
     pub score: f64,
     /// Whether each of these images was wrong before and is of the class that is repaired.
     of_kind: Vec<bool>,
-    /// The layer that networks may differ in, where what lies below it is kept.
-    layer: Option<AffineLayer>,
 }
 
 /// Images that judge: themselves, or what arrives at the layer that changes.
 #[derive(Debug)]
 enum Judged {
     Images(EvalSet),
-    States(FeatureCache),
+    /// With the layer that networks may differ in.
+    States(FeatureCache, Box<AffineLayer>),
 }
 
 impl Judged {
     /// Which of them are right, and the score.
-    fn look(&self, network: &Network, layer: Option<&AffineLayer>) -> Result<(Vec<bool>, f64), TrainError> {
-        match (self, layer) {
-            (Self::States(states), Some(layer)) => {
-                let leads = states.leads(|states| layer.logits(network, states, &layer.output(network, states)?))?;
-                let right: Vec<bool> = leads.into_iter().map(|lead| lead > 0.0).collect();
+    fn look(&self, network: &Network) -> Result<(Vec<bool>, f64), TrainError> {
+        match self {
+            Self::States(states, layer) => {
+                let right = states.right(|states| layer.logits(network, states, &layer.output(network, states)?))?;
                 let score = share(&right);
                 Ok((right, score))
             }
-            (Self::Images(set), _) => {
+            Self::Images(set) => {
                 let right = set.right(network)?;
                 let score = if set.kind().is_accuracy() { share(&right) } else { set.score(network)? };
                 Ok((right, score))
             }
-            (Self::States(_), None) => Ok((Vec::new(), 0.0)),
         }
     }
 }
@@ -83,7 +80,7 @@ impl Judge {
         given: Given<'_>,
         tolerance: Option<f64>,
     ) -> Result<Self, TrainError> {
-        Self::at(None, before, data, choice, given, |images, judges| {
+        Self::at(before, data, choice, given, |images, judges| {
             Ok(Judged::Images(EvalSet::new(images, &data.normalization, Some(judges))?.within(tolerance)))
         })
     }
@@ -103,18 +100,18 @@ impl Judge {
     ) -> Result<Self, TrainError> {
         let layer = AffineLayer::of(before, stage)?;
         let images = data.test.len() * if matches!(given.origin, SampleOrigin::Corrupted(..)) { 2 } else { 1 };
-        if tolerance.is_some() || images * layer.state_len() * size_of::<f32>() > KEPT {
+        let has_outputs = data.test.outputs().is_some() || tolerance.is_some();
+        if has_outputs || images * layer.state_len() * size_of::<f32>() > KEPT {
             return Self::new(before, data, choice, given, tolerance);
         }
         let states = |images: &Dataset, judges: &[usize]| {
             let states = |images: &Tensor| layer.states(before, images);
-            Ok(Judged::States(FeatureCache::new(images, &data.normalization, judges, states)?))
+            Ok(Judged::States(FeatureCache::new(images, &data.normalization, judges, states)?, Box::new(layer.clone())))
         };
-        Self::at(Some(layer.clone()), before, data, choice, given, states)
+        Self::at(before, data, choice, given, states)
     }
 
     fn at(
-        layer: Option<AffineLayer>,
         before: &Network,
         data: &DataBundle,
         choice: &SampleChoice,
@@ -126,26 +123,26 @@ impl Judge {
         };
         let mut judges = but(given.in_test());
         let test = judged(&data.test, &judges)?;
-        let (mut right, score) = test.look(before, layer.as_ref())?;
+        let (mut right, score) = test.look(before)?;
         let mut kin = None;
         if let SampleOrigin::Corrupted(..) = given.origin {
             judges = but(given.kin_in_test());
             let images = judged(given.origin.kin(Part::Test, data), &judges)?;
-            (right, _) = images.look(before, layer.as_ref())?;
+            (right, _) = images.look(before)?;
             kin = Some(images);
         }
         let same_class = |label: u8| !matches!(choice, SampleChoice::Class(class) if *class != u32::from(label));
         let of_kind =
             right.iter().zip(&judges).map(|(right, &i)| !right && same_class(data.test.labels()[i])).collect();
-        Ok(Self { test, kin, score, of_kind, layer })
+        Ok(Self { test, kin, score, of_kind })
     }
 
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network.
     pub fn measure(&self, network: &Network) -> Result<TestMeasures, TrainError> {
-        let (mut right, score) = self.test.look(network, self.layer.as_ref())?;
+        let (mut right, score) = self.test.look(network)?;
         if let Some(kin) = &self.kin {
-            (right, _) = kin.look(network, self.layer.as_ref())?;
+            (right, _) = kin.look(network)?;
         }
         let kind = self.of_kind.iter().filter(|kind| **kind).count();
         let gained = right.iter().zip(&self.of_kind).filter(|(right, kind)| **right && **kind).count();

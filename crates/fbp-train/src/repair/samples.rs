@@ -121,7 +121,7 @@ fn first_wrong(
     tolerance: Option<f64>,
     count: usize,
 ) -> Result<Vec<usize>, TrainError> {
-    let (mut wrong, mut seen) = (Vec::with_capacity(count), 0);
+    let (mut wrong, mut seen) = (Vec::new(), 0);
     while wrong.len() < count && seen < indices.len() {
         // As many as the rest would take at the share of wrong ones so far.
         let each = (seen as f64 + 1.0) / (wrong.len() as f64 + 1.0);

@@ -219,13 +219,14 @@ impl<'a> Curves<'a> {
         Ok(RepairPoint { chosen: true, ..point })
     }
 
-    /// All rates and numbers of steps, of which each run passes through several, and the state that early stopping chooses.
+    /// All rates, each at several numbers of steps until all samples are right, and the state that early stopping chooses.
     fn fine_tuning(&self) -> Result<Vec<RepairPoint>, TrainError> {
         let mut points = Vec::new();
         let gauge = Gauge::new(self.start, given_of(&self.samples), self.data, &self.split, None)?;
         let tuning = FineTuning::new(self.start, given_of(&self.samples), self.data)?;
         self.progress.begin("fine-tuning", RATES.len() * STEPS.len(), "looks");
         for learning_rate in RATES {
+            let mut left = STEPS.len();
             let (mut seconds, mut begun, mut right) = (0.0, Instant::now(), 0);
             tuning.run(learning_rate, STEPS, |steps, network| {
                 seconds += begun.elapsed().as_secs_f64();
@@ -233,10 +234,13 @@ impl<'a> Curves<'a> {
                 let measures = gauge.measure(network)?;
                 points.push(self.point((method, ALL_STAGES), network, &self.judge, measures, seconds)?);
                 self.progress.advance(1);
+                left -= 1;
                 right += usize::from(measures.efficacy >= 1.0);
                 begun = Instant::now();
                 Ok(right < ALL_RIGHT)
             })?;
+            // Looks that a run did not need.
+            self.progress.advance(left);
         }
         self.progress.end();
         let rival =
