@@ -174,9 +174,7 @@ impl RepairArgs {
         // Who asks for a share wants to know in a script whether it is there.
         Ok(if self.efficacy.is_some() { ExitCode::from(SHORT) } else { ExitCode::SUCCESS })
     }
-}
 
-impl RepairArgs {
     /// Where one layer changed alone, and no rival changes others, what lies below it is looked at once.
     fn judge(
         &self,

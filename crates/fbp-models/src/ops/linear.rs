@@ -92,9 +92,7 @@ impl Sizes {
         let parts = x.par_chunks(size * self.inputs).zip(y.par_chunks_mut(size * self.outputs));
         parts.for_each(|(x, y)| f(Self { batch: x.len() / self.inputs, ..self }, x, y, Par::Seq));
     }
-}
 
-impl Sizes {
     /// The gradients of the weights of some outputs, `G Xᵀ`.
     fn weight_gradient(self, x: &[f32], grad: &[f32], outputs: Range<usize>, out: &mut [f32]) {
         let (count, x, grad) = (outputs.len(), self.x(x), self.y(grad).subrows(outputs.start, outputs.len()));
