@@ -30,7 +30,7 @@ pub use cholesky::{
 };
 pub use error::{LinalgError, expect_box, expect_finite, expect_shape, holds_finite_number};
 pub use lanes::{Lanes, dispatch};
-pub use matmul::{matmul, product};
+pub use matmul::{matmul, matmul_by_columns, product};
 pub use once::get_or_make;
 pub use parallel::{
     CACHE_LINE, SplitBatch, filled, filled_runs, for_each_part, parts_scratch, repeated, zeroed_scratch, zeros,

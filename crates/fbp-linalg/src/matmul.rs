@@ -1,5 +1,3 @@
-use std::mem::MaybeUninit;
-
 use faer::linalg::matmul::matmul as faer_matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -19,8 +17,39 @@ compile_once! {
     ) -> () = faer_matmul;
 }
 
-/// Columns of a thread below which the rows are shared out instead: each thread reads all of the left side once more.
+/// Columns of a thread below which the pieces of one product are shared out instead: each thread reads all of the left side.
 const THREAD_COLUMNS: usize = 32;
+
+/// `dst = lhs · rhs`, or `dst += lhs · rhs`, on every thread of `par` the product of columns of its own, if each has enough of
+/// them: unlike the pieces of one product, which wait for each other, products that share nothing wait for nobody.
+///
+/// # Shapes
+/// As [`matmul`].
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_by_columns<T: Real>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) {
+    let threads = par.degree();
+    if threads > 1 && rhs.ncols() >= threads * THREAD_COLUMNS {
+        matmul_parts(dst, accum, lhs, rhs, threads);
+    } else {
+        matmul(dst, accum, lhs, rhs, T::ONE, par);
+    }
+}
+
+fn matmul_parts<T: Real>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, parts: usize) {
+    if parts < 2 {
+        return matmul(dst, accum, lhs, rhs, T::ONE, Par::Seq);
+    }
+    let first = parts / 2;
+    let middle = rhs.ncols() * first / parts;
+    let (dst_left, dst_right) = dst.split_at_col_mut(middle);
+    let (left, right) = rhs.split_at_col(middle);
+    rayon::join(
+        || matmul_parts(dst_left, accum, lhs, left, first),
+        || matmul_parts(dst_right, accum, lhs, right, parts - first),
+    );
+}
 
 /// `lhs · rhs` as a vector of its columns, whose memory is written but once, by all threads of `par`.
 ///
@@ -39,47 +68,20 @@ const THREAD_COLUMNS: usize = 32;
 pub fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Vec<T> {
     let (rows, columns) = (lhs.nrows(), rhs.ncols());
     let mut values = Vec::<T>::with_capacity(rows * columns);
-    let cells = &mut values.spare_capacity_mut()[..rows * columns];
-    let threads = par.degree();
-    if columns >= threads * THREAD_COLUMNS {
-        product_parts((lhs, rhs), cells, threads);
-    } else {
-        product_into((lhs, rhs), cells, par);
-    }
+    let cells = values.spare_capacity_mut().as_mut_ptr().cast::<T>();
+    #[expect(unsafe_code, reason = "there is no safe view of memory that has no values yet")]
+    // SAFETY: the view covers the capacity, one column behind the other, and a product that replaces reads none of it.
+    let out = unsafe { MatMut::from_raw_parts_mut(cells, rows, columns, 1, rows as isize) };
+    matmul_by_columns(out, Accum::Replace, lhs, rhs, par);
     #[expect(
         unsafe_code,
         reason = "there is no safe way to write a vector on several threads without writing it twice"
     )]
-    // SAFETY: the parts cover all cells, and each product has written its own.
+    // SAFETY: the product has written every cell.
     unsafe {
         values.set_len(rows * columns);
     }
     values
-}
-
-/// [`product`] on so many threads, each with columns of its own: products that share nothing wait for nobody, unlike the pieces of one
-/// product.
-fn product_parts<T: Real>((lhs, rhs): (MatRef<'_, T>, MatRef<'_, T>), cells: &mut [MaybeUninit<T>], parts: usize) {
-    if parts < 2 {
-        return product_into((lhs, rhs), cells, Par::Seq);
-    }
-    let first = parts / 2;
-    let (left, right) = rhs.split_at_col(rhs.ncols() * first / parts);
-    let (left_cells, right_cells) = cells.split_at_mut(lhs.nrows() * left.ncols());
-    rayon::join(
-        || product_parts((lhs, left), left_cells, first),
-        || product_parts((lhs, right), right_cells, parts - first),
-    );
-}
-
-/// Writes all cells, which are as many as the product has entries.
-fn product_into<T: Real>((lhs, rhs): (MatRef<'_, T>, MatRef<'_, T>), cells: &mut [MaybeUninit<T>], par: Par) {
-    let (rows, columns) = (lhs.nrows(), rhs.ncols());
-    assert_eq!(cells.len(), rows * columns, "a product of another size");
-    #[expect(unsafe_code, reason = "there is no safe view of memory that has no values yet")]
-    // SAFETY: the view covers the cells, one column behind the other, and a product that replaces reads none of them.
-    let out = unsafe { MatMut::from_raw_parts_mut(cells.as_mut_ptr().cast::<T>(), rows, columns, 1, rows as isize) };
-    matmul(out, Accum::Replace, lhs, rhs, T::ONE, par);
 }
 
 #[cfg(test)]

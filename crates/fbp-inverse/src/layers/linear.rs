@@ -1,7 +1,9 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::reborrow::{Reborrow, ReborrowMut};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
-use fbp_linalg::{CACHE_LINE, FeatureShape, Real, column_mut, expect_finite, matmul, zeroed_scratch};
+use fbp_linalg::{
+    CACHE_LINE, FeatureShape, Real, column_mut, expect_finite, matmul, matmul_by_columns, zeroed_scratch,
+};
 
 use super::affine::AffineReverse;
 use crate::layers::kernel::{LayerKernel, operator_once};
@@ -67,9 +69,6 @@ impl<T: Real> LinearReverse<T> {
 
 operator_once!(LinearReverse);
 
-/// Columns of a thread below which the rows are shared out instead: each thread reads all weights once more.
-const THREAD_COLUMNS: usize = 32;
-
 /// Workspace of [`product`].
 fn product_scratch<T>(rows: usize, columns: usize) -> StackReq {
     let cells = |len: usize| StackReq::new_aligned::<T>(len, CACHE_LINE);
@@ -84,12 +83,8 @@ fn product<T: Real>(
     par: Par,
     stack: &mut MemStack,
 ) {
-    let threads = par.degree();
-    if threads > 1 && from.ncols() >= threads * THREAD_COLUMNS {
-        return by_columns(to, from, threads, &|to, from| matmul(to, accum, a, from, T::ONE, Par::Seq));
-    }
     if from.ncols() != 1 {
-        return matmul(to, accum, a, from, T::ONE, par);
+        return matmul_by_columns(to, accum, a, from, par);
     }
     let (twins, stack) = zeroed_scratch(2 * a.ncols(), Par::Seq, stack);
     let (products, _) = zeroed_scratch(2 * a.nrows(), Par::Seq, stack);
@@ -103,24 +98,6 @@ fn product<T: Real>(
     }
     matmul(products.rb_mut(), accum, a, twins.rb(), T::ONE, par); // (m×n)(n×2)
     to.col_mut(0).copy_from(products.rb().col(0));
-}
-
-/// Runs `f` on as many parts of the columns as there are threads: unlike the pieces of one product, which wait for each other,
-/// products that share nothing wait for nobody.
-fn by_columns<T: Real>(
-    to: MatMut<'_, T>,
-    from: MatRef<'_, T>,
-    parts: usize,
-    f: &(impl Fn(MatMut<'_, T>, MatRef<'_, T>) + Sync),
-) {
-    if parts < 2 {
-        return f(to, from);
-    }
-    let left = parts / 2;
-    let middle = from.ncols() * left / parts;
-    let (to_left, to_right) = to.split_at_col_mut(middle);
-    let (from_left, from_right) = from.split_at_col(middle);
-    rayon::join(|| by_columns(to_left, from_left, left, f), || by_columns(to_right, from_right, parts - left, f));
 }
 
 impl<T: Real> LayerKernel<T> for LinearReverse<T> {

@@ -4,6 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
+use super::kept::{Order, Weights};
 use super::output::Output;
 use super::sample_wise::{Blocks, SampleWise};
 use super::source::{Packed, Source, copy_short};
@@ -118,7 +119,7 @@ pub(super) struct Correlation {
 /// Slices of one call.
 pub(super) struct CorrelateArgs<'a, T: Real> {
     pub(super) input: &'a [T],
-    pub(super) weight: &'a [T],
+    pub(super) weight: Weights<'a, T>,
     pub(super) bias: Option<&'a [T]>,
     pub(super) output: Output<'a, T>,
     pub(super) epilogue: Option<Epilogue<'a, T>>,
@@ -159,12 +160,16 @@ impl Correlation {
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        let size = chunks(batch, par).size;
+        let weights = self.sample_wise(size).map_or(0, SampleWise::weight_len).max(self.weight_len());
+        StackReq::new::<T>(weights).and(self.threads_scratch::<T>(batch, par))
+    }
+
+    /// What all threads need but for the weights.
+    pub(super) fn threads_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let Chunks { most, size, .. } = chunks(batch, par);
-        let memory = |weights: usize, thread_len: usize| {
-            StackReq::new::<T>(weights).and(StackReq::new_aligned::<T>(most * thread_len, CACHE_LINE))
-        };
-        let pixels = memory(self.weight_len(), self.thread_len::<T>(size));
-        self.sample_wise(size).map_or(pixels, |plan| pixels.or(memory(plan.weight_len(), plan.thread_len())))
+        let len = self.sample_wise(size).map_or(0, SampleWise::thread_len).max(self.thread_len::<T>(size));
+        StackReq::new_aligned::<T>(most * len, CACHE_LINE)
     }
 
     /// The way along samples, if that is the better one for so many samples of a thread.
@@ -180,13 +185,20 @@ impl Correlation {
             return;
         }
         let sample_wise = self.sample_wise(chunks.size);
-        let weight_len = sample_wise.map_or(self.weight_len(), SampleWise::weight_len);
-        let (mut weights, stack) = stack.make_with(weight_len, |_| T::ZERO);
-        match sample_wise {
-            Some(plan) => plan.pack_weights(args.weight, &mut weights),
-            None => self.pack_weights(args.weight, &mut weights),
-        }
-        let weights = &*weights;
+        let (order, weight_len) =
+            sample_wise.map_or((Order::Pixels, self.weight_len()), |plan| (Order::Samples, plan.weight_len()));
+        let pack = |packed: &mut [T]| match sample_wise {
+            Some(plan) => plan.pack_weights(args.weight.values, packed),
+            None => self.pack_weights(args.weight.values, packed),
+        };
+        let (mut fresh, stack) = stack.make_with(if args.weight.kept.is_none() { weight_len } else { 0 }, |_| T::ZERO);
+        let weights = match args.weight.kept {
+            Some(kept) => kept.get(order, weight_len, exec.par, pack),
+            None => {
+                pack(&mut fresh);
+                &*fresh
+            }
+        };
         let thread_len = sample_wise.map_or(self.thread_len::<T>(chunks.size), SampleWise::thread_len);
         let (scratch, _) = zeroed_scratch(chunks.count * thread_len, exec.par, stack);
         let (input, output) = (chunks.size * in_len, chunks.size * out_len);

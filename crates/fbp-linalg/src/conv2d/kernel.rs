@@ -2,6 +2,7 @@ use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
 use super::correlate::{CorrelateArgs, Correlation, Exec};
+use super::kept::{Kept, Weights};
 use super::output::{Output, fresh};
 use super::weight_grad::WeightGrad;
 use super::winograd::{Winograd, WinogradGrad};
@@ -164,6 +165,12 @@ impl Conv2d {
         fast.unwrap_or_else(|| self.forward.scratch::<T>(batch, par))
     }
 
+    /// The same of a call whose weights are kept.
+    pub(super) fn forward_scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        let fast = single::<T, _>(&self.fast.forward).map(|plan| plan.threads_scratch::<T>(batch, par));
+        fast.unwrap_or_else(|| self.forward.threads_scratch::<T>(batch, par))
+    }
+
     /// Applies the convolution to every sample of a batch.
     ///
     /// # Errors
@@ -177,7 +184,7 @@ impl Conv2d {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        self.run_forward(args, None, par, stack)
+        self.run_forward(args, None, None, par, stack)
     }
 
     /// [`forward`](Self::forward) of input and weights into a vector of its own, whose memory is written but once, and then an
@@ -196,7 +203,18 @@ impl Conv2d {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<Vec<T>, LinalgError> {
-        let batch = self.check_forward(input, weight, bias)?;
+        self.run_forward_to_vec((input, Weights { values: weight, kept: None }), bias, epilogue, par, stack)
+    }
+
+    pub(super) fn run_forward_to_vec<T: Real>(
+        &self,
+        (input, weight): (&[T], Weights<'_, T>),
+        bias: Option<&[T]>,
+        epilogue: Option<Epilogue<'_, T>>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<Vec<T>, LinalgError> {
+        let batch = self.check_forward(input, weight.values, bias)?;
         let len = batch * self.geometry.out_len();
         if let Some(addend) = epilogue.and_then(|epilogue| epilogue.addend) {
             expect_len("conv2d: addend", addend.len(), len)?;
@@ -226,12 +244,13 @@ impl Conv2d {
         if let Some(addend) = epilogue.addend {
             expect_len("conv2d: addend", addend.len(), args.output.len())?;
         }
-        self.run_forward(args, Some(epilogue), par, stack)
+        self.run_forward(args, None, Some(epilogue), par, stack)
     }
 
-    fn run_forward<T: Real>(
+    pub(super) fn run_forward<T: Real>(
         &self,
         args: ConvForward<'_, T>,
+        kept: Option<&Kept<T>>,
         epilogue: Option<Epilogue<'_, T>>,
         par: Par,
         stack: &mut MemStack,
@@ -239,7 +258,7 @@ impl Conv2d {
         let ConvForward { input, weight, bias, output } = args;
         let batch = self.check_forward(input, weight, bias)?;
         expect_len("conv2d: output", output.len(), batch * self.geometry.out_len())?;
-        let output = Output::of(output);
+        let (weight, output) = (Weights { values: weight, kept }, Output::of(output));
         self.correlate(CorrelateArgs { input, weight, bias, output, epilogue }, par, stack);
         Ok(())
     }
@@ -269,6 +288,12 @@ impl Conv2d {
         fast.unwrap_or_else(|| self.adjoint.scratch::<T>(batch, par))
     }
 
+    /// The same of a call whose weights are kept.
+    pub(super) fn adjoint_scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        let fast = single::<T, _>(&self.fast.adjoint).map(|plan| plan.threads_scratch::<T>(batch, par));
+        fast.unwrap_or_else(|| self.adjoint.threads_scratch::<T>(batch, par))
+    }
+
     /// Applies the transposed linear map to every sample: the gradient with respect to the input.
     ///
     /// # Errors
@@ -282,10 +307,21 @@ impl Conv2d {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
+        self.run_adjoint(args, None, par, stack)
+    }
+
+    pub(super) fn run_adjoint<T: Real>(
+        &self,
+        args: ConvAdjoint<'_, T>,
+        kept: Option<&Kept<T>>,
+        par: Par,
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
         let ConvAdjoint { cotangent, weight, input_grad } = args;
         let batch = self.check_adjoint(cotangent, weight)?;
         expect_len("conv2d: input gradient", input_grad.len(), batch * self.geometry.in_len())?;
-        self.correlate_back([cotangent, weight], Output::of(input_grad), par, stack);
+        let weight = Weights { values: weight, kept };
+        self.correlate_back((cotangent, weight), Output::of(input_grad), par, stack);
         Ok(())
     }
 
@@ -304,7 +340,8 @@ impl Conv2d {
     ) -> Result<Vec<T>, LinalgError> {
         let batch = self.check_adjoint(cotangent, weight)?;
         let len = batch * self.geometry.in_len();
-        let write = |output: Output<'_, T>| self.correlate_back([cotangent, weight], output, par, stack);
+        let weight = Weights { values: weight, kept: None };
+        let write = |output: Output<'_, T>| self.correlate_back((cotangent, weight), output, par, stack);
         #[expect(unsafe_code, reason = "fresh memory has no values before it is written")]
         // SAFETY: as in `forward_to_vec`.
         let output = unsafe { fresh(len, write) };
@@ -320,7 +357,7 @@ impl Conv2d {
 
     fn correlate_back<T: Real>(
         &self,
-        [input, weight]: [&[T]; 2],
+        (input, weight): (&[T], Weights<'_, T>),
         output: Output<'_, T>,
         par: Par,
         stack: &mut MemStack,

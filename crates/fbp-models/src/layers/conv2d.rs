@@ -52,6 +52,9 @@ impl Layer for ConvLayer {
     }
 
     fn forward(&self, x: &Tensor, pass: LayerPass<'_>) -> Result<Tensor, ModelError> {
+        if pass.trainable {
+            self.kernel.forget_parameters();
+        }
         let bias = self.bias.as_ref().map(|bias| pass.tensor(bias));
         let kernel = match pass.fused {
             true => &self.kernel,

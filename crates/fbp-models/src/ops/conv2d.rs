@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Error, Layout, Result, Shape
 use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvWeightGrad, Epilogue};
 use fbp_linalg::{FeatureShape, zeros};
 
+use super::folded::{Folded, LastFolded, Parameters};
 use super::scratch::ScratchPool;
 use super::{Call, Clip, par_for, values, with_values};
 
@@ -30,23 +31,11 @@ pub struct FusedTail<'a> {
     pub clip: Clip,
 }
 
-/// The weights with the scale of their output channel; scales and shifts `bias`.
-fn fold([scale, shift]: [&Tensor; 2], weight: &Tensor, bias: &mut [f32]) -> Result<Vec<f32>> {
-    let (scale, shift) = (scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?);
-    let mut weight = weight.flatten_all()?.to_vec1::<f32>()?;
-    let kernel_len = weight.len() / bias.len();
-    let kernels = weight.chunks_exact_mut(kernel_len);
-    for (((kernel, bias), scale), shift) in kernels.zip(bias).zip(scale).zip(shift) {
-        kernel.iter_mut().for_each(|w| *w *= scale);
-        *bias = scale * *bias + shift;
-    }
-    Ok(weight)
-}
-
 /// What all calls of one layer share.
 pub(super) struct Shared {
     pub(super) conv: Conv2d,
     pub(super) scratch: ScratchPool,
+    folded: LastFolded,
     /// Whether the operation is the adjoint of the convolution.
     transposed: bool,
 }
@@ -78,7 +67,8 @@ impl Conv2dKernel {
     }
 
     fn build(conv: Conv2d, transposed: bool) -> Self {
-        let shared = Arc::new(Shared { conv, scratch: ScratchPool::default(), transposed });
+        let (scratch, folded) = (ScratchPool::default(), LastFolded::default());
+        let shared = Arc::new(Shared { conv, scratch, folded, transposed });
         Self { plain: Arc::new(Box::new(Op(shared.clone()))), biased: Arc::new(Box::new(Op(shared.clone()))), shared }
     }
 
@@ -109,6 +99,8 @@ impl Conv2dKernel {
     /// outputs are in the cache: a convolution, the normalisation with known statistics behind it, the sum at the end of a residual
     /// block, and the activation, in one pass over memory. Gradients end here.
     ///
+    /// What folding makes of the parameters is kept, and made again only where a bit of them has changed.
+    ///
     /// It differs from these operations one after the other by the rounding of the weights, some units in the last place of the
     /// largest sum of absolute products.
     ///
@@ -129,15 +121,19 @@ impl Conv2dKernel {
         if self.shared.transposed || tail.affine.is_some_and(|affine| affine.iter().any(|t| t.dims() != [channels])) {
             bail!("{NAME}: no normalisation of {channels} channels to fuse with");
         }
-        let mut bias = bias.map_or_else(|| Ok(vec![0.0; channels]), Tensor::to_vec1::<f32>)?;
-        let folded = tail.affine.map(|affine| fold(affine, weight, &mut bias)).transpose()?;
-        let run = |weight: &[f32], addend: Option<&[f32]>| {
-            let epilogue = Epilogue { addend, lower: tail.clip.lower, upper: tail.clip.upper };
-            with_values(NAME, x, |input| self.shared.correlate(batch, weight, input, Some(&bias), Some(epilogue)))
+        let affine = match tail.affine {
+            Some([scale, shift]) => Some([scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?]),
+            None => None,
         };
-        let finish = |addend: Option<&[f32]>| match &folded {
-            Some(weight) => run(weight, addend),
-            None => with_values(NAME, weight, |weight| run(weight, addend)),
+        let affine = affine.as_ref().map(|affine| affine.each_ref().map(Vec::as_slice));
+        let bias = bias.map(Tensor::to_vec1::<f32>).transpose()?;
+        let folded = with_values(NAME, weight, |weight| {
+            let parameters = Parameters { weight, bias: bias.as_deref(), affine };
+            self.shared.folded.get(&self.shared.conv, parameters).map_err(Error::wrap)
+        })?;
+        let finish = |addend: Option<&[f32]>| {
+            let epilogue = Epilogue { addend, lower: tail.clip.lower, upper: tail.clip.upper };
+            with_values(NAME, x, |input| self.shared.run_folded(batch, &folded, input, epilogue))
         };
         let output = match tail.addend {
             Some(addend) => with_values(NAME, addend, |addend| finish(Some(addend)))?,
@@ -145,6 +141,12 @@ impl Conv2dKernel {
         };
         let out = geometry.out_shape();
         Tensor::from_vec(output, (batch, out.channels, out.height, out.width), x.device())
+    }
+
+    /// Lets go of what [`apply_fused`](Self::apply_fused) keeps of the parameters that it had last: a copy of them, and several
+    /// times that in the order in which the kernel reads them.
+    pub fn forget_parameters(&self) {
+        self.shared.folded.forget();
     }
 
     pub(crate) fn call(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Call {
@@ -199,7 +201,7 @@ impl Shared {
         let mut output = if self.transposed {
             self.spread(batch, weight, input)?
         } else {
-            self.correlate(batch, weight, input, bias, None)?
+            self.correlate(batch, weight, input, bias)?
         };
         if let Some(bias) = bias.filter(|_| self.transposed) {
             for (plane, bias) in output.chunks_exact_mut(out.plane()).zip(bias.iter().cycle()) {
@@ -210,18 +212,27 @@ impl Shared {
     }
 
     /// The convolution.
-    fn correlate(
-        &self,
-        batch: usize,
-        weight: &[f32],
-        input: &[f32],
-        bias: Option<&[f32]>,
-        epilogue: Option<Epilogue<'_, f32>>,
-    ) -> Result<Vec<f32>> {
+    fn correlate(&self, batch: usize, weight: &[f32], input: &[f32], bias: Option<&[f32]>) -> Result<Vec<f32>> {
         let par = par_for(self.work(batch));
         self.scratch
             .with(self.conv.forward_scratch::<f32>(batch, par), |stack| {
-                self.conv.forward_to_vec([input, weight], bias, epilogue, par, stack)
+                self.conv.forward_to_vec([input, weight], bias, None, par, stack)
+            })
+            .map_err(Error::wrap)
+    }
+
+    /// The convolution with parameters that are known from before.
+    fn run_folded(
+        &self,
+        batch: usize,
+        folded: &Folded,
+        input: &[f32],
+        epilogue: Epilogue<'_, f32>,
+    ) -> Result<Vec<f32>> {
+        let (par, conv) = (par_for(self.work(batch)), &folded.conv);
+        self.scratch
+            .with(conv.forward_scratch(batch, par), |stack| {
+                conv.forward_to_vec(input, Some(&folded.bias), Some(epilogue), par, stack)
             })
             .map_err(Error::wrap)
     }
@@ -238,7 +249,7 @@ impl Shared {
 
     fn input_gradient(&self, batch: usize, weight: &[f32], cotangent: &[f32]) -> Result<Vec<f32>> {
         if self.transposed {
-            self.correlate(batch, weight, cotangent, None, None)
+            self.correlate(batch, weight, cotangent, None)
         } else {
             self.spread(batch, weight, cotangent)
         }

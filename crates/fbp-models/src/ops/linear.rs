@@ -3,7 +3,7 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use faer::{Accum, MatMut, MatRef, Par};
-use fbp_linalg::{dispatch, matmul, product, repeated, zeros};
+use fbp_linalg::{dispatch, matmul, matmul_by_columns, product, repeated, zeros};
 use rayon::prelude::*;
 
 use super::{Call, fill_each, par_for, values, with_values};
@@ -24,9 +24,6 @@ pub(crate) fn linear_call(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) ->
 }
 
 const NAME: &str = "linear";
-
-/// Samples of a thread below which the weights are shared out instead: each thread reads all of them once more.
-const THREAD_SAMPLES: usize = 32;
 
 /// Samples whose gradients are turned at a time.
 const TURNED: usize = 256;
@@ -74,23 +71,9 @@ impl Sizes {
             return product(self.weight(weight), self.x(x), par); // (out×in)(in×N)
         };
         let mut y = repeated(bias, self.batch, par);
-        self.for_samples(x, &mut y, |part, x, y, par| {
-            let out = MatMut::from_column_major_slice_mut(y, part.outputs, part.batch);
-            matmul(out, Accum::Add, part.weight(weight), part.x(x), 1.0, par); // (out×in)(in×N)
-        });
+        let out = MatMut::from_column_major_slice_mut(&mut y, self.outputs, self.batch);
+        matmul_by_columns(out, Accum::Add, self.weight(weight), self.x(x), par); // (out×in)(in×N)
         y
-    }
-
-    /// Runs `f` on the samples of every thread: unlike the pieces of one product, which wait for each other, products that share
-    /// nothing wait for nobody.
-    fn for_samples(self, x: &[f32], y: &mut [f32], f: impl Fn(Self, &[f32], &mut [f32], Par) + Sync) {
-        let par = par_for(self.work());
-        let size = self.batch.div_ceil(par.degree().max(1));
-        if par == Par::Seq || size < THREAD_SAMPLES || self.inputs == 0 || self.outputs == 0 {
-            return f(self, x, y, par);
-        }
-        let parts = x.par_chunks(size * self.inputs).zip(y.par_chunks_mut(size * self.outputs));
-        parts.for_each(|(x, y)| f(Self { batch: x.len() / self.inputs, ..self }, x, y, Par::Seq));
     }
 
     /// The gradients of the weights of some outputs, `G Xᵀ`.

@@ -12,6 +12,7 @@ mod conv2d;
 mod conv_pool;
 mod cross_entropy;
 mod feature_norm;
+mod folded;
 mod lane_sums;
 mod linear;
 mod max_pool2d;

@@ -46,7 +46,7 @@ impl<T: Real> LargeReverse<T> {
             return self.reverse_points(map, bias, pass, par);
         }
         let build = || {
-            let wide = map.wide();
+            let wide = map.wide()?;
             let scale = MapScale::of(&wide)?;
             Ok((wide, scale))
         };

@@ -1,7 +1,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{Mat, MatMut, MatRef, Par};
 use fbp_linalg::conv_solve::ConvSystem;
-use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward};
+use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, FixedConv2d};
 use fbp_linalg::{FeatureShape, LinalgError, Real, batch_slice, batch_slice_mut, column, column_mut};
 
 use fbp_linalg::matrix_free::LinearMap;
@@ -9,8 +9,7 @@ use fbp_linalg::matrix_free::LinearMap;
 /// The linear part of a convolution or of its transpose.
 #[derive(Clone, Debug)]
 pub(super) struct ConvMap<T> {
-    kernel: Conv2d,
-    weight: Vec<T>,
+    kernel: FixedConv2d<T>,
     /// Whether the map is the adjoint of the convolution.
     transposed: bool,
 }
@@ -22,43 +21,49 @@ pub(super) struct MapBatch<'a, T> {
 }
 
 impl<T: Real> ConvMap<T> {
-    pub(super) fn new(geometry: Conv2dGeometry, weight: &[T], transposed: bool) -> Self {
-        Self { kernel: Conv2d::for_networks(geometry), weight: weight.to_vec(), transposed }
+    /// A map with as many weights as the geometry needs.
+    pub(super) fn new(geometry: Conv2dGeometry, weight: &[T], transposed: bool) -> Result<Self, LinalgError> {
+        Ok(Self { kernel: FixedConv2d::new(Conv2d::for_networks(geometry), weight.to_vec())?, transposed })
+    }
+
+    /// The same map with other weights.
+    fn with_weights<U: Real>(&self, weight: impl Fn(T) -> U) -> Result<ConvMap<U>, LinalgError> {
+        let weight = self.kernel.weight().iter().map(|w| weight(*w)).collect();
+        Ok(ConvMap { kernel: FixedConv2d::new(self.kernel.conv().clone(), weight)?, transposed: self.transposed })
     }
 
     pub(super) fn in_shape(&self) -> FeatureShape {
-        let geometry = self.kernel.geometry();
+        let geometry = self.kernel.conv().geometry();
         if self.transposed { geometry.out_shape() } else { geometry.in_shape() }
     }
 
     pub(super) fn out_shape(&self) -> FeatureShape {
-        let geometry = self.kernel.geometry();
+        let geometry = self.kernel.conv().geometry();
         if self.transposed { geometry.in_shape() } else { geometry.out_shape() }
     }
 
     /// The map in double precision.
-    pub(super) fn wide(&self) -> ConvMap<f64> {
-        let weight = self.weight.iter().map(|w| w.to_f64()).collect();
-        ConvMap { kernel: self.kernel.clone(), weight, transposed: self.transposed }
+    pub(super) fn wide(&self) -> Result<ConvMap<f64>, LinalgError> {
+        self.with_weights(|w| w.to_f64())
     }
 
     /// The map as a matrix, `out × in`.
     pub(super) fn dense(&self) -> Result<Mat<f64>, LinalgError> {
-        let matrix = self.kernel.dense(&self.weight)?;
+        let matrix = self.kernel.conv().dense(self.kernel.weight())?;
         Ok(if self.transposed { matrix.transpose().to_owned() } else { matrix })
     }
 
     /// The map with a bias, as the solver of point targets takes it.
     pub(super) fn system<'a>(&'a self, bias: &'a [T]) -> ConvSystem<'a, T> {
-        let (geometry, weight) = (*self.kernel.geometry(), self.weight.as_slice());
+        let (geometry, weight) = (*self.kernel.conv().geometry(), self.kernel.weight());
         ConvSystem { geometry, weight, bias: Some(bias), transposed: self.transposed }
     }
 
     /// Workspace of either direction for `batch` samples.
     pub(super) fn scratch(&self, batch: usize, par: Par) -> StackReq {
         let kernel = &self.kernel;
-        let forward = kernel.forward_scratch::<T>(batch, par).or(kernel.forward_scratch::<T>(1, Par::Seq));
-        forward.or(kernel.adjoint_scratch::<T>(batch, par)).or(kernel.adjoint_scratch::<T>(1, Par::Seq))
+        let forward = kernel.forward_scratch(batch, par).or(kernel.forward_scratch(1, Par::Seq));
+        forward.or(kernel.adjoint_scratch(batch, par)).or(kernel.adjoint_scratch(1, Par::Seq))
     }
 
     /// `output <- A input + bias`.
@@ -104,16 +109,12 @@ impl<T: Real> ConvMap<T> {
         par: Par,
         stack: &mut MemStack,
     ) -> Result<(), LinalgError> {
-        self.each(pass, par, |input, output, par| {
-            self.kernel.forward(ConvForward { input, weight: &self.weight, bias, output }, par, stack)
-        })
+        self.each(pass, par, |input, output, par| self.kernel.forward(input, bias, output, par, stack))
     }
 
     /// The adjoint of the convolution.
     fn spread(&self, pass: MapBatch<'_, T>, par: Par, stack: &mut MemStack) -> Result<(), LinalgError> {
-        self.each(pass, par, |cotangent, input_grad, par| {
-            self.kernel.adjoint(ConvAdjoint { cotangent, weight: &self.weight, input_grad }, par, stack)
-        })
+        self.each(pass, par, |cotangent, input_grad, par| self.kernel.adjoint(cotangent, input_grad, par, stack))
     }
 
     /// Runs a kernel on the whole batch, or sample by sample where the batch is not in one piece.
@@ -154,7 +155,7 @@ impl LinearMap for ConvMap<f64> {
     }
 
     fn row_squares(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
-        let squared = Self { weight: self.weight.iter().map(|w| w * w).collect(), ..self.clone() };
+        let squared = self.with_weights(|w| w * w)?;
         let (rows, cols) = self.shape();
         let mut squares = vec![0.0; rows];
         LinearMap::apply(&squared, &vec![1.0; cols], &mut squares, stack)?;
@@ -162,13 +163,12 @@ impl LinearMap for ConvMap<f64> {
     }
 
     fn magnitudes(&self, x: &[f64], sizes: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
-        let magnitudes = Self { weight: self.weight.iter().map(|w| w.abs()).collect(), ..self.clone() };
+        let magnitudes = self.with_weights(f64::abs)?;
         LinearMap::apply(&magnitudes, x, sizes, stack)
     }
 
     fn row_terms(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
-        let ones = self.weight.iter().map(|w| if *w == 0.0 { 0.0 } else { 1.0 }).collect();
-        let counting = Self { weight: ones, ..self.clone() };
+        let counting = self.with_weights(|w| if w == 0.0 { 0.0 } else { 1.0 })?;
         let (rows, cols) = self.shape();
         let mut terms = vec![0.0; rows];
         LinearMap::apply(&counting, &vec![1.0; cols], &mut terms, stack)?;
@@ -176,7 +176,7 @@ impl LinearMap for ConvMap<f64> {
     }
 
     fn flops(&self) -> f64 {
-        2.0 * self.kernel.geometry().flops(1) as f64
+        2.0 * self.kernel.conv().geometry().flops(1) as f64
     }
 }
 

@@ -92,7 +92,7 @@ impl<T: Real> Conv2dReverse<T> {
         let in_layer = || InverseError::in_layer(name);
         expect_finite("weight", MatRef::from_column_major_slice(weight, weight.len(), 1)).map_err(in_layer())?;
         expect_finite("bias", MatRef::from_column_major_slice(bias, bias.len(), 1)).map_err(in_layer())?;
-        let map = ConvMap::new(geometry, weight, transposed);
+        let map = ConvMap::new(geometry, weight, transposed).map_err(in_layer())?;
         let plans = if geometry.out_len().max(geometry.in_len()) > limit {
             Plans::Large(Box::new(LargeReverse::new()))
         } else {

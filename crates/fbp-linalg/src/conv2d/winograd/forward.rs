@@ -10,10 +10,11 @@ use super::product::{ROWS, Rows};
 use super::transform::{input_tile, output_tile, places, weight_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels};
 use crate::conv2d::correlate::{CorrelateArgs, Exec, chunks};
+use crate::conv2d::kept::Order;
 use crate::conv2d::output::Output;
 use crate::conv2d::{Conv2dGeometry, Epilogue};
 use crate::lanes::MAX_LANES;
-use crate::parallel::{CACHE_LINE, zeroed};
+use crate::parallel::{CACHE_LINE, zeroed, zeroed_chunks};
 use crate::{FeatureShape, Real};
 
 /// Time for a vector of channels of one tile, in products: transposed, transformed, written and read.
@@ -83,9 +84,13 @@ impl Winograd {
     }
 
     pub(in crate::conv2d) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        StackReq::new_aligned::<T>(self.weights_len(), CACHE_LINE).and(self.threads_scratch::<T>(batch, par))
+    }
+
+    /// What all threads need but for the weights.
+    pub(in crate::conv2d) fn threads_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let cut = chunks(batch, par);
-        let weights = StackReq::new_aligned::<T>(self.weights_len(), CACHE_LINE);
-        weights.and(StackReq::new_aligned::<T>(cut.most * self.thread_len(cut.size), CACHE_LINE))
+        StackReq::new_aligned::<T>(cut.most * self.thread_len(cut.size), CACHE_LINE)
     }
 
     /// Runs it on every sample; the lengths of the slices have been checked.
@@ -95,8 +100,22 @@ impl Winograd {
         if cut.count == 0 {
             return;
         }
-        let (weights, stack) = stack.make_aligned_uninit::<T>(self.weights_len(), CACHE_LINE);
-        let weights = self.transform_weights(args.weight, weights, exec);
+        let (len, panel) = (self.weights_len(), self.panel_len());
+        let (fresh, stack) =
+            stack.make_aligned_uninit::<T>(if args.weight.kept.is_none() { len } else { 0 }, CACHE_LINE);
+        let weights: Vec<&[T]> = match args.weight.kept {
+            Some(kept) => {
+                let write = |cells: &mut [T]| {
+                    self.transform_weights(args.weight.values, &mut cells.chunks_mut(panel).collect::<Vec<_>>(), exec);
+                };
+                kept.get(Order::Pixels, len, exec.par, write).chunks(panel).collect()
+            }
+            None => {
+                let mut panels = zeroed_chunks(fresh, panel, exec.par);
+                self.transform_weights(args.weight.values, &mut panels, exec);
+                panels.into_iter().map(|panel| &*panel).collect()
+            }
+        };
         let thread_len = self.thread_len(cut.size);
         let (scratch, _) = stack.make_aligned_uninit::<T>(cut.count * thread_len, CACHE_LINE);
         let work = |(i, ((input, output), scratch)): (usize, ((_, _), &mut [MaybeUninit<T>]))| {
@@ -112,18 +131,19 @@ impl Winograd {
         }
     }
 
-    /// `G g Gᵀ` of every pair of channels, one slice for each panel.
-    fn transform_weights<'a, T: Real>(&self, weight: &[T], into: &'a mut [MaybeUninit<T>], exec: Exec) -> Vec<&'a [T]> {
-        let len = POINTS * self.tiling.input.channels * PANEL;
-        let work = |(panel, part): (usize, &'a mut [MaybeUninit<T>])| {
-            let into = zeroed(part);
-            exec.arch.dispatch(Weights { plan: self, weight, first: panel * PANEL, into: &mut *into });
-            &*into
+    /// Cells of the transformed weights of a whole panel.
+    fn panel_len(&self) -> usize {
+        POINTS * self.tiling.input.channels * PANEL
+    }
+
+    /// `G g Gᵀ` of every pair of channels, panel by panel.
+    fn transform_weights<T: Real>(&self, weight: &[T], panels: &mut [&mut [T]], exec: Exec) {
+        let work = |(panel, into): (usize, &mut &mut [T])| {
+            exec.arch.dispatch(PanelWeights { plan: self, weight, first: panel * PANEL, into });
         };
-        if exec.par == Par::Seq {
-            into.chunks_mut(len).enumerate().map(work).collect()
-        } else {
-            into.par_chunks_mut(len).enumerate().map(work).collect()
+        match exec.par {
+            Par::Seq => panels.iter_mut().enumerate().for_each(work),
+            Par::Rayon(_) => panels.par_iter_mut().enumerate().for_each(work),
         }
     }
 
@@ -145,7 +165,7 @@ impl Winograd {
 }
 
 /// The transformed weights of one panel.
-struct Weights<'a, T> {
+struct PanelWeights<'a, T> {
     plan: &'a Winograd,
     weight: &'a [T],
     /// First output channel.
@@ -154,7 +174,7 @@ struct Weights<'a, T> {
     into: &'a mut [T],
 }
 
-impl<T: Real> WithSimd for Weights<'_, T> {
+impl<T: Real> WithSimd for PanelWeights<'_, T> {
     type Output = ();
 
     #[inline(always)]
