@@ -17,6 +17,8 @@ mod output;
 use std::env;
 use std::error::Error;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use fbp_benches::{Peer, median, milliseconds};
 
@@ -30,6 +32,9 @@ const PAIRS: usize = 20;
 const QUICK_PAIRS: usize = 3;
 /// Runs of candle, which is slower by a factor that needs no third digit.
 const CANDLE_RUNS: usize = 3;
+/// Time between two runs: threads that have nothing to do spin for some milliseconds, theirs as ours, and would take a processor from
+/// whoever comes next.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Numbers of threads.
 const THREADS: [usize; 2] = [1, 2];
 
@@ -98,8 +103,10 @@ fn measure(
         torch.run(&line)?;
     }
     for _ in 0..pairs {
+        thread::sleep(PAUSE);
         own.push(run()?);
         if let Some(torch) = &mut torch {
+            thread::sleep(PAUSE);
             theirs.push(torch.run(&line)?);
         }
     }
