@@ -39,5 +39,5 @@ pub use params::{SolveConfig, SolveParams};
 pub use report::{SolveReport, SolveSide, StopReason};
 pub use scalar::{PerScalar, Real};
 pub use shape::FeatureShape;
-pub use sums::{distance_sq, norm_sq, slope_along};
+pub use sums::{distance_sq, distance_to_box_sq, norm_sq, slope_along};
 pub use views::{batch_slice, batch_slice_mut, column, column_mut};

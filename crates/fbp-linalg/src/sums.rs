@@ -71,6 +71,25 @@ pub fn slope_along<T: Real>(g: &[T], a: &[T], b: &[T]) -> f64 {
     )
 }
 
+/// Squared Euclidean distance of a point to a box, as far as all three slices go; infinite if it is not a number.
+///
+/// ```
+/// assert_eq!(fbp_linalg::distance_to_box_sq(&[3.0_f32, 5.0, -1.0], &[0.0, 4.0, 2.0], &[1.0, 6.0, 2.0]), 13.0);
+/// assert_eq!(fbp_linalg::distance_to_box_sq(&[f64::NAN], &[0.0], &[1.0]), f64::INFINITY);
+/// ```
+pub fn distance_to_box_sq<T: Real>(point: &[T], lower: &[T], upper: &[T]) -> f64 {
+    let square = dispatch(
+        #[inline(always)]
+        || {
+            sum([point, lower, upper], |v, lower, upper| {
+                let gap = v.to_f64() - v.clip(lower, upper).to_f64();
+                gap * gap
+            })
+        },
+    );
+    if square.is_nan() { f64::INFINITY } else { square }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

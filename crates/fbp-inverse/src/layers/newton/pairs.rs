@@ -81,16 +81,16 @@ impl<T: Real> Follow<T> {
             let history = of_mut(history, 2 * PAIRS * inputs, at);
             // What a step along the gradient takes to an end goes there on its own: mixed with others, it bends their path.
             let (range, along) = (self.range, T::from_f64(slot.share));
-            for i in 0..inputs {
-                let (x, g) = (point[i], gradient[i]);
+            let entries = point.iter().zip(gradient).zip(free.iter_mut().zip(step.iter_mut()));
+            for ((&x, &g), (free, step)) in entries {
                 let held =
                     (x + along * g <= range.lower && g < T::ZERO) || (x + along * g >= range.upper && g > T::ZERO);
-                free[i] = if held { T::ZERO } else { T::ONE };
-                step[i] = if held { T::ZERO } else { g };
+                *free = if held { T::ZERO } else { T::ONE };
+                *step = if held { T::ZERO } else { g };
             }
             two_loops(slot, history, free, step);
-            for i in 0..inputs {
-                step[i] += (T::ONE - free[i]) * along * gradient[i];
+            for ((step, &free), &g) in step.iter_mut().zip(&*free).zip(gradient) {
+                *step += (T::ONE - free) * along * g;
             }
             let (last_point, last_gradient) = pair_mut(history, inputs, slot.next);
             last_point.copy_from_slice(point);
@@ -113,8 +113,8 @@ fn two_loops<T: Real>(slot: &mut Slot, history: &[T], free: &[T], step: &mut [T]
         curvatures[age] = sums.product;
         factors[age] = sums.along / sums.product;
         let factor = T::from_f64(factors[age]);
-        for i in 0..inputs {
-            step[i] -= factor * changed[i] * free[i];
+        for ((step, &changed), &free) in step.iter_mut().zip(changed).zip(free) {
+            *step -= factor * changed * free;
         }
         if !is_scaled {
             (slot.share, is_scaled) = (sums.product / sums.changed, true);
@@ -126,8 +126,8 @@ fn two_loops<T: Real>(slot: &mut Slot, history: &[T], free: &[T], step: &mut [T]
         let (moved, changed) = pair(history, inputs, (slot.next + PAIRS - 1 - age) % PAIRS);
         let back = dot(changed, step) / curvatures[age];
         let factor = T::from_f64(factors[age] - back);
-        for i in 0..inputs {
-            step[i] += factor * moved[i] * free[i];
+        for ((step, &moved), &free) in step.iter_mut().zip(moved).zip(free) {
+            *step += factor * moved * free;
         }
     }
 }
@@ -145,20 +145,33 @@ struct Sums {
 impl Sums {
     #[inline(always)]
     fn of<T: Real>(moved: &[T], changed: &[T], free: &[T], vector: &[T]) -> Self {
-        let mut sums = [[0.0_f64; WIDTH]; 4];
-        let mut add = |k: usize, i: usize| {
-            let (s, y, v) = (moved[i].to_f64() * free[i].to_f64(), changed[i].to_f64(), vector[i].to_f64());
-            sums[0][k] += s * y;
-            sums[1][k] += s * s;
-            sums[2][k] += y * y * free[i].to_f64();
-            sums[3][k] += s * v;
-        };
+        // One array for each sum: LLVM keeps those in registers.
+        let (mut products, mut squares) = ([0.0_f64; WIDTH], [0.0_f64; WIDTH]);
+        let (mut changes, mut alongs) = ([0.0_f64; WIDTH], [0.0_f64; WIDTH]);
         let whole = moved.len() / WIDTH * WIDTH;
-        for i in (0..whole).step_by(WIDTH) {
-            (0..WIDTH).for_each(|k| add(k, i + k));
+        let parts = [moved, changed, free, vector].map(|values| values.split_at(whole));
+        let [s, y, f, v] = parts.map(|(whole, _)| whole.chunks_exact(WIDTH));
+        for (((s, y), f), v) in s.zip(y).zip(f).zip(v) {
+            for k in 0..WIDTH {
+                let (f, y) = (f[k].to_f64(), y[k].to_f64());
+                let s = s[k].to_f64() * f;
+                products[k] += s * y;
+                squares[k] += s * s;
+                changes[k] += y * y * f;
+                alongs[k] += s * v[k].to_f64();
+            }
         }
-        (whole..moved.len()).for_each(|i| add(i - whole, i));
-        let [product, moved, changed, along] = sums.map(|sums| sums.iter().sum());
+        let [s, y, f, v] = parts.map(|(_, rest)| rest.iter());
+        for (k, (((s, y), f), v)) in s.zip(y).zip(f).zip(v).enumerate() {
+            let (f, y) = (f.to_f64(), y.to_f64());
+            let s = s.to_f64() * f;
+            products[k] += s * y;
+            squares[k] += s * s;
+            changes[k] += y * y * f;
+            alongs[k] += s * v.to_f64();
+        }
+        let [product, moved, changed, along] =
+            [products, squares, changes, alongs].map(|sums| sums.iter().sum::<f64>());
         Self { product, moved, changed, along }
     }
 
@@ -180,10 +193,8 @@ impl Learn {
         for (at, slot) in slots.iter_mut().enumerate() {
             let (point, gradient) = (of(point, inputs, at), of(gradient, inputs, at));
             let (moved, changed) = pair_mut(of_mut(history, 2 * PAIRS * inputs, at), inputs, slot.next);
-            for i in 0..inputs {
-                moved[i] = point[i] - moved[i];
-                changed[i] -= gradient[i];
-            }
+            moved.iter_mut().zip(point).for_each(|(moved, &x)| *moved = x - *moved);
+            changed.iter_mut().zip(gradient).for_each(|(changed, &g)| *changed -= g);
             // The oldest pair has made room for this one, whether it is of use or not.
             let sums = Sums {
                 product: dot(moved, changed),

@@ -79,8 +79,9 @@ impl<T: Real> Newton<'_, T> {
         for (at, slot) in slots[..count].iter().enumerate() {
             let (lower, upper) = wanted.ends(places[slot.place].sample);
             let (output, residual) = (of(output, sizes.outputs, at), of_mut(residual, sizes.outputs, at));
-            for (i, residual) in residual.iter_mut().enumerate() {
-                *residual = output[i].clip(lower[i], upper[i]) - output[i];
+            let ends = lower.iter().zip(upper);
+            for ((residual, &y), (&lower, &upper)) in residual.iter_mut().zip(output).zip(ends) {
+                *residual = y.clip(lower, upper) - y;
             }
         }
         let place = (view(point, sizes.inputs, count), &*tape);

@@ -1,7 +1,7 @@
 //! Vectors of single samples, with sums in double precision.
 
 use faer::{MatMut, MatRef};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, distance_to_box_sq};
 
 /// Sums that run side by side.
 const WIDTH: usize = 8;
@@ -64,13 +64,7 @@ pub(super) fn apply<T: Real>(to: &mut [T], mask: &[T]) {
 
 /// Euclidean distance of a point to a box; infinite if an entry is NaN.
 pub(super) fn distance<T: Real>(point: &[T], lower: &[T], upper: &[T]) -> f64 {
-    let (mut sum, mut nan) = (0.0_f64, false);
-    for ((&y, &lo), &hi) in point.iter().zip(lower).zip(upper) {
-        let gap = y.to_f64() - y.clip(lo, hi).to_f64();
-        nan |= y.is_nan();
-        sum += gap * gap;
-    }
-    if nan { f64::INFINITY } else { sum.sqrt() }
+    distance_to_box_sq(point, lower, upper).sqrt()
 }
 
 #[cfg(test)]
