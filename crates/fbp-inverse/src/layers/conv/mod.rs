@@ -6,10 +6,12 @@ mod map;
 #[cfg(test)]
 mod tests;
 
+use std::sync::OnceLock;
+
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::conv2d::Conv2dGeometry;
-use fbp_linalg::{BOXED_LIMIT, FeatureShape, Real, expect_finite};
+use fbp_linalg::{BOXED_LIMIT, FeatureShape, LinalgError, Real, expect_finite, get_or_make};
 
 pub use geometry::{Conv1dParams, ConvTranspose2dParams};
 
@@ -51,7 +53,9 @@ pub struct Conv2dReverse<T: Real> {
 /// How the reverse is solved.
 #[derive(Clone, Debug)]
 enum Plans<T: Real> {
-    Dense(Box<AffineReverse<T>>),
+    /// Through the matrix, which is formed when it is first needed: most layers of most networks are only run forwards and
+    /// differentiated, and a matrix may take a hundred megabytes.
+    Dense(OnceLock<Result<Box<AffineReverse<T>>, LinalgError>>),
     Large(Box<LargeReverse<T>>),
 }
 
@@ -96,11 +100,16 @@ impl<T: Real> Conv2dReverse<T> {
         let plans = if geometry.out_len().max(geometry.in_len()) > limit {
             Plans::Large(Box::new(LargeReverse::new()))
         } else {
-            let out = if transposed { geometry.in_shape() } else { geometry.out_shape() };
-            let spread = bias.iter().flat_map(|b| std::iter::repeat_n(b.to_f64(), out.plane())).collect();
-            Plans::Dense(Box::new(AffineReverse::new(map.dense().map_err(in_layer())?).with_bias(spread)))
+            Plans::Dense(OnceLock::new())
         };
         Ok(Self { name: name.to_owned(), map, bias: bias.to_vec(), plans })
+    }
+
+    /// The layer as a matrix, with what solves for it.
+    fn as_matrix(&self) -> Result<Box<AffineReverse<T>>, LinalgError> {
+        let plane = self.map.out_shape().plane();
+        let bias = self.bias.iter().flat_map(|b| std::iter::repeat_n(b.to_f64(), plane)).collect();
+        Ok(Box::new(AffineReverse::new(self.map.dense()?).with_bias(bias)))
     }
 
     fn check_pair(
@@ -155,14 +164,20 @@ impl<T: Real> LayerKernel<T> for Conv2dReverse<T> {
 
     fn reverse_scratch(&self, batch: usize, par: Par) -> StackReq {
         match &self.plans {
-            Plans::Dense(plans) => plans.reverse_scratch(batch, par),
+            Plans::Dense(_) => {
+                let shape = (self.map.out_shape().len(), self.map.in_shape().len());
+                AffineReverse::<T>::scratch_of(shape, batch, par)
+            }
             Plans::Large(plans) => plans.reverse_scratch(batch, par),
         }
     }
 
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         match &self.plans {
-            Plans::Dense(plans) => plans.reverse(self, pass, par, stack),
+            Plans::Dense(matrix) => {
+                let plans = get_or_make(matrix, || self.as_matrix()).as_ref().map_err(Clone::clone);
+                plans.map_err(InverseError::in_layer(&self.name))?.reverse(self, pass, par, stack)
+            }
             Plans::Large(plans) => {
                 pass.check(self)?;
                 plans.reverse(&self.map, &self.bias, pass, par, stack).map_err(InverseError::in_layer(&self.name))
