@@ -9,7 +9,7 @@ use crate::{ChannelRanges, Interval, InverseError, JvpPass, ReversePass, Reverse
 
 /// The methods of [`ReverseOperator`](crate::ReverseOperator) and [`DifferentiableOperator`](crate::DifferentiableOperator)
 /// in one trait, for layers that have them all.
-pub(super) trait LayerKernel<T: Real> {
+pub(super) trait LayerKernel<T: Real>: Sync {
     fn name(&self) -> &str;
     fn in_shape(&self) -> FeatureShape;
     fn out_shape(&self) -> FeatureShape;

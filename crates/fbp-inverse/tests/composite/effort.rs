@@ -71,11 +71,15 @@ fn effort<T: Real>(block: Block<T>, input: [Mat<T>; 2], range: Interval<T>, tole
     let [x, other] = input;
     let wanted = crate::nets::forward(&block, &other);
     let before = (crate::nets::forward(&block, &x) - &wanted).norm_l2().to_f64();
-    counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    let reverse = |par| reverse_batch(&block, x.as_ref(), TargetBox::point(wanted.as_ref()), range, par).unwrap();
     let start = std::time::Instant::now();
-    let found = reverse_batch(&block, x.as_ref(), TargetBox::point(wanted.as_ref()), range, Par::rayon(2)).unwrap();
+    let together = reverse(Par::rayon(2));
     let seconds = start.elapsed().as_secs_f64();
+    // Counted on one thread: several ask for products of samples of their own, which are more, each of fewer samples.
+    counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    let found = reverse(Par::Seq);
     let done = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+    assert!(together.point == found.point, "{name}: other threads, other bits");
     let left = (crate::nets::forward(&block, &found.point) - &wanted).norm_l2().to_f64();
     let moved = (&found.point - &x).norm_l2().to_f64() / (&other - &x).norm_l2().to_f64();
     let line = format!(

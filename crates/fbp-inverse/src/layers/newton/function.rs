@@ -8,7 +8,7 @@ use crate::tape::{Tape, TapeMut};
 use crate::{InverseError, JvpPass, VjpPass};
 
 /// What is reversed: values and products at a point, with a tape.
-pub(in crate::layers) trait Function<T: Real> {
+pub(in crate::layers) trait Function<T: Real>: Sync {
     fn in_len(&self) -> usize;
     fn out_len(&self) -> usize;
     fn tape_lens(&self) -> &[usize];

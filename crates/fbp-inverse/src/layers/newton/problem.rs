@@ -1,6 +1,6 @@
-use faer::dyn_stack::MemStack;
+use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatRef, Par};
-use fbp_linalg::Real;
+use fbp_linalg::{Real, SplitBatch, for_each_part, parts_scratch};
 
 use super::function::Function;
 use super::memory::{Memory, PAIRS, Slot};
@@ -8,7 +8,7 @@ use super::params::NewtonParams;
 use super::vectors::{distance, of, of_mut, view, view_mut};
 use crate::layers::columns::column;
 use crate::sequence::Sequence;
-use crate::tape::TapeMut;
+use crate::tape::{Tape, TapeMut};
 use crate::{Interval, InverseError, JvpPass, VjpPass};
 
 /// A function to be reversed, with what follows it.
@@ -83,7 +83,8 @@ impl<T: Real> Newton<'_, T> {
         self.function.jvp(pass, tape.rb().samples(0, count), self.par, stack)
     }
 
-    /// `gradient = Jᵀ · from` at the points of the tape.
+    /// `gradient = Jᵀ · from` at the points of the tape, on every thread for samples of its own: a layer at a time would have the
+    /// threads wait for each other after every layer.
     pub(super) fn pull(
         &self,
         (point, tape): (MatRef<'_, T>, &TapeMut<'_, T>),
@@ -94,7 +95,10 @@ impl<T: Real> Newton<'_, T> {
         let (count, inputs) = (from.ncols(), self.function.in_len());
         let cotangent_in = view_mut(gradient, inputs, count);
         let pass = VjpPass { at: point, cotangent_out: from, cotangent_in };
-        self.function.vjp(pass, tape.rb().samples(0, count), self.par, stack)
+        let pull = Pull { pass, tape: tape.rb().samples(0, count) };
+        let part = pull_part_scratch(self.function, count, self.par);
+        let run = |pull: Pull<'_, T>, stack: &mut MemStack| self.function.vjp(pull.pass, pull.tape, Par::Seq, stack);
+        for_each_part(pull, part, self.par, stack, &run, &|left, right| left.and(right))
     }
 
     /// Measures the outputs of the first `count` samples: their residuals, and the distances of what follows to the goal.
@@ -122,6 +126,41 @@ impl<T: Real> Newton<'_, T> {
             }
         }
         Ok(())
+    }
+}
+
+/// Workspace of [`Newton::pull`] for exactly `count` samples.
+pub(super) fn pull_scratch<T: Real>(function: &dyn Function<T>, count: usize, par: Par) -> StackReq {
+    parts_scratch(pull_part_scratch(function, count, par), count, par)
+}
+
+/// What each thread needs of it: they have equally many samples, or one more.
+fn pull_part_scratch<T: Real>(function: &dyn Function<T>, count: usize, par: Par) -> StackReq {
+    let parts = par.degree().clamp(1, count.max(1));
+    let scratch = |samples: usize| function.product_scratch(samples, Par::Seq);
+    scratch(count / parts).or(scratch(count.div_ceil(parts)))
+}
+
+/// A product with the tape of its samples, divisible.
+struct Pull<'a, T> {
+    pass: VjpPass<'a, T>,
+    tape: Tape<'a, T>,
+}
+
+impl<T: Real> SplitBatch for Pull<'_, T> {
+    fn batch(&self) -> usize {
+        self.pass.at.ncols()
+    }
+
+    fn split_at(self, count: usize) -> (Self, Self) {
+        let Self { pass: VjpPass { at, cotangent_out, cotangent_in }, tape } = self;
+        let rest = tape.samples(count, at.ncols() - count);
+        let (at, at_right) = at.split_at_col(count);
+        let (out, out_right) = cotangent_out.split_at_col(count);
+        let (cotangent_in, in_right) = cotangent_in.split_at_col_mut(count);
+        let left = VjpPass { at, cotangent_out: out, cotangent_in };
+        let right = VjpPass { at: at_right, cotangent_out: out_right, cotangent_in: in_right };
+        (Self { pass: left, tape: tape.samples(0, count) }, Self { pass: right, tape: rest })
     }
 }
 

@@ -6,7 +6,7 @@ use fbp_linalg::attained::attained_slack;
 use super::function::Function;
 use super::linear::Start;
 use super::memory::{Memory, Place, Sizes, State, with_memory};
-use super::problem::{Newton, Wanted};
+use super::problem::{Newton, Wanted, pull_scratch};
 use super::search::Solver;
 use super::vectors::{distance, of, of_mut, view, view_mut};
 use crate::layers::columns::{column, column_mut, is_within, squared_norms};
@@ -50,6 +50,7 @@ pub(in crate::layers) fn newton_scratch<T: Real>(
         let products = function.forward_scratch(count, par).or(function.product_scratch(count, par));
         runs = runs.or(products).or(above.forward_scratch(count, par));
     }
+    runs = (1..=sizes.group).fold(runs, |runs, count| runs.or(pull_scratch(function, count, par)));
     sizes.scratch::<T>().and(runs)
 }
 
