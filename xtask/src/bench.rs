@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
     /// compress, few-labels, repair, training: folder with the data sets
     #[arg(long)]
     data_dir: Option<String>,
-    /// reverse, networks: also time another program, torch; images: pillow
+    /// reverse, networks, convolution: also time another program, torch; images: pillow
     #[arg(long)]
     peer: Option<String>,
     /// networks, attainable, training: one network only
@@ -72,6 +72,9 @@ pub(crate) struct Arguments {
     /// attainable: how much is spent on nearer targets: quick, refined or thorough
     #[arg(long)]
     effort: Option<String>,
+    /// convolution: layers with so many channels only
+    #[arg(long)]
+    channels: Option<String>,
     /// networks: one kind of work only: step, inference or product
     #[arg(long)]
     work: Option<String>,
@@ -99,12 +102,13 @@ struct OwnResults {
 }
 
 /// Most take half an hour, so they have to be named.
-const OWN_RESULTS: [OwnResults; 4] = [
+const OWN_RESULTS: [OwnResults; 5] = [
     OwnResults {
         name: "reverse",
         flags: &["--full", "--resume", "--sizes", "--seeds", "--peer"],
         partial: &["--sizes", "--seeds"],
     },
+    OwnResults { name: "convolution", flags: &["--peer", "--channels"], partial: &["--channels"] },
     OwnResults { name: "images", flags: &["--peer"], partial: &[] },
     OwnResults { name: "attainable", flags: &["--network", "--effort"], partial: &["--network", "--effort"] },
     OwnResults { name: "networks", flags: &["--network", "--work", "--peer"], partial: &["--network", "--work"] },
@@ -122,6 +126,7 @@ impl Arguments {
             ("--network", &self.network),
             ("--effort", &self.effort),
             ("--work", &self.work),
+            ("--channels", &self.channels),
         ];
         let values = values.into_iter().filter_map(|(name, value)| Some(vec![name, value.as_deref()?]));
         switches.chain(values).collect()

@@ -191,30 +191,32 @@ impl<T: Real> OuterTile<'_, T> {
     #[inline(always)]
     pub(super) fn run<S: Simd>(self, simd: S, vectors: usize) {
         match vectors {
-            1 => self.run_vectors::<S, 1>(simd),
-            2 => self.run_vectors::<S, 2>(simd),
-            3 if const { outer_shape::<S>().1 >= 3 } => self.run_vectors::<S, 3>(simd),
-            4 if const { outer_shape::<S>().1 >= 4 } => self.run_vectors::<S, 4>(simd),
+            // Six sums are too few to hide how long a product takes: those of every second pixel are kept apart.
+            1 => self.run_vectors::<S, 1, 2>(simd),
+            2 => self.run_vectors::<S, 2, 1>(simd),
+            3 if const { outer_shape::<S>().1 >= 3 } => self.run_vectors::<S, 3, 1>(simd),
+            4 if const { outer_shape::<S>().1 >= 4 } => self.run_vectors::<S, 4, 1>(simd),
             _ => debug_assert!(false, "no tile of {vectors} vectors"),
         }
     }
 
     #[inline(always)]
-    fn run_vectors<S: Simd, const V: usize>(self, simd: S) {
+    fn run_vectors<S: Simd, const V: usize, const P: usize>(self, simd: S) {
         match self.offsets.len() {
-            1 => simd.vectorize(Outer::<T, 1, V>(self)),
-            2 => simd.vectorize(Outer::<T, 2, V>(self)),
-            3 => simd.vectorize(Outer::<T, 3, V>(self)),
-            4 => simd.vectorize(Outer::<T, 4, V>(self)),
-            6 => simd.vectorize(Outer::<T, 6, V>(self)),
+            1 => simd.vectorize(Outer::<T, 1, V, P>(self)),
+            2 => simd.vectorize(Outer::<T, 2, V, P>(self)),
+            3 => simd.vectorize(Outer::<T, 3, V, P>(self)),
+            4 => simd.vectorize(Outer::<T, 4, V, P>(self)),
+            6 => simd.vectorize(Outer::<T, 6, V, P>(self)),
             taps => debug_assert!(false, "no tile of {taps} taps"),
         }
     }
 }
 
-struct Outer<'a, T, const C: usize, const V: usize>(OuterTile<'a, T>);
+/// A tile of `C` taps and `V` vectors, with sums of their own for each of `P` neighbouring pixels.
+struct Outer<'a, T, const C: usize, const V: usize, const P: usize>(OuterTile<'a, T>);
 
-impl<T: Real, const C: usize, const V: usize> WithSimd for Outer<'_, T, C, V> {
+impl<T: Real, const C: usize, const V: usize, const P: usize> WithSimd for Outer<'_, T, C, V, P> {
     type Output = ();
 
     #[inline(always)]
@@ -223,7 +225,7 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Outer<'_, T, C, V> {
         let Some(offsets) = tile.offsets.first_chunk::<C>() else { return };
         let lanes = T::lanes::<S>();
         let zero = T::splat(simd, T::ZERO);
-        let mut acc = [[zero; V]; C];
+        let mut acc = [[[zero; V]; C]; P];
         let [rows, cols] = tile.grid;
         for image in 0..tile.images {
             let (a, b) = (&tile.a[image * tile.a_image..], &tile.b[image * tile.b_image..]);
@@ -232,19 +234,37 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Outer<'_, T, C, V> {
                 for (cells, offset) in a_rows.iter_mut().zip(offsets) {
                     *cells = &a[offset + row * tile.a_pitch..][..cols];
                 }
-                let pixels = b[row * cols * tile.b_pitch..].chunks_exact(tile.b_pitch).take(cols);
-                for (i, pixel) in pixels.enumerate() {
-                    let pixel = &pixel[tile.first..][..V * lanes];
-                    let mut y = [zero; V];
-                    for v in 0..V {
-                        y[v] = T::load(simd, &pixel[v * lanes..][..lanes]);
-                    }
-                    for c in 0..C {
-                        let x = T::splat(simd, a_rows[c][i]);
+                let pixels = &b[row * cols * tile.b_pitch..][..cols * tile.b_pitch];
+                macro_rules! add_pixel {
+                    ($i:expr, $p:expr) => {
+                        let pixel = &pixels[$i * tile.b_pitch + tile.first..][..V * lanes];
+                        let mut y = [zero; V];
                         for v in 0..V {
-                            acc[c][v] = T::mul_add_lanes(simd, x, y[v], acc[c][v]);
+                            y[v] = T::load(simd, &pixel[v * lanes..][..lanes]);
                         }
+                        for c in 0..C {
+                            let x = T::splat(simd, a_rows[c][$i]);
+                            for v in 0..V {
+                                acc[$p][c][v] = T::mul_add_lanes(simd, x, y[v], acc[$p][c][v]);
+                            }
+                        }
+                    };
+                }
+                let whole = cols / P * P;
+                for first in (0..whole).step_by(P) {
+                    for p in 0..P {
+                        add_pixel!(first + p, p);
                     }
+                }
+                for i in whole..cols {
+                    add_pixel!(i, 0);
+                }
+            }
+        }
+        for p in 1..P {
+            for c in 0..C {
+                for v in 0..V {
+                    acc[0][c][v] = T::add_lanes(simd, acc[0][c][v], acc[p][c][v]);
                 }
             }
         }
@@ -254,7 +274,7 @@ impl<T: Real, const C: usize, const V: usize> WithSimd for Outer<'_, T, C, V> {
                     let out = &mut tile.out[$c * tile.b_pitch + tile.first..][..V * lanes];
                     for v in 0..V {
                         let out = &mut out[v * lanes..][..lanes];
-                        let sum = T::add_lanes(simd, T::load(simd, out), acc[$c][v]);
+                        let sum = T::add_lanes(simd, T::load(simd, out), acc[0][$c][v]);
                         T::store(simd, out, sum);
                     }
                 })*
