@@ -3,14 +3,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// What tells glibc to keep freed memory, and how many bytes of it.
-const KEEP_MEMORY: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
-const KEPT: &str = "4000000000";
-
 /// A Python process that times the same work with other programs, one run at a time, in turns with ours.
-///
-/// It keeps freed memory, as our tensors do: by its defaults a PyTorch process gives large blocks back to the system after every
-/// operation or keeps them, depending on what it freed before, and is twice as fast in the latter case.
 ///
 /// It says "ready" when it can begin, and answers every line with a number, or with a sentence on what is wrong.
 #[derive(Debug)]
@@ -29,10 +22,8 @@ impl Peer {
     /// If there is no such program, or the process says that it lacks something.
     pub fn start(flag: &'static str, script: &str) -> Result<Self, Box<dyn Error>> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer").join(script);
-        let mut command = Command::new("python3");
-        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.envs(KEEP_MEMORY.map(|name| (name, KEPT)));
-        let mut child = command.spawn().map_err(|error| format!("{flag}: python3 could not be started: {error}"))?;
+        let started = Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = started.map_err(|error| format!("{flag}: python3 could not be started: {error}"))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(format!("{flag}: python3 has no pipes").into());
         };

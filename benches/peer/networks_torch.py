@@ -6,6 +6,8 @@ Says "ready", then answers every line "NETWORK BATCH WORK THREADS" (work: step, 
 import sys
 import time
 
+from keep_memory import keep_freed_memory
+
 try:
     import timm
     import torch
@@ -102,6 +104,7 @@ class Job:
 
 
 def main():
+    keep_freed_memory()
     print("ready", flush=True)
     key, job = None, None
     for line in sys.stdin:

@@ -132,6 +132,9 @@ impl Structure {
 }
 
 /// A layer that also offers products with its Jacobian `J(x)`.
+///
+/// What it gives for a sample must not depend on the other samples of a batch: blocks ask for products of some samples at a time, on
+/// several threads at once.
 pub trait DifferentiableOperator<T: Real>: ReverseOperator<T> {
     /// Workspace of [`jvp`](Self::jvp) and [`vjp`](Self::vjp) for `batch` samples.
     fn derivative_scratch(&self, batch: usize, par: Par) -> StackReq {

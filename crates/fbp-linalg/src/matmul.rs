@@ -67,7 +67,8 @@ fn matmul_parts<T: Real>(dst: MatMut<'_, T>, accum: Accum, lhs: MatRef<'_, T>, r
 /// ```
 pub fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Vec<T> {
     let (rows, columns) = (lhs.nrows(), rhs.ncols());
-    let mut values = Vec::<T>::with_capacity(rows * columns);
+    let len = rows.checked_mul(columns).expect("a product of more entries than memory has addresses");
+    let mut values = Vec::<T>::with_capacity(len);
     let cells = values.spare_capacity_mut().as_mut_ptr().cast::<T>();
     #[expect(unsafe_code, reason = "there is no safe view of memory that has no values yet")]
     // SAFETY: the view covers the capacity, one column behind the other, and a product that replaces reads none of it.
@@ -79,7 +80,7 @@ pub fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Vec
     )]
     // SAFETY: the product has written every cell.
     unsafe {
-        values.set_len(rows * columns);
+        values.set_len(len);
     }
     values
 }

@@ -71,7 +71,8 @@ pub fn slope_along<T: Real>(g: &[T], a: &[T], b: &[T]) -> f64 {
     )
 }
 
-/// Squared Euclidean distance of a point to a box, as far as all three slices go; infinite if it is not a number.
+/// Squared Euclidean distance of a point to a box, as far as all three slices go; infinite if an entry of the point is NaN, or infinite
+/// and outside.
 ///
 /// ```
 /// assert_eq!(fbp_linalg::distance_to_box_sq(&[3.0_f32, 5.0, -1.0], &[0.0, 4.0, 2.0], &[1.0, 6.0, 2.0]), 13.0);
@@ -82,7 +83,7 @@ pub fn distance_to_box_sq<T: Real>(point: &[T], lower: &[T], upper: &[T]) -> f64
         #[inline(always)]
         || {
             sum([point, lower, upper], |v, lower, upper| {
-                let gap = v.to_f64() - v.clip(lower, upper).to_f64();
+                let gap = if lower <= v && v <= upper { 0.0 } else { v.to_f64() - v.clip(lower, upper).to_f64() };
                 gap * gap
             })
         },
@@ -107,8 +108,40 @@ mod tests {
         let norm: f64 = a.iter().map(|v| v.to_f64().powi(2)).sum();
         // Each sum in another order: the terms are below 4.
         let tolerance = 4.0 * (lens[1] * lens[1]) as f64 * f64::EPSILON;
-        for (found, plain) in [(norm_sq(&a), norm), (distance_sq(&a, &b), distance), (slope_along(&g, &a, &b), slope)] {
+        let to_box: f64 = g
+            .iter()
+            .zip(a.iter().zip(&b))
+            .map(|(v, (x, y))| {
+                let (v, x, y) = (v.to_f64(), x.to_f64(), y.to_f64());
+                let (lower, upper) = (x.min(y), x.max(y));
+                (lower - v).max(v - upper).max(0.0).powi(2)
+            })
+            .sum();
+        let ends = a.iter().zip(&b).map(|(&x, &y)| if x < y { (x, y) } else { (y, x) });
+        let (lower, upper): (Vec<T>, Vec<T>) = ends.unzip();
+        let pairs = [
+            (norm_sq(&a), norm),
+            (distance_sq(&a, &b), distance),
+            (slope_along(&g, &a, &b), slope),
+            (distance_to_box_sq(&g, &lower, &upper), to_box),
+        ];
+        for (found, plain) in pairs {
             assert!((found - plain).abs() <= tolerance, "{lens:?}: {found} {plain}");
+        }
+    }
+
+    #[test]
+    fn distances_to_boxes_know_infinity_and_nan() {
+        let infinity = f32::INFINITY;
+        for at in [0, 15, 16, 39] {
+            let (mut point, mut upper) = (vec![0.5_f32; 40], vec![1.0; 40]);
+            let lower = vec![-infinity; 40];
+            point[at] = infinity;
+            assert_eq!(distance_to_box_sq(&point, &lower, &upper), f64::INFINITY, "{at}");
+            upper[at] = infinity;
+            assert_eq!(distance_to_box_sq(&point, &lower, &upper), 0.0, "{at}");
+            point[at] = f32::NAN;
+            assert_eq!(distance_to_box_sq(&point, &lower, &upper), f64::INFINITY, "{at}");
         }
     }
 

@@ -355,6 +355,8 @@ impl Network {
 
     /// Logits of a batch with all parameters constant: nothing is kept for gradients.
     ///
+    /// Convolutions keep their weights in the order in which kernels read them, up to six times their memory, until they are trained.
+    ///
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn infer(&self, x: &Tensor) -> Result<Tensor, ModelError> {

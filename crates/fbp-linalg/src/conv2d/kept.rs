@@ -50,12 +50,18 @@ impl<T> fmt::Debug for Kept<T> {
 impl<T: Real> Kept<T> {
     /// The weights in this order; the first time, `write` makes them from `len` zeros.
     pub(super) fn get(&self, order: Order, len: usize, par: Par, write: impl FnOnce(&mut [T])) -> &[T] {
-        let cells = get_or_make(&self.orders[order as usize], || {
+        let make = || {
             let mut cells = Aligned::zeros(len, par);
             write(cells.values_mut());
             cells
-        });
-        cells.values()
+        };
+        let cell = &self.orders[order as usize];
+        match par {
+            // One thread makes them and others wait, as whoever makes them does so without other threads, which might be those.
+            Par::Seq => cell.get_or_init(make),
+            Par::Rayon(_) => get_or_make(cell, make),
+        }
+        .values()
     }
 }
 

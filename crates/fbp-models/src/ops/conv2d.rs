@@ -99,7 +99,8 @@ impl Conv2dKernel {
     /// outputs are in the cache: a convolution, the normalisation with known statistics behind it, the sum at the end of a residual
     /// block, and the activation, in one pass over memory. Gradients end here.
     ///
-    /// What folding makes of the parameters is kept, and made again only where a bit of them has changed.
+    /// What folding makes of the parameters is kept, and made again only where a bit of them has changed: parameters that change
+    /// with every call gain nothing. It takes six times their memory, see [`forget_parameters`](Self::forget_parameters).
     ///
     /// It differs from these operations one after the other by the rounding of the weights, some units in the last place of the
     /// largest sum of absolute products.

@@ -77,6 +77,8 @@ impl LastFolded {
         if let Some(last) = last.filter(|last| last.is_of(parameters)) {
             return Ok(last);
         }
+        // Before there is another one, so that both need not have room.
+        self.forget();
         let folded = Arc::new(Folded::new(conv, parameters)?);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(folded.clone());
         Ok(folded)

@@ -1,7 +1,7 @@
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{Mat, MatMut, MatRef, Par};
 use fbp_linalg::conv_solve::ConvSystem;
-use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, FixedConv2d};
+use fbp_linalg::conv2d::{Conv2d, Conv2dGeometry, ConvAdjoint, ConvForward, FixedConv2d};
 use fbp_linalg::{FeatureShape, LinalgError, Real, batch_slice, batch_slice_mut, column, column_mut};
 
 use fbp_linalg::matrix_free::LinearMap;
@@ -26,12 +26,6 @@ impl<T: Real> ConvMap<T> {
         Ok(Self { kernel: FixedConv2d::new(Conv2d::for_networks(geometry), weight.to_vec())?, transposed })
     }
 
-    /// The same map with other weights.
-    fn with_weights<U: Real>(&self, weight: impl Fn(T) -> U) -> Result<ConvMap<U>, LinalgError> {
-        let weight = self.kernel.weight().iter().map(|w| weight(*w)).collect();
-        Ok(ConvMap { kernel: FixedConv2d::new(self.kernel.conv().clone(), weight)?, transposed: self.transposed })
-    }
-
     pub(super) fn in_shape(&self) -> FeatureShape {
         let geometry = self.kernel.conv().geometry();
         if self.transposed { geometry.out_shape() } else { geometry.in_shape() }
@@ -44,7 +38,8 @@ impl<T: Real> ConvMap<T> {
 
     /// The map in double precision.
     pub(super) fn wide(&self) -> Result<ConvMap<f64>, LinalgError> {
-        self.with_weights(|w| w.to_f64())
+        let weight = self.kernel.weight().iter().map(|w| w.to_f64()).collect();
+        Ok(ConvMap { kernel: FixedConv2d::new(self.kernel.conv().clone(), weight)?, transposed: self.transposed })
     }
 
     /// The map as a matrix, `out × in`.
@@ -135,13 +130,34 @@ impl<T: Real> ConvMap<T> {
     }
 }
 
+impl ConvMap<f64> {
+    /// Applies the map with other weights, once.
+    fn apply_with(
+        &self,
+        weight: impl Fn(f64) -> f64,
+        x: &[f64],
+        image: &mut [f64],
+        stack: &mut MemStack,
+    ) -> Result<(), LinalgError> {
+        let (own, conv) = (self.kernel.weight(), self.kernel.conv());
+        let (weights, stack) = stack.make_with(own.len(), |at| weight(own[at]));
+        if self.transposed {
+            conv.adjoint(ConvAdjoint { cotangent: x, weight: &weights, input_grad: image }, Par::Seq, stack)
+        } else {
+            conv.forward(ConvForward { input: x, weight: &weights, bias: None, output: image }, Par::Seq, stack)
+        }
+    }
+}
+
 impl LinearMap for ConvMap<f64> {
     fn shape(&self) -> (usize, usize) {
         (self.out_shape().len(), self.in_shape().len())
     }
 
     fn scratch(&self) -> StackReq {
-        ConvMap::scratch(self, 1, Par::Seq)
+        let conv = self.kernel.conv();
+        let once = conv.forward_scratch::<f64>(1, Par::Seq).or(conv.adjoint_scratch::<f64>(1, Par::Seq));
+        ConvMap::scratch(self, 1, Par::Seq).or(StackReq::new::<f64>(self.kernel.weight().len()).and(once))
     }
 
     fn apply(&self, x: &[f64], image: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
@@ -155,23 +171,20 @@ impl LinearMap for ConvMap<f64> {
     }
 
     fn row_squares(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
-        let squared = self.with_weights(|w| w * w)?;
         let (rows, cols) = self.shape();
         let mut squares = vec![0.0; rows];
-        LinearMap::apply(&squared, &vec![1.0; cols], &mut squares, stack)?;
+        self.apply_with(|w| w * w, &vec![1.0; cols], &mut squares, stack)?;
         Ok(squares)
     }
 
     fn magnitudes(&self, x: &[f64], sizes: &mut [f64], stack: &mut MemStack) -> Result<(), LinalgError> {
-        let magnitudes = self.with_weights(f64::abs)?;
-        LinearMap::apply(&magnitudes, x, sizes, stack)
+        self.apply_with(f64::abs, x, sizes, stack)
     }
 
     fn row_terms(&self, stack: &mut MemStack) -> Result<Vec<f64>, LinalgError> {
-        let counting = self.with_weights(|w| if w == 0.0 { 0.0 } else { 1.0 })?;
         let (rows, cols) = self.shape();
         let mut terms = vec![0.0; rows];
-        LinearMap::apply(&counting, &vec![1.0; cols], &mut terms, stack)?;
+        self.apply_with(|w| if w == 0.0 { 0.0 } else { 1.0 }, &vec![1.0; cols], &mut terms, stack)?;
         Ok(terms)
     }
 

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use faer::dyn_stack::{MemStack, StackReq};
 use faer::{MatMut, MatRef, Par};
 use fbp_linalg::conv2d::Conv2dGeometry;
-use fbp_linalg::{BOXED_LIMIT, FeatureShape, LinalgError, Real, expect_finite, get_or_make};
+use fbp_linalg::{BOXED_LIMIT, FeatureShape, LinalgError, Real, expect_finite};
 
 pub use geometry::{Conv1dParams, ConvTranspose2dParams};
 
@@ -175,7 +175,8 @@ impl<T: Real> LayerKernel<T> for Conv2dReverse<T> {
     fn reverse(&self, pass: ReversePass<'_, T>, par: Par, stack: &mut MemStack) -> Result<ReverseReport, InverseError> {
         match &self.plans {
             Plans::Dense(matrix) => {
-                let plans = get_or_make(matrix, || self.as_matrix()).as_ref().map_err(Clone::clone);
+                // Formed on one thread, for which others that need it wait: each of them would take the same memory.
+                let plans = matrix.get_or_init(|| self.as_matrix()).as_ref().map_err(Clone::clone);
                 plans.map_err(InverseError::in_layer(&self.name))?.reverse(self, pass, par, stack)
             }
             Plans::Large(plans) => {

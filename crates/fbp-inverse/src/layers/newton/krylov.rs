@@ -6,7 +6,7 @@ use fbp_linalg::Real;
 use super::memory::Memory;
 use super::problem::{Newton, Wanted};
 use super::rotations::BASIS;
-use super::vectors::{add_scaled, dot, norm, of, of_mut, view};
+use super::vectors::{add_scaled, dot, norm, of, of_mut, view, write_residual};
 use crate::InverseError;
 
 /// A solve that leaves more of the residual than this has failed.
@@ -27,10 +27,7 @@ impl<T: Real> Newton<'_, T> {
         for (at, slot) in slots.iter_mut().enumerate() {
             let (lower, upper) = wanted.ends(places[slot.place].sample);
             let first = of_mut(basis, len, at);
-            for (i, v) in first.iter_mut().enumerate() {
-                let y = output[len * at + i];
-                *v = y.clip(lower[i], upper[i]) - y;
-            }
+            write_residual(of(output, len, at), lower, upper, first);
             slot.first = norm(first);
             (slot.now, slot.open) = (slot.first, slot.first > 0.0 && slot.first.is_finite());
             rotations[at].restart(slot.first);

@@ -83,8 +83,8 @@ impl<T: Real> Newton<'_, T> {
         self.function.jvp(pass, tape.rb().samples(0, count), self.par, stack)
     }
 
-    /// `gradient = Jᵀ · from` at the points of the tape, on every thread for samples of its own: a layer at a time would have the
-    /// threads wait for each other after every layer.
+    /// `gradient = Jᵀ · from` at the points of the tape, on every thread for samples of its own, if there are enough: a layer at a time
+    /// would have the threads wait for each other after every layer.
     pub(super) fn pull(
         &self,
         (point, tape): (MatRef<'_, T>, &TapeMut<'_, T>),
@@ -95,8 +95,11 @@ impl<T: Real> Newton<'_, T> {
         let (count, inputs) = (from.ncols(), self.function.in_len());
         let cotangent_in = view_mut(gradient, inputs, count);
         let pass = VjpPass { at: point, cotangent_out: from, cotangent_in };
-        let pull = Pull { pass, tape: tape.rb().samples(0, count) };
-        let part = pull_part_scratch(self.function, count, self.par);
+        let (pull, threads) = (Pull { pass, tape: tape.rb().samples(0, count) }, self.par.degree());
+        if count < threads {
+            return self.function.vjp(pull.pass, pull.tape, self.par, stack);
+        }
+        let part = part_scratch(self.function, count.div_ceil(threads));
         let run = |pull: Pull<'_, T>, stack: &mut MemStack| self.function.vjp(pull.pass, pull.tape, Par::Seq, stack);
         for_each_part(pull, part, self.par, stack, &run, &|left, right| left.and(right))
     }
@@ -129,16 +132,17 @@ impl<T: Real> Newton<'_, T> {
     }
 }
 
-/// Workspace of [`Newton::pull`] for exactly `count` samples.
+/// Workspace of [`Newton::pull`] for up to `count` samples.
 pub(super) fn pull_scratch<T: Real>(function: &dyn Function<T>, count: usize, par: Par) -> StackReq {
-    parts_scratch(pull_part_scratch(function, count, par), count, par)
+    let threads = par.degree().max(1);
+    let few = (1..threads.min(count + 1)).map(|count| function.product_scratch(count, par));
+    let parts = parts_scratch(part_scratch(function, count.div_ceil(threads)), count, par);
+    few.fold(parts, StackReq::or)
 }
 
-/// What each thread needs of it: they have equally many samples, or one more.
-fn pull_part_scratch<T: Real>(function: &dyn Function<T>, count: usize, par: Par) -> StackReq {
-    let parts = par.degree().clamp(1, count.max(1));
-    let scratch = |samples: usize| function.product_scratch(samples, Par::Seq);
-    scratch(count / parts).or(scratch(count.div_ceil(parts)))
+/// What a thread needs for up to so many samples, of which fewer may need more.
+fn part_scratch<T: Real>(function: &dyn Function<T>, samples: usize) -> StackReq {
+    (1..=samples).fold(StackReq::EMPTY, |req, samples| req.or(function.product_scratch(samples, Par::Seq)))
 }
 
 /// A product with the tape of its samples, divisible.

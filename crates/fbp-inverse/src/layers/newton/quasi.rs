@@ -14,7 +14,7 @@ use super::memory::Memory;
 use super::pairs::{Follow, Learn, Samples};
 use super::problem::{Newton, Wanted};
 use super::search::{Solver, leave};
-use super::vectors::{dot, of, of_mut, view};
+use super::vectors::{dot, of, of_mut, view, write_residual};
 use crate::InverseError;
 
 /// Steps that count as one linearisation with its linear solve, which takes as many pairs of products or more.
@@ -79,10 +79,7 @@ impl<T: Real> Newton<'_, T> {
         for (at, slot) in slots[..count].iter().enumerate() {
             let (lower, upper) = wanted.ends(places[slot.place].sample);
             let (output, residual) = (of(output, sizes.outputs, at), of_mut(residual, sizes.outputs, at));
-            let ends = lower.iter().zip(upper);
-            for ((residual, &y), (&lower, &upper)) in residual.iter_mut().zip(output).zip(ends) {
-                *residual = y.clip(lower, upper) - y;
-            }
+            write_residual(output, lower, upper, residual);
         }
         let place = (view(point, sizes.inputs, count), &*tape);
         self.pull(place, view(residual, sizes.outputs, count), gradient, stack)

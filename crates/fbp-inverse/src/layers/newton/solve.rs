@@ -50,7 +50,7 @@ pub(in crate::layers) fn newton_scratch<T: Real>(
         let products = function.forward_scratch(count, par).or(function.product_scratch(count, par));
         runs = runs.or(products).or(above.forward_scratch(count, par));
     }
-    runs = (1..=sizes.group).fold(runs, |runs, count| runs.or(pull_scratch(function, count, par)));
+    runs = runs.or(pull_scratch(function, sizes.group, par));
     sizes.scratch::<T>().and(runs)
 }
 

@@ -62,6 +62,13 @@ pub(super) fn apply<T: Real>(to: &mut [T], mask: &[T]) {
     to.iter_mut().zip(mask).for_each(|(to, &mask)| *to *= mask);
 }
 
+/// Writes what outputs lack to their box.
+pub(super) fn write_residual<T: Real>(output: &[T], lower: &[T], upper: &[T], residual: &mut [T]) {
+    for ((residual, &y), (&lower, &upper)) in residual.iter_mut().zip(output).zip(lower.iter().zip(upper)) {
+        *residual = y.clip(lower, upper) - y;
+    }
+}
+
 /// Euclidean distance of a point to a box; infinite if an entry is NaN.
 pub(super) fn distance<T: Real>(point: &[T], lower: &[T], upper: &[T]) -> f64 {
     distance_to_box_sq(point, lower, upper).sqrt()
