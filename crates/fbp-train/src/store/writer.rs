@@ -260,6 +260,14 @@ impl StoreWriter {
     /// [`TrainError::Write`].
     pub fn finish<R: Serialize>(&self, report: &R) -> Result<(), TrainError> {
         crate::json::write_json(&self.folder.join(REPORT_FILE), report)?;
+        self.remove_progress()
+    }
+
+    /// Removes what a store has only until it is finished; a run that was killed right after its report leaves it.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn remove_progress(&self) -> Result<(), TrainError> {
         remove(self.folder.join(DRAFT_FILE))?;
         own_files(&self.folder)?.into_iter().filter(|path| is_time(path)).try_for_each(remove)
     }

@@ -188,7 +188,10 @@ pub fn compute_targets(
         finished => finished?,
     };
     let earlier = match finished {
-        Some(report) if missing.is_empty() => return Ok(report),
+        Some(report) if missing.is_empty() => {
+            writer.remove_progress()?;
+            return Ok(report);
+        }
         Some(report) => report.seconds,
         None => writer.earlier_seconds()?,
     };

@@ -60,6 +60,25 @@ fn targets_in_memory_are_those_of_the_store_while_the_network_stays_what_it_is()
     }
 }
 
+#[test]
+fn a_run_that_was_killed_right_after_its_report_leaves_nothing_behind() {
+    let (network, data, normalization) = (network(), toy_data(), Normalization::fashion_mnist());
+    let source = TargetsSource { network: &network, data: &data, normalization: &normalization };
+    let (folder, store) = store_of(source, TargetsOptions::default());
+    let names = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let finished = names();
+    let writer = StoreWriter::open(folder.path(), store.manifest().clone(), false).unwrap();
+    writer.keep_seconds(1.0).unwrap();
+    assert_ne!(names(), finished);
+    compute_targets(source, &writer, &Silent).unwrap();
+    assert_eq!(names(), finished);
+}
+
 /// Asks for the end of the work once it has been asked so often.
 struct EndsAfter(AtomicUsize);
 
