@@ -1,5 +1,6 @@
 //! Single convolutions of residual networks, 3×3 with padding 1 and as many outputs as inputs: forward pass, also with
-//! weights that stay as they are, and forward pass with the gradients of input, weights and bias, beside PyTorch; on one thread, on two, and on both beside another busy thread.
+//! weights that stay as they are, and forward pass with the gradients of input, weights and bias, beside PyTorch; on one thread, on
+//! two, and on both beside another busy thread.
 //!
 //! Writes `convolution.json` to the folder that `FBP_RESULTS` names (`benches/results` without it). Arguments: `--peer torch`,
 //! `--channels N` (layers with so many only), `--quick`. Ours and theirs take turns; ratios are medians over these pairs.
@@ -40,7 +41,7 @@ struct Entry {
     batch: usize,
     work: &'static str,
     threads: usize,
-    /// Whether a thread of another program's kind was busy beside it.
+    /// Whether another thread was busy beside it.
     busy: bool,
     ours_ms: f64,
     torch_ms: Option<f64>,

@@ -1,7 +1,7 @@
 """Times one convolution with PyTorch, for the benchmark that takes turns with it.
 
-Says "ready", then answers every line "WORK CHANNELS SIZE BATCH THREADS RUNS" (work: forward, fixed, gradients; the first two are the same here) with the milliseconds of one
-of so many runs.
+Says "ready", then answers every line "WORK CHANNELS SIZE BATCH THREADS RUNS" (work: forward, fixed, gradients; the first two are the
+same here) with the milliseconds of one of so many runs.
 """
 
 import sys
