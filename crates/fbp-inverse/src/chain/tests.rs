@@ -532,6 +532,24 @@ fn a_search_ends_within_a_pass_when_it_is_asked_to() {
     }
 }
 
+/// Passes that a search for targets with a lead of 4 takes, and what it tells of the first boundary.
+fn passes_and_report(
+    chain: &mut ReverseChain<f64>,
+    (input, labels): (&Mat<f64>, &[usize]),
+    effort: Effort,
+) -> (usize, BoundaryReport) {
+    chain.set_effort(effort);
+    let mut work = chain.workspace(BATCH, Par::Seq);
+    chain.forward(input.as_ref(), &mut work).unwrap();
+    let margins = Some(Margins { labels, margin: 4.0 });
+    let target = Mat::from_fn(chain.out_len(), BATCH, |i, j| if i == labels[j] { 9.0 } else { 0.0 });
+    let goal = ChainGoal { target_out: TargetBox::point(target.as_ref()), margins };
+    let asked = AtomicUsize::new(0);
+    let count = || asked.fetch_add(1, Ordering::Relaxed) == usize::MAX;
+    let report = chain.reverse_unless(goal, TargetMode::Attainable, &mut work, &count).unwrap();
+    (asked.into_inner(), report.boundaries[0])
+}
+
 /// Refining is all that is done for targets that lie many norms away, and other starts are tried where they are near.
 #[test]
 fn targets_out_of_all_proportion_are_not_searched_for_from_other_starts() {
@@ -540,17 +558,8 @@ fn targets_out_of_all_proportion_are_not_searched_for_from_other_starts() {
     // Of features that are nearly zero whatever turns the rest right is far away, and of large ones it is not.
     let [far, near] = [1e-3, 4.0].map(|scale| &input * faer::Scale(scale));
     let mut passes = |input: &Mat<f64>, effort: Effort| {
-        chain.set_effort(effort);
-        let mut work = chain.workspace(BATCH, Par::Seq);
-        chain.forward(input.as_ref(), &mut work).unwrap();
-        let margins = Some(Margins { labels: &labels, margin: 4.0 });
-        let target = Mat::from_fn(5, BATCH, |i, j| if i == labels[j] { 9.0 } else { 0.0 });
-        let goal = ChainGoal { target_out: TargetBox::point(target.as_ref()), margins };
-        let asked = AtomicUsize::new(0);
-        let count = || asked.fetch_add(1, Ordering::Relaxed) == usize::MAX;
-        let report = chain.reverse_unless(goal, TargetMode::Attainable, &mut work, &count).unwrap();
-        let moved = (report.boundaries[0].distance_sq / report.boundaries[0].observed_sq).sqrt();
-        (asked.into_inner(), moved)
+        let (passes, report) = passes_and_report(&mut chain, (input, &labels), effort);
+        (passes, (report.distance_sq / report.observed_sq).sqrt())
     };
     let (refined, distance) = passes(&far, Effort::Refined);
     assert!(distance > 4.0, "{distance}");
@@ -558,4 +567,22 @@ fn targets_out_of_all_proportion_are_not_searched_for_from_other_starts() {
     let (refined, distance) = passes(&near, Effort::Refined);
     assert!(distance < 1.0, "{distance}");
     assert!(passes(&near, Effort::Thorough).0 > 2 * refined);
+}
+
+/// Outputs of a tanh never differ by 4, and most climbs get as near as the first. All 128 of them would take over six times as long as
+/// the 20 of a quick search.
+#[test]
+fn samples_that_no_climb_brings_nearer_are_given_up() {
+    let mut rng = fbp_linalg::testkit::rng(12);
+    let weight = normal_mat::<f64>(3, 6, &mut rng);
+    let linear = LinearReverse::new("linear", weight.as_ref(), &[0.0; 3]).unwrap();
+    let tanh = ActivationReverse::new("tanh", Activation::Tanh, FeatureShape::vector(3)).unwrap();
+    let stage = ChainStage { name: "head".into(), operators: vec![Box::new(linear), Box::new(tanh)] };
+    let mut chain = ReverseChain::new(vec![stage], Interval::EVERYTHING).unwrap();
+    let input = normal_mat::<f64>(6, BATCH, &mut rng);
+    let labels: Vec<usize> = (0..BATCH).map(|sample| sample % 3).collect();
+    let [(quick, of_quick), (thorough, of_thorough)] =
+        [Effort::Quick, Effort::Thorough].map(|effort| passes_and_report(&mut chain, (&input, &labels), effort));
+    assert_eq!((of_quick.unattained, of_thorough.unattained), (BATCH, BATCH));
+    assert!(quick < thorough && thorough < 5 * quick, "{quick}, {thorough}");
 }

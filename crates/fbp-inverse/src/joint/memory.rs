@@ -27,6 +27,8 @@ pub(super) struct Progress {
     aside: Option<f64>,
     /// Searches in a row that have found nothing nearer.
     pub(super) stale: usize,
+    /// Least violation of the goal that climbs have met; infinite before the first one.
+    pub(super) least: f64,
 }
 
 impl Progress {
@@ -40,6 +42,7 @@ impl Progress {
         improved: false,
         aside: None,
         stale: 0,
+        least: f64::INFINITY,
     };
 
     /// Whether the goal was reached.
@@ -50,6 +53,15 @@ impl Progress {
     /// Squared distance that tells how far away targets are: that of the nearest one, set aside or not.
     pub(super) fn scale_sq(&self) -> f64 {
         self.aside.map_or(self.best, |aside| aside.min(self.best))
+    }
+
+    /// Notes how near to the goal a climb has come. Less than the share `nearer` of the violation counts as nothing.
+    pub(super) fn note_climb(&mut self, violation: f64, nearer: f64) {
+        if violation < (1.0 - nearer) * self.least {
+            (self.least, self.stale) = (violation, 0);
+        } else {
+            self.stale += 1;
+        }
     }
 
     /// Whether a target is set aside.

@@ -6,7 +6,8 @@ use super::rest::FrozenRest;
 
 /// How much is spent on nearer targets once they are at the goal. Where the rest is linear the first ones are the nearest.
 ///
-/// Whatever the effort, a target is at the goal with exactly the margin, and samples that miss it are searched for as long.
+/// Whatever the effort, a target is at the goal with exactly the margin. Samples that miss it are searched for until many starts in a
+/// row have brought nothing nearer, which a quick search cuts short.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
     /// The first target at the goal is moved along the line to the observed feature. For deep networks, whose many kinks and

@@ -4,8 +4,8 @@ use faer::dyn_stack::MemStack;
 use fbp_linalg::Real;
 
 use super::descend::Descent;
-use super::memory::JointMemory;
-use super::problem::Problem;
+use super::memory::{Group, JointMemory};
+use super::problem::{Effort, Problem};
 use super::targets::{Among, Targets};
 use crate::InverseError;
 
@@ -13,6 +13,36 @@ use crate::InverseError;
 pub(crate) const FIRST_STARTS: std::ops::Range<usize> = 0..4;
 /// Starts where nothing else has reached the goal.
 pub(crate) const LAST_STARTS: std::ops::Range<usize> = 4..128;
+
+/// Climbs in a row that may come no nearer to the goal. Measured on 12 random chains of 20 samples and on networks after one epoch: of 165
+/// samples that climbs brought to the goal, the last one had seen 23 in a row that did not.
+const STALE: usize = 32;
+/// Share of the violation that counts as nearer.
+const NEARER: f64 = 0.01;
+/// Most starts of a quick search: where a network has lost a class, all samples of it are without a target, and each costs them all.
+const QUICK_STARTS: usize = 16;
+
+impl Group {
+    /// The samples that have not reached the goal, but for those that climbs bring no nearer any more.
+    fn lost(&self) -> impl Iterator<Item = usize> + '_ {
+        self.samples.iter().copied().filter(|&sample| {
+            let progress = &self.progress[sample];
+            !progress.has_reached() && progress.stale < STALE
+        })
+    }
+}
+
+impl<T: Real> JointMemory<T> {
+    /// Notes how near to the goal the climbs from one start have come.
+    fn note_climbs(&mut self) {
+        let Self { group: Group { samples, progress }, descents, .. } = self;
+        for &sample in &*samples {
+            if progress[sample].stale < STALE {
+                progress[sample].note_climb(descents.paces[sample].least, NEARER);
+            }
+        }
+    }
+}
 
 impl<T: Real> Problem<'_, T> {
     /// Climbs to the goal from other points, for the samples that miss it; what gets there is settled. Returns the number of
@@ -36,11 +66,11 @@ impl<T: Real> Problem<'_, T> {
         if self.goal.margin().is_none() {
             return if self.goal.is_wide() { self.rescue_to_box(starts, memory, targets, stack) } else { Ok(missed) };
         }
+        let most = if self.effort == Effort::Quick { QUICK_STARTS } else { usize::MAX };
         memory.group.restart(&memory.iterates.active);
-        for start in starts {
+        for start in starts.take(most) {
             let JointMemory { iterates, group, descents, .. } = &mut *memory;
-            let lost = group.samples.iter().copied().filter(|&sample| !group.progress[sample].has_reached());
-            iterates.activate(lost);
+            iterates.activate(group.lost());
             if iterates.active.is_empty() {
                 break;
             }
@@ -54,6 +84,7 @@ impl<T: Real> Problem<'_, T> {
             self.scatter(start, iterates, &mut descents.paces);
             iterates.evaluate((self.rest, self.par), stack)?;
             self.descend(Descent::CLIMB, memory, targets, stack)?;
+            memory.note_climbs();
         }
         self.settle(memory, targets, stack)?;
         Ok(targets.note(self.open, |sample| memory.group.progress[sample].has_reached()))
