@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::pixels::QUAD;
 use super::product::{ROWS, Rows};
 use super::transform::{input_tile, output_tile, places, weight_tile};
-use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels};
+use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, point_pitch};
 use crate::conv2d::correlate::{CorrelateArgs, Exec, chunks};
 use crate::conv2d::kept::Order;
 use crate::conv2d::output::Output;
@@ -69,14 +69,20 @@ impl Winograd {
 
     /// Cells of the transformed weights, `[panel][point][channel][column]`.
     fn weights_len(&self) -> usize {
-        POINTS * self.tiling.input.channels * self.columns()
+        panels(self.columns()).map(|(_, width)| self.panel_len(width)).sum()
+    }
+
+    /// Cells of a panel of so many columns.
+    fn panel_len(&self, width: usize) -> usize {
+        POINTS * point_pitch(self.tiling.input.channels * width)
     }
 
     /// Lengths of what one thread needs: strip, transformed tiles, products, outputs of a row of tiles.
     fn thread_lens(&self, samples: usize) -> [usize; 4] {
         let tiles = self.block_tiles(samples);
         let stage = OUT * OUT * self.tiling.grid()[1] * PANEL;
-        [self.tiling.strip_len(), POINTS * tiles * padded(self.tiling.input.channels), POINTS * tiles * PANEL, stage]
+        let [inputs, products] = [padded(self.tiling.input.channels), PANEL].map(|width| POINTS * point_pitch(tiles * width));
+        [self.tiling.strip_len(), inputs, products, stage]
     }
 
     fn thread_len(&self, samples: usize) -> usize {
@@ -100,7 +106,7 @@ impl Winograd {
         if cut.count == 0 {
             return;
         }
-        let (len, panel) = (self.weights_len(), self.panel_len());
+        let (len, panel) = (self.weights_len(), self.panel_len(PANEL));
         let (fresh, stack) =
             stack.make_aligned_uninit::<T>(if args.weight.kept.is_none() { len } else { 0 }, CACHE_LINE);
         let weights: Vec<&[T]> = match args.weight.kept {
@@ -129,11 +135,6 @@ impl Winograd {
             let images = args.input.par_chunks(cut.size * in_len).zip(args.output.par_chunks(cut.size * out_len));
             images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);
         }
-    }
-
-    /// Cells of the transformed weights of a whole panel.
-    fn panel_len(&self) -> usize {
-        POINTS * self.tiling.input.channels * PANEL
     }
 
     /// `G g Gᵀ` of every pair of channels, panel by panel.
@@ -180,9 +181,10 @@ impl<T: Real> WithSimd for PanelWeights<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (channels, lanes) = (self.plan.tiling.input.channels, T::lanes::<S>());
-        let width = self.into.len() / (POINTS * channels);
+        let width = PANEL.min(self.plan.columns() - self.first);
         let reads = places::<TAPS, { TAPS * TAPS }>(TAPS * MAX_LANES, MAX_LANES, lanes);
-        let writes = places::<IN, POINTS>(IN * channels * width, channels * width, lanes);
+        let pitch = point_pitch(channels * width);
+        let writes = places::<IN, POINTS>(IN * pitch, pitch, lanes);
         let zero = T::splat(simd, T::ZERO);
         let into = T::vectors_mut(simd, self.into);
         for channel in 0..channels {
@@ -238,14 +240,14 @@ impl<T: Real> WithSimd for Samples<'_, T> {
             let used = (block.len() * across).max(ROWS);
             for ((column, width), weights) in panels(self.plan.columns()).zip(self.weights) {
                 let point_len = tiling.input.channels * width;
-                for (point, weights) in weights.chunks_exact(point_len).enumerate() {
+                for (point, weights) in weights.chunks_exact(point_pitch(point_len)).enumerate() {
                     Rows {
-                        a: &tiles[point * rows * pitch..],
+                        a: &tiles[point * point_pitch(rows * pitch)..],
                         pitch,
                         depth: tiling.input.channels,
-                        b: weights,
+                        b: &weights[..point_len],
                         width,
-                        out: &mut products[point * rows * PANEL..][..rows * width],
+                        out: &mut products[point * point_pitch(rows * PANEL)..][..rows * width],
                         rows: used,
                     }
                     .run(simd);
@@ -335,7 +337,8 @@ impl<T: Real> WithSimd for Tiles<'_, T> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (pitch, lanes) = (padded(self.tiling.input.channels), T::lanes::<S>());
         let reads = places::<IN, POINTS>(self.tiling.strip_width() * pitch, pitch, lanes);
-        let writes = places::<IN, POINTS>(IN * self.rows * pitch, self.rows * pitch, lanes);
+        let apart = point_pitch(self.rows * pitch);
+        let writes = places::<IN, POINTS>(IN * apart, apart, lanes);
         let (strip, tiles) = (T::vectors(simd, self.strip), T::vectors_mut(simd, self.tiles));
         for tile in 0..self.tiling.grid()[1] {
             let (from, to) = (tile * OUT * pitch / lanes, (self.first + tile) * pitch / lanes);
@@ -367,7 +370,8 @@ impl<T: Real> WithSimd for Outputs<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (across, lanes) = (self.tiling.grid()[1], T::lanes::<S>());
-        let reads = places::<IN, POINTS>(IN * self.rows * PANEL, self.rows * PANEL, lanes);
+        let apart = point_pitch(self.rows * PANEL);
+        let reads = places::<IN, POINTS>(IN * apart, apart, lanes);
         let writes = places::<OUT, { OUT * OUT }>(OUT * across * self.width, self.width, lanes);
         let (products, stage) = (T::vectors(simd, self.products), T::vectors_mut(simd, self.stage));
         for vector in 0..self.width / lanes {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::pixels::QUAD;
 use super::product::Outer;
 use super::transform::{cotangent_tile, input_tile, places, weight_gradient_tile};
-use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels};
+use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, point_pitch};
 use crate::Real;
 use crate::conv2d::correlate::Exec;
 use crate::conv2d::{Conv2dGeometry, ConvWeightGrad};
@@ -57,8 +57,8 @@ impl WinogradGrad {
     fn part_lens(&self) -> [usize; 4] {
         let [inputs, outputs] = self.channels();
         let across = self.tiling.grid()[1];
-        let tiles = POINTS * self.part_strips() * across;
-        [self.tiling.strip_len(), OUT * OUT * across * outputs, tiles * inputs, tiles * outputs]
+        let tiles = |channels: usize| POINTS * point_pitch(self.part_strips() * across * channels);
+        [self.tiling.strip_len(), OUT * OUT * across * outputs, tiles(inputs), tiles(outputs)]
     }
 
     fn part_len(&self) -> usize {
@@ -73,7 +73,7 @@ impl WinogradGrad {
     /// Cells of the sums, `[point][input panel][output panel][input channel][output channel]`.
     fn sums_len(&self) -> usize {
         let [inputs, outputs] = self.channels();
-        POINTS * inputs * outputs
+        POINTS * point_pitch(inputs * outputs)
     }
 
     pub(in crate::conv2d) fn scratch<T: Real>(&self, batch: usize) -> StackReq {
@@ -94,7 +94,7 @@ impl WinogradGrad {
         }
         let [inputs, outputs] = self.channels();
         let (sums, stack) = stack.make_aligned_uninit::<T>(self.sums_len(), CACHE_LINE);
-        let mut sums = zeroed_chunks(sums, inputs * outputs, exec.par);
+        let mut sums = zeroed_chunks(sums, point_pitch(inputs * outputs), exec.par);
         let part_len = self.part_len();
         let count = self.parts(args.input.len() / tiling.input.len());
         let (parts, _) = stack.make_aligned_uninit::<T>(count * part_len, CACHE_LINE);
@@ -152,7 +152,7 @@ impl WinogradGrad {
 #[inline(always)]
 fn cell(point: usize, (channel, channels): (usize, usize), (tile, room): (usize, usize)) -> usize {
     let first = channel / PANEL * PANEL;
-    point * room * channels + first * room + tile * PANEL.min(channels - first) + channel - first
+    point * point_pitch(room * channels) + first * room + tile * PANEL.min(channels - first) + channel - first
 }
 
 /// The transformed tiles of one part.
@@ -233,7 +233,8 @@ impl<T: Real> WithSimd for Tile<'_, T> {
         let ([inputs, outputs], lanes) = (self.plan.channels(), T::lanes::<S>());
         let (zero, room) = (T::splat(simd, T::ZERO), self.place.1);
         let reads = places::<IN, POINTS>(self.plan.tiling.strip_width() * inputs, inputs, lanes);
-        let writes = places::<IN, POINTS>(IN * room * inputs, room * inputs, lanes);
+        let apart = point_pitch(room * inputs);
+        let writes = places::<IN, POINTS>(IN * apart, apart, lanes);
         let (strip, tiles) = (T::vectors(simd, self.strip), T::vectors_mut(simd, self.tiles));
         for channel in (0..inputs).step_by(lanes) {
             let from = (self.tile * OUT * inputs + channel) / lanes;
@@ -242,7 +243,8 @@ impl<T: Real> WithSimd for Tile<'_, T> {
         }
         let width = OUT * self.plan.tiling.grid()[1];
         let reads = places::<OUT, { OUT * OUT }>(width * outputs, outputs, lanes);
-        let writes = places::<IN, POINTS>(IN * room * outputs, room * outputs, lanes);
+        let apart = point_pitch(room * outputs);
+        let writes = places::<IN, POINTS>(IN * apart, apart, lanes);
         let (strip, cotangents) = (T::vectors(simd, self.cotangent), T::vectors_mut(simd, self.cotangents));
         for channel in (0..outputs).step_by(lanes) {
             let from = (self.tile * OUT * outputs + channel) / lanes;

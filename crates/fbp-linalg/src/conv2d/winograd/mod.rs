@@ -65,6 +65,12 @@ fn fits(g: &Conv2dGeometry) -> bool {
     plain && g.padding().iter().all(|padding| *padding < TAPS)
 }
 
+/// Distance between what belongs to one point and to the next one: a cache line more than the `cells`, whose number often is a high
+/// power of two, so that all points of a tile would share few sets of the cache.
+fn point_pitch(cells: usize) -> usize {
+    cells + MAX_LANES
+}
+
 /// Channels, rounded up to whole vectors.
 fn padded(channels: usize) -> usize {
     channels.next_multiple_of(HALF_PANEL)
