@@ -1,16 +1,13 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
-use super::epilogue::Epilogue;
-use super::kept::{Order, Weights};
-use super::output::Output;
+use super::kept::Order;
 use super::sample_wise::{Blocks, SampleWise};
 use super::source::{Packed, Source, copy_short};
+use super::threads::{CorrelateArgs, Exec, Needs, Part, Pass, chunks};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
-use crate::parallel::{CACHE_LINE, zeroed_scratch};
 use crate::{FeatureShape, Real};
 
 /// Bytes of packed images that go through the register tiles together: half of the second-level cache of a small core.
@@ -116,15 +113,6 @@ pub(super) struct Correlation {
     pub(super) sample_wise: Option<SampleWise>,
 }
 
-/// Slices of one call.
-pub(super) struct CorrelateArgs<'a, T: Real> {
-    pub(super) input: &'a [T],
-    pub(super) weight: Weights<'a, T>,
-    pub(super) bias: Option<&'a [T]>,
-    pub(super) output: Output<'a, T>,
-    pub(super) epilogue: Option<Epilogue<'a, T>>,
-}
-
 impl Correlation {
     fn out_per_group(&self) -> usize {
         self.output.channels / self.groups
@@ -160,16 +148,26 @@ impl Correlation {
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let size = chunks(batch, par).size;
-        let weights = self.sample_wise(size).map_or(0, SampleWise::weight_len).max(self.weight_len());
-        StackReq::new::<T>(weights).and(self.threads_scratch::<T>(batch, par))
+        let cut = chunks(batch, par);
+        let each = |needs: Needs| needs.scratch::<T>(cut.most);
+        self.ways::<T>(cut.size).map(each).fold(StackReq::EMPTY, StackReq::or)
     }
 
-    /// What all threads need but for the weights.
-    pub(super) fn threads_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let Chunks { most, size, .. } = chunks(batch, par);
-        let len = self.sample_wise(size).map_or(0, SampleWise::thread_len).max(self.thread_len::<T>(size));
-        StackReq::new_aligned::<T>(most * len, CACHE_LINE)
+    /// The same of a call whose weights are kept.
+    pub(super) fn scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+        let cut = chunks(batch, par);
+        let each = |needs: Needs| needs.scratch_without_weights::<T>(cut.most);
+        self.ways::<T>(cut.size).map(each).fold(StackReq::EMPTY, StackReq::or)
+    }
+
+    /// What the ways need that batches with up to `samples` samples of a thread take.
+    fn ways<T>(&self, samples: usize) -> impl Iterator<Item = Needs> {
+        std::iter::once(self.needs::<T>(samples)).chain(self.sample_wise(samples).map(SampleWise::needs))
+    }
+
+    /// What vectors of pixels need.
+    fn needs<T>(&self, samples: usize) -> Needs {
+        Needs { weights: self.weight_len(), thread: self.thread_len::<T>(samples) }
     }
 
     /// The way along samples, if that is the better one for so many samples of a thread.
@@ -179,41 +177,24 @@ impl Correlation {
 
     /// Runs every job on every sample; the lengths of the slices have been checked.
     pub(super) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
-        let (in_len, out_len) = (self.input.len(), self.output.len());
-        let chunks = chunks(args.input.len() / in_len, exec.par);
+        let lens = [self.input.len(), self.output.len()];
+        let chunks = chunks(args.input.len() / lens[0], exec.par);
         if chunks.count == 0 {
             return;
         }
-        let sample_wise = self.sample_wise(chunks.size);
-        let (order, weight_len) =
-            sample_wise.map_or((Order::Pixels, self.weight_len()), |plan| (Order::Samples, plan.weight_len()));
-        let pack = |packed: &mut [T]| match sample_wise {
-            Some(plan) => plan.pack_weights(args.weight.values, packed),
-            None => self.pack_weights(args.weight.values, packed),
-        };
-        let (mut fresh, stack) = stack.make_with(if args.weight.kept.is_none() { weight_len } else { 0 }, |_| T::ZERO);
-        let weights = match args.weight.kept {
-            Some(kept) => kept.get(order, weight_len, exec.par, pack),
+        match self.sample_wise(chunks.size) {
+            Some(plan) => {
+                let pass = Pass { lens, chunks, needs: plan.needs(), order: Order::Samples };
+                let pack = |weight: &[T], packed: &mut [T], _| plan.pack_weights(weight, packed);
+                let compute = |part: Part<'_, T>| exec.arch.dispatch(Blocks { plan, part });
+                pass.run(args, &pack, &compute, exec.par, stack);
+            }
             None => {
-                pack(&mut fresh);
-                &*fresh
+                let pass = Pass { lens, chunks, needs: self.needs::<T>(chunks.size), order: Order::Pixels };
+                let pack = |weight: &[T], packed: &mut [T], _| self.pack_weights(weight, packed);
+                let compute = |part: Part<'_, T>| exec.arch.dispatch(Samples { plan: self, part });
+                pass.run(args, &pack, &compute, exec.par, stack);
             }
-        };
-        let thread_len = sample_wise.map_or(self.thread_len::<T>(chunks.size), SampleWise::thread_len);
-        let (scratch, _) = zeroed_scratch(chunks.count * thread_len, exec.par, stack);
-        let (input, output) = (chunks.size * in_len, chunks.size * out_len);
-        let work = |(i, ((input, to), scratch)): (usize, ((_, _), _))| {
-            let (output, bias, epilogue) = (to, args.bias, args.epilogue.map(|epilogue| epilogue.from(i * output)));
-            match sample_wise {
-                Some(plan) => exec.arch.dispatch(Blocks { plan, input, output, weights, bias, epilogue, scratch }),
-                None => exec.arch.dispatch(Samples { plan: self, input, output, weights, bias, epilogue, scratch }),
-            }
-        };
-        if chunks.count == 1 {
-            work((0, ((args.input, args.output), scratch)));
-        } else {
-            let images = args.input.par_chunks(input).zip(args.output.par_chunks(output));
-            images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);
         }
     }
 
@@ -244,55 +225,27 @@ impl Correlation {
     }
 }
 
-/// On what a call runs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Exec {
-    pub(super) arch: pulp::Arch,
-    pub(super) par: Par,
-}
-
-/// A batch cut into runs of samples, one per thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Chunks {
-    pub(super) count: usize,
-    pub(super) size: usize,
-    /// Number of runs of this batch or a smaller one, so that scratch for a batch is enough for smaller ones.
-    pub(super) most: usize,
-}
-
-/// Cuts a batch into as many runs as there are threads, as equal as possible.
-pub(super) fn chunks(batch: usize, par: Par) -> Chunks {
-    let threads = par.degree().max(1);
-    let size = batch.div_ceil(threads).max(1);
-    Chunks { count: batch.div_ceil(size), size, most: batch.min(threads) }
-}
-
 /// The samples of one thread.
 struct Samples<'a, T: Real> {
     plan: &'a Correlation,
-    input: &'a [T],
-    output: Output<'a, T>,
-    weights: &'a [T],
-    bias: Option<&'a [T]>,
-    epilogue: Option<Epilogue<'a, T>>,
-    scratch: &'a mut [T],
+    part: Part<'a, T>,
 }
 
 impl<T: Real> WithSimd for Samples<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let plan = self.plan;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { plan, part: Part { input, mut output, weights: all_weights, bias, epilogue, scratch } } = self;
         let (in_len, out_len) = (plan.input.len(), plan.output.len());
-        let images = plan.block_images::<T>(self.input.len() / in_len);
-        let (packed, stage) = self.scratch.split_at_mut(images * plan.source.packed_len());
+        let images = plan.block_images::<T>(input.len() / in_len);
+        let (packed, stage) = scratch.split_at_mut(images * plan.source.packed_len());
         let group_len = plan.input.channels / plan.groups * plan.source.channel_len();
-        for (i, input) in self.input.chunks(images * in_len).enumerate() {
+        for (i, input) in input.chunks(images * in_len).enumerate() {
             let first = i * images * out_len;
-            let output = &mut self.output.first(first + input.len() / in_len * out_len)[first..];
+            let output = &mut output.first(first + input.len() / in_len * out_len)[first..];
             let src = plan.source.pack(simd, input, packed);
-            let mut weights = self.weights;
+            let mut weights = all_weights;
             for group in 0..plan.groups {
                 let src = Packed { cells: &src.cells[group * group_len..], ..src };
                 for job in &plan.jobs {
@@ -301,13 +254,13 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                         let channel = group * plan.out_per_group() + block.start;
                         let part;
                         (part, weights) = weights.split_at(job.offsets.len() * block.len());
-                        let init = self.bias.map_or(&[][..], |bias| &bias[channel..]);
+                        let init = bias.map_or(&[][..], |bias| &bias[channel..]);
                         let block = Block { plan, job, sweep, src, weights: part, init, channels: block.len() };
                         block.run(simd, &mut output[channel * plan.output.plane()..], stage);
                     }
                 }
             }
-            if let Some(epilogue) = self.epilogue {
+            if let Some(epilogue) = epilogue {
                 epilogue.from(first).apply(simd, output);
             }
         }

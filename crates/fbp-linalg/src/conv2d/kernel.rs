@@ -1,9 +1,10 @@
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 
-use super::correlate::{CorrelateArgs, Correlation, Exec};
+use super::correlate::Correlation;
 use super::kept::{Kept, Weights};
 use super::output::{Output, fresh};
+use super::threads::{CorrelateArgs, Exec};
 use super::weight_grad::WeightGrad;
 use super::winograd::{Winograd, WinogradGrad};
 use super::{Conv2dGeometry, Epilogue, plan};
@@ -167,8 +168,8 @@ impl Conv2d {
 
     /// The same of a call whose weights are kept.
     pub(super) fn forward_scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let fast = single::<T, _>(&self.fast.forward).map(|plan| plan.threads_scratch::<T>(batch, par));
-        fast.unwrap_or_else(|| self.forward.threads_scratch::<T>(batch, par))
+        let fast = single::<T, _>(&self.fast.forward).map(|plan| plan.scratch_without_weights::<T>(batch, par));
+        fast.unwrap_or_else(|| self.forward.scratch_without_weights::<T>(batch, par))
     }
 
     /// Applies the convolution to every sample of a batch.
@@ -290,8 +291,8 @@ impl Conv2d {
 
     /// The same of a call whose weights are kept.
     pub(super) fn adjoint_scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let fast = single::<T, _>(&self.fast.adjoint).map(|plan| plan.threads_scratch::<T>(batch, par));
-        fast.unwrap_or_else(|| self.adjoint.threads_scratch::<T>(batch, par))
+        let fast = single::<T, _>(&self.fast.adjoint).map(|plan| plan.scratch_without_weights::<T>(batch, par));
+        fast.unwrap_or_else(|| self.adjoint.scratch_without_weights::<T>(batch, par))
     }
 
     /// Applies the transposed linear map to every sample: the gradient with respect to the input.

@@ -22,6 +22,7 @@ mod sample_wise;
 mod source;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod tile;
 mod weight_grad;
 mod winograd;

@@ -6,8 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::epilogue::Epilogue;
-use super::output::Output;
+use super::threads::{Needs, Part};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
@@ -120,13 +119,13 @@ impl SampleWise {
         products * samples.div_ceil(MAX_LANES) + TRANSPOSE_CYCLES * cells * samples + clearing + packing
     }
 
-    pub(super) fn weight_len(&self) -> usize {
-        self.output.channels * self.shared.iter().map(|shared| shared.weights.len()).sum::<usize>()
+    /// What a pass needs.
+    pub(super) fn needs(&self) -> Needs {
+        Needs { weights: self.weight_len(), thread: (self.input.len() + self.output.len()) * PITCH }
     }
 
-    /// Scratch of one thread.
-    pub(super) fn thread_len(&self) -> usize {
-        (self.input.len() + self.output.len()) * PITCH
+    fn weight_len(&self) -> usize {
+        self.output.channels * self.shared.iter().map(|shared| shared.weights.len()).sum::<usize>()
     }
 
     /// Weights in the order in which the register tiles read them: `[group][block][shared][tap][channel]`.
@@ -152,35 +151,30 @@ impl SampleWise {
     }
 }
 
-/// The samples of one thread; `scratch` is of [`SampleWise::thread_len`].
+/// The samples of one thread.
 pub(super) struct Blocks<'a, T: Real> {
     pub(super) plan: &'a SampleWise,
-    pub(super) input: &'a [T],
-    pub(super) output: Output<'a, T>,
-    pub(super) weights: &'a [T],
-    pub(super) bias: Option<&'a [T]>,
-    pub(super) epilogue: Option<Epilogue<'a, T>>,
-    pub(super) scratch: &'a mut [T],
+    pub(super) part: Part<'a, T>,
 }
 
 impl<T: Real> WithSimd for Blocks<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let plan = self.plan;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { plan, part: Part { input, mut output, weights: all_weights, bias, epilogue, scratch } } = self;
         let (in_len, out_len) = (plan.input.len(), plan.output.len());
-        let (cells, results) = self.scratch[..plan.thread_len()].split_at_mut(in_len * PITCH);
-        for (i, input) in self.input.chunks(SAMPLES * in_len).enumerate() {
+        let (cells, results) = scratch[..plan.needs().thread].split_at_mut(in_len * PITCH);
+        for (i, input) in input.chunks(SAMPLES * in_len).enumerate() {
             spread(input, cells, in_len);
             let vectors = (input.len() / in_len).div_ceil(T::lanes::<S>());
-            let mut weights = self.weights;
+            let mut weights = all_weights;
             for group in 0..plan.groups {
                 let src = &cells[group * (in_len / plan.groups) * PITCH..];
                 for block in tile_ranges(plan.out_per_group(), MAX_CHANNELS) {
                     let first = group * plan.out_per_group() + block.start;
                     let out = &mut results[first * plan.output.plane() * PITCH..];
-                    let init = self.bias.map_or(&[][..], |bias| &bias[first..]);
+                    let init = bias.map_or(&[][..], |bias| &bias[first..]);
                     for shared in &plan.shared {
                         let part;
                         (part, weights) = weights.split_at(shared.weights.len() * block.len());
@@ -190,9 +184,9 @@ impl<T: Real> WithSimd for Blocks<'_, T> {
                 }
             }
             let first = i * SAMPLES * out_len;
-            let output = &mut self.output.first(first + input.len() / in_len * out_len)[first..];
+            let output = &mut output.first(first + input.len() / in_len * out_len)[first..];
             collect(results, output, out_len);
-            if let Some(epilogue) = self.epilogue {
+            if let Some(epilogue) = epilogue {
                 epilogue.from(first).apply(simd, output);
             }
         }

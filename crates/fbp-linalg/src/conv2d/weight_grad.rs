@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::correlate::Exec;
+use super::threads::Exec;
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
 use super::source::{Packed, Source};
 use super::tile::tile_ranges;

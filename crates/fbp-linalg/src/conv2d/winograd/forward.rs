@@ -1,5 +1,3 @@
-use std::mem::MaybeUninit;
-
 use faer::Par;
 use faer::dyn_stack::{MemStack, StackReq};
 use pulp::{Simd, WithSimd};
@@ -9,12 +7,10 @@ use super::pixels::QUAD;
 use super::product::{ROWS, Rows};
 use super::transform::{input_tile, output_tile, places, weight_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, point_pitch};
-use crate::conv2d::correlate::{CorrelateArgs, Exec, chunks};
+use crate::conv2d::Conv2dGeometry;
 use crate::conv2d::kept::Order;
-use crate::conv2d::output::Output;
-use crate::conv2d::{Conv2dGeometry, Epilogue};
+use crate::conv2d::threads::{CorrelateArgs, Exec, Needs, Part, Pass, chunks};
 use crate::lanes::MAX_LANES;
-use crate::parallel::{CACHE_LINE, zeroed, zeroed_chunks};
 use crate::{FeatureShape, Real};
 
 /// Time for a vector of channels of one tile, in products: transposed, transformed, written and read.
@@ -85,66 +81,44 @@ impl Winograd {
         [self.tiling.strip_len(), inputs, products, stage]
     }
 
-    fn thread_len(&self, samples: usize) -> usize {
-        self.thread_lens(samples).iter().sum::<usize>().next_multiple_of(MAX_LANES)
+    fn needs(&self, samples: usize) -> Needs {
+        Needs { weights: self.weights_len(), thread: self.thread_lens(samples).iter().sum() }
     }
 
     pub(in crate::conv2d) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        StackReq::new_aligned::<T>(self.weights_len(), CACHE_LINE).and(self.threads_scratch::<T>(batch, par))
+        let cut = chunks(batch, par);
+        self.needs(cut.size).scratch::<T>(cut.most)
     }
 
-    /// What all threads need but for the weights.
-    pub(in crate::conv2d) fn threads_scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
+    /// The same of a call whose weights are kept.
+    pub(in crate::conv2d) fn scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let cut = chunks(batch, par);
-        StackReq::new_aligned::<T>(cut.most * self.thread_len(cut.size), CACHE_LINE)
+        self.needs(cut.size).scratch_without_weights::<T>(cut.most)
     }
 
     /// Runs it on every sample; the lengths of the slices have been checked.
     pub(in crate::conv2d) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
-        let (in_len, out_len) = (self.tiling.input.len(), self.tiling.output.len());
-        let cut = chunks(args.input.len() / in_len, exec.par);
-        if cut.count == 0 {
+        let lens = [self.tiling.input.len(), self.tiling.output.len()];
+        let chunks = chunks(args.input.len() / lens[0], exec.par);
+        if chunks.count == 0 {
             return;
         }
-        let (len, panel) = (self.weights_len(), self.panel_len(PANEL));
-        let (fresh, stack) =
-            stack.make_aligned_uninit::<T>(if args.weight.kept.is_none() { len } else { 0 }, CACHE_LINE);
-        let weights: Vec<&[T]> = match args.weight.kept {
-            Some(kept) => {
-                let write = |cells: &mut [T]| {
-                    self.transform_weights(args.weight.values, &mut cells.chunks_mut(panel).collect::<Vec<_>>(), exec);
-                };
-                kept.get(Order::Pixels, len, exec.par, write).chunks(panel).collect()
-            }
-            None => {
-                let mut panels = zeroed_chunks(fresh, panel, exec.par);
-                self.transform_weights(args.weight.values, &mut panels, exec);
-                panels.into_iter().map(|panel| &*panel).collect()
-            }
-        };
-        let thread_len = self.thread_len(cut.size);
-        let (scratch, _) = stack.make_aligned_uninit::<T>(cut.count * thread_len, CACHE_LINE);
-        let work = |(i, ((input, output), scratch)): (usize, ((_, _), &mut [MaybeUninit<T>]))| {
-            let epilogue = args.epilogue.map(|epilogue| epilogue.from(i * cut.size * out_len));
-            let (plan, weights, bias, scratch) = (self, &weights[..], args.bias, zeroed(scratch));
-            exec.arch.dispatch(Samples { plan, input, output, weights, bias, epilogue, scratch });
-        };
-        if cut.count == 1 {
-            work((0, ((args.input, args.output), scratch)));
-        } else {
-            let images = args.input.par_chunks(cut.size * in_len).zip(args.output.par_chunks(cut.size * out_len));
-            images.zip(scratch.par_chunks_mut(thread_len)).enumerate().for_each(work);
-        }
+        let pass = Pass { lens, chunks, needs: self.needs(chunks.size), order: Order::Pixels };
+        let pack =
+            |weight: &[T], cells: &mut [T], par| self.transform_weights(weight, cells, Exec { arch: exec.arch, par });
+        let compute = |part: Part<'_, T>| exec.arch.dispatch(Samples { plan: self, part });
+        pass.run(args, &pack, &compute, exec.par, stack);
     }
 
     /// `G g Gᵀ` of every pair of channels, panel by panel.
-    fn transform_weights<T: Real>(&self, weight: &[T], panels: &mut [&mut [T]], exec: Exec) {
-        let work = |(panel, into): (usize, &mut &mut [T])| {
-            exec.arch.dispatch(PanelWeights { plan: self, weight, first: panel * PANEL, into });
+    fn transform_weights<T: Real>(&self, weight: &[T], cells: &mut [T], exec: Exec) {
+        let (panel_len, arch) = (self.panel_len(PANEL), exec.arch);
+        let work = |(panel, into): (usize, &mut [T])| {
+            arch.dispatch(PanelWeights { plan: self, weight, first: panel * PANEL, into });
         };
         match exec.par {
-            Par::Seq => panels.iter_mut().enumerate().for_each(work),
-            Par::Rayon(_) => panels.par_iter_mut().enumerate().for_each(work),
+            Par::Seq => cells.chunks_mut(panel_len).enumerate().for_each(work),
+            Par::Rayon(_) => cells.par_chunks_mut(panel_len).enumerate().for_each(work),
         }
     }
 
@@ -203,42 +177,36 @@ impl<T: Real> WithSimd for PanelWeights<'_, T> {
 /// The samples of one thread.
 struct Samples<'a, T: Real> {
     plan: &'a Winograd,
-    input: &'a [T],
-    output: Output<'a, T>,
-    /// One slice for each panel of output channels.
-    weights: &'a [&'a [T]],
-    bias: Option<&'a [T]>,
-    epilogue: Option<Epilogue<'a, T>>,
-    /// All zeros.
-    scratch: &'a mut [T],
+    part: Part<'a, T>,
 }
 
 impl<T: Real> WithSimd for Samples<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let tiling = &self.plan.tiling;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { plan, part: Part { input, mut output, weights, bias, epilogue, scratch } } = self;
+        let tiling = &plan.tiling;
         let [down, across] = tiling.grid();
-        let samples = self.input.len() / tiling.input.len();
-        let [strip, tiles, products, _] = self.plan.thread_lens(samples);
-        let (strip, rest) = self.scratch.split_at_mut(strip);
+        let samples = input.len() / tiling.input.len();
+        let [strip, tiles, products, _] = plan.thread_lens(samples);
+        let (strip, rest) = scratch.split_at_mut(strip);
         let (tiles, rest) = rest.split_at_mut(tiles);
         let (products, stage) = rest.split_at_mut(products);
         let (strips, pitch) = (samples * down, padded(tiling.input.channels));
-        let rows = self.plan.block_tiles(samples);
-        for first in (0..strips).step_by(self.plan.block_strips()) {
-            let block = first..strips.min(first + self.plan.block_strips());
+        let rows = plan.block_tiles(samples);
+        for first in (0..strips).step_by(plan.block_strips()) {
+            let block = first..strips.min(first + plan.block_strips());
             // Images that are complete, or only begun.
-            let output = self.output.first(block.end.div_ceil(down) * tiling.output.len());
+            let output = output.first(block.end.div_ceil(down) * tiling.output.len());
             for (i, at) in block.clone().enumerate() {
                 // The strip above has the first rows already.
                 let kept = if i > 0 && at % down > 0 { TAPS - 1 } else { 0 };
-                tiling.load_strip(simd, at, kept, self.input, strip);
+                tiling.load_strip(simd, at, kept, input, strip);
                 simd.vectorize(Tiles { tiling, strip, first: i * across, rows, tiles });
             }
             let used = (block.len() * across).max(ROWS);
-            for ((column, width), weights) in panels(self.plan.columns()).zip(self.weights) {
+            for ((column, width), weights) in panels(plan.columns()).zip(weights.chunks(plan.panel_len(PANEL))) {
                 let point_len = tiling.input.channels * width;
                 for (point, weights) in weights.chunks_exact(point_pitch(point_len)).enumerate() {
                     Rows {
@@ -252,7 +220,7 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                     }
                     .run(simd);
                 }
-                let bias = self.bias.map_or(&[][..], |bias| &bias[column..]);
+                let bias = bias.map_or(&[][..], |bias| &bias[column..]);
                 for (i, at) in block.clone().enumerate() {
                     simd.vectorize(Outputs { tiling, products, rows, first: i * across, width, bias, stage });
                     tiling.store_strip(simd, (at, column), width, stage, output);
@@ -261,7 +229,7 @@ impl<T: Real> WithSimd for Samples<'_, T> {
             // Images that are complete.
             let len = tiling.output.len();
             for sample in first / down..block.end / down {
-                if let Some(epilogue) = self.epilogue {
+                if let Some(epilogue) = epilogue {
                     epilogue.from(sample * len).apply(simd, &mut output[sample * len..][..len]);
                 }
             }

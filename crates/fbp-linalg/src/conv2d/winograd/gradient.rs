@@ -10,7 +10,7 @@ use super::product::Outer;
 use super::transform::{cotangent_tile, input_tile, places, weight_gradient_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, point_pitch};
 use crate::Real;
-use crate::conv2d::correlate::Exec;
+use crate::conv2d::threads::Exec;
 use crate::conv2d::{Conv2dGeometry, ConvWeightGrad};
 use crate::lanes::MAX_LANES;
 use crate::parallel::{CACHE_LINE, zeroed_chunks};
