@@ -41,10 +41,16 @@ pub(super) fn transpose<T: Real, S: Simd>(
             for (cells, column) in cells.iter_mut().zip(quad) {
                 T::store(simd, cells, column);
             }
-            let columns = to[start * to_pitch + first..].chunks_mut(to_pitch).take(count);
-            for (j, column) in columns.enumerate() {
-                let square = j / QUAD * QUAD;
-                column[..QUAD].copy_from_slice(&cells[j % QUAD][square..square + QUAD]);
+            // Constant numbers of columns, of which each then takes a load and a store.
+            let squares = cells.each_ref().map(|cells| cells.as_chunks::<QUAD>().0);
+            let columns = &mut to[start * to_pitch + first..];
+            for (square, columns) in columns.chunks_mut(QUAD * to_pitch).take(count / QUAD).enumerate() {
+                for (c, squares) in squares.iter().enumerate() {
+                    columns[c * to_pitch..][..QUAD].copy_from_slice(&squares[square]);
+                }
+            }
+            for j in count / QUAD * QUAD..count {
+                columns[j * to_pitch..][..QUAD].copy_from_slice(&squares[j % QUAD][j / QUAD]);
             }
         }
     }
