@@ -14,7 +14,7 @@ use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
 /// Time for a vector of channels of one tile, in products: transposed, transformed, written and read.
-const TILE_COST: f64 = 1800.0;
+const TILE_COST: f64 = 800.0;
 
 /// A forward pass, or an adjoint: a correlation with the kernel turned by half a turn.
 #[derive(Clone, Debug)]
@@ -51,6 +51,11 @@ impl Winograd {
         padded(self.tiling.output.channels)
     }
 
+    /// Columns of the widest panel.
+    fn widest(&self) -> usize {
+        self.columns().min(PANEL)
+    }
+
     /// Rows of tiles that are transformed before the products, of one or several images.
     fn block_strips(&self) -> usize {
         let [_, across] = self.tiling.grid();
@@ -76,8 +81,8 @@ impl Winograd {
     /// Lengths of what one thread needs: strip, transformed tiles, products, outputs of a row of tiles.
     fn thread_lens(&self, samples: usize) -> [usize; 4] {
         let tiles = self.block_tiles(samples);
-        let stage = OUT * OUT * self.tiling.grid()[1] * PANEL;
-        let [inputs, products] = [padded(self.tiling.input.channels), PANEL].map(|width| POINTS * point_pitch(tiles * width));
+        let stage = OUT * OUT * self.tiling.grid()[1] * self.widest();
+        let [inputs, products] = [padded(self.tiling.input.channels), self.widest()].map(|width| POINTS * point_pitch(tiles * width));
         [self.tiling.strip_len(), inputs, products, stage]
     }
 
@@ -215,14 +220,15 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                         depth: tiling.input.channels,
                         b: &weights[..point_len],
                         width,
-                        out: &mut products[point * point_pitch(rows * PANEL)..][..rows * width],
+                        out: &mut products[point * point_pitch(rows * plan.widest())..][..rows * width],
                         rows: used,
                     }
                     .run(simd);
                 }
                 let bias = bias.map_or(&[][..], |bias| &bias[column..]);
                 for (i, at) in block.clone().enumerate() {
-                    simd.vectorize(Outputs { tiling, products, rows, first: i * across, width, bias, stage });
+                    let apart = point_pitch(rows * plan.widest());
+                    simd.vectorize(Outputs { tiling, products, apart, first: i * across, width, bias, stage });
                     tiling.store_strip(simd, (at, column), width, stage, output);
                 }
             }
@@ -323,7 +329,8 @@ struct Outputs<'a, T> {
     tiling: &'a Tiling,
     /// `[point][tile][column]`.
     products: &'a [T],
-    rows: usize,
+    /// Distance between two points.
+    apart: usize,
     first: usize,
     width: usize,
     /// Of the columns and those behind; empty for none.
@@ -338,8 +345,7 @@ impl<T: Real> WithSimd for Outputs<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (across, lanes) = (self.tiling.grid()[1], T::lanes::<S>());
-        let apart = point_pitch(self.rows * PANEL);
-        let reads = places::<IN, POINTS>(IN * apart, apart, lanes);
+        let reads = places::<IN, POINTS>(IN * self.apart, self.apart, lanes);
         let writes = places::<OUT, { OUT * OUT }>(OUT * across * self.width, self.width, lanes);
         let (products, stage) = (T::vectors(simd, self.products), T::vectors_mut(simd, self.stage));
         for vector in 0..self.width / lanes {

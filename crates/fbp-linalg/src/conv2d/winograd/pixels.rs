@@ -24,16 +24,16 @@ pub(super) fn transpose<T: Real, S: Simd>(
     for first in (0..whole).step_by(QUAD) {
         let mut sources = [from; QUAD];
         for (i, source) in sources.iter_mut().enumerate() {
-            *source = &from[(first + i) * from_pitch..][..cols];
+            *source = &from[(first + i) * from_pitch..];
         }
         for start in (0..cols).step_by(lanes) {
             let mut quad = [T::splat(simd, T::ZERO); QUAD];
             let count = lanes.min(cols - start);
             for (row, source) in quad.iter_mut().zip(&sources) {
-                *row = if count == lanes {
-                    T::load(simd, &source[start..])
-                } else {
-                    T::load_partial(simd, &source[start..][..count])
+                // Of a whole vector, also where fewer count: values of the next row are cheaper than to leave them out.
+                *row = match source[start..].get(..lanes) {
+                    Some(vector) => T::load(simd, vector),
+                    None => T::load_partial(simd, &source[start..][..count]),
                 };
             }
             let quad = T::transpose_quads(simd, quad);
