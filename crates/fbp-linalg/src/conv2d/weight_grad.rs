@@ -4,9 +4,9 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::ConvWeightGrad;
-use super::threads::Exec;
 use super::gram_tile::{DotTile, OuterTile, dot_shape, outer_shape};
 use super::source::{Packed, Source};
+use super::threads::Exec;
 use super::tile::tile_ranges;
 use crate::lanes::MAX_LANES;
 use crate::parallel::{CACHE_LINE, zeroed_scratch};

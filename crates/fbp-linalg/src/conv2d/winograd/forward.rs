@@ -13,7 +13,8 @@ use crate::conv2d::threads::{CorrelateArgs, Exec, Needs, Part, Pass, chunks};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
-/// Time for a vector of channels of one tile, in products: transposed, transformed, written and read.
+/// Time for a vector of channels of one tile, in products: transposed, transformed, written and read. Measured for 64 channels; layers
+/// of 16 would take a sixth longer this way than plainly.
 const TILE_COST: f64 = 800.0;
 
 /// A forward pass, or an adjoint: a correlation with the kernel turned by half a turn.
@@ -82,7 +83,8 @@ impl Winograd {
     fn thread_lens(&self, samples: usize) -> [usize; 4] {
         let tiles = self.block_tiles(samples);
         let stage = OUT * OUT * self.tiling.grid()[1] * self.widest();
-        let [inputs, products] = [padded(self.tiling.input.channels), self.widest()].map(|width| POINTS * point_pitch(tiles * width));
+        let [inputs, products] =
+            [padded(self.tiling.input.channels), self.widest()].map(|width| POINTS * point_pitch(tiles * width));
         [self.tiling.strip_len(), inputs, products, stage]
     }
 
