@@ -245,7 +245,7 @@ choice! {
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "kebab-case")]
     pub enum Effort ("effort") {
-        /// The first target at the goal, moved to exactly the margin.
+        /// The first target at the goal, moved to exactly the margin; samples that miss it are given up sooner.
         Quick = "quick",
         /// Also refined where the rest of the network bends.
         Refined = "refined",

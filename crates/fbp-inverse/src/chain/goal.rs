@@ -6,7 +6,7 @@ use crate::joint::{JointGoal, Margins};
 pub enum TargetMode {
     /// At every boundary the nearest feature within the range of the layers below that the whole rest of the network
     /// turns into the goal, with exactly the margin; samples for which that iteration fails start again from other points,
-    /// are reversed layer by layer and tried again from there, and climb from 60 more points as a last resort. The rest of
+    /// are reversed layer by layer and tried again from there, and climb from up to 124 more points as a last resort. The rest of
     /// a network is not convex: nearer points may exist, above all where it is far from linear, and there the one that is
     /// found depends on rounding. So it is with boxes that have room in every entry, as outputs within a tolerance have. Other
     /// goals without margins go layer by layer first: equations at the output are mostly too far for the iteration.

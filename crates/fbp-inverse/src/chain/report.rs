@@ -14,8 +14,8 @@ use crate::joint::{Problem, Targets};
 ///   box is a point, plus a thousandth of that output, what single precision leaves of an equation after a few layers.
 ///
 /// *Unattained* means that nothing was found that does, not that nothing exists: with margins (and layers that have
-/// derivatives) after linearisations, layer-wise targets and climbs from 64 starts. Unattained samples keep the target of
-/// the last attempt, and the violations tell by how much they miss.
+/// derivatives) after linearisations, layer-wise targets and climbs from up to 128 starts, see [`Effort`](crate::Effort). Unattained
+/// samples keep the target of the last attempt, and the violations tell by how much they miss.
 ///
 /// [`attained_slack`]: fbp_linalg::attained::attained_slack
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -135,7 +135,7 @@ impl<T: Real> ReverseChain<T> {
         self.conditions = conditions_of_boxes(self.out_len());
     }
 
-    /// How much [`TargetMode::Attainable`] spends on nearer targets, for goals with margins.
+    /// How much [`TargetMode::Attainable`] spends on nearer targets, and on samples that miss the goal, for goals with margins.
     ///
     /// [`TargetMode::Attainable`]: crate::TargetMode::Attainable
     pub fn set_effort(&mut self, effort: Effort) {

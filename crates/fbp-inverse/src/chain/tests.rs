@@ -569,8 +569,8 @@ fn targets_out_of_all_proportion_are_not_searched_for_from_other_starts() {
     assert!(passes(&near, Effort::Thorough).0 > 2 * refined);
 }
 
-/// Outputs of a tanh never differ by 4, and most climbs get as near as the first. All 128 of them would take over six times as long as
-/// the 20 of a quick search.
+/// Outputs of a tanh never differ by 4, and most climbs get as near as the first. All 128 of them would take over seven times as long as
+/// the 16 of a quick search.
 #[test]
 fn samples_that_no_climb_brings_nearer_are_given_up() {
     let mut rng = fbp_linalg::testkit::rng(12);
@@ -584,5 +584,5 @@ fn samples_that_no_climb_brings_nearer_are_given_up() {
     let [(quick, of_quick), (thorough, of_thorough)] =
         [Effort::Quick, Effort::Thorough].map(|effort| passes_and_report(&mut chain, (&input, &labels), effort));
     assert_eq!((of_quick.unattained, of_thorough.unattained), (BATCH, BATCH));
-    assert!(quick < thorough && thorough < 5 * quick, "{quick}, {thorough}");
+    assert!(quick < thorough && thorough < 6 * quick, "{quick}, {thorough}");
 }

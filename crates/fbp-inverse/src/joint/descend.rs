@@ -27,6 +27,8 @@ const SQUARE_DECAY: f64 = 0.99;
 const LEAST_STEP: f64 = 0.02;
 /// Steps in which a climb has to come closer to the goal, or else its steps are shortened.
 const PATIENCE: usize = 12;
+/// Share of the violation by which it has to come closer.
+const NOTABLE: f64 = 0.02;
 /// By what they are shortened.
 const SHORTENED: f64 = 0.3;
 /// Share of the first length below which a climb ends.
@@ -95,7 +97,8 @@ impl<T: Real> Problem<'_, T> {
             let steepness = if how.is_climb { 0.0 } else { progress.steepness };
             let length = how.length * scale;
             let shortest = SHORTEST * length;
-            *pace = Pace { length, shortest, scale: steepness.recip(), least: f64::INFINITY, idle: 0 };
+            let none = f64::INFINITY;
+            *pace = Pace { length, shortest, scale: steepness.recip(), least: none, mark: none, idle: 0 };
             descents.means.column_mut(len, sample).fill(T::ZERO);
             descents.squares.column_mut(len, sample).fill(T::ZERO);
         }
@@ -143,8 +146,9 @@ impl<T: Real> Problem<'_, T> {
                 targets.set(sample, iterates.point(at), output);
             }
             let pace = &mut paces[sample];
-            if violation < (1.0 - LEAST_STEP) * pace.least {
-                (pace.least, pace.idle) = (violation, 0);
+            pace.least = pace.least.min(violation);
+            if violation < (1.0 - NOTABLE) * pace.mark {
+                (pace.mark, pace.idle) = (violation, 0);
             } else {
                 pace.idle += 1;
             }

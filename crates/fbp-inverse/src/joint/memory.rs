@@ -27,8 +27,30 @@ pub(super) struct Progress {
     aside: Option<f64>,
     /// Searches in a row that have found nothing nearer.
     pub(super) stale: usize,
-    /// Least violation of the goal that climbs have met; infinite before the first one.
-    pub(super) least: f64,
+    /// What climbs to the goal have come to.
+    pub(super) climbs: Climbs,
+}
+
+/// How near to the goal the climbs of one sample have come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Climbs {
+    /// Least violation that they have met; infinite before the first one.
+    least: f64,
+    /// Those in a row that came no nearer.
+    pub(super) stale: usize,
+}
+
+impl Climbs {
+    const NONE: Self = Self { least: f64::INFINITY, stale: 0 };
+
+    /// Notes the least violation that one has met. Less than the share `nearer` of the violation counts as nothing.
+    pub(super) fn note(&mut self, violation: f64, nearer: f64) {
+        if violation < (1.0 - nearer) * self.least {
+            *self = Self { least: violation, stale: 0 };
+        } else {
+            self.stale += 1;
+        }
+    }
 }
 
 impl Progress {
@@ -42,7 +64,7 @@ impl Progress {
         improved: false,
         aside: None,
         stale: 0,
-        least: f64::INFINITY,
+        climbs: Climbs::NONE,
     };
 
     /// Whether the goal was reached.
@@ -53,15 +75,6 @@ impl Progress {
     /// Squared distance that tells how far away targets are: that of the nearest one, set aside or not.
     pub(super) fn scale_sq(&self) -> f64 {
         self.aside.map_or(self.best, |aside| aside.min(self.best))
-    }
-
-    /// Notes how near to the goal a climb has come. Less than the share `nearer` of the violation counts as nothing.
-    pub(super) fn note_climb(&mut self, violation: f64, nearer: f64) {
-        if violation < (1.0 - nearer) * self.least {
-            (self.least, self.stale) = (violation, 0);
-        } else {
-            self.stale += 1;
-        }
     }
 
     /// Whether a target is set aside.
@@ -139,6 +152,8 @@ pub(super) struct Pace {
     pub(super) scale: f64,
     /// Least violation so far.
     pub(super) least: f64,
+    /// Violation when it was last notably less than before.
+    pub(super) mark: f64,
     /// Steps since then.
     pub(super) idle: usize,
 }

@@ -184,7 +184,7 @@ impl<'r, T: Real> JointWorkspace<'r, T> {
         Self { rest, memory: memory(rest, conditions_of_boxes(rest.out_len()), capacity, par) }
     }
 
-    /// How much is spent on nearer targets.
+    /// How much is spent on nearer targets, and on samples that miss the goal.
     pub fn set_effort(&mut self, effort: Effort) {
         self.memory.effort = effort;
     }

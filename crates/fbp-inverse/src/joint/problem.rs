@@ -6,12 +6,12 @@ use super::rest::FrozenRest;
 
 /// How much is spent on nearer targets once they are at the goal. Where the rest is linear the first ones are the nearest.
 ///
-/// Whatever the effort, a target is at the goal with exactly the margin. Samples that miss it are searched for until many starts in a
-/// row have brought nothing nearer, which a quick search cuts short.
+/// Whatever the effort, a target is at the goal with exactly the margin. For samples that miss it, climbs from up to 128 starts go on until
+/// 32 in a row have come no nearer to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
     /// The first target at the goal is moved along the line to the observed feature. For deep networks, whose many kinks and
-    /// products make every further step dear.
+    /// products make every further step dear. Samples that miss the goal are given up after 16 starts.
     Quick,
     /// Where the rest bends, targets are refined by what is found around them: up to 20 steps.
     Refined,

@@ -149,18 +149,18 @@ impl Correlation {
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let cut = chunks(batch, par);
-        let each = |needs: Needs| needs.scratch::<T>(cut.most);
+        let each = |needs: Needs| needs.scratch::<T>(cut, par);
         self.ways::<T>(cut.size).map(each).fold(StackReq::EMPTY, StackReq::or)
     }
 
     /// The same of a call whose weights are kept.
     pub(super) fn scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let cut = chunks(batch, par);
-        let each = |needs: Needs| needs.scratch_without_weights::<T>(cut.most);
+        let each = |needs: Needs| needs.scratch_without_weights::<T>(cut);
         self.ways::<T>(cut.size).map(each).fold(StackReq::EMPTY, StackReq::or)
     }
 
-    /// What the ways need that batches with up to `samples` samples of a thread take.
+    /// What every way needs that a batch may take with up to `samples` samples per thread.
     fn ways<T>(&self, samples: usize) -> impl Iterator<Item = Needs> {
         std::iter::once(self.needs::<T>(samples)).chain(self.sample_wise(samples).map(SampleWise::needs))
     }
@@ -178,19 +178,19 @@ impl Correlation {
     /// Runs every job on every sample; the lengths of the slices have been checked.
     pub(super) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
         let lens = [self.input.len(), self.output.len()];
-        let chunks = chunks(args.input.len() / lens[0], exec.par);
-        if chunks.count == 0 {
+        let cut = chunks(args.input.len() / lens[0], exec.par);
+        if cut.count == 0 {
             return;
         }
-        match self.sample_wise(chunks.size) {
+        match self.sample_wise(cut.size) {
             Some(plan) => {
-                let pass = Pass { lens, chunks, needs: plan.needs(), order: Order::Samples };
+                let pass = Pass { lens, cut, needs: plan.needs(), order: Order::Samples };
                 let pack = |weight: &[T], packed: &mut [T], _| plan.pack_weights(weight, packed);
                 let compute = |part: Part<'_, T>| exec.arch.dispatch(Blocks { plan, part });
                 pass.run(args, &pack, &compute, exec.par, stack);
             }
             None => {
-                let pass = Pass { lens, chunks, needs: self.needs::<T>(chunks.size), order: Order::Pixels };
+                let pass = Pass { lens, cut, needs: self.needs::<T>(cut.size), order: Order::Pixels };
                 let pack = |weight: &[T], packed: &mut [T], _| self.pack_weights(weight, packed);
                 let compute = |part: Part<'_, T>| exec.arch.dispatch(Samples { plan: self, part });
                 pass.run(args, &pack, &compute, exec.par, stack);

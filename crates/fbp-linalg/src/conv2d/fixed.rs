@@ -15,8 +15,7 @@ use crate::{LinalgError, Real};
 /// keeps nothing yet. Results are those of [`Conv2d`] to the bit.
 ///
 /// Immutable for those who use it, and shared by threads: several that run it first on one thread each wait for the one that packs,
-/// calls on several threads may pack at the same time, and one result is kept. After that nothing is allocated but the short lists that
-/// kernels with fewer products make at every call.
+/// calls on several threads may pack at the same time, and one result is kept. After that nothing is allocated.
 ///
 /// ```
 /// use faer::{Par, dyn_stack::{MemBuffer, MemStack}};

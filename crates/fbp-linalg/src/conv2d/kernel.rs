@@ -119,8 +119,8 @@ impl Conv2d {
     /// Kernel object for networks: in `f32`, 3×3 kernels of stride 1 with enough channels take fewer products, whose rounding is
     /// up to some 1e-6 of the largest sum of absolute products. Everything else is as [`new`](Self::new) has it, `f64` as a whole.
     ///
-    /// Which way is taken depends on the geometry alone, so that a sample has the same results in every batch. These products
-    /// allocate short lists of the parts of their scratch memory at every call.
+    /// Which way is taken depends on the geometry alone, so that a sample has the same results in every batch. The gradient of the
+    /// weights then allocates short lists of the parts of its scratch memory at every call.
     pub fn for_networks(geometry: Conv2dGeometry) -> Self {
         let plain = Self::new(geometry);
         let [forward, adjoint, sums] = [plain.forward.cost(), plain.adjoint.cost(), plain.weight_grad.cost()];

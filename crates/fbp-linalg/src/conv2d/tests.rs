@@ -363,11 +363,18 @@ fn a_kernel_as_large_as_the_padded_image_has_one_output() {
 
 #[test]
 fn scratch_for_a_batch_is_enough_for_smaller_ones() {
-    for params in [
-        Conv2dParams::new(FeatureShape::image(1, 28, 28), 3, [5, 5]),
-        Conv2dParams::new(FeatureShape::image(8, 9, 9), 16, [3, 3]).padding([1, 1]),
+    let of = |channels, size, outputs, kernel: usize| {
+        let params = Conv2dParams::new(FeatureShape::image(channels, size, size), outputs, [kernel; 2]);
+        params.padding([kernel / 4; 2]).check().unwrap()
+    };
+    for conv in [
+        Conv2d::new(of(1, 28, 3, 5)),
+        Conv2d::new(of(8, 9, 16, 4)),
+        // Of samples side by side, and with packed weights below and above what every thread packs for itself.
+        Conv2d::new(of(16, 3, 16, 3)),
+        Conv2d::with_few_products(of(64, 9, 64, 3)),
+        Conv2d::with_few_products(of(256, 5, 128, 3)),
     ] {
-        let conv = Conv2d::new(params.check().unwrap());
         for par in (1..=8).map(Par::rayon).chain([Par::Seq]) {
             let sizes = |batch: usize| {
                 [conv.forward_scratch::<f32>(batch, par), conv.adjoint_scratch::<f32>(batch, par)]

@@ -39,8 +39,8 @@ impl Winograd {
         fits(g).then_some(Self { tiling, turned: true })
     }
 
-    /// Rough time for one sample in the measure of [`Correlation::cost`](crate::conv2d::correlate::Correlation): an eighth more
-    /// than the products, and what transposing and transforming a vector of channels of a tile was measured to take.
+    /// Rough time for one sample in the measure of [`Correlation::cost`](crate::conv2d::correlate::Correlation): a quarter
+    /// more than the products, and what transposing and transforming a vector of channels of a tile was measured to take.
     pub(in crate::conv2d) fn cost(&self) -> f64 {
         let inputs = self.tiling.input.channels;
         let products = (POINTS * inputs * self.columns() / MAX_LANES) as f64;
@@ -94,23 +94,23 @@ impl Winograd {
 
     pub(in crate::conv2d) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let cut = chunks(batch, par);
-        self.needs(cut.size).scratch::<T>(cut.most)
+        self.needs(cut.size).scratch::<T>(cut, par)
     }
 
     /// The same of a call whose weights are kept.
     pub(in crate::conv2d) fn scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
         let cut = chunks(batch, par);
-        self.needs(cut.size).scratch_without_weights::<T>(cut.most)
+        self.needs(cut.size).scratch_without_weights::<T>(cut)
     }
 
     /// Runs it on every sample; the lengths of the slices have been checked.
     pub(in crate::conv2d) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
         let lens = [self.tiling.input.len(), self.tiling.output.len()];
-        let chunks = chunks(args.input.len() / lens[0], exec.par);
-        if chunks.count == 0 {
+        let cut = chunks(args.input.len() / lens[0], exec.par);
+        if cut.count == 0 {
             return;
         }
-        let pass = Pass { lens, chunks, needs: self.needs(chunks.size), order: Order::Pixels };
+        let pass = Pass { lens, cut, needs: self.needs(cut.size), order: Order::Pixels };
         let pack =
             |weight: &[T], cells: &mut [T], par| self.transform_weights(weight, cells, Exec { arch: exec.arch, par });
         let compute = |part: Part<'_, T>| exec.arch.dispatch(Samples { plan: self, part });
@@ -202,6 +202,7 @@ impl<T: Real> WithSimd for Samples<'_, T> {
         let (products, stage) = rest.split_at_mut(products);
         let (strips, pitch) = (samples * down, padded(tiling.input.channels));
         let rows = plan.block_tiles(samples);
+        let [tiles_apart, products_apart] = [pitch, plan.widest()].map(|width| point_pitch(rows * width));
         for first in (0..strips).step_by(plan.block_strips()) {
             let block = first..strips.min(first + plan.block_strips());
             // Images that are complete, or only begun.
@@ -210,27 +211,27 @@ impl<T: Real> WithSimd for Samples<'_, T> {
                 // The strip above has the first rows already.
                 let kept = if i > 0 && at % down > 0 { TAPS - 1 } else { 0 };
                 tiling.load_strip(simd, at, kept, input, strip);
-                simd.vectorize(Tiles { tiling, strip, first: i * across, rows, tiles });
+                simd.vectorize(Tiles { tiling, strip, first: i * across, apart: tiles_apart, tiles });
             }
             let used = (block.len() * across).max(ROWS);
             for ((column, width), weights) in panels(plan.columns()).zip(weights.chunks(plan.panel_len(PANEL))) {
                 let point_len = tiling.input.channels * width;
                 for (point, weights) in weights.chunks_exact(point_pitch(point_len)).enumerate() {
                     Rows {
-                        a: &tiles[point * point_pitch(rows * pitch)..],
+                        a: &tiles[point * tiles_apart..],
                         pitch,
                         depth: tiling.input.channels,
                         b: &weights[..point_len],
                         width,
-                        out: &mut products[point * point_pitch(rows * plan.widest())..][..rows * width],
+                        out: &mut products[point * products_apart..][..rows * width],
                         rows: used,
                     }
                     .run(simd);
                 }
                 let bias = bias.map_or(&[][..], |bias| &bias[column..]);
                 for (i, at) in block.clone().enumerate() {
-                    let apart = point_pitch(rows * plan.widest());
-                    simd.vectorize(Outputs { tiling, products, apart, first: i * across, width, bias, stage });
+                    let (apart, first) = (products_apart, i * across);
+                    simd.vectorize(Outputs { tiling, products, apart, first, width, bias, stage });
                     tiling.store_strip(simd, (at, column), width, stage, output);
                 }
             }
@@ -296,12 +297,13 @@ impl Tiling {
     }
 }
 
-/// Transforms the tiles of a strip, whose first is number `first` of `rows`.
+/// Transforms the tiles of a strip, the first of which becomes number `first` of its point.
 pub(super) struct Tiles<'a, T> {
     pub(super) tiling: &'a Tiling,
     pub(super) strip: &'a [T],
     pub(super) first: usize,
-    pub(super) rows: usize,
+    /// Distance between two points.
+    pub(super) apart: usize,
     /// `[point][tile][channel]`.
     pub(super) tiles: &'a mut [T],
 }
@@ -313,8 +315,7 @@ impl<T: Real> WithSimd for Tiles<'_, T> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (pitch, lanes) = (padded(self.tiling.input.channels), T::lanes::<S>());
         let reads = places::<IN, POINTS>(self.tiling.strip_width() * pitch, pitch, lanes);
-        let apart = point_pitch(self.rows * pitch);
-        let writes = places::<IN, POINTS>(IN * apart, apart, lanes);
+        let writes = places::<IN, POINTS>(IN * self.apart, self.apart, lanes);
         let (strip, tiles) = (T::vectors(simd, self.strip), T::vectors_mut(simd, self.tiles));
         for tile in 0..self.tiling.grid()[1] {
             let (from, to) = (tile * OUT * pitch / lanes, (self.first + tile) * pitch / lanes);

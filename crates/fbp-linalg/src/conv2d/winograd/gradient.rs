@@ -16,7 +16,7 @@ use crate::lanes::MAX_LANES;
 use crate::parallel::{CACHE_LINE, zeroed_chunks};
 
 /// Time for a vector of channels of one tile, in products: transposed, transformed, written and read once for each panel.
-const TILE_COST: f64 = 1800.0;
+const TILE_COST: f64 = 2600.0;
 /// Tiles of a part: enough to pay for loading and storing the sums.
 const PART_TILES: usize = 48;
 /// Parts that are transformed before their products, at most; as many threads share in that.

@@ -65,8 +65,8 @@ fn fits(g: &Conv2dGeometry) -> bool {
     plain && g.padding().iter().all(|padding| *padding < TAPS)
 }
 
-/// Distance between what belongs to one point and to the next one: a cache line more than the `cells`, whose number often is a high
-/// power of two, so that all points of a tile would share few sets of the cache.
+/// Distance between what belongs to one point and to the next one: [`MAX_LANES`] more than the `cells`, whose number is a multiple of twice
+/// that and often a high power of two, with which all points of a tile would share few sets of the cache.
 fn point_pitch(cells: usize) -> usize {
     cells + MAX_LANES
 }

@@ -30,7 +30,8 @@ pub(super) fn transpose<T: Real, S: Simd>(
             let mut quad = [T::splat(simd, T::ZERO); QUAD];
             let count = lanes.min(cols - start);
             for (row, source) in quad.iter_mut().zip(&sources) {
-                // Of a whole vector, also where fewer count: values of the next row are cheaper than to leave them out.
+                // Whole vectors even where fewer columns count: to read on into the next row is cheaper than a partial load, and these
+                // lanes are not stored.
                 *row = match source[start..].get(..lanes) {
                     Some(vector) => T::load(simd, vector),
                     None => T::load_partial(simd, &source[start..][..count]),
@@ -44,9 +45,9 @@ pub(super) fn transpose<T: Real, S: Simd>(
             // Constant numbers of columns, of which each then takes a load and a store.
             let squares = cells.each_ref().map(|cells| cells.as_chunks::<QUAD>().0);
             let columns = &mut to[start * to_pitch + first..];
-            for (square, columns) in columns.chunks_mut(QUAD * to_pitch).take(count / QUAD).enumerate() {
+            for (square, four) in columns.chunks_mut(QUAD * to_pitch).take(count / QUAD).enumerate() {
                 for (c, squares) in squares.iter().enumerate() {
-                    columns[c * to_pitch..][..QUAD].copy_from_slice(&squares[square]);
+                    four[c * to_pitch..][..QUAD].copy_from_slice(&squares[square]);
                 }
             }
             for j in count / QUAD * QUAD..count {
