@@ -54,6 +54,9 @@ pub(crate) struct Arguments {
     /// compress: leave out the rival in five times the time
     #[arg(long)]
     equal_time: bool,
+    /// compress: also training on the labels from the closed form on, against fine-tuning in the time of both
+    #[arg(long)]
+    labels: bool,
     /// reverse, compress, few-labels, repair, training: number of seeds
     #[arg(long)]
     seeds: Option<String>,
@@ -164,9 +167,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.filter.as_deref() == Some(training::NAME) {
         return training::run(arguments);
     }
-    if arguments.ways.is_some() || arguments.images.is_some() || arguments.data.is_some() || arguments.equal_time {
+    let of_compress = arguments.ways.is_some() || arguments.data.is_some() || arguments.equal_time || arguments.labels;
+    if of_compress || arguments.images.is_some() {
         return Err(TaskError::Refused(format!(
-            "--ways, --images, --data and --equal-time belong to `bench {}`, --images also to `bench {}`",
+            "--ways, --images, --data, --equal-time and --labels belong to `bench {}`, --images also to `bench {}`",
             compress::NAME,
             training::NAME
         )));

@@ -28,7 +28,7 @@ use crate::progress::Stderr;
 ///
 /// Weights become zero, channels go, what stays is rounded to few levels. Every layer is then solved for in forward order: given what
 /// the layers below it now give, what comes nearest to what it gave before. A few hundred images are enough, and their labels are not
-/// looked at.
+/// looked at, unless --recover says so: with `both` training on them goes on from there, which pays with thousands of labels.
 ///
 /// Writes an ordinary checkpoint, and beside it a record with the extension .json and a page with .html: size, share of zeros, accuracy
 /// before, compressed and put right, and what every layer misses. Layers that must stay as they are, in whole or in their channels, are
@@ -67,15 +67,15 @@ pub(crate) struct CompressArgs {
     /// How the result is put right
     #[arg(long, value_parser = choice::<Recover>(), default_value_t = Recover::ClosedForm)]
     recover: Recover,
-    /// Time of each training, for example 30s [default: 10s]; for --recover fine-tune
+    /// Time of each training, for example 30s [default: 10s]; for --recover fine-tune and both
     #[arg(long, value_name = "DURATION")]
     time: Option<String>,
     /// What that time is measured by: processor is that of all threads together, so that other work on the machine takes nothing from it;
-    /// for --recover fine-tune [default: wall]
+    /// for --recover fine-tune and both [default: wall]
     #[arg(long, value_parser = choice::<Clock>())]
     clock: Option<Clock>,
     /// Learning rate; may be given several times, the best one on a fifth of the calibration images is kept [default: 1e-4, 3e-4,
-    /// 1e-3, 3e-3, 1e-2]; for --recover fine-tune
+    /// 1e-3, 3e-3, 1e-2]; for --recover fine-tune and both
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     rate: Vec<f64>,
     /// Judge on the first N test images only
@@ -92,12 +92,12 @@ pub(crate) struct CompressArgs {
 impl CompressArgs {
     fn options(&self, seed: u64) -> Result<CompressOptions, CliError> {
         let defaults = FineTuneOptions::default();
-        let is_tuned = self.recover == Recover::FineTune;
+        let is_tuned = self.recover.trains();
         let clock = self.clock.map(|clock| clock.to_string());
         let unused = [("time", self.time.clone()), ("clock", clock), ("rate", self.rate.first().map(f64::to_string))];
         for (name, value) in unused {
             if let (Some(value), false) = (value, is_tuned) {
-                let reason = format!("is for recover = fine-tune, and here it is {}", self.recover);
+                let reason = format!("is for recover = fine-tune or both, and here it is {}", self.recover);
                 return Err(fbp_train::TrainError::Setting { name, value, reason }.into());
             }
         }
@@ -130,7 +130,7 @@ impl CompressArgs {
         network: &Network,
         input: &Input,
     ) -> Result<CompressSettings, CliError> {
-        let is_tuned = options.recover == Recover::FineTune;
+        let is_tuned = options.recover.trains();
         Ok(CompressSettings {
             checkpoint_sha256: file_sha256(&self.checkpoint)?,
             model: network.spec().name.clone(),

@@ -21,6 +21,7 @@ fn the_record_tells_what_the_checkpoint_does() {
         ("pattern", "--pattern 2:4"),
         ("plain", "--prune 0.6 --recover none"),
         ("tuned", "--prune 0.6 --recover fine-tune --time 0.2s --clock processor --rate 1e-3 --rate 1e-2"),
+        ("both", "--prune 0.6 --recover both --time 0.2s --clock processor --rate 1e-3 --rate 1e-2"),
     ] {
         let text = world.ok(&format!("{COMMON} {options} --out {name}.safetensors --json r.json"));
         assert!(text.contains("packed") && text.contains("compressed"), "{text}");

@@ -43,16 +43,14 @@ fn render(record: &CompressRecord) -> Result<String, ReportError> {
     html.push_str("<h2>Size</h2>\n");
     html.push_str(&sizes(record));
     if let Some(tuned) = &record.tuned {
-        let rows: Vec<Vec<String>> =
-            tuned.tried.iter().map(|(rate, score)| vec![number(*rate), number(*score)]).collect();
-        push(
-            &mut html,
-            format_args!(
-                "<h2>Fine-tuning</h2>\n<p>Kept: rate {}, {} steps.</p>\n",
-                number(tuned.learning_rate),
-                tuned.steps
-            ),
-        );
+        let start = tuned.start.map(|score| vec!["none".to_owned(), number(score)]);
+        let tried = tuned.tried.iter().map(|(rate, score)| vec![number(*rate), number(*score)]);
+        let rows: Vec<Vec<String>> = start.into_iter().chain(tried).collect();
+        let kept = match tuned.steps {
+            0 => "what the closed form gave, as no rate made images held back better".to_owned(),
+            steps => format!("rate {}, {steps} steps", number(tuned.learning_rate)),
+        };
+        push(&mut html, format_args!("<h2>Fine-tuning</h2>\n<p>Kept: {kept}.</p>\n"));
         html.push_str(&table("learning rates", &["rate", "score on images held back"], &rows));
     }
     if !record.layers.is_empty() {

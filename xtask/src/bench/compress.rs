@@ -24,12 +24,14 @@ const LONGER: f64 = 5.0;
 /// Test images that judge.
 const TEST: &str = "2000";
 
-/// What the closed form is compared with, and its accuracy in per cent.
-type Rival = (&'static str, fn(&Outcome) -> Option<f64>);
+/// A comparison: what is compared, with what, and the accuracies of both in per cent.
+type Comparison = (&'static str, &'static str, fn(&Outcome) -> Option<[f64; 2]>);
 
 /// A way to make a network small, as options of `fbp compress`.
 type Way = (&'static str, &'static [&'static str]);
 
+/// What is compared: the closed form, and training on the labels from there on.
+const METHODS: [&str; 2] = ["closed-form", "both"];
 /// The other sides of the comparisons.
 const AGAINST: [&str; 4] = ["statistics", "tuned-equal-time", "tuned-five-times", "intact"];
 
@@ -78,6 +80,8 @@ struct Study {
     seeds: u64,
     /// Whether the rival also gets more time.
     is_longer: bool,
+    /// Whether training on the labels from the closed form on is measured too.
+    with_labels: bool,
 }
 
 /// One comparison of one cell, as the summary has it.
@@ -93,9 +97,9 @@ struct Row {
     mean_pp: f64,
     ci_low: Option<f64>,
     ci_high: Option<f64>,
-    /// Of the closed form.
+    /// Of the method.
     accuracy_pct: f64,
-    /// Of the closed form.
+    /// Of the method; choosing a rate does not count, as it does not for the other side.
     seconds: f64,
     /// Of the other side.
     against_accuracy_pct: f64,
@@ -110,7 +114,7 @@ struct Row {
 impl Row {
     fn is_of(&self, other: &Self) -> bool {
         let cell = |row: &Self| (row.network.clone(), row.data.clone(), row.compression.clone(), row.images);
-        cell(self) == cell(other)
+        cell(self) == cell(other) && self.method == other.method
     }
 }
 
@@ -121,6 +125,9 @@ struct Outcome {
     equal: f64,
     /// If that was asked for.
     longer: Option<f64>,
+    /// Training on the labels from the closed form on, for as long again, and the best of fine-tuning in the time of both; if that was
+    /// asked for.
+    both: Option<[f64; 2]>,
     intact: f64,
     seconds: f64,
 }
@@ -141,7 +148,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
                     (0..study.seeds).map(|seed| study.outcome(network, way, images, seed)).collect();
                 let cell = study.compare(network, way.0, images, &outcomes?);
                 let text: Vec<String> = cell.iter().map(brief).collect();
-                rows.retain(|row| !row.is_of(&cell[0]));
+                rows.retain(|row| !cell.iter().any(|own| own.is_of(row)));
                 rows.extend(cell);
                 adjust(&mut rows);
                 study.write(&rows)?;
@@ -197,6 +204,7 @@ impl Study {
             images,
             seeds,
             is_longer: !arguments.equal_time,
+            with_labels: arguments.labels,
         })
     }
 
@@ -271,47 +279,59 @@ impl Study {
         let best = (0..RATES.len()).max_by(|&a, &b| equal[a].total_cmp(&equal[b])).unwrap_or(0);
         let near = RATES[best.saturating_sub(1)..(best + 2).min(RATES.len())].iter().filter(|_| self.is_longer);
         let longer: Vec<f64> = near.map(|&rate| tune("longer", LONGER * seconds, rate)).collect::<Result<_, _>>()?;
+        let both = if self.with_labels {
+            let time = format!("{seconds}s");
+            let both = run("both", &["--recover", "both", "--time", &time, "--clock", "processor"])?;
+            let double: Vec<f64> =
+                RATES.iter().map(|&rate| tune("double", 2.0 * seconds, rate)).collect::<Result<_, _>>()?;
+            Some([accuracy(&both, "test_recovered")?, double.into_iter().fold(0.0, f64::max)])
+        } else {
+            None
+        };
         Ok(Outcome {
             closed: accuracy(&closed, "test_recovered")?,
             statistics: accuracy(&statistics, "test_recovered")?,
             equal: equal[best],
             longer: longer.into_iter().reduce(f64::max),
+            both,
             intact: accuracy(&closed, "test_before")?,
             seconds,
         })
     }
 
     fn compare(&self, network: &str, compression: &'static str, images: usize, outcomes: &[Outcome]) -> Vec<Row> {
-        let mean = |of: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(of).sum::<f64>() / outcomes.len().max(1) as f64;
-        let rivals: [Rival; 4] = [
-            ("statistics", |outcome| Some(outcome.statistics)),
-            ("tuned-equal-time", |outcome| Some(outcome.equal)),
-            ("tuned-five-times", |outcome| outcome.longer),
-            ("intact", |outcome| Some(outcome.intact)),
+        let comparisons: [Comparison; 5] = [
+            (METHODS[0], "statistics", |outcome| Some([outcome.closed, outcome.statistics])),
+            (METHODS[0], "tuned-equal-time", |outcome| Some([outcome.closed, outcome.equal])),
+            (METHODS[0], "tuned-five-times", |outcome| outcome.longer.map(|longer| [outcome.closed, longer])),
+            (METHODS[0], "intact", |outcome| Some([outcome.closed, outcome.intact])),
+            (METHODS[1], "tuned-equal-time", |outcome| outcome.both),
         ];
-        let row = |(against, of): Rival| {
-            let others: Vec<f64> = outcomes.iter().map(of).collect::<Option<_>>()?;
-            let differences: Vec<f64> = outcomes.iter().zip(&others).map(|(own, other)| own.closed - other).collect();
+        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / outcomes.len().max(1) as f64;
+        let row = |(method, against, of): Comparison| {
+            let pairs: Vec<[f64; 2]> = outcomes.iter().map(of).collect::<Option<_>>()?;
+            let differences: Vec<f64> = pairs.iter().map(|[own, other]| own - other).collect();
             let (mean_pp, half) = interval(&differences);
+            let times = if method == METHODS[1] { 2.0 } else { 1.0 };
             Some(Row {
                 network: network.to_owned(),
                 data: self.data_name.clone(),
                 compression: compression.to_owned(),
                 images,
-                method: "closed-form".to_owned(),
+                method: method.to_owned(),
                 against: against.to_owned(),
                 seeds: outcomes.len(),
                 mean_pp,
                 ci_low: half.map(|half| mean_pp - half),
                 ci_high: half.map(|half| mean_pp + half),
-                accuracy_pct: mean(&|outcome| outcome.closed),
-                seconds: mean(&|outcome| outcome.seconds),
-                against_accuracy_pct: others.iter().sum::<f64>() / others.len().max(1) as f64,
+                accuracy_pct: mean(&mut pairs.iter().map(|[own, _]| *own)),
+                seconds: times * mean(&mut outcomes.iter().map(|outcome| outcome.seconds)),
+                against_accuracy_pct: mean(&mut pairs.iter().map(|[_, other]| *other)),
                 p: p_value(&differences),
                 p_holm: None,
             })
         };
-        rivals.into_iter().filter_map(row).collect()
+        comparisons.into_iter().filter_map(row).collect()
     }
 
     fn summary(&self) -> PathBuf {
@@ -344,7 +364,8 @@ fn accuracy(record: &Value, name: &str) -> Result<f64, TaskError> {
 
 /// `+6.10 (5.02 to 7.18) against tuned-equal-time`.
 fn brief(row: &Row) -> String {
-    format!("{} against {}", with_interval(row), row.against)
+    let own = if row.method == METHODS[0] { "" } else { "both " };
+    format!("{own}{} against {}", with_interval(row), row.against)
 }
 
 fn with_interval(row: &Row) -> String {
@@ -354,11 +375,11 @@ fn with_interval(row: &Row) -> String {
     }
 }
 
-/// Holm's adjustment, over all cells with the same other side.
+/// Holm's adjustment, over all cells with the same method and other side.
 fn adjust(rows: &mut [Row]) {
-    for against in AGAINST {
-        let mut family: Vec<&mut Row> =
-            rows.iter_mut().filter(|row| row.against == against && row.p.is_some()).collect();
+    for (method, against) in METHODS.into_iter().flat_map(|method| AGAINST.map(|against| (method, against))) {
+        let is_member = |row: &&mut Row| row.method == method && row.against == against && row.p.is_some();
+        let mut family: Vec<&mut Row> = rows.iter_mut().filter(is_member).collect();
         let adjusted = holm(&family.iter().map(|row| row.p.unwrap_or(1.0)).collect::<Vec<_>>());
         family.iter_mut().zip(adjusted).for_each(|(row, p)| row.p_holm = Some(p));
     }
@@ -367,15 +388,15 @@ fn adjust(rows: &mut [Row]) {
 /// All cells, a line each.
 fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| network | data | compression | images | seeds | closed form, % | time, s | against statistics, pp | tuned, equal time | \
-         tuned, five times | intact |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| network | data | compression | images | method | seeds | accuracy, % | time, s | against statistics, pp | tuned, equal time | \
+         tuned, five times | intact |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for cell in rows.chunk_by(Row::is_of) {
-        let Row { network, data, compression, images, seeds, accuracy_pct, seconds, .. } = &cell[0];
+        let Row { network, data, compression, images, method, seeds, accuracy_pct, seconds, .. } = &cell[0];
         let gain = |against: &str| cell.iter().find(|row| row.against == against).map_or("–".to_owned(), with_interval);
         let gains = AGAINST.map(gain);
         text.push_str(&format!(
-            "| {network} | {data} | {compression} | {images} | {seeds} | {accuracy_pct:.2} | {seconds:.1} | {} |\n",
+            "| {network} | {data} | {compression} | {images} | {method} | {seeds} | {accuracy_pct:.2} | {seconds:.1} | {} |\n",
             gains.join(" | ")
         ));
     }
@@ -415,7 +436,12 @@ mod tests {
         assert_eq!(text.lines().count(), 4);
         adjust(&mut rows);
         assert_eq!([rows[0].p_holm, rows[1].p_holm, rows[2].p_holm], [Some(0.02), Some(0.04), Some(0.04)]);
+        // Another method is a line and a family of its own.
+        rows.insert(2, Row { method: METHODS[1].into(), ..row("intact") });
+        adjust(&mut rows);
+        assert_eq!([rows[1].p_holm, rows[2].p_holm], [Some(0.04), Some(0.02)]);
+        assert_eq!(table(&rows).lines().count(), 5);
         let text = table(&AGAINST.map(row));
-        assert!(text.contains("| n | d | int4 | 100 | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"), "{text}");
+        assert!(text.contains("| n | d | int4 | 100 | closed-form | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"), "{text}");
     }
 }

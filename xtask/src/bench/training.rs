@@ -106,10 +106,11 @@ const LOSS: Of = |outcome| outcome.last_loss;
 const SECONDS: Of = |outcome| outcome.processor_seconds;
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
-    if arguments.ways.is_some() || arguments.data.is_some() || arguments.equal_time || arguments.networks.is_some() {
+    let of_compress = arguments.ways.is_some() || arguments.data.is_some() || arguments.equal_time || arguments.labels;
+    if of_compress || arguments.networks.is_some() {
         return Err(TaskError::Refused(format!(
             "`bench {NAME}` takes --network, --images, --seeds, --data-dir and --quick, and none of --ways, --data, --equal-time, \
-             --networks"
+             --labels, --networks"
         )));
     }
     let study = Study::new(arguments)?;

@@ -23,10 +23,12 @@ pub(super) struct Subject<'a> {
     pub(super) data: &'a DataBundle,
     pub(super) samples: &'a [usize],
     pub(super) seed: u64,
+    /// Whether the start is kept where no rate makes images held back better.
+    pub(super) may_stay: bool,
 }
 
 impl Subject<'_> {
-    /// Trains with every rate, each for the whole time, and keeps the best one.
+    /// Trains with every rate, each for the whole time, and keeps the best one, or the start.
     ///
     /// # Errors
     /// [`TrainError::Model`] if the images do not fit the network, [`TrainError::Diverged`] if no rate gives a finite loss.
@@ -41,22 +43,28 @@ impl Subject<'_> {
             (train, held) = (of(false), of(true));
         }
         let judge = EvalSet::new(&self.data.train, &self.data.normalization, Some(&held))?;
+        // Larger is better, also of errors.
+        let score = |network: &Network| match judge.is_empty() {
+            true => Ok(0.0),
+            false if judge.kind().is_accuracy() => judge.score(network),
+            false => judge.score(network).map(|error| -error),
+        };
         let (mut best, mut tried): (Option<(f64, Network, TunedRecord)>, _) = (None, Vec::new());
+        let record = |learning_rate, steps| TunedRecord { learning_rate, steps, start: None, tried: Vec::new() };
+        let start = if self.may_stay && !held.is_empty() { Some(score(self.start)?) } else { None };
+        if let Some(score) = start {
+            best = Some((score, self.start.duplicate()?, record(0.0, 0)));
+        }
         for &learning_rate in &options.learning_rates {
             let Some((network, steps)) = self.train(&train, learning_rate, options)? else { continue };
-            // Larger is better, also of errors.
-            let score = match judge.is_empty() {
-                true => 0.0,
-                false if judge.kind().is_accuracy() => judge.score(&network)?,
-                false => -judge.score(&network)?,
-            };
+            let score = score(&network)?;
             tried.push((learning_rate, score));
             if best.as_ref().is_none_or(|(found, ..)| score > *found) {
-                best = Some((score, network, TunedRecord { learning_rate, steps, tried: Vec::new() }));
+                best = Some((score, network, record(learning_rate, steps)));
             }
         }
         let (_, network, record) = best.ok_or(TrainError::Diverged { epoch: 1 })?;
-        Ok((network, TunedRecord { tried, ..record }))
+        Ok((network, TunedRecord { start, tried, ..record }))
     }
 
     /// Masked AdamW with a cosine over the time. Rounded weights are those of latent ones, which the steps move

@@ -86,6 +86,20 @@ choice! {
         ClosedForm [default] = "closed-form",
         /// Training on the labels of the calibration images, as a rival.
         FineTune = "fine-tune",
+        /// The closed form, and then training on the labels from there, unless that makes images held back worse.
+        Both = "both",
+    }
+}
+
+impl Recover {
+    /// Whether layers are solved for.
+    pub fn solves(self) -> bool {
+        matches!(self, Self::ClosedForm | Self::Both)
+    }
+
+    /// Whether labels are trained on.
+    pub fn trains(self) -> bool {
+        matches!(self, Self::FineTune | Self::Both)
     }
 }
 

@@ -86,10 +86,13 @@ impl SizeRecord {
 /// How a fine-tuning went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TunedRecord {
-    /// Learning rate of the run that was kept.
+    /// Learning rate of the run that was kept; 0 if what it began with was.
     pub learning_rate: f64,
     /// Number of its steps.
     pub steps: usize,
+    /// Accuracy of what it began with on the images that were held back, where that might be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<f64>,
     /// Rates tried, and the accuracy of each on the calibration images that were held back.
     pub tried: Vec<(f64, f64)>,
 }

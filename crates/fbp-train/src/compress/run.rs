@@ -100,17 +100,12 @@ pub fn compress(
     let compressed = small.duplicate()?;
     round_all(&compressed, &layers, &mut constraints, &options.compression)?;
     apply_all(&compressed, &layers, &constraints)?;
-    let result = match options.recover {
-        Recover::ClosedForm => small.duplicate()?,
-        _ => compressed.duplicate()?,
-    };
+    let result = if options.recover.solves() { small.duplicate()? } else { compressed.duplicate()? };
     let mut tuned = None;
     let mut records = Vec::new();
     if options.recover != Recover::None {
-        let aim = match options.recover {
-            Recover::ClosedForm => Aim::Weights { bits: options.compression.quantise },
-            _ => Aim::Statistics,
-        };
+        let bits = options.compression.quantise;
+        let aim = if options.recover.solves() { Aim::Weights { bits } } else { Aim::Statistics };
         let images = chunks(data, &samples)?;
         let plan = network.spec().plan()?;
         let networks = [network, &result];
@@ -132,7 +127,7 @@ pub fn compress(
         walked?;
     }
     let mut result = result;
-    if options.recover == Recover::FineTune {
+    if options.recover.trains() {
         let subject = Subject {
             start: &result,
             layers: &layers,
@@ -140,6 +135,7 @@ pub fn compress(
             data,
             samples: &samples,
             seed: options.seed,
+            may_stay: options.recover.solves(),
         };
         let (found, record) = subject.run(&options.fine_tune)?;
         (result, tuned) = (found, Some(record));

@@ -289,7 +289,8 @@ fn pruned(share: f64) -> Compression {
     Compression { prune: Some(share), scope: Some(Scope::Layer), ..Compression::default() }
 }
 
-const WAYS: [Recover; 4] = [Recover::None, Recover::Statistics, Recover::ClosedForm, Recover::FineTune];
+const WAYS: [Recover; 5] =
+    [Recover::None, Recover::Statistics, Recover::ClosedForm, Recover::FineTune, Recover::Both];
 
 #[test]
 fn zeros_stay_zero_and_levels_stay_levels() {
@@ -316,10 +317,25 @@ fn zeros_stay_zero_and_levels_stay_levels() {
                 }
             }
             assert!(done.size.packed_bytes < done.size_before.dense_bytes / 2, "{:?}", done.size);
-            assert_eq!(done.layers.len(), if recover == Recover::ClosedForm { after.len() } else { 0 });
+            assert_eq!(done.layers.len(), if recover.solves() { after.len() } else { 0 });
             assert!(done.layers.iter().all(|layer| layer.residual <= layer.residual_before), "{:?}", done.layers);
         }
     }
+}
+
+#[test]
+fn training_that_makes_nothing_better_leaves_the_closed_form_as_it_is() {
+    let network = Network::new(&zoo::spec("resnet20").unwrap().adapted([1, 12, 12], 4).unwrap(), 5).unwrap();
+    let data = data([1, 12, 12], 24, 4);
+    let mut wanted = options(pruned(0.7), Recover::Both);
+    // Too small to change which class leads.
+    wanted.fine_tune.learning_rates = vec![1e-12, 2e-12];
+    let both = compress(&network, &data, &wanted, &Silent).unwrap();
+    let alone = compress(&network, &data, &options(pruned(0.7), Recover::ClosedForm), &Silent).unwrap();
+    let tuned = both.tuned.unwrap();
+    assert_eq!((tuned.learning_rate, tuned.steps, tuned.tried.len()), (0.0, 0, 2));
+    assert!(tuned.tried.iter().all(|(_, score)| Some(*score) == tuned.start), "{tuned:?}");
+    assert_eq!(weights(&both.network), weights(&alone.network));
 }
 
 fn row_len(network: &Network, path: &str) -> usize {
@@ -437,7 +453,7 @@ fn channels_go_and_the_network_shrinks() {
         let input = if name == "cnn-mnist-large" { [1, 28, 28] } else { [1, 32, 32] };
         let network = Network::new(&spec.adapted(input, 4).unwrap(), 5).unwrap();
         let data = data(input, 12, 4);
-        for (recover, quantise) in WAYS.iter().zip([None, Some(Bits::Int8), None, None]) {
+        for (recover, quantise) in WAYS.iter().zip([None, Some(Bits::Int8), None, None, Some(Bits::Int8)]) {
             let wanted = Compression { quantise, ..channels };
             let done = compress(&network, &data, &options_of(wanted, *recover), &Silent).unwrap();
             let numbers = [&done.network, &network].map(Network::parameter_count);
