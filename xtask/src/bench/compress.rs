@@ -442,6 +442,9 @@ mod tests {
         assert_eq!([rows[1].p_holm, rows[2].p_holm], [Some(0.04), Some(0.02)]);
         assert_eq!(table(&rows).lines().count(), 5);
         let text = table(&AGAINST.map(row));
-        assert!(text.contains("| n | d | int4 | 100 | closed-form | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"), "{text}");
+        assert!(
+            text.contains("| n | d | int4 | 100 | closed-form | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"),
+            "{text}"
+        );
     }
 }

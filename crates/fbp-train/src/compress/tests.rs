@@ -289,8 +289,7 @@ fn pruned(share: f64) -> Compression {
     Compression { prune: Some(share), scope: Some(Scope::Layer), ..Compression::default() }
 }
 
-const WAYS: [Recover; 5] =
-    [Recover::None, Recover::Statistics, Recover::ClosedForm, Recover::FineTune, Recover::Both];
+const WAYS: [Recover; 5] = [Recover::None, Recover::Statistics, Recover::ClosedForm, Recover::FineTune, Recover::Both];
 
 #[test]
 fn zeros_stay_zero_and_levels_stay_levels() {
