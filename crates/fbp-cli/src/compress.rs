@@ -28,7 +28,7 @@ use crate::progress::Stderr;
 ///
 /// Weights become zero, channels go, what stays is rounded to few levels. Every layer is then solved for in forward order: given what
 /// the layers below it now give, what comes nearest to what it gave before. A few hundred images are enough, and their labels are not
-/// looked at, unless --recover says so: with `both` training on them goes on from there, which pays with thousands of labels.
+/// looked at, unless --recover says so: with `both` training on them goes on from there, and is kept where images held back get better.
 ///
 /// Writes an ordinary checkpoint, and beside it a record with the extension .json and a page with .html: size, share of zeros, accuracy
 /// before, compressed and put right, and what every layer misses. Layers that must stay as they are, in whole or in their channels, are
