@@ -118,6 +118,11 @@ const OWN_RESULTS: [OwnResults; 5] = [
 ];
 
 impl Arguments {
+    /// Whether a flag was given that only `bench compress` takes.
+    fn has_flags_of_compress(&self) -> bool {
+        self.ways.is_some() || self.data.is_some() || self.equal_time || self.labels
+    }
+
     /// The flags that were given of those which not every benchmark takes, each with its value.
     fn own_flags(&self) -> Vec<Vec<&str>> {
         let switches = [("--full", self.full), ("--resume", self.resume)];
@@ -167,8 +172,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.filter.as_deref() == Some(training::NAME) {
         return training::run(arguments);
     }
-    let of_compress = arguments.ways.is_some() || arguments.data.is_some() || arguments.equal_time || arguments.labels;
-    if of_compress || arguments.images.is_some() {
+    if arguments.has_flags_of_compress() || arguments.images.is_some() {
         return Err(TaskError::Refused(format!(
             "--ways, --images, --data, --equal-time and --labels belong to `bench {}`, --images also to `bench {}`",
             compress::NAME,

@@ -275,15 +275,17 @@ impl Study {
                 Err(error) => Err(error),
             }
         };
-        let equal: Vec<f64> = RATES.iter().map(|&rate| tune("equal", seconds, rate)).collect::<Result<_, _>>()?;
+        let tune_all = |name: &str, time: f64, rates: &[f64]| {
+            rates.iter().map(|&rate| tune(name, time, rate)).collect::<Result<Vec<f64>, TaskError>>()
+        };
+        let equal = tune_all("equal", seconds, &RATES)?;
         let best = (0..RATES.len()).max_by(|&a, &b| equal[a].total_cmp(&equal[b])).unwrap_or(0);
-        let near = RATES[best.saturating_sub(1)..(best + 2).min(RATES.len())].iter().filter(|_| self.is_longer);
-        let longer: Vec<f64> = near.map(|&rate| tune("longer", LONGER * seconds, rate)).collect::<Result<_, _>>()?;
+        let near = if self.is_longer { best.saturating_sub(1)..(best + 2).min(RATES.len()) } else { 0..0 };
+        let longer = tune_all("longer", LONGER * seconds, &RATES[near])?;
         let both = if self.with_labels {
             let time = format!("{seconds}s");
             let both = run("both", &["--recover", "both", "--time", &time, "--clock", "processor"])?;
-            let double: Vec<f64> =
-                RATES.iter().map(|&rate| tune("double", 2.0 * seconds, rate)).collect::<Result<_, _>>()?;
+            let double = tune_all("double", 2.0 * seconds, &RATES)?;
             Some([accuracy(&both, "test_recovered")?, double.into_iter().fold(0.0, f64::max)])
         } else {
             None

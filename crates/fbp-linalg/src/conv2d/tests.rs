@@ -363,17 +363,17 @@ fn a_kernel_as_large_as_the_padded_image_has_one_output() {
 
 #[test]
 fn scratch_for_a_batch_is_enough_for_smaller_ones() {
-    let of = |channels, size, outputs, kernel: usize| {
-        let params = Conv2dParams::new(FeatureShape::image(channels, size, size), outputs, [kernel; 2]);
-        params.padding([kernel / 4; 2]).check().unwrap()
+    let padded = |channels, size, outputs| {
+        let params = Conv2dParams::new(FeatureShape::image(channels, size, size), outputs, [3, 3]);
+        params.padding([1, 1]).check().unwrap()
     };
     for conv in [
-        Conv2d::new(of(1, 28, 3, 5)),
-        Conv2d::new(of(8, 9, 16, 4)),
+        Conv2d::new(Conv2dParams::new(FeatureShape::image(1, 28, 28), 3, [5, 5]).check().unwrap()),
+        Conv2d::new(padded(8, 9, 16)),
         // Of samples side by side, and with packed weights below and above what every thread packs for itself.
-        Conv2d::new(of(16, 3, 16, 3)),
-        Conv2d::with_few_products(of(64, 9, 64, 3)),
-        Conv2d::with_few_products(of(256, 5, 128, 3)),
+        Conv2d::new(padded(16, 3, 16)),
+        Conv2d::with_few_products(padded(64, 9, 64)),
+        Conv2d::with_few_products(padded(256, 5, 128)),
     ] {
         for par in (1..=8).map(Par::rayon).chain([Par::Seq]) {
             let sizes = |batch: usize| {

@@ -101,10 +101,10 @@ pub fn compress(
     round_all(&compressed, &layers, &mut constraints, &options.compression)?;
     apply_all(&compressed, &layers, &constraints)?;
     let result = if options.recover.solves() { small.duplicate()? } else { compressed.duplicate()? };
+    let bits = options.compression.quantise;
     let mut tuned = None;
     let mut records = Vec::new();
     if options.recover != Recover::None {
-        let bits = options.compression.quantise;
         let aim = if options.recover.solves() { Aim::Weights { bits } } else { Aim::Statistics };
         let images = chunks(data, &samples)?;
         let plan = network.spec().plan()?;
@@ -140,7 +140,6 @@ pub fn compress(
         let (found, record) = subject.run(&options.fine_tune)?;
         (result, tuned) = (found, Some(record));
     }
-    let bits = options.compression.quantise;
     let (all, _) = matrix_layers(&network.spec().plan()?);
     Ok(Compressed {
         size_before: size_of_network(network, &all, &Constraints::new(), None, |_| false)?,
