@@ -6,7 +6,7 @@ use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 
-use crate::compile_once;
+use crate::{compile_once, norm_sq};
 
 /// The Cholesky factor of a symmetric positive definite matrix, `A = L Lᵀ`: faer's, compiled in this crate.
 ///
@@ -45,6 +45,12 @@ impl Cholesky {
         let mut inverse = Mat::zeros(self.lower().nrows(), self.lower().ncols());
         invert_lower(self.lower(), inverse.as_mut());
         inverse
+    }
+
+    /// The diagonal of `A⁻¹`: `n` numbers, the squared norms of the columns of `L⁻¹`.
+    pub fn inverse_diagonal(&self) -> Vec<f64> {
+        let inverse = self.inverse_lower();
+        (0..inverse.ncols()).map(|j| norm_sq(&inverse.col_as_slice(j)[j..])).collect()
     }
 
     /// `A⁻¹`: `n × n`.
@@ -152,6 +158,8 @@ mod tests {
             let solved = factor.solve(rhs.as_ref());
             assert_near("A x", &(&whole * &solved), &rhs, condition);
             assert_near("A⁻¹ b", &(factor.inverse() * &rhs), &solved, condition);
+            let diagonal = Mat::from_fn(n, 1, |i, _| factor.inverse_diagonal()[i]);
+            assert_near("diagonal", &diagonal, &Mat::from_fn(n, 1, |i, _| factor.inverse()[(i, i)]), condition);
             let unit = factor.lower() * factor.inverse_lower();
             assert_near("L L⁻¹", &unit, &Mat::identity(n, n), condition);
             let mut in_place = half.clone();

@@ -99,18 +99,25 @@ pub(crate) fn zeroed_chunks<T: Real>(cells: &mut [MaybeUninit<T>], len: usize, p
     }
 }
 
+/// Fresh memory, filled with zeros by all threads of `par`.
+pub(crate) fn zeroed_by<T: Real>(cells: &mut [MaybeUninit<T>], par: Par) -> &mut [T] {
+    if par == Par::Seq || cells.len() <= RUN {
+        return zeroed(cells);
+    }
+    cells.par_chunks_mut(RUN).for_each(|run| {
+        zeroed(run);
+    });
+    #[expect(unsafe_code, reason = "filling in a safe way is not stable")]
+    // SAFETY: the runs cover all cells, and each has been filled with zeros.
+    unsafe {
+        cells.assume_init_mut()
+    }
+}
+
 /// `len` zeros from the front of `stack`, on a boundary of cache lines and written by all threads of `par`; and the rest of it.
 pub fn zeroed_scratch<T: Real>(len: usize, par: Par, stack: &mut MemStack) -> (&mut [T], &mut MemStack) {
     let (cells, rest) = stack.make_aligned_uninit::<T>(len, CACHE_LINE);
-    if par != Par::Seq && len > RUN {
-        cells.par_chunks_mut(RUN).for_each(|run| {
-            zeroed(run);
-        });
-        #[expect(unsafe_code, reason = "filling in a safe way is not stable")]
-        // SAFETY: the runs cover all cells, and each has been filled with zeros.
-        return (unsafe { cells.assume_init_mut() }, rest);
-    }
-    (zeroed(cells), rest)
+    (zeroed_by(cells, par), rest)
 }
 
 /// A vector of `len` entries made of pieces of `piece` entries, by all threads of `par`.

@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 use super::kept::Order;
 use super::sample_wise::{Blocks, SampleWise};
 use super::source::{Packed, Source, copy_short};
-use super::threads::{CorrelateArgs, Exec, Needs, Part, Pass, chunks};
+use super::threads::{CorrelateArgs, Exec, Needs, Part, Pass, Shares};
 use super::tile::{MAX_CHANNELS, MAX_VECTORS, Tile, max_vectors, tile_ranges};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
@@ -148,16 +148,16 @@ impl Correlation {
     }
 
     pub(super) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let cut = chunks(batch, par);
-        let each = |needs: Needs| needs.scratch::<T>(cut, par);
-        self.ways::<T>(cut.size).map(each).fold(StackReq::EMPTY, StackReq::or)
+        let shares = Shares::new(batch, par);
+        let each = |needs: Needs| needs.scratch::<T>(shares, par);
+        self.ways::<T>(shares.share).map(each).fold(StackReq::EMPTY, StackReq::or)
     }
 
     /// The same of a call whose weights are kept.
     pub(super) fn scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let cut = chunks(batch, par);
-        let each = |needs: Needs| needs.scratch_without_weights::<T>(cut);
-        self.ways::<T>(cut.size).map(each).fold(StackReq::EMPTY, StackReq::or)
+        let shares = Shares::new(batch, par);
+        let each = |needs: Needs| needs.scratch_without_weights::<T>(shares);
+        self.ways::<T>(shares.share).map(each).fold(StackReq::EMPTY, StackReq::or)
     }
 
     /// What every way needs that a batch may take with up to `samples` samples per thread.
@@ -167,7 +167,8 @@ impl Correlation {
 
     /// What vectors of pixels need.
     fn needs<T>(&self, samples: usize) -> Needs {
-        Needs { weights: self.weight_len(), thread: self.thread_len::<T>(samples) }
+        let (thread, block) = (self.thread_len::<T>(samples), self.block_images::<T>(samples));
+        Needs { weights: self.weight_len(), thread, block }
     }
 
     /// The way along samples, if that is the better one for so many samples of a thread.
@@ -178,19 +179,19 @@ impl Correlation {
     /// Runs every job on every sample; the lengths of the slices have been checked.
     pub(super) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
         let lens = [self.input.len(), self.output.len()];
-        let cut = chunks(args.input.len() / lens[0], exec.par);
-        if cut.count == 0 {
+        let shares = Shares::new(args.input.len() / lens[0], exec.par);
+        if shares.share == 0 {
             return;
         }
-        match self.sample_wise(cut.size) {
+        match self.sample_wise(shares.share) {
             Some(plan) => {
-                let pass = Pass { lens, cut, needs: plan.needs(), order: Order::Samples };
+                let pass = Pass { lens, shares, needs: plan.needs(), order: Order::Samples };
                 let pack = |weight: &[T], packed: &mut [T], _| plan.pack_weights(weight, packed);
                 let compute = |part: Part<'_, T>| exec.arch.dispatch(Blocks { plan, part });
                 pass.run(args, &pack, &compute, exec.par, stack);
             }
             None => {
-                let pass = Pass { lens, cut, needs: self.needs::<T>(cut.size), order: Order::Pixels };
+                let pass = Pass { lens, shares, needs: self.needs::<T>(shares.share), order: Order::Pixels };
                 let pack = |weight: &[T], packed: &mut [T], _| self.pack_weights(weight, packed);
                 let compute = |part: Part<'_, T>| exec.arch.dispatch(Samples { plan: self, part });
                 pass.run(args, &pack, &compute, exec.par, stack);

@@ -121,7 +121,7 @@ impl SampleWise {
 
     /// What a pass needs.
     pub(super) fn needs(&self) -> Needs {
-        Needs { weights: self.weight_len(), thread: (self.input.len() + self.output.len()) * PITCH }
+        Needs { weights: self.weight_len(), thread: (self.input.len() + self.output.len()) * PITCH, block: SAMPLES }
     }
 
     fn weight_len(&self) -> usize {

@@ -9,7 +9,7 @@ use super::transform::{input_tile, output_tile, places, weight_tile};
 use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, point_pitch};
 use crate::conv2d::Conv2dGeometry;
 use crate::conv2d::kept::Order;
-use crate::conv2d::threads::{CorrelateArgs, Exec, Needs, Part, Pass, chunks};
+use crate::conv2d::threads::{CorrelateArgs, Exec, Needs, Part, Pass, Shares};
 use crate::lanes::MAX_LANES;
 use crate::{FeatureShape, Real};
 
@@ -89,28 +89,29 @@ impl Winograd {
     }
 
     fn needs(&self, samples: usize) -> Needs {
-        Needs { weights: self.weights_len(), thread: self.thread_lens(samples).iter().sum() }
+        let block = self.block_strips().div_ceil(self.tiling.grid()[0]);
+        Needs { weights: self.weights_len(), thread: self.thread_lens(samples).iter().sum(), block }
     }
 
     pub(in crate::conv2d) fn scratch<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let cut = chunks(batch, par);
-        self.needs(cut.size).scratch::<T>(cut, par)
+        let shares = Shares::new(batch, par);
+        self.needs(shares.share).scratch::<T>(shares, par)
     }
 
     /// The same of a call whose weights are kept.
     pub(in crate::conv2d) fn scratch_without_weights<T: Real>(&self, batch: usize, par: Par) -> StackReq {
-        let cut = chunks(batch, par);
-        self.needs(cut.size).scratch_without_weights::<T>(cut)
+        let shares = Shares::new(batch, par);
+        self.needs(shares.share).scratch_without_weights::<T>(shares)
     }
 
     /// Runs it on every sample; the lengths of the slices have been checked.
     pub(in crate::conv2d) fn run<T: Real>(&self, args: CorrelateArgs<'_, T>, exec: Exec, stack: &mut MemStack) {
         let lens = [self.tiling.input.len(), self.tiling.output.len()];
-        let cut = chunks(args.input.len() / lens[0], exec.par);
-        if cut.count == 0 {
+        let shares = Shares::new(args.input.len() / lens[0], exec.par);
+        if shares.share == 0 {
             return;
         }
-        let pass = Pass { lens, cut, needs: self.needs(cut.size), order: Order::Pixels };
+        let pass = Pass { lens, shares, needs: self.needs(shares.share), order: Order::Pixels };
         let pack =
             |weight: &[T], cells: &mut [T], par| self.transform_weights(weight, cells, Exec { arch: exec.arch, par });
         let compute = |part: Part<'_, T>| exec.arch.dispatch(Samples { plan: self, part });

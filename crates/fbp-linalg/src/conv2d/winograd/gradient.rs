@@ -1,3 +1,4 @@
+use std::mem::{MaybeUninit, take};
 use std::ops::Range;
 
 use faer::Par;
@@ -8,23 +9,28 @@ use rayon::prelude::*;
 use super::pixels::QUAD;
 use super::product::Outer;
 use super::transform::{cotangent_tile, input_tile, places, weight_gradient_tile};
-use super::{IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, point_pitch};
+use super::{HALF_PANEL, IN, OUT, PANEL, POINTS, TAPS, Tiling, fits, padded, panels, pixels, point_pitch};
 use crate::Real;
 use crate::conv2d::threads::Exec;
 use crate::conv2d::{Conv2dGeometry, ConvWeightGrad};
 use crate::lanes::MAX_LANES;
-use crate::parallel::{CACHE_LINE, zeroed_chunks};
+use crate::parallel::{CACHE_LINE, zeroed, zeroed_by, zeroed_chunks};
 
 /// Time for a vector of channels of one tile, in products: transposed, transformed, written and read once for each panel.
-const TILE_COST: f64 = 2600.0;
+const TILE_COST: f64 = 800.0;
 /// Tiles of a part: enough to pay for loading and storing the sums.
 const PART_TILES: usize = 48;
-/// Parts that are transformed before their products, at most; as many threads share in that.
+/// Parts that are transformed before their products, at most, by all threads together.
 const PARTS: usize = 8;
+
+/// Banks of sums at most, each over a share of the tiles: threads that have one each do not wait for what others transform.
+const BANKS: usize = 4;
+/// Most bytes of all banks.
+const BANK_BYTES: usize = 5 << 20;
 
 /// The weight gradient: the transpose of the forward pass in its weights, `Gᵀ[Σ (Bᵀ d B) ∘ (A y Aᵀ)]G`.
 ///
-/// Every sum runs over the tiles in their order, so that it is the same bits on any number of threads.
+/// Every sum runs over the tiles of a bank in their order and then over the banks, so that it is the same bits on any number of threads.
 #[derive(Clone, Debug)]
 pub(in crate::conv2d) struct WinogradGrad {
     tiling: Tiling,
@@ -65,9 +71,23 @@ impl WinogradGrad {
         self.part_lens().iter().sum::<usize>().next_multiple_of(MAX_LANES)
     }
 
-    /// Parts of a batch that are transformed at a time.
+    /// Parts of a batch.
     fn parts(&self, batch: usize) -> usize {
-        (batch * self.tiling.grid()[0]).div_ceil(self.part_strips()).min(PARTS)
+        (batch * self.tiling.grid()[0]).div_ceil(self.part_strips())
+    }
+
+    /// Parts that are transformed before their products: as many as hold no more than the sums, which all products go through.
+    fn room(&self) -> usize {
+        (self.sums_len() / self.part_len()).clamp(1, PARTS)
+    }
+
+    /// Banks of sums of a batch, whatever the number of threads.
+    fn banks<T>(&self, batch: usize) -> usize {
+        (BANK_BYTES / (self.sums_len() * size_of::<T>()))
+            .min(BANKS)
+            .min(PARTS / self.room())
+            .min(self.parts(batch))
+            .max(1)
     }
 
     /// Cells of the sums, `[point][input panel][output panel][input channel][output channel]`.
@@ -77,8 +97,8 @@ impl WinogradGrad {
     }
 
     pub(in crate::conv2d) fn scratch<T: Real>(&self, batch: usize) -> StackReq {
-        let sums = StackReq::new_aligned::<T>(self.sums_len(), CACHE_LINE);
-        sums.and(StackReq::new_aligned::<T>(self.parts(batch) * self.part_len(), CACHE_LINE))
+        let sums = StackReq::new_aligned::<T>(self.banks::<T>(batch) * self.sums_len(), CACHE_LINE);
+        sums.and(StackReq::new_aligned::<T>(self.parts(batch).min(PARTS) * self.part_len(), CACHE_LINE))
     }
 
     /// Sums over the whole batch; the lengths of the slices have been checked.
@@ -86,66 +106,134 @@ impl WinogradGrad {
         let tiling = &self.tiling;
         let strips = args.input.len() / tiling.input.len() * tiling.grid()[0];
         if let Some(bias_grad) = args.bias_grad {
-            self.bias_sums(args.cotangent, bias_grad);
+            self.bias_sums(args.cotangent, bias_grad, exec.par);
         }
         if strips == 0 {
             args.weight_grad.fill(T::ZERO);
             return;
         }
+        let batch = args.input.len() / tiling.input.len();
+        let (count, par) = (self.banks::<T>(batch), exec.par);
+        let (cells, stack) = stack.make_aligned_uninit::<T>(count * self.sums_len(), CACHE_LINE);
+        let share = |bank: usize| strips * bank / count..strips * (bank + 1) / count;
+        let bank = |(i, cells)| Bank { cells, sums: &mut [], strips: share(i) };
+        let mut banks: Vec<Bank<'_, T>> = cells.chunks_mut(self.sums_len()).enumerate().map(bank).collect();
+        let images = (args.input, args.cotangent);
+        let threads = par.degree().max(1);
+        if threads > count {
+            // More threads than banks share every bank.
+            let room = self.room().max(threads).min(PARTS).min(self.parts(batch));
+            let (parts, _) = stack.make_aligned_uninit::<T>(room * self.part_len(), CACHE_LINE);
+            let mut parts = zeroed_chunks(parts, self.part_len(), par);
+            banks.iter_mut().for_each(|bank| self.fill(images, bank, &mut parts, exec));
+        } else {
+            // As many or fewer have banks of their own.
+            let exec = Exec { par: Par::Seq, ..exec };
+            let room = self.room().min(self.parts(batch) / threads);
+            let (parts, _) = stack.make_aligned_uninit::<T>(threads * room * self.part_len(), CACHE_LINE);
+            let of_thread = |(banks, parts): (&mut [Bank<'_, T>], &mut [MaybeUninit<T>])| {
+                let mut parts: Vec<&mut [T]> = parts.chunks_mut(self.part_len()).map(zeroed).collect();
+                banks.iter_mut().for_each(|bank| self.fill(images, bank, &mut parts, exec));
+            };
+            let (each, parts_len) = (count.div_ceil(threads), room * self.part_len());
+            match par {
+                Par::Seq => banks.chunks_mut(each).zip(parts.chunks_mut(parts_len)).for_each(of_thread),
+                _ => banks.par_chunks_mut(each).zip(parts.par_chunks_mut(parts_len)).for_each(of_thread),
+            }
+        }
+        let Some((Bank { sums, .. }, others)) = banks.split_first_mut() else { return };
+        self.add_banks(sums, others, exec);
+        let sums = &**sums;
+        // A panel is best read in one go, unless that leaves threads without work.
+        let block = if self.channels()[1] >= threads * PANEL { PANEL } else { HALF_PANEL };
+        let block_len = block * tiling.input.channels * TAPS * TAPS;
+        let finish = |(i, weight_grad): (usize, &mut [T])| {
+            exec.arch.dispatch(Finish { plan: self, first: i * block, sums, weight_grad });
+        };
+        match par {
+            Par::Seq => args.weight_grad.chunks_mut(block_len).enumerate().for_each(finish),
+            _ => args.weight_grad.par_chunks_mut(block_len).enumerate().for_each(finish),
+        }
+    }
+
+    /// Adds all other banks to the first one, in their order.
+    fn add_banks<T: Real>(&self, first: &mut [T], others: &[Bank<'_, T>], exec: Exec) {
+        let apart = self.sums_len() / POINTS;
+        let add = |(point, sums): (usize, &mut [T])| {
+            for other in others {
+                exec.arch.dispatch(Add { to: &mut *sums, from: &other.sums[point * apart..] });
+            }
+        };
+        match exec.par {
+            Par::Seq => first.chunks_mut(apart).enumerate().for_each(add),
+            _ => first.par_chunks_mut(apart).enumerate().for_each(add),
+        }
+    }
+
+    /// Adds up the products of a bank, as many parts at a time as there is scratch for.
+    fn fill<T: Real>(
+        &self,
+        (input, cotangent): (&[T], &[T]),
+        bank: &mut Bank<'_, T>,
+        parts: &mut [&mut [T]],
+        exec: Exec,
+    ) {
         let [inputs, outputs] = self.channels();
-        let (sums, stack) = stack.make_aligned_uninit::<T>(self.sums_len(), CACHE_LINE);
-        let mut sums = zeroed_chunks(sums, point_pitch(inputs * outputs), exec.par);
-        let part_len = self.part_len();
-        let count = self.parts(args.input.len() / tiling.input.len());
-        let (parts, _) = stack.make_aligned_uninit::<T>(count * part_len, CACHE_LINE);
-        let mut parts = zeroed_chunks(parts, part_len, exec.par);
-        for first in (0..strips).step_by(count * self.part_strips()) {
+        let strips = bank.strips.clone();
+        bank.sums = zeroed_by(take(&mut bank.cells), exec.par);
+        for first in strips.clone().step_by(parts.len() * self.part_strips()) {
             let range = |part: usize| {
-                let start = (first + part * self.part_strips()).min(strips);
-                start..(start + self.part_strips()).min(strips)
+                let start = (first + part * self.part_strips()).min(strips.end);
+                start..(start + self.part_strips()).min(strips.end)
             };
             let load = |(part, scratch): (usize, &mut &mut [T])| {
-                let (input, cotangent) = (args.input, args.cotangent);
                 exec.arch.dispatch(Load { plan: self, input, cotangent, strips: range(part), scratch });
             };
             match exec.par {
                 Par::Seq => parts.iter_mut().enumerate().for_each(load),
                 _ => parts.par_iter_mut().enumerate().for_each(load),
             }
-            let add = |(point, sums): (usize, &mut &mut [T])| {
+            let add = |(point, sums): (usize, &mut [T])| {
                 for (index, part) in parts.iter().enumerate() {
-                    let used = range(index).len() * tiling.grid()[1];
+                    let used = range(index).len() * self.tiling.grid()[1];
                     exec.arch.dispatch(Products { plan: self, point, part, used, sums });
                 }
             };
+            let apart = point_pitch(inputs * outputs);
             match exec.par {
-                Par::Seq => sums.iter_mut().enumerate().for_each(add),
-                _ => sums.par_iter_mut().enumerate().for_each(add),
+                Par::Seq => bank.sums.chunks_mut(apart).enumerate().for_each(add),
+                _ => bank.sums.par_chunks_mut(apart).enumerate().for_each(add),
             }
-        }
-        let sums: Vec<&[T]> = sums.into_iter().map(|sums| &*sums).collect();
-        let panel_len = PANEL * tiling.input.channels * TAPS * TAPS;
-        let finish = |(panel, weight_grad): (usize, &mut [T])| {
-            exec.arch.dispatch(Finish { plan: self, first: panel * PANEL, sums: &sums, weight_grad });
-        };
-        match exec.par {
-            Par::Seq => args.weight_grad.chunks_mut(panel_len).enumerate().for_each(finish),
-            _ => args.weight_grad.par_chunks_mut(panel_len).enumerate().for_each(finish),
         }
     }
 
     /// Sums of the planes of the cotangent.
-    fn bias_sums<T: Real>(&self, cotangent: &[T], bias_grad: &mut [T]) {
-        bias_grad.fill(T::ZERO);
-        let channels = bias_grad.len();
-        for (i, plane) in cotangent.chunks_exact(self.tiling.output.plane()).enumerate() {
-            let mut lanes = [T::ZERO; MAX_LANES];
-            for block in plane.chunks(MAX_LANES) {
-                lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane += *value);
-            }
-            bias_grad[i % channels] += lanes.into_iter().sum::<T>();
+    fn bias_sums<T: Real>(&self, cotangent: &[T], bias_grad: &mut [T], par: Par) {
+        let (plane, image) = (self.tiling.output.plane(), self.tiling.output.len());
+        let sum = |(channel, sum): (usize, &mut T)| {
+            let of_image = |cotangent: &[T]| {
+                let mut lanes = [T::ZERO; MAX_LANES];
+                for block in cotangent[channel * plane..][..plane].chunks(MAX_LANES) {
+                    lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane += *value);
+                }
+                lanes.into_iter().sum::<T>()
+            };
+            *sum = cotangent.chunks_exact(image).map(of_image).sum();
+        };
+        match par {
+            Par::Seq => bias_grad.iter_mut().enumerate().for_each(sum),
+            _ => bias_grad.par_iter_mut().enumerate().for_each(sum),
         }
     }
+}
+
+/// Sums over some strips, with the thread that adds them up.
+struct Bank<'a, T> {
+    /// Memory that has no values yet.
+    cells: &'a mut [MaybeUninit<T>],
+    /// `[point][input panel][output panel][input channel][output channel]`.
+    sums: &'a mut [T],
+    strips: Range<usize>,
 }
 
 /// Where a channel of a tile is, in `[point][panel][tile][channel]` with room for `room` tiles of `channels` padded channels.
@@ -285,13 +373,29 @@ impl<T: Real> WithSimd for Products<'_, T> {
     }
 }
 
-/// The weight gradients of one panel of output channels.
+/// Adds numbers to others.
+struct Add<'a, T> {
+    to: &'a mut [T],
+    from: &'a [T],
+}
+
+impl<T: Real> WithSimd for Add<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for (to, from) in T::vectors_mut(simd, self.to).iter_mut().zip(T::vectors(simd, self.from)) {
+            *to = T::add_lanes(simd, *to, *from);
+        }
+    }
+}
+
+/// The weight gradients of some output channels of one panel.
 struct Finish<'a, T> {
     plan: &'a WinogradGrad,
     /// First output channel.
     first: usize,
-    /// One slice for each point.
-    sums: &'a [&'a [T]],
+    sums: &'a [T],
     /// From the first output channel on.
     weight_grad: &'a mut [T],
 }
@@ -304,19 +408,17 @@ impl<T: Real> WithSimd for Finish<'_, T> {
         const KERNEL: usize = TAPS * TAPS;
         let ([inputs, outputs], lanes) = (self.plan.channels(), T::lanes::<S>());
         let channels = self.plan.tiling.input.channels;
-        let (count, width) = (self.weight_grad.len() / (channels * KERNEL), PANEL.min(outputs - self.first));
-        let mut points = [&[][..]; POINTS];
-        for (point, sums) in points.iter_mut().zip(self.sums) {
-            *point = T::vectors(simd, sums);
-        }
+        let count = self.weight_grad.len() / (channels * KERNEL);
+        let output = self.first / PANEL * PANEL;
+        let width = PANEL.min(outputs - output);
+        let (points, apart) = (T::vectors(simd, self.sums), point_pitch(inputs * outputs) / lanes);
         for channel in 0..channels {
             let (panel, rows) = (channel / PANEL * PANEL, PANEL.min(inputs - channel / PANEL * PANEL));
-            let start = panel * outputs + rows * self.first + (channel - panel) * width;
+            let start = panel * outputs + rows * output + (channel - panel) * width + self.first - output;
             for lane in (0..count).step_by(lanes) {
                 let mut sums = [T::splat(simd, T::ZERO); POINTS];
-                for (sum, point) in sums.iter_mut().zip(&points) {
-                    *sum = point[(start + lane) / lanes];
-                }
+                let points = points[(start + lane) / lanes..].iter().step_by(apart);
+                sums.iter_mut().zip(points).for_each(|(sum, point)| *sum = *point);
                 let mut taps = [T::splat(simd, T::ZERO); KERNEL];
                 let (reads, writes) = (places::<IN, POINTS>(IN, 1, 1), places::<TAPS, KERNEL>(TAPS, 1, 1));
                 weight_gradient_tile::<T, S>(
