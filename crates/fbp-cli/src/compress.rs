@@ -7,8 +7,8 @@ use fbp_report::check_page;
 use fbp_report::compress::write_page;
 use fbp_train::EvalSet;
 use fbp_train::compress::{
-    Bits, CompressOptions, CompressRecord, CompressSettings, Compression, FineTuneOptions, Pattern, Recover, Scope,
-    SizeRecord, compress,
+    Bits, CompressOptions, CompressRecord, CompressSettings, Compression, Criterion, FineTuneOptions, Pattern, Recover,
+    Scope, SizeRecord, compress,
 };
 use fbp_train::duration::parse_duration;
 use fbp_train::hash::bytes_sha256;
@@ -46,12 +46,15 @@ pub(crate) struct CompressArgs {
     checkpoint: PathBuf,
     #[command(flatten)]
     data: TrainedDataArgs,
-    /// Set this share of the weights to zero, the smallest ones
+    /// Set this share of the weights to zero
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     prune: Option<f64>,
     /// Where the smallest weights are looked for [default: global]
     #[arg(long, value_parser = choice::<Scope>())]
     scope: Option<Scope>,
+    /// Which weights of a layer become zero [default: reconstruction with --recover closed-form and both, else magnitude]
+    #[arg(long, value_parser = choice::<Criterion>())]
+    criterion: Option<Criterion>,
     /// Zeros in a fixed pattern, in place of --prune
     #[arg(long, value_parser = choice::<Pattern>())]
     pattern: Option<Pattern>,
@@ -104,6 +107,7 @@ impl CompressArgs {
         let compression = Compression {
             prune: self.prune,
             scope: self.scope,
+            criterion: self.criterion,
             pattern: self.pattern,
             channels: self.channels,
             quantise: self.quantise,
@@ -119,8 +123,11 @@ impl CompressArgs {
             clock: self.clock.unwrap_or(defaults.clock),
             ..defaults
         };
-        let options = CompressOptions { compression, images: self.calibrate, recover: self.recover, seed, fine_tune };
+        let mut options =
+            CompressOptions { compression, images: self.calibrate, recover: self.recover, seed, fine_tune };
         options.check()?;
+        // The record tells it, asked for or not.
+        options.compression.criterion = compression.has_zeros().then(|| options.criterion());
         Ok(options)
     }
 

@@ -8,14 +8,27 @@ use crate::processor::Clock;
 use crate::settings::{Choice, check, choice};
 
 choice! {
-    /// Among which weights the smallest are looked for.
+    /// Where the weights that become zero are looked for.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(rename_all = "kebab-case")]
     pub enum Scope ("scope") {
         /// The same share of every layer.
         Layer = "layer",
-        /// The smallest of all layers together: layers whose weights are large keep more of them.
+        /// A share of all layers together: layers that matter keep more of their weights.
         Global [default] = "global",
+    }
+}
+
+choice! {
+    /// Which weights of a layer become zero.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Criterion ("criterion") {
+        /// The smallest ones.
+        Magnitude = "magnitude",
+        /// Those whose loss costs least once the others make up for it. With [`Scope::Global`] a layer also loses the fewer weights the
+        /// more the network's output suffers from what it then misses.
+        Reconstruction = "reconstruction",
     }
 }
 
@@ -112,6 +125,9 @@ pub struct Compression {
     /// Among which weights the smallest are looked for; among all of them if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
+    /// Which weights of a layer become zero; what [`CompressOptions::criterion`] says if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub criterion: Option<Criterion>,
     /// Zeros in a fixed pattern instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<Pattern>,
@@ -127,8 +143,8 @@ impl Compression {
     /// Checks every share against its range, and that something is asked for.
     ///
     /// # Errors
-    /// [`TrainError::Parameter`] for a share outside `[0, 1)`, [`TrainError::Setting`] for two ways to choose zeros or a scope of
-    /// nothing, [`TrainError::Missing`] if nothing is asked for.
+    /// [`TrainError::Parameter`] for a share outside `[0, 1)`, [`TrainError::Setting`] for two ways to choose zeros, or a scope or
+    /// criterion of nothing, [`TrainError::Missing`] if nothing is asked for.
     pub fn check(&self) -> Result<(), TrainError> {
         check("prune", self.prune.unwrap_or(0.0), 0.0..1.0, "[0, 1), the share of the weights that become zero")?;
         check("channels", self.channels.unwrap_or(0.0), 0.0..1.0, "[0, 1), the share of the channels that go")?;
@@ -140,11 +156,20 @@ impl Compression {
             let reason = "says where the smallest weights are looked for: give prune as well".into();
             return Err(TrainError::Setting { name: "scope", value: scope.to_string(), reason });
         }
-        if self.prune.is_none() && self.pattern.is_none() && self.channels.is_none() && self.quantise.is_none() {
+        if let (Some(criterion), false) = (self.criterion, self.has_zeros()) {
+            let reason = "says which weights become zero: give prune or pattern as well".into();
+            return Err(TrainError::Setting { name: "criterion", value: criterion.to_string(), reason });
+        }
+        if !self.has_zeros() && self.channels.is_none() && self.quantise.is_none() {
             let reason = "say how the network is made small, with prune, pattern, channels or quantise".into();
             return Err(TrainError::Missing { name: "prune", reason });
         }
         Ok(())
+    }
+
+    /// Whether weights become zero, and not only by rounding.
+    pub fn has_zeros(&self) -> bool {
+        self.prune.is_some() || self.pattern.is_some()
     }
 
     /// In a few words, for example `prune 0.7, int4`.
@@ -238,12 +263,34 @@ impl Default for CompressOptions {
 }
 
 impl CompressOptions {
+    /// Which weights become zero: what is asked for, or [`Criterion::Reconstruction`] where layers are solved for.
+    pub fn criterion(&self) -> Criterion {
+        let own = if self.recover.solves() { Criterion::Reconstruction } else { Criterion::Magnitude };
+        self.compression.criterion.unwrap_or(own)
+    }
+
+    /// Whether it is found out from the images how many weights of every layer become zero.
+    pub(super) fn shares_out(&self) -> bool {
+        let is_global = self.compression.scope.unwrap_or_default() == Scope::Global;
+        self.compression.prune.is_some_and(|share| share > 0.0)
+            && is_global
+            && self.criterion() == Criterion::Reconstruction
+    }
+
     /// Checks everything against its range.
     ///
     /// # Errors
-    /// As [`Compression::check`] and [`FineTuneOptions::check`], [`TrainError::Parameter`] for no images.
+    /// As [`Compression::check`] and [`FineTuneOptions::check`], [`TrainError::Parameter`] for no images, [`TrainError::Setting`] for
+    /// [`Criterion::Reconstruction`] where no layer is solved for.
     pub fn check(&self) -> Result<(), TrainError> {
         self.compression.check()?;
+        if let (Criterion::Reconstruction, false) = (self.criterion(), self.recover.solves()) {
+            let reason = format!(
+                "is found by solving: it is for recover = closed-form or both, and here it is {}",
+                self.recover
+            );
+            return Err(TrainError::Setting { name: "criterion", value: self.criterion().to_string(), reason });
+        }
         check("calibrate", self.images, 1.., "1 or more images")?;
         self.fine_tune.check()
     }

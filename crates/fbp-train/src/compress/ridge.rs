@@ -20,8 +20,13 @@ pub(super) struct Ridge {
 
 /// The rows and columns of a support, with `lambda` added to the diagonal.
 pub(super) fn block(gram: &Mat<f64>, support: &[usize], lambda: f64) -> Mat<f64> {
-    let entry = |i: usize, j: usize| gram[(support[i], support[j])] + if i == j { lambda } else { 0.0 };
-    Mat::from_fn(support.len(), support.len(), entry)
+    let mut block = Mat::zeros(support.len(), support.len());
+    for (j, &column) in support.iter().enumerate() {
+        let (own, all) = (block.col_as_slice_mut(j), gram.col_as_slice(column));
+        own.iter_mut().zip(support).for_each(|(value, &row)| *value = all[row]);
+        own[j] += lambda;
+    }
+    block
 }
 
 impl Ridge {
@@ -62,7 +67,7 @@ impl Ridge {
 /// Shares of the mean diagonal entry that are tried as damping.
 const DAMPING: [f64; 5] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 /// Damping where no image is left to choose it with.
-const DEFAULT_DAMPING: f64 = 1e-2;
+pub(super) const DEFAULT_DAMPING: f64 = 1e-2;
 /// Outputs that choose for all of a layer: a solve for every damping costs as much as the last one.
 const CHOOSERS: usize = 16;
 

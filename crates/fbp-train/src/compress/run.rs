@@ -6,6 +6,7 @@ use fbp_models::Network;
 use super::constraint::{Constraint, Constraints, Tensors, apply_all};
 use super::finetune::Subject;
 use super::layers::{MatrixLayer, matrix_layers};
+use super::measure::share_out;
 use super::options::{CompressOptions, Compression, Recover};
 use super::prune::{fours, largest_two_of_four, smallest};
 use super::record::{LayerRecord, LeftAlone, SizeRecord, TunedRecord};
@@ -67,15 +68,16 @@ struct Small {
 /// ```
 ///
 /// for every output on its own support, from `X̃X̃ᵀ` and `X̃(Z - W₀X̃)ᵀ`, gathered in one pass. `λ` is chosen for every layer by what the
-/// solution on four fifths of the images misses on the others. A pattern is chosen, and weights are rounded, one entry after the
+/// solution on four fifths of the images misses on the others. Which weights are left is found out from the same sums
+/// ([`Criterion::Reconstruction`](super::Criterion::Reconstruction)). A pattern is chosen, and weights are rounded, one entry after the
 /// other, and those that come later make up for each. Where a batch normalisation follows, a constant is solved for as well, since its
 /// mean takes it up, and its statistics are then estimated again.
 ///
-/// All layers are compressed, the first and the last one included. The smallest weights are looked for in all layers together, which
-/// by itself spares those that matter: of `cnn-mnist-large` (Fashion-MNIST, 70 % zero) the first layer then loses 40 % of its weights
-/// and the last one 52 %, and with 500 images the closed form ends at 90.1 % and not 88.0 % with a share of every layer (intact
-/// 91.1 %); of `resnet20` at 93.3 % and not 92.2 % (93.5 %), with 90 % zero at 91.1 % and not 67.6 %. No one damping fits all layers:
-/// there the images held back chose shares of the mean diagonal entry from `1e-5` (many columns for each weight) to `1e-2`.
+/// All layers are compressed, the first and the last one included. Those that matter lose less than others: by their size, if the
+/// smallest weights of all layers together go, and more so by what they miss. With a share of every layer, by size, and 500 images the
+/// closed form ended at 88.0 % for `cnn-mnist-large` (Fashion-MNIST, 70 % zero, intact 91.1 %), and with the smallest weights of all
+/// layers at 90.1 %; `resnet20`, 90 % zero, at 67.6 and 91.1 % (93.5 %). No one damping fits all layers: there the images held back
+/// chose shares of the mean diagonal entry from `1e-5` (many columns for each weight) to `1e-2`.
 ///
 /// # Errors
 /// As [`CompressOptions::check`]; [`TrainError::Parameter`] for more images than there are, [`TrainError::Setting`] if no channel can
@@ -105,10 +107,20 @@ pub fn compress(
     let mut tuned = None;
     let mut records = Vec::new();
     if options.recover != Recover::None {
-        let aim = if options.recover.solves() { Aim::Weights { bits } } else { Aim::Statistics };
+        let aim = if options.recover.solves() {
+            Aim::Weights { bits, criterion: options.criterion() }
+        } else {
+            Aim::Statistics
+        };
         let images = chunks(data, &samples)?;
         let plan = network.spec().plan()?;
         let networks = [network, &result];
+        if options.shares_out() {
+            progress.begin("measure", layers.len(), "layers");
+            let measured = share_out(small, &images, &mut constraints, progress);
+            progress.end();
+            measured?;
+        }
         progress.begin("compress", layers.len(), "layers");
         let mut walk = Walk {
             plan: &plan,
@@ -120,6 +132,7 @@ pub fn compress(
             aim,
             progress,
             records: Vec::new(),
+            curves: Vec::new(),
         };
         let walked = walk.run(images);
         records = walk.records;

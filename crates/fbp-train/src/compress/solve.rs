@@ -1,29 +1,14 @@
 use std::collections::BTreeMap;
 
-use faer::Mat;
 use rayon::prelude::*;
 
-use super::layers::MatrixLayer;
 use super::options::Bits;
-use super::ridge::{choose_damping, solve_damped};
+use super::problem::{Problem, columns};
+use super::ridge::choose_damping;
 use super::rounding::{Compensation, Levels, choose_two_of_four, round_compensated};
 use super::statistics::Sums;
+use super::support::by_reconstruction;
 use crate::TrainError;
-
-/// What the weights of one group of a layer are solved for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Problem<'a> {
-    pub(super) layer: &'a MatrixLayer,
-    /// Weights before, one output after the other.
-    pub(super) weights: &'a [f32],
-    /// Which of them stay; all if there is none. For a pattern, those that stay by their size alone.
-    pub(super) kept: Option<&'a [bool]>,
-    /// The fours of a pattern, of which two stay.
-    pub(super) fours: Option<&'a [[usize; 4]]>,
-    pub(super) bits: Option<Bits>,
-    /// Levels that the weights have if they are only rounded.
-    pub(super) levels: Option<&'a [Levels]>,
-}
 
 /// Weights that were solved for.
 #[derive(Clone, Debug)]
@@ -32,7 +17,7 @@ pub(super) struct Solution {
     pub(super) weights: Vec<f32>,
     /// What is added to the bias of every output.
     pub(super) shifts: Vec<f64>,
-    /// Which weights stay, if a pattern chose them.
+    /// Which weights stay, if others than the largest ones might.
     pub(super) kept: Option<Vec<bool>>,
     pub(super) levels: Option<Vec<Levels>>,
     /// `Σ r²` over all outputs with the weights as they were compressed, and with those solved for.
@@ -42,14 +27,6 @@ pub(super) struct Solution {
 }
 
 impl Problem<'_> {
-    fn row(&self, output: usize) -> &[f32] {
-        &self.weights[output * self.layer.inputs..][..self.layer.inputs]
-    }
-
-    fn stays(&self, output: usize, entry: usize) -> bool {
-        self.kept.is_none_or(|kept| kept[output * self.layer.inputs + entry])
-    }
-
     /// Changes that only compress: to zero, and to the nearest level.
     fn compressed(&self, output: usize) -> Vec<f64> {
         let level = |weight: f64| self.levels.map_or(weight, |levels| levels[output].round(weight));
@@ -60,24 +37,6 @@ impl Problem<'_> {
         self.change(self.row(output).iter().enumerate().map(change))
     }
 
-    /// A change of the weights, and none of the constant.
-    fn change(&self, weights: impl Iterator<Item = f64>) -> Vec<f64> {
-        let mut change: Vec<f64> = weights.collect();
-        change.resize(self.layer.column_len(), 0.0);
-        change
-    }
-
-    /// Changes that only make zeros.
-    fn zeroed(&self, output: usize, stays: impl Fn(usize) -> bool) -> Vec<f64> {
-        let change = |(entry, &weight): (usize, &f32)| if stays(entry) { 0.0 } else { -f64::from(weight) };
-        self.change(self.row(output).iter().enumerate().map(change))
-    }
-
-    /// Entries of a column that an output may use, the constant last.
-    fn support(&self, stays: impl Fn(usize) -> bool) -> Vec<usize> {
-        (0..self.layer.column_len()).filter(|&entry| entry >= self.layer.inputs || stays(entry)).collect()
-    }
-
     /// Solves for all outputs, given the sums over two parts of the images.
     ///
     /// # Errors
@@ -85,32 +44,21 @@ impl Problem<'_> {
     pub(super) fn solve(&self, [fit, held]: [&Sums; 2]) -> Result<Solution, TrainError> {
         let outputs = self.layer.outputs;
         let total = fit.clone().plus(held);
-        let zeroed: Vec<Vec<f64>> = (0..outputs).map(|o| self.zeroed(o, |entry| self.stays(o, entry))).collect();
-        let supports: Vec<Vec<usize>> = (0..outputs).map(|o| self.support(|entry| self.stays(o, entry))).collect();
-        let zero = columns(&zeroed);
+        let mut supports: Vec<Vec<usize>> = (0..outputs).map(|o| self.support(|entry| self.stays(o, entry))).collect();
+        let zero = columns(&self.zeroed_outside(&supports));
         let parts = [fit.moved(zero.as_ref()), held.moved(zero.as_ref())];
         let damping = choose_damping(&supports, self.layer.inputs, [&parts[0], &parts[1]]);
         let lambda = damping * total.scale(self.layer.inputs);
-        let solve = |supports: &[Vec<usize>], sums: &Sums| {
-            solve_damped(supports, sums, lambda).ok_or(TrainError::Singular { what: "the inputs of a layer" })
-        };
-        let found = solve(&supports, &total.moved(zero.as_ref()))?;
-        let mut changes: Vec<Vec<f64>> = zeroed.iter().enumerate().map(|(o, zero)| sum(zero, &found, o)).collect();
-        let mut supports = supports;
+        let mut changes = self.fitted(&supports, &total, lambda)?;
         let mut kept = None;
-        if let Some(fours) = self.fours {
-            let dense: Vec<Vec<usize>> = (0..outputs).map(|_| self.support(|_| true)).collect();
-            let chosen = self.two_of_four(&total, &solve(&dense, &total)?, fours, lambda);
-            let own: Vec<Vec<f64>> = (0..outputs).map(|o| self.zeroed(o, |entry| chosen[o][entry])).collect();
-            let other: Vec<Vec<usize>> = (0..outputs).map(|o| self.support(|entry| chosen[o][entry])).collect();
-            let found = solve(&other, &total.moved(columns(&own).as_ref()))?;
-            for (o, support) in other.into_iter().enumerate() {
-                let change = sum(&own[o], &found, o);
-                if total.residual(o, &change) < total.residual(o, &changes[o]) {
-                    (changes[o], supports[o]) = (change, support);
-                }
-            }
-            let of = |support: &Vec<usize>| (0..self.layer.inputs).map(|k| support.contains(&k)).collect::<Vec<_>>();
+        if self.chooses() {
+            self.choose(&total, lambda, &mut supports, &mut changes)?;
+            let of = |support: &Vec<usize>| {
+                let mut stays = vec![false; self.layer.column_len()];
+                support.iter().for_each(|&entry| stays[entry] = true);
+                stays.truncate(self.layer.inputs);
+                stays
+            };
             kept = Some(supports.iter().flat_map(of).collect());
         }
         let before: Vec<Vec<f64>> = (0..outputs).map(|o| self.compressed(o)).collect();
@@ -125,28 +73,52 @@ impl Problem<'_> {
         Ok(Solution { weights, shifts, kept, levels, missing, damping })
     }
 
-    fn new_row(&self, output: usize, change: &[f64]) -> Vec<f32> {
-        self.row(output).iter().zip(change).map(|(&weight, change)| (f64::from(weight) + change) as f32).collect()
+    /// Takes other weights than the largest ones where less is missing with them.
+    fn choose(
+        &self,
+        total: &Sums,
+        lambda: f64,
+        supports: &mut Vec<Vec<usize>>,
+        changes: &mut Vec<Vec<f64>>,
+    ) -> Result<(), TrainError> {
+        let Some(fours) = self.fours else {
+            let Some(chosen) = by_reconstruction(self, total, lambda) else { return Ok(()) };
+            let found = self.fitted(&chosen, total, lambda)?;
+            let missing = |changes: &[Vec<f64>]| total.residuals(columns(changes).as_ref()).iter().sum::<f64>();
+            if missing(&found) < missing(changes) {
+                (*supports, *changes) = (chosen, found);
+            }
+            return Ok(());
+        };
+        let dense = vec![self.support(|_| true); supports.len()];
+        let chosen = self.two_of_four(total, &self.fitted(&dense, total, lambda)?, fours, lambda);
+        let found = self.fitted(&chosen, total, lambda)?;
+        for (o, (support, change)) in chosen.into_iter().zip(found).enumerate() {
+            if total.residual(o, &change) < total.residual(o, &changes[o]) {
+                (supports[o], changes[o]) = (support, change);
+            }
+        }
+        Ok(())
     }
 
-    /// Which weights of every output stay, by what their loss costs once the others make up for it.
-    fn two_of_four(&self, total: &Sums, dense: &Mat<f64>, fours: &[[usize; 4]], lambda: f64) -> Vec<Vec<bool>> {
+    /// The entries that every output may use, two of every four, by what the loss of the others costs once these make up for it.
+    fn two_of_four(&self, total: &Sums, dense: &[Vec<f64>], fours: &[[usize; 4]], lambda: f64) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = fours.iter().flatten().copied().collect();
         order.extend(self.layer.inputs..self.layer.column_len());
         let places: Vec<[usize; 4]> = (0..fours.len()).map(|k| [4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3]).collect();
         let compensation = Compensation::new(&total.gram, &order, lambda);
         let choose = |output: usize| {
             let Some(compensation) = &compensation else {
-                return (0..self.layer.inputs).map(|entry| self.stays(output, entry)).collect();
+                return self.support(|entry| self.stays(output, entry));
             };
             let row = self.row(output);
             let old = |entry: usize| row.get(entry).map_or(0.0, |&weight| f64::from(weight));
-            let mut weights: Vec<f64> = order.iter().map(|&entry| old(entry) + dense[(entry, output)]).collect();
+            let mut weights: Vec<f64> = order.iter().map(|&entry| old(entry) + dense[output][entry]).collect();
             let mut stays = vec![true; self.layer.inputs];
             for place in choose_two_of_four(&mut weights, &places, compensation) {
                 stays[order[place]] = false;
             }
-            stays
+            self.support(|entry| stays[entry])
         };
         (0..self.layer.outputs).into_par_iter().map(choose).collect()
     }
@@ -221,21 +193,11 @@ impl Problem<'_> {
             round_compensated(&mut weights, count, levels, compensation);
             candidates.push((levels, as_change(&weights)));
         }
-        if let (Some(own), None) = (self.levels, self.fours) {
+        if let (Some(own), false) = (self.levels, self.chooses()) {
             candidates.push((own[output], before.to_vec()));
         }
         let missing = |candidate: &(Levels, Vec<f64>)| total.residual(output, &candidate.1);
         candidates.sort_by(|a, b| missing(a).total_cmp(&missing(b)));
         candidates.swap_remove(0)
     }
-}
-
-/// Changes of all outputs as columns.
-fn columns(changes: &[Vec<f64>]) -> Mat<f64> {
-    Mat::from_fn(changes.first().map_or(0, Vec::len), changes.len(), |i, output| changes[output][i])
-}
-
-/// A change and what was found on top of it.
-fn sum(change: &[f64], found: &Mat<f64>, output: usize) -> Vec<f64> {
-    change.iter().zip(found.col(output).iter()).map(|(a, b)| a + b).collect()
 }

@@ -89,6 +89,14 @@ pub(super) struct Chunk<'a> {
     pub(super) missing: Samples<'a>,
 }
 
+impl<'a> Chunk<'a> {
+    /// All chunks, given the values of each and the number of its samples.
+    pub(super) fn all(inputs: &'a [(Vec<f32>, usize)], missing: &'a [(Vec<f32>, usize)]) -> Vec<Self> {
+        let of = |values: &'a (Vec<f32>, usize)| Samples { values: &values.0, count: values.1 };
+        inputs.iter().zip(missing).map(|(inputs, missing)| Self { inputs: of(inputs), missing: of(missing) }).collect()
+    }
+}
+
 /// Sums over some chunks, for one group. Products of tiles are in single precision, their sums in double.
 pub(super) fn sums(layer: &MatrixLayer, chunks: &[Chunk<'_>], group: usize) -> Sums {
     let is_large = layer.column_len() > LARGE;

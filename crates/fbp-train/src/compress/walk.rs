@@ -5,13 +5,14 @@ use fbp_models::spec::{FeatureDims, LayerPlan, NetworkPlan};
 use fbp_models::{Layer, LayerPass, LayerSpec, Network, Sequence};
 use rayon::prelude::*;
 
-use super::columns::Samples;
+use super::budget::Curve;
 use super::constraint::{Constraint, Constraints, Tensors};
 use super::layers::{Form, MatrixLayer};
 use super::moments::{Pair, match_moments};
-use super::options::Bits;
+use super::options::{Bits, Criterion};
+use super::problem::Problem;
 use super::record::LayerRecord;
-use super::solve::{Problem, Solution};
+use super::solve::Solution;
 use super::statistics::{Chunk, Sums, sums};
 use crate::TrainError;
 use crate::patches::Patches;
@@ -21,12 +22,14 @@ use crate::progress::Progress;
 const HELD: usize = 5;
 
 /// What is solved for on the way.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Aim {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Aim<'a> {
     /// Statistics of norms, and biases of other layers.
     Statistics,
+    /// Nothing: it is measured what every layer misses with how many weights. Beside it some images and what the network makes of them.
+    Measure { images: &'a Tensor, outputs: &'a Tensor },
     /// Weights as well.
-    Weights { bits: Option<Bits> },
+    Weights { bits: Option<Bits>, criterion: Criterion },
 }
 
 /// Runs two networks of one structure side by side, layer after layer in forward order, and puts each layer of the second one
@@ -40,9 +43,11 @@ pub(super) struct Walk<'a> {
     pub(super) constraints: &'a mut Constraints,
     /// The fours of every layer with a pattern, by its path.
     pub(super) fours: &'a HashMap<String, Vec<[usize; 4]>>,
-    pub(super) aim: Aim,
+    pub(super) aim: Aim<'a>,
     pub(super) progress: &'a dyn Progress,
     pub(super) records: Vec<LayerRecord>,
+    /// What was measured of every layer, by its path.
+    pub(super) curves: Vec<(String, Option<Curve>)>,
 }
 
 fn run(layer: &dyn Layer, batches: &[Tensor]) -> Result<Vec<Tensor>, TrainError> {
@@ -60,7 +65,7 @@ fn reshaped(batches: Vec<Tensor>, input: FeatureDims) -> Result<Vec<Tensor>, Tra
 }
 
 /// Values of all batches.
-fn values(batches: &[Tensor]) -> Result<Vec<(Vec<f32>, usize)>, TrainError> {
+pub(super) fn values(batches: &[Tensor]) -> Result<Vec<(Vec<f32>, usize)>, TrainError> {
     batches.iter().map(|batch| Ok((batch.flatten_all()?.to_vec1::<f32>()?, batch.dim(0)?))).collect()
 }
 
@@ -148,8 +153,13 @@ impl Walk<'_> {
         let layer = self.as_compressed(layer)?;
         match self.aim {
             Aim::Statistics => self.shift_bias(&layer, &missing)?,
-            Aim::Weights { bits } => {
-                let solved = self.solve(&layer, bits, (&pair.compressed, &missing), &targets)?;
+            Aim::Measure { .. } => {
+                let curve = self.measure(&layer, &pair.compressed, &targets)?;
+                self.curves.push((layer.path, curve));
+                return Ok(pair_out);
+            }
+            Aim::Weights { bits, criterion } => {
+                let solved = self.solve(&layer, (bits, criterion), (&pair.compressed, &missing), &targets)?;
                 self.take(&layer, solved)?;
             }
         }
@@ -206,19 +216,12 @@ impl Walk<'_> {
     fn solve(
         &self,
         layer: &MatrixLayer,
-        bits: Option<Bits>,
+        (bits, criterion): (Option<Bits>, Criterion),
         (inputs, missing): (&[Tensor], &[Tensor]),
         targets: &[Tensor],
     ) -> Result<Solved, TrainError> {
         let (inputs, missing) = (values(inputs)?, values(missing)?);
-        let chunks: Vec<Chunk<'_>> = inputs
-            .iter()
-            .zip(&missing)
-            .map(|(input, missing)| Chunk {
-                inputs: Samples { values: &input.0, count: input.1 },
-                missing: Samples { values: &missing.0, count: missing.1 },
-            })
-            .collect();
+        let chunks = Chunk::all(&inputs, &missing);
         let pick = |held: bool| -> Vec<Chunk<'_>> {
             let of = chunks.iter().enumerate().filter(|(k, _)| (k % HELD == HELD - 1) == held);
             of.map(|(_, chunk)| *chunk).collect()
@@ -234,6 +237,7 @@ impl Walk<'_> {
                 layer,
                 weights: &weights[group * width..][..width],
                 kept: constraint.kept.as_ref().map(|kept| &kept[group * width..][..width]),
+                criterion,
                 fours: self.fours.get(&layer.path).map(Vec::as_slice),
                 bits,
                 levels: constraint.levels.as_ref().map(|levels| &levels[group * rows..][..rows]),
@@ -241,7 +245,7 @@ impl Walk<'_> {
             problem.solve([&fit, &held])
         };
         let solutions: Result<Vec<Solution>, _> = (0..layer.groups).into_par_iter().map(of_group).collect();
-        Ok(Solved { solutions: solutions?, spread: spread(targets, layer)? })
+        Ok(Solved { solutions: solutions?, spread: spread_of(targets, layer)?.iter().sum() })
     }
 
     /// Writes what was solved for, and keeps a record of it.
@@ -303,8 +307,8 @@ fn picked(batches: &[Tensor], kept: &[usize]) -> Result<Vec<Tensor>, TrainError>
     Ok(batches.iter().map(pick).collect::<Result<_, _>>()?)
 }
 
-/// `Σ (z - mean)²` over all outputs, the mean that of each.
-fn spread(targets: &[Tensor], layer: &MatrixLayer) -> Result<f64, TrainError> {
+/// `Σ (z - mean)²` of every output.
+pub(super) fn spread_of(targets: &[Tensor], layer: &MatrixLayer) -> Result<Vec<f64>, TrainError> {
     let outputs = layer.all_outputs();
     let (mut sums, mut squares, mut count) = (vec![0.0_f64; outputs], vec![0.0_f64; outputs], 0);
     for (values, samples) in values(targets)? {
@@ -317,5 +321,5 @@ fn spread(targets: &[Tensor], layer: &MatrixLayer) -> Result<f64, TrainError> {
         }
     }
     let of = |(sum, square): (&f64, &f64)| (square - sum * sum / count.max(1) as f64).max(0.0);
-    Ok(sums.iter().zip(&squares).map(of).sum())
+    Ok(sums.iter().zip(&squares).map(of).collect())
 }
