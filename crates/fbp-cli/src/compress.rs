@@ -49,7 +49,7 @@ pub(crate) struct CompressArgs {
     /// Set this share of the weights to zero
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     prune: Option<f64>,
-    /// Where the smallest weights are looked for [default: global]
+    /// Where the weights that become zero are looked for [default: global]
     #[arg(long, value_parser = choice::<Scope>())]
     scope: Option<Scope>,
     /// Which weights of a layer become zero [default: reconstruction with --recover closed-form and both, else magnitude]
@@ -126,8 +126,10 @@ impl CompressArgs {
         let mut options =
             CompressOptions { compression, images: self.calibrate, recover: self.recover, seed, fine_tune };
         options.check()?;
-        // The record tells it, asked for or not.
-        options.compression.criterion = compression.has_zeros().then(|| options.criterion());
+        if compression.prune.is_some() && options.recover.solves() {
+            // Records without it are of a time when it was another one.
+            options.compression.criterion = Some(options.criterion());
+        }
         Ok(options)
     }
 

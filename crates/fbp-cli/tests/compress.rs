@@ -78,6 +78,14 @@ fn what_makes_no_sense_is_one_clear_error_and_writes_nothing() {
         ("--channels 0.01 --out x.safetensors", vec!["--channels = 0.01", "no channel"]),
         ("--prune 0.5 --pattern 2:4 --out x.safetensors", vec!["--pattern = 2:4", "one of them"]),
         ("--quantise int8 --scope global --out x.safetensors", vec!["--scope = global", "prune"]),
+        (
+            "--quantise int8 --criterion magnitude --out x.safetensors",
+            vec!["--criterion = magnitude", "prune or pattern"],
+        ),
+        (
+            "--prune 0.5 --criterion reconstruction --recover none --out x.safetensors",
+            vec!["--criterion", "closed-form"],
+        ),
         ("--prune 0.5 --calibrate 0 --out x.safetensors", vec!["--calibrate = 0"]),
         ("--prune 0.5 --calibrate 401 --out x.safetensors", vec!["--calibrate = 401", "400 images"]),
         ("--prune 0.5 --time 3s --out x.safetensors", vec!["--time = 3s", "fine-tune"]),

@@ -226,7 +226,7 @@ impl Correlation {
     }
 }
 
-/// The samples of one thread.
+/// A run of samples.
 struct Samples<'a, T: Real> {
     plan: &'a Correlation,
     part: Part<'a, T>,

@@ -40,7 +40,7 @@ impl<'a, T: Real> Output<'a, T> {
         }
     }
 
-    /// Parts of `size` values, one per thread.
+    /// Parts of `size` values.
     pub(super) fn par_chunks(mut self, size: usize) -> impl IndexedParallelIterator<Item = Self> {
         let written = self.written;
         let part = move |(i, cells): (usize, &'a mut [MaybeUninit<T>])| Self {

@@ -151,7 +151,7 @@ impl SampleWise {
     }
 }
 
-/// The samples of one thread.
+/// A run of samples.
 pub(super) struct Blocks<'a, T: Real> {
     pub(super) plan: &'a SampleWise,
     pub(super) part: Part<'a, T>,

@@ -118,7 +118,7 @@ fn free_desk<'a, 'b, T>(desks: &'b [Mutex<Desk<'a, T>>]) -> MutexGuard<'b, Desk<
     let home = rayon::current_thread_index().unwrap_or(0) % desks.len();
     let (before, after) = desks.split_at(home);
     let mut all = after.iter().chain(before);
-    // There are as many desks as threads at work, but a pool may have more threads.
+    // There are as many desks as threads were asked for. A pool with more has some wait here, with a run each that others could take.
     all.find_map(|desk| desk.try_lock().ok())
         .unwrap_or_else(|| desks[home].lock().unwrap_or_else(PoisonError::into_inner))
 }

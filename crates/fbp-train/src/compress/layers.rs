@@ -16,8 +16,8 @@ pub(super) struct MatrixLayer {
     pub(super) inputs: usize,
     pub(super) groups: usize,
     pub(super) has_bias: bool,
-    /// Whether a batch normalisation follows, which takes up any shift and scale.
-    pub(super) is_normed: bool,
+    /// Path of the batch normalisation that follows, if one does: it takes up any shift and scale.
+    pub(super) norm: Option<String>,
 }
 
 /// How columns are made of the layer's input.
@@ -60,15 +60,16 @@ impl MatrixLayer {
 
     /// Columns are one longer if the layer has a bias, or if a normalisation that follows takes the place of one.
     pub(super) fn has_constant(&self) -> bool {
-        self.has_bias || self.is_normed
+        self.has_bias || self.norm.is_some()
     }
 
     /// The layer of a plan, or those within attention; none for other kinds.
     pub(super) fn of(plan: &LayerPlan, next: Option<&LayerPlan>) -> Vec<Self> {
-        let is_normed = next.is_some_and(|next| matches!(next.spec, LayerSpec::BatchNorm { .. }));
+        let next = next.filter(|next| matches!(next.spec, LayerSpec::BatchNorm { .. }));
+        let norm = next.map(|next| next.path.clone());
         let has = |name: &str| plan.params.iter().any(|param| param.name == name);
         let dims = |name: &str| plan.params.iter().find(|param| param.name == name).map(|param| param.dims.clone());
-        let rows = |part: &str, path: String, is_normed: bool| {
+        let rows = |part: &str, path: String, norm: Option<String>| {
             let dims = dims(&join(part, "weight"))?;
             Some(Self {
                 path,
@@ -77,13 +78,13 @@ impl MatrixLayer {
                 inputs: dims[1],
                 groups: 1,
                 has_bias: has(&join(part, "bias")),
-                is_normed,
+                norm,
             })
         };
         match plan.spec {
-            LayerSpec::Linear { .. } => rows("", plan.path.clone(), is_normed).into_iter().collect(),
+            LayerSpec::Linear { .. } => rows("", plan.path.clone(), norm).into_iter().collect(),
             LayerSpec::Attention { .. } => {
-                ["qkv", "proj"].iter().filter_map(|part| rows(part, format!("{}.{part}", plan.path), false)).collect()
+                ["qkv", "proj"].iter().filter_map(|part| rows(part, format!("{}.{part}", plan.path), None)).collect()
             }
             LayerSpec::Conv2d { kernel, groups, .. } => {
                 let outputs = plan.output.shape.channels / groups;
@@ -95,7 +96,7 @@ impl MatrixLayer {
                     inputs,
                     groups,
                     has_bias: has("bias"),
-                    is_normed,
+                    norm,
                 };
                 Patches::of(plan).map(own).into_iter().collect()
             }

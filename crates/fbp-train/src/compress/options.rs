@@ -119,10 +119,10 @@ impl Recover {
 /// How a network is made small.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Compression {
-    /// Share of the weights that become zero, the smallest ones.
+    /// Share of the weights that become zero; which ones, `criterion` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<f64>,
-    /// Among which weights the smallest are looked for; among all of them if it is left out.
+    /// Where these are looked for; among all weights if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
     /// Which weights of a layer become zero; what [`CompressOptions::criterion`] says if it is left out.
@@ -176,11 +176,12 @@ impl Compression {
     pub fn name(&self) -> String {
         let mut parts = Vec::new();
         parts.extend(self.channels.map(|share| format!("channels {share}")));
+        let by = if self.criterion == Some(Criterion::Magnitude) { " by magnitude" } else { "" };
         parts.extend(self.prune.map(|share| match self.scope.unwrap_or_default() {
-            Scope::Layer => format!("prune {share} of every layer"),
-            Scope::Global => format!("prune {share}"),
+            Scope::Layer => format!("prune {share} of every layer{by}"),
+            Scope::Global => format!("prune {share}{by}"),
         }));
-        parts.extend(self.pattern.map(|pattern| pattern.to_string()));
+        parts.extend(self.pattern.map(|pattern| format!("{pattern}{by}")));
         parts.extend(self.quantise.map(|bits| bits.to_string()));
         parts.join(", ")
     }

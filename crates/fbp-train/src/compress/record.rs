@@ -54,8 +54,8 @@ pub struct LayerRecord {
     pub weights: usize,
     /// How many of them are zero.
     pub zeros: usize,
-    /// What is missing from its outputs on the calibration images, given what the layers below now give, with the weights as they
-    /// were compressed: mean square, as a share of the variance of the original outputs.
+    /// What is missing from its outputs on the calibration images, given what the layers below now give, with its largest weights, as
+    /// many as stay, at their nearest levels: mean square, as a share of the variance of the original outputs.
     pub residual_before: f64,
     /// The same with the weights that were solved for.
     pub residual: f64,

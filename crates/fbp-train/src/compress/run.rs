@@ -120,6 +120,7 @@ pub fn compress(
             let measured = share_out(small, &images, &mut constraints, progress);
             progress.end();
             measured?;
+            round_all(small, &layers, &mut constraints, &options.compression)?;
         }
         progress.begin("compress", layers.len(), "layers");
         let mut walk = Walk {

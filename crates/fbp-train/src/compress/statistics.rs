@@ -58,8 +58,16 @@ impl Sums {
 
     /// The same of all outputs, one change in each column.
     pub(super) fn residuals(&self, changes: MatRef<'_, f64>) -> Vec<f64> {
+        self.residuals_of(changes, &self.product(changes))
+    }
+
+    fn product(&self, changes: MatRef<'_, f64>) -> Mat<f64> {
         let mut product = Mat::zeros(changes.nrows(), changes.ncols());
         matmul(product.as_mut(), Accum::Replace, self.gram.as_ref().as_ref(), changes, 1.0, pool_par()); // (D×D)(D×O)
+        product
+    }
+
+    fn residuals_of(&self, changes: MatRef<'_, f64>, product: &Mat<f64>) -> Vec<f64> {
         let of = |output: usize| {
             let (product, cross) = (product.col(output), self.cross.col(output));
             let entry = |(j, own): (usize, &f64)| own * (product[j] - 2.0 * cross[j]);
@@ -70,10 +78,9 @@ impl Sums {
 
     /// The sums after the weights of every output have changed.
     pub(super) fn moved(&self, changes: MatRef<'_, f64>) -> Self {
-        let mut moved = self.clone();
-        moved.missing = self.residuals(changes);
-        matmul(moved.cross.as_mut(), Accum::Add, self.gram.as_ref().as_ref(), changes, -1.0, pool_par()); // (D×D)(D×O)
-        moved
+        let product = self.product(changes);
+        let (gram, cross) = (self.gram.clone(), &self.cross - &product);
+        Self { gram, cross, missing: self.residuals_of(changes, &product), count: self.count }
     }
 
     /// Mean of the diagonal without the constant; what damping is a share of.

@@ -25,7 +25,7 @@ use crate::settings::Choice;
 mod zeros;
 
 fn rows_layer(inputs: usize, outputs: usize, has_bias: bool) -> MatrixLayer {
-    MatrixLayer { path: "fc".into(), form: Form::Rows, outputs, inputs, groups: 1, has_bias, is_normed: false }
+    MatrixLayer { path: "fc".into(), form: Form::Rows, outputs, inputs, groups: 1, has_bias, norm: None }
 }
 
 /// Whole numbers, whose products single precision holds exactly.

@@ -54,10 +54,6 @@ fn run(layer: &dyn Layer, batches: &[Tensor]) -> Result<Vec<Tensor>, TrainError>
     Ok(batches.iter().map(|batch| layer.forward(batch, LayerPass::FIXED)).collect::<Result<_, _>>()?)
 }
 
-fn run_both([original, compressed]: [&dyn Layer; 2], pair: &Pair) -> Result<Pair, TrainError> {
-    Ok(Pair { original: run(original, &pair.original)?, compressed: run(compressed, &pair.compressed)? })
-}
-
 /// The batches in the dimensions that a stage takes; the second network may have fewer channels.
 fn reshaped(batches: Vec<Tensor>, input: FeatureDims) -> Result<Vec<Tensor>, TrainError> {
     let reshape = |batch: Tensor| batch.reshape(input.tensor_dims(batch.dim(0)?));
@@ -93,6 +89,16 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn run_both(&self, [original, compressed]: [&dyn Layer; 2], pair: &Pair) -> Result<Pair, TrainError> {
+        let now = run(compressed, &pair.compressed)?;
+        let before = match self.aim {
+            // Both are the same.
+            Aim::Measure { .. } => now.clone(),
+            _ => run(original, &pair.original)?,
+        };
+        Ok(Pair { original: before, compressed: now })
+    }
+
     fn sequence(&mut self, plans: &[LayerPlan], own: [&Sequence; 2], mut pair: Pair) -> Result<Pair, TrainError> {
         let layers = own.map(|sequence| sequence.layers().collect::<Vec<_>>());
         let order: Vec<usize> = own[0].order().map(|(layer, _)| layer).collect();
@@ -119,15 +125,17 @@ impl Walk<'_> {
         }
         if let LayerSpec::BatchNorm { .. } = plan.spec {
             let kept = self.channels.get(&plan.path).map(Vec::as_slice);
-            match_moments(plan, &self.tensors[1], (&self.tensors[0], kept), &pair)?;
-            return run_both(both, &pair);
+            if !matches!(self.aim, Aim::Measure { .. }) {
+                match_moments(plan, &self.tensors[1], (&self.tensors[0], kept), &pair)?;
+            }
+            return self.run_both(both, &pair);
         }
         let mut matrices = MatrixLayer::of(plan, next).into_iter();
         let parts = both.map(Layer::parts);
         if parts[0].is_empty() {
             return match matrices.next() {
                 Some(layer) => self.matrix(&layer, both, pair),
-                None => run_both(both, &pair),
+                None => self.run_both(both, &pair),
             };
         }
         let mut pair = pair;
@@ -135,7 +143,7 @@ impl Walk<'_> {
             let both = [*original, *compressed];
             pair = match if name.is_empty() { None } else { matrices.next() } {
                 Some(layer) => self.matrix(&layer, both, pair)?,
-                None => run_both(both, &pair)?,
+                None => self.run_both(both, &pair)?,
             };
         }
         Ok(pair)
@@ -143,21 +151,22 @@ impl Walk<'_> {
 
     /// A layer that is a matrix on columns.
     fn matrix(&mut self, layer: &MatrixLayer, both: [&dyn Layer; 2], pair: Pair) -> Result<Pair, TrainError> {
-        let mut pair_out = run_both(both, &pair)?;
+        let mut pair_out = self.run_both(both, &pair)?;
         let targets = match self.channels.get(&layer.path) {
             Some(kept) => picked(&pair_out.original, kept)?,
             None => pair_out.original.clone(),
         };
+        let layer = self.as_compressed(layer)?;
+        if let Aim::Measure { images, outputs } = self.aim {
+            let curve = self.measure(&layer, &pair.compressed, &targets, (images, outputs))?;
+            self.curves.push((layer.path, curve));
+            self.progress.advance(1);
+            return Ok(pair_out);
+        }
         let missing: Result<Vec<Tensor>, _> = targets.iter().zip(&pair_out.compressed).map(|(z, y)| z - y).collect();
         let missing = missing?;
-        let layer = self.as_compressed(layer)?;
         match self.aim {
-            Aim::Statistics => self.shift_bias(&layer, &missing)?,
-            Aim::Measure { .. } => {
-                let curve = self.measure(&layer, &pair.compressed, &targets)?;
-                self.curves.push((layer.path, curve));
-                return Ok(pair_out);
-            }
+            Aim::Statistics | Aim::Measure { .. } => self.shift_bias(&layer, &missing)?,
             Aim::Weights { bits, criterion } => {
                 let solved = self.solve(&layer, (bits, criterion), (&pair.compressed, &missing), &targets)?;
                 self.take(&layer, solved)?;
@@ -188,7 +197,7 @@ impl Walk<'_> {
 
     /// Moves the bias of a layer without a norm behind it by the mean of what is missing.
     fn shift_bias(&mut self, layer: &MatrixLayer, missing: &[Tensor]) -> Result<(), TrainError> {
-        if layer.is_normed || !layer.has_bias {
+        if layer.norm.is_some() || !layer.has_bias {
             return Ok(());
         }
         let (mut sums, mut count) = (vec![0.0_f64; layer.all_outputs()], 0);

@@ -182,7 +182,7 @@ impl<T: Real> WithSimd for PanelWeights<'_, T> {
     }
 }
 
-/// The samples of one thread.
+/// A run of samples.
 struct Samples<'a, T: Real> {
     plan: &'a Winograd,
     part: Part<'a, T>,

@@ -104,7 +104,8 @@ impl WinogradGrad {
     /// Sums over the whole batch; the lengths of the slices have been checked.
     pub(in crate::conv2d) fn run<T: Real>(&self, args: ConvWeightGrad<'_, T>, exec: Exec, stack: &mut MemStack) {
         let tiling = &self.tiling;
-        let strips = args.input.len() / tiling.input.len() * tiling.grid()[0];
+        let batch = args.input.len() / tiling.input.len();
+        let strips = batch * tiling.grid()[0];
         if let Some(bias_grad) = args.bias_grad {
             self.bias_sums(args.cotangent, bias_grad, exec.par);
         }
@@ -112,7 +113,6 @@ impl WinogradGrad {
             args.weight_grad.fill(T::ZERO);
             return;
         }
-        let batch = args.input.len() / tiling.input.len();
         let (count, par) = (self.banks::<T>(batch), exec.par);
         let (cells, stack) = stack.make_aligned_uninit::<T>(count * self.sums_len(), CACHE_LINE);
         let share = |bank: usize| strips * bank / count..strips * (bank + 1) / count;
@@ -120,14 +120,14 @@ impl WinogradGrad {
         let mut banks: Vec<Bank<'_, T>> = cells.chunks_mut(self.sums_len()).enumerate().map(bank).collect();
         let images = (args.input, args.cotangent);
         let threads = par.degree().max(1);
-        if threads > count {
-            // More threads than banks share every bank.
+        if !count.is_multiple_of(threads) {
+            // All threads share every bank.
             let room = self.room().max(threads).min(PARTS).min(self.parts(batch));
             let (parts, _) = stack.make_aligned_uninit::<T>(room * self.part_len(), CACHE_LINE);
             let mut parts = zeroed_chunks(parts, self.part_len(), par);
             banks.iter_mut().for_each(|bank| self.fill(images, bank, &mut parts, exec));
         } else {
-            // As many or fewer have banks of their own.
+            // Each has as many banks of its own.
             let exec = Exec { par: Par::Seq, ..exec };
             let room = self.room().min(self.parts(batch) / threads);
             let (parts, _) = stack.make_aligned_uninit::<T>(threads * room * self.part_len(), CACHE_LINE);
@@ -135,7 +135,7 @@ impl WinogradGrad {
                 let mut parts: Vec<&mut [T]> = parts.chunks_mut(self.part_len()).map(zeroed).collect();
                 banks.iter_mut().for_each(|bank| self.fill(images, bank, &mut parts, exec));
             };
-            let (each, parts_len) = (count.div_ceil(threads), room * self.part_len());
+            let (each, parts_len) = (count / threads, room * self.part_len());
             match par {
                 Par::Seq => banks.chunks_mut(each).zip(parts.chunks_mut(parts_len)).for_each(of_thread),
                 _ => banks.par_chunks_mut(each).zip(parts.par_chunks_mut(parts_len)).for_each(of_thread),

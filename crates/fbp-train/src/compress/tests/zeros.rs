@@ -1,4 +1,4 @@
-use super::super::support::{by_reconstruction, stages_of};
+use super::super::support::{by_reconstruction, rounds_of};
 use super::*;
 
 /// A layer without a bias, the sums over its inputs, and the weights of its outputs; what is missing is what other weights would add.
@@ -59,12 +59,12 @@ fn the_weight_that_goes_is_the_one_that_costs_least() {
 }
 
 #[test]
-fn what_is_missing_is_what_the_stages_say() {
+fn what_is_missing_is_what_the_rounds_say() {
     let (inputs, outputs) = (12, 4);
     let (layer, weights, x, missing, sums) = problem(3, inputs, outputs);
     let lambda = 1e-2 * sums.scale(inputs);
     let kept = vec![true; inputs * outputs];
-    let found = stages_of(&of(&layer, &weights, &kept), &sums, lambda).unwrap();
+    let found = rounds_of(&of(&layer, &weights, &kept), &sums, lambda).unwrap();
     assert_eq!(found.points[0].0, inputs * outputs);
     assert!(found.points.windows(2).all(|pair| pair[0].0 > pair[1].0 && pair[0].1 <= pair[1].1), "{:?}", found.points);
     let all: Vec<usize> = (0..inputs).collect();
@@ -112,38 +112,88 @@ fn less_is_missing_than_with_the_largest_weights() {
     }
 }
 
-#[test]
-fn layers_share_the_weights_that_are_left() {
-    let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
-    let before = weights(&network);
-    let data = data([1, 28, 28], 60, 10);
-    let run = |scope: Scope, criterion: Option<Criterion>| {
-        let compression = Compression { prune: Some(0.8), scope: Some(scope), criterion, ..Compression::default() };
-        let options = CompressOptions { images: 50, ..options(compression, Recover::ClosedForm) };
-        let done = compress(&network, &data, &options, &Silent).unwrap();
-        done.layers.iter().map(|layer| layer.weights - layer.zeros).collect::<Vec<_>>()
-    };
-    let [measured, by_size] = [None, Some(Criterion::Magnitude)].map(|criterion| run(Scope::Global, criterion));
-    assert_ne!(measured, by_size);
-    assert_eq!(measured.iter().sum::<usize>(), by_size.iter().sum::<usize>());
-    // The last layer has every class; what it misses nothing makes up for.
-    assert!(measured[3] > by_size[3], "{measured:?} {by_size:?}");
-    let [same, by_size] = [None, Some(Criterion::Magnitude)].map(|criterion| run(Scope::Layer, criterion));
-    assert_eq!(same, by_size);
-    assert_eq!(weights(&network), before);
+/// How many weights every layer has left with 80 % zeros.
+fn left(network: &Network, data: &DataBundle, scope: Scope, criterion: Option<Criterion>) -> Vec<usize> {
+    let compression = Compression { prune: Some(0.8), scope: Some(scope), criterion, ..Compression::default() };
+    let options = CompressOptions { images: data.train.len(), ..options(compression, Recover::ClosedForm) };
+    let done = compress(network, data, &options, &Silent).unwrap();
+    assert!(weights(&done.network).values().flatten().all(|weight| weight.is_finite()));
+    done.layers.iter().map(|layer| layer.weights - layer.zeros).collect()
 }
 
 #[test]
-fn a_layer_that_cannot_be_measured_leaves_the_largest_weights() {
+fn layers_share_the_weights_that_are_left() {
+    for name in ["cnn-mnist-large", "resnet20", "se-resnet20", "simple-vit-v2", "squeezenet1_1"] {
+        let input = if name == "cnn-mnist-large" { [1, 28, 28] } else { [1, 16, 16] };
+        let input = if name == "squeezenet1_1" { [1, 32, 32] } else { input };
+        let network = Network::new(&zoo::spec(name).unwrap().adapted(input, 4).unwrap(), 0).unwrap();
+        let before = weights(&network);
+        let data = data(input, 20, 4);
+        let [measured, by_size] =
+            [None, Some(Criterion::Magnitude)].map(|criterion| left(&network, &data, Scope::Global, criterion));
+        assert_ne!(measured, by_size, "{name}");
+        assert_eq!(measured.iter().sum::<usize>(), by_size.iter().sum::<usize>(), "{name}");
+        assert!(measured.iter().all(|left| *left > 0), "{name}: {measured:?}");
+        assert_eq!(weights(&network), before, "{name}");
+    }
+}
+
+#[test]
+fn a_share_of_every_layer_is_what_was_asked_for() {
     let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
+    let data = data([1, 28, 28], 20, 10);
+    let [own, by_size] =
+        [None, Some(Criterion::Magnitude)].map(|criterion| left(&network, &data, Scope::Layer, criterion));
+    assert_eq!(own, by_size);
+}
+
+#[test]
+fn a_network_that_cannot_be_measured_keeps_its_numbers_of_weights() {
+    let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
+    // One picture alone: no output varies.
     let black = Dataset::new("black", FeatureShape::image(1, 28, 28), 10, vec![0; 784 * 20], vec![1; 20]).unwrap();
     let normalization = Normalization::from_images(&data([1, 28, 28], 20, 10).train).unwrap();
     let data = DataBundle::new(black.clone(), black, normalization, "none");
-    let compression = Compression { prune: Some(0.8), ..Compression::default() };
-    let done = compress(&network, &data, &options(compression, Recover::ClosedForm), &Silent).unwrap();
-    assert!(weights(&done.network).values().flatten().all(|weight| weight.is_finite()));
-    let zeros = done.layers.iter().map(|layer| layer.zeros).sum::<usize>();
-    assert!(zeros >= (0.8 * done.size.weights as f64) as usize);
+    let [own, by_size] =
+        [None, Some(Criterion::Magnitude)].map(|criterion| left(&network, &data, Scope::Global, criterion));
+    assert_eq!(own, by_size);
+    // Untrained, nothing comes through so many layers.
+    let network = Network::new(&zoo::spec("mobilenet-v2-035").unwrap().adapted([1, 16, 16], 4).unwrap(), 0).unwrap();
+    let data = self::data([1, 16, 16], 20, 4);
+    let [own, by_size] =
+        [None, Some(Criterion::Magnitude)].map(|criterion| left(&network, &data, Scope::Global, criterion));
+    assert_eq!(own, by_size);
+}
+
+#[test]
+fn zeros_that_were_there_are_the_first_to_stay() {
+    let network = Network::new(&zoo::spec("cnn-mnist-large").unwrap(), 0).unwrap();
+    let data = data([1, 28, 28], 40, 10);
+    let run = |network: &Network, share: f64| {
+        let compression = Compression { prune: Some(share), ..Compression::default() };
+        compress(network, &data, &options(compression, Recover::ClosedForm), &Silent).unwrap().network
+    };
+    let first = run(&network, 0.7);
+    let [before, after] = [weights(&first), weights(&run(&first, 0.9))];
+    let zeros = |own: &HashMap<String, Vec<f32>>| own.values().flatten().filter(|weight| **weight == 0.0).count();
+    let all: usize = before.values().map(Vec::len).sum();
+    assert!(zeros(&before) >= all * 7 / 10 && zeros(&after) >= all * 9 / 10);
+    let again = before.iter().flat_map(|(path, own)| own.iter().zip(&after[path])).filter(|(old, _)| **old == 0.0);
+    let (same, back): (Vec<_>, Vec<_>) = again.partition(|(_, new)| **new == 0.0);
+    assert!(back.len() * 20 < same.len(), "{} of {} zeros came back", back.len(), same.len());
+}
+
+#[test]
+fn training_behind_the_closed_form_keeps_its_zeros() {
+    let network = Network::new(&zoo::spec("resnet20").unwrap().adapted([1, 12, 12], 4).unwrap(), 5).unwrap();
+    let data = data([1, 12, 12], 24, 4);
+    let compression = Compression { prune: Some(0.7), ..Compression::default() };
+    let [solved, trained] = [Recover::ClosedForm, Recover::Both]
+        .map(|recover| weights(&compress(&network, &data, &options(compression, recover), &Silent).unwrap().network));
+    assert_ne!(solved, trained);
+    for (path, own) in &solved {
+        assert!(own.iter().zip(&trained[path]).all(|(old, new)| *old != 0.0 || *new == 0.0), "{path}");
+    }
 }
 
 #[test]
