@@ -153,7 +153,7 @@ impl Compression {
             return Err(TrainError::Setting { name: "pattern", value: pattern.to_string(), reason });
         }
         if let (Some(scope), None) = (self.scope, self.prune) {
-            let reason = "says where the smallest weights are looked for: give prune as well".into();
+            let reason = "says where the weights that become zero are looked for: give prune as well".into();
             return Err(TrainError::Setting { name: "scope", value: scope.to_string(), reason });
         }
         if let (Some(criterion), false) = (self.criterion, self.has_zeros()) {
