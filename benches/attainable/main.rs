@@ -10,11 +10,12 @@
 
 mod spans;
 
+use std::env;
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Instant;
-use std::{env, fs};
 
+use fbp_benches::Row;
 use fbp_models::{NetworkSpec, zoo};
 use fbp_train::data::{DataBundle, LoadOptions, load};
 use fbp_train::progress::Silent;
@@ -22,7 +23,7 @@ use fbp_train::settings::Effort;
 use fbp_train::store::StoreWriter;
 use fbp_train::targets::{TargetsOptions, TargetsSource, compute_targets};
 use fbp_train::{DataIdentity, PretrainOptions, pretrain};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const NETWORKS: [&str; 3] = ["plain-bn", "resnet20", "simple-cnn-mnist-v2"];
 const EFFORTS: [Effort; 3] = [Effort::Quick, Effort::Refined, Effort::Thorough];
@@ -32,9 +33,9 @@ const IMAGES: usize = 2048;
 const QUICK_IMAGES: usize = 256;
 
 /// One network and effort, with the keys of the results file.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Entry {
-    network: &'static str,
+    network: String,
     effort: Effort,
     images: usize,
     /// Features per image that get a target.
@@ -51,6 +52,12 @@ struct Entry {
     /// How far the targets lie, relative to the features, per stage.
     moved_by: Vec<f64>,
     processor: String,
+}
+
+impl Row for Entry {
+    fn processor(&self) -> &str {
+        &self.processor
+    }
 }
 
 fn data() -> Result<DataBundle, Box<dyn Error>> {
@@ -85,7 +92,7 @@ fn measure(
     let [forward, products, nearest] =
         spans::seconds().map(|seconds| seconds / (elapsed * rayon::current_num_threads() as f64));
     Ok(Entry {
-        network: name,
+        network: name.to_owned(),
         effort,
         images,
         stages: report.stages.len(),
@@ -157,7 +164,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             let entry = measure((name, effort), source, &processor)?;
             println!("{}", line(&entry));
             entries.push(entry);
-            fs::write(folder.join("attainable.json"), serde_json::to_string_pretty(&entries)?)?;
+            fbp_benches::write_rows(&folder.join("attainable.json"), &entries)?;
         }
     }
     Ok(())

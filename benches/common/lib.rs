@@ -20,6 +20,8 @@ use criterion::Criterion;
 use faer::Par;
 use fbp_linalg::conv2d::{Conv2dGeometry, Conv2dParams};
 use fbp_linalg::{FeatureShape, LinalgError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Settings for measurements of a few milliseconds, some with rivals that take a hundred times as long.
 pub fn settings() -> Criterion {
@@ -98,6 +100,29 @@ pub fn processor() -> String {
     line.unwrap_or_else(|| "unknown".to_owned())
 }
 
+/// A row of a file of results, measured on one processor.
+pub trait Row: Serialize + DeserializeOwned {
+    /// Its model.
+    fn processor(&self) -> &str;
+}
+
+/// Writes rows to a file of results; those that are there and were measured on other processors stay before them.
+///
+/// # Errors
+/// Of the system, or for a file that holds something else than such rows.
+pub fn write_rows<R: Row>(path: &Path, rows: &[R]) -> Result<(), Box<dyn Error>> {
+    let there: Vec<R> = match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let is_new = |row: &R| rows.iter().any(|new| new.processor() == row.processor());
+    let all: Vec<&R> = there.iter().filter(|row| !is_new(row)).chain(rows).collect();
+    let draft = path.with_extension("draft");
+    fs::write(&draft, format!("{}\n", serde_json::to_string_pretty(&all)?))?;
+    Ok(fs::rename(draft, path)?)
+}
+
 /// The middle one of some numbers, or the mean of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
@@ -117,4 +142,40 @@ pub fn milliseconds(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed().as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Time {
+        ms: f64,
+        processor: String,
+    }
+
+    impl Row for Time {
+        fn processor(&self) -> &str {
+            &self.processor
+        }
+    }
+
+    #[test]
+    fn rows_of_other_processors_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("times.json");
+        let time = |ms: f64, processor: &str| Time { ms, processor: processor.to_owned() };
+        write_rows(&path, &[time(1.0, "a"), time(2.0, "a")]).unwrap();
+        write_rows(&path, &[time(3.0, "b")]).unwrap();
+        write_rows(&path, &[time(4.0, "a")]).unwrap();
+        let found: Vec<Time> = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(found, [time(3.0, "b"), time(4.0, "a")]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // What is no file of results is neither read as one nor replaced.
+        fs::write(&path, "{}").unwrap();
+        assert!(write_rows(&path, &[time(5.0, "a")]).unwrap_err().to_string().contains("times.json"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}");
+    }
 }

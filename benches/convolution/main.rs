@@ -12,15 +12,15 @@ use std::hint::{black_box, spin_loop};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use faer::Par;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use fbp_benches::random::{normal_vec, rng};
-use fbp_benches::{Peer, median, milliseconds};
+use fbp_benches::{Peer, Row, median, milliseconds};
 use fbp_linalg::FeatureShape;
 use fbp_linalg::conv2d::{Conv2d, Conv2dParams, ConvAdjoint, ConvForward, ConvWeightGrad, FixedConv2d};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Channels, height and width of the images, and images of a batch.
 const LAYERS: [[usize; 3]; 5] = [[64, 16, 16], [16, 28, 128], [32, 14, 128], [64, 7, 128], [128, 16, 32]];
@@ -34,12 +34,12 @@ const OPERATIONS: f64 = 4e9;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// One row, with the keys of the results file.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Entry {
     channels: usize,
     size: usize,
     batch: usize,
-    work: &'static str,
+    work: String,
     threads: usize,
     /// Whether another thread was busy beside it.
     busy: bool,
@@ -50,6 +50,12 @@ struct Entry {
     /// Billions of operations a second that every product taken would come to.
     ours_gflops: f64,
     processor: String,
+}
+
+impl Row for Entry {
+    fn processor(&self) -> &str {
+        &self.processor
+    }
 }
 
 /// A layer, with room for every result.
@@ -161,7 +167,7 @@ fn measure(
         channels,
         size,
         batch,
-        work,
+        work: work.to_owned(),
         threads,
         busy,
         ours_ms,
@@ -213,7 +219,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             entries.push(entry);
         }
     }
-    Ok(fs::write(folder.join("convolution.json"), serde_json::to_string_pretty(&entries)?)?)
+    fbp_benches::write_rows(&folder.join("convolution.json"), &entries)
 }
 
 fn main() -> ExitCode {

@@ -2,7 +2,7 @@ use std::error::Error;
 use std::fmt;
 
 use fbp_models::{NetworkSpec, zoo};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A network and the batch that it is measured with.
 pub(crate) struct Case {
@@ -38,7 +38,7 @@ impl Case {
 }
 
 /// What is done with a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Work {
     /// Forward pass, gradients of all parameters and a step of AdamW.

@@ -2,12 +2,13 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use fbp_benches::{Row, write_rows};
+use serde::{Deserialize, Serialize};
 
 use crate::case::Work;
 
 /// One row, with the keys of the results file.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) network: String,
     pub(crate) batch: usize,
@@ -19,6 +20,12 @@ pub(crate) struct Entry {
     /// PyTorch's time over ours: above 1 we are ahead.
     pub(crate) ratio: Option<f64>,
     pub(crate) processor: String,
+}
+
+impl Row for Entry {
+    fn processor(&self) -> &str {
+        &self.processor
+    }
 }
 
 pub(crate) const HEAD: &str = "| network | batch | work | threads | ours, ms | PyTorch, ms | candle, ms | PyTorch / ours |\n\
@@ -38,7 +45,7 @@ pub(crate) fn row(entry: &Entry) -> String {
 
 /// Writes what has been measured so far.
 pub(crate) fn save(entries: &[Entry], folder: &Path) -> Result<(), Box<dyn Error>> {
-    fs::write(folder.join("networks.json"), serde_json::to_string_pretty(entries)?)?;
+    write_rows(&folder.join("networks.json"), entries)?;
     let rows: Vec<String> = entries.iter().map(row).collect();
     let processor = entries.first().map_or("", |entry| &entry.processor);
     Ok(fs::write(folder.join("networks.md"), format!("{HEAD}\n{}\n\n{processor}\n", rows.join("\n")))?)

@@ -52,7 +52,8 @@ pub(crate) struct CompressArgs {
     /// Where the weights that become zero are looked for [default: global]
     #[arg(long, value_parser = choice::<Scope>())]
     scope: Option<Scope>,
-    /// Which weights of a layer become zero [default: reconstruction with --recover closed-form and both, else magnitude]
+    /// Which weights of a layer become zero [default: reconstruction with --recover closed-form and both, else magnitude]; with others
+    /// reconstruction takes the zeros of the closed form, and not its weights
     #[arg(long, value_parser = choice::<Criterion>())]
     criterion: Option<Criterion>,
     /// Zeros in a fixed pattern, in place of --prune

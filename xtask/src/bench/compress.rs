@@ -35,7 +35,7 @@ const METHODS: [&str; 2] = ["closed-form", "both"];
 /// The other sides of the comparisons.
 const AGAINST: [&str; 4] = ["statistics", "tuned-equal-time", "tuned-five-times", "intact"];
 
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 12] = [
     ("prune 0.7", &["--prune", "0.7"]),
     ("prune 0.9", &["--prune", "0.9"]),
     ("2:4", &["--pattern", "2:4"]),
@@ -43,7 +43,16 @@ const WAYS: [Way; 7] = [
     ("prune 0.8", &["--prune", "0.8"]),
     ("prune 0.5", &["--prune", "0.5"]),
     ("prune 0.7 of every layer", &["--prune", "0.7", "--scope", "layer"]),
+    // The other sides get the zeros that the closed form chooses, and the time that this took.
+    ("prune 0.7 same zeros", &["--prune", "0.7", "--criterion", "reconstruction"]),
+    ("prune 0.9 same zeros", &["--prune", "0.9", "--criterion", "reconstruction"]),
+    ("2:4 same zeros", &["--pattern", "2:4", "--criterion", "reconstruction"]),
+    ("prune 0.8 same zeros", &["--prune", "0.8", "--criterion", "reconstruction"]),
+    ("prune 0.5 same zeros", &["--prune", "0.5", "--criterion", "reconstruction"]),
 ];
+
+/// How ways end in which all sides have the zeros of the closed form.
+const SAME: &str = "same zeros";
 
 /// The data set that is meant where none is named.
 const LARGE_DATA: &str = "fashion-mnist";
@@ -140,7 +149,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     for (network, training) in &study.networks {
         study.train(network, training)?;
     }
-    let mut rows = study.earlier()?;
     for &images in &study.images {
         for &way in &study.ways {
             for (network, _) in &study.networks {
@@ -148,8 +156,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
                     (0..study.seeds).map(|seed| study.outcome(network, way, images, seed)).collect();
                 let cell = study.compare(network, way.0, images, &outcomes?);
                 let text: Vec<String> = cell.iter().map(brief).collect();
+                // Another study of other cells may have written meanwhile.
+                let mut rows = study.earlier()?;
                 rows.retain(|row| !cell.iter().any(|own| own.is_of(row)));
                 rows.extend(cell);
+                put_in_order(&mut rows);
                 adjust(&mut rows);
                 study.write(&rows)?;
                 println!("{network}, {}, {images} images: {}", way.0, text.join("; "));
@@ -356,7 +367,7 @@ impl Study {
             |error: serde_json::Error| TaskError::Malformed { path: path.clone(), reason: error.to_string() };
         let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>().map_err(malformed)?;
         write_whole(&path, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())?;
-        write_whole(&self.results.join("table.md"), table(rows).as_bytes())
+        write_whole(&self.results.join("table.md"), format!("{}\n{}", counts(rows), table(rows)).as_bytes())
     }
 }
 
@@ -377,6 +388,12 @@ fn with_interval(row: &Row) -> String {
     }
 }
 
+/// Cells by data, network, images and way, in the order of the lists above.
+fn put_in_order(rows: &mut [Row]) {
+    let way = |row: &Row| WAYS.iter().position(|way| way.0 == row.compression);
+    rows.sort_by_key(|row| (row.data.clone(), row.network.clone(), row.images, way(row), row.method != METHODS[0]));
+}
+
 /// Holm's adjustment, over all cells with the same method and other side.
 fn adjust(rows: &mut [Row]) {
     for (method, against) in METHODS.into_iter().flat_map(|method| AGAINST.map(|against| (method, against))) {
@@ -385,6 +402,29 @@ fn adjust(rows: &mut [Row]) {
         let adjusted = holm(&family.iter().map(|row| row.p.unwrap_or(1.0)).collect::<Vec<_>>());
         family.iter_mut().zip(adjusted).for_each(|(row, p)| row.p_holm = Some(p));
     }
+}
+
+/// In how many cells the closed form is ahead of each other side, a line each.
+fn counts(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| zeros of the other side | closed form against | cells | ahead | of these after Holm | behind | not told apart |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    for (zeros, against) in ["its own", SAME].into_iter().flat_map(|zeros| AGAINST.map(|against| (zeros, against))) {
+        let is_same = |row: &Row| row.compression.ends_with(SAME) == (zeros == SAME);
+        let is_meant =
+            |row: &&Row| row.method == METHODS[0] && row.against == against && is_same(row) && row.p.is_some();
+        let cells: Vec<&Row> = rows.iter().filter(is_meant).collect();
+        let is_ahead = |row: &Row| row.ci_low.is_some_and(|low| low > 0.0);
+        let count = |holds: &dyn Fn(&Row) -> bool| cells.iter().filter(|row| holds(row)).count();
+        let (ahead, behind) = (count(&is_ahead), count(&|row| row.ci_high.is_some_and(|high| high < 0.0)));
+        let adjusted = count(&|row| is_ahead(row) && row.p_holm.is_some_and(|p| p < 0.05));
+        let (all, rest) = (cells.len(), cells.len() - ahead - behind);
+        if all > 0 {
+            text.push_str(&format!("| {zeros} | {against} | {all} | {ahead} | {adjusted} | {behind} | {rest} |\n"));
+        }
+    }
+    text
 }
 
 /// All cells, a line each.
@@ -443,6 +483,12 @@ mod tests {
         adjust(&mut rows);
         assert_eq!([rows[1].p_holm, rows[2].p_holm], [Some(0.04), Some(0.02)]);
         assert_eq!(table(&rows).lines().count(), 5);
+        put_in_order(&mut rows);
+        assert_eq!(table(&rows).lines().count(), 5);
+        let text = counts(&rows);
+        assert!(text.contains("| its own | intact | 2 | 2 | 2 | 0 | 0 |\n"), "{text}");
+        rows[0] = Row { ci_low: Some(-1.0), ci_high: Some(-0.5), ..rows[0].clone() };
+        assert!(counts(&rows).contains("| its own | statistics | 1 | 0 | 0 | 1 | 0 |\n"));
         let text = table(&AGAINST.map(row));
         assert!(
             text.contains("| n | d | int4 | 100 | closed-form | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"),

@@ -29,6 +29,15 @@ pub(super) enum Form {
     Conv(Patches),
 }
 
+/// How values lie in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// `[N, C, ..]`: all places of a channel, then those of the next one.
+    ChannelsFirst,
+    /// `[.., C]`: all channels of a place side by side.
+    ChannelsLast,
+}
+
 impl MatrixLayer {
     /// Name of its weight.
     pub(super) fn weight(&self) -> String {
@@ -53,9 +62,12 @@ impl MatrixLayer {
         }
     }
 
-    /// Whether its outputs have places, one output after the other; else they stand side by side.
-    pub(super) fn is_conv(&self) -> bool {
-        matches!(self.form, Form::Conv(_))
+    /// How its outputs lie in a batch.
+    pub(super) fn order(&self) -> Order {
+        match self.form {
+            Form::Rows => Order::ChannelsLast,
+            Form::Conv(_) => Order::ChannelsFirst,
+        }
     }
 
     /// Columns are one longer if the layer has a bias, or if a normalisation that follows takes the place of one.

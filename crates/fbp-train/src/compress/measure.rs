@@ -7,13 +7,14 @@ use rayon::prelude::*;
 use super::budget::{Curve, allocate};
 use super::constraint::{Constraint, Constraints, Tensors};
 use super::layers::MatrixLayer;
+use super::moments::Totals;
 use super::options::{Criterion, Scope};
 use super::problem::Problem;
 use super::prune::smallest;
 use super::ridge::DEFAULT_DAMPING;
 use super::statistics::{Chunk, sums};
 use super::support::{Rounds, rounds_of};
-use super::walk::{Aim, Walk, spread_of, values};
+use super::walk::{Aim, Walk, values};
 use crate::TrainError;
 use crate::progress::Progress;
 
@@ -106,16 +107,9 @@ impl Walk<'_> {
         let mut own = layer.clone();
         own.outputs = layer.outputs.min(MEASURED);
         let rows: Vec<usize> = (0..own.outputs).map(|k| k * layer.outputs / own.outputs).collect();
-        let mut columns = 0;
-        let is_wanted = |input: &&Tensor| {
-            let is_short = columns < COLUMNS * layer.column_len();
-            let samples = input.dim(0).unwrap_or(0);
-            columns += samples * layer.positions(input.elem_count() / samples.max(1));
-            is_short
-        };
-        let inputs: Vec<Tensor> = inputs.iter().take_while(is_wanted).cloned().collect();
-        let spread = spread_of(&targets[..inputs.len()], layer)?;
-        let inputs = values(&inputs)?;
+        let inputs = enough(layer, inputs);
+        let spread = Totals::of(&targets[..inputs.len()], layer.all_outputs(), layer.order())?.spreads();
+        let inputs = values(inputs)?;
         // Nothing is missing while all weights are there.
         let missing = |(input, samples): &(Vec<f32>, usize)| {
             let positions = own.positions(input.len() / samples.max(&1));
@@ -189,6 +183,18 @@ impl Walk<'_> {
         tensors.write(&constant, &constants)?;
         Ok(now?)
     }
+}
+
+/// The first batches, as many as give enough columns to measure a layer with.
+fn enough<'t>(layer: &MatrixLayer, inputs: &'t [Tensor]) -> &'t [Tensor] {
+    let mut columns = 0;
+    let is_short = |input: &&Tensor| {
+        let before = columns;
+        let samples = input.dim(0).unwrap_or(0);
+        columns += samples * layer.positions(input.elem_count() / samples.max(1));
+        before < COLUMNS * layer.column_len()
+    };
+    &inputs[..inputs.iter().take_while(is_short).count()]
 }
 
 /// `Σ (now - before)²` as a share of `Σ (before - mean)²`; no number where the outputs vary by no more than they are rounded.

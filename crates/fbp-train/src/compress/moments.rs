@@ -3,6 +3,7 @@ use fbp_models::LayerSpec;
 use fbp_models::spec::LayerPlan;
 
 use super::constraint::Tensors;
+use super::layers::Order;
 use crate::TrainError;
 
 /// A feature of the calibration images in two networks, a chunk of the images after the other.
@@ -12,37 +13,73 @@ pub(super) struct Pair {
     pub(super) compressed: Vec<Tensor>,
 }
 
-/// Mean and variance of every channel, over all samples and places.
+/// Number, sums and sums of squares of the values of every channel, over all samples and places.
 #[derive(Clone, Debug, PartialEq)]
-struct Moments {
-    mean: Vec<f64>,
-    variance: Vec<f64>,
+pub(super) struct Totals {
+    count: usize,
+    sums: Vec<f64>,
+    squares: Vec<f64>,
 }
 
-/// Those of some batches `[N, C, ..]`.
-fn moments(batches: &[Tensor]) -> Result<Moments, TrainError> {
-    let (mut count, mut sums, mut squares) = (0, Vec::new(), Vec::new());
-    for batch in batches {
-        let (samples, channels) = (batch.dim(0)?, batch.dim(1)?);
-        let values = batch.flatten_all()?.to_vec1::<f32>()?;
+impl Totals {
+    /// Those of some batches with so many channels.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`] if a tensor cannot be read.
+    pub(super) fn of(batches: &[Tensor], channels: usize, order: Order) -> Result<Self, TrainError> {
+        let mut totals = Self { count: 0, sums: vec![0.0; channels], squares: vec![0.0; channels] };
+        for batch in batches {
+            let values = batch.flatten_all()?.to_vec1::<f32>()?;
+            match order {
+                Order::ChannelsFirst => totals.add_planes(&values, batch.dim(0)?),
+                Order::ChannelsLast => totals.add_rows(&values),
+            }
+        }
+        Ok(totals)
+    }
+
+    fn add_planes(&mut self, values: &[f32], samples: usize) {
+        let channels = self.sums.len();
         let places = values.len() / (samples * channels).max(1);
-        sums.resize(channels, 0.0);
-        squares.resize(channels, 0.0);
-        count += samples * places;
+        self.count += samples * places;
         for (k, plane) in values.chunks_exact(places.max(1)).enumerate() {
-            let channel = k % channels;
             let (sum, square) = plane.iter().fold((0.0, 0.0), |(sum, square), &value| {
                 let value = f64::from(value);
                 (sum + value, square + value * value)
             });
-            sums[channel] += sum;
-            squares[channel] += square;
+            self.sums[k % channels] += sum;
+            self.squares[k % channels] += square;
         }
     }
-    let scale = 1.0 / count.max(1) as f64;
-    let mean: Vec<f64> = sums.iter().map(|sum| sum * scale).collect();
-    let variance = squares.iter().zip(&mean).map(|(square, mean)| (square * scale - mean * mean).max(0.0)).collect();
-    Ok(Moments { mean, variance })
+
+    fn add_rows(&mut self, values: &[f32]) {
+        let rows = values.chunks_exact(self.sums.len().max(1));
+        self.count += rows.len();
+        for row in rows {
+            for ((sum, square), &value) in self.sums.iter_mut().zip(&mut self.squares).zip(row) {
+                let value = f64::from(value);
+                *sum += value;
+                *square += value * value;
+            }
+        }
+    }
+
+    /// Mean of every channel.
+    pub(super) fn means(&self) -> Vec<f64> {
+        let scale = 1.0 / self.count.max(1) as f64;
+        self.sums.iter().map(|sum| sum * scale).collect()
+    }
+
+    /// `Σ (value - mean)²` of every channel.
+    pub(super) fn spreads(&self) -> Vec<f64> {
+        let of = |(sum, square): (&f64, &f64)| (square - sum * sum / self.count.max(1) as f64).max(0.0);
+        self.sums.iter().zip(&self.squares).map(of).collect()
+    }
+
+    fn variances(&self) -> Vec<f64> {
+        let scale = 1.0 / self.count.max(1) as f64;
+        self.spreads().iter().map(|spread| spread * scale).collect()
+    }
 }
 
 /// Estimates the statistics of a batch normalisation again: such that every channel of its output has the mean and the
@@ -62,13 +99,18 @@ pub(super) fn match_moments(
 ) -> Result<(), TrainError> {
     let LayerSpec::BatchNorm { eps } = plan.spec else { return Ok(()) };
     let [mean, variance] = ["running_mean", "running_var"].map(|name| format!("{}.{name}", plan.path));
-    let (before, now) = (moments(&pair.original)?, moments(&pair.compressed)?);
+    let totals = |batches: &[Tensor]| {
+        let channels = batches.first().map_or(Ok(0), |batch| batch.dim(1))?;
+        Totals::of(batches, channels, Order::ChannelsFirst)
+    };
+    let (before, now) = (totals(&pair.original)?, totals(&pair.compressed)?);
+    let [m_before, m_now] = [&before, &now].map(Totals::means);
+    let [v_before, v_now] = [&before, &now].map(Totals::variances);
     let (means, variances) = (original.read(&mean)?, original.read(&variance)?);
     let channels: Vec<usize> = kept.map_or_else(|| (0..means.len()).collect(), <[usize]>::to_vec);
     let (mut new_means, mut new_variances) = (Vec::new(), Vec::new());
     for (place, &channel) in channels.iter().enumerate() {
-        let (m, v, m_now, v_now) =
-            (before.mean[channel], before.variance[channel], now.mean[place], now.variance[place]);
+        let (m, v, m_now, v_now) = (m_before[channel], v_before[channel], m_now[place], v_now[place]);
         let (own_mean, own_variance) = (means[channel], variances[channel]);
         // A channel that is constant, before or now, keeps its scale.
         let ratio = if v > 0.0 && v_now > 0.0 { v_now / v } else { 1.0 };

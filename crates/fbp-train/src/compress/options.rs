@@ -264,9 +264,11 @@ impl Default for CompressOptions {
 }
 
 impl CompressOptions {
-    /// Which weights become zero: what is asked for, or [`Criterion::Reconstruction`] where layers are solved for.
+    /// Which weights become zero: what is asked for, or [`Criterion::Reconstruction`] where layers are solved for. It may be asked for
+    /// elsewhere too: the zeros are then those of the closed form, and the weights that stay those of the network.
     pub fn criterion(&self) -> Criterion {
-        let own = if self.recover.solves() { Criterion::Reconstruction } else { Criterion::Magnitude };
+        let solves = self.recover.solves() && self.compression.has_zeros();
+        let own = if solves { Criterion::Reconstruction } else { Criterion::Magnitude };
         self.compression.criterion.unwrap_or(own)
     }
 
@@ -281,17 +283,9 @@ impl CompressOptions {
     /// Checks everything against its range.
     ///
     /// # Errors
-    /// As [`Compression::check`] and [`FineTuneOptions::check`], [`TrainError::Parameter`] for no images, [`TrainError::Setting`] for
-    /// [`Criterion::Reconstruction`] where no layer is solved for.
+    /// As [`Compression::check`] and [`FineTuneOptions::check`], [`TrainError::Parameter`] for no images.
     pub fn check(&self) -> Result<(), TrainError> {
         self.compression.check()?;
-        if let (Criterion::Reconstruction, false) = (self.criterion(), self.recover.solves()) {
-            let reason = format!(
-                "is found by solving: it is for recover = closed-form or both, and here it is {}",
-                self.recover
-            );
-            return Err(TrainError::Setting { name: "criterion", value: self.criterion().to_string(), reason });
-        }
         check("calibrate", self.images, 1.., "1 or more images")?;
         self.fine_tune.check()
     }

@@ -13,9 +13,9 @@ use super::statistics::Sums;
 /// # Source
 /// Golub & Van Loan, *Matrix Computations*, 4th ed., §6.1.4, on the columns of the support.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ridge {
+pub(super) struct Ridge<'a> {
     /// Outputs of every support.
-    groups: Vec<(Vec<usize>, Vec<usize>)>,
+    groups: Vec<(&'a [usize], Vec<usize>)>,
 }
 
 /// The rows and columns of a support, with `lambda` added to the diagonal.
@@ -29,20 +29,32 @@ pub(super) fn block(gram: &Mat<f64>, support: &[usize], lambda: f64) -> Mat<f64>
     block
 }
 
-impl Ridge {
+/// Supports that differ, in their order, each with the outputs that have it.
+pub(super) fn by_support(supports: &[Vec<usize>]) -> Vec<(&[usize], Vec<usize>)> {
+    let mut groups: BTreeMap<&[usize], Vec<usize>> = BTreeMap::new();
+    for (output, support) in supports.iter().enumerate() {
+        groups.entry(support).or_default().push(output);
+    }
+    groups.into_iter().collect()
+}
+
+/// Dampings to try until a block is positive definite: `lambda`, and five that are ten times the one before.
+pub(super) fn dampings(lambda: f64) -> impl Iterator<Item = f64> {
+    // Without any input nothing can be missing that could be had.
+    let least = if lambda > 0.0 { lambda } else { f64::EPSILON };
+    (0..6).map(move |power| least * 10.0_f64.powi(power))
+}
+
+impl<'a> Ridge<'a> {
     /// `supports`: the entries of a column that every output has, the constant among them.
-    pub(super) fn new(supports: &[Vec<usize>]) -> Self {
-        let mut groups: BTreeMap<&[usize], Vec<usize>> = BTreeMap::new();
-        for (output, support) in supports.iter().enumerate() {
-            groups.entry(support).or_default().push(output);
-        }
-        Self { groups: groups.into_iter().map(|(support, outputs)| (support.to_vec(), outputs)).collect() }
+    pub(super) fn new(supports: &'a [Vec<usize>]) -> Self {
+        Self { groups: by_support(supports) }
     }
 
     /// A column of changes for every output; none if a block is not positive definite with this damping.
     pub(super) fn solve(&self, sums: &Sums, lambda: f64) -> Option<Mat<f64>> {
         let len = sums.gram.nrows();
-        let solve = |(support, outputs): &(Vec<usize>, Vec<usize>)| {
+        let solve = |(support, outputs): &(&[usize], Vec<usize>)| {
             let right = Mat::from_fn(support.len(), outputs.len(), |i, k| sums.cross[(support[i], outputs[k])]);
             if right.norm_max() == 0.0 {
                 return Some(right);
@@ -101,7 +113,5 @@ pub(super) fn choose_damping(supports: &[Vec<usize>], inputs: usize, [fit, held]
 /// The changes with this damping, or with the least more for which all blocks are positive definite.
 pub(super) fn solve_damped(supports: &[Vec<usize>], sums: &Sums, lambda: f64) -> Option<Mat<f64>> {
     let ridge = Ridge::new(supports);
-    // Without any input nothing can be missing that could be had.
-    let least = if lambda > 0.0 { lambda } else { f64::EPSILON };
-    (0..6).find_map(|power| ridge.solve(sums, least * 10.0_f64.powi(power)))
+    dampings(lambda).find_map(|lambda| ridge.solve(sums, lambda))
 }

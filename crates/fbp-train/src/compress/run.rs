@@ -7,7 +7,7 @@ use super::constraint::{Constraint, Constraints, Tensors, apply_all};
 use super::finetune::Subject;
 use super::layers::{MatrixLayer, matrix_layers};
 use super::measure::share_out;
-use super::options::{CompressOptions, Compression, Recover};
+use super::options::{CompressOptions, Compression, Criterion, Recover};
 use super::prune::{fours, largest_two_of_four, smallest};
 use super::record::{LayerRecord, LeftAlone, SizeRecord, TunedRecord};
 use super::size::size_of_network;
@@ -29,7 +29,7 @@ const SAID: usize = 8;
 /// What a compression did.
 #[derive(Debug)]
 pub struct Compressed {
-    /// The network that was only made small.
+    /// The network that was only made small: by the size of its weights, or, if no layer is solved for, by the criterion asked for.
     pub compressed: Network,
     /// The same, put right.
     pub network: Network,
@@ -99,48 +99,33 @@ pub fn compress(
     let Small { slim, layers, mut constraints, fours, left } = make_small(network, &options.compression)?;
     announce(&left, progress);
     let small = &slim.network;
+    let bits = options.compression.quantise;
+    let solves = options.recover.solves();
+    let walks =
+        Walks { network, slim: &slim, fours: &fours, images: chunks(data, &samples)?, layers: &layers, progress };
+    if options.criterion() == Criterion::Reconstruction && !solves {
+        // The zeros of the closed form, without its weights.
+        if options.shares_out() {
+            walks.share_out(&mut constraints)?;
+        }
+        let criterion = Criterion::Reconstruction;
+        walks.run(&small.duplicate()?, &mut constraints, Aim::Weights { bits: None, criterion })?;
+    }
     let compressed = small.duplicate()?;
     round_all(&compressed, &layers, &mut constraints, &options.compression)?;
     apply_all(&compressed, &layers, &constraints)?;
-    let result = if options.recover.solves() { small.duplicate()? } else { compressed.duplicate()? };
-    let bits = options.compression.quantise;
-    let mut tuned = None;
+    let mut result = if solves { small.duplicate()? } else { compressed.duplicate()? };
     let mut records = Vec::new();
-    if options.recover != Recover::None {
-        let aim = if options.recover.solves() {
-            Aim::Weights { bits, criterion: options.criterion() }
-        } else {
-            Aim::Statistics
-        };
-        let images = chunks(data, &samples)?;
-        let plan = network.spec().plan()?;
-        let networks = [network, &result];
+    if solves {
         if options.shares_out() {
-            progress.begin("measure", layers.len(), "layers");
-            let measured = share_out(small, &images, &mut constraints, progress);
-            progress.end();
-            measured?;
+            walks.share_out(&mut constraints)?;
             round_all(small, &layers, &mut constraints, &options.compression)?;
         }
-        progress.begin("compress", layers.len(), "layers");
-        let mut walk = Walk {
-            plan: &plan,
-            networks,
-            tensors: networks.map(Tensors::of),
-            channels: &slim.channels,
-            constraints: &mut constraints,
-            fours: &fours,
-            aim,
-            progress,
-            records: Vec::new(),
-            curves: Vec::new(),
-        };
-        let walked = walk.run(images);
-        records = walk.records;
-        progress.end();
-        walked?;
+        records = walks.run(&result, &mut constraints, Aim::Weights { bits, criterion: options.criterion() })?;
+    } else if options.recover != Recover::None {
+        walks.run(&result, &mut constraints, Aim::Statistics)?;
     }
-    let mut result = result;
+    let mut tuned = None;
     if options.recover.trains() {
         let subject = Subject {
             start: &result,
@@ -166,6 +151,54 @@ pub fn compress(
         seconds: begun.seconds(Clock::Wall),
         processor_seconds: begun.processor_seconds(),
     })
+}
+
+/// What all walks through the network and the one that was made small have in common.
+struct Walks<'a> {
+    network: &'a Network,
+    slim: &'a Slim,
+    fours: &'a HashMap<String, Vec<[usize; 4]>>,
+    /// The calibration images, in chunks.
+    images: Vec<Tensor>,
+    layers: &'a [MatrixLayer],
+    progress: &'a dyn Progress,
+}
+
+impl Walks<'_> {
+    /// Finds out how many weights every layer keeps.
+    fn share_out(&self, constraints: &mut Constraints) -> Result<(), TrainError> {
+        self.progress.begin("measure", self.layers.len(), "layers");
+        let measured = share_out(&self.slim.network, &self.images, constraints, self.progress);
+        self.progress.end();
+        measured
+    }
+
+    /// Puts every layer of `result` right, and gives a record of those that were solved for.
+    fn run(
+        &self,
+        result: &Network,
+        constraints: &mut Constraints,
+        aim: Aim<'_>,
+    ) -> Result<Vec<LayerRecord>, TrainError> {
+        self.progress.begin("compress", self.layers.len(), "layers");
+        let networks = [self.network, result];
+        let mut walk = Walk {
+            plan: &self.network.spec().plan()?,
+            networks,
+            tensors: networks.map(Tensors::of),
+            channels: &self.slim.channels,
+            constraints,
+            fours: self.fours,
+            aim,
+            progress: self.progress,
+            records: Vec::new(),
+            curves: Vec::new(),
+        };
+        let walked = walk.run(self.images.clone());
+        let records = walk.records;
+        self.progress.end();
+        walked.map(|()| records)
+    }
 }
 
 /// The calibration images, drawn at random.

@@ -1,10 +1,8 @@
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
 
 use super::options::Bits;
 use super::problem::{Problem, columns};
-use super::ridge::choose_damping;
+use super::ridge::{by_support, choose_damping};
 use super::rounding::{Compensation, Levels, choose_two_of_four, round_compensated};
 use super::statistics::Sums;
 use super::support::by_reconstruction;
@@ -131,11 +129,7 @@ impl Problem<'_> {
         (supports, before): (&[Vec<usize>], &[Vec<f64>]),
         (bits, lambda): (Bits, f64),
     ) -> Vec<Levels> {
-        let mut groups: BTreeMap<&[usize], Vec<usize>> = BTreeMap::new();
-        for (output, support) in supports.iter().enumerate() {
-            groups.entry(support).or_default().push(output);
-        }
-        let of_group = |(support, outputs): (&&[usize], &Vec<usize>)| {
+        let of_group = |(support, outputs): &(&[usize], Vec<usize>)| {
             // What is seen most is rounded first, while there is still much to make up for it.
             let mut order: Vec<usize> = support.iter().copied().filter(|&k| k < self.layer.inputs).collect();
             order.sort_by(|&a, &b| total.gram[(b, b)].total_cmp(&total.gram[(a, a)]).then(a.cmp(&b)));
@@ -155,8 +149,8 @@ impl Problem<'_> {
             };
             outputs.par_iter().map(of).collect::<Vec<_>>()
         };
-        let groups: Vec<_> = groups.iter().collect();
-        let found: Vec<Vec<(Levels, Vec<f64>)>> = groups.par_iter().map(|&group| of_group(group)).collect();
+        let groups = by_support(supports);
+        let found: Vec<Vec<(Levels, Vec<f64>)>> = groups.par_iter().map(of_group).collect();
         let mut levels = vec![Levels { scale: 0.0, largest: bits.largest() }; changes.len()];
         let owners: Vec<usize> = groups.iter().flat_map(|(_, outputs)| outputs.iter().copied()).collect();
         for (output, (own, change)) in owners.into_iter().zip(found.into_iter().flatten()) {

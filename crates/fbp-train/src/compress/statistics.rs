@@ -145,18 +145,19 @@ fn add(
     matmul_lower(tile.as_mut(), Accum::Replace, columns, columns.transpose(), 1.0, par); // (D×T)(T×D)
     matmul(cross.as_mut(), Accum::Replace, columns, missing.transpose(), 1.0, par); // (D×T)(T×O)
     let gram = Arc::make_mut(&mut sums.gram);
-    for (j, column) in tile.col_iter().enumerate() {
-        for (i, value) in column.iter().enumerate().skip(j) {
-            gram[(i, j)] += f64::from(*value);
-        }
+    for j in 0..tile.ncols() {
+        widen(&mut gram.col_as_slice_mut(j)[j..], &tile.col_as_slice(j)[j..]);
     }
-    for (j, column) in cross.col_iter().enumerate() {
-        for (i, value) in column.iter().enumerate() {
-            sums.cross[(i, j)] += f64::from(*value);
-        }
+    for j in 0..cross.ncols() {
+        widen(sums.cross.col_as_slice_mut(j), cross.col_as_slice(j));
     }
     for (sum, row) in sums.missing.iter_mut().zip(missing.row_iter()) {
         *sum += row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
     }
     sums.count += columns.ncols();
+}
+
+/// Adds in double precision.
+fn widen(sums: &mut [f64], values: &[f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += f64::from(value));
 }

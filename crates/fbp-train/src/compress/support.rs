@@ -1,11 +1,9 @@
-use std::collections::BTreeMap;
-
 use faer::Mat;
 use fbp_linalg::Cholesky;
 use rayon::prelude::*;
 
 use super::problem::{Problem, columns};
-use super::ridge::block;
+use super::ridge::{block, by_support, dampings};
 use super::statistics::Sums;
 
 /// Share of the weights that a round leaves: what the loss of one costs holds for few at a time.
@@ -117,18 +115,11 @@ fn cut(problem: &Problem<'_>, mut costs: Vec<Cost>, count: usize, supports: &mut
 
 /// What the loss of every weight costs that is still there, and `Σ r² + λ |Δ|²` with all of them, the best ones.
 fn costs(problem: &Problem<'_>, total: &Sums, supports: &[Vec<usize>], lambda: f64) -> Option<(Vec<Cost>, f64)> {
-    let least = if lambda > 0.0 { lambda } else { f64::EPSILON };
     let moved = total.moved(columns(&problem.zeroed_outside(supports)).as_ref());
-    let mut groups: BTreeMap<&[usize], Vec<usize>> = BTreeMap::new();
-    for (output, support) in supports.iter().enumerate() {
-        groups.entry(support).or_default().push(output);
-    }
-    let groups: Vec<(&[usize], Vec<usize>)> = groups.into_iter().collect();
     let of_group = |(support, outputs): &(&[usize], Vec<usize>)| {
         let right = Mat::from_fn(support.len(), outputs.len(), |i, k| moved.cross[(support[i], outputs[k])]);
         // As the solve does it, with the least more for which the block is positive definite.
-        let damped = |power| Cholesky::new(block(&total.gram, support, least * 10.0_f64.powi(power)).as_ref());
-        let factor = (0..6).find_map(damped)?;
+        let factor = dampings(lambda).find_map(|lambda| Cholesky::new(block(&total.gram, support, lambda).as_ref()))?;
         let (found, diagonal) = (factor.solve(right.as_ref()), factor.inverse_diagonal());
         let product =
             |k: usize| right.col_as_slice(k).iter().zip(found.col_as_slice(k)).map(|(a, b)| a * b).sum::<f64>();
@@ -144,7 +135,7 @@ fn costs(problem: &Problem<'_>, total: &Sums, supports: &[Vec<usize>], lambda: f
         }
         Some((costs, spared))
     };
-    let found: Option<Vec<(Vec<Cost>, f64)>> = groups.par_iter().map(of_group).collect();
+    let found: Option<Vec<(Vec<Cost>, f64)>> = by_support(supports).par_iter().map(of_group).collect();
     let (mut costs, mut missing) = (Vec::new(), moved.missing.iter().sum::<f64>());
     for (own, spared) in found? {
         costs.extend(own);

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::budget::Curve;
 use super::constraint::{Constraint, Constraints, Tensors};
 use super::layers::{Form, MatrixLayer};
-use super::moments::{Pair, match_moments};
+use super::moments::{Pair, Totals, match_moments};
 use super::options::{Bits, Criterion};
 use super::problem::Problem;
 use super::record::LayerRecord;
@@ -157,17 +157,17 @@ impl Walk<'_> {
             None => pair_out.original.clone(),
         };
         let layer = self.as_compressed(layer)?;
-        if let Aim::Measure { images, outputs } = self.aim {
-            let curve = self.measure(&layer, &pair.compressed, &targets, (images, outputs))?;
-            self.curves.push((layer.path, curve));
-            self.progress.advance(1);
-            return Ok(pair_out);
-        }
-        let missing: Result<Vec<Tensor>, _> = targets.iter().zip(&pair_out.compressed).map(|(z, y)| z - y).collect();
-        let missing = missing?;
         match self.aim {
-            Aim::Statistics | Aim::Measure { .. } => self.shift_bias(&layer, &missing)?,
+            Aim::Measure { images, outputs } => {
+                let curve = self.measure(&layer, &pair.compressed, &targets, (images, outputs))?;
+                self.curves.push((layer.path, curve));
+                self.progress.advance(1);
+                // The layer is as it was.
+                return Ok(pair_out);
+            }
+            Aim::Statistics => self.shift_bias(&layer, &differences(&targets, &pair_out.compressed)?)?,
             Aim::Weights { bits, criterion } => {
+                let missing = differences(&targets, &pair_out.compressed)?;
                 let solved = self.solve(&layer, (bits, criterion), (&pair.compressed, &missing), &targets)?;
                 self.take(&layer, solved)?;
             }
@@ -200,16 +200,7 @@ impl Walk<'_> {
         if layer.norm.is_some() || !layer.has_bias {
             return Ok(());
         }
-        let (mut sums, mut count) = (vec![0.0_f64; layer.all_outputs()], 0);
-        for (values, samples) in values(missing)? {
-            let positions = values.len() / (samples * sums.len()).max(1);
-            count += samples * positions;
-            for (k, value) in values.iter().enumerate() {
-                let output = if layer.is_conv() { k / positions % sums.len() } else { k % sums.len() };
-                sums[output] += f64::from(*value);
-            }
-        }
-        let shifts: Vec<f64> = sums.iter().map(|sum| sum / count.max(1) as f64).collect();
+        let shifts = Totals::of(missing, layer.all_outputs(), layer.order())?.means();
         self.add_to_bias(layer, &shifts)
     }
 
@@ -254,7 +245,10 @@ impl Walk<'_> {
             problem.solve([&fit, &held])
         };
         let solutions: Result<Vec<Solution>, _> = (0..layer.groups).into_par_iter().map(of_group).collect();
-        Ok(Solved { solutions: solutions?, spread: spread_of(targets, layer)?.iter().sum() })
+        Ok(Solved {
+            solutions: solutions?,
+            spread: Totals::of(targets, layer.all_outputs(), layer.order())?.spreads().iter().sum(),
+        })
     }
 
     /// Writes what was solved for, and keeps a record of it.
@@ -304,6 +298,11 @@ fn merged(both: [&dyn Layer; 2], outputs: &[Pair]) -> Result<Pair, TrainError> {
     })
 }
 
+/// What is missing from the outputs of a layer, batch by batch.
+fn differences(targets: &[Tensor], outputs: &[Tensor]) -> Result<Vec<Tensor>, TrainError> {
+    Ok(targets.iter().zip(outputs).map(|(target, output)| target - output).collect::<Result<_, _>>()?)
+}
+
 /// Some channels of images, or some entries of rows.
 fn picked(batches: &[Tensor], kept: &[usize]) -> Result<Vec<Tensor>, TrainError> {
     let pick = |batch: &Tensor| {
@@ -314,21 +313,4 @@ fn picked(batches: &[Tensor], kept: &[usize]) -> Result<Vec<Tensor>, TrainError>
         batch.contiguous()?.index_select(&indices, dim)
     };
     Ok(batches.iter().map(pick).collect::<Result<_, _>>()?)
-}
-
-/// `Σ (z - mean)²` of every output.
-pub(super) fn spread_of(targets: &[Tensor], layer: &MatrixLayer) -> Result<Vec<f64>, TrainError> {
-    let outputs = layer.all_outputs();
-    let (mut sums, mut squares, mut count) = (vec![0.0_f64; outputs], vec![0.0_f64; outputs], 0);
-    for (values, samples) in values(targets)? {
-        let positions = values.len() / (samples * outputs).max(1);
-        count += samples * positions;
-        for (k, value) in values.iter().enumerate() {
-            let output = if layer.is_conv() { k / positions % outputs } else { k % outputs };
-            sums[output] += f64::from(*value);
-            squares[output] += f64::from(*value).powi(2);
-        }
-    }
-    let of = |(sum, square): (&f64, &f64)| (square - sum * sum / count.max(1) as f64).max(0.0);
-    Ok(sums.iter().zip(&squares).map(of).collect())
 }

@@ -203,11 +203,34 @@ fn what_chooses_the_zeros_must_fit() {
         compress(&network, &data([1, 28, 28], 30, 10), &options(compression, recover), &Silent).map(|_| ())
     };
     let with = |criterion| Compression { criterion: Some(criterion), ..pruned(0.5) };
-    for recover in [Recover::None, Recover::Statistics, Recover::FineTune] {
-        let error = run(with(Criterion::Reconstruction), recover).unwrap_err();
-        assert!(matches!(error, TrainError::Setting { name: "criterion", .. }), "{error}");
-    }
     let nothing = Compression { prune: None, scope: None, quantise: Some(Bits::Int8), ..with(Criterion::Magnitude) };
     assert!(matches!(run(nothing, Recover::ClosedForm), Err(TrainError::Setting { name: "criterion", .. })));
     run(with(Criterion::Magnitude), Recover::FineTune).unwrap();
+}
+
+#[test]
+fn zeros_of_the_closed_form_can_be_had_without_its_weights() {
+    let network = Network::new(&zoo::spec("resnet20").unwrap().adapted([1, 12, 12], 4).unwrap(), 5).unwrap();
+    let (before, data) = (weights(&network), data([1, 12, 12], 24, 4));
+    let fours = Compression { prune: None, scope: None, pattern: Some(Pattern::TwoOfFour), ..pruned(0.7) };
+    for compression in [pruned(0.7), Compression { scope: None, ..pruned(0.7) }, fours] {
+        let run = |criterion, recover| {
+            let compression = Compression { criterion: Some(criterion), ..compression };
+            weights(&compress(&network, &data, &options(compression, recover), &Silent).unwrap().network)
+        };
+        let solved = run(Criterion::Reconstruction, Recover::ClosedForm);
+        let by_size = run(Criterion::Magnitude, Recover::None);
+        assert_ne!(run(Criterion::Reconstruction, Recover::None), by_size);
+        for recover in [Recover::None, Recover::Statistics] {
+            for (path, own) in run(Criterion::Reconstruction, recover) {
+                let is_as_before =
+                    |((own, old), solved): ((&f32, &f32), &f32)| *own == if *solved == 0.0 { 0.0 } else { *old };
+                assert!(own.iter().zip(&before[&path]).zip(&solved[&path]).all(is_as_before), "{path}");
+            }
+        }
+        let tuned = run(Criterion::Reconstruction, Recover::FineTune);
+        for (path, own) in &solved {
+            assert!(own.iter().zip(&tuned[path]).all(|(own, tuned)| (*own == 0.0) <= (*tuned == 0.0)), "{path}");
+        }
+    }
 }
