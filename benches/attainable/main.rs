@@ -33,7 +33,7 @@ const IMAGES: usize = 2048;
 const QUICK_IMAGES: usize = 256;
 
 /// One network and effort, with the keys of the results file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Entry {
     network: String,
     effort: Effort,

@@ -106,21 +106,23 @@ pub trait Row: Serialize + DeserializeOwned {
     fn processor(&self) -> &str;
 }
 
-/// Writes rows to a file of results; those that are there and were measured on other processors stay before them.
+/// Writes rows to a file of results, in which those of other processors stay, and returns all of them, the given ones last.
 ///
 /// # Errors
 /// Of the system, or for a file that holds something else than such rows.
-pub fn write_rows<R: Row>(path: &Path, rows: &[R]) -> Result<(), Box<dyn Error>> {
-    let there: Vec<R> = match fs::read_to_string(path) {
+pub fn write_rows<R: Row + Clone>(path: &Path, rows: &[R]) -> Result<Vec<R>, Box<dyn Error>> {
+    let mut all: Vec<R> = match fs::read_to_string(path) {
         Ok(text) => serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error.into()),
     };
     let is_new = |row: &R| rows.iter().any(|new| new.processor() == row.processor());
-    let all: Vec<&R> = there.iter().filter(|row| !is_new(row)).chain(rows).collect();
+    all.retain(|row| !is_new(row));
+    all.extend_from_slice(rows);
     let draft = path.with_extension("draft");
     fs::write(&draft, format!("{}\n", serde_json::to_string_pretty(&all)?))?;
-    Ok(fs::rename(draft, path)?)
+    fs::rename(draft, path)?;
+    Ok(all)
 }
 
 /// The middle one of some numbers, or the mean of the two in the middle.
@@ -169,9 +171,10 @@ mod tests {
         let time = |ms: f64, processor: &str| Time { ms, processor: processor.to_owned() };
         write_rows(&path, &[time(1.0, "a"), time(2.0, "a")]).unwrap();
         write_rows(&path, &[time(3.0, "b")]).unwrap();
-        write_rows(&path, &[time(4.0, "a")]).unwrap();
+        let all = write_rows(&path, &[time(4.0, "a")]).unwrap();
         let found: Vec<Time> = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(found, [time(3.0, "b"), time(4.0, "a")]);
+        assert_eq!(all, found);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         // What is no file of results is neither read as one nor replaced.
         fs::write(&path, "{}").unwrap();

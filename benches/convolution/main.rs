@@ -34,7 +34,7 @@ const OPERATIONS: f64 = 4e9;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// One row, with the keys of the results file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Entry {
     channels: usize,
     size: usize,
@@ -219,7 +219,8 @@ fn run() -> Result<(), Box<dyn Error>> {
             entries.push(entry);
         }
     }
-    fbp_benches::write_rows(&folder.join("convolution.json"), &entries)
+    fbp_benches::write_rows(&folder.join("convolution.json"), &entries)?;
+    Ok(())
 }
 
 fn main() -> ExitCode {

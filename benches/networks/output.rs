@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::case::Work;
 
 /// One row, with the keys of the results file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) network: String,
     pub(crate) batch: usize,
@@ -43,10 +43,13 @@ pub(crate) fn row(entry: &Entry) -> String {
     )
 }
 
-/// Writes what has been measured so far.
+/// Writes what has been measured so far, and a table for every processor that was measured on.
 pub(crate) fn save(entries: &[Entry], folder: &Path) -> Result<(), Box<dyn Error>> {
-    write_rows(&folder.join("networks.json"), entries)?;
-    let rows: Vec<String> = entries.iter().map(row).collect();
-    let processor = entries.first().map_or("", |entry| &entry.processor);
-    Ok(fs::write(folder.join("networks.md"), format!("{HEAD}\n{}\n\n{processor}\n", rows.join("\n")))?)
+    let all = write_rows(&folder.join("networks.json"), entries)?;
+    let table = |rows: &[Entry]| {
+        let processor = rows.first().map_or("", |entry| &entry.processor);
+        format!("{processor}\n\n{HEAD}\n{}\n", rows.iter().map(row).collect::<Vec<_>>().join("\n"))
+    };
+    let tables: Vec<String> = all.chunk_by(|a, b| a.processor == b.processor).map(table).collect();
+    Ok(fs::write(folder.join("networks.md"), tables.join("\n"))?)
 }
