@@ -247,20 +247,19 @@ impl Study {
 
     /// The record of a compression, made if it is not there.
     fn record(&self, name: &str, network: &str, options: &[String]) -> Result<Value, TaskError> {
-        let runs = self.work.join("runs");
+        let (runs, checkpoint) = (self.work.join("runs"), self.checkpoint(network));
         let record = runs.join(format!("{name}.json"));
-        if !record.exists() {
-            let out = runs.join(format!("{name}.safetensors"));
-            let child = self.child("compress").args([Path::new("--checkpoint"), &self.checkpoint(network)]);
-            child.args(options).args([Path::new("--force"), Path::new("--out"), &out]).output()?;
-            // Only its figures are wanted.
-            for file in [out.clone(), out.with_extension("html")] {
-                fs::remove_file(&file).map_err(TaskError::at(&file))?;
-            }
+        if let Some(found) = study::made_of(&record, &checkpoint)? {
+            return Ok(found);
         }
-        let text = fs::read_to_string(&record).map_err(TaskError::at(&record))?;
-        serde_json::from_str(&text)
-            .map_err(|error| TaskError::Malformed { path: record.clone(), reason: error.to_string() })
+        let out = runs.join(format!("{name}.safetensors"));
+        let child = self.child("compress").args([Path::new("--checkpoint"), &checkpoint]);
+        child.args(options).args([Path::new("--force"), Path::new("--out"), &out]).output()?;
+        // Only its figures are wanted.
+        for file in [out.clone(), out.with_extension("html")] {
+            fs::remove_file(&file).map_err(TaskError::at(&file))?;
+        }
+        study::read(&record)
     }
 
     fn outcome(&self, network: &str, way: Way, images: usize, seed: u64) -> Result<Outcome, TaskError> {

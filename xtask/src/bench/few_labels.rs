@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::study::{program, read, seeds};
+use super::study::{made_of, program, read, seeds};
 use super::{Arguments, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
@@ -146,19 +146,20 @@ impl Study {
     fn record(&self, subject: &Subject, labels: usize, corruption: &str, seed: u64) -> Result<Value, TaskError> {
         let name = format!("{}_{}_{labels}_{seed}", subject.name(), corruption.replace(':', "-"));
         let record = self.work.join("runs").join(format!("{name}.json"));
-        if !record.exists() {
-            let out = record.with_extension("safetensors");
-            // Not all data have so many images.
-            let pool: &[&str] = if subject.data == "fashion-mnist" { &["--train-size", POOL] } else { &[] };
-            let numbers = [labels.to_string(), seed.to_string()];
-            let child = self.child("adapt", subject).args([Path::new("--checkpoint"), &self.checkpoint(subject)]);
-            let child =
-                child.args(pool).args(["--corrupt", corruption, "--labels", &numbers[0], "--seed", &numbers[1]]);
-            let child = child.args(["--judge-all", "--test-size", TEST, "--force"]);
-            child.args([Path::new("--out"), &out]).output()?;
-            // Only its figures are wanted.
-            fs::remove_file(&out).map_err(TaskError::at(&out))?;
+        let checkpoint = self.checkpoint(subject);
+        if let Some(found) = made_of(&record, &checkpoint)? {
+            return Ok(found);
         }
+        let out = record.with_extension("safetensors");
+        // Not all data have so many images.
+        let pool: &[&str] = if subject.data == "fashion-mnist" { &["--train-size", POOL] } else { &[] };
+        let numbers = [labels.to_string(), seed.to_string()];
+        let child = self.child("adapt", subject).args([Path::new("--checkpoint"), &checkpoint]);
+        let child = child.args(pool).args(["--corrupt", corruption, "--labels", &numbers[0], "--seed", &numbers[1]]);
+        let child = child.args(["--judge-all", "--test-size", TEST, "--force"]);
+        child.args([Path::new("--out"), &out]).output()?;
+        // Only its figures are wanted.
+        fs::remove_file(&out).map_err(TaskError::at(&out))?;
         read(&record)
     }
 

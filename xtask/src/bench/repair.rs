@@ -244,16 +244,17 @@ impl Study {
 
     /// The record of a repair, made if it is not there.
     fn record(&self, subject: &Subject, way: &Way, seed: u64) -> Result<Value, TaskError> {
-        let record = self.record_path(subject, way, seed);
-        if !record.exists() {
-            let out = record.with_extension("safetensors");
-            let child = self.child("repair").args([Path::new("--checkpoint"), &self.checkpoint(subject)]);
-            let child = child.args(subject.samples).args(["--stage", way.stage, "--max-drawdown", BOUND]);
-            let child = child.args(way.options).args(["--seed", &seed.to_string(), "--force"]);
-            child.args([Path::new("--out"), &out]).output()?;
-            // Only its figures are wanted.
-            fs::remove_file(&out).map_err(TaskError::at(&out))?;
+        let (record, checkpoint) = (self.record_path(subject, way, seed), self.checkpoint(subject));
+        if let Some(found) = study::made_of(&record, &checkpoint)? {
+            return Ok(found);
         }
+        let out = record.with_extension("safetensors");
+        let child = self.child("repair").args([Path::new("--checkpoint"), &checkpoint]);
+        let child = child.args(subject.samples).args(["--stage", way.stage, "--max-drawdown", BOUND]);
+        let child = child.args(way.options).args(["--seed", &seed.to_string(), "--force"]);
+        child.args([Path::new("--out"), &out]).output()?;
+        // Only its figures are wanted.
+        fs::remove_file(&out).map_err(TaskError::at(&out))?;
         study::read(&record)
     }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Arguments, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
+use crate::manifest;
 
 /// The program: that of the variable `FBP`, or the one of this workspace, built.
 pub(super) fn program() -> Result<PathBuf, TaskError> {
@@ -46,8 +47,39 @@ pub(super) fn read(path: &Path) -> Result<Value, TaskError> {
         .map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
 }
 
+/// A record, if it is there and of this checkpoint: one of a network that was trained again is to be made again.
+pub(super) fn made_of(record: &Path, checkpoint: &Path) -> Result<Option<Value>, TaskError> {
+    if !record.exists() {
+        return Ok(None);
+    }
+    let found = read(record)?;
+    let bytes = fs::read(checkpoint).map_err(TaskError::at(checkpoint))?;
+    let sha256 = found.pointer("/settings/checkpoint_sha256").and_then(Value::as_str);
+    Ok((sha256 == Some(&manifest::sha256(&bytes))).then_some(found))
+}
+
 /// A number of a record.
 pub(super) fn number(record: &Value, name: &str) -> Result<f64, TaskError> {
     let missing = || TaskError::Refused(format!("a record of fbp has no number {name}"));
     record.get(name).and_then(Value::as_f64).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_another_checkpoint_are_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let [record, checkpoint] = ["r.json", "c.safetensors"].map(|name| folder.path().join(name));
+        fs::write(&checkpoint, "weights").unwrap();
+        assert_eq!(made_of(&record, &checkpoint).unwrap(), None);
+        let sha256 = manifest::sha256(b"weights");
+        fs::write(&record, format!(r#"{{"settings": {{"checkpoint_sha256": "{sha256}"}}}}"#)).unwrap();
+        assert!(made_of(&record, &checkpoint).unwrap().is_some());
+        fs::write(&checkpoint, "others").unwrap();
+        assert_eq!(made_of(&record, &checkpoint).unwrap(), None);
+        fs::write(&record, "no record").unwrap();
+        assert!(matches!(made_of(&record, &checkpoint), Err(TaskError::Malformed { .. })));
+    }
 }
