@@ -1,10 +1,10 @@
-//! Attainable targets of whole networks, as `fbp targets` makes them, files included: images per second over all stages, and where
-//! the time goes.
+//! Attainable targets of whole networks, as `fbp targets` makes them, files included: images per second over all stages, and
+//! where the time goes.
 //!
 //! Trains each network shortly on Fashion-MNIST (where `cargo xtask fetch fashion-mnist` has put it, otherwise the part that
 //! ships), then makes targets of every transitional feature with margin 1. Writes `attainable.json` to the folder that
-//! `FBP_RESULTS` names (`benches/results` without it). Arguments: `--network NAME` and `--effort quick|refined|thorough` (both may be
-//! given several times), `--quick` (fewer images).
+//! `FBP_RESULTS` names (`benches/results` without it), where rows of other processors stay. Arguments: `--network NAME` and
+//! `--effort quick|refined|thorough` (both may be given several times), `--quick` (fewer images).
 
 #![expect(clippy::print_stdout, reason = "a benchmark talks to the person who started it")]
 

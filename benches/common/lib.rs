@@ -97,7 +97,7 @@ pub fn processor() -> String {
         let line = text.lines().find(|line| line.starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     });
-    line.unwrap_or_else(|| "unknown".to_owned())
+    line.unwrap_or_else(|| format!("unknown ({}, {})", env::consts::ARCH, env::consts::OS))
 }
 
 /// A row of a file of results, measured on one processor.
@@ -119,10 +119,20 @@ pub fn write_rows<R: Row + Clone>(path: &Path, rows: &[R]) -> Result<Vec<R>, Box
     let is_new = |row: &R| rows.iter().any(|new| new.processor() == row.processor());
     all.retain(|row| !is_new(row));
     all.extend_from_slice(rows);
-    let draft = path.with_extension("draft");
-    fs::write(&draft, format!("{}\n", serde_json::to_string_pretty(&all)?))?;
-    fs::rename(draft, path)?;
+    let unfinished = path.with_extension("unfinished");
+    fs::write(&unfinished, format!("{}\n", serde_json::to_string_pretty(&all)?))?;
+    fs::rename(unfinished, path)?;
     Ok(all)
+}
+
+/// A table of rows for every processor, each below its name.
+pub fn tables<R: Row>(rows: &[R], head: &str, line: impl Fn(&R) -> String) -> String {
+    let table = |rows: &[R]| {
+        let processor = rows.first().map_or("", R::processor);
+        format!("{processor}\n\n{head}\n{}\n", rows.iter().map(&line).collect::<Vec<_>>().join("\n"))
+    };
+    let tables: Vec<String> = rows.chunk_by(|a, b| a.processor() == b.processor()).map(table).collect();
+    tables.join("\n")
 }
 
 /// The middle one of some numbers, or the mean of the two in the middle.
@@ -175,6 +185,8 @@ mod tests {
         let found: Vec<Time> = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(found, [time(3.0, "b"), time(4.0, "a")]);
         assert_eq!(all, found);
+        let text = tables(&all, "| ms |\n|---|", |row| format!("| {} |", row.ms));
+        assert_eq!(text, "b\n\n| ms |\n|---|\n| 3 |\n\na\n\n| ms |\n|---|\n| 4 |\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         // What is no file of results is neither read as one nor replaced.
         fs::write(&path, "{}").unwrap();

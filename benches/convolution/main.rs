@@ -1,9 +1,10 @@
-//! Single convolutions of residual networks, 3×3 with padding 1 and as many outputs as inputs: forward pass, also with
-//! weights that stay as they are, and forward pass with the gradients of input, weights and bias, beside PyTorch; on one thread, on
-//! two, and on both beside another busy thread.
+//! Single convolutions of residual networks, 3×3 with padding 1 and as many outputs as inputs: forward pass, also with weights
+//! that stay as they are, and forward pass with the gradients of input, weights and bias, beside PyTorch; on one thread, on two,
+//! and on both beside another busy thread.
 //!
-//! Writes `convolution.json` to the folder that `FBP_RESULTS` names (`benches/results` without it). Arguments: `--peer torch`,
-//! `--channels N` (layers with so many only), `--quick`. Ours and theirs take turns; ratios are medians over these pairs.
+//! Writes `convolution.json` to the folder that `FBP_RESULTS` names (`benches/results` without it), where rows of other
+//! processors stay. Arguments: `--peer torch`, `--channels N` (layers with so many only), `--quick`. Ours and theirs take turns;
+//! ratios are medians over these pairs.
 
 #![expect(clippy::print_stdout, reason = "a benchmark talks to the person who started it")]
 
@@ -162,7 +163,7 @@ fn measure(
         end
     })?;
     let ratio = median(own.iter().zip(&theirs).map(|(own, theirs)| theirs / own).collect());
-    let ours_ms = median(own).unwrap_or(f64::NAN);
+    let ours_ms = median(own).ok_or("nothing was measured")?;
     Ok(Entry {
         channels,
         size,
@@ -217,9 +218,9 @@ fn run() -> Result<(), Box<dyn Error>> {
                 "| {batch}×{channels}×{size}×{size} | {work} | {threads} | {beside} | {ours_ms:.2} | {ours_gflops:.0} | {theirs} | {ratio} |"
             );
             entries.push(entry);
+            fbp_benches::write_rows(&folder.join("convolution.json"), &entries)?;
         }
     }
-    fbp_benches::write_rows(&folder.join("convolution.json"), &entries)?;
     Ok(())
 }
 

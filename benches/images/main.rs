@@ -1,8 +1,8 @@
 //! Image files to pixels: JPEG and PNG decoded, resized and cropped as a network wants them, beside Pillow.
 //!
-//! Writes `images.json` and `images.md` to the folder that `FBP_RESULTS` names (`benches/results` without it). Arguments:
-//! `--peer pillow` and `--quick`. Ours and theirs take turns on the same files, so that what else the machine does hits both;
-//! ratios are medians over these pairs.
+//! Writes `images.json` and `images.md` to the folder that `FBP_RESULTS` names (`benches/results` without it), where rows of
+//! other processors stay. Arguments: `--peer pillow` and `--quick`. Ours and theirs take turns on the same files, so that what
+//! else the machine does hits both; ratios are medians over these pairs.
 
 #![expect(clippy::print_stdout, reason = "a benchmark talks to the person who started it")]
 
@@ -14,11 +14,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use fbp_benches::{Peer, median, milliseconds};
+use fbp_benches::{Peer, Row, median, milliseconds};
 use fbp_models::{Interpolation, Resizing};
 use fbp_train::image_files::{Preparation, decode};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use files::{KINDS, Kind};
 
@@ -61,9 +61,9 @@ impl Options {
 }
 
 /// One row, with the keys of the results file; rates are images per second.
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Entry {
-    files: &'static str,
+    files: String,
     images: usize,
     threads: usize,
     ours: f64,
@@ -71,6 +71,12 @@ struct Entry {
     /// Our rate over Pillow's: above 1 we are ahead.
     ratio: Option<f64>,
     processor: String,
+}
+
+impl Row for Entry {
+    fn processor(&self) -> &str {
+        &self.processor
+    }
 }
 
 const HEAD: &str = "| files | threads | ours, images/s | Pillow, images/s | ours / Pillow |\n|---|---|---|---|---|";
@@ -118,11 +124,11 @@ fn measure(
     }
     let rate = |times: Vec<f64>| Some(1e3 * files.len() as f64 / median(times)?);
     Ok(Entry {
-        files: kind.name,
+        files: kind.name.to_owned(),
         images: files.len(),
         threads,
         ratio: median(own.iter().zip(&theirs).map(|(own, theirs)| theirs / own).collect()),
-        ours: rate(own).unwrap_or(f64::NAN),
+        ours: rate(own).ok_or("nothing was measured")?,
         pillow: rate(theirs),
         processor: fbp_benches::processor(),
     })
@@ -144,11 +150,8 @@ fn run() -> Result<(), Box<dyn Error>> {
             entries.push(entry);
         }
     }
-    fs::write(folder.join("images.json"), format!("{}\n", serde_json::to_string_pretty(&entries)?))?;
-    let rows: Vec<String> = entries.iter().map(Entry::row).collect();
-    let processor = entries.first().map_or("", |entry| &entry.processor);
-    fs::write(folder.join("images.md"), format!("{HEAD}\n{}\n\n{processor}\n", rows.join("\n")))?;
-    Ok(())
+    let all = fbp_benches::write_rows(&folder.join("images.json"), &entries)?;
+    Ok(fs::write(folder.join("images.md"), fbp_benches::tables(&all, HEAD, Entry::row))?)
 }
 
 fn main() -> ExitCode {

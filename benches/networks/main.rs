@@ -1,9 +1,9 @@
-//! Whole networks: training step, inference, and forward pass with product to the input, on one thread and on two, beside
-//! PyTorch and candle.
+//! Whole networks: training step, inference, and forward pass with product to the input, on one thread and on two, beside PyTorch
+//! and candle.
 //!
-//! Writes `networks.json` and `networks.md` to the folder that `FBP_RESULTS` names (`benches/results` without it), after every
-//! row. Arguments: `--peer torch`, `--network NAME` and `--work step|inference|product` (may be given several times), `--quick`,
-//! which leaves out candle.
+//! Writes `networks.json` and `networks.md` to the folder that `FBP_RESULTS` names (`benches/results` without it), where rows of
+//! other processors stay, after every row. Arguments: `--peer torch`, `--network NAME` and `--work step|inference|product` (may
+//! be given several times), `--quick`, which leaves out candle.
 //!
 //! Ours and theirs take turns, so that what else the machine does hits both; ratios are medians over these pairs.
 
@@ -125,7 +125,7 @@ fn measure(
         batch: case.batch,
         work,
         threads,
-        ours_ms: median(own).unwrap_or(f64::NAN),
+        ours_ms: median(own).ok_or("nothing was measured")?,
         torch_ms: median(theirs),
         candle_ms: candle,
         ratio,

@@ -2,7 +2,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use fbp_benches::{Row, write_rows};
+use fbp_benches::{Row, tables, write_rows};
 use serde::{Deserialize, Serialize};
 
 use crate::case::Work;
@@ -46,10 +46,5 @@ pub(crate) fn row(entry: &Entry) -> String {
 /// Writes what has been measured so far, and a table for every processor that was measured on.
 pub(crate) fn save(entries: &[Entry], folder: &Path) -> Result<(), Box<dyn Error>> {
     let all = write_rows(&folder.join("networks.json"), entries)?;
-    let table = |rows: &[Entry]| {
-        let processor = rows.first().map_or("", |entry| &entry.processor);
-        format!("{processor}\n\n{HEAD}\n{}\n", rows.iter().map(row).collect::<Vec<_>>().join("\n"))
-    };
-    let tables: Vec<String> = all.chunk_by(|a, b| a.processor == b.processor).map(table).collect();
-    Ok(fs::write(folder.join("networks.md"), tables.join("\n"))?)
+    Ok(fs::write(folder.join("networks.md"), tables(&all, HEAD, row))?)
 }

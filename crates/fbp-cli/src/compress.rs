@@ -127,10 +127,7 @@ impl CompressArgs {
         let mut options =
             CompressOptions { compression, images: self.calibrate, recover: self.recover, seed, fine_tune };
         options.check()?;
-        if compression.prune.is_some() && options.recover.solves() {
-            // Records without it are of a time when it was another one.
-            options.compression.criterion = Some(options.criterion());
-        }
+        options.compression.criterion = options.recorded_criterion();
         Ok(options)
     }
 
@@ -220,7 +217,7 @@ fn print(record: &CompressRecord, out: Out<'_>) -> Result<(), CliError> {
         out,
         format_args!(
             "{}: test {} before, {} compressed, {} after {} with {} images, {:.1} s",
-            settings.compression.name(),
+            settings.compression.name(settings.recover),
             score(record.test_before),
             score(record.test_compressed),
             score(record.test_recovered),

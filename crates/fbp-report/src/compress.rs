@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fbp_train::atomic::write_atomic;
-use fbp_train::compress::{CompressRecord, LayerRecord, Recover};
+use fbp_train::compress::{CompressRecord, Criterion, LayerRecord, Recover};
 use plotters::prelude::*;
 
 use crate::ReportError;
@@ -33,7 +33,7 @@ fn render(record: &CompressRecord) -> Result<String, ReportError> {
             "<p>{} on {}, compressed by <strong>{}</strong>; {} calibration images, put right: {}. {}.</p>\n",
             escape(&settings.model),
             escape(&settings.data.name),
-            escape(&settings.compression.name()),
+            escape(&settings.compression.name(settings.recover)),
             settings.calibrate,
             settings.recover,
             duration(record.compress_seconds),
@@ -82,9 +82,13 @@ fn scores(record: &CompressRecord) -> String {
         Recover::None => "as it is kept".to_owned(),
         way => format!("put right ({way})"),
     };
+    let compression = &record.settings.compression;
+    let chooses = record.settings.recover.solves() && compression.has_zeros();
+    let by_size = chooses && compression.criterion != Some(Criterion::Magnitude);
+    let compressed = if by_size { "compressed, the smallest weights zero" } else { "compressed" };
     let rows = [
         vec!["before".to_owned(), score(record.test_before), String::new()],
-        row("compressed", record.test_compressed),
+        row(compressed, record.test_compressed),
         row(&recovered, record.test_recovered),
     ];
     table(

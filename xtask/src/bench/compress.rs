@@ -1,11 +1,12 @@
 //! `cargo xtask bench compress`: what the closed form is worth on compressed networks, against statistics and tuned fine-tuning.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::context::processor;
 use super::statistics::{holm, interval, p_value};
 use super::study::number;
 use super::{Arguments, study, target_folder};
@@ -118,12 +119,26 @@ struct Row {
     /// The same after Holm over all cells with the same other side.
     #[serde(default)]
     p_holm: Option<f64>,
+    /// On which it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    processor: Option<String>,
 }
 
 impl Row {
     fn is_of(&self, other: &Self) -> bool {
         let cell = |row: &Self| (row.network.clone(), row.data.clone(), row.compression.clone(), row.images);
         cell(self) == cell(other) && self.method == other.method
+    }
+
+    /// Whether all sides have the zeros of the closed form.
+    fn has_same_zeros(&self) -> bool {
+        self.compression.ends_with(SAME)
+    }
+
+    /// Whether both are members of a family of tests.
+    fn is_alike(&self, other: &Self) -> bool {
+        let family = |row: &Self| (row.method.clone(), row.against.clone(), row.has_same_zeros());
+        family(self) == family(other)
     }
 }
 
@@ -156,13 +171,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
                     (0..study.seeds).map(|seed| study.outcome(network, way, images, seed)).collect();
                 let cell = study.compare(network, way.0, images, &outcomes?);
                 let text: Vec<String> = cell.iter().map(brief).collect();
-                // Another study of other cells may have written meanwhile.
+                // Another study of other cells may write as well.
+                let lock = study.lock()?;
                 let mut rows = study.earlier()?;
                 rows.retain(|row| !cell.iter().any(|own| own.is_of(row)));
                 rows.extend(cell);
                 put_in_order(&mut rows);
                 adjust(&mut rows);
                 study.write(&rows)?;
+                drop(lock);
                 println!("{network}, {}, {images} images: {}", way.0, text.join("; "));
             }
         }
@@ -263,15 +280,18 @@ impl Study {
     }
 
     fn outcome(&self, network: &str, way: Way, images: usize, seed: u64) -> Result<Outcome, TaskError> {
-        let start = format!("{}_{}_{images}_{seed}", self.called(network), way.0.replace([' ', ':'], "-"));
+        let called = |way: &str| format!("{}_{}_{images}_{seed}", self.called(network), way.replace([' ', ':'], "-"));
+        // The closed form does the same where others have its zeros.
+        let (own, start) = (called(way.0.trim_end_matches(SAME).trim_end()), called(way.0));
         let run = |name: &str, more: &[&str]| {
+            let start = if name == METHODS[0] { &own } else { &start };
             let images = images.to_string();
             let seed = seed.to_string();
             let common = ["--calibrate", &images, "--seed", &seed, "--test-size", TEST];
             let options: Vec<String> = way.1.iter().chain(&common).chain(more).map(|word| (*word).to_owned()).collect();
             self.record(&format!("{start}_{name}"), network, &options)
         };
-        let closed = run("closed-form", &["--recover", "closed-form"])?;
+        let closed = run(METHODS[0], &["--recover", "closed-form"])?;
         let statistics = run("statistics", &["--recover", "statistics"])?;
         // The time of the processor: what else the machine does takes nothing from either side.
         let seconds = number(&closed, "compress_processor_seconds").or_else(|_| number(&closed, "compress_seconds"))?;
@@ -341,13 +361,24 @@ impl Study {
                 against_accuracy_pct: mean(&mut pairs.iter().map(|[_, other]| *other)),
                 p: p_value(&differences),
                 p_holm: None,
+                processor: Some(processor()),
             })
         };
-        comparisons.into_iter().filter_map(row).collect()
+        // The intact network has no zeros.
+        let is_new = |row: &Row| !(row.has_same_zeros() && row.against == "intact");
+        comparisons.into_iter().filter_map(row).filter(is_new).collect()
     }
 
     fn summary(&self) -> PathBuf {
         self.results.join("summary.json")
+    }
+
+    /// Nobody else writes results until it is dropped.
+    fn lock(&self) -> Result<File, TaskError> {
+        let path = self.work.join("summary.lock");
+        let lock = File::create(&path).map_err(TaskError::at(&path))?;
+        lock.lock().map_err(TaskError::at(&path))?;
+        Ok(lock)
     }
 
     /// What earlier runs found, of these and other networks.
@@ -395,21 +426,25 @@ fn put_in_order(rows: &mut [Row]) {
 
 /// Holm's adjustment, over all cells with the same method and other side.
 fn adjust(rows: &mut [Row]) {
-    for (method, against) in METHODS.into_iter().flat_map(|method| AGAINST.map(|against| (method, against))) {
-        let is_member = |row: &&mut Row| row.method == method && row.against == against && row.p.is_some();
-        let mut family: Vec<&mut Row> = rows.iter_mut().filter(is_member).collect();
-        let adjusted = holm(&family.iter().map(|row| row.p.unwrap_or(1.0)).collect::<Vec<_>>());
-        family.iter_mut().zip(adjusted).for_each(|(row, p)| row.p_holm = Some(p));
+    let mut done = vec![false; rows.len()];
+    while let Some(first) = done.iter().position(|done| !done) {
+        let members: Vec<usize> = (first..rows.len()).filter(|&k| rows[k].is_alike(&rows[first])).collect();
+        members.iter().for_each(|&k| done[k] = true);
+        let tested: Vec<usize> = members.into_iter().filter(|&k| rows[k].p.is_some()).collect();
+        let adjusted = holm(&tested.iter().map(|&k| rows[k].p.unwrap_or(1.0)).collect::<Vec<_>>());
+        tested.into_iter().zip(adjusted).for_each(|(k, p)| rows[k].p_holm = Some(p));
     }
 }
 
 /// In how many cells the closed form is ahead of each other side, a line each.
 fn counts(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| zeros of the other side | closed form against | cells | ahead | of these after Holm | behind | not told apart |\n\
+        "| the other side has | closed form against | cells | ahead | of these after Holm | behind | not told apart |\n\
          |---|---|---|---|---|---|---|\n",
     );
-    for (zeros, against) in ["its own", SAME].into_iter().flat_map(|zeros| AGAINST.map(|against| (zeros, against))) {
+    for (zeros, against) in
+        ["a compression of its own", SAME].into_iter().flat_map(|zeros| AGAINST.map(|against| (zeros, against)))
+    {
         let is_same = |row: &Row| row.compression.ends_with(SAME) == (zeros == SAME);
         let is_meant =
             |row: &&Row| row.method == METHODS[0] && row.against == against && is_same(row) && row.p.is_some();
@@ -466,6 +501,7 @@ mod tests {
             against_accuracy_pct: 89.0,
             p: Some(0.02),
             p_holm: None,
+            processor: None,
         };
         let text = table(&AGAINST.map(row));
         assert_eq!(text.lines().count(), 3);
@@ -482,12 +518,21 @@ mod tests {
         adjust(&mut rows);
         assert_eq!([rows[1].p_holm, rows[2].p_holm], [Some(0.04), Some(0.02)]);
         assert_eq!(table(&rows).lines().count(), 5);
-        put_in_order(&mut rows);
-        assert_eq!(table(&rows).lines().count(), 5);
+        // Cells come in the order of the lists, whatever was measured first.
+        let way = |way: &str, images: usize| Row { compression: way.into(), images, ..row("intact") };
+        let mut mixed = vec![way("int4", 500), way("2:4", 500), way("prune 0.7", 500), way("int4", 100)];
+        put_in_order(&mut mixed);
+        let order: Vec<(&str, usize)> = mixed.iter().map(|row| (row.compression.as_str(), row.images)).collect();
+        assert_eq!(order, [("int4", 100), ("prune 0.7", 500), ("2:4", 500), ("int4", 500)]);
+        // Rivals with the zeros of the closed form are a family and a line of their own.
+        rows.push(Row { compression: "prune 0.7 same zeros".into(), p: Some(0.03), ..row("statistics") });
+        adjust(&mut rows);
+        assert_eq!([rows[0].p_holm, rows[4].p_holm], [Some(0.02), Some(0.03)]);
+        assert!(counts(&rows).contains("| same zeros | statistics | 1 | 1 | 1 | 0 | 0 |\n"), "{}", counts(&rows));
         let text = counts(&rows);
-        assert!(text.contains("| its own | intact | 2 | 2 | 2 | 0 | 0 |\n"), "{text}");
+        assert!(text.contains("| a compression of its own | intact | 2 | 2 | 2 | 0 | 0 |\n"), "{text}");
         rows[0] = Row { ci_low: Some(-1.0), ci_high: Some(-0.5), ..rows[0].clone() };
-        assert!(counts(&rows).contains("| its own | statistics | 1 | 0 | 0 | 1 | 0 |\n"));
+        assert!(counts(&rows).contains("| a compression of its own | statistics | 1 | 0 | 0 | 1 | 0 |\n"));
         let text = table(&AGAINST.map(row));
         assert!(
             text.contains("| n | d | int4 | 100 | closed-form | 2 | 90.00 | 2.0 | +1.00 (0.50 to 1.50) |"),

@@ -37,7 +37,7 @@ impl Context {
             modified: git(&["status", "--porcelain", "--", ".", ":!benches/results"])
                 .is_some_and(|text| !text.is_empty()),
             rustc: Child::new(compiler).args(["--version"]).output()?.trim().to_owned(),
-            cpu: cpu(),
+            cpu: processor(),
             cores: thread::available_parallelism().map_or(1, usize::from),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             rayon_threads: std::env::var("RAYON_NUM_THREADS").ok(),
@@ -46,7 +46,7 @@ impl Context {
 }
 
 /// Model of the processor, where the system says it.
-fn cpu() -> String {
+pub(super) fn processor() -> String {
     let from_proc = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_owned())

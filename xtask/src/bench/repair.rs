@@ -255,13 +255,20 @@ impl Study {
         child.args([Path::new("--out"), &out]).output()?;
         // Only its figures are wanted.
         fs::remove_file(&out).map_err(TaskError::at(&out))?;
+        // Programmes have the samples of another record.
+        for task in subject.programmes {
+            let answer = self.answer_path(subject, task, seed);
+            if way.name == subject.ways[0].name && answer.exists() {
+                fs::remove_file(&answer).map_err(TaskError::at(&answer))?;
+            }
+        }
         study::read(&record)
     }
 
-    /// The record of a repair, if it is there.
+    /// The record of a repair, if it is there and of this network.
     fn known(&self, subject: &Subject, way: &Way, seed: u64) -> Result<Option<Value>, TaskError> {
         let record = self.record_path(subject, way, seed);
-        record.exists().then(|| study::read(&record)).transpose()
+        study::made_of(&record, &self.checkpoint(subject))
     }
 
     /// Everything that was run so far, by this and earlier runs.

@@ -42,6 +42,13 @@ choice! {
     }
 }
 
+impl Criterion {
+    /// The one that is meant where none is given.
+    pub(super) fn usual(recover: Recover) -> Self {
+        if recover.solves() { Self::Reconstruction } else { Self::Magnitude }
+    }
+}
+
 impl From<Pattern> for String {
     fn from(pattern: Pattern) -> Self {
         pattern.name().to_owned()
@@ -172,11 +179,12 @@ impl Compression {
         self.prune.is_some() || self.pattern.is_some()
     }
 
-    /// In a few words, for example `prune 0.7, int4`.
-    pub fn name(&self) -> String {
+    /// In a few words, for example `prune 0.7, int4`; a criterion that is not the usual one before this recovery is named.
+    pub fn name(&self, recover: Recover) -> String {
         let mut parts = Vec::new();
         parts.extend(self.channels.map(|share| format!("channels {share}")));
-        let by = if self.criterion == Some(Criterion::Magnitude) { " by magnitude" } else { "" };
+        let unusual = self.criterion.filter(|criterion| *criterion != Criterion::usual(recover));
+        let by = unusual.map_or(String::new(), |criterion| format!(" by {criterion}"));
         parts.extend(self.prune.map(|share| match self.scope.unwrap_or_default() {
             Scope::Layer => format!("prune {share} of every layer{by}"),
             Scope::Global => format!("prune {share}{by}"),
@@ -265,11 +273,16 @@ impl Default for CompressOptions {
 
 impl CompressOptions {
     /// Which weights become zero: what is asked for, or [`Criterion::Reconstruction`] where layers are solved for. It may be asked for
-    /// elsewhere too: the zeros are then those of the closed form, and the weights that stay those of the network.
+    /// elsewhere too: the zeros are then those of the closed form, which takes as long, and the weights that stay those of the network.
     pub fn criterion(&self) -> Criterion {
-        let solves = self.recover.solves() && self.compression.has_zeros();
-        let own = if solves { Criterion::Reconstruction } else { Criterion::Magnitude };
-        self.compression.criterion.unwrap_or(own)
+        self.compression.criterion.unwrap_or(Criterion::usual(self.recover))
+    }
+
+    /// The same as records have it: always where weights are pruned and layers solved for, as records without it are of a time when it
+    /// was another one, and elsewhere if it is not the usual one.
+    pub fn recorded_criterion(&self) -> Option<Criterion> {
+        let is_told = self.compression.prune.is_some() && self.recover.solves();
+        Some(self.criterion()).filter(|criterion| is_told || *criterion != Criterion::usual(self.recover))
     }
 
     /// Whether it is found out from the images how many weights of every layer become zero.

@@ -106,9 +106,10 @@ pub struct CompressRecord {
     pub threads: usize,
     /// Accuracy on the test set of the network as it was, 0 to 1; RMSE for data with outputs.
     pub test_before: f64,
-    /// The same of the compressed network.
+    /// The same of the network that was only made small: by the size of its weights, or, if no layer is solved for, by the criterion
+    /// asked for.
     pub test_compressed: f64,
-    /// The same of the compressed network that was put right.
+    /// The same of the result. Where layers are solved for, other weights may be zero in it.
     pub test_recovered: f64,
     /// Whether these are accuracies.
     pub is_accuracy: bool,
@@ -123,7 +124,7 @@ pub struct CompressRecord {
     /// The fine-tuning, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<TunedRecord>,
-    /// Time of compressing and putting right, without reading data and the test set.
+    /// Time of compressing and putting right, without reading data and the test set; with that of choosing the zeros.
     pub compress_seconds: f64,
     /// The same as time of the processor on all threads, if the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,7 +31,7 @@ const SAID: usize = 8;
 pub struct Compressed {
     /// The network that was only made small: by the size of its weights, or, if no layer is solved for, by the criterion asked for.
     pub compressed: Network,
-    /// The same, put right.
+    /// The result. Where layers are solved for, other weights may be zero in it.
     pub network: Network,
     /// Size before.
     pub size_before: SizeRecord,
@@ -69,7 +69,7 @@ struct Small {
 ///
 /// for every output on its own support, from `X̃X̃ᵀ` and `X̃(Z - W₀X̃)ᵀ`, gathered in one pass. `λ` is chosen for every layer by what the
 /// solution on four fifths of the images misses on the others. Which weights are left is found out from the same sums
-/// ([`Criterion::Reconstruction`](super::Criterion::Reconstruction)). A pattern is chosen, and weights are rounded, one entry after the
+/// ([`Criterion::Reconstruction`]). Other recoveries may ask for the same zeros: then all of this is done for them alone. A pattern is chosen, and weights are rounded, one entry after the
 /// other, and those that come later make up for each. Where a batch normalisation follows, a constant is solved for as well, since its
 /// mean takes it up, and its statistics are then estimated again.
 ///
@@ -101,30 +101,30 @@ pub fn compress(
     let small = &slim.network;
     let bits = options.compression.quantise;
     let solves = options.recover.solves();
-    let walks =
-        Walks { network, slim: &slim, fours: &fours, images: chunks(data, &samples)?, layers: &layers, progress };
-    if options.criterion() == Criterion::Reconstruction && !solves {
-        // The zeros of the closed form, without its weights.
+    let walks = Walks { network, slim: &slim, fours: &fours, layers: &layers, progress };
+    let solve = |result: &Network, constraints: &mut Constraints| {
+        let images = chunks(data, &samples)?;
         if options.shares_out() {
-            walks.share_out(&mut constraints)?;
+            walks.share_out(&images, constraints)?;
+            round_all(small, &layers, constraints, &options.compression)?;
         }
-        let criterion = Criterion::Reconstruction;
-        walks.run(&small.duplicate()?, &mut constraints, Aim::Weights { bits: None, criterion })?;
+        walks.run(images, result, constraints, Aim::Weights { bits, criterion: options.criterion() })
+    };
+    if options.criterion() == Criterion::Reconstruction && !solves {
+        // The zeros of the closed form, without its weights and levels.
+        round_all(small, &layers, &mut constraints, &options.compression)?;
+        solve(&small.duplicate()?, &mut constraints)?;
+        constraints.values_mut().for_each(|own| own.levels = None);
     }
     let compressed = small.duplicate()?;
     round_all(&compressed, &layers, &mut constraints, &options.compression)?;
     apply_all(&compressed, &layers, &constraints)?;
     let mut result = if solves { small.duplicate()? } else { compressed.duplicate()? };
-    let mut records = Vec::new();
-    if solves {
-        if options.shares_out() {
-            walks.share_out(&mut constraints)?;
-            round_all(small, &layers, &mut constraints, &options.compression)?;
-        }
-        records = walks.run(&result, &mut constraints, Aim::Weights { bits, criterion: options.criterion() })?;
-    } else if options.recover != Recover::None {
-        walks.run(&result, &mut constraints, Aim::Statistics)?;
-    }
+    let records = match options.recover {
+        Recover::None => Vec::new(),
+        _ if solves => solve(&result, &mut constraints)?,
+        _ => walks.run(chunks(data, &samples)?, &result, &mut constraints, Aim::Statistics)?,
+    };
     let mut tuned = None;
     if options.recover.trains() {
         let subject = Subject {
@@ -158,24 +158,23 @@ struct Walks<'a> {
     network: &'a Network,
     slim: &'a Slim,
     fours: &'a HashMap<String, Vec<[usize; 4]>>,
-    /// The calibration images, in chunks.
-    images: Vec<Tensor>,
     layers: &'a [MatrixLayer],
     progress: &'a dyn Progress,
 }
 
 impl Walks<'_> {
     /// Finds out how many weights every layer keeps.
-    fn share_out(&self, constraints: &mut Constraints) -> Result<(), TrainError> {
+    fn share_out(&self, images: &[Tensor], constraints: &mut Constraints) -> Result<(), TrainError> {
         self.progress.begin("measure", self.layers.len(), "layers");
-        let measured = share_out(&self.slim.network, &self.images, constraints, self.progress);
+        let measured = share_out(&self.slim.network, images, constraints, self.progress);
         self.progress.end();
         measured
     }
 
-    /// Puts every layer of `result` right, and gives a record of those that were solved for.
+    /// Puts every layer of `result` right with the help of the images, and gives a record of those that were solved for.
     fn run(
         &self,
+        images: Vec<Tensor>,
         result: &Network,
         constraints: &mut Constraints,
         aim: Aim<'_>,
@@ -194,7 +193,7 @@ impl Walks<'_> {
             records: Vec::new(),
             curves: Vec::new(),
         };
-        let walked = walk.run(self.images.clone());
+        let walked = walk.run(images);
         let records = walk.records;
         self.progress.end();
         walked.map(|()| records)

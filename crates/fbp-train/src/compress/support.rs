@@ -24,7 +24,8 @@ type Cost = (f64, usize, usize);
 /// On the support `S` of an output, with `w` the weights solved for there and `H = X̃X̃ᵀ + λI`, leaving out weight `j` costs
 /// `wⱼ² / (H_SS⁻¹)ⱼⱼ`. In rounds the cheapest ones of all outputs go, and what is left is solved for again.
 ///
-/// On the first 2,000 test images of Fashion-MNIST, 90 % zero, as many weights of each layer by their size and by this:
+/// On the first 2,000 test images of Fashion-MNIST, 90 % zero, as many weights of each layer by their size and by this (two or three
+/// seeds, on the way to commit 01444ed; `benches/results/compress` has more):
 /// `cnn-mnist-large` (500 images) 76.5 and 85.8 % (intact 91.1), `simple-vit-v2` (100 images) 70.8 and 81.6 % (87.8), `resnet20` (100
 /// images) 90.2 and 92.0 % (93.4).
 ///

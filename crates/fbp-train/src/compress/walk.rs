@@ -165,7 +165,7 @@ impl Walk<'_> {
                 // The layer is as it was.
                 return Ok(pair_out);
             }
-            Aim::Statistics => self.shift_bias(&layer, &differences(&targets, &pair_out.compressed)?)?,
+            Aim::Statistics => self.shift_bias(&layer, &targets, &pair_out.compressed)?,
             Aim::Weights { bits, criterion } => {
                 let missing = differences(&targets, &pair_out.compressed)?;
                 let solved = self.solve(&layer, (bits, criterion), (&pair.compressed, &missing), &targets)?;
@@ -196,11 +196,11 @@ impl Walk<'_> {
     }
 
     /// Moves the bias of a layer without a norm behind it by the mean of what is missing.
-    fn shift_bias(&mut self, layer: &MatrixLayer, missing: &[Tensor]) -> Result<(), TrainError> {
+    fn shift_bias(&mut self, layer: &MatrixLayer, targets: &[Tensor], outputs: &[Tensor]) -> Result<(), TrainError> {
         if layer.norm.is_some() || !layer.has_bias {
             return Ok(());
         }
-        let shifts = Totals::of(missing, layer.all_outputs(), layer.order())?.means();
+        let shifts = Totals::of(&differences(targets, outputs)?, layer.all_outputs(), layer.order())?.means();
         self.add_to_bias(layer, &shifts)
     }
 

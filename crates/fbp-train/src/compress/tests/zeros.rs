@@ -213,7 +213,8 @@ fn zeros_of_the_closed_form_can_be_had_without_its_weights() {
     let network = Network::new(&zoo::spec("resnet20").unwrap().adapted([1, 12, 12], 4).unwrap(), 5).unwrap();
     let (before, data) = (weights(&network), data([1, 12, 12], 24, 4));
     let fours = Compression { prune: None, scope: None, pattern: Some(Pattern::TwoOfFour), ..pruned(0.7) };
-    for compression in [pruned(0.7), Compression { scope: None, ..pruned(0.7) }, fours] {
+    let global = Compression { scope: None, ..pruned(0.7) };
+    for compression in [pruned(0.7), global, fours] {
         let run = |criterion, recover| {
             let compression = Compression { criterion: Some(criterion), ..compression };
             weights(&compress(&network, &data, &options(compression, recover), &Silent).unwrap().network)
@@ -232,5 +233,24 @@ fn zeros_of_the_closed_form_can_be_had_without_its_weights() {
         for (path, own) in &solved {
             assert!(own.iter().zip(&tuned[path]).all(|(own, tuned)| (*own == 0.0) <= (*tuned == 0.0)), "{path}");
         }
+    }
+    // With fewer channels and levels, too; weights may also be rounded to zero.
+    for compression in
+        [Compression { quantise: Some(Bits::Int8), ..global }, Compression { channels: Some(0.3), ..global }]
+    {
+        let run = |recover| {
+            let compression = Compression { criterion: Some(Criterion::Reconstruction), ..compression };
+            compress(&network, &data, &options(compression, recover), &Silent).unwrap()
+        };
+        let [solved, chosen] = [run(Recover::ClosedForm), run(Recover::Statistics)];
+        let zeros = |done: &Compressed| done.layers.iter().map(|layer| layer.zeros).sum::<usize>();
+        assert!(zeros(&solved) > 0 && chosen.layers.is_empty());
+        let [solved, chosen] = [weights(&solved.network), weights(&chosen.network)];
+        let (mut both, mut either) = (0, 0);
+        for (a, b) in solved.iter().flat_map(|(path, own)| own.iter().zip(&chosen[path])) {
+            both += usize::from(*a == 0.0 && *b == 0.0);
+            either += usize::from(*a == 0.0 || *b == 0.0);
+        }
+        assert!(both * 100 > either * 95, "{both} of {either}");
     }
 }
