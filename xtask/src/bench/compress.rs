@@ -445,7 +445,7 @@ fn counts(rows: &[Row]) -> String {
     for (zeros, against) in
         ["a compression of its own", SAME].into_iter().flat_map(|zeros| AGAINST.map(|against| (zeros, against)))
     {
-        let is_same = |row: &Row| row.compression.ends_with(SAME) == (zeros == SAME);
+        let is_same = |row: &Row| row.has_same_zeros() == (zeros == SAME);
         let is_meant =
             |row: &&Row| row.method == METHODS[0] && row.against == against && is_same(row) && row.p.is_some();
         let cells: Vec<&Row> = rows.iter().filter(is_meant).collect();

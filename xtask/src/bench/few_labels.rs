@@ -176,13 +176,10 @@ impl Study {
         names.sort();
         let (mut runs, mut lines) = (Vec::new(), String::new());
         for path in &names {
-            // Runs of a network that was trained again are over; of those that are not here nothing is known.
+            // Runs of a network that was trained again are over.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let checkpoint = self.work.join(format!("{}.safetensors", name.split('_').next().unwrap_or_default()));
-            if checkpoint.exists() && made_of(path, &checkpoint)?.is_none() {
-                continue;
-            }
-            let record = read(path)?;
+            let Some(record) = made_of(path, &checkpoint)? else { continue };
             let malformed = |reason: String| TaskError::Malformed { path: path.clone(), reason };
             runs.push(Run::of(&record).map_err(malformed)?);
             lines.push_str(&record.to_string());

@@ -47,12 +47,16 @@ pub(super) fn read(path: &Path) -> Result<Value, TaskError> {
         .map_err(|error| TaskError::Malformed { path: path.to_owned(), reason: error.to_string() })
 }
 
-/// A record, if it is there and of this checkpoint: one of a network that was trained again is to be made again.
+/// A record, if it is there and of this checkpoint: one of a network that was trained again is to be made again. Of a checkpoint that
+/// is not here nothing is known.
 pub(super) fn made_of(record: &Path, checkpoint: &Path) -> Result<Option<Value>, TaskError> {
     if !record.exists() {
         return Ok(None);
     }
     let found = read(record)?;
+    if !checkpoint.exists() {
+        return Ok(Some(found));
+    }
     let bytes = fs::read(checkpoint).map_err(TaskError::at(checkpoint))?;
     let sha256 = found.pointer("/settings/checkpoint_sha256").and_then(Value::as_str);
     Ok((sha256 == Some(&manifest::sha256(&bytes))).then_some(found))
@@ -79,6 +83,8 @@ mod tests {
         assert!(made_of(&record, &checkpoint).unwrap().is_some());
         fs::write(&checkpoint, "others").unwrap();
         assert_eq!(made_of(&record, &checkpoint).unwrap(), None);
+        fs::remove_file(&checkpoint).unwrap();
+        assert!(made_of(&record, &checkpoint).unwrap().is_some());
         fs::write(&record, "no record").unwrap();
         assert!(matches!(made_of(&record, &checkpoint), Err(TaskError::Malformed { .. })));
     }

@@ -69,9 +69,9 @@ struct Small {
 ///
 /// for every output on its own support, from `X̃X̃ᵀ` and `X̃(Z - W₀X̃)ᵀ`, gathered in one pass. `λ` is chosen for every layer by what the
 /// solution on four fifths of the images misses on the others. Which weights are left is found out from the same sums
-/// ([`Criterion::Reconstruction`]). Other recoveries may ask for the same zeros: then all of this is done for them alone. A pattern is chosen, and weights are rounded, one entry after the
-/// other, and those that come later make up for each. Where a batch normalisation follows, a constant is solved for as well, since its
-/// mean takes it up, and its statistics are then estimated again.
+/// ([`Criterion::Reconstruction`]). Other recoveries may ask for the same zeros: then all of this is done for them alone. A pattern is
+/// chosen, and weights are rounded, one entry after the other, and those that come later make up for each. Where a batch normalisation
+/// follows, a constant is solved for as well, since its mean takes it up, and its statistics are then estimated again.
 ///
 /// All layers are compressed, the first and the last one included. Those that matter lose less than others: by their size, if the
 /// smallest weights of all layers together go, and more so by what they miss. With a share of every layer, by size, and 500 images the
