@@ -42,10 +42,11 @@ pub(crate) struct Arguments {
     /// reverse: sizes of the images, such as 16,32
     #[arg(long)]
     sizes: Option<String>,
-    /// compress: some of the ways, such as "prune 0.7,2:4"
+    /// compress: some of the ways, such as "prune 0.7,2:4"; few-labels: some of the corruptions, such as fog:4,noise:2
     #[arg(long)]
     ways: Option<String>,
-    /// compress: some of the numbers of calibration images, such as 100,500; training: the first so many images only
+    /// compress, few-labels: some of the numbers of calibration images or labels, such as 100,500; training: the first so many images
+    /// only
     #[arg(long)]
     images: Option<String>,
     /// compress: fashion-mnist, shapes-mini, or idx:FOLDER with the four IDX files of MNIST
@@ -120,7 +121,12 @@ const OWN_RESULTS: [OwnResults; 5] = [
 impl Arguments {
     /// Whether a flag was given that only `bench compress` takes.
     fn has_flags_of_compress(&self) -> bool {
-        self.ways.is_some() || self.data.is_some() || self.equal_time || self.labels
+        self.data.is_some() || self.equal_time || self.labels
+    }
+
+    /// Whether a flag was given that picks some cells of a study.
+    fn picks_cells(&self) -> bool {
+        self.ways.is_some() || self.images.is_some()
     }
 
     /// The flags that were given of those which not every benchmark takes, each with its value.
@@ -159,38 +165,55 @@ fn run_own(benchmark: &OwnResults, arguments: &Arguments) -> Result<(), TaskErro
     Ok(())
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
-    if arguments.filter.as_deref() == Some(ratios::NAME) {
-        return ratios::run(arguments);
+/// Runs a study of the program `fbp`, if one of them is named; the others refuse its flags.
+fn run_study(arguments: &Arguments) -> Option<Result<(), TaskError>> {
+    let name = arguments.filter.as_deref();
+    if name == Some(ratios::NAME) {
+        return Some(ratios::run(arguments));
     }
     if arguments.cases.is_some() || arguments.seed.is_some() || arguments.solver.is_some() {
-        return Err(TaskError::Refused(format!("--cases, --seed and --solver belong to `bench {}`", ratios::NAME)));
+        return refused(format!("--cases, --seed and --solver belong to `bench {}`", ratios::NAME));
     }
-    if arguments.filter.as_deref() == Some(compress::NAME) {
-        return compress::run(arguments);
+    if name == Some(compress::NAME) {
+        return Some(compress::run(arguments));
     }
-    if arguments.filter.as_deref() == Some(training::NAME) {
-        return training::run(arguments);
+    if name == Some(training::NAME) {
+        return Some(training::run(arguments));
     }
-    if arguments.has_flags_of_compress() || arguments.images.is_some() {
-        return Err(TaskError::Refused(format!(
-            "--ways, --images, --data, --equal-time and --labels belong to `bench {}`, --images also to `bench {}`",
+    if arguments.has_flags_of_compress() {
+        return refused(format!("--data, --equal-time and --labels belong to `bench {}`", compress::NAME));
+    }
+    if name == Some(few_labels::NAME) {
+        return Some(few_labels::run(arguments));
+    }
+    if arguments.picks_cells() {
+        return refused(format!(
+            "--ways and --images belong to `bench {}` and `bench {}`, --images also to `bench {}`",
             compress::NAME,
+            few_labels::NAME,
             training::NAME
-        )));
+        ));
     }
-    if arguments.filter.as_deref() == Some(repair::NAME) {
-        return repair::run(arguments);
-    }
-    if arguments.filter.as_deref() == Some(few_labels::NAME) {
-        return few_labels::run(arguments);
+    if name == Some(repair::NAME) {
+        return Some(repair::run(arguments));
     }
     if arguments.networks.is_some() || arguments.data_dir.is_some() {
         let takers = [compress::NAME, few_labels::NAME, repair::NAME].map(|name| format!("`bench {name}`")).join(", ");
-        return Err(TaskError::Refused(format!(
+        return refused(format!(
             "--networks and --data-dir belong to {takers}, --data-dir also to `bench {}`",
             training::NAME
-        )));
+        ));
+    }
+    None
+}
+
+fn refused(reason: String) -> Option<Result<(), TaskError>> {
+    Some(Err(TaskError::Refused(reason)))
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    if let Some(done) = run_study(arguments) {
+        return done;
     }
     let named = |benchmark: &&OwnResults| arguments.filter.as_deref() == Some(benchmark.name);
     if let Some(benchmark) = OWN_RESULTS.iter().find(named) {

@@ -46,11 +46,19 @@ impl Child {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub(crate) fn output(mut self) -> Result<String, TaskError> {
+    pub(crate) fn output(self) -> Result<String, TaskError> {
+        self.output_of(&[0])
+    }
+
+    /// The same for a program that may also end with other statuses.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), for statuses that are not expected.
+    pub(crate) fn output_of(mut self, expected: &[i32]) -> Result<String, TaskError> {
         let command = self.line();
         let output = self.0.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
         let output = output.map_err(|source| TaskError::Start { command: command.clone(), source })?;
-        if !output.status.success() {
+        if output.status.code().is_none_or(|code| !expected.contains(&code)) {
             return Err(TaskError::Command { command, status: output.status });
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -131,6 +131,7 @@ pub(crate) fn run(args: &AdaptArgs, common: &CommonArgs, out: Out<'_>) -> Result
         test_before,
         test_after,
         adapt_seconds: done.seconds,
+        adapt_processor_seconds: done.processor_seconds,
         checkpoint: args.out.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         checkpoint_sha256_after: bytes_sha256(&bytes),
         seconds: begun.elapsed().as_secs_f64(),

@@ -96,7 +96,7 @@ pub(crate) struct RepairArgs {
     /// Share of the training data held back for validation
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     validation: f64,
-    /// Also fine-tune the whole network on the same samples, for comparison
+    /// Also fine-tune the whole network on the same samples, until the share of --efficacy is right, for comparison
     #[arg(long)]
     rival: bool,
     /// Also fine-tune it on the same samples with clean training images mixed in, chosen on the validation part as the repair is
@@ -264,7 +264,8 @@ pub(crate) fn run(args: &RepairArgs, common: &CommonArgs, out: Out<'_>) -> Resul
     let rival = match args.rival {
         false => None,
         true => {
-            let rival = RivalOptions { tolerance: options.tolerance, ..RivalOptions::default() };
+            let RepairOptions { efficacy, tolerance, .. } = options;
+            let rival = RivalOptions { efficacy, tolerance, ..RivalOptions::default() };
             Some(rival_record(rival.run(&before, given, &input.bundle, options.validation)?, &judge)?)
         }
     };

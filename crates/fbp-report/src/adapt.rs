@@ -101,6 +101,7 @@ mod tests {
             test: None,
             right: None,
             seconds: 0.5,
+            processor_seconds: None,
         };
         let full = Candidate::grid(Method::Full)[1];
         AdaptRecord {
@@ -127,6 +128,7 @@ mod tests {
             test_before: 0.5,
             test_after: 0.65,
             adapt_seconds: 2.5,
+            adapt_processor_seconds: None,
             checkpoint: "c.safetensors".into(),
             checkpoint_sha256_after: "b".into(),
             seconds: 3.0,

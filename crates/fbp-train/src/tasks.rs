@@ -17,6 +17,11 @@ struct State {
     stop: bool,
 }
 
+/// What a mutex holds, also after a panic of another thread: that panic ends the work anyway.
+pub(crate) fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs tasks on `workers` threads; `needs[t]` are the tasks that have to be done before task `t`, all of them smaller
 /// than `t`. Of those that can be run, the one with the smallest number is next, so that what belongs together and is
 /// numbered in a row is done in a row.
@@ -71,7 +76,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// The next task; none when there will be no more.

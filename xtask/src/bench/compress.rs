@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::context::processor;
 use super::statistics::{holm, interval, p_value};
-use super::study::number;
-use super::{Arguments, study, target_folder};
+use super::study::{self, Training, number, training};
+use super::{Arguments, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
 use crate::fetch::write_whole;
@@ -59,9 +59,7 @@ const SAME: &str = "same zeros";
 const LARGE_DATA: &str = "fashion-mnist";
 
 /// Networks that suit data, with the options of their training.
-fn networks_for(data: &str) -> Vec<(&'static str, Vec<&'static str>)> {
-    let training =
-        |epochs, rate| vec!["--epochs", epochs, "--batch", "128", "--learning-rate", rate, "--schedule", "cosine"];
+fn networks_for(data: &str) -> Vec<(&'static str, Training)> {
     match data {
         "shapes-mini" => vec![("resnet20", training("15", "3e-3"))],
         LARGE_DATA | "fashion-mnist-mini" => vec![
@@ -84,7 +82,7 @@ struct Study {
     /// As results call them, folders with their whole path.
     data_name: String,
     /// Networks with the options of their training.
-    networks: Vec<(&'static str, Vec<&'static str>)>,
+    networks: Vec<(&'static str, Training)>,
     ways: Vec<Way>,
     images: Vec<usize>,
     seeds: u64,
@@ -237,8 +235,7 @@ impl Study {
     }
 
     fn child(&self, command: &str) -> Child {
-        // On one thread the time of the processor is that of the clock of an idle machine.
-        Child::new(&self.fbp).args([command]).args(&self.data).env("RAYON_NUM_THREADS", "1")
+        study::on_one_thread(&self.fbp, command).args(&self.data)
     }
 
     /// A network on these data, as names of files have it.

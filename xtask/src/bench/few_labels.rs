@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::study::{made_of, program, read, seeds};
+use super::study::{self, Training, made_of, program, read, seeds, training};
 use super::{Arguments, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
@@ -29,23 +29,28 @@ const POOL: &str = "6000";
 struct Subject {
     network: &'static str,
     data: &'static str,
-    training: &'static [&'static str],
+    training: Training,
 }
 
-const LARGE: &[&str] = &["--epochs", "10", "--batch", "128", "--learning-rate", "3e-3", "--schedule", "cosine"];
-
 const SUBJECTS: [Subject; 4] = [
-    Subject { network: "cnn-mnist-large", data: "fashion-mnist", training: LARGE },
-    Subject { network: "simple-vit-v2", data: "fashion-mnist", training: LARGE },
-    Subject { network: "resnet20", data: "fashion-mnist", training: LARGE },
-    Subject { network: "resnet20", data: "shapes-mini", training: LARGE },
+    Subject { network: "cnn-mnist-large", data: "fashion-mnist", training: training("10", "3e-3") },
+    Subject { network: "simple-vit-v2", data: "fashion-mnist", training: training("10", "2e-3") },
+    Subject { network: "resnet20", data: "fashion-mnist", training: training("5", "3e-3") },
+    Subject { network: "resnet20", data: "shapes-mini", training: training("15", "3e-3") },
 ];
-const QUICK: Subject = Subject { network: "cnn-mnist-large", data: "fashion-mnist-mini", training: LARGE };
+const QUICK: Subject =
+    Subject { network: "cnn-mnist-large", data: "fashion-mnist-mini", training: training("10", "3e-3") };
 
 /// Images are changed by one of these, at one of these strengths.
 const CORRUPTIONS: [&str; 4] = ["noise", "blur", "fog", "contrast"];
 const STRENGTHS: [u8; 2] = [4, 2];
 const LABELS: [usize; 3] = [100, 50, 500];
+const QUICK_CORRUPTIONS: [&str; 2] = ["noise:4", "contrast:4"];
+
+/// All corruptions with their strengths, the strong ones first.
+fn all_corruptions() -> Vec<String> {
+    STRENGTHS.iter().flat_map(|strength| CORRUPTIONS.map(|corruption| format!("{corruption}:{strength}"))).collect()
+}
 
 /// What is run.
 struct Study {
@@ -72,14 +77,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
         for (labels, corruption) in &study.cells {
             for subject in &study.subjects {
                 let record = study.record(subject, *labels, corruption, seed)?;
-                let number = |name: &str| record.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN);
                 println!(
                     "{} on {}, {corruption}, {labels} labels, seed {seed}: {:.1} to {:.1} % in {:.0} s",
                     subject.network,
                     subject.data,
-                    100.0 * number("test_before"),
-                    100.0 * number("test_after"),
-                    number("adapt_seconds"),
+                    100.0 * study::number(&record, "test_before")?,
+                    100.0 * study::number(&record, "test_after")?,
+                    study::number(&record, "adapt_seconds")?,
                 );
             }
         }
@@ -100,14 +104,19 @@ impl Study {
         if subjects.is_empty() {
             return Err(TaskError::Refused("none of the networks of this study is called so".to_owned()));
         }
-        let all = LABELS.iter().flat_map(|&labels| {
-            let of = move |strength: &u8| CORRUPTIONS.map(|corruption| (labels, format!("{corruption}:{strength}")));
-            STRENGTHS.iter().flat_map(of)
-        });
-        let cells = match arguments.quick {
-            true => vec![(50, "noise:4".to_owned()), (50, "contrast:4".to_owned())],
-            false => all.collect(),
-        };
+        let (mut labels, mut corruptions) = (LABELS.to_vec(), all_corruptions());
+        if arguments.quick {
+            labels = vec![50];
+            corruptions.retain(|corruption| QUICK_CORRUPTIONS.contains(&corruption.as_str()));
+        }
+        if let Some(list) = &arguments.images {
+            labels = study::picked("images", list, &LABELS, usize::to_string)?;
+        }
+        if let Some(list) = &arguments.ways {
+            corruptions = study::picked("ways", list, &all_corruptions(), String::clone)?;
+        }
+        let of =
+            |labels: &usize| corruptions.iter().map(|corruption| (*labels, corruption.clone())).collect::<Vec<_>>();
         Ok(Self {
             fbp,
             work: target.join(if arguments.quick { "few-labels-quick" } else { NAME }),
@@ -117,7 +126,7 @@ impl Study {
             },
             data_dir: arguments.data_dir.iter().flat_map(|folder| ["--data-dir".to_owned(), folder.clone()]).collect(),
             subjects,
-            cells,
+            cells: labels.iter().flat_map(of).collect(),
             seeds,
         })
     }
@@ -125,7 +134,7 @@ impl Study {
     fn child(&self, command: &str, subject: &Subject) -> Child {
         // The others ship with the repository.
         let folder = if subject.data == "fashion-mnist" { &self.data_dir[..] } else { &[] };
-        Child::new(&self.fbp).args([command, "--data", subject.data]).args(folder)
+        study::on_one_thread(&self.fbp, command).args(["--data", subject.data]).args(folder)
     }
 
     fn checkpoint(&self, subject: &Subject) -> PathBuf {
@@ -147,7 +156,8 @@ impl Study {
         let name = format!("{}_{}_{labels}_{seed}", subject.name(), corruption.replace(':', "-"));
         let record = self.work.join("runs").join(format!("{name}.json"));
         let checkpoint = self.checkpoint(subject);
-        if let Some(found) = made_of(&record, &checkpoint)? {
+        // Of several threads the times would be others.
+        if let Some(found) = made_of(&record, &checkpoint)?.filter(|found| found["threads"] == 1) {
             return Ok(found);
         }
         let out = record.with_extension("safetensors");

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Arguments, study, target_folder};
+use super::study::{self, Training, training};
+use super::{Arguments, target_folder};
 use crate::command::Child;
 use crate::error::TaskError;
 use crate::fetch::write_whole;
@@ -23,11 +24,15 @@ pub(super) const NAME: &str = "repair";
 const MOST_SEEDS: u64 = 100;
 /// Loss of accuracy that is allowed, in percentage points.
 const BOUND: &str = "1";
+/// Share of the samples that is asked for.
+const EFFICACY: f64 = 1.0;
+/// Status of a repair that did not reach it, which is a result like any other.
+const SHORT: i32 = 3;
 
 /// A network, the samples that it gets wrong, and ways to make them right.
 struct Subject {
     network: Network,
-    training: &'static [&'static str],
+    training: Training,
     /// Options that choose the samples.
     samples: &'static [&'static str],
     ways: &'static [Way],
@@ -58,7 +63,7 @@ const fn way(name: &'static str, stage: &'static str, options: &'static [&'stati
 const RIVALS: &[&str] = &["--rival"];
 /// Fine-tuning with other training images mixed in has records of its own: the repair beside it is cut short and does not count.
 const MIXING: &[&str] = &["--rival-mixed", "--time", "0.001s"];
-const TRAINING: &[&str] = &["--epochs", "10", "--batch", "128", "--learning-rate", "1e-3", "--schedule", "cosine"];
+const TRAINING: Training = training("10", "1e-3");
 const FOG: &[&str] = &["--samples", "wrong:100", "--samples-corrupt", "fog:3"];
 
 const SUBJECTS: [Subject; 3] = [
@@ -88,7 +93,7 @@ const SUBJECTS: [Subject; 3] = [
     },
     Subject {
         network: Network::Zoo("resnet20"),
-        training: &["--epochs", "5", "--batch", "128", "--learning-rate", "3e-3", "--schedule", "cosine"],
+        training: training("5", "3e-3"),
         samples: FOG,
         ways: &[way("repair of the head", "fc", RIVALS), way("repair of layer3.2.conv2", "layer3.2.conv2", &[])],
         programmes: &[],
@@ -210,9 +215,7 @@ impl Study {
     }
 
     fn child(&self, command: &str) -> Child {
-        let child = Child::new(&self.fbp).args([command, "--data", self.data]).args(&self.data_dir);
-        // On one thread the time of the processor is that of the clock of an idle machine.
-        child.env("RAYON_NUM_THREADS", "1")
+        study::on_one_thread(&self.fbp, command).args(["--data", self.data]).args(&self.data_dir)
     }
 
     fn checkpoint(&self, subject: &Subject) -> PathBuf {
@@ -244,15 +247,16 @@ impl Study {
 
     /// The record of a repair, made if it is not there.
     fn record(&self, subject: &Subject, way: &Way, seed: u64) -> Result<Value, TaskError> {
-        let (record, checkpoint) = (self.record_path(subject, way, seed), self.checkpoint(subject));
-        if let Some(found) = study::made_of(&record, &checkpoint)? {
+        if let Some(found) = self.known(subject, way, seed)? {
             return Ok(found);
         }
+        let (record, checkpoint) = (self.record_path(subject, way, seed), self.checkpoint(subject));
         let out = record.with_extension("safetensors");
         let child = self.child("repair").args([Path::new("--checkpoint"), &checkpoint]);
-        let child = child.args(subject.samples).args(["--stage", way.stage, "--max-drawdown", BOUND]);
+        let child = child.args(subject.samples).args(["--stage", way.stage]);
+        let child = child.args(["--efficacy", &EFFICACY.to_string(), "--max-drawdown", BOUND]);
         let child = child.args(way.options).args(["--seed", &seed.to_string(), "--force"]);
-        child.args([Path::new("--out"), &out]).output()?;
+        child.args([Path::new("--out"), &out]).output_of(&[0, SHORT])?;
         // Only its figures are wanted.
         fs::remove_file(&out).map_err(TaskError::at(&out))?;
         // Programmes have the samples of another record.
@@ -268,7 +272,9 @@ impl Study {
     /// The record of a repair, if it is there and of this network.
     fn known(&self, subject: &Subject, way: &Way, seed: u64) -> Result<Option<Value>, TaskError> {
         let record = self.record_path(subject, way, seed);
-        study::made_of(&record, &self.checkpoint(subject))
+        // Others were asked for less.
+        let is_enough = |found: &Value| found.pointer("/settings/efficacy").and_then(Value::as_f64) == Some(EFFICACY);
+        Ok(study::made_of(&record, &self.checkpoint(subject))?.filter(is_enough))
     }
 
     /// Everything that was run so far, by this and earlier runs.

@@ -10,6 +10,19 @@ use crate::command::Child;
 use crate::error::TaskError;
 use crate::manifest;
 
+/// A command of the program on one thread: there the time of the processor is that of the clock of an idle machine.
+pub(super) fn on_one_thread(fbp: &Path, command: &str) -> Child {
+    Child::new(fbp).args([command]).env("RAYON_NUM_THREADS", "1")
+}
+
+/// Options of a training.
+pub(super) type Training = [&'static str; 8];
+
+/// So many epochs along a cosine from a learning rate.
+pub(super) const fn training(epochs: &'static str, rate: &'static str) -> Training {
+    ["--epochs", epochs, "--batch", "128", "--learning-rate", rate, "--schedule", "cosine"]
+}
+
 /// The program: that of the variable `FBP`, or the one of this workspace, built.
 pub(super) fn program() -> Result<PathBuf, TaskError> {
     if let Some(program) = std::env::var_os("FBP") {

@@ -106,7 +106,7 @@ const LOSS: Of = |outcome| outcome.last_loss;
 const SECONDS: Of = |outcome| outcome.processor_seconds;
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), TaskError> {
-    if arguments.has_flags_of_compress() || arguments.networks.is_some() {
+    if arguments.has_flags_of_compress() || arguments.ways.is_some() || arguments.networks.is_some() {
         return Err(TaskError::Refused(format!(
             "`bench {NAME}` takes --network, --images, --seeds, --data-dir and --quick, and none of --ways, --data, --equal-time, \
              --labels, --networks"

@@ -14,34 +14,38 @@ pub(super) struct Score {
     pub(super) is_whole: bool,
 }
 
+/// Which labels a network got right, and their cross-entropies; none of what is no network.
+pub(super) type Judged = Option<(Vec<bool>, Vec<f64>)>;
+
+/// Judges a network on the labels held back.
+///
+/// # Errors
+/// [`TrainError::Model`] if the samples do not fit the network.
+pub(super) fn judge(data: &Dataset, held: &[usize], fitted: Option<&Prepared>) -> Result<Judged, TrainError> {
+    let Some(Prepared { network, normalization }) = fitted else { return Ok(None) };
+    let set = EvalSet::new(data, normalization, Some(held))?;
+    match set.right(network).and_then(|right| Ok((right, set.losses(network)?))) {
+        // A network whose outputs overflow is none.
+        Err(TrainError::NonFiniteOutput) => Ok(None),
+        judged => judged.map(Some),
+    }
+}
+
 impl Score {
     pub(super) fn new(labels: usize) -> Self {
         Self { right: vec![false; labels], losses: vec![0.0; labels], is_whole: true }
     }
 
-    /// Judges a network on the labels held back; without a network they all count as wrong.
-    ///
-    /// # Errors
-    /// [`TrainError::Model`] if the samples do not fit the network.
-    pub(super) fn take(&mut self, data: &Dataset, held: &[usize], fitted: Option<&Prepared>) -> Result<(), TrainError> {
-        let judged = fitted.map(|Prepared { network, normalization }| {
-            let set = EvalSet::new(data, normalization, Some(held))?;
-            Ok::<_, TrainError>((set.right(network)?, set.losses(network)?))
-        });
-        match judged {
-            // A network whose outputs overflow is none.
-            None | Some(Err(TrainError::NonFiniteOutput)) => {
-                self.is_whole = false;
-                held.iter().for_each(|&sample| self.losses[sample] = f64::INFINITY);
-            }
-            Some(judged) => {
-                let (right, losses) = judged?;
-                for ((&sample, right), loss) in held.iter().zip(right).zip(losses) {
-                    (self.right[sample], self.losses[sample]) = (right, loss);
-                }
-            }
+    /// Takes what a network did on the labels held back; without one they all count as wrong.
+    pub(super) fn put(&mut self, held: &[usize], judged: Judged) {
+        let Some((right, losses)) = judged else {
+            self.is_whole = false;
+            held.iter().for_each(|&sample| self.losses[sample] = f64::INFINITY);
+            return;
+        };
+        for ((&sample, right), loss) in held.iter().zip(right).zip(losses) {
+            (self.right[sample], self.losses[sample]) = (right, loss);
         }
-        Ok(())
     }
 
     pub(super) fn count(&self) -> usize {

@@ -5,6 +5,8 @@
 
 mod candidate;
 mod closed;
+mod course;
+mod crew;
 mod fit;
 mod folds;
 mod judge;

@@ -55,8 +55,11 @@ pub struct TriedRecord {
     /// Which labels it got right, 1 or 0 each in their order in the data; with the test part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub right: Option<String>,
-    /// Time of its fits and their judgement, in seconds.
+    /// Time of its fits and their judgement, each on one thread and several of them at a time, in seconds.
     pub seconds: f64,
+    /// The same as time of the processor, if the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor_seconds: Option<f64>,
 }
 
 /// Record of an adaptation, kept beside its checkpoint.
@@ -64,7 +67,7 @@ pub struct TriedRecord {
 pub struct AdaptRecord {
     /// What was asked for.
     pub settings: AdaptSettings,
-    /// Number of worker threads; another number may give other last bits.
+    /// Number of worker threads; another number may give the adapted network other last bits, and changes nothing of the choice.
     pub threads: usize,
     /// Number of labels of every class.
     pub class_counts: Vec<usize>,
@@ -80,6 +83,9 @@ pub struct AdaptRecord {
     pub test_after: f64,
     /// Time of all fits, without reading data and the test part.
     pub adapt_seconds: f64,
+    /// The same as time of the processor on all threads, if the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt_processor_seconds: Option<f64>,
     /// File name of the adapted checkpoint.
     pub checkpoint: String,
     /// SHA-256 of the adapted checkpoint.

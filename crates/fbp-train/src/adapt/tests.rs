@@ -128,10 +128,17 @@ fn what_is_chosen_helps_and_is_chosen_again() {
     let (one, other) = (run(), run());
     assert_eq!((one.chosen, bits(&one.network)), (other.chosen, bits(&other.network)));
     let timeless = |adaptation: &Adaptation| {
-        let tried = adaptation.tried.iter().map(|tried| TriedRecord { seconds: 0.0, ..tried.clone() });
+        let tried =
+            adaptation.tried.iter().map(|tried| TriedRecord { seconds: 0.0, processor_seconds: None, ..tried.clone() });
         tried.collect::<Vec<_>>()
     };
     assert_eq!(timeless(&one), timeless(&other));
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    for threads in [1, 3] {
+        let other = pool(threads).install(run);
+        assert_eq!((one.chosen, one.start, timeless(&one)), (other.chosen, other.start, timeless(&other)), "{threads}");
+        assert!(other.processor_seconds.is_none_or(|seconds| seconds > 0.0));
+    }
     let after = test_accuracy(&one.network, &one.normalization, &data);
     assert!(after > before + 0.1, "{before} {after} {:?}", one.chosen);
     // What is said of the test part is what the fits on all labels do there.
@@ -172,11 +179,18 @@ fn a_stop_is_heard_within_a_fit_that_computes_targets() {
     let (network, data) = (trained(), bundle(0.4));
     let options =
         AdaptOptions { labels: Some(30), method: Method::LayerWise, folds: Some(3), ..AdaptOptions::default() };
-    // One question before each of the three fits of the network as it is and one before the first that computes targets.
-    let stopping = Stopping::after(4);
-    let error = adapt(&network, &data, &options, &[], &stopping).unwrap_err();
-    assert!(matches!(&error, TrainError::Stopped { left } if left.contains("adaptation")), "{error}");
-    assert_eq!(stopping.fits.into_inner(), 3, "the fit went on to its end");
+    let stopped = |threads: usize, after: usize| {
+        let stopping = Stopping::after(after);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let error = pool.install(|| adapt(&network, &data, &options, &[], &stopping)).unwrap_err();
+        assert!(matches!(&error, TrainError::Stopped { left } if left.contains("adaptation")), "{error}");
+        stopping.fits.into_inner()
+    };
+    // Of each of the three folds what is begun with and the network as it is, what is begun with again, one question before each; and
+    // one before the first fit that computes targets, so that the next is asked by that fit.
+    assert_eq!(stopped(1, 8), 7, "the fit went on to its end");
+    // Each of three threads may be within a fit.
+    assert!((6..=8).contains(&stopped(3, 8)));
 }
 
 #[test]

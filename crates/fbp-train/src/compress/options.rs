@@ -26,8 +26,8 @@ choice! {
     pub enum Criterion ("criterion") {
         /// The smallest ones.
         Magnitude = "magnitude",
-        /// Those whose loss costs least once the others make up for it. With [`Scope::Global`] a layer also loses the fewer weights the
-        /// more the network's output suffers from what it then misses.
+        /// Those whose loss costs least once the others make up for it; of a share of all layers together, a layer loses the fewer weights
+        /// the more the network's output suffers from what it then misses.
         Reconstruction = "reconstruction",
     }
 }

@@ -21,7 +21,7 @@ use crate::scores::{PostTrainScores, SegmentScores};
 use crate::settings::{Keep, LossKind, TargetPolicy};
 use crate::store::TargetStore;
 use crate::targets::{OutputGoal, transitional_names};
-use crate::tasks::run_tasks;
+use crate::tasks::{locked, run_tasks};
 
 /// Between the names of the stages after which a network is cut.
 const SEPARATOR: char = '+';
@@ -131,7 +131,7 @@ fn train_all(
     let work = |pool: &ThreadPool, place: usize| {
         let index = own[place];
         let done = pool.install(|| train(network.duplicate()?, &segments[index], store, session))?;
-        trained.lock().unwrap_or_else(PoisonError::into_inner).push((index, done));
+        locked(&trained).push((index, done));
         Ok(())
     };
     let failures = run_tasks(&vec![Vec::new(); own.len()], threads, pool, work, |_| false)?;

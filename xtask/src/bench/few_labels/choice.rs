@@ -33,7 +33,9 @@ pub(super) struct Tried {
     /// Accuracy on the test part.
     pub(super) test: f64,
     right: String,
-    pub(super) seconds: f64,
+    seconds: f64,
+    #[serde(default)]
+    processor_seconds: Option<f64>,
 }
 
 /// A run of `fbp adapt --judge-all`.
@@ -54,6 +56,8 @@ struct Record {
     tried: Vec<Tried>,
     test_before: f64,
     adapt_seconds: f64,
+    #[serde(default)]
+    adapt_processor_seconds: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +87,7 @@ impl Run {
             corruption: corruption.to_owned(),
             labels: record.settings.labels,
             before: record.test_before,
-            seconds: record.adapt_seconds,
+            seconds: record.adapt_processor_seconds.unwrap_or(record.adapt_seconds),
             tried: record.tried,
         })
     }
@@ -111,6 +115,11 @@ impl Run {
 }
 
 impl Tried {
+    /// Time of its fits: that of the processor where the record has it.
+    pub(super) fn seconds(&self) -> f64 {
+        self.processor_seconds.unwrap_or(self.seconds)
+    }
+
     fn count(&self) -> usize {
         self.right.bytes().filter(|right| *right == b'1').count()
     }
@@ -139,6 +148,7 @@ pub(super) mod tests {
             test,
             right: right.into(),
             seconds: 1.0,
+            processor_seconds: None,
         });
         Run {
             network: "n".into(),

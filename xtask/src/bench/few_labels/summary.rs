@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::super::statistics::{holm, interval, p_value};
-use super::choice::{ALL as EVERYTHING, CLOSED, FINE_TUNING, Run, UNLABELLED};
+use super::choice::{ALL as EVERYTHING, CLOSED, FINE_TUNING, Run, Tried, UNLABELLED};
 
 /// What is compared, by name: methods whose settings are chosen among the labels, alone or several together.
 const SIDES: [(&str, &[&str]); 13] = [
@@ -76,7 +76,7 @@ fn outcome(run: &Run, side: &str) -> Option<Outcome> {
     let accuracy = 100.0 * run.chosen(methods)?.test;
     let tests = || run.of_methods(methods).map(|tried| 100.0 * tried.test);
     let range = (tests().fold(f64::INFINITY, f64::min), tests().fold(0.0, f64::max));
-    let seconds = run.of_methods(methods).map(|tried| tried.seconds).sum();
+    let seconds = run.of_methods(methods).map(Tried::seconds).sum();
     Some(Outcome { accuracy, range: range.0.is_finite().then_some(range), seconds })
 }
 
