@@ -25,8 +25,8 @@ use crate::table::print_table;
 ///
 /// Compares, by cross-validation among the labels, the network as it is with statistics estimated again, its last layer in closed form,
 /// and fine-tuning of its last layer, of its second half and of all of it, also with weights anchored at the start; each with a small
-/// grid of its own. What is right more often than the network as it is, by more than a standard error, and loses least is fitted again
-/// to all labels. If nothing is, the network stays as it is.
+/// grid of its own. What is right more often than the network as it is, by more than one and a half standard errors, and loses
+/// least is fitted again to all labels. If nothing is, the network stays as it is.
 ///
 /// Writes an ordinary checkpoint, and beside it a record with the extension .json and a page with .html: what was tried, the accuracy
 /// of each by cross-validation with its standard error, the choice, and the accuracy on the test part before and after.

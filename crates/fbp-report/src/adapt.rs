@@ -45,8 +45,8 @@ fn render(record: &AdaptRecord) -> String {
     html.push_str(&table("test part", &["network", "test accuracy", "against before"], &rows));
     html.push_str(
         "<h2>What was tried</h2>\n<p>Accuracy on labels that a candidate was not fitted to, with its standard error, and how much more \
-         often it is right than the network as it is. Of those that are by more than a standard error, and that are within one of the \
-         best, the one with the smallest loss is chosen.</p>\n",
+         often it is right than the network as it is. Of those that are by more than one and a half standard errors, and that are within \
+         one of the best, the one with the smallest loss is chosen.</p>\n",
     );
     if record.start != Candidate::leave() {
         let start = escape(&record.start.to_string());

@@ -40,7 +40,8 @@ pub struct Adaptation {
 /// 2. What needs no labels comes first: statistics of the images or of batch normalisations. The best of these by cross-validation,
 ///    or the network as it is, is what all others begin with, in every fold with statistics of that fold's samples alone.
 /// 3. All candidates are fitted to the labels of all folds but one and judged on that one. Taken is, of those right more often than
-///    the network as it is by more than a standard error and within one of the most often right one, that of the smallest cross-entropy.
+///    the network as it is by more than one and a half standard errors and within one of the most often right one, that of the smallest
+///    cross-entropy.
 /// 4. It is fitted again to all labels. If nothing is that much better than the network as it is, that stays, to the last bit.
 ///
 /// With a method that is named, its settings alone are compared, and they begin with the network as it is.

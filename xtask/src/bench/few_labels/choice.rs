@@ -8,6 +8,11 @@ pub(super) const UNLABELLED: &[&str] = &["renormalise", "statistics"];
 pub(super) const CLOSED: &[&str] = &["renormalise", "statistics", "head", "head-refit", "layer-wise"];
 pub(super) const FINE_TUNING: &[&str] = &["head-fine-tune", "tail", "l2-sp", "full"];
 
+/// Standard errors by which a candidate has to be better than the network as it is, and those by which another one may lead it: those of
+/// the program.
+const SURE: f64 = 1.5;
+const NEAR: f64 = 1.0;
+
 /// All of them.
 pub(super) const ALL: &[&str] = &[
     "renormalise",
@@ -101,7 +106,7 @@ impl Run {
     /// rule of `fbp adapt`.
     pub(super) fn chosen(&self, methods: &[&str]) -> Option<&Tried> {
         let leave = self.tried.iter().find(|tried| tried.method == "leave")?;
-        let is_better = |tried: &Tried| tried.count() > leave.count() && !tried.leads_by_noise(leave);
+        let is_better = |tried: &Tried| tried.count() > leave.count() && !tried.leads_by_noise(leave, SURE);
         let better =
             || self.of_methods(methods).filter(move |tried| !tried.failed && (methods.len() == 1 || is_better(tried)));
         let fallback = if methods.len() > 1 { Some(leave) } else { self.of_methods(methods).next() };
@@ -109,7 +114,7 @@ impl Run {
         let Some(best) = better().reduce(|best, other| if other.count() > best.count() { other } else { best }) else {
             return fallback;
         };
-        let near = better().filter(|tried| best.leads_by_noise(tried));
+        let near = better().filter(|tried| best.leads_by_noise(tried, NEAR));
         near.reduce(|least, other| if other.loss() < least.loss() { other } else { least }).or(fallback)
     }
 }
@@ -128,11 +133,11 @@ impl Tried {
         self.loss.unwrap_or(f64::INFINITY)
     }
 
-    /// Whether it is right more often than another by no more than the standard error of that.
-    fn leads_by_noise(&self, other: &Self) -> bool {
+    /// Whether it is right more often than another by no more than so many times the standard error of that.
+    fn leads_by_noise(&self, other: &Self, errors: f64) -> bool {
         let alone = |a: &Self, b: &Self| a.right.bytes().zip(b.right.bytes()).filter(|(a, b)| a > b).count();
         let (won, lost) = (alone(self, other), alone(other, self));
-        won.abs_diff(lost).pow(2) <= won + lost
+        (won.abs_diff(lost) as f64).powi(2) <= errors.powi(2) * (won + lost) as f64
     }
 }
 
@@ -165,8 +170,8 @@ pub(super) mod tests {
     fn the_choice_is_that_of_the_program() {
         let run = run(&[
             ("leave", "1100000000", 1.0, 0.5),
-            ("head", "1111000000", 0.9, 0.6),
-            ("head", "1110000000", 0.2, 0.7),
+            ("head", "1111100000", 0.9, 0.6),
+            ("head", "1111000000", 0.2, 0.7),
             ("full", "1110000000", 0.1, 0.9),
             ("full", "0000000000", 0.0, 0.1),
         ]);
