@@ -52,6 +52,11 @@ fn all_corruptions() -> Vec<String> {
     STRENGTHS.iter().flat_map(|strength| CORRUPTIONS.map(|corruption| format!("{corruption}:{strength}"))).collect()
 }
 
+/// A record that counts: of this network, and of one thread, since times of several would be others.
+fn known(record: &Path, checkpoint: &Path) -> Result<Option<Value>, TaskError> {
+    Ok(made_of(record, checkpoint)?.filter(|found| found["threads"] == 1))
+}
+
 /// What is run.
 struct Study {
     fbp: PathBuf,
@@ -156,8 +161,7 @@ impl Study {
         let name = format!("{}_{}_{labels}_{seed}", subject.name(), corruption.replace(':', "-"));
         let record = self.work.join("runs").join(format!("{name}.json"));
         let checkpoint = self.checkpoint(subject);
-        // Of several threads the times would be others.
-        if let Some(found) = made_of(&record, &checkpoint)?.filter(|found| found["threads"] == 1) {
+        if let Some(found) = known(&record, &checkpoint)? {
             return Ok(found);
         }
         let out = record.with_extension("safetensors");
@@ -189,7 +193,7 @@ impl Study {
             // Runs of a network that was trained again are over.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let checkpoint = self.work.join(format!("{}.safetensors", name.split('_').next().unwrap_or_default()));
-            let Some(record) = made_of(path, &checkpoint)? else { continue };
+            let Some(record) = known(path, &checkpoint)? else { continue };
             let malformed = |reason: String| TaskError::Malformed { path: path.clone(), reason };
             runs.push(Run::of(&record).map_err(malformed)?);
             lines.push_str(&record.to_string());

@@ -33,7 +33,7 @@ pub(super) struct Course<'a> {
     pub(super) progress: &'a dyn Progress,
 }
 
-/// The test part, which is normalised for every candidate anew: some change the normalisation.
+/// The test part, before it is normalised: some candidates change how.
 pub(super) struct EvalSetSource<'a> {
     pub(super) data: &'a Dataset,
     pub(super) samples: &'a [usize],
